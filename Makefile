@@ -1,0 +1,37 @@
+# Everything runs in .venv, made on first use. `make PYTHON=python3.12 test` uses another interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint types layers docs clean
+
+demo: $(VENV)/.demo
+	$(BIN)/foreshock demo
+
+test: $(VENV)/.dev
+	$(BIN)/pytest -n 2
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+layers: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
+
+# The stamps record which extra is installed, so that a second call starts at once.
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.%: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP_INSTALL) --editable ".[$*]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) docs/_build build dist

@@ -1,0 +1,20 @@
+"""Entry point of the command; says what to install where the command line's extra is missing."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        from foreshock.cli import app
+    except ModuleNotFoundError as error:
+        if error.name not in ("typer", "rich"):
+            raise
+        sys.exit(f'the command line needs {error.name}: pip install "foreshock[cli]"')
+    app(prog_name="foreshock")
+
+
+if __name__ == "__main__":
+    main()

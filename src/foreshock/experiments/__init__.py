@@ -1,0 +1,1 @@
+"""Experiments: one a file, each a configuration and a function that builds or runs it."""

@@ -1,0 +1,59 @@
+"""The plain training loop of all experiments, watched by a monitor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from foreshock.experiments.workload import Workload
+from foreshock.forecast import Forecast
+from foreshock.monitor import Monitor
+
+OnStep = Callable[[int, float, Forecast], None]
+
+
+def train_watched(
+    workload: Workload, folder: Path, *, probe_every: int, on_step: OnStep | None = None
+) -> Path:
+    """Train a workload from its first to its last step, full batch, and log the run.
+
+    Args:
+        workload: What to train; its model ends trained.
+        folder: Folder of the run; an earlier run in it is replaced.
+        probe_every: Steps between curvature probes.
+        on_step: Called with step, loss and forecast after every step.
+
+    Returns:
+        The folder.
+    """
+    for log in folder.glob("rank*.jsonl"):
+        log.unlink()
+    model, optimizer, loss_fn = workload.model, workload.optimizer, workload.loss_fn
+    meta = {"name": workload.name, "description": workload.description, "steps": workload.steps}
+    with (
+        _one_thread(),
+        Monitor(model, optimizer, loss_fn, run=folder, probe_every=probe_every, meta=meta) as monitor,
+    ):
+        for step in range(workload.steps):
+            optimizer.zero_grad()
+            loss = loss_fn(model, workload.batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            forecast = monitor.observe(workload.batch, loss)
+            optimizer.step()
+            if on_step is not None:
+                on_step(step, loss.item(), forecast)
+    return folder
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Use one thread: for models this small more threads are slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

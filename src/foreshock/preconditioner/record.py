@@ -1,0 +1,129 @@
+r"""What the optimizer is about to do, as records.
+
+The step about to be taken is θ ← θ − η·n/D − ηw·θ for every parameter tensor, n the bias-corrected
+first moment and D = √v̂ + ε the preconditioner *of this step*: it contains the present gradient,
+which torch adds to v only inside ``step()``. With the momentum factor c of `stability`, each
+parameter's step size is folded into
+
+.. math:: A = \operatorname{diag}\Bigl(\frac{c\,η}{2D}\Bigr),
+
+so that the stability ratio is λ_max(A^{1/2} H A^{1/2}) whatever the parameter groups: with one group it
+equals λ_max(Ĥ)·η/2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from foreshock.vectors import flatten, split
+
+
+@dataclass(frozen=True)
+class ParameterStep:
+    """The step about to be taken, for one parameter tensor; tensors have its shape.
+
+    Attributes:
+        gradient: g_t as the optimizer uses it: coupled weight decay added, sign turned by `maximize`.
+        numerator: n, the bias-corrected first moment m̂_t, gradient included.
+        denominator: D_t = √v̂_t + ε, gradient included.
+        learning_rate: η ≥ 0.
+        momentum_factor: c.
+        coupled_decay: wd of L2 regularisation, which adds wd·I to the Hessian.
+        decoupled_decay: w of decoupled weight decay.
+        sign: −1 if the optimizer maximizes, which turns the sign of the Hessian, else 1.
+    """
+
+    gradient: Tensor
+    numerator: Tensor
+    denominator: Tensor
+    learning_rate: float
+    momentum_factor: float
+    coupled_decay: float = 0.0
+    decoupled_decay: float = 0.0
+    sign: float = 1.0
+
+    def displacement(self, parameter: Tensor) -> Tensor:
+        """Return what the step adds to `parameter`, −η·n/D − ηw·θ."""
+        moved = self.numerator / self.denominator * -self.learning_rate
+        return moved.sub_(parameter.detach(), alpha=self.learning_rate * self.decoupled_decay)
+
+
+@dataclass(frozen=True)
+class Preconditioner:
+    """The step about to be taken, over all parameters that the optimizer moves.
+
+    Attributes:
+        parameters: The parameter tensors that require a gradient, in the optimizer's order.
+        steps: One record a tensor; None if it has no gradient and will not move.
+    """
+
+    parameters: tuple[Tensor, ...]
+    steps: tuple[ParameterStep | None, ...]
+
+    @property
+    def active(self) -> tuple[ParameterStep, ...]:
+        """The records of the tensors that will move."""
+        return tuple(step for step in self.steps if step is not None)
+
+    @property
+    def common_rate(self) -> float | None:
+        """η if it is the same for every moving tensor, else None."""
+        return _common([step.learning_rate for step in self.active])
+
+    @property
+    def largest_rate(self) -> float:
+        """The largest η; 0 if nothing moves."""
+        return max((step.learning_rate for step in self.active), default=0.0)
+
+    @property
+    def sign(self) -> float:
+        """−1 if the optimizer maximizes, else 1."""
+        return self.active[0].sign if self.active else 1.0
+
+    def scale_root(self) -> Tensor:
+        """Return the diagonal of A^{1/2}, shape (n,); zero where nothing moves."""
+        vector = self._zeros()
+        for part, step in self._parts(vector):
+            factor = step.momentum_factor * step.learning_rate / 2
+            part.copy_(torch.sqrt(factor / step.denominator.to(part.dtype)))
+            # D = 0 takes ε = 0 and a gradient that was always zero: nothing there can move.
+            part[step.denominator == 0] = 0
+        return vector
+
+    def coupled_decay(self) -> Tensor | None:
+        """Return the diagonal that L2 regularisation adds to the Hessian, shape (n,), if there is one."""
+        if not any(step.coupled_decay for step in self.active):
+            return None
+        vector = self._zeros()
+        for part, step in self._parts(vector):
+            part.fill_(step.coupled_decay)
+        return vector
+
+    def gradient(self) -> Tensor:
+        """Return g_t as the optimizer uses it, shape (n,)."""
+        return self._flat([None if step is None else step.gradient for step in self.steps])
+
+    def descent(self) -> Tensor:
+        """Return η·n/D, by which the step is taken back, shape (n,); weight decay left out."""
+        vector = self._zeros()
+        for part, step in self._parts(vector):
+            part.copy_(step.numerator / step.denominator * step.learning_rate)
+        return vector
+
+    def _zeros(self) -> Tensor:
+        return self._flat([None] * len(self.parameters))
+
+    def _flat(self, tensors: Sequence[Tensor | None]) -> Tensor:
+        return flatten(tensors, self.parameters)
+
+    def _parts(self, vector: Tensor) -> list[tuple[Tensor, ParameterStep]]:
+        pairs = zip(split(vector, self.parameters), self.steps, strict=True)
+        return [(part, step) for part, step in pairs if step is not None]
+
+
+def _common(values: Sequence[float]) -> float | None:
+    return values[0] if values and all(value == values[0] for value in values) else None

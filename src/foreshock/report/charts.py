@@ -1,0 +1,169 @@
+"""A run as chart data: plain values that a page can draw without knowing what they mean."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from foreshock.report.forecasts import fans, steps_until_crossing
+from foreshock.report.series import Chart, Line, Style, chart, digits
+from foreshock.report.summary import RunSummary, recorded_losses
+from foreshock.report.text import height
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from foreshock.runlog import Run
+
+
+def charts(run: Run) -> list[Chart]:
+    """Return the charts of a run, in reading order, without those that would be empty.
+
+    Args:
+        run: A run as read from its log.
+
+    Returns:
+        JSON-able charts, as `foreshock.report.series.chart` makes them.
+    """
+    builders = (_loss, _ratio, _countdown, _directions, _alignment, _lag, _decay)
+    built = (build(run) for build in builders)
+    return [drawn for drawn in built if drawn is not None]
+
+
+def marks(summary: RunSummary) -> dict[str, Any]:
+    """Return what is overlaid on the charts: spikes, warnings and false alarms, in steps.
+
+    Args:
+        summary: The run in numbers.
+    """
+    spikes = [
+        {
+            "onset": outcome.spike.onset,
+            "peak": outcome.spike.peak,
+            "end": outcome.spike.end,
+            "announced": outcome.announced,
+            "label": height(outcome) if math.isfinite(outcome.spike.height) else "∞",
+        }
+        for outcome in summary.outcomes
+    ]
+    alarms = [{"start": alarm.start, "end": alarm.end} for alarm in summary.false_alarms]
+    return {"spikes": spikes, "falseAlarms": alarms}
+
+
+def step_range(run: Run) -> tuple[int, int]:
+    """Return the first and the last step of anything in the log, (0, 1) without any.
+
+    Args:
+        run: A run as read from its log.
+    """
+    steps = [row["step"] for rows in run.records.values() for row in rows]
+    first, last = (min(steps), max(steps)) if steps else (0, 1)
+    return (first, last) if first < last else (first, first + 1)
+
+
+def _loss(run: Run) -> Chart | None:
+    steps, losses = recorded_losses(run)
+    return chart("loss", steps, [Line("loss", "loss", losses)], Style(log=True, marks="labelled"))
+
+
+def _ratio(run: Run) -> Chart | None:
+    ratio = Line("λ_max(Ĥ) ÷ (2/η)", "ratio", run.column("curvature", "stability_ratio"))
+    style = Style(log=True, threshold=1.0, fans=tuple(fans(run)), clip=ratio_range(ratio.values))
+    return chart("ratio", run.steps("curvature"), [ratio], style)
+
+
+def ratio_range(ratio: NDArray[np.float64]) -> tuple[float, float] | None:
+    """Return the limits of an axis of the stability ratio; None if there is nothing to draw.
+
+    A run begins far from the threshold, and spends most of its time near it. Three interquartile
+    ranges, of the logarithm, on both sides of the quartiles leave room for what matters.
+
+    Args:
+        ratio: Stability ratio, NaN where there is none, shape (n,).
+    """
+    positive = ratio[np.isfinite(ratio) & (ratio > 0)]
+    if not len(positive):
+        return None
+    lower, upper = np.quantile(np.log(positive), [0.25, 0.75])
+    reach = 3 * (upper - lower)
+    low = max(float(positive.min()), math.exp(lower - reach))
+    high = min(float(positive.max()), math.exp(upper + reach))
+    return digits(min(low, 0.9)), digits(max(high, 1.1))
+
+
+def _countdown(run: Run) -> Chart | None:
+    steps = run.steps("forecast")
+    expected, low, high = (
+        run.column("forecast", name) for name in ("steps_to_instability", "interval_low", "interval_high")
+    )
+    actual = steps_until_crossing(steps, run.column("forecast", "stability_ratio"))
+    if not np.isfinite(expected).any():
+        return None
+    return chart(
+        "countdown",
+        steps,
+        [
+            Line("80 % at most", "bound", high),
+            Line("80 % at least", "bound", low),
+            Line("forecast", "forecast", expected),
+            Line("what came", "actual", actual),
+        ],
+        Style(range=(0.0, _countdown_top(expected, actual)), band=(0, 1), follows=3, marks="spikes"),
+    )
+
+
+def _countdown_top(expected: NDArray[np.float64], actual: NDArray[np.float64]) -> float:
+    """Return the upper limit of the countdown: what came decides, else the smaller forecasts.
+
+    The first rise is often many times longer than the later ones; its beginning may leave the axis.
+    """
+    came = actual[np.isfinite(actual)]
+    starts = came[1:][np.diff(came) > 0]
+    teeth = np.concatenate((came[:1], starts))
+    if len(teeth) and teeth.max() > 0:
+        return float(min(1.2 * teeth.max(), max(3 * np.median(teeth), 100.0)))
+    finite = expected[np.isfinite(expected)]
+    return max(1.5 * float(np.median(finite)), 10.0)
+
+
+def _directions(run: Run) -> Chart | None:
+    names = {
+        "top direction, λ_max": ("ratio", "stability_ratio"),
+        "along the gradient": ("gradient", "gradient_stability_ratio"),
+        "along the update": ("update", "update_stability_ratio"),
+    }
+    lines = [Line(label, role, run.column("curvature", c)) for label, (role, c) in names.items()]
+    if not any(np.isfinite(line.values).any() for line in lines[1:]):
+        return None
+    limits = ratio_range(lines[0].values)
+    style = Style(threshold=1.0, clip=None if limits is None else (-limits[1], limits[1]))
+    return chart("directions", run.steps("curvature"), lines, style)
+
+
+def _alignment(run: Run) -> Chart | None:
+    line = Line("alignment", "alignment", run.column("curvature", "alignment"))
+    return chart("alignment", run.steps("curvature"), [line], Style(range=(0.0, 1.0)))
+
+
+def _lag(run: Run) -> Chart | None:
+    line = Line("Σg² ÷ Σv̂", "lag", run.column("step", "lag_ratio"))
+    return chart("lag", run.steps("step"), [line], Style(log=True, threshold=1.0))
+
+
+def _decay(run: Run) -> Chart | None:
+    line = Line("decay exponent", "decay", run.column("step", "decay_exponent"))
+    return chart("decay", run.steps("step"), [line], Style(range=(-2.0, 1.5), threshold=1.0))
+
+
+def to_mapping(run: Run, summary: RunSummary) -> Mapping[str, Any]:
+    """Return all that a page needs to draw a run: `range`, `marks` and `charts`.
+
+    Args:
+        run: A run as read from its log.
+        summary: The same run in numbers.
+    """
+    return {"range": step_range(run), "marks": marks(summary), "charts": charts(run)}

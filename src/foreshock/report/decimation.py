@@ -1,0 +1,49 @@
+"""Fewer points for the same picture: the lowest and the highest of each stretch are kept.
+
+A stride or a mean would drop the one step that matters; a loss spike may last a single one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+POINTS = 4000
+
+
+def keep(columns: Sequence[NDArray[np.float64]], *, points: int = POINTS) -> NDArray[np.int64]:
+    """Return the indices to draw, increasing, so that no extreme of any column is lost.
+
+    Each stretch of equal length keeps the index of the minimum and the maximum of every column, and
+    the first index at which a column has no value, so that gaps stay gaps.
+
+    Args:
+        columns: Series over one common axis, each of shape (n,), NaN where there is no value.
+        points: Up to so many points all are kept; above, each column keeps at most about so many.
+
+    Example:
+        >>> loss = np.ones(100_000)
+        >>> loss[54_321] = 9.0
+        >>> 54_321 in keep([loss]), len(keep([loss])) <= POINTS
+        (True, True)
+    """
+    size = len(columns[0]) if columns else 0
+    if size <= points:
+        return np.arange(size)
+    kept = {0, size - 1}
+    for stretch in np.array_split(np.arange(size), max(points // 3, 1)):
+        for column in columns:
+            values = column[stretch]
+            missing = np.isnan(values)
+            if missing.any():
+                kept.add(int(stretch[int(np.argmax(missing))]))
+            if not missing.all():
+                kept.add(int(stretch[int(np.nanargmin(values))]))
+                kept.add(int(stretch[int(np.nanargmax(values))]))
+    return np.array(sorted(kept), dtype=np.int64)

@@ -1,0 +1,204 @@
+"""A run, or several, as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foreshock._version import __version__
+from foreshock.report.charts import to_mapping
+from foreshock.report.summary import RunSummary, summarise
+from foreshock.report.text import Table, false_alarm_table, notes, number, spike_table, verdict
+from foreshock.runlog import Run
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    from jinja2 import Template
+
+    from foreshock.report.series import Chart
+    from foreshock.scoring import SpikeOutcome
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class _Section:
+    """What the template shows of one run."""
+
+    summary: RunSummary
+    verdict: str
+    tiles: Sequence[tuple[str, str]]
+    notes: Sequence[str]
+    spikes: Table
+    windows: Sequence[tuple[int, int]]
+    false_alarms: Table
+    charts: Sequence[Chart]
+    basis: Sequence[tuple[str, str]]
+    data: str
+
+
+def write_html(runs: Sequence[Run], path: str | os.PathLike[str]) -> Path:
+    """Write the report of one run or several into one HTML file; scripts and styles are inside.
+
+    Args:
+        runs: Runs as read from their logs, at least one.
+        path: File to write; its folder is made if missing.
+
+    Returns:
+        The file written.
+
+    Raises:
+        ImportError: If jinja2 is missing.
+        ValueError: If there is no run.
+    """
+    if not runs:
+        raise ValueError("no runs were passed; a report needs at least one, from read_run(folder)")
+    template = _template()
+    sections = [_section(run) for run in runs]
+    page = template.render(
+        sections=sections,
+        title=sections[0].summary.name if len(runs) == 1 else f"{len(runs)} runs",
+        version=__version__,
+        styles=_asset("uPlot.min.css") + _asset("report.css"),
+        scripts=[_asset(name) for name in ("uPlot.iife.min.js", "overlays.js", "report.js")],
+        licence=html.escape(_asset("uPlot.LICENSE").strip()).replace("--", "- -"),
+    )
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(page, encoding="utf-8")
+    return target
+
+
+def embed(data: Mapping[str, Any]) -> str:
+    r"""Return JSON that may stand inside a script element.
+
+    Args:
+        data: Plain values, without NaN and infinity.
+
+    Example:
+        >>> print(embed({"name": "</script>"}))
+        {"name":"\u003c/script\u003e"}
+    """
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"), ensure_ascii=True)
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+def _template() -> Template:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise ImportError(
+            'the HTML report needs jinja2, which is missing: pip install "foreshock[report]"'
+        ) from error
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.jinja")
+
+
+def _asset(name: str) -> str:
+    return (_HERE / "assets" / name).read_text(encoding="utf-8")
+
+
+def _section(run: Run) -> _Section:
+    summary = summarise(run)
+    data = to_mapping(run, summary)
+    return _Section(
+        summary=summary,
+        verdict=verdict(summary),
+        tiles=_tiles(summary),
+        notes=notes(summary),
+        spikes=spike_table(summary),
+        windows=[_window(outcome) for outcome in summary.outcomes],
+        false_alarms=false_alarm_table(summary),
+        charts=[{**chart, "description": _description(chart)} for chart in data["charts"]],
+        basis=_basis(summary),
+        data=embed(data),
+    )
+
+
+def _window(outcome: SpikeOutcome) -> tuple[int, int]:
+    """Return the steps to show around a spike, from before its announcement to after its end."""
+    spike = outcome.spike
+    first = spike.onset if outcome.announced is None else outcome.announced
+    margin = max((spike.end - first) // 2, 30)
+    return max(first - margin, 0), spike.end + margin
+
+
+def _tiles(summary: RunSummary) -> Sequence[tuple[str, str]]:
+    if not summary.steps:
+        return []
+    tiles = [("steps", f"{summary.steps:,}")]
+    tiles.append(("loss", f"{number(summary.first_loss)} → {number(summary.last_loss)}"))
+    if summary.forecasts:
+        tiles.append(("spikes announced", f"{summary.announced} of {len(summary.outcomes)}"))
+        if summary.announced:
+            tiles.append(("median warning", f"{number(summary.median_lead)} steps"))
+        tiles.append(("false alarms", f"{len(summary.false_alarms):,}"))
+    else:
+        tiles.append(("spikes", f"{len(summary.outcomes):,}"))
+    return tiles
+
+
+def _description(chart: Chart) -> str:
+    """Return what a person who doesn't see the chart is told."""
+    x = chart["x"]
+    parts = []
+    for series in chart["series"]:
+        values = [value for value in series["values"] if value is not None]
+        if values:
+            parts.append(f"{series['label']} between {number(min(values))} and {number(max(values))}")
+    return f"{chart['title']}, steps {x[0]:,} to {x[-1]:,}: {'; '.join(parts)}"
+
+
+def _basis(summary: RunSummary) -> Sequence[tuple[str, str]]:
+    """Return what the numbers of a run rest on, as pairs of name and words."""
+    probes, definition = summary.probes, summary.definition
+    rows = [("Probes", f"{probes.count:,} with a stability ratio, {probes.failed:,} without")]
+    if probes.count:
+        rows.append(("Hessian products per probe", f"{number(probes.products)} (median)"))
+        error = probes.relative_error
+        known = "not recorded" if math.isnan(error) else f"{number(100 * error)} % (median bound)"
+        rows.append(("Error of the ratio", known))
+        rows.append(("Not converged", f"{probes.unconverged:,}"))
+        rows.append(("Products computed by", ", ".join(probes.backends) or "not recorded"))
+    if math.isfinite(probes.seconds):
+        rows.append(("Time in probes", f"{probes.seconds:.1f} s"))
+    rows.append(
+        (
+            "A spike",
+            f"a loss above {definition.factor:g} × the median of {definition.window} steps before",
+        )
+    )
+    rows += [
+        (key.replace("_", " ").capitalize(), _words(value))
+        for key, value in summary.meta.items()
+        if key not in ("name", "description")
+    ]
+    rows.append(("Log", f"{summary.source}, started {summary.created or 'at an unknown time'}"))
+    if summary.starts > 1:
+        rows.append(("Resumed", f"{summary.starts - 1} times"))
+    rows.append(("Written by", f"foreshock {summary.version}"))
+    rows.append(("Command", f"foreshock report {shlex.quote(str(Path(summary.source).parent))}"))
+    return rows
+
+
+def _words(value: object) -> str:
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,236 @@
+"""A run in numbers: its spikes, what was known before each, and what that knowledge rests on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from foreshock.detection import SpikeDefinition, detect_spikes
+from foreshock.scoring import FalseAlarm, Readings, SpikeOutcome, score
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from foreshock.runlog import Run
+
+_ANNOUNCING = ("edge", "armed")
+
+
+@dataclass(frozen=True)
+class RunEvent:
+    """Something that happened in a run.
+
+    Attributes:
+        name: Kind of the event, such as ``probe_failed``.
+        message: What happened, in words.
+        step: Step at which it happened.
+    """
+
+    name: str
+    message: str
+    step: int
+
+
+@dataclass(frozen=True)
+class Probes:
+    """What the curvature readings of a run rest on.
+
+    Attributes:
+        count: Number of curvature readings with a finite stability ratio.
+        failed: Number of readings without one.
+        products: Median number of Hessian products per reading; NaN if not recorded.
+        relative_error: Median of error bound ÷ ratio; NaN if not recorded.
+        unconverged: Readings whose eigenvalue did not converge.
+        seconds: Total time of the readings; NaN if not recorded.
+        backends: Names of the Hessian products' backends, sorted.
+    """
+
+    count: int
+    failed: int
+    products: float
+    relative_error: float
+    unconverged: int
+    seconds: float
+    backends: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run in numbers.
+
+    Attributes:
+        name: Name of the run; by default that of its folder.
+        description: What the run is, in the words of whoever started it; may be empty.
+        source: The log the numbers come from.
+        version: Version of Foreshock that wrote it, and the log's schema.
+        starts: Number of sessions that wrote it.
+        created: Time of the first header, ISO 8601; may be empty.
+        steps: Number of step records with a loss.
+        first_step: First of them; None without any.
+        last_step: Last of them; None without any.
+        first_loss: Loss of the first of them; NaN without any.
+        last_loss: Loss of the last of them; NaN without any.
+        lowest_loss: Lowest finite loss; NaN without any.
+        non_finite_losses: Number of losses that were NaN or infinite.
+        outcomes: Spikes with what was known before each, in order.
+        false_alarms: Announcements that no spike followed, in order.
+        forecasts: Number of forecasts.
+        probes: What the curvature readings rest on.
+        events: What else happened, in order.
+        skipped: Lines of the log that could not be read.
+        definition: What counted as a spike.
+        meta: The header's description of the run.
+    """
+
+    name: str
+    description: str
+    source: str
+    version: str
+    starts: int
+    created: str
+    steps: int
+    first_step: int | None
+    last_step: int | None
+    first_loss: float
+    last_loss: float
+    lowest_loss: float
+    non_finite_losses: int
+    outcomes: tuple[SpikeOutcome, ...]
+    false_alarms: tuple[FalseAlarm, ...]
+    forecasts: int
+    probes: Probes
+    events: tuple[RunEvent, ...]
+    skipped: int
+    definition: SpikeDefinition
+    meta: Mapping[str, Any]
+
+    @property
+    def leads(self) -> tuple[int, ...]:
+        """Steps from announcement to onset, of the spikes that were announced."""
+        return tuple(outcome.lead for outcome in self.outcomes if outcome.lead is not None)
+
+    @property
+    def announced(self) -> int:
+        """Number of spikes that were announced."""
+        return len(self.leads)
+
+    @property
+    def median_lead(self) -> float:
+        """Median of `leads`; NaN if no spike was announced."""
+        return float(np.median(self.leads)) if self.leads else math.nan
+
+
+def summarise(run: Run, definition: SpikeDefinition | None = None) -> RunSummary:
+    """Return a run in numbers.
+
+    Args:
+        run: A run as read from its log.
+        definition: What counts as a spike; by default above 3 × the median of 100 steps.
+    """
+    definition = definition or SpikeDefinition()
+    steps, losses = recorded_losses(run)
+    finite = losses[np.isfinite(losses)]
+    spikes = detect_spikes(steps.tolist(), losses.tolist(), definition)
+    judged_from = int(steps[min(definition.window, len(steps) - 1)]) if len(steps) else 0
+    result = score(spikes, readings_of(run), judged_from=judged_from)
+    return RunSummary(
+        name=str(run.meta.get("name") or run.path.parent.name or run.path.stem),
+        description=str(run.meta.get("description") or ""),
+        source=str(run.path),
+        version=f"{run.version or 'an unknown version'} (schema {run.schema})",
+        starts=run.starts,
+        created=run.created,
+        steps=len(steps),
+        first_step=int(steps[0]) if len(steps) else None,
+        last_step=int(steps[-1]) if len(steps) else None,
+        first_loss=float(losses[0]) if len(losses) else math.nan,
+        last_loss=float(losses[-1]) if len(losses) else math.nan,
+        lowest_loss=float(finite.min()) if len(finite) else math.nan,
+        non_finite_losses=len(losses) - len(finite),
+        outcomes=result.outcomes,
+        false_alarms=result.false_alarms,
+        forecasts=len(run.records.get("forecast", [])),
+        probes=_probes(run),
+        events=tuple(_events(run)),
+        skipped=run.skipped,
+        definition=definition,
+        meta=run.meta,
+    )
+
+
+def recorded_losses(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the steps whose loss was recorded and these losses, each of shape (n,).
+
+    A loss that is null was not measured and is left out; one that is NaN was, and stays. Of two
+    records of the same step the later counts.
+    """
+    by_step = {
+        row["step"]: float(row["loss"]) for row in run.records.get("step", []) if row.get("loss") is not None
+    }
+    steps = sorted(by_step)
+    return (
+        np.array(steps, dtype=np.int64),
+        np.array([by_step[step] for step in steps], dtype=np.float64),
+    )
+
+
+def readings_of(run: Run) -> Readings:
+    """Return what was measured and announced, a row per step with a reading or an announcement."""
+    nan = math.nan
+    curvature = {row["step"]: row for row in run.records.get("curvature", [])}
+    announcing = {
+        row["step"]: row for row in run.records.get("forecast", []) if row.get("state") in _ANNOUNCING
+    }
+    ratio = {step: _number(row.get("stability_ratio")) for step, row in (announcing | curvature).items()}
+    steps = sorted(step for step in ratio if math.isfinite(ratio[step]) or step in announcing)
+    gradient = [
+        _number(curvature[step].get("gradient_stability_ratio")) if step in curvature else nan
+        for step in steps
+    ]
+    return Readings(
+        steps=np.array(steps, dtype=np.int64),
+        announces=np.array([step in announcing for step in steps], dtype=np.bool_),
+        stability_ratio=np.array([ratio[step] for step in steps], dtype=np.float64),
+        gradient_stability_ratio=np.array(gradient, dtype=np.float64),
+    )
+
+
+def _probes(run: Run) -> Probes:
+    rows = run.records.get("curvature", [])
+    ratio = run.column("curvature", "stability_ratio")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = run.column("curvature", "error_bound") / np.abs(ratio)
+    good = int(np.isfinite(ratio).sum())
+    seconds = _finite(run.column("curvature", "seconds"))
+    return Probes(
+        count=good,
+        failed=len(rows) - good,
+        products=_median(run.column("curvature", "products")),
+        relative_error=_median(relative),
+        unconverged=sum(row.get("converged") is False for row in rows),
+        seconds=float(seconds.sum()) if len(seconds) else math.nan,
+        backends=tuple(sorted({str(row["backend"]) for row in rows if row.get("backend")})),
+    )
+
+
+def _events(run: Run) -> Iterable[RunEvent]:
+    for row in run.records.get("event", []):
+        yield RunEvent(str(row.get("name") or ""), str(row.get("message") or ""), row["step"])
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return values[np.isfinite(values)]
+
+
+def _median(values: NDArray[np.float64]) -> float:
+    finite = _finite(values)
+    return float(np.median(finite)) if len(finite) else math.nan

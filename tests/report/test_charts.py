@@ -1,0 +1,88 @@
+import json
+
+import numpy as np
+import pytest
+
+from foreshock.report.charts import charts, step_range, to_mapping
+from foreshock.report.decimation import POINTS
+from foreshock.report.forecasts import fans
+from foreshock.report.summary import summarise
+
+ALL = ["loss", "ratio", "countdown", "directions", "alignment", "lag", "decay"]
+
+
+def by_id(run):
+    return {chart["id"]: chart for chart in charts(run)}
+
+
+def test_a_full_run_has_all_charts_and_they_are_json(spiky):
+    drawn = to_mapping(spiky, summarise(spiky))
+    assert [chart["id"] for chart in drawn["charts"]] == ALL
+    assert json.loads(json.dumps(drawn, allow_nan=False))["range"] == [0, 1199]
+    for chart in drawn["charts"]:
+        assert chart["title"]
+        assert len(chart["caption"]) > 60
+        assert {len(series["values"]) for series in chart["series"]} == {len(chart["x"])}
+
+
+def test_the_lines_are_the_log(spiky):
+    drawn = by_id(spiky)
+    np.testing.assert_allclose(
+        drawn["ratio"]["series"][0]["values"],
+        spiky.column("curvature", "stability_ratio"),
+        rtol=1e-5,  # six digits are drawn
+    )
+    assert drawn["ratio"]["x"] == spiky.steps("curvature").tolist()
+    assert drawn["ratio"]["threshold"] == 1.0
+    assert [fan["step"] for fan in drawn["ratio"]["fans"]] == [fan.step for fan in fans(spiky)]
+    assert drawn["ratio"]["fans"]
+
+
+def test_the_countdown_compares_the_forecast_with_what_came(spiky):
+    chart = by_id(spiky)["countdown"]
+    values = {series["label"]: series["values"] for series in chart["series"]}
+    at = chart["x"].index(590)
+    assert values["80 % at least"][at] <= values["forecast"][at] <= values["80 % at most"][at]
+    assert values["forecast"][at] == pytest.approx(values["what came"][at], rel=0.2)
+    upper, lower = chart["band"]
+    assert chart["series"][upper]["label"] == "80 % at most"
+    assert chart["series"][lower]["label"] == "80 % at least"
+
+
+def test_without_curvature_only_the_free_signals_are_drawn(blind):
+    assert list(by_id(blind)) == ["loss", "lag", "decay"]
+
+
+def test_an_empty_log_has_no_charts(log):
+    run = log()
+    assert charts(run) == []
+    assert step_range(run) == (0, 1)
+
+
+def test_what_a_logarithmic_axis_cannot_show_is_a_gap(log):
+    values = [1.0, 0.0, -1.0, float("nan"), float("inf"), None, 2.0]
+    run = log(*(("step", {"step": i, "loss": value}) for i, value in enumerate(values)))
+    [chart] = charts(run)
+    assert chart["x"] == [0, 1, 2, 3, 4, 6]
+    assert chart["series"][0]["values"] == [1.0, None, None, None, None, 2.0]
+
+
+def test_a_spike_of_one_step_in_a_long_run_is_drawn(log):
+    rows = [{"step": i, "loss": 50.0 if i == 7_777 else 1.0} for i in range(9_000)]
+    [chart] = charts(log(*(("step", row) for row in rows)))
+    assert len(chart["x"]) <= POINTS
+    assert dict(zip(chart["x"], chart["series"][0]["values"], strict=True))[7_777] == 50.0
+
+
+def test_marks_are_the_outcomes(spiky):
+    summary = summarise(spiky)
+    spikes = to_mapping(spiky, summary)["marks"]["spikes"]
+    assert [mark["onset"] for mark in spikes] == [o.spike.onset for o in summary.outcomes]
+    assert [mark["announced"] for mark in spikes] == [o.announced for o in summary.outcomes]
+    assert all(mark["label"].endswith("×") for mark in spikes)
+
+
+def test_forecasts_that_never_cross_still_leave_a_countdown(log):
+    row = {"stability_ratio": 0.5, "steps_to_instability": 40.0, "interval_low": None}
+    run = log(*(("forecast", {"step": step, **row}) for step in range(5)))
+    assert by_id(run)["countdown"]["range"] == (0.0, 60.0)

@@ -1,0 +1,93 @@
+"""The page in a real browser: it draws, its charts zoom together, and the console stays silent."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from foreshock.report.html import write_html
+
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="needs chromium"),
+]
+
+INK = """canvas => {
+  const { width, height } = canvas;
+  const pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+  return pixels.some(value => value !== 0);
+}"""
+ZOOMS = "foreshockRuns.map(run => run.plots.map(p => [p.scales.x.min, p.scales.x.max]))"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as engine:
+        started = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(params=["light", "dark"])
+def page(request, browser, spiky, blind, tmp_path):
+    opened = browser.new_page(viewport={"width": 1100, "height": 900}, color_scheme=request.param)
+    complaints = []
+    opened.on("console", lambda message: complaints.append(message.text))
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on("request", lambda asked: complaints.append(asked.url))
+    path = write_html([spiky, blind], tmp_path / "report.html")
+    opened.goto(path.as_uri())
+    opened.wait_for_function("window.foreshockRuns?.every(run => run.plots.length > 0)")
+    yield opened
+    assert [said for said in complaints if said not in (path.as_uri(), "data:,")] == []
+    opened.close()
+
+
+def test_every_chart_is_drawn(page):
+    canvases = page.locator("figure canvas")
+    assert canvases.count() == 10
+    assert all(canvases.nth(i).evaluate(INK) for i in range(10))
+
+
+def test_a_drag_zooms_all_charts_of_its_run_and_no_other(page):
+    whole = page.evaluate(ZOOMS)
+    over = page.locator("#run-1 [data-chart=ratio] .u-over")
+    over.scroll_into_view_if_needed()
+    box = over.bounding_box()
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] * 0.25, y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.75, y, steps=4)
+    page.mouse.up()
+    first, second = page.evaluate(ZOOMS)
+    assert first[0] == pytest.approx([0.25 * 1199, 0.75 * 1199], abs=3)
+    assert all(zoom == first[0] for zoom in first)
+    assert second == whole[1]
+    page.locator("#run-1 .reset").click()
+    assert page.evaluate(ZOOMS) == whole
+
+
+def test_the_cursor_is_shared_within_a_run(page):
+    page.locator("#run-1 [data-chart=loss] .u-over").hover(position={"x": 300, "y": 50})
+    legends = page.locator("#run-1 .u-legend .u-series:first-child .u-value").all_inner_texts()
+    assert len(legends) == 7
+    numbers = [int(text.replace(",", "")) for text in legends]
+    assert max(numbers) - min(numbers) <= 5
+
+
+def test_a_spike_in_the_table_zooms_to_itself(page):
+    button = page.locator("#run-1 .goto").first
+    onset = int(button.inner_text().replace(",", ""))
+    button.click()
+    [low, high] = page.evaluate(ZOOMS)[0][0]
+    assert low < onset < high
+    assert high - low < 600
+
+
+def test_a_narrow_screen_does_not_scroll_sideways(page):
+    page.set_viewport_size({"width": 400, "height": 800})
+    page.wait_for_function("foreshockRuns[0].plots[0].width < 400")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400

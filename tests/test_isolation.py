@@ -1,0 +1,85 @@
+"""A probe may do what it likes inside: outside nothing changes."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cases import CASES
+from foreshock.isolation import isolated
+
+
+def random_state():
+    numpy_state = np.random.get_state()
+    return (
+        torch.get_rng_state().tolist(),
+        random.getstate(),
+        numpy_state[1].tolist(),
+        numpy_state[2],
+    )
+
+
+def misbehave(model: nn.Module, batch) -> None:
+    """Do everything that a loss function could do to training state, parameters aside."""
+    model.eval()
+    model.train()
+    model(batch[0]).sum().backward()
+    model[1].running_mean = torch.full((3,), 5.0)
+    model[4].eval()
+    torch.rand(3), np.random.rand(3), random.random()
+
+
+def test_everything_is_put_back():
+    case = next(case for case in CASES if case.name == "cnn-batch-norm")
+    model, batch = case.build()
+    model.train()
+    model[5].eval()
+    case.loss_fn(model, batch).backward()
+    gradients = [p.grad for p in model.parameters()]
+    buffers = dict(model.named_buffers())
+    contents = {name: buffer.clone() for name, buffer in buffers.items()}
+    values = [gradient.clone() for gradient in gradients]
+    modes = [module.training for module in model.modules()]
+    before = random_state()
+    with isolated(model):
+        misbehave(model, batch)
+        assert random_state() != before
+    assert random_state() == before
+    assert [p.grad for p in model.parameters()] == gradients or all(
+        p.grad is g for p, g in zip(model.parameters(), gradients, strict=True)
+    )
+    assert all(torch.equal(g, v) for g, v in zip(gradients, values, strict=True))
+    after = dict(model.named_buffers())
+    assert all(after[name] is buffer for name, buffer in buffers.items())
+    assert all(torch.equal(after[name], content) for name, content in contents.items())
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_everything_is_put_back_after_a_failure():
+    case = next(case for case in CASES if case.name == "cnn-batch-norm")
+    model, batch = case.build()
+    before = random_state()
+    content = model[1].running_mean.clone()
+
+    def fail() -> None:
+        with isolated(model):
+            misbehave(model, batch)
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fail()
+    assert random_state() == before
+    assert torch.equal(model[1].running_mean, content)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_untouched_buffers_keep_their_version():
+    model = nn.BatchNorm1d(2)
+    version = model.running_mean._version
+    with isolated(model):
+        pass
+    assert model.running_mean._version == version

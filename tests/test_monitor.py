@@ -1,0 +1,313 @@
+"""A monitored run is the same run; whatever goes wrong is told and harms nothing."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn, optim
+
+from cases import CASES, Case
+from foreshock.monitor import Monitor
+from foreshock.runlog import read_run
+
+OPTIMIZERS = {
+    "adam": lambda p: optim.Adam(p, lr=0.01),
+    "adamw-fused": lambda p: optim.AdamW(p, lr=0.01, fused=True),
+    "amsgrad-foreach": lambda p: optim.Adam(p, lr=0.01, amsgrad=True, foreach=True),
+}
+
+
+def train(
+    case: Case, make: Callable[..., optim.Optimizer], *, steps: int, monitor: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Train with or without a monitor; return everything that training leaves behind."""
+    model, batch = case.build(dtype=torch.float32)
+    optimizer = make(list(model.parameters()))
+    random.seed(0)
+    np.random.seed(0)
+    watch = None if monitor is None else Monitor(model, optimizer, case.loss_fn, **monitor)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = case.loss_fn(model, batch)
+        loss.backward()
+        if watch is not None:
+            watch.observe(batch, loss)
+        optimizer.step()
+        losses.append(loss.item())
+    return {
+        "losses": losses,
+        "state": copy.deepcopy(model.state_dict()),
+        "gradients": [p.grad.clone() for p in model.parameters()],
+        "optimizer": copy.deepcopy(optimizer.state_dict()["state"]),
+        "torch": torch.get_rng_state(),
+        "numpy": np.random.get_state()[1].tolist(),
+        "python": random.getstate(),
+        "modes": [module.training for module in model.modules()],
+    }
+
+
+def assert_same(one: Any, other: Any, where: str = "run") -> None:
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for index, (left, right) in enumerate(zip(one, other, strict=True)):
+            assert_same(left, right, f"{where}[{index}]")
+    else:
+        assert one == other, where
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_monitored_run_is_bitwise_the_same(case, name, tmp_path):
+    """With batch norm and dropout among the cases: buffers and random numbers count."""
+    plain = train(case, OPTIMIZERS[name], steps=12, monitor=None)
+    watched = train(case, OPTIMIZERS[name], steps=12, monitor={"run": tmp_path, "probe_every": 2})
+    assert_same(plain, watched)
+    run = read_run(tmp_path)
+    assert len(run.records["curvature"]) == 6
+    assert "event" not in run.records
+
+
+def regression(dtype: torch.dtype = torch.float32):
+    case = CASES[0]
+    model, batch = case.build(dtype=dtype)
+    return model, batch, case.loss_fn
+
+
+def steps(model, optimizer, monitor, batch, loss_fn, count: int = 4):
+    """Train under a monitor; return the forecasts."""
+    forecasts = []
+    for _ in range(count):
+        optimizer.zero_grad()
+        loss = loss_fn(model, batch)
+        loss.backward()
+        forecasts.append(monitor.observe(batch, loss))
+        optimizer.step()
+    return forecasts
+
+
+def test_readings_are_those_of_the_step_that_is_taken(tmp_path):
+    """On ½·3·θ² with β₁ = 0 the ratio is 3η/(2D) with D the step's own denominator."""
+    theta = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(theta.weight)
+    optimizer = optim.Adam(theta.parameters(), lr=0.1, betas=(0.0, 0.9))
+    loss_fn = lambda model, batch: 1.5 * (model(batch) ** 2).mean()  # noqa: E731
+    with Monitor(theta, optimizer, loss_fn, run=tmp_path, probe_every=1) as monitor:
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss = loss_fn(theta, torch.ones(1, 1))
+            loss.backward()
+            gradient = theta.weight.grad.item()
+            forecast = monitor.observe(torch.ones(1, 1), loss)
+            before = theta.weight.item()
+            optimizer.step()
+            denominator = -0.1 * gradient / (theta.weight.item() - before)
+            expected = 3 * 0.1 / (2 * denominator)
+            assert forecast.stability_ratio == pytest.approx(expected, rel=1e-4)  # float32 θ
+
+
+def test_the_run_log_has_all_that_was_measured(tmp_path):
+    model, batch, loss_fn = regression()
+    optimizer = optim.AdamW(model.parameters(), lr=1e-3)
+    with Monitor(model, optimizer, loss_fn, run=tmp_path, probe_every=2, meta={"name": "base"}) as monitor:
+        steps(model, optimizer, monitor, batch, loss_fn, 9)
+    run = read_run(tmp_path)
+    assert run.meta["name"] == "base"
+    assert run.meta["optimizer"] == "AdamW"
+    assert run.steps("step").tolist() == list(range(9))
+    assert run.steps("curvature").tolist() == run.steps("forecast").tolist() == [0, 2, 4, 6, 8]
+    assert np.all(np.isfinite(run.column("curvature", "gradient_stability_ratio")))
+    assert np.all(run.column("step", "gradient_norm") > 0)
+    assert math.isnan(run.column("step", "decay_exponent")[0])
+    assert np.all(run.column("step", "lag_ratio") > 0)
+
+
+def test_without_a_loss_function_only_free_signals_are_logged(tmp_path):
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters())
+    monitor = Monitor(model, optimizer, run=tmp_path)
+    forecasts = steps(model, optimizer, monitor, batch, loss_fn)
+    assert {forecast.state for forecast in forecasts} == {"unknown"}
+    assert "no loss_fn" in forecasts[0].basis
+    assert len(read_run(tmp_path).records["step"]) == 4
+
+
+def test_mini_batches_are_never_called_stable():
+    model, _, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters(), lr=1e-5)
+    monitor = Monitor(model, optimizer, loss_fn, probe_every=1)
+    for _ in range(12):
+        batch = torch.randn(12, 3), torch.randn(12, 2)
+        [forecast] = steps(model, optimizer, monitor, batch, loss_fn, 1)
+    assert forecast.state in ("unknown", "edge", "armed")
+    assert "batches differ" in forecast.basis
+
+
+def test_the_budget_is_kept_in_real_time(tmp_path):
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters(), lr=1e-3)
+    with Monitor(model, optimizer, loss_fn, run=tmp_path, budget=0.05) as monitor:
+        steps(model, optimizer, monitor, batch, loss_fn, 200)
+    probed = len(read_run(tmp_path).records["curvature"])
+    assert 1 <= probed < 40
+
+
+def test_a_resumed_monitor_continues_the_same_forecast(tmp_path):
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters(), lr=1e-3)
+    monitor = Monitor(model, optimizer, loss_fn, run=tmp_path, probe_every=1)
+    steps(model, optimizer, monitor, batch, loss_fn, 10)
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict(), monitor.state_dict()))
+    [expected] = steps(model, optimizer, monitor, batch, loss_fn, 1)
+    again, _, _ = regression()
+    again.load_state_dict(saved[0])
+    second = optim.Adam(again.parameters(), lr=1e-3)
+    second.load_state_dict(saved[1])
+    resumed = Monitor(again, second, loss_fn, run=tmp_path, probe_every=1, full_batch=True)
+    resumed.load_state_dict(saved[2])
+    [forecast] = steps(again, second, resumed, batch, loss_fn, 1)
+    assert forecast == expected
+    assert read_run(tmp_path).steps("step").tolist() == list(range(11))
+    other = nn.Linear(2, 1)
+    smaller = Monitor(other, optim.Adam(other.parameters()))
+    with pytest.raises(ValueError, match="the state is of a model with"):
+        smaller.load_state_dict(saved[2])
+
+
+BAD_LOSS_FUNCTIONS = {
+    "vector": (lambda model, batch: (model(batch[0]) - batch[1]).square(), "add .mean()"),
+    "number": (lambda model, batch: 1.0, "returned float"),
+    "detached": (lambda model, batch: model(batch[0]).mean().detach(), "require a gradient"),
+    "foreign": (lambda model, batch: torch.ones(1, requires_grad=True).sum(), "does not depend"),
+    "failing": (lambda model, batch: model(batch["x"]), "TypeError"),
+    "nan": (lambda model, batch: model(batch[0]).mean() * math.nan, "probed batch is nan"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LOSS_FUNCTIONS)
+def test_a_wrong_loss_function_is_an_event_and_training_goes_on(name, tmp_path, caplog):
+    model, batch, loss_fn = regression()
+    untouched = copy.deepcopy(model)
+    wrong, message = BAD_LOSS_FUNCTIONS[name]
+    for trained, watch in ((model, True), (untouched, False)):
+        optimizer = optim.Adam(trained.parameters())
+        given = wrong if watch else None
+        monitor = Monitor(trained, optimizer, given, run=tmp_path / str(watch), probe_every=1)
+        forecasts = steps(trained, optimizer, monitor, batch, loss_fn, 6)
+        if watch:
+            assert message in forecasts[-1].basis
+            assert forecasts[-1].state == "unknown"
+    for one, other in zip(model.parameters(), untouched.parameters(), strict=True):
+        assert torch.equal(one, other)
+    events = read_run(tmp_path / "True").records["event"]
+    assert [event["name"] for event in events] == ["probe failed"] * 3
+    assert "no more probes" in events[-1]["message"]
+    assert message in caplog.text
+
+
+def test_a_warning_filter_that_raises_does_not_break_training(tmp_path):
+    """The monitor logs and never warns: under -W error a warning would end the run."""
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters())
+    monitor = Monitor(model, optimizer, lambda model, batch: None, probe_every=1)
+    assert len(steps(model, optimizer, monitor, batch, loss_fn, 5)) == 5
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_an_event(value, tmp_path):
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters())
+    monitor = Monitor(model, optimizer, loss_fn, run=tmp_path, probe_every=1)
+    steps(model, optimizer, monitor, batch, loss_fn, 3)
+    forecast = monitor.observe(batch, torch.tensor(value))
+    assert forecast.state == "unknown"
+    run = read_run(tmp_path)
+    assert run.records["event"][-1]["name"] == "non-finite loss"
+    assert run.records["step"][-1]["loss"] == pytest.approx(value, nan_ok=True)
+
+
+def test_a_warm_up_from_zero_starts_without_a_probe(tmp_path):
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters(), lr=1e-2)
+    schedule = optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(step / 5, 1.0))
+    monitor = Monitor(model, optimizer, loss_fn, run=tmp_path, probe_every=1)
+    for _ in range(12):
+        optimizer.zero_grad()
+        loss = loss_fn(model, batch)
+        loss.backward()
+        forecast = monitor.observe(batch, loss)
+        optimizer.step()
+        schedule.step()
+    run = read_run(tmp_path)
+    assert "every learning rate is 0" in run.records["event"][0]["message"]
+    assert run.steps("curvature")[0] == 1
+    assert forecast.state != "unknown"
+
+
+def test_a_full_disk_ends_the_log_and_not_the_training(tmp_path, monkeypatch, caplog):
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters())
+    monitor = Monitor(model, optimizer, loss_fn, run=tmp_path, probe_every=1)
+    steps(model, optimizer, monitor, batch, loss_fn, 2)
+
+    def full(descriptor, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("foreshock.runlog.os.write", full)
+    with caplog.at_level(logging.WARNING):
+        assert len(steps(model, optimizer, monitor, batch, loss_fn, 5)) == 5
+    assert "No space left" in caplog.text
+
+
+def strange_optimizer(model):
+    return optim.Adam([nn.Parameter(torch.ones(2)), *model.parameters()])
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda model: Monitor(model, optim.LBFGS(model.parameters())), TypeError, "LBFGS"),
+        (lambda model: Monitor(model, strange_optimizer(model)), ValueError, "1 of the optimizer's 7"),
+        (lambda model: Monitor(model, optim.Adam(model.parameters()), 3), TypeError, "loss_fn is 3"),
+        (
+            lambda model: Monitor(model, optim.Adam(model.parameters()), budget=0),
+            ValueError,
+            "share of wall time",
+        ),
+        (
+            lambda model: Monitor(model, optim.Adam(model.parameters()), run="/dev/null/run"),
+            OSError,
+            "run folder can't be written",
+        ),
+        (
+            lambda model: Monitor(model.requires_grad_(False), optim.Adam(model.parameters())),
+            ValueError,
+            "no parameter that requires a gradient",
+        ),
+    ],
+)
+def test_what_can_not_be_monitored_is_refused_before_training(make, error, message):
+    with pytest.raises(error, match=message):
+        make(regression()[0])
+
+
+def test_observe_refuses_a_loss_that_is_no_scalar():
+    model, batch, _ = regression()
+    monitor = Monitor(model, optim.Adam(model.parameters()))
+    with pytest.raises(ValueError, match=r"shape \(3,\)"):
+        monitor.observe(batch, torch.ones(3))
