@@ -46,7 +46,7 @@ def quick_demo(tmp_path_factory):
 
 def test_the_quick_demo_forecasts_spikes_of_both_networks(quick_demo):
     out, shown = quick_demo
-    for name in ("digits-cnn", "stdlib-transformer"):
+    for name in ("digits-cnn", "transformer"):
         assert f"{name}: " in shown
         assert re.search(rf"{name}  step \d+/\d+  loss \S+  ratio \d", shown)
         run = read_run(out / name)
@@ -67,7 +67,7 @@ def test_the_quick_demo_leaves_one_self_contained_page_and_the_picture(quick_dem
     page = (out / "report.html").read_text()
     assert str((out / "report.html").resolve()) in shown
     assert "digits-cnn" in page
-    assert "stdlib-transformer" in page
+    assert "transformer" in page
     assert not re.search(r"""(?:src|href)=["']https?://""", page)
     assert "<svg" in (out / "picture.svg").read_text()
 

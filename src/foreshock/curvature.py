@@ -33,7 +33,7 @@ class CurvatureReading:
         gradient_directional_curvature: gᵀĤg/‖g‖².
         update_stability_ratio: c·uᵀHu/(uᵀDu) · η/2, u = D⁻¹m̂: a true Rayleigh quotient.
         update_directional_curvature: c·uᵀHu/(uᵀDu).
-        alignment: |cos(q, D^{−1/2}g)|, q the top eigenvector of the symmetric form.
+        alignment: Modulus of cos(q, D^{−1/2}g), q the top eigenvector of the symmetric form.
         predicted_loss_change: gᵀΔθ + ½ΔθᵀHΔθ of the step, decoupled decay left out. Above zero: the
             second-order model says that this very step raises the loss.
         products: Hessian products spent.

@@ -153,7 +153,7 @@ def build(config: TransformerConfig) -> Workload:
         torch.manual_seed(config.seed)
         model = CausalTransformer(vocabulary=len(alphabet), length=length, layers=config.layers)
     return Workload(
-        name="stdlib-transformer",
+        name="transformer",
         description=(
             f"Transformer on {config.sequences} byte sequences of Python's standard library, "
             "cross-entropy, AdamW, full batch"

@@ -98,7 +98,7 @@ def overview_table(summaries: Sequence[RunSummary]) -> Table:
         for alarm, (steps, ratio, _) in zip(
             summary.false_alarms, false_alarm_table(summary).rows, strict=True
         ):
-            highest = f"max {ratio} × 2/η"
+            highest = f"max {ratio}×"
             found.append((alarm.start, (steps, _NOTHING, "false alarm", highest, _NOTHING)))
         rows += [(summary.name, *row) for _, row in sorted(found)]
     headers = ("Run", "Spike at", "Height", "Announced", "λ_max(Ĥ) > 2/η", "Gradient > 2/η")
