@@ -12,16 +12,25 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 def dense_hessian(closure: Callable[[], Tensor], parameters: Sequence[Tensor]) -> Tensor:
     """Return the Hessian row by row: the gradient of every entry of the gradient, shape (n, n)."""
     with sdpa_kernel(SDPBackend.MATH):
-        gradients = torch.autograd.grad(closure(), parameters, create_graph=True)
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        gradients = torch.autograd.grad(closure(), parameters, create_graph=True, allow_unused=True)
+        flat = _joined(gradients, parameters)
         rows = []
         for entry in flat:
-            row = torch.autograd.grad(entry, parameters, retain_graph=True, allow_unused=True)
-            parts = [
-                torch.zeros_like(p) if part is None else part for p, part in zip(parameters, row, strict=True)
-            ]
-            rows.append(torch.cat([part.flatten() for part in parts]))
+            row: Sequence[Tensor | None] = [None] * len(parameters)
+            if entry.requires_grad:
+                row = torch.autograd.grad(entry, parameters, retain_graph=True, allow_unused=True)
+            rows.append(_joined(row, parameters))
     return torch.stack(rows).detach()
+
+
+def reverse_hessian_product(
+    closure: Callable[[], Tensor], parameters: Sequence[Tensor], vector: Tensor
+) -> Tensor:
+    """Return H·vector as the gradient of the inner product of the gradient with `vector`, shape (n,)."""
+    with sdpa_kernel(SDPBackend.MATH):
+        gradients = torch.autograd.grad(closure(), parameters, create_graph=True, allow_unused=True)
+        inner = _joined(gradients, parameters) @ vector
+        return _joined(torch.autograd.grad(inner, parameters, allow_unused=True), parameters).detach()
 
 
 def difference_hessian_product(
@@ -37,8 +46,30 @@ def difference_hessian_product(
             for p in parameters:
                 p.add_(vector[offset : offset + p.numel()].view_as(p), alpha=sign * h)
                 offset += p.numel()
-        sides.append(torch.cat([g.flatten() for g in torch.autograd.grad(closure(), parameters)]))
+        sides.append(_joined(torch.autograd.grad(closure(), parameters, allow_unused=True), parameters))
         with torch.no_grad():
             for p, old in zip(parameters, saved, strict=True):
                 p.copy_(old)
     return (sides[0] - sides[1]) / (2 * h)
+
+
+def dense_jacobian(outputs_fn: Callable[[], Tensor], parameters: Sequence[Tensor]) -> Tensor:
+    """Return the derivative of every output by every parameter, shape (outputs, n)."""
+    outputs = outputs_fn().flatten()
+    return torch.stack(
+        [
+            _joined(
+                torch.autograd.grad(entry, parameters, retain_graph=True, allow_unused=True), parameters
+            ).detach()
+            for entry in outputs
+        ]
+    )
+
+
+def _joined(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
+    return torch.cat(
+        [
+            torch.zeros_like(p).flatten() if t is None else t.to_dense().flatten()
+            for t, p in zip(tensors, like, strict=True)
+        ]
+    )

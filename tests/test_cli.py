@@ -51,7 +51,7 @@ def test_the_quick_demo_forecasts_spikes_of_both_networks(quick_demo):
         assert re.search(rf"{name}  step \d+/\d+  loss \S+  ratio \d", shown)
         run = read_run(out / name)
         assert len(run.records["curvature"]) > 50
-        assert "event" not in run.records
+        assert [event["name"] for event in run.records["event"]] == ["backend"]
     spiking, announced = zip(
         *((int(n), int(m)) for n, m in re.findall(r": (\d+) spikes?, (\d+) announced", shown)),
         strict=True,

@@ -9,7 +9,7 @@ import torch
 from torch import nn, optim
 
 from cases import DETERMINISTIC, Case
-from foreshock.curvature import probe_curvature
+from foreshock.curvature import ProbeSettings, probe_curvature
 from foreshock.eigen import StoppingRule
 from foreshock.preconditioner import read_preconditioner
 from foreshock.stability import momentum_factor
@@ -52,7 +52,10 @@ def dense_terms(case, model, batch, optimizer):
     if group["amsgrad"]:
         v = torch.maximum(v, torch.cat([s["max_exp_avg_sq"].flatten() for s in state]))
     denominator = (v / (1 - beta2**t)).sqrt() + group["eps"]
-    return denominator, momentum_factor(beta1, t), group["lr"], hessian, g, m / (1 - beta1**t)
+    # Decoupled decay narrows the edge by the factor 1 − ηw/2.
+    decoupled = group["weight_decay"] if isinstance(optimizer, optim.AdamW) else 0.0
+    factor = momentum_factor(beta1, t) / (1 - group["lr"] * decoupled / 2)
+    return denominator, factor, group["lr"], hessian, g, m / (1 - beta1**t)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -60,11 +63,11 @@ def dense_terms(case, model, batch, optimizer):
 def test_every_field_is_that_of_the_dense_matrices(case, name):
     model, batch, optimizer = trained(case, OPTIMIZERS[name])
     d, c, eta, hessian, g, m = dense_terms(case, model, batch, optimizer)
-    reading, vector = probe_curvature(
+    reading, memory = probe_curvature(
         lambda: case.loss_fn(model, batch),
         read_preconditioner(optimizer),
         step=4,
-        stop=StoppingRule(1e-10, len(d)),
+        settings=ProbeSettings(stop=StoppingRule(1e-10, len(d))),
     )
     symmetric = c * hessian / (d[:, None] * d[None, :]).sqrt()
     values, vectors = torch.linalg.eigh(symmetric)
@@ -83,7 +86,7 @@ def test_every_field_is_that_of_the_dense_matrices(case, name):
     scaled = g / d.sqrt()
     aligned = float((vectors[:, -1] @ scaled / scaled.norm()).abs())
     assert reading.alignment == pytest.approx(aligned, abs=1e-4)  # vector error ~ √(value error)
-    assert float((vectors[:, -1] @ vector).abs()) == pytest.approx(1.0, abs=1e-6)
+    assert float((vectors[:, -1] @ memory.starts[0]).abs()) == pytest.approx(1.0, abs=1e-6)
 
 
 def test_ratio_with_several_groups_is_the_spectral_radius_of_a_times_h():
@@ -112,7 +115,7 @@ def test_ratio_with_several_groups_is_the_spectral_radius_of_a_times_h():
         lambda: case.loss_fn(model, batch),
         preconditioner,
         step=0,
-        stop=StoppingRule(1e-10, len(scale)),
+        settings=ProbeSettings(stop=StoppingRule(1e-10, len(scale))),
     )
     assert reading.stability_ratio == pytest.approx(float(expected), rel=1e-8)
     assert reading.preconditioned_sharpness is None
@@ -145,13 +148,39 @@ def test_ratio_of_one_is_where_the_real_optimizer_stops_converging():
         assert contracts or largest > 1e4
 
 
+def test_parameters_of_muon_are_held_fixed():
+    case = DETERMINISTIC[0]
+    model, batch = case.build()
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    optimizers = [optim.Muon(matrices, lr=0.01), optim.AdamW(vectors, lr=0.01, weight_decay=0.0)]
+    case.loss_fn(model, batch).backward()
+    mixed, _ = probe_curvature(
+        lambda: case.loss_fn(model, batch),
+        read_preconditioner(optimizers),
+        step=0,
+        settings=ProbeSettings(stop=StoppingRule(1e-10, 200)),
+    )
+    alone, _ = probe_curvature(
+        lambda: case.loss_fn(model, batch),
+        read_preconditioner(optimizers[1]),
+        step=0,
+        settings=ProbeSettings(stop=StoppingRule(1e-10, 200)),
+    )
+    assert mixed.coverage == pytest.approx(22 / 172)
+    assert mixed.stability_ratio == pytest.approx(alone.stability_ratio, rel=1e-8)
+    assert mixed.update_stability_ratio == pytest.approx(alone.update_stability_ratio, rel=1e-8)
+    assert mixed.gradient_stability_ratio == pytest.approx(alone.gradient_stability_ratio, rel=1e-8)
+    assert math.isnan(mixed.predicted_loss_change)
+
+
 def test_warm_probe_spends_few_products():
     case = DETERMINISTIC[0]
     model, batch, optimizer = trained(case, OPTIMIZERS["adam"], steps=30)
-    start = None
+    memory = None
     for _ in range(3):
-        reading, start = probe_curvature(
-            lambda: case.loss_fn(model, batch), read_preconditioner(optimizer), step=0, start=start
+        reading, memory = probe_curvature(
+            lambda: case.loss_fn(model, batch), read_preconditioner(optimizer), step=0, memory=memory
         )
     assert reading.converged
     assert reading.products <= 2 + 4

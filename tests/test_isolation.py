@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cases import CASES
-from foreshock.isolation import isolated
+from foreshock.isolation import RandomState, Replay, isolated
 
 
 def random_state():
@@ -83,3 +83,44 @@ def test_untouched_buffers_keep_their_version():
     with isolated(model):
         pass
     assert model.running_mean._version == version
+
+
+def draw():
+    return torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()
+
+
+def test_random_state_brings_back_every_generator():
+    state = RandomState.capture([])
+    first = draw()
+    assert draw() != first
+    state.restore()
+    assert draw() == first
+
+
+def test_replay_starts_from_the_same_numbers_and_leaves_those_outside():
+    replay = Replay(None)
+    with replay():
+        first = draw()
+    draw()
+    before = random_state()
+    with replay():
+        assert draw() == first
+    assert random_state() == before
+
+
+def test_replay_starts_from_the_same_buffers_also_after_a_failure():
+    model = nn.BatchNorm1d(2)
+    start = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    replay = Replay(model)
+
+    def fail() -> None:
+        with replay():
+            model(torch.randn(4, 2))
+            model.running_var = torch.zeros(2)
+            raise RuntimeError("out of memory")
+
+    buffers = dict(model.named_buffers())
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fail()
+    assert all(torch.equal(buffer, start[name]) for name, buffer in model.named_buffers())
+    assert all(buffer is buffers[name] for name, buffer in model.named_buffers())

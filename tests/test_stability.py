@@ -11,12 +11,16 @@ from hypothesis import strategies as st
 
 from foreshock.stability import (
     adam_threshold,
+    blended_momentum_factor,
     gradient_descent_threshold,
     growth_factor,
+    heavy_ball_factor,
     heavy_ball_threshold,
     momentum_factor,
+    nadam_threshold,
     stability_ratio,
     steps_to_visible,
+    with_decoupled_decay,
 )
 
 betas = st.floats(0, 0.99)
@@ -44,15 +48,40 @@ def ema_momentum(rate: float, beta: float, curvature: float, decay: float = 0.0)
     return advance
 
 
-def heavy_ball(rate: float, momentum: float, curvature: float):
-    """Return one step of torch's SGD with momentum on ½λθ²."""
+def heavy_ball(rate: float, curvature: float, *, momentum=0.0, dampening=0.0, nesterov=False, decay=0.0):
+    """Return one step of torch's SGD on ½λθ², with decoupled decay as an addition."""
 
     def advance(state):
         theta, buffer = state
-        buffer = momentum * buffer + curvature * theta
-        return np.array([theta - rate * buffer, buffer])
+        gradient = curvature * theta
+        buffer = momentum * buffer + (1 - dampening) * gradient
+        step = gradient + momentum * buffer if nesterov else buffer
+        return np.array([(1 - rate * decay) * theta - rate * step, buffer])
 
     return advance
+
+
+def nadam(rate: float, beta: float, curvature: float, decay: float = 0.0):
+    """Return one step of NAdam on ½λθ² with D = 1, once μ_t = β₁ and the products are zero."""
+
+    def advance(state):
+        theta, m = state
+        gradient = curvature * theta
+        m = beta * m + (1 - beta) * gradient
+        return np.array([(1 - rate * decay) * theta - rate * ((1 - beta) * gradient + beta * m), m])
+
+    return advance
+
+
+def blended(rate: float, curvature: float, beta: float, weights: tuple[float, float, float]):
+    """Return the matrix of one step a·g + b·m with m ← βm + γg on ½λθ²."""
+    gain, direct, averaged = weights
+    return np.array(
+        [
+            [1 - rate * curvature * (direct + averaged * gain), -rate * averaged * beta],
+            [gain * curvature, beta],
+        ]
+    )
 
 
 @pytest.mark.parametrize("beta1", [0.0, 0.5, 0.9, 0.95])
@@ -63,11 +92,76 @@ def test_adam_threshold_divides_decay_from_growth(beta1, decay):
     assert amplitude(ema_momentum(0.1, beta1, 1.005 * edge, decay)) == math.inf
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
-def test_heavy_ball_threshold_divides_decay_from_growth(momentum):
-    edge = heavy_ball_threshold(0.1, momentum=momentum)
-    assert amplitude(heavy_ball(0.1, momentum, 0.995 * edge)) < 1e-3
-    assert amplitude(heavy_ball(0.1, momentum, 1.005 * edge)) == math.inf
+@pytest.mark.parametrize("decay", [0.0, 0.5, 12.0])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"momentum": 0.0},
+        {"momentum": 0.5},
+        {"momentum": 0.9},
+        {"momentum": 0.9, "dampening": 0.9},
+        {"momentum": 0.5, "dampening": 0.2},
+        {"momentum": 0.5, "nesterov": True},
+        {"momentum": 0.95, "nesterov": True},
+    ],
+)
+def test_heavy_ball_threshold_divides_decay_from_growth(options, decay):
+    edge = heavy_ball_threshold(0.1, decoupled_decay=decay, **options)
+    assert amplitude(heavy_ball(0.1, 0.995 * edge, decay=decay, **options)) < 1e-3
+    assert amplitude(heavy_ball(0.1, 1.005 * edge, decay=decay, **options)) == math.inf
+
+
+@pytest.mark.parametrize("beta1", [0.0, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_nadam_threshold_divides_decay_from_growth(beta1, decay):
+    edge = nadam_threshold(0.1, beta1=beta1, decoupled_decay=decay)
+    assert amplitude(nadam(0.1, beta1, 0.995 * edge, decay)) < 1e-3
+    assert amplitude(nadam(0.1, beta1, 1.005 * edge, decay)) == math.inf
+
+
+weights = st.tuples(st.floats(0.01, 2), st.floats(0, 2), st.floats(0.01, 2))
+
+
+@given(rates, betas, weights)
+def test_blended_factor_puts_a_root_on_the_circle_and_none_outside(rate, beta, weights):
+    gain, direct, averaged = weights
+    factor = blended_momentum_factor(beta, gain=gain, direct=direct, averaged=averaged)
+    roots = np.linalg.eigvals(blended(rate, 2 / rate / factor, beta, weights))
+    assert np.abs(roots).max() == pytest.approx(1.0, abs=1e-9)
+    assert np.abs(roots + 1).min() == pytest.approx(0.0, abs=1e-9)
+    outside = np.linalg.eigvals(blended(rate, 2.02 / rate / factor, beta, weights))
+    inside = np.linalg.eigvals(blended(rate, 1.98 / rate / factor, beta, weights))
+    assert np.abs(inside).max() < 1 < np.abs(outside).max()
+
+
+@given(st.floats(1.0, 3.0), betas, weights)
+def test_growth_with_a_direct_share_is_the_largest_root(ratio, beta, weights):
+    gain, direct, averaged = weights
+    factor = blended_momentum_factor(beta, gain=gain, direct=direct, averaged=averaged)
+    roots = np.linalg.eigvals(blended(1.0, 2 * ratio / factor, beta, weights))
+    growth = growth_factor(ratio, beta1=beta, direct_share=direct / factor)
+    # A double root, or nearly one, keeps half of the digits.
+    assert growth == pytest.approx(np.abs(roots).max(), rel=1e-6)
+
+
+@pytest.mark.parametrize("beta", [0.5, 0.9])
+def test_direct_share_of_nesterov_and_nadam(beta):
+    share = (1 + beta) / (1 + 2 * beta)
+    assert 1 / heavy_ball_factor(beta, nesterov=True) == pytest.approx(share)
+    nadam_factor = 2 / nadam_threshold(1.0, beta1=beta)
+    assert (1 - beta) / nadam_factor == pytest.approx(share)
+
+
+@given(st.floats(0, 1.99))
+def test_decoupled_decay_scales_every_factor_alike(shrinkage):
+    assert with_decoupled_decay(3.0, shrinkage) == pytest.approx(3 / (1 - shrinkage / 2))
+
+
+def test_borders():
+    assert with_decoupled_decay(1.0, 2.0) == math.inf
+    assert heavy_ball_threshold(0.1, momentum=0.0, decoupled_decay=20.0) == 0
+    assert heavy_ball_threshold(0.1, momentum=0.9, dampening=1.0) == math.inf
+    assert heavy_ball_factor(0.0, dampening=0.5) == 1.0
 
 
 @given(rates, betas)
@@ -116,6 +210,11 @@ def test_steps_to_visible_counts_the_steps_of_the_growth():
         (lambda: momentum_factor(0.9, 0), "first update of Adam is step 1"),
         (lambda: adam_threshold(0.0, beta1=0.9), "positive learning rate"),
         (lambda: heavy_ball_threshold(math.nan, momentum=0.0), "learning_rate is nan"),
+        (lambda: blended_momentum_factor(1.0, gain=1.0, direct=0.0, averaged=1.0), "beta is 1.0"),
+        (lambda: blended_momentum_factor(0.5, gain=1.0, direct=-1.0, averaged=1.0), "none is negative"),
+        (lambda: heavy_ball_factor(0.9, dampening=1.5), "none is negative"),
+        (lambda: with_decoupled_decay(1.0, math.nan), "shrinkage is nan"),
+        (lambda: growth_factor(1.1, beta1=0.9, direct_share=1.5), "direct_share is 1.5"),
         (lambda: growth_factor(math.nan, beta1=0.9), "ratio is NaN"),
         (lambda: steps_to_visible(1.1, beta1=0.9, magnification=0.5), "at least 1"),
     ],

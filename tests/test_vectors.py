@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from foreshock.vectors import flatten, rayleigh_quotient, split, total_norm, vector_dtype
+from foreshock.vectors import flatten, local, rayleigh_quotient, split, total_norm, vector_dtype
 
 
 def test_split_undoes_flatten_and_gives_views():
@@ -23,6 +23,27 @@ def test_flatten_takes_channels_last_tensors_in_logical_order():
     image = torch.arange(16.0).view(1, 4, 2, 2)
     flat = flatten([image.to(memory_format=torch.channels_last)], [image])
     assert flat.tolist() == list(range(16))
+
+
+def test_flatten_makes_sparse_tensors_dense():
+    sparse = torch.sparse_coo_tensor([[0, 2, 0]], [1.0, 2.0, 3.0], (3,), check_invariants=True)
+    assert flatten([sparse], [torch.zeros(3)]).tolist() == [4, 0, 2]
+
+
+class Shard(torch.Tensor):
+    """Stands for a distributed tensor of which this process holds the first row."""
+
+    def to_local(self):
+        return self.as_subclass(torch.Tensor)[:1]
+
+
+def test_of_distributed_tensors_the_shards_are_taken():
+    whole = torch.arange(6.0).view(2, 3).as_subclass(Shard)
+    assert local(whole).tolist() == [[0, 1, 2]]
+    assert local(torch.ones(2)).tolist() == [1, 1]
+    flat = flatten([whole], [whole])
+    assert flat.tolist() == [0, 1, 2]
+    assert split(flat, [whole])[0].shape == (1, 3)
 
 
 @pytest.mark.parametrize(

@@ -11,35 +11,66 @@ from typing import TYPE_CHECKING, Any
 from foreshock._version import __version__
 
 if TYPE_CHECKING:
+    from foreshock.batches import MicroBatches
+    from foreshock.blocks import BlockShare
     from foreshock.curvature import CurvatureReading
+    from foreshock.eigen import StoppingRule
     from foreshock.forecast import Forecast
+    from foreshock.measurement import Sharpness, preconditioned_sharpness, sharpness, spectrum
     from foreshock.monitor import Monitor, StepObservation
-    from foreshock.preconditioner import ParameterStep, Reader, register_preconditioner
+    from foreshock.operators import BackendChoice
+    from foreshock.preconditioner import (
+        LiveParameter,
+        ParameterStep,
+        Reader,
+        SecondMoment,
+        register_preconditioner,
+    )
     from foreshock.runlog import Run, read_run
 
 __all__ = [
+    "BackendChoice",
+    "BlockShare",
     "CurvatureReading",
     "Forecast",
+    "LiveParameter",
+    "MicroBatches",
     "Monitor",
     "ParameterStep",
     "Reader",
     "Run",
+    "SecondMoment",
+    "Sharpness",
     "StepObservation",
+    "StoppingRule",
     "__version__",
+    "preconditioned_sharpness",
     "read_run",
     "register_preconditioner",
+    "sharpness",
+    "spectrum",
 ]
 
 _HOMES = {
+    "BackendChoice": "foreshock.operators",
+    "BlockShare": "foreshock.blocks",
     "CurvatureReading": "foreshock.curvature",
     "Forecast": "foreshock.forecast",
+    "LiveParameter": "foreshock.preconditioner",
+    "MicroBatches": "foreshock.batches",
     "Monitor": "foreshock.monitor",
     "ParameterStep": "foreshock.preconditioner",
     "Reader": "foreshock.preconditioner",
     "Run": "foreshock.runlog",
+    "SecondMoment": "foreshock.preconditioner",
+    "Sharpness": "foreshock.measurement",
     "StepObservation": "foreshock.monitor",
+    "StoppingRule": "foreshock.eigen",
+    "preconditioned_sharpness": "foreshock.measurement",
     "read_run": "foreshock.runlog",
     "register_preconditioner": "foreshock.preconditioner",
+    "sharpness": "foreshock.measurement",
+    "spectrum": "foreshock.measurement",
 }
 
 

@@ -1,4 +1,4 @@
-"""Whether every training step sees the same data.
+"""Batches: several that stand for one, and whether every training step sees the same data.
 
 2/η is the edge of stability of full-batch training. Where batches differ, the noise of their curvature moves
 the edge, and a forecast that rests on one batch must say so.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -34,7 +35,7 @@ class BatchWatch:
         """Take the batch of one step into account."""
         if self._known is not None or self._seen is False:
             return
-        present = [(weakref.ref(tensor), tensor._version) for tensor in _tensors(batch)]
+        present = [(weakref.ref(tensor), tensor._version) for tensor in tensors_in(batch)]
         if self._previous is not None and present:
             self._seen = len(present) == len(self._previous) and all(
                 old() is new() and old_version == new_version
@@ -43,12 +44,71 @@ class BatchWatch:
         self._previous = present
 
 
-def _tensors(batch: Any) -> Iterator[Tensor]:
+def tensors_in(batch: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a batch, in order: of a tensor itself, sequences and mappings, nested.
+
+    Args:
+        batch: Whatever a loss function takes.
+    """
     if isinstance(batch, Tensor):
         yield batch
     elif isinstance(batch, Mapping):
         for value in batch.values():
-            yield from _tensors(value)
+            yield from tensors_in(value)
+    elif isinstance(batch, MicroBatches):
+        yield from tensors_in(batch.batches)
     elif isinstance(batch, Sequence) and not isinstance(batch, (str, bytes)):
         for value in batch:
-            yield from _tensors(value)
+            yield from tensors_in(value)
+
+
+@dataclass(frozen=True)
+class MicroBatches:
+    """Several batches that stand for one: their mean loss is weighted by counts, never a mean of means.
+
+    Attributes:
+        batches: The micro-batches of an accumulation, or the batches of a data set; not empty.
+        counts: Number of examples behind each batch's mean loss (for language models: of predicted tokens);
+            None to take the length of each batch's first tensor.
+
+    Raises:
+        ValueError: If there are no batches, or the counts don't pair up with them or are not positive.
+    """
+
+    batches: Sequence[Any]
+    counts: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        if not len(self.batches):
+            raise ValueError("MicroBatches needs at least one batch")
+        if self.counts is not None and len(self.counts) != len(self.batches):
+            raise ValueError(f"{len(self.batches)} batches but {len(self.counts)} counts; they must pair up")
+        if self.counts is not None and not all(count > 0 for count in self.counts):
+            raise ValueError("counts must be positive: leave empty batches out")
+
+    def weighted(self) -> list[tuple[Any, float]]:
+        """Return each batch with its count.
+
+        Raises:
+            ValueError: If a batch has no tensor whose length could be its count.
+        """
+        counts = self.counts or [count_examples(batch) for batch in self.batches]
+        return list(zip(self.batches, counts, strict=True))
+
+
+def count_examples(batch: Any) -> int:
+    """Return the number of examples in a batch: the length of its first tensor.
+
+    Args:
+        batch: A tensor, or a sequence or mapping that has one.
+
+    Raises:
+        ValueError: If it has no tensor of one dimension or more.
+    """
+    for tensor in tensors_in(batch):
+        if tensor.ndim:
+            return len(tensor)
+    raise ValueError(
+        "a batch has no tensor whose length could be its number of examples: pass the counts to MicroBatches"
+    )

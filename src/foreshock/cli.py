@@ -12,9 +12,12 @@ from rich.console import Console
 from foreshock._version import __version__
 
 if TYPE_CHECKING:
+    from foreshock.density import SpectralDensity
     from foreshock.experiments.training import OnStep
     from foreshock.experiments.workload import Workload
     from foreshock.runlog import Run
+
+_SMOOTHING = 0.01  # of the width of the spectrum
 
 app = typer.Typer(
     help="Forecast, explain and prevent loss spikes in PyTorch training with adaptive optimizers.",
@@ -106,6 +109,64 @@ def report(
         _write_page(console, read, output or first / "report.html")
     if picture is not None:
         _write_picture(console, read[0], picture)
+
+
+@app.command()
+def curvature(
+    checkpoint: Annotated[Path, typer.Argument(help="A file made by torch.save, of state dicts.")],
+    model: Annotated[
+        str, typer.Option(help="module:factory → model, (model, loss_fn) or (model, loss_fn, optimizer).")
+    ],
+    data: Annotated[str, typer.Option(help="module:batches, an iterable of batches or a function for one.")],
+    batches: Annotated[int | None, typer.Option(min=1, help="Use so many batches at most.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many eigenvalues of the Hessian to find.")] = 1,
+    density: Annotated[
+        Path | None, typer.Option(help="Also draw the spectral density into this .svg or .png file.")
+    ] = None,
+) -> None:
+    """Measure the curvature at a saved checkpoint.
+
+    The largest eigenvalues of the Hessian of the mean loss over the batches, and which parameters they live
+    in. If the factory returns an optimizer, its saved state is loaded, and the preconditioned Hessian is
+    measured too: its stability ratio is one at the edge of stability. Only tensors and plain values are
+    loaded from the file.
+    """
+    from foreshock import checkpoints
+    from foreshock.batches import MicroBatches
+    from foreshock.console import print_curvature
+    from foreshock.measurement import preconditioned_sharpness, sharpness, spectrum
+
+    console = _console()
+    try:
+        trainable = checkpoints.make_trainable(model)
+        checkpoints.load_checkpoint(checkpoint, trainable)
+        probed = MicroBatches(checkpoints.load_batches(data, limit=batches))
+        subject = trainable.model, trainable.loss_fn, probed
+        reading = None
+        raw = sharpness(*subject, count=top)
+        if trainable.optimizer is not None:
+            reading = preconditioned_sharpness(
+                trainable.model, trainable.optimizer, trainable.loss_fn, probed
+            )
+        print_curvature(console, raw, reading)
+        if density is not None:
+            found = spectrum(*subject, optimizer=trainable.optimizer)
+            _write_density(console, found, density, scaled=reading is not None)
+    except (ImportError, OSError, TypeError, ValueError, FloatingPointError) as error:
+        raise _stop(error) from error
+
+
+def _write_density(console: Console, found: SpectralDensity, path: Path, *, scaled: bool) -> None:
+    from foreshock.report import DensityCurve, write_spectrum_picture
+
+    width = _SMOOTHING * (found.upper - found.lower)
+    grid = found.grid(width)
+    curve = DensityCurve(grid, found.density(grid, width), found.density_error(grid, width))
+    title = (
+        "Spectrum of the preconditioned Hessian, in multiples of 2/η" if scaled else "Spectrum of the Hessian"
+    )
+    written = write_spectrum_picture(curve, path, threshold=1.0 if scaled else None, title=title)
+    console.print(f"Picture: {written.resolve()}", soft_wrap=True)
 
 
 def _console() -> Console:

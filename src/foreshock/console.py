@@ -16,7 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from foreshock.curvature import CurvatureReading
     from foreshock.forecast import Forecast
+    from foreshock.measurement import Sharpness
     from foreshock.report import Table as Words
 
 _PLAIN_LINES = 20
@@ -93,6 +95,38 @@ def print_table(console: Console, words: Words) -> None:
         first = row[0] if row[0] != before[0] else ""
         table.add_row(first, *row[1:])
     console.print(table)
+
+
+def print_curvature(console: Console, raw: Sharpness, reading: CurvatureReading | None) -> None:
+    """Print what was measured at a checkpoint.
+
+    Args:
+        console: Where to.
+        raw: The Hessian's largest eigenvalues.
+        reading: The preconditioned curvature; None if there is no optimizer.
+    """
+    table = Table(box=box.SIMPLE_HEAD)
+    for header in ("Quantity", "Value", "Error", "Products"):
+        table.add_column(header, justify="left" if header == "Quantity" else "right")
+    for index, value in enumerate(raw.eigenvalues):
+        error = f"{raw.error:.2g}" if index == 0 else ""
+        table.add_row(f"λ_{index + 1}(H)", f"{value:.5g}", error, str(raw.products) if index == 0 else "")
+    if reading is not None:
+        bound, products = f"{reading.error_bound:.2g}", str(reading.products)
+        table.add_row("stability ratio λ_max(Ĥ)·η/2", f"{reading.stability_ratio:.5g}", bound, products)
+        if reading.preconditioned_sharpness is not None:
+            table.add_row("λ_max(Ĥ)", f"{reading.preconditioned_sharpness:.5g}", "", "")
+            table.add_row("threshold 2/η", f"{reading.threshold:.5g}", "", "")
+        table.add_row("gradient-directional ratio", f"{reading.gradient_stability_ratio:.5g}", "", "")
+        table.add_row("update-directional ratio", f"{reading.update_stability_ratio:.5g}", "", "")
+        table.add_row("alignment of the gradient", f"{reading.alignment:.3f}", "", "")
+    console.print(table)
+    blocks = raw.blocks if reading is None else reading.blocks
+    top = ", ".join(f"{block.name} {block.share:.0%}" for block in blocks[:5])
+    console.print(f"Top eigenvector: {top}", soft_wrap=True)
+    console.print(f"Hessian products by {raw.backend.name}: {raw.backend.reason}", soft_wrap=True)
+    if not raw.converged or (reading is not None and not reading.converged):
+        console.print("[yellow]Not converged: the true values may be larger.[/]")
 
 
 class _PlainLines:

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from foreshock.blocks import BlockShare, block_shares, name_parameters
 from foreshock.eigen import StoppingRule, largest_eigenvalue
-from foreshock.operators import HessianOperator, PreconditionedOperator
+from foreshock.operators import (
+    BackendChoice,
+    DifferenceOperator,
+    HessianOperator,
+    Loss,
+    LossOperator,
+    PreconditionedOperator,
+    hessian_operator,
+)
 from foreshock.preconditioner import Preconditioner
 from foreshock.vectors import rayleigh_quotient
+
+_BLOCKS = 8
+_DEPTH = 8  # parts of a module's name: deeper nesting is put together
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,10 @@ class CurvatureReading:
         converged: Whether λ_max met its tolerance.
         backend: How the products were computed.
         seconds: Wall time of the probe.
+        blocks: The modules with the largest shares of the top eigenvector, the largest first.
+        coverage: Share of the moving coordinates that all of this is about. Below one, some steps are not
+            linear in their gradient (Muon's), and those coordinates are held fixed: the directions are cut to
+            the others, and `predicted_loss_change` is NaN.
     """
 
     step: int
@@ -57,6 +73,8 @@ class CurvatureReading:
     converged: bool
     backend: str
     seconds: float
+    blocks: tuple[BlockShare, ...] = ()
+    coverage: float = 1.0
 
     @property
     def relative_error(self) -> float:
@@ -64,28 +82,63 @@ class CurvatureReading:
         return self.error_bound / abs(self.stability_ratio) if self.stability_ratio else math.inf
 
 
+@dataclass(frozen=True)
+class ProbeMemory:
+    """What one probe leaves to the next, which makes that cheap.
+
+    Attributes:
+        starts: The top eigenvector of the symmetric form and the runner-up, each of shape (n,): from both the
+            next solve sees when one overtakes the other.
+        gain: ‖Hv‖/‖v‖ of the last product, from which finite differences take their step; None if exact.
+    """
+
+    starts: tuple[Tensor, ...]
+    gain: float | None = None
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """How a probe measures.
+
+    Attributes:
+        backend: How Hessian products are computed; None for double backward.
+        stop: When λ_max is good enough; None for 0.5 % near the edge and 2 % far from it.
+        model: The model behind the loss: for its buffers, and the names of blocks.
+    """
+
+    backend: BackendChoice | None = None
+    stop: StoppingRule | None = None
+    model: nn.Module | None = None
+
+    def operator(self, loss: Loss, parameters: Sequence[Tensor], gain: float | None = None) -> LossOperator:
+        """Return the Hessian of a loss, to be used in a ``with`` block."""
+        if self.backend is None:
+            return HessianOperator(loss, parameters, model=self.model)
+        return hessian_operator(self.backend, loss, parameters, model=self.model, gain=gain)
+
+
 def probe_curvature(
-    closure: Callable[[], Tensor],
+    loss: Loss,
     preconditioner: Preconditioner,
     *,
     step: int,
-    start: Tensor | None = None,
-    stop: StoppingRule | None = None,
-) -> tuple[CurvatureReading, Tensor]:
-    """Measure the preconditioned curvature for the step about to be taken.
+    memory: ProbeMemory | None = None,
+    settings: ProbeSettings | None = None,
+) -> tuple[CurvatureReading, ProbeMemory]:
+    """Measure the preconditioned curvature for the step about to be taken. Call it inside `isolated`.
 
     Cost: about 3 F for the graph and 2 F for each product: two for the directions, and for λ_max about
-    four from a warm start.
+    three from a warm start.
 
     Args:
-        closure: Returns the mean loss of the batch, a scalar tensor; evaluated once.
+        loss: Returns the mean loss of the batch, a scalar tensor; or one `LossTerm` a micro-batch.
         preconditioner: The step about to be taken; its learning rates must not all be zero.
         step: Step number to put into the reading.
-        start: The eigenvector that the last probe returned, shape (n,); None for a cold start.
-        stop: When λ_max is good enough.
+        memory: What the last probe returned; None for a cold start.
+        settings: How to measure.
 
     Returns:
-        The reading, and the top eigenvector of the symmetric form, shape (n,), for the next start.
+        The reading, and what to pass to the next probe.
 
     Raises:
         TypeError: If the loss is not a tensor.
@@ -93,33 +146,27 @@ def probe_curvature(
         FloatingPointError: If the loss or a product is not finite.
     """
     began = time.perf_counter()
+    settings = settings or ProbeSettings()
     if not preconditioner.largest_rate > 0:
         raise ValueError(
             "every learning rate is 0, or no parameter has a gradient: nothing moves in this step"
         )
-    with HessianOperator(closure, preconditioner.parameters) as hessian:
+    gain = None if memory is None else memory.gain
+    with settings.operator(loss, preconditioner.parameters, gain) as hessian:
         if not math.isfinite(float(hessian.loss)):
             raise FloatingPointError(f"the loss of the probed batch is {float(hessian.loss)}")
-        scale_root = preconditioner.scale_root()
-        gradient = preconditioner.gradient()
-        operator = PreconditionedOperator(
-            hessian,
-            scale_root,
-            shift=preconditioner.coupled_decay(),
-            sign=preconditioner.sign,
+        directions = _Directions.measure(hessian, preconditioner)
+        top = largest_eigenvalue(
+            directions.operator,
+            directions.cold_start() if memory is None else memory.starts,
+            settings.stop or StoppingRule(threshold=1.0),
+            extra=directions.pairs(),
         )
-        scaled = gradient * scale_root
-        top = largest_eigenvalue(operator, _mixed_start(start, scaled), stop)
-        along_gradient = rayleigh_quotient(gradient, operator.curvature(gradient) * scale_root**2)
-        descent = preconditioner.descent()
-        along_descent = operator.curvature(descent)
-    metric = torch.where(scale_root > 0, scale_root, torch.inf) ** -2
-    along_update = rayleigh_quotient(descent, along_descent, metric)
-    change = torch.dot(descent, along_descent / 2 - gradient)
-    alignment = torch.dot(top.vector, scaled) / torch.linalg.vector_norm(scaled)
+        gain = hessian.gain if isinstance(hessian, DifferenceOperator) else None
     rate = preconditioner.common_rate
     unscaled = [
-        None if rate is None else ratio * 2 / rate for ratio in (top.value, 1.0, along_gradient, along_update)
+        None if rate is None else ratio * 2 / rate
+        for ratio in (top.value, 1.0, directions.gradient_ratio, directions.update_ratio)
     ]
     reading = CurvatureReading(
         step=step,
@@ -127,38 +174,97 @@ def probe_curvature(
         error_bound=top.error,
         preconditioned_sharpness=unscaled[0],
         threshold=unscaled[1],
-        gradient_stability_ratio=along_gradient,
+        gradient_stability_ratio=directions.gradient_ratio,
         gradient_directional_curvature=unscaled[2],
-        update_stability_ratio=along_update,
+        update_stability_ratio=directions.update_ratio,
         update_directional_curvature=unscaled[3],
-        alignment=abs(float(alignment)),
-        predicted_loss_change=float(change),
+        alignment=directions.alignment(top.vector),
+        predicted_loss_change=directions.predicted_change,
         products=hessian.products,
         converged=top.converged,
-        backend="double backward",
+        backend=hessian.backend,
+        blocks=_largest_blocks(top.vector, preconditioner, settings.model),
+        coverage=preconditioner.coverage,
         seconds=time.perf_counter() - began,
     )
-    return reading, top.vector
+    return reading, ProbeMemory(top.starts, gain)
 
 
-def _mixed_start(previous: Tensor | None, scaled_gradient: Tensor) -> Tensor:
-    """Return the last eigenvector with a little of the gradient, or the gradient with some noise.
+@dataclass(frozen=True)
+class _Directions:
+    """The gradient and the update, each with its Hessian product."""
 
-    The mixture keeps a start that is exactly an eigenvector from hiding another one that overtook it: what
-    grows shows in the gradient first.
-    """
-    generator = torch.Generator(scaled_gradient.device).manual_seed(0)
-    noise = torch.randn(
-        scaled_gradient.shape,
-        generator=generator,
-        dtype=scaled_gradient.dtype,
-        device=scaled_gradient.device,
-    )
-    parts = [(previous, 1.0), (scaled_gradient, 0.1), (noise, 0.01)]
-    start = torch.zeros_like(scaled_gradient)
-    for part, weight in parts:
-        if part is not None:
-            norm = float(torch.linalg.vector_norm(part))
-            if 0 < norm < math.inf:
-                start.add_(part, alpha=weight / norm)
-    return start
+    operator: PreconditionedOperator
+    scale_root: Tensor
+    gradient: Tensor
+    gradient_product: Tensor
+    descent: Tensor
+    descent_product: Tensor
+    whole: bool
+
+    @classmethod
+    def measure(cls, hessian: LossOperator, preconditioner: Preconditioner) -> _Directions:
+        scale_root = preconditioner.scale_root()
+        operator = PreconditionedOperator(
+            hessian, scale_root, shift=preconditioner.coupled_decay(), sign=preconditioner.sign
+        )
+        gradient, descent = preconditioner.gradient(), preconditioner.descent()
+        whole = preconditioner.coverage == 1
+        if not whole:
+            covered = scale_root > 0
+            gradient, descent = gradient * covered, descent * covered
+        return cls(
+            operator,
+            scale_root,
+            gradient,
+            operator.curvature(gradient),
+            descent,
+            operator.curvature(descent),
+            whole,
+        )
+
+    @property
+    def gradient_ratio(self) -> float:
+        return rayleigh_quotient(self.gradient, self.gradient_product * self.scale_root**2)
+
+    @property
+    def update_ratio(self) -> float:
+        return rayleigh_quotient(self.descent, self.descent_product, self._inverse_root() ** 2)
+
+    @property
+    def predicted_change(self) -> float:
+        change = torch.dot(self.descent, self.descent_product / 2 - self.gradient)
+        return float(change) if self.whole else math.nan
+
+    def alignment(self, vector: Tensor) -> float:
+        scaled = self.gradient * self.scale_root
+        return abs(float(torch.dot(vector, scaled) / torch.linalg.vector_norm(scaled)))
+
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Return (y, S·y) of the directions that have a y, in the coordinates of the symmetric form."""
+        inverse = self._inverse_root()
+        known = [(self.descent * inverse, self.descent_product * self.scale_root)]
+        if bool((self.scale_root > 0).all()):
+            known.append((self.gradient * inverse, self.gradient_product * self.scale_root))
+        return [(y, product) for y, product in known if bool(y.any())]
+
+    def cold_start(self) -> Tensor:
+        """Return the preconditioned gradient with some noise, which reaches what it has no part in."""
+        generator = torch.Generator(self.gradient.device).manual_seed(0)
+        noise = torch.empty_like(self.gradient).normal_(generator=generator)
+        noise /= torch.linalg.vector_norm(noise)
+        scaled = self.gradient * self.scale_root
+        norm = float(torch.linalg.vector_norm(scaled))
+        return noise.mul_(0.1).add_(scaled, alpha=1 / norm) if 0 < norm < math.inf else noise
+
+    def _inverse_root(self) -> Tensor:
+        return torch.where(self.scale_root > 0, self.scale_root, torch.inf).reciprocal()
+
+
+def _largest_blocks(
+    vector: Tensor, preconditioner: Preconditioner, model: nn.Module | None
+) -> tuple[BlockShare, ...]:
+    if model is None:
+        return ()
+    named = name_parameters(model, preconditioner.parameters)
+    return block_shares(vector, named, depth=_DEPTH)[:_BLOCKS]

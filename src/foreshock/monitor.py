@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -16,19 +16,21 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from foreshock.batches import BatchWatch
-from foreshock.curvature import probe_curvature
 from foreshock.dynamics import second_moment_lag
 from foreshock.forecast import Forecast, Forecaster, unknown
-from foreshock.isolation import isolated
+from foreshock.measurement import LossFunction
 from foreshock.preconditioner import (
+    as_optimizers,
     find_reader,
+    live_groups,
+    read_gradient_norm,
     read_preconditioner,
     read_second_moment_sums,
+    unwrap,
 )
+from foreshock.prober import Prober, trained_size
 from foreshock.runlog import RunLogWriter
 from foreshock.schedule import ProbeSchedule
-
-LossFunction = Callable[[nn.Module, Any], Tensor]
 
 _FAILURES_ALLOWED = 3
 _LOGGER = logging.getLogger("foreshock")
@@ -63,7 +65,8 @@ class Monitor:
 
     Args:
         model: The model that is trained.
-        optimizer: Its optimizer, of a registered class (Adam, AdamW).
+        optimizer: Its optimizer, of a registered class; or several that share the parameters between them,
+            as Muon and AdamW do.
         loss_fn: ``loss_fn(model, batch)`` → mean loss, as a scalar tensor. Without it the free signals are
             logged, and no curvature is measured.
         run: Folder of the run log; None keeps none.
@@ -100,7 +103,7 @@ class Monitor:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         loss_fn: LossFunction | None = None,
         *,
         run: str | os.PathLike[str] | None = None,
@@ -112,21 +115,22 @@ class Monitor:
     ) -> None:
         if loss_fn is not None and not callable(loss_fn):
             raise TypeError(f"loss_fn is {loss_fn!r}; pass a function loss_fn(model, batch) -> loss")
-        find_reader(optimizer)
-        _check_parameters(model, optimizer)
-        self._model = model
-        self._optimizer = optimizer
-        self._loss_fn = loss_fn
+        self._optimizers = as_optimizers(optimizer)
+        for one in self._optimizers:
+            find_reader(one)
+        _check_parameters(model, self._optimizers)
+        self._prober = None if loss_fn is None else Prober(model, loss_fn)
         self._schedule = ProbeSchedule(budget=budget, every=probe_every)
         self._forecaster = Forecaster(horizon=horizon)
         self._batches = BatchWatch(constant=full_batch)
         self._step = 0
-        self._top: Tensor | None = None
         self._failures = 0
         self._last = unknown(0, "no probe was made yet")
         self._told: set[str] = set()
         self._log = (
-            None if run is None else RunLogWriter(run, meta=_describe(model, optimizer) | dict(meta or {}))
+            None
+            if run is None
+            else RunLogWriter(run, meta=_describe(model, self._optimizers) | dict(meta or {}))
         )
 
     @property
@@ -134,25 +138,27 @@ class Monitor:
         """The last forecast."""
         return self._last
 
-    def observe(self, batch: Any, loss: Tensor | float) -> Forecast:
+    def observe(self, batch: Any, loss: Tensor | float, *, gradient_scale: float = 1.0) -> Forecast:
         """Take one training step into account. Call it between ``backward()`` and ``optimizer.step()``.
 
         Args:
-            batch: What `loss_fn` gets; the batch of this step.
-            loss: Loss of this step, a scalar.
+            batch: What `loss_fn` gets; the batch of this step. Of an accumulation, `MicroBatches`.
+            loss: Loss of this step, a scalar, not scaled.
+            gradient_scale: What ``.grad`` still has to be divided by: ``scaler.get_scale()`` before
+                ``scaler.unscale_(optimizer)``, one after it.
 
         Returns:
             The forecast, counted from this step. It is as old as the last probe: see `Forecast.step`.
         """
         step, value = self._step, _number(loss)
         self._step += 1
-        self._write("step", self._observation(step, value))
+        self._write("step", self._observation(step, value, gradient_scale))
         self._batches.see(batch)
         if not math.isfinite(value):
             self._event(step, "non-finite loss", f"the loss is {value}; no probe was made")
             self._last = unknown(step, f"the loss is {value}")
         elif self._may_probe(step):
-            self._probe(step, batch)
+            self._probe(step, batch, gradient_scale)
         return self._last.at(step)
 
     def close(self) -> None:
@@ -165,7 +171,7 @@ class Monitor:
         """Return what a resumed run needs to continue the same forecast."""
         return {
             "step": self._step,
-            "top": None if self._top is None else self._top.clone(),
+            "prober": None if self._prober is None else self._prober.state_dict(),
             "forecaster": self._forecaster.state_dict(),
             "schedule": self._schedule.state_dict(),
             "forecast": dataclasses.asdict(self._last),
@@ -180,14 +186,9 @@ class Monitor:
         Raises:
             ValueError: If it belongs to a model of another size.
         """
-        size = sum(p.numel() for p in _moving_parameters(self._optimizer))
-        top = state["top"]
-        if top is not None and top.numel() != size:
-            raise ValueError(
-                f"the state is of a model with {top.numel()} trained parameters, this one has {size}"
-            )
+        if self._prober is not None and state["prober"] is not None:
+            self._prober.load_state_dict(state["prober"], size=trained_size(self._optimizers))
         self._step = int(state["step"])
-        self._top = None if top is None else top.clone()
         self._forecaster.load_state_dict(state["forecaster"])
         self._schedule.load_state_dict(state["schedule"])
         self._last = Forecast(**state["forecast"])
@@ -205,39 +206,42 @@ class Monitor:
         """Close the run log."""
         self.close()
 
-    def _observation(self, step: int, loss: float) -> StepObservation:
-        sums = read_second_moment_sums(self._optimizer)
+    def _observation(self, step: int, loss: float, gradient_scale: float) -> StepObservation:
+        sums = read_second_moment_sums(self._optimizers, gradient_scale=gradient_scale)
         lag = second_moment_lag(sums)
-        norm = math.sqrt(sum(part.squared_gradient for part in sums))
-        rate = float(self._optimizer.param_groups[0]["lr"])
+        norm = read_gradient_norm(self._optimizers, gradient_scale=gradient_scale)
+        rate = max(float(group["lr"]) for group in self._groups())
         return StepObservation(step, loss, norm, rate, lag.lag_ratio, lag.decay_exponent)
 
+    def _groups(self) -> Iterator[Mapping[str, Any]]:
+        for optimizer in self._optimizers:
+            yield from live_groups(optimizer)
+
     def _may_probe(self, step: int) -> bool:
-        if self._loss_fn is None:
+        if self._prober is None:
             self._last = unknown(step, "no loss_fn was given, so no curvature is measured")
             return False
         if self._failures >= _FAILURES_ALLOWED:
             return False
         return self._schedule.due(step, now=time.perf_counter(), forecast=self._last.at(step))
 
-    def _probe(self, step: int, batch: Any) -> None:
-        if not any(float(group["lr"]) > 0 for group in self._optimizer.param_groups):
+    def _probe(self, step: int, batch: Any, gradient_scale: float) -> None:
+        if self._prober is None:
+            return
+        if not any(float(group["lr"]) > 0 for group in self._groups()):
             self._last = unknown(step, "every learning rate is 0: nothing moves")
             self._event(step, "no probe", self._last.basis)
             return
-        loss_fn, began = self._loss_fn, time.perf_counter()
+        began = time.perf_counter()
+        known = self._prober.backend
         try:
-            preconditioner = read_preconditioner(self._optimizer)
-            with isolated(self._model):
-                reading, self._top = probe_curvature(
-                    lambda: loss_fn(self._model, batch),  # type: ignore[misc]
-                    preconditioner,
-                    step=step,
-                    start=self._top,
-                )
+            preconditioner = read_preconditioner(self._optimizers, gradient_scale=gradient_scale)
+            reading = self._prober.probe(batch, preconditioner, step=step)
         except Exception as error:  # noqa: BLE001 - a probe must never end a training run
             self._failed(step, error)
         else:
+            if known is None:
+                self._tell_backend(step)
             self._failures = 0
             self._write("curvature", reading)
             forecast = self._forecaster.update(
@@ -250,6 +254,15 @@ class Monitor:
             self._write("forecast", self._last)
         now = time.perf_counter()
         self._schedule.spent(step, seconds=now - began, now=now)
+
+    def _tell_backend(self, step: int) -> None:
+        choice = None if self._prober is None else self._prober.backend
+        if choice is None:
+            return
+        message = f"{choice.name}: {choice.reason}"
+        self._write("event", {"step": step, "name": "backend", "message": message})
+        level = logging.INFO if choice.verified else logging.WARNING
+        _LOGGER.log(level, "step %d: Hessian products by %s", step, message)
 
     def _failed(self, step: int, error: Exception) -> None:
         self._failures += 1
@@ -299,14 +312,15 @@ def _number(loss: Tensor | float) -> float:
     return float(value)
 
 
-def _moving_parameters(optimizer: Optimizer) -> Iterator[Tensor]:
-    for group in optimizer.param_groups:
-        yield from (parameter for parameter in group["params"] if parameter.requires_grad)
+def _moving_parameters(optimizers: Sequence[Optimizer]) -> Iterator[Tensor]:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            yield from (parameter for parameter in group["params"] if parameter.requires_grad)
 
 
-def _check_parameters(model: nn.Module, optimizer: Optimizer) -> None:
+def _check_parameters(model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
     owned = {id(parameter) for parameter in model.parameters()}
-    moving = list(_moving_parameters(optimizer))
+    moving = list(_moving_parameters(optimizers))
     strangers = [parameter for parameter in moving if id(parameter) not in owned]
     if strangers:
         raise ValueError(
@@ -320,13 +334,13 @@ def _check_parameters(model: nn.Module, optimizer: Optimizer) -> None:
         raise ValueError("complex parameters are not supported: their Hessian is not one real matrix")
 
 
-def _describe(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    group = optimizer.param_groups[0]
+def _describe(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
+    group = optimizers[0].param_groups[0]
     description: dict[str, Any] = {
         "model": type(model).__name__,
-        "optimizer": type(optimizer).__name__,
-        "parameters": sum(parameter.numel() for parameter in _moving_parameters(optimizer)),
-        "groups": len(optimizer.param_groups),
+        "optimizer": " + ".join(type(unwrap(optimizer)).__name__ for optimizer in optimizers),
+        "parameters": trained_size(optimizers),
+        "groups": sum(len(optimizer.param_groups) for optimizer in optimizers),
         "learning_rate": float(group["lr"]),
     }
     if "betas" in group:

@@ -241,6 +241,8 @@ def _encode(value: Any) -> Any:
         return [_encode(item) for item in value]
     if value is None or isinstance(value, (str, int, float)):
         return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
     # Scalars of numpy and torch become numbers; of anything else the log keeps what it prints as.
     return _encode(value.item()) if callable(getattr(value, "item", None)) else str(value)
 

@@ -8,6 +8,7 @@ basis in bfloat16 would lose the digits that the threshold test needs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,23 +22,47 @@ def vector_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
     return dtype
 
 
+def local(tensor: Tensor) -> Tensor:
+    """Return what this process holds of a tensor: its shard if it is distributed, else all of it."""
+    shard: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return shard
+
+
 def flatten(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
     """Concatenate tensors into one new vector.
 
     Args:
-        tensors: One tensor for each in `like`, of the same shape; None stands for zeros.
+        tensors: One tensor for each in `like`, of the same shape, dense or sparse; None stands for zeros.
         like: The tensors that define the layout.
 
     Returns:
-        Shape (n,), n the total size of `like`, on the device of its first tensor.
+        Shape (n,), n the total size of `like`, on the device of its first tensor. Of distributed tensors the
+        shards of this process are taken.
     """
-    vector = torch.zeros(
-        sum(tensor.numel() for tensor in like), dtype=vector_dtype(like), device=like[0].device
-    )
+    size = sum(local(tensor.detach()).numel() for tensor in like)
+    vector = torch.empty(size, dtype=vector_dtype(like), device=like[0].device)
+    for part, tensor in zip(split(vector, like), tensors, strict=True):
+        if tensor is None:
+            part.zero_()
+        else:
+            part.copy_(_dense(tensor))
+    return vector
+
+
+def accumulate(
+    vector: Tensor, tensors: Sequence[Tensor | None], like: Sequence[Tensor], *, weight: float
+) -> None:
+    """Add a multiple of tensors to a flat vector, in place and without another vector.
+
+    Args:
+        vector: Shape (n,).
+        tensors: One tensor for each in `like`; None stands for zeros.
+        like: The tensors that define the layout.
+        weight: The multiple.
+    """
     for part, tensor in zip(split(vector, like), tensors, strict=True):
         if tensor is not None:
-            part.copy_(tensor.detach())
-    return vector
+            part.add_(_dense(tensor), alpha=weight)
 
 
 def split(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
@@ -47,8 +72,55 @@ def split(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
         vector: Shape (n,).
         like: The tensors that define the layout.
     """
-    sizes = [tensor.numel() for tensor in like]
-    return [part.view(tensor.shape) for part, tensor in zip(torch.split(vector, sizes), like, strict=True)]
+    shapes = [local(tensor.detach()).shape for tensor in like]
+    parts = torch.split(vector, [shape.numel() for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    piece = local(tensor.detach())
+    return piece if piece.layout == torch.strided else piece.to_dense()
+
+
+def is_sharded(tensors: Sequence[Tensor]) -> bool:
+    """Return whether some tensors are distributed over processes."""
+    return any(hasattr(tensor, "to_local") for tensor in tensors)
+
+
+def inner_product(one: Tensor, other: Tensor, like: Sequence[Tensor]) -> Tensor:
+    """Return the inner product of two vectors of which every process holds its shards, a scalar tensor.
+
+    Every process must call it. Without distributed tensors it is that of the two vectors at hand. Cost: one
+    all-reduce for each way in which tensors are sharded.
+
+    Args:
+        one: Shape (n,).
+        other: Shape (n,).
+        like: The tensors that define the layout.
+    """
+    if not is_sharded(like):
+        return torch.dot(one, other)
+    total = torch.zeros((), dtype=one.dtype, device=one.device)
+    sums: dict[tuple[Any, ...], Tensor] = {}
+    for left, right, tensor in zip(split(one, like), split(other, like), like, strict=True):
+        groups = _shard_groups(tensor)
+        sums[groups] = sums.get(groups, torch.zeros_like(total)) + (left * right).sum()
+    for groups, value in sums.items():
+        for group in groups:
+            torch.distributed.all_reduce(value, group=group)
+        total += value
+    return total
+
+
+def _shard_groups(tensor: Any) -> tuple[Any, ...]:
+    """Return the process groups over which a tensor is split, and not merely copied."""
+    if not hasattr(tensor, "to_local"):
+        return ()
+    return tuple(
+        tensor.device_mesh.get_group(dimension)
+        for dimension, placement in enumerate(tensor.placements)
+        if placement.is_shard()
+    )
 
 
 def rayleigh_quotient(vector: Tensor, product: Tensor, metric: Tensor | None = None) -> float:

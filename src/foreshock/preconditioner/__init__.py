@@ -1,20 +1,28 @@
 """Live optimizer state → D_t and the update of the step about to be taken."""
 
+from foreshock.preconditioner.live import LiveParameter, Reader, SecondMoment
 from foreshock.preconditioner.record import ParameterStep, Preconditioner
 from foreshock.preconditioner.registry import (
-    Reader,
     find_reader,
+    read_gradient_norm,
     read_preconditioner,
     read_second_moment_sums,
     register_preconditioner,
 )
+from foreshock.preconditioner.wrappers import as_optimizers, live_groups, unwrap
 
 __all__ = [
+    "LiveParameter",
     "ParameterStep",
     "Preconditioner",
     "Reader",
+    "SecondMoment",
+    "as_optimizers",
     "find_reader",
+    "live_groups",
+    "read_gradient_norm",
     "read_preconditioner",
     "read_second_moment_sums",
     "register_preconditioner",
+    "unwrap",
 ]

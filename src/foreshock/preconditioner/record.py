@@ -13,6 +13,7 @@ equals λ_max(Ĥ)·η/2.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,15 +27,18 @@ from foreshock.vectors import flatten, split
 class ParameterStep:
     """The step about to be taken, for one parameter tensor; tensors have its shape.
 
+    `gradient` and `numerator` may share memory with ``.grad``: they are valid until that is written.
+
     Attributes:
         gradient: g_t as the optimizer uses it: coupled weight decay added, sign turned by `maximize`.
-        numerator: n, the bias-corrected first moment m̂_t, gradient included.
-        denominator: D_t = √v̂_t + ε, gradient included.
-        learning_rate: η ≥ 0.
-        momentum_factor: c.
+        numerator: n, gradient included: the bias-corrected first moment m̂_t, or what stands for it.
+        denominator: D_t, gradient included: √v̂_t + ε, or what stands for it.
+        learning_rate: η ≥ 0, relative step sizes and rectification included.
+        momentum_factor: c, decoupled weight decay included.
         coupled_decay: wd of L2 regularisation, which adds wd·I to the Hessian.
-        decoupled_decay: w of decoupled weight decay.
+        decoupled_decay: w, such that the parameter shrinks by ηw.
         sign: −1 if the optimizer maximizes, which turns the sign of the Hessian, else 1.
+        linear: Whether the step is linear in the gradient at fixed D; if not, it has no edge of stability.
     """
 
     gradient: Tensor
@@ -45,6 +49,7 @@ class ParameterStep:
     coupled_decay: float = 0.0
     decoupled_decay: float = 0.0
     sign: float = 1.0
+    linear: bool = True
 
     def displacement(self, parameter: Tensor) -> Tensor:
         """Return what the step adds to `parameter`, −η·n/D − ηw·θ."""
@@ -70,24 +75,56 @@ class Preconditioner:
         return tuple(step for step in self.steps if step is not None)
 
     @property
+    def covered(self) -> tuple[ParameterStep, ...]:
+        """The moving records that the stability ratio is about: those whose step is linear."""
+        return tuple(step for step in self.active if step.linear)
+
+    @property
+    def coverage(self) -> float:
+        """Share of the moving coordinates that the stability ratio is about; NaN if nothing moves."""
+        moving = sum(step.gradient.numel() for step in self.active)
+        return sum(step.gradient.numel() for step in self.covered) / moving if moving else math.nan
+
+    @property
     def common_rate(self) -> float | None:
-        """η if it is the same for every moving tensor, else None."""
-        return _common([step.learning_rate for step in self.active])
+        """η if it is the same for every covered tensor, else None."""
+        return _common([step.learning_rate for step in self.covered])
 
     @property
     def largest_rate(self) -> float:
-        """The largest η; 0 if nothing moves."""
-        return max((step.learning_rate for step in self.active), default=0.0)
+        """The largest η of a covered tensor; 0 if nothing moves."""
+        return max((step.learning_rate for step in self.covered), default=0.0)
 
     @property
     def sign(self) -> float:
-        """−1 if the optimizer maximizes, else 1."""
-        return self.active[0].sign if self.active else 1.0
+        """−1 if the optimizer maximizes, else 1.
+
+        Raises:
+            ValueError: If some parameter groups maximize and others don't.
+        """
+        signs = {step.sign for step in self.active}
+        if len(signs) > 1:
+            raise ValueError(
+                "some parameter groups maximize and others minimize: such a game has no symmetric "
+                "preconditioned Hessian; monitor one of the players"
+            )
+        return signs.pop() if signs else 1.0
 
     def scale_root(self) -> Tensor:
-        """Return the diagonal of A^{1/2}, shape (n,); zero where nothing moves."""
+        """Return the diagonal of A^{1/2}, shape (n,); zero where nothing moves or the step is not linear.
+
+        Raises:
+            ValueError: If no step is linear.
+        """
+        if self.active and not self.covered:
+            raise ValueError(
+                "no step is linear in its gradient (Muon's is not), so there is no edge of stability to "
+                "measure: pass the optimizer of the other parameters too"
+            )
         vector = self._zeros()
         for part, step in self._parts(vector):
+            if not step.linear:
+                continue
             factor = step.momentum_factor * step.learning_rate / 2
             part.copy_(torch.sqrt(factor / step.denominator.to(part.dtype)))
             # D = 0 takes ε = 0 and a gradient that was always zero: nothing there can move.

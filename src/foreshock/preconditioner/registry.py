@@ -3,41 +3,26 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, optim
 from torch.optim import Optimizer
 
 from foreshock.dynamics import SecondMomentSums
-from foreshock.preconditioner.adam import read_adam_second_moment, read_adam_step
+from foreshock.preconditioner.families import BUILT_IN, REFUSED
+from foreshock.preconditioner.live import LiveParameter, Reader
 from foreshock.preconditioner.record import ParameterStep, Preconditioner
+from foreshock.preconditioner.wrappers import as_optimizers, live_groups, qualified_name, unwrap
 from foreshock.vectors import total_norm
 
-
-@dataclass(frozen=True)
-class Reader:
-    """How to read one family of optimizers.
-
-    Attributes:
-        step: (parameter, its state, its group) → the step about to be taken.
-        second_moment: (state, group) → (v before the step or None, β₂, number t of the step).
-    """
-
-    step: Callable[[Tensor, Mapping[str, Any], Mapping[str, Any]], ParameterStep]
-    second_moment: Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[Tensor | None, float, int]]
-
-
-_READERS: dict[type[Optimizer], Reader] = {
-    optim.Adam: Reader(partial(read_adam_step, decoupled=False), read_adam_second_moment),
-    optim.AdamW: Reader(partial(read_adam_step, decoupled=True), read_adam_second_moment),
-}
+_READERS: dict[type[Optimizer], Reader] = {}
 
 
 def register_preconditioner(optimizer_class: type[Optimizer], reader: Reader) -> None:
-    """Teach Foreshock a further optimizer.
+    """Teach Foreshock a further optimizer, or another reader of one that it knows.
 
     Args:
         optimizer_class: The class; subclasses that don't override ``step`` are understood too.
@@ -55,71 +40,156 @@ def find_reader(optimizer: Optimizer) -> Reader:
     """Return the reader for an optimizer.
 
     Args:
-        optimizer: A live optimizer.
+        optimizer: A live optimizer, or a wrapper around one that `unwrap` understands.
 
     Raises:
-        TypeError: If its class is not registered, with the names that are.
+        TypeError: If its class is not registered, with the names that are, or can't be read in principle.
     """
-    cls = type(optimizer)
+    cls = type(unwrap(optimizer))
     for base in cls.__mro__:
-        if base in _READERS and _same_step(cls, base):
-            return _READERS[base]
-    known = ", ".join(sorted(known.__name__ for known in _READERS))
+        reader = _READERS.get(base) or BUILT_IN.get(_public_name(base))
+        if reader is not None and _same_step(cls, base):
+            return reader
+    reason = REFUSED.get(_public_name(cls))
+    if reason is not None:
+        raise TypeError(f"{cls.__name__} can't be monitored: {reason}")
+    known = ", ".join(sorted({name.rpartition(".")[2] for name in BUILT_IN} | {c.__name__ for c in _READERS}))
     raise TypeError(
-        f"{cls.__module__}.{cls.__qualname__} is not an optimizer Foreshock can read (it reads {known}, "
+        f"{qualified_name(cls)} is not an optimizer Foreshock can read (it reads {known}, "
         "and subclasses of them that don't override step): teach it with "
         "foreshock.register_preconditioner(cls, reader)"
     )
 
 
-def read_preconditioner(optimizer: Optimizer) -> Preconditioner:
-    """Return the step that `optimizer` is about to take, from its live state and ``.grad``.
+@torch.no_grad()
+def read_preconditioner(
+    optimizers: Optimizer | Sequence[Optimizer], *, gradient_scale: float = 1.0
+) -> Preconditioner:
+    """Return the step that is about to be taken, from live optimizer state and ``.grad``.
 
     Call it between ``backward()`` and ``step()``. Nothing is changed. Cost: about one optimizer step.
 
     Args:
-        optimizer: A live optimizer of a registered class.
+        optimizers: A live optimizer of a registered class, or several that share the parameters between
+            them, as Muon and AdamW do.
+        gradient_scale: What ``.grad`` still has to be divided by: ``scaler.get_scale()`` of a gradient scaler
+            before its ``unscale_``. A ``grad_scale`` that sits on the optimizer is divided out anyway.
 
     Raises:
-        TypeError: If the optimizer's class is not registered, or a gradient is sparse.
+        TypeError: If an optimizer's class is not registered, or a gradient is not dense.
+        ValueError: If `gradient_scale` is not a positive number, or a parameter has two optimizers.
     """
-    reader = find_reader(optimizer)
+    _require_scale(gradient_scale)
     parameters: list[Tensor] = []
     steps: list[ParameterStep | None] = []
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter.requires_grad:
-                state = optimizer.state.get(parameter, {})
-                parameters.append(parameter)
-                moves = parameter.grad is not None
-                steps.append(reader.step(parameter, state, group) if moves else None)
+    for optimizer in as_optimizers(optimizers):
+        reader, scale = find_reader(optimizer), gradient_scale * _own_scale(optimizer)
+        for parameter, state, group in _parameters(optimizer):
+            parameters.append(parameter)
+            if parameter.grad is None:
+                steps.append(None)
+            else:
+                gradient = _dense_gradient(parameter.grad, scale)
+                steps.append(reader.step(LiveParameter(parameter, gradient, state, group)))
+    if len({id(parameter) for parameter in parameters}) < len(parameters):
+        raise ValueError("a parameter belongs to two of the optimizers: it would be moved twice in one step")
     return Preconditioner(tuple(parameters), tuple(steps))
 
 
-def read_second_moment_sums(optimizer: Optimizer) -> list[SecondMomentSums]:
+@torch.no_grad()
+def read_second_moment_sums(
+    optimizers: Optimizer | Sequence[Optimizer], *, gradient_scale: float = 1.0
+) -> list[SecondMomentSums]:
     """Return Σg² and Σv_{t−1} by parameter group, the free part of the lag statistics.
 
-    The gradient is ``.grad`` as it is, coupled weight decay left out. Cost: two norms.
+    Groups without a decaying average of g² (SGD, Adagrad, Adamax, Muon, β₂ = 0) are left out. The gradient is
+    ``.grad`` as it is, coupled weight decay left out. Cost: two norms.
 
     Args:
-        optimizer: A live optimizer of a registered class.
+        optimizers: A live optimizer of a registered class, or several.
+        gradient_scale: What ``.grad`` still has to be divided by.
 
     Raises:
-        TypeError: If the optimizer's class is not registered.
+        TypeError: If an optimizer's class is not registered.
+        ValueError: If `gradient_scale` is not a positive number.
     """
-    reader = find_reader(optimizer)
+    _require_scale(gradient_scale)
     sums = []
-    for group in optimizer.param_groups:
-        moving = [p for p in group["params"] if p.grad is not None]
-        if not moving:
-            continue
-        read = [reader.second_moment(optimizer.state.get(p, {}), group) for p in moving]
-        moments = [moment for moment, _, _ in read if moment is not None]
-        beta2, step = read[0][1:]
-        squared = float(total_norm([p.grad for p in moving])) ** 2
-        previous = float(total_norm(moments, order=1)) if moments else 0.0
-        sums.append(SecondMomentSums(squared, previous, beta2, step))
+    for optimizer in as_optimizers(optimizers):
+        inner, reader = unwrap(optimizer), find_reader(optimizer)
+        scale = gradient_scale * _own_scale(optimizer)
+        for group in live_groups(optimizer):
+            moving = [p for p in group["params"] if p.grad is not None]
+            read = [reader.second_moment(inner.state.get(p, {}), group) for p in moving]
+            known = [moment for moment in read if moment is not None]
+            if not known or not 0 < known[0].beta2 < 1:
+                continue
+            gradients = [p.grad for p, moment in zip(moving, read, strict=True) if moment is not None]
+            moments = [moment.previous for moment in known if moment.previous is not None]
+            squared = (float(total_norm(gradients)) / scale) ** 2
+            previous = float(total_norm(moments, order=1)) if moments else 0.0
+            sums.append(SecondMomentSums(squared, previous, known[0].beta2, known[0].step))
     return sums
+
+
+@torch.no_grad()
+def read_gradient_norm(optimizers: Optimizer | Sequence[Optimizer], *, gradient_scale: float = 1.0) -> float:
+    """Return ‖g‖ over all parameters of the optimizers; 0 if none has a gradient. Cost: one norm.
+
+    Args:
+        optimizers: One optimizer of any class, or several.
+        gradient_scale: What ``.grad`` still has to be divided by.
+
+    Raises:
+        ValueError: If `gradient_scale` is not a positive number.
+    """
+    _require_scale(gradient_scale)
+    norms = []
+    for optimizer in as_optimizers(optimizers):
+        gradients = [p.grad for p, _, _ in _parameters(optimizer) if p.grad is not None]
+        if gradients:
+            norms.append(float(total_norm(gradients)) / (gradient_scale * _own_scale(optimizer)))
+    return math.hypot(*norms)
+
+
+def _parameters(optimizer: Optimizer) -> Iterator[tuple[Tensor, Mapping[str, Any], Mapping[str, Any]]]:
+    """Yield each trained parameter with its state and its group."""
+    states = unwrap(optimizer).state
+    for group in live_groups(optimizer):
+        for parameter in group["params"]:
+            if parameter.requires_grad:
+                yield parameter, states.get(parameter, {}), group
+
+
+def _dense_gradient(gradient: Tensor, scale: float) -> Tensor:
+    if gradient.layout is not torch.strided:
+        raise TypeError(
+            f"a gradient has the layout {gradient.layout}; a step that moves only some rows is not "
+            "read: build the embedding with sparse=False"
+        )
+    gradient = gradient.detach()
+    return gradient if scale == 1 else gradient / scale
+
+
+def _own_scale(optimizer: Optimizer) -> float:
+    """Return the scale that torch.amp.GradScaler leaves to a fused optimizer's own step."""
+    scale = getattr(unwrap(optimizer), "grad_scale", None)
+    return 1.0 if scale is None else float(scale)
+
+
+def _require_scale(scale: float) -> None:
+    if not 0 < scale < math.inf:
+        raise ValueError(
+            f"gradient_scale is {scale!r}; it must be a positive number: pass scaler.get_scale() before "
+            "unscale_, and leave it out after"
+        )
+
+
+def _public_name(cls: type) -> str:
+    # The modules inside torch.optim are private, and some classes claim to be defined outside of them.
+    if getattr(optim, cls.__name__, None) is cls:
+        return f"torch.optim.{cls.__name__}"
+    return qualified_name(cls)
 
 
 def _same_step(cls: type[Optimizer], base: type[Optimizer]) -> bool:

@@ -3,6 +3,7 @@
 from foreshock.report.charts import charts
 from foreshock.report.html import write_html
 from foreshock.report.picture import write_picture
+from foreshock.report.spectrum_picture import DensityCurve, write_spectrum_picture
 from foreshock.report.summary import Probes, RunEvent, RunSummary, summarise
 from foreshock.report.text import (
     Table,
@@ -15,6 +16,7 @@ from foreshock.report.text import (
 )
 
 __all__ = [
+    "DensityCurve",
     "Probes",
     "RunEvent",
     "RunSummary",
@@ -29,4 +31,5 @@ __all__ = [
     "verdict",
     "write_html",
     "write_picture",
+    "write_spectrum_picture",
 ]

@@ -1,0 +1,148 @@
+r"""Which parameters an eigenvector lives in.
+
+A unit vector q is spread over the parameter tensors: block b holds the share :math:`\sum_{i∈b} q_i^2`. For an
+eigenvector of S the shares of the eigenvalue itself, :math:`\sum_{i∈b} q_i (Sq)_i / λ`, are the same numbers;
+for any other vector they are not, and those of the quadratic form may be negative: there the block's
+coupling to others lowers the curvature.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from foreshock.vectors import split
+
+
+@dataclass(frozen=True)
+class BlockShare:
+    """The part of one block of parameters in a vector.
+
+    Attributes:
+        name: The parameter's name, or the prefix of the modules that were put together.
+        share: Σ q_i² over the block, of a q scaled to length one; all blocks add up to one.
+        curvature_share: Σ q_i (Sq)_i / qᵀSq over the block; all blocks add up to one. None if no product was
+            given, NaN if the quadratic form is zero.
+        size: Number of entries. A share far above size/n says that the vector is concentrated here.
+    """
+
+    name: str
+    share: float
+    curvature_share: float | None
+    size: int
+
+
+def block_shares(
+    vector: Tensor,
+    named_parameters: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]],
+    *,
+    product: Tensor | None = None,
+    depth: int | None = None,
+) -> tuple[BlockShare, ...]:
+    """Return the share of every block in a vector, the largest first. Cost: no product.
+
+    Args:
+        vector: q, shape (n,), not zero; it need not have length one.
+        named_parameters: The tensors that define the layout, in the order of the vector, with their names;
+            see `name_parameters`. A tensor that comes twice, under two names, counts once, under the first.
+        product: S·q, shape (n,).
+        depth: Put together the parameters of all modules whose names agree in the first `depth` parts:
+            with 2, ``blocks.3.attn.qkv.weight`` counts for ``blocks.3``. None: one block a tensor.
+
+    Raises:
+        ValueError: If `vector` is zero or not finite, if its size or that of `product` is not that of the
+            parameters, or if `depth` is below one.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Linear(1, 1, bias=False))
+        >>> for block in block_shares(torch.tensor([3.0, 0.0, 0.0, 4.0]), model.named_parameters(), depth=1):
+        ...     print(block.name, round(block.share, 2), block.size)
+        1 0.64 1
+        0 0.36 3
+    """
+    if depth is not None and not depth >= 1:
+        raise ValueError(f"depth is {depth!r}; it counts parts of module names, from 1, or is None")
+    named = _once(named_parameters)
+    size = sum(tensor.numel() for _, tensor in named)
+    for label, tensor in (("vector", vector), ("product", product)):
+        if tensor is not None and tensor.shape != (size,):
+            raise ValueError(f"{label} has shape {tuple(tensor.shape)}; the parameters have the size {size}")
+    squares = _sums(vector, vector, named)
+    total = sum(squares)
+    if not 0 < total < math.inf:
+        raise ValueError(f"the vector has the squared length {total}; it must be finite and not zero")
+    forms = None if product is None else _sums(vector, product, named)
+    return _gather(named, [square / total for square in squares], forms, depth)
+
+
+def name_parameters(module: nn.Module, parameters: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
+    """Return parameters in their own order with the names that they have in a module.
+
+    An optimizer keeps its parameters in the order of its groups, which need not be the module's. A tied
+    parameter has the first of its names.
+
+    Args:
+        module: Where the names come from.
+        parameters: The tensors to name. One that is not in `module` is called ``unnamed.`` and its position.
+    """
+    names: dict[int, str] = {}
+    for name, tensor in module.named_parameters():
+        names.setdefault(id(tensor), name)
+    return [
+        (names.get(id(tensor), f"unnamed.{position}"), tensor) for position, tensor in enumerate(parameters)
+    ]
+
+
+def _once(
+    named_parameters: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]],
+) -> list[tuple[str, Tensor]]:
+    items = named_parameters.items() if isinstance(named_parameters, Mapping) else named_parameters
+    seen: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in items:
+        seen.setdefault(id(tensor), (name, tensor))
+    return list(seen.values())
+
+
+def _sums(left: Tensor, right: Tensor, named: Sequence[tuple[str, Tensor]]) -> list[float]:
+    """Return the scalar product of two vectors block by block."""
+    layout = [tensor for _, tensor in named]
+    pairs = zip(split(left, layout), split(right, layout), strict=True)
+    sums = [torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in pairs]
+    values: list[float] = torch.stack(sums).double().tolist() if sums else []
+    return values
+
+
+def _gather(
+    named: Sequence[tuple[str, Tensor]],
+    shares: Sequence[float],
+    forms: Sequence[float] | None,
+    depth: int | None,
+) -> tuple[BlockShare, ...]:
+    members: dict[str, list[int]] = {}
+    for index, (name, _) in enumerate(named):
+        members.setdefault(_prefix(name, depth), []).append(index)
+    form = None if forms is None else sum(forms)
+    blocks = []
+    for name, indices in members.items():
+        curvature = None
+        if forms is not None and form is not None:
+            curvature = sum(forms[index] for index in indices) / form if form else math.nan
+        blocks.append(
+            BlockShare(
+                name=name,
+                share=sum(shares[index] for index in indices),
+                curvature_share=curvature,
+                size=sum(named[index][1].numel() for index in indices),
+            )
+        )
+    return tuple(sorted(blocks, key=lambda block: (-block.share, block.name)))
+
+
+def _prefix(name: str, depth: int | None) -> str:
+    """Return the first parts of the module's name; a parameter of the root module keeps its own."""
+    modules = name.split(".")[:-1]
+    return name if depth is None or not modules else ".".join(modules[:depth])

@@ -1,0 +1,157 @@
+"""A saved checkpoint and two names → a model, its loss, its optimizer and its data, ready to be measured."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+_MODEL_KEYS = ("model", "model_state_dict", "state_dict", "module")
+_OPTIMIZER_KEYS = ("optimizer", "optimizer_state_dict", "optim", "optimizers", "optimizer_states")
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """What a factory makes.
+
+    Attributes:
+        model: The model.
+        loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
+        optimizer: Its optimizer; None if the factory makes none.
+    """
+
+    model: nn.Module
+    loss_fn: Callable[[nn.Module, Any], Tensor]
+    optimizer: Optimizer | None = None
+
+
+def import_named(name: str) -> Any:
+    """Import an object by ``module:object``; modules are also looked for in the working folder.
+
+    Args:
+        name: For instance ``train:make_model`` or ``package.module:factory``.
+
+    Raises:
+        ValueError: If the name has another form, or there is no such object.
+        ImportError: If there is no such module.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not (module_name and colon and attribute):
+        raise ValueError(f"{name!r} must have the form module:object, for instance train:make_model")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    module = importlib.import_module(module_name)
+    try:
+        return getattr(module, attribute)
+    except AttributeError as error:
+        raise ValueError(f"module {module_name} has no {attribute!r}") from error
+
+
+def make_trainable(name: str) -> Trainable:
+    """Call a factory and complete what it returns.
+
+    Args:
+        name: ``module:factory``. The factory takes no arguments and returns ``model``, ``(model, loss_fn)``
+            or ``(model, loss_fn, optimizer)``; for a model alone, ``loss_fn`` of the same module is used.
+
+    Raises:
+        ValueError: If there is no such factory, or no loss function.
+        TypeError: If the factory returns something else.
+    """
+    made = import_named(name)()
+    parts = made if isinstance(made, tuple) else (made,)
+    model = parts[0] if parts else None
+    if not isinstance(model, nn.Module) or len(parts) > 3:
+        raise TypeError(
+            f"{name} returned {type(made).__name__}; it must return a model, (model, loss_fn) or "
+            "(model, loss_fn, optimizer)"
+        )
+    loss_fn = parts[1] if len(parts) > 1 else _loss_beside(name)
+    if not callable(loss_fn):
+        raise TypeError(f"{name} returned {loss_fn!r} as its loss; it must be loss_fn(model, batch) -> loss")
+    optimizer = parts[2] if len(parts) > 2 else None
+    return Trainable(model, loss_fn, optimizer)
+
+
+def load_checkpoint(path: str | Path, into: Trainable) -> None:
+    """Load model and optimizer from a file made by ``torch.save``, tensors and plain values only.
+
+    Args:
+        path: The checkpoint: a model's state dict, or a dictionary that has one as ``model``,
+            ``model_state_dict`` or ``state_dict``, and the optimizer's as ``optimizer``,
+            ``optimizer_state_dict`` or ``optim``.
+        into: What is loaded into.
+
+    Raises:
+        OSError: If the file can't be read.
+        ValueError: If it is no checkpoint, does not fit, or lacks the optimizer state that is needed.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{path} can't be read as a checkpoint of tensors and plain values ({error}); save state dicts, "
+            "not whole objects: torch.save({'model': model.state_dict(), 'optimizer': …}, path)"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} has a {type(content).__name__}; a dictionary of state dicts is needed")
+    state = _first_of(content, _MODEL_KEYS)
+    try:
+        into.model.load_state_dict(content if state is None else state)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit the model: {error}") from error
+    if into.optimizer is None:
+        return
+    saved = _first_of(content, _OPTIMIZER_KEYS)
+    if saved is None:
+        raise ValueError(
+            f"{path} has no optimizer state (its keys: {', '.join(map(str, content))}); let the factory "
+            "return no optimizer to measure the Hessian without a preconditioner"
+        )
+    into.optimizer.load_state_dict(saved[0] if isinstance(saved, list) else saved)
+
+
+def load_batches(name: str, *, limit: int | None = None) -> list[Any]:
+    """Return the batches that a name stands for.
+
+    Args:
+        name: ``module:batches``: an iterable of batches, or a function without arguments that returns one.
+        limit: Take so many batches at most, ≥ 1; None for all.
+
+    Raises:
+        ValueError: If there is no such object, or it has no batches.
+        TypeError: If it is not iterable.
+    """
+    source = import_named(name)
+    batches: Iterable[Any] = source() if callable(source) and not isinstance(source, Iterable) else source
+    if not isinstance(batches, Iterable) or isinstance(batches, (str, bytes, Tensor)):
+        raise TypeError(f"{name} gives {type(batches).__name__}; it must give an iterable of batches")
+    taken = list(islice(batches, limit))
+    if not taken:
+        raise ValueError(f"{name} gives no batches")
+    return taken
+
+
+def _loss_beside(name: str) -> Any:
+    module_name = name.partition(":")[0]
+    loss_fn = getattr(importlib.import_module(module_name), "loss_fn", None)
+    if loss_fn is None:
+        raise ValueError(
+            f"{name} returned a model alone and module {module_name} has no loss_fn; return "
+            "(model, loss_fn), or define loss_fn(model, batch) there"
+        )
+    return loss_fn
+
+
+def _first_of(content: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+    return next((content[key] for key in keys if key in content), None)

@@ -1,0 +1,231 @@
+r"""The density of all eigenvalues, by stochastic Lanczos quadrature.
+
+For a unit vector q, Lanczos from q gives Ritz values θ_i and the squares τ_i² of the first components of
+their vectors in the Krylov basis. They are the nodes and weights of the Gauss quadrature
+
+.. math:: q^T f(S)\, q \approx \sum_i τ_i^2 f(θ_i),
+
+exact for polynomials of degree 2m − 1 after m products (Golub and Meurant 2010, chapter 6). With random q of
+independent entries ±1/√n the expectation of the left side is tr f(S)/n: the average over a few probes
+estimates the density of eigenvalues, smoothed, without any one of them (Ubaru, Chen and Saad 2017; Ghorbani,
+Krishnan and Xiao 2019 for networks). The scatter between probes gives the standard error.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from foreshock.eigen import KrylovSpace
+from foreshock.operators import LinearOperator
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SpectralDensity:
+    """An estimate of the distribution of the n eigenvalues of a symmetric operator.
+
+    The distribution is normalised to one: an isolated eigenvalue weighs 1/n.
+
+    Attributes:
+        nodes: Ritz values of each probe in decreasing order, shape (probes, steps).
+        weights: Their quadrature weights, each row with the sum one, shape (probes, steps); zero pads the
+            rows of probes that found an invariant subspace early.
+        lower: Smallest Ritz value: the smallest eigenvalue lies at it or below.
+        upper: Largest Ritz value: the largest eigenvalue lies at it or above.
+        size: n.
+        products: Products spent.
+    """
+
+    nodes: Array
+    weights: Array
+    lower: float
+    upper: float
+    size: int
+    products: int
+
+    @property
+    def trace(self) -> float:
+        """Estimate of tr S."""
+        return self._mean(self._moments(1))
+
+    @property
+    def trace_error(self) -> float:
+        """Standard error of `trace`, from the scatter between probes; NaN for a single probe."""
+        return self._standard_error(self._moments(1))
+
+    @property
+    def trace_of_square(self) -> float:
+        """Estimate of tr S², the sum of the squared eigenvalues."""
+        return self._mean(self._moments(2))
+
+    @property
+    def trace_of_square_error(self) -> float:
+        """Standard error of `trace_of_square`; NaN for a single probe."""
+        return self._standard_error(self._moments(2))
+
+    def grid(self, width: float, points: int = 500) -> Array:
+        """Return evenly spaced points that reach four widths beyond both edges, shape (points,).
+
+        Args:
+            width: Standard deviation of the smoothing, > 0.
+            points: How many, ≥ 2.
+        """
+        _check_width(width)
+        return np.linspace(self.lower - 4 * width, self.upper + 4 * width, points)
+
+    def density(self, grid: ArrayLike, width: float) -> Array:
+        r"""Return the density smoothed by a Gaussian, :math:`\sum_i τ_i^2\, N(x; θ_i, \text{width}^2)`.
+
+        Args:
+            grid: Points x, shape (points,).
+            width: Standard deviation of the Gaussian, > 0. Details finer than the spacing of the Ritz values
+                are not there to be seen.
+
+        Returns:
+            The mean over the probes, shape (points,); its integral is one.
+
+        Raises:
+            ValueError: If `width` is not positive.
+        """
+        mean: Array = self._densities(grid, width).mean(axis=0)
+        return mean
+
+    def density_error(self, grid: ArrayLike, width: float) -> Array:
+        """Return the standard error of `density` between the probes, shape (points,); NaN for a single probe.
+
+        Args:
+            grid: Points, shape (points,).
+            width: Standard deviation of the Gaussian, > 0.
+
+        Raises:
+            ValueError: If `width` is not positive.
+        """
+        densities = self._densities(grid, width)
+        if len(densities) < 2:
+            return np.full(densities.shape[1], math.nan)
+        error: Array = densities.std(axis=0, ddof=1) / math.sqrt(len(densities))
+        return error
+
+    def quantiles(self, shares: ArrayLike) -> Array:
+        """Return the smallest nodes at or below which the given shares of the eigenvalues lie.
+
+        Args:
+            shares: Numbers in [0, 1], shape (k,).
+
+        Returns:
+            Shape (k,).
+
+        Raises:
+            ValueError: If a share lies outside [0, 1].
+        """
+        wanted = np.atleast_1d(np.asarray(shares, dtype=np.float64))
+        if not ((wanted >= 0) & (wanted <= 1)).all():
+            raise ValueError(f"shares are {shares!r}; they must lie in [0, 1]")
+        present = self.weights.ravel() > 0
+        nodes, weights = self.nodes.ravel()[present], self.weights.ravel()[present]
+        order = np.argsort(nodes)
+        cumulative = np.cumsum(weights[order])
+        # Rounding of the sums must not push a share of exactly one past the last node.
+        index = np.searchsorted(cumulative / cumulative[-1], wanted - 1e-12)
+        found: Array = nodes[order][index]
+        return found
+
+    def _moments(self, power: int) -> Array:
+        moments: Array = self.size * (self.weights * self.nodes**power).sum(axis=1)
+        return moments
+
+    def _mean(self, moments: Array) -> float:
+        return float(moments.mean())
+
+    def _standard_error(self, moments: Array) -> float:
+        if len(moments) < 2:
+            return math.nan
+        return float(moments.std(ddof=1)) / math.sqrt(len(moments))
+
+    def _densities(self, grid: ArrayLike, width: float) -> Array:
+        _check_width(width)
+        points = np.asarray(grid, dtype=np.float64)
+        total = np.zeros((len(self.nodes), len(points)))
+        for column in range(self.nodes.shape[1]):
+            distance = (points[None, :] - self.nodes[:, column, None]) / width
+            total += self.weights[:, column, None] * np.exp(-(distance**2) / 2)
+        return total / (width * math.sqrt(2 * math.pi))
+
+
+def spectral_density(
+    operator: LinearOperator, like: Tensor, *, probes: int = 8, steps: int = 40, seed: int = 0
+) -> SpectralDensity:
+    """Estimate how the eigenvalues of a symmetric operator are distributed.
+
+    Cost: probes × steps products. Memory: steps + 2 vectors of size n. The global random state is not
+    touched.
+
+    Args:
+        operator: The symmetric operator S.
+        like: Any tensor of the shape (n,), the dtype and the device that S takes.
+        probes: How many random vectors, ≥ 1; with one, there are no standard errors.
+        steps: Products a probe, ≥ 2. The edges and isolated eigenvalues take 10 to 40, the bulk 40 to 100.
+        seed: Seed of the random vectors.
+
+    Raises:
+        ValueError: If `probes` or `steps` are too few, or `like` is not a vector.
+        FloatingPointError: If a product is not finite.
+
+    Example:
+        >>> from foreshock.operators import HessianOperator
+        >>> x = torch.nn.Parameter(torch.zeros(4, dtype=torch.float64))
+        >>> scale = torch.tensor([1.0, 2.0, 3.0, 6.0], dtype=torch.float64)
+        >>> with HessianOperator(lambda: (scale * x**2).sum() / 2, [x]) as hessian:
+        ...     spectrum = spectral_density(hessian, x.detach(), probes=3, steps=4)
+        >>> round(spectrum.trace, 6), round(spectrum.trace_of_square, 6), round(spectrum.upper, 6)
+        (12.0, 50.0, 6.0)
+    """
+    if not probes >= 1 or not steps >= 2:
+        raise ValueError(f"probes {probes!r} must be at least 1 and steps {steps!r} at least 2")
+    if like.dim() != 1 or like.numel() == 0:
+        raise ValueError(
+            f"like has shape {tuple(like.shape)}; it must be a vector of the operator's size, (n,)"
+        )
+    generator = torch.Generator(like.device).manual_seed(seed)
+    spaces = [_quadrature(operator, _random_signs(like, generator), steps) for _ in range(probes)]
+    longest = max(len(nodes) for nodes, _ in spaces)
+    rows = [(_padded(nodes, longest), _padded(weights, longest, 0.0)) for nodes, weights in spaces]
+    return SpectralDensity(
+        nodes=np.stack([nodes for nodes, _ in rows]),
+        weights=np.stack([weights for _, weights in rows]),
+        lower=min(float(nodes.min()) for nodes, _ in spaces),
+        upper=max(float(nodes.max()) for nodes, _ in spaces),
+        size=like.numel(),
+        products=sum(len(nodes) for nodes, _ in spaces),
+    )
+
+
+def _quadrature(operator: LinearOperator, start: Tensor, steps: int) -> tuple[Array, Array]:
+    """Return the Gauss nodes and weights of one probe, in decreasing order of nodes."""
+    space = KrylovSpace([start], [operator(start)])
+    while len(space.basis) < min(steps, start.numel()) and not space.exhausted:
+        space.extend(operator)
+    return space.values, space.start_weights
+
+
+def _random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    # Unit vectors of signs: of all independent entries they have the least variance of the trace.
+    bits = torch.randint(2, like.shape, generator=generator, device=like.device, dtype=like.dtype)
+    return bits.mul_(2).sub_(1).div_(math.sqrt(like.numel()))
+
+
+def _padded(values: Array, length: int, fill: float | None = None) -> Array:
+    last = float(values[-1]) if fill is None else fill
+    return np.concatenate([values, np.full(length - len(values), last)])
+
+
+def _check_width(width: float) -> None:
+    if not width > 0:
+        raise ValueError(f"width is {width!r}; the smoothing must be positive")

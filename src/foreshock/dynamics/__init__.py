@@ -1,0 +1,92 @@
+r"""How the second moment v follows, or fails to follow, the squared gradient, and what that does.
+
+While g² ≪ v the average only decays, v_t ≈ β₂ v_{t−1}, and the preconditioned curvature grows like
+β₂^{−t/2} although the landscape stands still (Bai et al. 2025, arXiv 2506.04805). This package has the closed
+forms of that statement, the five stages of the cycle, what is to be expected of the next spike, the smallest
+systems that show it, Adam on a quadratic, and the edge of stability under the noise of mini-batches, which
+is one of the mean square. Floats and numpy only.
+"""
+
+from __future__ import annotations
+
+from foreshock.dynamics.excursions import Excursion, find_excursions
+from foreshock.dynamics.lag import SecondMomentLag, SecondMomentSums, second_moment_lag
+from foreshock.dynamics.mean_square import (
+    mean_square_map,
+    mean_square_ratio,
+    mean_square_spectral_radius,
+    noise_gain,
+)
+from foreshock.dynamics.noise_trace import (
+    gaussian_noise_feedback,
+    noise_trace_feedback,
+    noise_trace_ratio,
+)
+from foreshock.dynamics.phases import PhaseDiagram, phase_diagram
+from foreshock.dynamics.quadratic import AdamSettings, Quadratic
+from foreshock.dynamics.recursion import (
+    LinearRecursion,
+    adam_recursion,
+    gradient_descent_recursion,
+    heavy_ball_recursion,
+    nadam_recursion,
+)
+from foreshock.dynamics.severity import Severity, severity, steps_to_visible_spike
+from foreshock.dynamics.simulation import (
+    Moment,
+    QuadraticRun,
+    QuadraticRuns,
+    simulate,
+    simulate_adam_on_quadratic,
+    trajectory,
+)
+from foreshock.dynamics.stages import (
+    Stage,
+    StageRules,
+    StageSignals,
+    StageState,
+    StageTracker,
+    next_stage,
+)
+from foreshock.dynamics.threshold import Drift, time_to_threshold
+
+__all__ = [
+    "AdamSettings",
+    "Drift",
+    "Excursion",
+    "LinearRecursion",
+    "Moment",
+    "PhaseDiagram",
+    "Quadratic",
+    "QuadraticRun",
+    "QuadraticRuns",
+    "SecondMomentLag",
+    "SecondMomentSums",
+    "Severity",
+    "Stage",
+    "StageRules",
+    "StageSignals",
+    "StageState",
+    "StageTracker",
+    "adam_recursion",
+    "find_excursions",
+    "gaussian_noise_feedback",
+    "gradient_descent_recursion",
+    "heavy_ball_recursion",
+    "mean_square_map",
+    "mean_square_ratio",
+    "mean_square_spectral_radius",
+    "nadam_recursion",
+    "next_stage",
+    "noise_gain",
+    "noise_trace_feedback",
+    "noise_trace_ratio",
+    "phase_diagram",
+    "second_moment_lag",
+    "severity",
+    "simulate",
+    "simulate_adam_on_quadratic",
+    "steps_to_visible_spike",
+    "time_to_threshold",
+    "trajectory",
+]

@@ -1,0 +1,35 @@
+"""Symmetric linear operators on flat vectors: Hessians of a loss, and their preconditioned form.
+
+An operator maps a vector of shape (n,) to one of shape (n,) and counts its products. The unit of cost is
+F, one forward and backward pass. `HessianOperator` is exact, `DifferenceOperator` works where nothing can
+be differentiated twice, `choose_backend` decides between the two and says why.
+"""
+
+from __future__ import annotations
+
+from foreshock.operators.backend import BackendChoice, choose_backend, hessian_operator
+from foreshock.operators.base import LinearOperator, LossOperator, PreconditionedOperator
+from foreshock.operators.differences import DifferenceOperator, DifferenceScheme
+from foreshock.operators.gauss_newton import GaussNewtonOperator
+from foreshock.operators.gradients import Evaluation, GradientFunction, displaced
+from foreshock.operators.hessian import HessianOperator
+from foreshock.operators.loss import Loss, LossTerm, normalised_terms
+
+__all__ = [
+    "BackendChoice",
+    "DifferenceOperator",
+    "DifferenceScheme",
+    "Evaluation",
+    "GaussNewtonOperator",
+    "GradientFunction",
+    "HessianOperator",
+    "LinearOperator",
+    "Loss",
+    "LossOperator",
+    "LossTerm",
+    "PreconditionedOperator",
+    "choose_backend",
+    "displaced",
+    "hessian_operator",
+    "normalised_terms",
+]

@@ -1,0 +1,110 @@
+"""What the autograd graph of a loss tells about its second derivative."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
+
+# Their derivative jumps somewhere. Squared ReLU and Huber's loss jump in the second derivative only.
+_KINKS = frozenset(
+    [
+        "Abs",
+        "Amax",
+        "Amin",
+        "AdaptiveMaxPool",
+        "Clamp",
+        "ClampMax",
+        "ClampMin",
+        "FractionalMaxPool",
+        "Hardshrink",
+        "Hardsigmoid",
+        "Hardtanh",
+        "LeakyRelu",
+        "Max",
+        "Maximum",
+        "MaxPool",
+        "Median",
+        "Min",
+        "Minimum",
+        "PreluKernel",
+        "Relu",
+        "RreluWithNoise",
+        "Softshrink",
+        "Sort",
+        "Threshold",
+        "Topk",
+    ]
+)
+# gradgradcheck fails for it in torch 2.13.
+_WRONG = frozenset({"WeightNormInterface"})
+
+
+@dataclass(frozen=True)
+class GraphEvidence:
+    """What was found in a graph.
+
+    Attributes:
+        suspects: Names of the nodes that may make double backward silently wrong: those whose backward is not
+            torch's own, and those whose second derivative torch has wrong.
+        kinks: Names of the nodes with a kink: these make finite differences differ from the Hessian.
+        precision: dtype of the coarsest arithmetic.
+        compiled: Whether some of it was made by ``torch.compile``.
+    """
+
+    suspects: tuple[str, ...]
+    kinks: tuple[str, ...]
+    precision: torch.dtype
+    compiled: bool
+
+
+def read_graph(loss: Tensor) -> GraphEvidence:
+    """Return what the graph of `loss` shows; inside compiled or checkpointed parts nothing can be seen."""
+    suspects, kinks, dtypes = set(), set(), {loss.dtype}
+    compiled = False
+    for node in _nodes(loss):
+        name = type(node).__name__
+        if name == "CompiledFunctionBackward":
+            compiled = True
+        elif isinstance(node, BackwardCFunction) or "CppNode" in name or _plain(name) in _WRONG:
+            suspects.add(_plain(name))
+        elif _plain(name) in _KINKS:
+            kinks.add(_plain(name))
+        dtypes |= {entry.dtype for entry in node._input_metadata if entry.dtype.is_floating_point}
+    precision = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
+    return GraphEvidence(tuple(sorted(suspects)), tuple(sorted(kinks)), precision, compiled)
+
+
+def has_compiled_module(model: nn.Module | None) -> bool:
+    """Return whether ``torch.compile`` was used on the model or a part of it, without importing it."""
+    frame = sys.modules.get("torch._dynamo.eval_frame")
+    wrapper: Any = getattr(frame, "OptimizedModule", ())
+    modules = [] if model is None else model.modules()
+    return any(
+        isinstance(module, wrapper) or getattr(module, "_compiled_call_impl", None) is not None
+        for module in modules
+    )
+
+
+def _nodes(loss: Tensor) -> Iterator[Any]:
+    seen, waiting = set(), [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting += [following for following, _ in node.next_functions]
+
+
+def _plain(name: str) -> str:
+    """Return the name of an operation: MaxPool for MaxPool2DWithIndicesBackward0."""
+    stem = name.partition("Backward")[0]
+    for family in ("FractionalMaxPool", "AdaptiveMaxPool", "MaxPool"):
+        if stem.startswith(family):
+            return family
+    return stem

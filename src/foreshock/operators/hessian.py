@@ -1,0 +1,157 @@
+r"""The exact Hessian of a loss, by double backward (Pearlmutter 1994).
+
+.. math:: Hv = \nabla_θ\bigl(\nabla_θ L \cdot v\bigr), \qquad H = \sum_i w_i H_i \text{ over micro-batches.}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from foreshock.isolation import Replay
+from foreshock.operators.base import Closing
+from foreshock.operators.loss import (
+    Loss,
+    LossTerm,
+    evaluate,
+    normalised_terms,
+    require_dependence,
+    twice_differentiable,
+)
+from foreshock.vectors import accumulate, flatten, split
+
+
+class HessianOperator(Closing):
+    """The exact Hessian of a scalar loss, by double backward.
+
+    The graphs are built once and kept for all products: every product then sees the same dropout masks and
+    the same batch statistics. In-place changes of the parameters make them invalid. Leave the ``with`` block,
+    or call `close`, to free them: they hold 2.5 to 5 times the memory of a training step's graph.
+
+    With `keep_graph` off, every product builds and frees the graph of one micro-batch after the other, from
+    the same random numbers and buffers each time: the memory of one micro-batch, at 4 F instead of 2 F a
+    product.
+
+    Args:
+        loss: Returns the mean loss, a scalar tensor; or one `LossTerm` a micro-batch. Evaluated here.
+        parameters: The tensors to differentiate by: all that are trained, or some of them, the others fixed.
+        model: The model behind the loss: its buffers are put back before every evaluation after the first.
+            Needed only without `keep_graph`.
+        keep_graph: Keep the graphs between products.
+        eager: Run compiled modules as they were written.
+
+    Raises:
+        TypeError: If the loss is not a tensor.
+        ValueError: If the loss is not a scalar, or does not depend on any of `parameters`, or a weight is
+            not positive.
+
+    Example:
+        >>> x = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+        >>> with HessianOperator(lambda: (x**3).sum(), [x]) as hessian:
+        ...     hessian(torch.tensor([1.0, 1.0]))
+        tensor([ 6., 12.])
+    """
+
+    backend = "double backward"
+
+    def __init__(
+        self,
+        loss: Loss,
+        parameters: Sequence[Tensor],
+        *,
+        model: nn.Module | None = None,
+        keep_graph: bool = True,
+        eager: bool = False,
+    ) -> None:
+        self.products = 0
+        self._closed = False
+        self._parameters = tuple(parameters)
+        self._terms = normalised_terms(loss)
+        self._eager = eager
+        self._graphs: list[_Graph] | None = [] if keep_graph else None
+        self._replay = None if keep_graph else Replay(model, self._parameters)
+        self.loss, self.gradient = self._first_derivative()
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """Return H·vector. Cost: one product, about 2 F with the graphs kept, else 4 F.
+
+        Args:
+            vector: Shape (n,).
+
+        Raises:
+            RuntimeError: If the operator was closed.
+        """
+        if self._closed:
+            raise RuntimeError("the Hessian's graph was freed by close(); build a new operator")
+        self.products += 1
+        parts = split(vector, self._parameters)
+        with twice_differentiable(eager=self._eager):
+            if self._graphs is not None:
+                products = ((graph.product(parts), graph.weight) for graph in self._graphs)
+                return self._sum(products, vector)
+            if self._replay is None:
+                return torch.zeros_like(vector)
+            with self._replay():
+                graphs = (_Graph(term, self._parameters) for term in self._terms)
+                return self._sum(((graph.product(parts), graph.weight) for graph in graphs), vector)
+
+    def _sum(self, products: Iterable[tuple[Sequence[Tensor | None], float]], like: Tensor) -> Tensor:
+        if len(self._terms) == 1:
+            [(product, _)] = products
+            return flatten(product, self._parameters)
+        total = torch.zeros_like(like)
+        for product, weight in products:
+            accumulate(total, product, self._parameters, weight=weight)
+        return total
+
+    def close(self) -> None:
+        """Free the graphs."""
+        self._closed = True
+        self._graphs = None
+        self._replay = None
+
+    def _first_derivative(self) -> tuple[Tensor, Tensor]:
+        losses, gradient = [], flatten([None] * len(self._parameters), self._parameters)
+        reached: list[Tensor | None] = []
+        with twice_differentiable(eager=self._eager):
+            if self._replay is None:
+                self._graphs = [_Graph(term, self._parameters) for term in self._terms]
+                for graph in self._graphs:
+                    reached += graph.gradients
+                    losses.append(graph.loss * graph.weight)
+                    accumulate(gradient, graph.gradients, self._parameters, weight=graph.weight)
+            else:
+                with self._replay():
+                    for term in self._terms:
+                        loss = evaluate(term)
+                        parts = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+                        reached += parts
+                        losses.append(loss.detach() * term.weight)
+                        accumulate(gradient, parts, self._parameters, weight=term.weight)
+        require_dependence(reached)
+        return torch.stack(losses).sum(), gradient
+
+
+class _Graph:
+    """The graph of the gradient of one term."""
+
+    def __init__(self, term: LossTerm, parameters: Sequence[Tensor]) -> None:
+        loss = evaluate(term)
+        self.weight = term.weight
+        self.loss = loss.detach()
+        self.gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+        self._parameters = parameters
+
+    def product(self, parts: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """Return H·vector by parameter, None where it is zero; `parts` are the vector's."""
+        outputs, weights = [], []
+        for gradient, part in zip(self.gradients, parts, strict=True):
+            # A gradient that is constant in the parameters has no graph, and no Hessian.
+            if gradient is not None and gradient.requires_grad:
+                outputs.append(gradient)
+                weights.append(part.to(gradient.dtype))
+        if not outputs:
+            return [None] * len(parts)
+        return torch.autograd.grad(outputs, self._parameters, weights, retain_graph=True, allow_unused=True)

@@ -1,0 +1,115 @@
+r"""The loss that is differentiated: one closure, or micro-batches weighted by their counts.
+
+The mean over all examples is :math:`L = \sum_i w_i L_i` with :math:`w_i = n_i / \sum_j n_j`, n_i the number
+of examples (for language models: of predicted tokens) behind the mean L_i. The plain mean of the L_i would be
+another loss wherever the n_i differ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """The mean loss of one micro-batch.
+
+    Attributes:
+        closure: Returns the mean loss of the micro-batch, a scalar tensor.
+        weight: Its number of examples, > 0; any common factor cancels.
+    """
+
+    closure: Callable[[], Tensor]
+    weight: float = 1.0
+
+
+Loss = Callable[[], Tensor] | Sequence[LossTerm]
+
+
+def normalised_terms(loss: Loss) -> tuple[LossTerm, ...]:
+    """Return the terms of a loss with weights that add up to one.
+
+    Args:
+        loss: A closure that returns the mean loss, or one term a micro-batch.
+
+    Raises:
+        ValueError: If there is no term, or a weight is not a positive number.
+    """
+    terms = (LossTerm(loss),) if callable(loss) else tuple(loss)
+    if not terms:
+        raise ValueError("the loss has no terms; pass a closure, or a LossTerm for each micro-batch")
+    for term in terms:
+        if not 0 < term.weight < math.inf:
+            raise ValueError(
+                f"a LossTerm has weight {term.weight!r}; it must be the number of examples behind its "
+                "mean, > 0: leave empty micro-batches out"
+            )
+    total = sum(term.weight for term in terms)
+    return tuple(replace(term, weight=term.weight / total) for term in terms)
+
+
+def evaluate(term: LossTerm) -> Tensor:
+    """Return the loss of a term as a scalar tensor with a graph.
+
+    Raises:
+        TypeError: If it is not a tensor.
+        ValueError: If it is not a scalar, or has no graph.
+    """
+    # A cast of the weights that autocast kept from another evaluation may be of other weights, or have
+    # another graph.
+    torch.clear_autocast_cache()
+    loss = term.closure()
+    if not isinstance(loss, Tensor):
+        raise TypeError(
+            f"loss_fn returned {type(loss).__name__}; it must return the mean loss as a scalar tensor "
+            "(loss_fn(model, batch) -> loss)"
+        )
+    if loss.numel() != 1:
+        raise ValueError(
+            f"loss_fn returned a tensor of shape {tuple(loss.shape)}; it must return the mean loss as "
+            "a scalar tensor: add .mean()"
+        )
+    if not loss.requires_grad:
+        raise ValueError(
+            "the loss does not require a gradient: loss_fn(model, batch) must evaluate the model that "
+            "is trained, without detach(), item() or no_grad()"
+        )
+    return loss.reshape(())
+
+
+def require_dependence(gradients: Sequence[Tensor | None]) -> None:
+    """Refuse a loss that has nothing to do with the parameters.
+
+    Raises:
+        ValueError: If all gradients are None.
+    """
+    if all(gradient is None for gradient in gradients):
+        raise ValueError(
+            "the loss does not depend on any parameter of the optimizer: loss_fn(model, batch) must "
+            "evaluate the very model that is trained, without detach() or no_grad()"
+        )
+
+
+@contextmanager
+def twice_differentiable(*, eager: bool = False) -> Iterator[None]:
+    """Choose kernels whose backward can be differentiated again.
+
+    Args:
+        eager: Run compiled modules as they were written: what ``torch.compile`` makes has no double backward.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.enable_grad())
+        # Flash and memory-efficient attention, and cuDNN's recurrent nets, have no double backward.
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        if eager:
+            # Only here: it imports the compiler, which takes seconds.
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield

@@ -1,0 +1,132 @@
+"""What a reader gets to see of one parameter, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foreshock.preconditioner.record import ParameterStep
+
+
+@dataclass(frozen=True)
+class LiveParameter:
+    """One parameter that is about to be moved, as its optimizer sees it. Nothing of it may be changed.
+
+    Attributes:
+        parameter: The parameter.
+        gradient: Its ``.grad``, dense and detached, a gradient scaler's scale divided out.
+        state: Its optimizer state; empty before the first step.
+        group: Its parameter group.
+    """
+
+    parameter: Tensor
+    gradient: Tensor
+    state: Mapping[str, Any]
+    group: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Number t ≥ 1 of the step about to be taken."""
+        return step_number(self.state)
+
+    @property
+    def learning_rate(self) -> float:
+        """The group's η, which may be a tensor there."""
+        return self.option("lr")
+
+    @property
+    def sign(self) -> float:
+        """−1 if the optimizer maximizes, else 1."""
+        return -1.0 if self.group.get("maximize", False) else 1.0
+
+    def option(self, name: str) -> float:
+        """Return a number from the parameter group, where it may be a tensor.
+
+        Args:
+            name: Name of the option.
+
+        Raises:
+            KeyError: If the group has no such option.
+        """
+        return float(self.group[name])
+
+    def betas(self) -> tuple[float, float]:
+        """Return (β₁, β₂), which may be tensors in the group."""
+        beta1, beta2 = self.group["betas"][:2]
+        return float(beta1), float(beta2)
+
+    def moment(self, name: str) -> Tensor:
+        """Return a tensor of the state, of the parameter's shape; zeros before the first step.
+
+        Args:
+            name: Key of the state.
+        """
+        value = self.state.get(name)
+        return torch.zeros_like(self.parameter, requires_grad=False) if value is None else value.detach()
+
+    def used_gradient(self, coupled_decay: float = 0.0) -> Tensor:
+        """Return g_t as the optimizer uses it, a tensor that may share memory with ``.grad``.
+
+        Args:
+            coupled_decay: wd of L2 regularisation.
+        """
+        gradient = -self.gradient if self.sign < 0 else self.gradient
+        return gradient.add(self.parameter.detach(), alpha=coupled_decay) if coupled_decay else gradient
+
+    def identity(self) -> Tensor:
+        """Return ones of the parameter's shape, in the memory of one number: D of a step without one."""
+        return torch.ones((), dtype=self.parameter.dtype, device=self.parameter.device).expand(
+            self.parameter.shape
+        )
+
+
+@dataclass(frozen=True)
+class SecondMoment:
+    """The moving average v of g² of one tensor, before the step about to be taken.
+
+    Attributes:
+        previous: v_{t−1}, or anything non-negative with the same sum; None before the first step.
+        beta2: β₂ of this step.
+        step: Number t ≥ 1 of the step, for the bias correction 1 − β₂ᵗ of an average that starts at zero.
+    """
+
+    previous: Tensor | None
+    beta2: float
+    step: int
+
+
+def step_number(state: Mapping[str, Any]) -> int:
+    """Return the number t ≥ 1 of the step about to be taken.
+
+    Args:
+        state: Optimizer state of one parameter; empty before the first step.
+    """
+    return int(state.get("step", 0)) + 1
+
+
+def read_no_second_moment(state: Mapping[str, Any], group: Mapping[str, Any]) -> None:
+    """Return None: there is no decaying average of g², hence no lag of it.
+
+    Args:
+        state: Ignored.
+        group: Ignored.
+    """
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How to read one family of optimizers.
+
+    Attributes:
+        step: The parameter as its optimizer sees it → the step about to be taken.
+        second_moment: (state, group) → the average of g² before the step, or None if there is none.
+    """
+
+    step: Callable[[LiveParameter], ParameterStep]
+    second_moment: Callable[[Mapping[str, Any], Mapping[str, Any]], SecondMoment | None] = (
+        read_no_second_moment
+    )

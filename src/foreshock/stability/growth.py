@@ -1,0 +1,84 @@
+"""The stability ratio, and what happens above one."""
+
+from __future__ import annotations
+
+import cmath
+import math
+
+from foreshock.stability.momentum import require_decay
+
+
+def stability_ratio(preconditioned_sharpness: float, learning_rate: float) -> float:
+    """Return λ_max(Ĥ)·η/2: one is the edge of stability.
+
+    Args:
+        preconditioned_sharpness: λ_max(Ĥ), momentum factor included.
+        learning_rate: η ≥ 0.
+
+    Example:
+        >>> stability_ratio(1000.0, 1e-3)
+        0.5
+    """
+    return preconditioned_sharpness * learning_rate / 2
+
+
+def growth_factor(ratio: float, *, beta1: float, direct_share: float = 0.0) -> float:
+    r"""Return by how much one step multiplies the deviation along the top eigenvector.
+
+    It is the larger modulus of the roots of z² − Tz + det = 0. In terms of the ratio r, weight decay left
+    out, and of the share φ = a/c of the gradient itself in c,
+
+    .. math:: T = (1 + β)(1 - 2r) + 2rβφ, \qquad \det = β(1 - 2rφ),
+
+    which for Adam and heavy ball (φ = 0) is z² − (1 + β)(1 − 2r)z + β = 0.
+
+    Args:
+        ratio: Stability ratio λ_max(Ĥ)·η/2; above one the factor exceeds one.
+        beta1: Decay of the first moment or momentum, in [0, 1).
+        direct_share: φ in [0, 1]: (1 + μ)/(1 + 2μ) for Nesterov momentum, (1 + β₁)/(1 + 2β₁) for NAdam.
+
+    Raises:
+        ValueError: If `ratio` is NaN, or `beta1` or `direct_share` lies outside its interval.
+
+    Example:
+        >>> round(growth_factor(1.0, beta1=0.9), 9)
+        1.0
+        >>> round(growth_factor(1.05, beta1=0.9), 3)
+        1.483
+    """
+    require_decay("beta1", beta1)
+    if not 0 <= direct_share <= 1:
+        raise ValueError(f"direct_share is {direct_share!r}; it must lie in [0, 1]")
+    if math.isnan(ratio):
+        raise ValueError("ratio is NaN; a growth factor needs a measured stability ratio")
+    trace = (1 + beta1) * (1 - 2 * ratio) + 2 * ratio * beta1 * direct_share
+    determinant = beta1 * (1 - 2 * ratio * direct_share)
+    root = cmath.sqrt(trace * trace - 4 * determinant)
+    modulus = max(abs(trace + root), abs(trace - root)) / 2
+    # By Jury's criterion no root lies outside the circle here: what exceeds one is rounding.
+    return min(modulus, 1.0) if 0 <= ratio <= 1 else modulus
+
+
+def steps_to_visible(ratio: float, *, beta1: float, magnification: float) -> float:
+    """Return the steps in which a deviation grows by `magnification` at a fixed ratio.
+
+    Args:
+        ratio: Stability ratio.
+        beta1: First-moment decay, in [0, 1).
+        magnification: By how much the deviation must grow to be seen in the loss, ≥ 1. The excess
+            loss is quadratic in the deviation: a hundredfold excess needs a magnification of ten.
+
+    Returns:
+        Steps, or infinity where the deviation does not grow.
+
+    Raises:
+        ValueError: If `magnification` is below one.
+
+    Example:
+        >>> round(steps_to_visible(1.01, beta1=0.9, magnification=100.0), 1)
+        29.9
+    """
+    if not magnification >= 1:
+        raise ValueError(f"magnification is {magnification!r}; it must be at least 1")
+    growth = growth_factor(ratio, beta1=beta1)
+    return math.log(magnification) / math.log(growth) if growth > 1 else math.inf

@@ -1,0 +1,50 @@
+"""Lag statistics of the second moment."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foreshock.dynamics import SecondMomentSums, second_moment_lag
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 100), st.floats(1e-3, 100)), min_size=1, max_size=5),
+    st.floats(0.9, 0.9999),
+    st.integers(2, 5000),
+)
+def test_groups_with_one_beta2_are_as_one_group(groups, beta2, step):
+    parts = [SecondMomentSums(g, v, beta2, step) for g, v in groups]
+    whole = SecondMomentSums(sum(g for g, _ in groups), sum(v for _, v in groups), beta2, step)
+    split, joint = second_moment_lag(parts), second_moment_lag([whole])
+    assert split.lag_ratio == pytest.approx(joint.lag_ratio)
+    assert split.decay_exponent == pytest.approx(joint.decay_exponent, rel=1e-6, abs=1e-6)
+
+
+def test_decay_exponent_is_zero_where_v_stands_still_and_one_where_it_is_blind():
+    still = second_moment_lag([SecondMomentSums(2.0, 2.0, 0.99, 500)])
+    assert still.decay_exponent == pytest.approx(0.0, abs=1e-12)
+    blind = second_moment_lag([SecondMomentSums(0.0, 2.0, 0.99, 500), SecondMomentSums(0.0, 1.0, 0.9, 500)])
+    assert blind.decay_exponent == pytest.approx(1.0)
+
+
+def test_first_step_has_a_lag_ratio_of_one_and_no_exponent():
+    lag = second_moment_lag([SecondMomentSums(3.0, 0.0, 0.999, 1)])
+    assert lag.lag_ratio == pytest.approx(1.0)
+    assert math.isnan(lag.decay_exponent)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: SecondMomentSums(1.0, 1.0, 0.9, 0), "step is 0"),
+        (lambda: SecondMomentSums(1.0, 1.0, 1.0, 1), r"beta2 is 1.0; it must lie in \(0, 1\)"),
+        (lambda: SecondMomentSums(1.0, 1.0, math.nan, 1), "beta2 is nan"),
+    ],
+)
+def test_bad_arguments_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
