@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint types layers docs clean
+.PHONY: demo test lint types layers docs bench-curvature clean
 
 demo: $(VENV)/.demo
 	$(BIN)/foreshock demo
@@ -24,6 +24,17 @@ layers: $(VENV)/.dev
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
+
+# SUITE=quick leaves out the large models.
+SUITE ?= full
+bench-curvature: $(VENV)/.peers
+	$(BIN)/python -m benchmarks.curvature.run --suite $(SUITE)
+	$(BIN)/python -m benchmarks.curvature.table benchmarks/curvature/results/$(SUITE).json docs/benchmarks/curvature.md
+
+# The peers require another torch than the pinned one; what they import is in the extra.
+$(VENV)/.peers: $(VENV)/.bench
+	$(PIP_INSTALL) --no-deps pyhessian==0.1 curvlinops-for-pytorch==3.0.1 hessian-eigenthings==1.0.0a5
+	touch $@
 
 # The stamps record which extra is installed, so that a second call starts at once.
 $(VENV)/bin/python:

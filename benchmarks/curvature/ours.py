@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +25,7 @@ class Outcome:
 
     Attributes:
         value: The eigenvalue.
-        vector: Its vector, shape (n,).
+        vector: Its vector, shape (n,), or whatever the tool's next solve starts from.
         products: Products spent.
     """
 
@@ -59,17 +58,21 @@ def scale_root(problem: Problem) -> Tensor:
 
 
 def solve(opened: Opened, setting: Setting, start: Tensor | None, seed: int) -> Outcome:
-    """Return the largest eigenvalue as a probe does: from the last vector with some gradient and noise."""
-    noise = torch.randn(opened.gradient.shape, generator=torch.Generator().manual_seed(seed))
-    mixture = torch.zeros_like(opened.gradient)
-    for part, weight in ((start, 1.0), (opened.gradient, 0.1), (noise, 0.01)):
-        if part is not None:
-            norm = float(torch.linalg.vector_norm(part))
-            if 0 < norm < math.inf:
-                mixture.add_(part, alpha=weight / norm)
+    """Return the largest eigenvalue as a probe does: from the last vectors, cold from gradient and noise.
+
+    The vector of the outcome holds all that the next solve starts from, shape (starts, n).
+    """
     rule = StoppingRule(**{"max_products": MOST_PRODUCTS, **setting}) if setting else StoppingRule()
-    found = largest_eigenvalue(opened.operator, mixture, rule)
-    return Outcome(found.value, found.vector, found.products)
+    begin = (
+        _cold_start(opened.gradient, seed) if start is None else tuple(start.view(-1, len(opened.gradient)))
+    )
+    found = largest_eigenvalue(opened.operator, begin, rule)
+    return Outcome(found.value, torch.stack(found.starts), found.products)
+
+
+def _cold_start(gradient: Tensor, seed: int) -> Tensor:
+    noise = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(seed))
+    return gradient / torch.linalg.vector_norm(gradient) + 0.1 * noise / torch.linalg.vector_norm(noise)
 
 
 def sharpness(

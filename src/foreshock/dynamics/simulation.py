@@ -78,8 +78,7 @@ def simulate(
     """Run Adam on a quadratic for every setting at once.
 
     Cost: some twenty array operations of shape (runs, d) a step; a full Hessian adds its eigenvalues,
-        O(runs·d³), in
-    double precision.
+    O(runs·d³), in double precision.
 
     Args:
         problem: The quadratic.
@@ -87,9 +86,8 @@ def simulate(
         steps: Number of updates, ≥ 1.
         rng: Source of the batches; needed only where the problem is noisy.
         dtype: Precision. Between spikes θ can fall below 1e-308, where double precision ends and the next
-            spike with
-            it: ``np.longdouble`` then. (It is wider on x86 Linux and macOS, but a double on Windows and
-                Apple silicon.)
+            spike with it: ``np.longdouble`` then. (It is wider on x86 Linux and macOS, but a double on
+            Windows and Apple silicon.)
 
     Raises:
         ValueError: If `steps` is below 1, or a noisy problem comes without `rng`.

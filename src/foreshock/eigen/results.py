@@ -82,7 +82,7 @@ def estimated_error(residual: float, gap: float, value: float) -> float:
     Kato and Temple: if no other eigenvalue lies within `gap` of θ, the error is at most residual²/gap
     (Parlett 1998, §11.5). The gap to the next *Ritz* value bounds it from above only, and from a warm start
     grossly: the few directions of the subspace have not seen the next eigenvalue, and the estimate comes
-    out far too small. So no gap above `WIDEST_GAP`·|θ| is believed, however far the Ritz values stand apart.
+    out far too small. So no gap above `WIDEST_GAP` times θ is believed, however far apart the Ritz values.
 
     Args:
         residual: ‖Sx − θx‖.

@@ -31,7 +31,7 @@ class StoppingRule:
     """When an eigen-solver may stop.
 
     Attributes:
-        relative_tolerance: Once the estimated error is below this fraction of |θ|, > 0. The overshoot above
+        relative_tolerance: Once the estimated error is below this fraction of θ, > 0. The overshoot above
             the edge is a few percent: an error of 0.5 % keeps the two sides of it apart.
         max_products: After this many products in any case, ≥ 1. Not converging is no error.
         threshold: The value on whose two sides different things happen, > 0: one for a stability ratio. With

@@ -10,7 +10,7 @@ NAdam), b that of m; w the decoupled weight decay. With s = 1 − ηw its matrix
 
 .. math:: T = s + β - ηλ(a + bγ), \qquad \det = β(s - ηλa).
 
-Jury's criterion, |det| < 1 and |T| < 1 + det, leaves for λ > 0, β in [0, 1), a, b ≥ 0, |s| ≤ 1 just
+Jury's criterion, \|det\| < 1 and \|T\| < 1 + det, leaves for λ > 0, β in [0, 1), a, b ≥ 0, \|s\| ≤ 1 just
 1 + T + det > 0: det > −1 asks for ηλa < 1/β + s, which follows from ηλa < 1 + s. Hence stable iff
 
 .. math:: \frac{ηλ}{2}\,c < 1, \qquad c = \Bigl(a + \frac{bγ}{1 + β}\Bigr)\Big/\Bigl(1 - \frac{ηw}{2}\Bigr).
