@@ -15,6 +15,7 @@ import torch
 from torch import nn, optim
 
 from cases import CASES, Case
+from foreshock.batches import MicroBatches
 from foreshock.monitor import Monitor
 from foreshock.runlog import read_run
 
@@ -311,3 +312,71 @@ def test_observe_refuses_a_loss_that_is_no_scalar():
     monitor = Monitor(model, optim.Adam(model.parameters()))
     with pytest.raises(ValueError, match=r"shape \(3,\)"):
         monitor.observe(batch, torch.ones(3))
+
+
+def test_two_optimizers_are_watched_as_one(tmp_path):
+    model, batch, loss_fn = regression()
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    optimizers = [optim.Muon(matrices, lr=0.01), optim.AdamW(vectors, lr=0.01)]
+    with Monitor(model, optimizers, loss_fn, run=tmp_path, probe_every=1) as monitor:
+        for _ in range(4):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            loss = loss_fn(model, batch)
+            loss.backward()
+            monitor.observe(batch, loss)
+            for optimizer in optimizers:
+                optimizer.step()
+    run = read_run(tmp_path)
+    assert run.meta["optimizer"] == "Muon + AdamW"
+    assert run.column("curvature", "coverage") == pytest.approx(22 / 172)
+    expected = math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters()))
+    assert run.column("step", "gradient_norm")[-1] == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_accumulation_is_probed_as_the_whole_batch(tmp_path):
+    model, (x, y), loss_fn = regression(torch.float64)
+    parts = [(x[:7], y[:7]), (x[7:9], y[7:9]), (x[9:], y[9:])]
+    for name, given in (("whole", (x, y)), ("parts", MicroBatches(parts))):
+        trained = copy.deepcopy(model)
+        optimizer = optim.Adam(trained.parameters(), lr=0.01)
+        with Monitor(trained, optimizer, loss_fn, run=tmp_path / name, probe_every=1) as monitor:
+            for _ in range(3):
+                optimizer.zero_grad()
+                loss = sum(loss_fn(trained, part) * len(part[0]) / len(x) for part in parts)
+                loss.backward()
+                monitor.observe(given, loss)
+                optimizer.step()
+    one, other = (read_run(tmp_path / name) for name in ("whole", "parts"))
+    for column in ("stability_ratio", "gradient_stability_ratio", "predicted_loss_change"):
+        assert one.column("curvature", column) == pytest.approx(other.column("curvature", column), rel=1e-8)
+
+
+def test_scaled_gradients_give_the_same_readings(tmp_path):
+    model, batch, loss_fn = regression(torch.float64)
+    for name, scale in (("plain", 1.0), ("scaled", 1024.0)):
+        trained = copy.deepcopy(model)
+        optimizer = optim.AdamW(trained.parameters(), lr=0.01)
+        with Monitor(trained, optimizer, loss_fn, run=tmp_path / name, probe_every=1) as monitor:
+            for _ in range(3):
+                optimizer.zero_grad()
+                loss = loss_fn(trained, batch)
+                (loss * scale).backward()
+                monitor.observe(batch, loss, gradient_scale=scale)
+                for p in trained.parameters():
+                    p.grad /= scale
+                optimizer.step()
+    one, other = (read_run(tmp_path / name) for name in ("plain", "scaled"))
+    for kind, column in (("curvature", "stability_ratio"), ("step", "gradient_norm"), ("step", "lag_ratio")):
+        assert one.column(kind, column) == pytest.approx(other.column(kind, column), rel=1e-9)
+
+
+def test_the_log_names_the_modules_of_the_top_eigenvector(tmp_path):
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters())
+    with Monitor(model, optimizer, loss_fn, run=tmp_path, probe_every=1) as monitor:
+        steps(model, optimizer, monitor, batch, loss_fn, 1)
+    [reading] = read_run(tmp_path).records["curvature"]
+    assert {block["name"] for block in reading["blocks"]} == {"0", "2", "4"}
+    assert sum(block["share"] for block in reading["blocks"]) == pytest.approx(1.0, rel=1e-5)
