@@ -31,9 +31,10 @@ bench-curvature: $(VENV)/.peers
 	$(BIN)/python -m benchmarks.curvature.run --suite $(SUITE)
 	$(BIN)/python -m benchmarks.curvature.table benchmarks/curvature/results/$(SUITE).json docs/benchmarks/curvature.md
 
-# The peers require another torch than the pinned one; what they import is in the extra.
+# The peers and what they import require another torch, or torchvision; the rest of it is in the extra.
 $(VENV)/.peers: $(VENV)/.bench
-	$(PIP_INSTALL) --no-deps pyhessian==0.1 curvlinops-for-pytorch==3.0.1 hessian-eigenthings==1.0.0a5
+	$(PIP_INSTALL) --no-deps pyhessian==0.1 curvlinops-for-pytorch==3.0.1 hessian-eigenthings==1.0.0a5 \
+	  backpack-for-pytorch==1.7.1 unfoldNd==0.2.3
 	touch $@
 
 # The stamps record which extra is installed, so that a second call starts at once.

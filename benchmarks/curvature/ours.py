@@ -58,7 +58,7 @@ def scale_root(problem: Problem) -> Tensor:
 
 
 def solve(opened: Opened, setting: Setting, start: Tensor | None, seed: int) -> Outcome:
-    """Return the largest eigenvalue as a probe does: from the last vectors, cold from gradient and noise.
+    """Return the largest eigenvalue as a probe does: from the last vectors, and from gradient and noise.
 
     The vector of the outcome holds all that the next solve starts from, shape (starts, n).
     """

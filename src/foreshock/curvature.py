@@ -87,8 +87,9 @@ class ProbeMemory:
     """What one probe leaves to the next, which makes that cheap.
 
     Attributes:
-        starts: The top eigenvector of the symmetric form and the runner-up, each of shape (n,): from both the
-            next solve sees when one overtakes the other.
+        starts: The top eigenvector of the symmetric form and the runner-up, each of shape (n,): from both
+            the next solve sees when one overtakes the other. What overtakes from outside of them shows in the
+            gradient, which is the third start.
         gain: ‖Hv‖/‖v‖ of the last product, from which finite differences take their step; None if exact.
     """
 
@@ -127,8 +128,8 @@ def probe_curvature(
 ) -> tuple[CurvatureReading, ProbeMemory]:
     """Measure the preconditioned curvature for the step about to be taken. Call it inside `isolated`.
 
-    Cost: about 3 F for the graph and 2 F for each product: two for the directions, and for λ_max about
-    three from a warm start.
+    Cost: about 3 F for the graph and 2 F for each product: two for the directions, and for λ_max three or
+    more from a warm start.
 
     Args:
         loss: Returns the mean loss of the batch, a scalar tensor; or one `LossTerm` a micro-batch.
@@ -158,7 +159,7 @@ def probe_curvature(
         directions = _Directions.measure(hessian, preconditioner)
         top = largest_eigenvalue(
             directions.operator,
-            directions.cold_start() if memory is None else memory.starts,
+            (*(() if memory is None else memory.starts), directions.cold_start()),
             settings.stop or StoppingRule(threshold=1.0),
             extra=directions.pairs(),
         )

@@ -42,6 +42,7 @@ SUMMARY = RunSummary(
         outcome(800, 3.14, announced=799, curvature=800),
         outcome(1200, 12345.0),
     ),
+    sharpest=(("blocks.3.attn", 0.614), None, ("head", 1.0)),
     false_alarms=(FalseAlarm(900, 940, True, 1.0123), FalseAlarm(1500, 1500, False, 0.9996)),
     forecasts=40,
     probes=PROBES,
@@ -60,9 +61,9 @@ def changed(**fields):
 def test_each_spike_is_a_row_in_words():
     table = spike_table(SUMMARY)
     assert table.rows == (
-        ("400", "38×", "64 steps ahead", "step 380, 20 ahead", "step 403, 3 after"),
-        ("800", "3.1×", "1 step ahead", "step 800, at its onset", "not seen"),
-        ("1,200", "12,345×", "missed", "not seen", "not seen"),
+        ("400", "38×", "64 steps ahead", "step 380, 20 ahead", "step 403, 3 after", "blocks.3.attn (61%)"),
+        ("800", "3.1×", "1 step ahead", "step 800, at its onset", "not seen", "–"),
+        ("1,200", "12,345×", "missed", "not seen", "not seen", "head (100%)"),
     )
     assert {len(row) for row in table.rows} == {len(table.headers)}
 
@@ -75,7 +76,7 @@ def test_each_false_alarm_is_a_row_that_keeps_the_third_decimal():
 
 
 def test_the_overview_has_spikes_and_false_alarms_of_all_runs_in_order():
-    other = changed(name="other", outcomes=(), false_alarms=(FalseAlarm(5, 9, False, 0.9),))
+    other = changed(name="other", outcomes=(), sharpest=(), false_alarms=(FalseAlarm(5, 9, False, 0.9),))
     assert overview_table([SUMMARY, other]).rows == (
         ("base", "400", "38×", "64 ahead", "380 (-20)", "403 (+3)"),
         ("base", "800", "3.1×", "1 step ahead", "800 (+0)", "not seen"),
@@ -88,11 +89,11 @@ def test_the_overview_has_spikes_and_false_alarms_of_all_runs_in_order():
 
 def test_a_run_without_forecasts_does_not_call_spikes_missed():
     rows = spike_table(changed(forecasts=0, probes=NO_PROBES)).rows
-    assert rows[2] == ("1,200", "12,345×", "no forecast", "–", "–")
+    assert rows[2][:5] == ("1,200", "12,345×", "no forecast", "–", "–")
 
 
 def test_an_overflown_spike_has_no_number():
-    [row] = spike_table(changed(outcomes=(outcome(500, math.inf),))).rows
+    [row] = spike_table(changed(outcomes=(outcome(500, math.inf),), sharpest=(None,))).rows
     assert row[1] == "not finite"
 
 
@@ -100,7 +101,7 @@ def test_an_overflown_spike_has_no_number():
     ("fields", "sentence"),
     [
         ({}, "3 spikes, 2 announced, median 32.5 steps ahead; 2 false alarms"),
-        ({"outcomes": ()}, "No spikes in 2,000 steps; 2 false alarms"),
+        ({"outcomes": (), "sharpest": ()}, "No spikes in 2,000 steps; 2 false alarms"),
         (
             {"outcomes": (outcome(400, 9.0),), "false_alarms": ()},
             "1 spike, 0 announced; 0 false alarms",

@@ -78,6 +78,8 @@ class RunSummary:
         lowest_loss: Lowest finite loss; NaN without any.
         non_finite_losses: Number of losses that were NaN or infinite.
         outcomes: Spikes with what was known before each, in order.
+        sharpest: For each of them the module with the largest share of the top eigenvector at the last
+            reading before its onset, with that share; None where it was not recorded.
         false_alarms: Announcements that no spike followed, in order.
         forecasts: Number of forecasts.
         probes: What the curvature readings rest on.
@@ -101,6 +103,7 @@ class RunSummary:
     lowest_loss: float
     non_finite_losses: int
     outcomes: tuple[SpikeOutcome, ...]
+    sharpest: tuple[tuple[str, float] | None, ...]
     false_alarms: tuple[FalseAlarm, ...]
     forecasts: int
     probes: Probes
@@ -153,6 +156,7 @@ def summarise(run: Run, definition: SpikeDefinition | None = None) -> RunSummary
         lowest_loss=float(finite.min()) if len(finite) else math.nan,
         non_finite_losses=len(losses) - len(finite),
         outcomes=result.outcomes,
+        sharpest=tuple(_sharpest(run, outcome.spike.onset) for outcome in result.outcomes),
         false_alarms=result.false_alarms,
         forecasts=len(run.records.get("forecast", [])),
         probes=_probes(run),
@@ -161,6 +165,14 @@ def summarise(run: Run, definition: SpikeDefinition | None = None) -> RunSummary
         definition=definition,
         meta=run.meta,
     )
+
+
+def _sharpest(run: Run, onset: int) -> tuple[str, float] | None:
+    before = [row for row in run.records.get("curvature", []) if row["step"] <= onset and row.get("blocks")]
+    if not before:
+        return None
+    block = before[-1]["blocks"][0]
+    return str(block["name"]), float(block["share"])
 
 
 def recorded_losses(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -64,8 +64,12 @@ def spike_table(summary: RunSummary) -> Table:
         "Announced",
         "λ_max(Ĥ) above 2/η",
         "Gradient direction above 2/η",
+        "Unstable direction mostly in",
     )
-    rows = tuple(_spike_row(outcome, summary) for outcome in summary.outcomes)
+    rows = tuple(
+        (*_spike_row(outcome, summary), _place(sharpest))
+        for outcome, sharpest in zip(summary.outcomes, summary.sharpest, strict=True)
+    )
     return Table("Spikes", headers, rows)
 
 
@@ -203,6 +207,10 @@ def _spike_row(outcome: SpikeOutcome, summary: RunSummary) -> tuple[str, ...]:
         for step in (outcome.curvature_crossed, outcome.gradient_crossed)
     )
     return (f"{onset:,}", height(outcome), _announcement(outcome, summary), *crossings)
+
+
+def _place(sharpest: tuple[str, float] | None) -> str:
+    return _NOTHING if sharpest is None else f"{sharpest[0]} ({sharpest[1]:.0%})"
 
 
 def _overview_row(outcome: SpikeOutcome, summary: RunSummary) -> tuple[str, ...]:
