@@ -26,11 +26,11 @@ from foreshock.preconditioner import (
     read_gradient_norm,
     read_preconditioner,
     read_second_moment_sums,
-    unwrap,
 )
-from foreshock.prober import Prober, trained_size
+from foreshock.prober import Prober
 from foreshock.runlog import RunLogWriter
 from foreshock.schedule import ProbeSchedule
+from foreshock.subject import as_number, check_parameters, describe, trained_size
 
 _FAILURES_ALLOWED = 3
 _LOGGER = logging.getLogger("foreshock")
@@ -118,7 +118,7 @@ class Monitor:
         self._optimizers = as_optimizers(optimizer)
         for one in self._optimizers:
             find_reader(one)
-        _check_parameters(model, self._optimizers)
+        check_parameters(model, self._optimizers)
         self._prober = None if loss_fn is None else Prober(model, loss_fn)
         self._schedule = ProbeSchedule(budget=budget, every=probe_every)
         self._forecaster = Forecaster(horizon=horizon)
@@ -130,7 +130,7 @@ class Monitor:
         self._log = (
             None
             if run is None
-            else RunLogWriter(run, meta=_describe(model, self._optimizers) | dict(meta or {}))
+            else RunLogWriter(run, meta=describe(model, self._optimizers) | dict(meta or {}))
         )
 
     @property
@@ -150,7 +150,7 @@ class Monitor:
         Returns:
             The forecast, counted from this step. It is as old as the last probe: see `Forecast.step`.
         """
-        step, value = self._step, _number(loss)
+        step, value = self._step, as_number(loss)
         self._step += 1
         self._write("step", self._observation(step, value, gradient_scale))
         self._batches.see(batch)
@@ -300,49 +300,3 @@ def _qualified(forecast: Forecast, *, constant: bool | None) -> Forecast:
     # A single batch overestimates λ_max of the data: an alarm may be false, calm proves nothing.
     state = forecast.state if forecast.announces else "unknown"
     return dataclasses.replace(forecast, state=state, basis=f"{forecast.basis}; {why}")
-
-
-def _number(loss: Tensor | float) -> float:
-    value = loss.detach() if isinstance(loss, Tensor) else loss
-    if isinstance(value, Tensor) and value.numel() != 1:
-        raise ValueError(
-            f"observe was given a loss of shape {tuple(value.shape)}; pass the scalar that backward() "
-            "was called on"
-        )
-    return float(value)
-
-
-def _moving_parameters(optimizers: Sequence[Optimizer]) -> Iterator[Tensor]:
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            yield from (parameter for parameter in group["params"] if parameter.requires_grad)
-
-
-def _check_parameters(model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-    owned = {id(parameter) for parameter in model.parameters()}
-    moving = list(_moving_parameters(optimizers))
-    strangers = [parameter for parameter in moving if id(parameter) not in owned]
-    if strangers:
-        raise ValueError(
-            f"{len(strangers)} of the optimizer's {len(moving)} parameters are not the model's (the first "
-            f"has shape {tuple(strangers[0].shape)}): build the optimizer after the model was moved or "
-            "wrapped, and put several models into one nn.ModuleList"
-        )
-    if not moving:
-        raise ValueError("the optimizer has no parameter that requires a gradient")
-    if any(parameter.is_complex() for parameter in moving):
-        raise ValueError("complex parameters are not supported: their Hessian is not one real matrix")
-
-
-def _describe(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
-    group = optimizers[0].param_groups[0]
-    description: dict[str, Any] = {
-        "model": type(model).__name__,
-        "optimizer": " + ".join(type(unwrap(optimizer)).__name__ for optimizer in optimizers),
-        "parameters": trained_size(optimizers),
-        "groups": sum(len(optimizer.param_groups) for optimizer in optimizers),
-        "learning_rate": float(group["lr"]),
-    }
-    if "betas" in group:
-        description["betas"] = [float(beta) for beta in group["betas"]]
-    return description

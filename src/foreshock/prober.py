@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
 
 from foreshock.curvature import CurvatureReading, ProbeMemory, ProbeSettings, probe_curvature
 from foreshock.isolation import isolated
@@ -80,9 +79,3 @@ class Prober:
                 f"the state is of a model with {starts[0].numel()} trained parameters, this one has {size}"
             )
         self._memory = ProbeMemory(tuple(start.clone() for start in starts), state["gain"])
-
-
-def trained_size(optimizers: Sequence[Optimizer]) -> int:
-    """Return the number of coordinates that the optimizers train."""
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    return sum(p.numel() for group in groups for p in group["params"] if p.requires_grad)
