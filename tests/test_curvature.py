@@ -9,7 +9,7 @@ import torch
 from torch import nn, optim
 
 from cases import DETERMINISTIC, Case
-from foreshock.curvature import ProbeSettings, probe_curvature
+from foreshock.curvature import ProbeMemory, ProbeSettings, probe_curvature
 from foreshock.eigen import StoppingRule
 from foreshock.preconditioner import read_preconditioner
 from foreshock.stability import momentum_factor
@@ -184,6 +184,33 @@ def test_warm_probe_spends_few_products():
         )
     assert reading.converged
     assert reading.products <= 2 + 4
+
+
+def test_a_direction_that_overtakes_from_outside_of_the_last_vectors_shows_in_the_gradient():
+    """From two exact lower eigenvectors alone a solver would stop at once; the update has no part in it."""
+    n, beta1 = 60, 0.9
+    values = torch.linspace(0.1, 1.5, n, dtype=torch.float64)
+    values[:3] = torch.tensor([5.0, 2.0, 1.9])  # of D⁻¹H
+    denominator = torch.ones(n, dtype=torch.float64)
+    denominator[0] = 0.01
+    curvature = values * denominator
+    theta = nn.Parameter(torch.ones(n, dtype=torch.float64))
+    with torch.no_grad():
+        theta[0] = 10.0
+    gradient = curvature * theta.detach()
+    first = torch.randn(n, dtype=torch.float64)
+    first[0] = -gradient[0] * (1 - beta1) / beta1  # cancels the gradient in the first moment
+    optimizer = optim.Adam([theta], lr=0.1, betas=(beta1, 1 - 1e-12), eps=1e-300)
+    optimizer.state[theta] = {
+        "step": torch.tensor(1e15),
+        "exp_avg": first,
+        "exp_avg_sq": denominator**2,
+    }
+    loss = lambda: (curvature * theta**2).sum() / 2  # noqa: E731
+    loss().backward()
+    lower = tuple(torch.eye(n, dtype=torch.float64)[1:3])
+    reading, _ = probe_curvature(loss, read_preconditioner(optimizer), step=0, memory=ProbeMemory(lower))
+    assert reading.stability_ratio == pytest.approx(5.0 * 0.1 / 2 / 19, rel=5e-3)
 
 
 def test_zero_gradient_gives_a_value_and_no_alignment():
