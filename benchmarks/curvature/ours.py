@@ -63,10 +63,8 @@ def solve(opened: Opened, setting: Setting, start: Tensor | None, seed: int) -> 
     The vector of the outcome holds all that the next solve starts from, shape (starts, n).
     """
     rule = StoppingRule(**{"max_products": MOST_PRODUCTS, **setting}) if setting else StoppingRule()
-    begin = (
-        _cold_start(opened.gradient, seed) if start is None else tuple(start.view(-1, len(opened.gradient)))
-    )
-    found = largest_eigenvalue(opened.operator, begin, rule)
+    last = () if start is None else tuple(start.view(-1, len(opened.gradient)))
+    found = largest_eigenvalue(opened.operator, (*last, _cold_start(opened.gradient, seed)), rule)
     return Outcome(found.value, torch.stack(found.starts), found.products)
 
 
