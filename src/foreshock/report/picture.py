@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from foreshock.report.charts import ratio_range, step_range
+from foreshock.report.drawing import figure_class, save_figure
 from foreshock.report.forecasts import fans
 from foreshock.report.summary import RunSummary, recorded_losses, summarise
 from foreshock.report.text import height, verdict
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 _INK, _SOFT, _GRID = "#1b2230", "#5a6474", "#eceff3"
 _LOSS, _RATIO, _FORECAST, _SPIKE = "#2458a6", "#5b3fa8", "#c87800", "#c62828"
 _QUIET = "#8a94a3"
-_DOTS_PER_INCH = 200
 _LABEL_WIDTH = 0.036  # of the axis
 _NEAR_TICKS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4)
 _FAR_TICKS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0, 1000.0)
@@ -47,20 +47,7 @@ def write_picture(run: Run, path: str | os.PathLike[str]) -> Path:
     summary = summarise(run)
     if not summary.steps:
         raise ValueError(f"{run.path} has no losses: there is nothing to draw yet")
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            'the picture needs matplotlib, which is missing: pip install "foreshock[figures]"'
-        ) from error
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context({"svg.hashsalt": "foreshock"}):
-        metadata = {"Date": None} if target.suffix == ".svg" else {}
-        figure = _draw(Figure, run, summary)
-        figure.savefig(target, dpi=_DOTS_PER_INCH, facecolor="white", metadata=metadata)
-    return target
+    return save_figure(_draw(figure_class(), run, summary), path)
 
 
 def _draw(make: type[Figure], run: Run, summary: RunSummary) -> Figure:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from foreshock.report.drawing import figure_class, save_figure
+
 if TYPE_CHECKING:
     import os
 
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
 
 _INK, _SOFT, _GRID = "#1b2230", "#5a6474", "#eceff3"
 _DENSITY, _SPIKE = "#5b3fa8", "#c62828"
-_DOTS_PER_INCH = 200
 _DECADES = 6  # of density below its peak; what is lower is the tail of the smoothing
 
 
@@ -70,25 +71,13 @@ def write_spectrum_picture(
     Raises:
         ImportError: If matplotlib is missing.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            'the picture needs matplotlib, which is missing: pip install "foreshock[figures]"'
-        ) from error
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context({"svg.hashsalt": "foreshock"}):
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
-        axis = figure.subplots()
-        _draw(axis, curve)
-        if threshold is not None:
-            _mark(axis, threshold)
-        axis.set_title(title, loc="left", fontsize=11.5, color=_INK)
-        metadata = {"Date": None} if target.suffix == ".svg" else {}
-        figure.savefig(target, dpi=_DOTS_PER_INCH, facecolor="white", metadata=metadata)
-    return target
+    figure = figure_class()(figsize=(9, 3.6), layout="constrained")
+    axis = figure.subplots()
+    _draw(axis, curve)
+    if threshold is not None:
+        _mark(axis, threshold)
+    axis.set_title(title, loc="left", fontsize=11.5, color=_INK)
+    return save_figure(figure, path)
 
 
 def _draw(axis: Axes, curve: DensityCurve) -> None:

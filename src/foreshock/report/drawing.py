@@ -1,0 +1,44 @@
+"""matplotlib, found when a picture is wanted, and figures that are saved the same way each time."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_DOTS_PER_INCH = 200
+
+
+def figure_class() -> type[Figure]:
+    """Return matplotlib's figure, without pyplot and its global state.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+    """
+    try:
+        from matplotlib import figure
+    except ImportError as error:
+        raise ImportError(
+            'the picture needs matplotlib, which is missing: pip install "foreshock[figures]"'
+        ) from error
+    return figure.Figure
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Save a figure; the same figure gives the same file.
+
+    Args:
+        figure: The figure.
+        path: File to write, ``.svg`` or ``.png``; its folder is made if missing.
+    """
+    import matplotlib as mpl
+
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context({"svg.hashsalt": "foreshock"}):
+        metadata = {"Date": None} if target.suffix == ".svg" else {}
+        figure.savefig(target, dpi=_DOTS_PER_INCH, facecolor="white", metadata=metadata)
+    return target
