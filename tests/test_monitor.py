@@ -108,13 +108,14 @@ def test_readings_are_those_of_the_step_that_is_taken(tmp_path):
     nn.init.ones_(theta.weight)
     optimizer = optim.Adam(theta.parameters(), lr=0.1, betas=(0.0, 0.9))
     loss_fn = lambda model, batch: 1.5 * (model(batch) ** 2).mean()  # noqa: E731
+    batch = torch.ones(1, 1)
     with Monitor(theta, optimizer, loss_fn, run=tmp_path, probe_every=1) as monitor:
         for _ in range(5):
             optimizer.zero_grad()
-            loss = loss_fn(theta, torch.ones(1, 1))
+            loss = loss_fn(theta, batch)
             loss.backward()
             gradient = theta.weight.grad.item()
-            forecast = monitor.observe(torch.ones(1, 1), loss)
+            forecast = monitor.observe(batch, loss)
             before = theta.weight.item()
             optimizer.step()
             denominator = -0.1 * gradient / (theta.weight.item() - before)
@@ -148,15 +149,122 @@ def test_without_a_loss_function_only_free_signals_are_logged(tmp_path):
     assert len(read_run(tmp_path).records["step"]) == 4
 
 
-def test_mini_batches_are_never_called_stable():
+def on_fresh_batches(monitor, model, optimizer, loss_fn, *, count: int, size: int = 12):
+    generator = torch.Generator().manual_seed(5)
+    forecasts = []
+    for _ in range(count):
+        batch = torch.randn(size, 3, generator=generator), torch.randn(size, 2, generator=generator)
+        forecasts += steps(model, optimizer, monitor, batch, loss_fn, 1)
+    return forecasts
+
+
+def test_mini_batches_are_judged_by_their_noise_and_not_called_stable_before_it_is_known(tmp_path):
     model, _, loss_fn = regression()
     optimizer = optim.Adam(model.parameters(), lr=1e-5)
-    monitor = Monitor(model, optimizer, loss_fn, probe_every=1)
-    for _ in range(12):
-        batch = torch.randn(12, 3), torch.randn(12, 2)
-        [forecast] = steps(model, optimizer, monitor, batch, loss_fn, 1)
-    assert forecast.state in ("unknown", "edge", "armed")
+    with Monitor(model, optimizer, loss_fn, run=tmp_path, probe_every=1) as monitor:
+        forecasts = on_fresh_batches(monitor, model, optimizer, loss_fn, count=9)
+    assert all(forecast.state == "unknown" for forecast in forecasts[:3])
+    assert "it can't be told whether every step sees the same data" in forecasts[0].basis
+    assert "usable measurements" in forecasts[2].basis
+    assert 0 < forecasts[-1].mean_square_ratio < 0.1
+    assert forecasts[-1].state == "stable"
+    assert math.isnan(forecasts[-1].steps_to_instability)
+    run = read_run(tmp_path)
+    assert run.steps("noise").tolist() == list(range(1, 9))
+    assert run.column("noise", "noise_factor") == pytest.approx(19.0, rel=1e-9)
+
+
+def test_the_noise_of_a_monitored_run_changes_nothing_in_training():
+    torch.manual_seed(0)
+    model, _, loss_fn = regression()
+    plain = copy.deepcopy(model)
+    for trained, watched in ((model, True), (plain, False)):
+        optimizer = optim.Adam(trained.parameters(), lr=1e-2)
+        monitor = Monitor(trained, optimizer, loss_fn if watched else None, probe_every=1)
+        on_fresh_batches(monitor, trained, optimizer, loss_fn, count=8)
+    for one, other in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_batches_of_a_small_set_differ_less(tmp_path):
+    """Twelve of twelve examples are the whole set: the noise counts for nothing, the ratio is the mean."""
+    ratios = {}
+    for examples in (None, 12):
+        model, _, loss_fn = regression()
+        optimizer = optim.Adam(model.parameters(), lr=1e-3)
+        monitor = Monitor(
+            model, optimizer, loss_fn, probe_every=1, examples=examples, run=tmp_path / str(examples)
+        )
+        ratios[examples] = on_fresh_batches(monitor, model, optimizer, loss_fn, count=8)[-1].mean_square_ratio
+    means = read_run(tmp_path / "12").column("noise", "mean")[-5:]
+    assert ratios[12] == pytest.approx(np.exp(np.mean(np.log(means))), rel=1e-6)
+    assert ratios[None] > 1.5 * ratios[12]
+
+
+def test_a_batch_that_can_not_be_split_is_probed_as_before(tmp_path):
+    model, _, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters(), lr=1e-3)
+    with Monitor(model, optimizer, loss_fn, run=tmp_path, probe_every=1) as monitor:
+        forecast = on_fresh_batches(monitor, model, optimizer, loss_fn, count=8, size=1)[-1]
     assert "batches differ" in forecast.basis
+    events = read_run(tmp_path).records["event"]
+    assert [event["name"] for event in events] == ["backend", "no noise"]
+    assert "can't be split" in events[-1]["message"]
+    assert len(read_run(tmp_path).records["curvature"]) == 7
+
+
+def test_an_alarm_is_given_once_per_episode_and_to_whoever_asked(tmp_path):
+    """A quadratic at η where the ratio stays above one: a watch at the first reading, then an alarm."""
+    weight = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(weight.weight)
+    optimizer = optim.SGD(weight.parameters(), lr=0.7)
+    loss_fn = lambda model, batch: 1.5 * (model(batch) ** 2).mean()  # noqa: E731
+    given = []
+    with Monitor(
+        weight, optimizer, loss_fn, run=tmp_path, probe_every=1, full_batch=True, on_alarm=given.append
+    ) as monitor:
+        steps(weight, optimizer, monitor, torch.ones(1, 1), loss_fn, 6)
+    assert [(alarm.level, alarm.step) for alarm in given] == [("alarm", 0)]
+    assert "curvature along the gradient is 1.05 of the edge" in given[0].reason
+    logged = read_run(tmp_path).records["alarm"]
+    assert [(one["level"], one["step"]) for one in logged] == [("alarm", 0)]
+    assert logged[0]["forecast"]["stability_ratio"] == pytest.approx(1.05, rel=1e-5)
+
+
+def test_what_a_callback_raises_stops_the_step():
+    weight = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(weight.weight)
+    optimizer = optim.SGD(weight.parameters(), lr=0.7)
+    loss_fn = lambda model, batch: 1.5 * (model(batch) ** 2).mean()  # noqa: E731
+
+    def stop(alarm):
+        raise KeyboardInterrupt(alarm.reason)
+
+    monitor = Monitor(weight, optimizer, loss_fn, probe_every=1, full_batch=True, on_alarm=stop)
+    with pytest.raises(KeyboardInterrupt, match="armed"):
+        steps(weight, optimizer, monitor, torch.ones(1, 1), loss_fn, 1)
+
+
+def test_the_known_future_of_the_learning_rate_moves_the_forecast():
+    """With η a millionth from step 30 on, what would cross soon has far to go."""
+    case = CASES[0]
+    forecasts = {}
+    for name, rate_at in (("stays", None), ("falls", lambda step: 1.0 if step < 30 else 1e-6)):
+        model, batch = case.build(dtype=torch.float64)
+        optimizer = optim.Adam(model.parameters(), lr=1e-3)
+        monitor = Monitor(
+            model, optimizer, case.loss_fn, probe_every=1, full_batch=True, learning_rate_at=rate_at
+        )
+        forecasts[name] = steps(model, optimizer, monitor, batch, case.loss_fn, 25)
+    rising = [f for f in forecasts["stays"] if 5 < f.steps_to_instability < math.inf]
+    assert rising
+    late = [
+        falls.steps_to_instability
+        for stays, falls in zip(forecasts["stays"], forecasts["falls"], strict=True)
+        if 5 < stays.steps_to_instability < math.inf and stays.step + stays.steps_to_instability > 32
+    ]
+    assert late
+    assert all(ahead > 1000 for ahead in late)
 
 
 def test_the_budget_is_kept_in_real_time(tmp_path):

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from foreshock.blocks import BlockShare
     from foreshock.curvature import CurvatureReading
     from foreshock.eigen import StoppingRule
-    from foreshock.forecast import Forecast
+    from foreshock.forecast import Alarm, Forecast
     from foreshock.measurement import Sharpness, preconditioned_sharpness, sharpness, spectrum
-    from foreshock.monitor import Monitor, StepObservation
+    from foreshock.monitor import Monitor
+    from foreshock.noise import NoiseReading
+    from foreshock.observation import StepObservation
     from foreshock.operators import BackendChoice
     from foreshock.preconditioner import (
         LiveParameter,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from foreshock.runlog import Run, read_run
 
 __all__ = [
+    "Alarm",
     "BackendChoice",
     "BlockShare",
     "CurvatureReading",
@@ -36,6 +39,7 @@ __all__ = [
     "LiveParameter",
     "MicroBatches",
     "Monitor",
+    "NoiseReading",
     "ParameterStep",
     "Reader",
     "Run",
@@ -52,6 +56,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Alarm": "foreshock.forecast",
     "BackendChoice": "foreshock.operators",
     "BlockShare": "foreshock.blocks",
     "CurvatureReading": "foreshock.curvature",
@@ -59,12 +64,13 @@ _HOMES = {
     "LiveParameter": "foreshock.preconditioner",
     "MicroBatches": "foreshock.batches",
     "Monitor": "foreshock.monitor",
+    "NoiseReading": "foreshock.noise",
     "ParameterStep": "foreshock.preconditioner",
     "Reader": "foreshock.preconditioner",
     "Run": "foreshock.runlog",
     "SecondMoment": "foreshock.preconditioner",
     "Sharpness": "foreshock.measurement",
-    "StepObservation": "foreshock.monitor",
+    "StepObservation": "foreshock.observation",
     "StoppingRule": "foreshock.eigen",
     "preconditioned_sharpness": "foreshock.measurement",
     "read_run": "foreshock.runlog",

@@ -112,3 +112,47 @@ def count_examples(batch: Any) -> int:
     raise ValueError(
         "a batch has no tensor whose length could be its number of examples: pass the counts to MicroBatches"
     )
+
+
+def split_batch(batch: Any, parts: int = 2) -> MicroBatches:
+    """Return parts of a batch that are batches themselves: every `parts`-th example each.
+
+    Tensors whose dimension 0 has the length of the first one are split along it, all else goes into each
+    part as it is. `MicroBatches` of two or more are parts already.
+
+    Args:
+        batch: What a loss function takes: a tensor, or a (nested) tuple, list or mapping with tensors.
+        parts: How many parts, ≥ 2.
+
+    Raises:
+        ValueError: If the batch has too few examples, or is of a kind that can't be split.
+
+    Example:
+        >>> import torch
+        >>> even, odd = split_batch((torch.arange(5), "label")).batches
+        >>> even[0].tolist(), odd[0].tolist(), odd[1]
+        ([0, 2, 4], [1, 3], 'label')
+    """
+    if isinstance(batch, MicroBatches) and len(batch.batches) > 1:
+        return batch
+    whole = batch.batches[0] if isinstance(batch, MicroBatches) else batch
+    examples = count_examples(whole)
+    if not 2 <= parts <= examples:
+        raise ValueError(f"a batch of {examples} examples can't be split into {parts} parts")
+    pieces = [_every(whole, start, parts, examples) for start in range(parts)]
+    return MicroBatches(pieces, [len(range(start, examples, parts)) for start in range(parts)])
+
+
+def _every(batch: Any, start: int, stride: int, examples: int) -> Any:
+    """Return the part of a batch with every `stride`-th example, in the same containers."""
+    if isinstance(batch, Tensor):
+        split = batch.ndim and len(batch) == examples
+        return batch[start::stride].contiguous() if split else batch
+    if isinstance(batch, Mapping):
+        items = {key: _every(value, start, stride, examples) for key, value in batch.items()}
+        return items if type(batch) is dict else type(batch)(items)  # type: ignore[call-arg]
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(_every(value, start, stride, examples) for value in batch))
+    if isinstance(batch, list | tuple):
+        return type(batch)(_every(value, start, stride, examples) for value in batch)
+    return batch

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from foreshock.blocks import BlockShare, block_shares, name_parameters
-from foreshock.eigen import StoppingRule, largest_eigenvalue
+from foreshock.eigen import EigenResult, StoppingRule, largest_eigenvalue
 from foreshock.operators import (
     BackendChoice,
     DifferenceOperator,
@@ -53,6 +53,8 @@ class CurvatureReading:
         backend: How the products were computed.
         seconds: Wall time of the probe.
         blocks: The modules with the largest shares of the top eigenvector, the largest first.
+        excess_loss: (qᵀA^{1/2}g)²/(2r), r the stability ratio: what of the loss lies along the top
+            eigenvector, on the quadratic model; NaN where r is not positive. It is what grows into a spike.
         coverage: Share of the moving coordinates that all of this is about. Below one, some steps are not
             linear in their gradient (Muon's), and those coordinates are held fixed: the directions are cut to
             the others, and `predicted_loss_change` is NaN.
@@ -74,6 +76,7 @@ class CurvatureReading:
     backend: str
     seconds: float
     blocks: tuple[BlockShare, ...] = ()
+    excess_loss: float = math.nan
     coverage: float = 1.0
 
     @property
@@ -185,6 +188,7 @@ def probe_curvature(
         converged=top.converged,
         backend=hessian.backend,
         blocks=_largest_blocks(top.vector, preconditioner, settings.model),
+        excess_loss=directions.excess_loss(top),
         coverage=preconditioner.coverage,
         seconds=time.perf_counter() - began,
     )
@@ -240,6 +244,10 @@ class _Directions:
     def alignment(self, vector: Tensor) -> float:
         scaled = self.gradient * self.scale_root
         return abs(float(torch.dot(vector, scaled) / torch.linalg.vector_norm(scaled)))
+
+    def excess_loss(self, top: EigenResult) -> float:
+        slope = float(torch.dot(top.vector, self.gradient * self.scale_root))
+        return slope**2 / (2 * top.value) if top.value > 0 else math.nan
 
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
         """Return (y, S·y) of the directions that have a y, in the coordinates of the symmetric form."""

@@ -72,6 +72,17 @@ def loss_terms(model: nn.Module, loss_fn: LossFunction, batch: Any) -> Loss:
     """
     if not isinstance(batch, MicroBatches):
         return lambda: loss_fn(model, batch)
+    return part_terms(model, loss_fn, batch)
+
+
+def part_terms(model: nn.Module, loss_fn: LossFunction, batch: MicroBatches) -> list[LossTerm]:
+    """Return the mean losses of micro-batches, weighted by their counts.
+
+    Args:
+        model: The model.
+        loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
+        batch: The micro-batches.
+    """
     return [_term(model, loss_fn, part, count) for part, count in batch.weighted()]
 
 

@@ -2,59 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from foreshock.batches import BatchWatch
-from foreshock.dynamics import second_moment_lag
-from foreshock.forecast import Forecast, Forecaster, unknown
+from foreshock.batches import BatchWatch, count_examples
+from foreshock.curvature import CurvatureReading
+from foreshock.forecast import Alarm, CurvatureSignals, Forecast, RunForecaster, population_factor
+from foreshock.journal import Journal
 from foreshock.measurement import LossFunction
-from foreshock.preconditioner import (
-    as_optimizers,
-    find_reader,
-    live_groups,
-    read_gradient_norm,
-    read_preconditioner,
-    read_second_moment_sums,
-)
+from foreshock.noise import NoiseReading
+from foreshock.observation import StepObservation, largest_rate, observe_step, second_moment_decay
+from foreshock.preconditioner import Preconditioner, as_optimizers, find_reader, read_preconditioner
 from foreshock.prober import Prober
 from foreshock.runlog import RunLogWriter
 from foreshock.schedule import ProbeSchedule
 from foreshock.subject import as_number, check_parameters, describe, trained_size
 
 _FAILURES_ALLOWED = 3
-_LOGGER = logging.getLogger("foreshock")
-
-
-@dataclass(frozen=True)
-class StepObservation:
-    """The free signals of one training step.
-
-    Attributes:
-        step: Number of updates before this one.
-        loss: The training loss.
-        gradient_norm: ‖g‖ over all parameters of the optimizer.
-        learning_rate: η of the first parameter group.
-        lag_ratio: Σg²/Σv̂.
-        decay_exponent: log(Σv_t/Σv_{t−1})/log β₂.
-    """
-
-    step: int
-    loss: float
-    gradient_norm: float
-    learning_rate: float
-    lag_ratio: float
-    decay_exponent: float
+_CURVATURE_AMONG_NOISE = 20
+_MISMATCH = 0.01
 
 
 class Monitor:
@@ -63,6 +37,9 @@ class Monitor:
     Training is left exactly as it would be without: parameters, optimizer state, buffers, ``.grad``, train
     mode and random numbers are the same bit by bit. A probe that fails becomes an event in the log.
 
+    Where every step sees the same data the curvature of the batch is probed. Where batches differ, so does
+    its noise, from the two halves of a batch or from `MicroBatches`.
+
     Args:
         model: The model that is trained.
         optimizer: Its optimizer, of a registered class; or several that share the parameters between them,
@@ -70,11 +47,16 @@ class Monitor:
         loss_fn: ``loss_fn(model, batch)`` → mean loss, as a scalar tensor. Without it the free signals are
             logged, and no curvature is measured.
         run: Folder of the run log; None keeps none.
-        budget: Share of wall time for curvature probes, in (0, 1).
+        budget: Share of wall time for probes, in (0, 1).
         probe_every: Probe every so many steps instead, whatever it costs.
         horizon: An instability forecast within so many steps is announced.
         full_batch: Whether every step sees the same data; None to find out from the batches. 2/η is the edge
-            of stability only then: a noisy batch moves it, and the forecast says so.
+            of stability only then: a noisy batch moves it.
+        examples: Size of the training set, if it is seen again and again: batches drawn from few examples
+            differ less. None if it is large or unknown.
+        learning_rate_at: The schedule's learning rate at a step number, in any unit, so that the forecast
+            knows the future of the threshold; None for a rate that stays.
+        on_alarm: Called with each `Alarm`. What it raises ends the training step: that is how to stop.
         meta: What the run is, for the log: plain JSON values.
 
     Raises:
@@ -111,27 +93,29 @@ class Monitor:
         probe_every: int | None = None,
         horizon: float = 100,
         full_batch: bool | None = None,
+        examples: int | None = None,
+        learning_rate_at: Callable[[int], float] | None = None,
+        on_alarm: Callable[[Alarm], None] | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
         if loss_fn is not None and not callable(loss_fn):
             raise TypeError(f"loss_fn is {loss_fn!r}; pass a function loss_fn(model, batch) -> loss")
+        if examples is not None and not examples >= 1:
+            raise ValueError(f"examples is {examples!r}; pass the size of the training set, or None")
         self._optimizers = as_optimizers(optimizer)
         for one in self._optimizers:
             find_reader(one)
         check_parameters(model, self._optimizers)
         self._prober = None if loss_fn is None else Prober(model, loss_fn)
         self._schedule = ProbeSchedule(budget=budget, every=probe_every)
-        self._forecaster = Forecaster(horizon=horizon)
+        self._run = RunForecaster(horizon=horizon, beta2=second_moment_decay(self._optimizers))
         self._batches = BatchWatch(constant=full_batch)
-        self._step = 0
-        self._failures = 0
-        self._last = unknown(0, "no probe was made yet")
-        self._told: set[str] = set()
-        self._log = (
-            None
-            if run is None
-            else RunLogWriter(run, meta=describe(model, self._optimizers) | dict(meta or {}))
-        )
+        self._examples, self._learning_rate_at, self._on_alarm = examples, learning_rate_at, on_alarm
+        self._step, self._measurements, self._failures = 0, 0, 0
+        self._noise_possible = True
+        self._last = self._run.forecast(0, constant=self._batches.constant)
+        described = describe(model, self._optimizers) | dict(meta or {})
+        self._journal = Journal(None if run is None else RunLogWriter(run, meta=described))
 
     @property
     def forecast(self) -> Forecast:
@@ -148,33 +132,42 @@ class Monitor:
                 ``scaler.unscale_(optimizer)``, one after it.
 
         Returns:
-            The forecast, counted from this step. It is as old as the last probe: see `Forecast.step`.
+            The forecast, counted from this step.
         """
         step, value = self._step, as_number(loss)
         self._step += 1
-        self._write("step", self._observation(step, value, gradient_scale))
+        seen = observe_step(self._optimizers, step=step, loss=value, gradient_scale=gradient_scale)
+        self._journal.write("step", seen)
+        self._run.see_step(
+            loss=value, squared_gradient=seen.squared_gradient, second_moment=seen.second_moment
+        )
         self._batches.see(batch)
+        measured = False
         if not math.isfinite(value):
-            self._event(step, "non-finite loss", f"the loss is {value}; no probe was made")
-            self._last = unknown(step, f"the loss is {value}")
+            self._journal.event(step, "non-finite loss", f"the loss is {value}; no probe was made")
+            self._run.cannot_tell(step, f"the loss is {value}")
+        elif self._prober is None:
+            self._run.cannot_tell(step, "no loss_fn was given, so no curvature is measured")
         elif self._may_probe(step):
-            self._probe(step, batch, gradient_scale)
-        return self._last.at(step)
+            measured = self._measure(self._prober, seen, batch, gradient_scale)
+        self._last = self._run.forecast(step, constant=self._batches.constant)
+        if measured:
+            self._journal.write("forecast", self._last)
+        self._tell_alarm(step)
+        return self._last
 
     def close(self) -> None:
         """Close the run log."""
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+        self._journal.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to continue the same forecast."""
         return {
             "step": self._step,
+            "measurements": self._measurements,
             "prober": None if self._prober is None else self._prober.state_dict(),
-            "forecaster": self._forecaster.state_dict(),
+            "run": self._run.state_dict(),
             "schedule": self._schedule.state_dict(),
-            "forecast": dataclasses.asdict(self._last),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -188,10 +181,10 @@ class Monitor:
         """
         if self._prober is not None and state["prober"] is not None:
             self._prober.load_state_dict(state["prober"], size=trained_size(self._optimizers))
-        self._step = int(state["step"])
-        self._forecaster.load_state_dict(state["forecaster"])
+        self._step, self._measurements = int(state["step"]), int(state["measurements"])
+        self._run.load_state_dict(state["run"])
         self._schedule.load_state_dict(state["schedule"])
-        self._last = Forecast(**state["forecast"])
+        self._last = self._run.forecast(max(self._step - 1, 0), constant=self._batches.constant)
 
     def __enter__(self) -> Self:
         """Return the monitor itself."""
@@ -206,97 +199,119 @@ class Monitor:
         """Close the run log."""
         self.close()
 
-    def _observation(self, step: int, loss: float, gradient_scale: float) -> StepObservation:
-        sums = read_second_moment_sums(self._optimizers, gradient_scale=gradient_scale)
-        lag = second_moment_lag(sums)
-        norm = read_gradient_norm(self._optimizers, gradient_scale=gradient_scale)
-        rate = max(float(group["lr"]) for group in self._groups())
-        return StepObservation(step, loss, norm, rate, lag.lag_ratio, lag.decay_exponent)
-
-    def _groups(self) -> Iterator[Mapping[str, Any]]:
-        for optimizer in self._optimizers:
-            yield from live_groups(optimizer)
-
     def _may_probe(self, step: int) -> bool:
-        if self._prober is None:
-            self._last = unknown(step, "no loss_fn was given, so no curvature is measured")
-            return False
         if self._failures >= _FAILURES_ALLOWED:
             return False
-        return self._schedule.due(step, now=time.perf_counter(), forecast=self._last.at(step))
+        lagging = None if not self._noisy else self._run.lagging
+        return self._schedule.due(step, now=time.perf_counter(), forecast=self._last, lagging=lagging)
 
-    def _probe(self, step: int, batch: Any, gradient_scale: float) -> None:
-        if self._prober is None:
-            return
-        if not any(float(group["lr"]) > 0 for group in self._groups()):
-            self._last = unknown(step, "every learning rate is 0: nothing moves")
-            self._event(step, "no probe", self._last.basis)
-            return
+    @property
+    def _noisy(self) -> bool:
+        return self._noise_possible and self._batches.constant is False
+
+    def _measure(self, prober: Prober, seen: StepObservation, batch: Any, gradient_scale: float) -> bool:
+        """Measure what is due; return whether anything was."""
+        step = seen.step
+        if not largest_rate(self._optimizers) > 0:
+            self._run.cannot_tell(step, "every learning rate is 0: nothing moves")
+            self._journal.event(step, "no probe", "every learning rate is 0: nothing moves")
+            return False
         began = time.perf_counter()
-        known = self._prober.backend
+        kinds = [self._measure_noise] if self._noisy else []
+        if not self._noisy or self._measurements % _CURVATURE_AMONG_NOISE == 0:
+            kinds.append(self._measure_curvature)
+        self._measurements += 1
         try:
             preconditioner = read_preconditioner(self._optimizers, gradient_scale=gradient_scale)
-            reading = self._prober.probe(batch, preconditioner, step=step)
+            for measure in kinds:
+                measure(prober, seen, batch, preconditioner)
         except Exception as error:  # noqa: BLE001 - a probe must never end a training run
             self._failed(step, error)
         else:
-            if known is None:
-                self._tell_backend(step)
             self._failures = 0
-            self._write("curvature", reading)
-            forecast = self._forecaster.update(
-                step,
-                reading.stability_ratio,
-                learning_rate=preconditioner.largest_rate,
-                relative_error=reading.relative_error,
-            )
-            self._last = _qualified(forecast, constant=self._batches.constant)
-            self._write("forecast", self._last)
         now = time.perf_counter()
         self._schedule.spent(step, seconds=now - began, now=now)
+        return self._failures == 0
 
-    def _tell_backend(self, step: int) -> None:
-        choice = None if self._prober is None else self._prober.backend
-        if choice is None:
+    def _measure_curvature(
+        self, prober: Prober, seen: StepObservation, batch: Any, preconditioner: Preconditioner
+    ) -> None:
+        known = prober.backend
+        reading = prober.probe(batch, preconditioner, step=seen.step)
+        choice = prober.backend
+        if known is None and choice is not None:
+            level = logging.INFO if choice.verified else logging.WARNING
+            self._journal.event(seen.step, "backend", f"{choice.name}: {choice.reason}", level=level)
+        self._journal.write("curvature", reading)
+        signals = _signals(seen, reading, preconditioner)
+        self._run.see_curvature(seen.step, signals, learning_rates=self._future_rates(seen.step))
+
+    def _measure_noise(
+        self, prober: Prober, seen: StepObservation, batch: Any, preconditioner: Preconditioner
+    ) -> None:
+        try:
+            reading = prober.probe_noise(batch, preconditioner, step=seen.step, loss=seen.loss)
+            factor = population_factor(count_examples(batch), self._examples)
+        except ValueError as error:
+            self._noise_possible = False
+            self._journal.event(seen.step, "no noise", f"the noise of batches can't be measured: {error}")
             return
-        message = f"{choice.name}: {choice.reason}"
-        self._write("event", {"step": step, "name": "backend", "message": message})
-        level = logging.INFO if choice.verified else logging.WARNING
-        _LOGGER.log(level, "step %d: Hessian products by %s", step, message)
+        self._journal.write("noise", reading)
+        self._warn_of_mismatch(reading)
+        self._run.see_noise(
+            mean=reading.mean, variance=factor * reading.variance, noise_factor=reading.noise_factor
+        )
+
+    def _warn_of_mismatch(self, reading: NoiseReading) -> None:
+        if reading.loss_mismatch > _MISMATCH:
+            self._journal.event(
+                reading.step,
+                "no parts",
+                "the loss of a batch is not the mean of that of its parts (batch normalisation, or no mean "
+                "over examples): the noise is overestimated",
+            )
+
+    def _future_rates(self, step: int) -> Callable[[int], float] | None:
+        rate_at = self._learning_rate_at
+        if rate_at is None:
+            return None
+        present = float(rate_at(step))
+        if not 0 < present < math.inf:
+            return None
+        return lambda ahead: float(rate_at(step + ahead)) / present
 
     def _failed(self, step: int, error: Exception) -> None:
         self._failures += 1
         message = f"{type(error).__name__}: {error}"
         if self._failures == _FAILURES_ALLOWED:
             message += f" ({_FAILURES_ALLOWED} failures in a row: no more probes in this run)"
-        self._last = unknown(step, f"the probe failed: {message}")
-        self._event(step, "probe failed", message)
+        self._run.cannot_tell(step, f"the probe failed: {message}")
+        self._journal.event(step, "probe failed", message)
 
-    def _event(self, step: int, name: str, message: str) -> None:
-        self._write("event", {"step": step, "name": name, "message": message})
-        if message not in self._told:
-            self._told.add(message)
-            _LOGGER.warning("step %d: %s: %s", step, name, message)
-
-    def _write(self, kind: str, record: Any) -> None:
-        if self._log is None:
+    def _tell_alarm(self, step: int) -> None:
+        alarm = self._run.alarm(step, self._last)
+        if alarm is None:
             return
-        try:
-            self._log.write(kind, record)
-        except OSError as error:
-            self._log = None
-            _LOGGER.warning("the run log ends here, training goes on: %s", error)
+        self._journal.write("alarm", alarm)
+        if self._on_alarm is not None:
+            self._on_alarm(alarm)
 
 
-def _qualified(forecast: Forecast, *, constant: bool | None) -> Forecast:
-    """Return the forecast with what batch noise leaves of it."""
-    if constant:
-        return forecast
-    why = (
-        "it can't be told whether every step sees the same data"
-        if constant is None
-        else "batches differ, so 2/η of one batch is not the edge: noise can destabilise below it"
+def _signals(
+    seen: StepObservation, reading: CurvatureReading, preconditioner: Preconditioner
+) -> CurvatureSignals:
+    """Return a reading as the plain numbers that a forecast takes."""
+    recursion = preconditioner.recursion
+    return CurvatureSignals(
+        ratio=reading.stability_ratio,
+        learning_rate=preconditioner.largest_rate,
+        relative_error=reading.relative_error,
+        gradient_ratio=reading.gradient_stability_ratio,
+        predicted_change=reading.predicted_loss_change,
+        alignment=reading.alignment,
+        excess_loss=reading.excess_loss,
+        lag_ratio=seen.lag_ratio,
+        loss=seen.loss,
+        beta1=recursion.decay,
+        direct_share=recursion.direct,
     )
-    # A single batch overestimates λ_max of the data: an alarm may be false, calm proves nothing.
-    state = forecast.state if forecast.announces else "unknown"
-    return dataclasses.replace(forecast, state=state, basis=f"{forecast.basis}; {why}")

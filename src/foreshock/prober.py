@@ -1,15 +1,20 @@
-"""Probes of a model in training: one backend for all, and each starts from what the last one left."""
+"""Probes of a model in training: one backend for all, and each starts from what the last one left.
+
+Two kinds: of the curvature of a batch, by Hessian products, and of its noise, by the gradients of its parts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from foreshock.batches import split_batch
 from foreshock.curvature import CurvatureReading, ProbeMemory, ProbeSettings, probe_curvature
 from foreshock.isolation import isolated
-from foreshock.measurement import LossFunction, loss_terms
+from foreshock.measurement import LossFunction, loss_terms, part_terms
+from foreshock.noise import NoiseReading, measure_noise
 from foreshock.operators import BackendChoice, choose_backend
 from foreshock.preconditioner import Preconditioner
 
@@ -26,6 +31,7 @@ class Prober:
         self._model = model
         self._loss_fn = loss_fn
         self._memory: ProbeMemory | None = None
+        self._direction: Tensor | None = None
         self.backend: BackendChoice | None = None
 
     def probe(self, batch: Any, preconditioner: Preconditioner, *, step: int) -> CurvatureReading:
@@ -54,11 +60,36 @@ class Prober:
         self.backend = chosen
         return reading
 
+    def probe_noise(
+        self, batch: Any, preconditioner: Preconditioner, *, step: int, loss: float
+    ) -> NoiseReading:
+        """Return the curvature along one direction, and how it differs between the parts of a batch.
+
+        The parts are the micro-batches of `MicroBatches`, or the two halves of a batch. Cost: 2 F.
+
+        Args:
+            batch: What `loss_fn` gets.
+            preconditioner: The step about to be taken.
+            step: Its number, for the reading.
+            loss: Loss of the whole batch.
+
+        Raises:
+            Exception: Whatever the loss function raises; ValueError if the batch can't be split.
+        """
+        terms = part_terms(self._model, self._loss_fn, split_batch(batch))
+        with isolated(self._model):
+            reading, self._direction = measure_noise(
+                terms, preconditioner, step=step, direction=self._direction, model=self._model, loss=loss
+            )
+        return reading
+
     def state_dict(self) -> dict[str, Any]:
-        """Return what the last probe left, from which a resumed run starts warm."""
+        """Return what the last probes left, from which a resumed run starts warm."""
+        direction = None if self._direction is None else self._direction.clone()
         if self._memory is None:
-            return {"starts": None, "gain": None}
-        return {"starts": [start.clone() for start in self._memory.starts], "gain": self._memory.gain}
+            return {"starts": None, "gain": None, "direction": direction}
+        starts = [start.clone() for start in self._memory.starts]
+        return {"starts": starts, "gain": self._memory.gain, "direction": direction}
 
     def load_state_dict(self, state: Mapping[str, Any], *, size: int) -> None:
         """Continue from `state_dict()`.
@@ -70,12 +101,13 @@ class Prober:
         Raises:
             ValueError: If the state is of a model of another size.
         """
-        starts = state["starts"]
-        if starts is None:
-            self._memory = None
-            return
-        if starts[0].numel() != size:
-            raise ValueError(
-                f"the state is of a model with {starts[0].numel()} trained parameters, this one has {size}"
-            )
-        self._memory = ProbeMemory(tuple(start.clone() for start in starts), state["gain"])
+        starts, direction = state["starts"], state["direction"]
+        for vector in (*(starts or ()), *(() if direction is None else (direction,))):
+            if vector.numel() != size:
+                raise ValueError(
+                    f"the state is of a model with {vector.numel()} trained parameters, this one has {size}"
+                )
+        self._direction = None if direction is None else direction.clone()
+        self._memory = None
+        if starts is not None:
+            self._memory = ProbeMemory(tuple(start.clone() for start in starts), state["gain"])

@@ -13,9 +13,11 @@ and each later line a record of some `kind` with a `step`:
 ========== =========================================================================================
 kind       what it is
 ========== =========================================================================================
-step       the free signals of one training step (`foreshock.monitor.StepObservation`)
+step       the free signals of one training step (`foreshock.observation.StepObservation`)
 curvature  one probe (`foreshock.curvature.CurvatureReading`)
+noise      one measurement of how the curvature differs within a batch (`foreshock.noise.NoiseReading`)
 forecast   the forecast after a probe (`foreshock.forecast.Forecast`)
+alarm      a watch or an alarm (`foreshock.forecast.Alarm`)
 event      something that happened: a failed probe, a non-finite loss (`name`, `message`)
 ========== =========================================================================================
 

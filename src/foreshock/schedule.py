@@ -9,6 +9,7 @@ from foreshock.forecast import Forecast
 
 _SHARE_OF_TIME_LEFT = 0.1
 _LONGEST_WAIT = 200
+_LAGGING_WAIT, _FRESH_WAIT = 10, 50
 
 
 class ProbeSchedule:
@@ -49,13 +50,15 @@ class ProbeSchedule:
         self._last_cost = 0.0
         self._last_step: int | None = None
 
-    def due(self, step: int, *, now: float, forecast: Forecast | None) -> bool:
+    def due(self, step: int, *, now: float, forecast: Forecast | None, lagging: bool | None = None) -> bool:
         """Return whether to probe at this step.
 
         Args:
             step: Step number.
             now: Wall clock, seconds.
             forecast: The last forecast, if there is one.
+            lagging: Where the noise of mini-batches decides, whether v lags behind g²: measurements are due
+                after 10 steps then, and after 50 otherwise. None where the forecast has a date.
         """
         if self.every is not None:
             return step % self.every == 0
@@ -63,7 +66,8 @@ class ProbeSchedule:
             self._began = now
         if self._last_step is None:
             return True
-        if step - self._last_step < _wait(forecast):
+        wait = _wait(forecast) if lagging is None else _LAGGING_WAIT if lagging else _FRESH_WAIT
+        if step - self._last_step < wait:
             return False
         return self._total + self._last_cost <= self.budget * (now - self._began)
 

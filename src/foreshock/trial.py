@@ -15,11 +15,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from foreshock.operators import Evaluation, GradientFunction, Loss, displaced, normalised_terms
 from foreshock.preconditioner import Preconditioner
-from foreshock.vectors import flatten
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def try_step(
         FloatingPointError: If the loss at θ + Δθ is not finite.
     """
     parameters = preconditioner.parameters
-    move = _displacement(preconditioner)
+    move = preconditioner.displacement()
     if not bool(move.any()):
         raise ValueError("nothing moves in this step: every learning rate is 0, or no gradient is there")
     evaluate = GradientFunction(normalised_terms(loss), parameters, model)
@@ -82,12 +81,3 @@ def try_step(
         secant_stability_ratio=float(bend / metric),
         trust_region_ratio=1 - change / linear if linear < 0 else math.nan,
     )
-
-
-def _displacement(preconditioner: Preconditioner) -> Tensor:
-    parameters = preconditioner.parameters
-    moves = [
-        None if step is None else step.displacement(parameter)
-        for parameter, step in zip(parameters, preconditioner.steps, strict=True)
-    ]
-    return flatten(moves, parameters)

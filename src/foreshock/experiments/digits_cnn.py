@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from foreshock.experiments.data import load_digits
 from foreshock.experiments.workload import (
     Batch,
     Workload,
     check_adam_settings,
     check_positive_integer,
 )
+from foreshock.tasks.data import load_digits
 
 CLASSES = 10
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from foreshock.experiments.data import load_stdlib_text
 from foreshock.experiments.workload import (
     Batch,
     Workload,
     check_adam_settings,
     check_positive_integer,
 )
+from foreshock.tasks.data import load_stdlib_text
 
 WIDTH = 32
 HEADS = 2

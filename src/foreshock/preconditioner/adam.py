@@ -39,6 +39,7 @@ def read_adam_step(live: LiveParameter, *, decoupled: bool) -> ParameterStep:
         denominator=second.sqrt_().div_((1 - beta2**step) ** 0.5).add_(live.option("eps")),
         learning_rate=rate,
         momentum_factor=with_decoupled_decay(momentum_factor(beta1, step), rate * decay * decoupled),
+        momentum_decay=beta1,
         coupled_decay=0.0 if decoupled else decay,
         decoupled_decay=decay if decoupled else 0.0,
         sign=live.sign,

@@ -28,6 +28,7 @@ def read_adamax_step(live: LiveParameter) -> ParameterStep:
         denominator=torch.maximum(live.moment("exp_inf") * beta2, gradient.abs().add_(live.option("eps"))),
         learning_rate=live.learning_rate,
         momentum_factor=momentum_factor(beta1, step),
+        momentum_decay=beta1,
         coupled_decay=decay,
         sign=live.sign,
     )

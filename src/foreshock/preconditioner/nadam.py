@@ -37,6 +37,8 @@ def read_nadam_step(live: LiveParameter) -> ParameterStep:
         denominator=second.div_(1 - beta2**step).sqrt_().add_(live.option("eps")),
         learning_rate=rate,
         momentum_factor=with_decoupled_decay(factor, rate * decay * decoupled),
+        momentum_decay=beta1,
+        direct_share=direct / factor,
         coupled_decay=0.0 if decoupled else decay,
         decoupled_decay=decay if decoupled else 0.0,
         sign=live.sign,

@@ -38,6 +38,7 @@ def read_radam_step(live: LiveParameter) -> ParameterStep:
         denominator=denominator,
         learning_rate=rate,
         momentum_factor=with_decoupled_decay(momentum_factor(beta1, step), shrinkage),
+        momentum_decay=beta1,
         coupled_decay=0.0 if decoupled else decay,
         # Decay is not rectified: the record's w is relative to its own learning rate.
         decoupled_decay=shrinkage / rate if rate else 0.0,

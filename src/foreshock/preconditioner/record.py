@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from foreshock.dynamics import LinearRecursion
 from foreshock.vectors import flatten, split
 
 
@@ -35,6 +36,8 @@ class ParameterStep:
         denominator: D_t, gradient included: √v̂_t + ε, or what stands for it.
         learning_rate: η ≥ 0, relative step sizes and rectification included.
         momentum_factor: c, decoupled weight decay included.
+        momentum_decay: β in [0, 1), the decay of the first moment or momentum buffer; 0 without one.
+        direct_share: a/c in [0, 1], the share of the gradient itself in c: Nesterov momentum and NAdam.
         coupled_decay: wd of L2 regularisation, which adds wd·I to the Hessian.
         decoupled_decay: w, such that the parameter shrinks by ηw.
         sign: −1 if the optimizer maximizes, which turns the sign of the Hessian, else 1.
@@ -46,6 +49,8 @@ class ParameterStep:
     denominator: Tensor
     learning_rate: float
     momentum_factor: float
+    momentum_decay: float = 0.0
+    direct_share: float = 0.0
     coupled_decay: float = 0.0
     decoupled_decay: float = 0.0
     sign: float = 1.0
@@ -94,6 +99,21 @@ class Preconditioner:
     def largest_rate(self) -> float:
         """The largest η of a covered tensor; 0 if nothing moves."""
         return max((step.learning_rate for step in self.covered), default=0.0)
+
+    @property
+    def recursion(self) -> LinearRecursion:
+        """The linear recursion of the covered steps, in units in which the step size is cη.
+
+        With ``learning_rate=2`` and curvatures of A^{1/2}HA^{1/2}, its full-batch ratio is the stability
+        ratio itself. Groups whose momentum differs have one each; it is that of the most coordinates.
+        Decoupled weight decay is folded into c, whose bias correction multiplies mean and noise alike.
+        """
+        sizes: dict[tuple[float, float], int] = {}
+        for step in self.covered:
+            key = (step.momentum_decay, step.direct_share)
+            sizes[key] = sizes.get(key, 0) + step.gradient.numel()
+        decay, share = max(sizes, key=sizes.__getitem__, default=(0.0, 0.0))
+        return LinearRecursion(decay=decay, gain=1.0, direct=share, averaged=(1 + decay) * (1 - share))
 
     @property
     def sign(self) -> float:
@@ -150,6 +170,15 @@ class Preconditioner:
         for part, step in self._parts(vector):
             part.copy_(step.numerator / step.denominator * step.learning_rate)
         return vector
+
+    def displacement(self) -> Tensor:
+        """Return what the step adds to the parameters, shape (n,); weight decay included."""
+        return self._flat(
+            [
+                None if step is None else step.displacement(parameter)
+                for parameter, step in zip(self.parameters, self.steps, strict=True)
+            ]
+        )
 
     def _zeros(self) -> Tensor:
         return self._flat([None] * len(self.parameters))

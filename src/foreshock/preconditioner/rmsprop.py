@@ -37,6 +37,7 @@ def read_rmsprop_step(live: LiveParameter) -> ParameterStep:
         denominator=denominator,
         learning_rate=live.learning_rate,
         momentum_factor=heavy_ball_factor(momentum),
+        momentum_decay=momentum,
         coupled_decay=decay,
         sign=live.sign,
     )

@@ -25,12 +25,15 @@ def read_sgd_step(live: LiveParameter) -> ParameterStep:
             numerator = buffer.detach().mul(momentum).add_(gradient, alpha=1 - dampening)
         if nesterov:
             numerator = gradient.add(numerator, alpha=momentum)
+    factor = heavy_ball_factor(momentum, dampening=dampening, nesterov=nesterov)
     return ParameterStep(
         gradient=gradient,
         numerator=numerator,
         denominator=live.identity(),
         learning_rate=live.learning_rate,
-        momentum_factor=heavy_ball_factor(momentum, dampening=dampening, nesterov=nesterov),
+        momentum_factor=factor,
+        momentum_decay=momentum,
+        direct_share=1 / factor if nesterov and momentum else 0.0,
         coupled_decay=decay,
         sign=live.sign,
     )

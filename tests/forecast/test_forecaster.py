@@ -31,7 +31,9 @@ def test_a_straight_line_is_extended_exactly(ratio, growth, spacing):
     assert forecast.steps_to_instability == pytest.approx(expected, rel=1e-6)
     assert forecast.growth_rate == pytest.approx(growth, rel=1e-6)
     assert forecast.interval_low * (1 - 1e-6) <= expected <= forecast.interval_high * (1 + 1e-6)
-    assert forecast.state == ("edge" if expected <= 100 else "rising")
+    # A rise that is no larger than the scatter that the model reckons with is not sure.
+    sure = growth * steps[-1] > 1e-2
+    assert forecast.state in (("edge",) if expected <= 100 else ("rising",) if sure else ("rising", "stable"))
 
 
 def test_irregular_readings_and_a_changing_rate_are_one_line():
@@ -136,8 +138,8 @@ def test_reads_as_a_sentence():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Forecaster(horizon=0), "must be positive steps"),
-        (lambda: Forecaster(memory=math.nan), "must be positive steps"),
+        (lambda: Forecaster(horizon=0), "must be a positive number of steps"),
+        (lambda: Forecaster(beta2=1.0), "beta2 is 1.0"),
         (lambda: Forecaster(fewest=2), "at least 3 readings"),
         (lambda: Forecaster(drop=0.0), "drop is 0.0"),
         (lambda: feed(Forecaster(), [5, 5], [0.5, 0.5]), "step 5 follows step 5"),

@@ -1,0 +1,36 @@
+"""What is measured of a run → what comes, when, and how surely.
+
+`RunForecaster` takes all that is known of one run, step by step, and says what comes: a `Forecast` and, when
+it is due, an `Alarm`. Below it, `Forecaster` follows the stability ratio alone, and `NoiseTracker` the noise
+of mini-batches. None of them sees the model.
+"""
+
+from __future__ import annotations
+
+from foreshock.forecast.alarms import Alarm, AlarmBook, Level
+from foreshock.forecast.forecaster import Forecaster
+from foreshock.forecast.noise import MeanSquare, NoiseTracker, population_factor
+from foreshock.forecast.record import Forecast, State, unknown
+from foreshock.forecast.run import CurvatureSignals, RunForecaster
+from foreshock.forecast.signals import SignalTracker, StepSignals
+from foreshock.forecast.spike import Outlook, SpikeSignals, outlook
+
+__all__ = [
+    "Alarm",
+    "AlarmBook",
+    "CurvatureSignals",
+    "Forecast",
+    "Forecaster",
+    "Level",
+    "MeanSquare",
+    "NoiseTracker",
+    "Outlook",
+    "RunForecaster",
+    "SignalTracker",
+    "SpikeSignals",
+    "State",
+    "StepSignals",
+    "outlook",
+    "population_factor",
+    "unknown",
+]

@@ -1,0 +1,206 @@
+r"""How much the curvature differs from batch to batch, from the parts of one batch.
+
+In mini-batch training λ_max(Ĥ) < 2/η does not mean stable: what decides is mean-square stability under a
+*random* curvature (`foreshock.dynamics.mean_square_ratio`). Its mean and variance along a direction w are
+estimated from two halves of a batch, or from the micro-batches of an accumulation, without any Hessian
+product. With S_j = A^{1/2}H_jA^{1/2} of part j and h_j ≈ S_j w from two gradients,
+
+.. math:: h_j = A^{1/2}\,[g_j(θ + ρA^{1/2}w) - g_j(θ)]/ρ, \qquad \bar h = \sum_j p_j h_j, \qquad
+    μ = w^\top\bar h, \qquad σ^2 = \frac{1}{k - 1}\sum_j p_j\lVert h_j - \bar h\rVert^2,
+
+p_j the shares of the k parts in the batch: σ² is the variance of the whole batch's S_B w, unbiased if the
+examples are independent. ρ is the length of the step about to be taken in the metric A⁻¹, so that the
+curvature is seen as coarsely as training sees it. After each measurement w moves towards h̄, a power iteration
+that is spread over training: w ← w + 0.3·h̄/‖h̄‖, normalised.
+
+One batch in the two roles of mean and noise would overestimate: independent halves don't.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from foreshock.dynamics import LinearRecursion, mean_square_ratio
+from foreshock.operators import Evaluation, GradientFunction, LossTerm, displaced, normalised_terms
+from foreshock.preconditioner import Preconditioner
+
+_TOWARDS_PRODUCT = 0.3
+# Where D is far below its usual size (rows of an embedding that were never used), A has no bound.
+_LEAST_DENOMINATOR = 1e-3
+
+
+@dataclass(frozen=True)
+class NoiseReading:
+    """The curvature along one direction and its variance from batch to batch, at one step.
+
+    Curvatures are in multiples of the full-batch edge, step sizes of all parameter groups folded in.
+
+    Attributes:
+        step: Step of the reading.
+        mean: μ, the curvature of the batch along w: a lower bound of its stability ratio.
+        variance: σ² of S_B w between batches of this size, summed over all directions.
+        variance_along: The part of σ² that lies along w.
+        noise_factor: n/c, by which momentum discounts the mean curvature but not its noise: 19 at β₁ = 0.9.
+        gradient_signal: ‖A^{1/2}E[g]‖², unbiased; it can be negative where noise dominates.
+        gradient_noise: Variance of A^{1/2}g between batches of this size.
+        loss_mismatch: Relative difference of the batch's loss and the weighted mean of its parts; where it is
+            not small, the parts are not parts (batch normalisation, a loss that is no mean), and σ² is too
+            large.
+        parts: Number of parts k.
+        seconds: Wall time of the measurement.
+    """
+
+    step: int
+    mean: float
+    variance: float
+    variance_along: float
+    noise_factor: float
+    gradient_signal: float
+    gradient_noise: float
+    loss_mismatch: float
+    parts: int
+    seconds: float
+
+
+def measure_noise(
+    parts: Sequence[LossTerm],
+    preconditioner: Preconditioner,
+    *,
+    step: int,
+    direction: Tensor | None = None,
+    model: nn.Module | None = None,
+    loss: float = math.nan,
+) -> tuple[NoiseReading, Tensor]:
+    """Measure the curvature along a direction, and its noise, from the parts of a batch.
+
+    Call it inside `isolated`. Cost: two gradients of each part, 2 F in all, and no Hessian product.
+
+    Args:
+        parts: The mean losses of two parts of the batch or more, weighted by their numbers of examples.
+        preconditioner: The step about to be taken.
+        step: Its number, for the reading.
+        direction: w of shape (n,), as the last measurement returned it; None for the preconditioned gradient.
+        model: The model behind the loss, for its buffers.
+        loss: Loss of the whole batch, to compare with; NaN if it is not known.
+
+    Returns:
+        The reading, and the direction of the next measurement.
+
+    Raises:
+        ValueError: If there are fewer than two parts, or nothing moves.
+        FloatingPointError: If a gradient is not finite.
+    """
+    began = time.perf_counter()
+    terms = normalised_terms(parts)
+    if len(terms) < 2:
+        raise ValueError(
+            "one part has no variance: pass at least two micro-batches, or a batch of at least two examples"
+        )
+    root = _trusted_root(preconditioner)
+    here = [_gradient(term, preconditioner, model) for term in terms]
+    gradients = _Spread.of([one.gradient * root for one in here], terms)
+    _require_finite(gradients.variance)
+    w = _unit(gradients.mean if direction is None else direction * (root > 0))
+    length = _step_length(preconditioner, root)
+    if w is None or not 0 < length < math.inf:
+        raise ValueError("nothing moves in this step: every learning rate is 0, or no gradient is there")
+    with displaced(preconditioner.parameters, w * root, by=length):
+        there = [_gradient(term, preconditioner, model) for term in terms]
+    products = [
+        (new.gradient - old.gradient).mul_(root).mul_(preconditioner.sign / length)
+        for old, new in zip(here, there, strict=True)
+    ]
+    curvature = _Spread.of(products, terms)
+    _require_finite(curvature.variance)
+    mean = float(torch.dot(w, curvature.mean))
+    whole = _weighted_loss(here, terms)
+    reading = NoiseReading(
+        step=step,
+        mean=mean,
+        variance=curvature.variance,
+        variance_along=curvature.along(w),
+        noise_factor=_noise_factor(preconditioner.recursion, mean),
+        gradient_signal=float(gradients.mean @ gradients.mean) - gradients.variance,
+        gradient_noise=gradients.variance,
+        loss_mismatch=abs(loss - whole) / max(abs(loss), abs(whole), 1e-30),
+        parts=len(terms),
+        seconds=time.perf_counter() - began,
+    )
+    towards = _unit(curvature.mean)
+    moved = None if towards is None else _unit(w + _TOWARDS_PRODUCT * towards)
+    return reading, w if moved is None else moved
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """Weighted mean of vectors, and the variance of that mean."""
+
+    mean: Tensor
+    vectors: list[Tensor]
+    terms: tuple[LossTerm, ...]
+
+    @classmethod
+    def of(cls, vectors: list[Tensor], terms: tuple[LossTerm, ...]) -> _Spread:
+        mean = torch.zeros_like(vectors[0])
+        for vector, term in zip(vectors, terms, strict=True):
+            mean.add_(vector, alpha=term.weight)
+        return cls(mean, vectors, terms)
+
+    @property
+    def variance(self) -> float:
+        return self._pooled([float(torch.sum((vector - self.mean) ** 2)) for vector in self.vectors])
+
+    def along(self, direction: Tensor) -> float:
+        middle = float(torch.dot(direction, self.mean))
+        return self._pooled([(float(torch.dot(direction, v)) - middle) ** 2 for v in self.vectors])
+
+    def _pooled(self, squares: list[float]) -> float:
+        weighted = sum(term.weight * square for term, square in zip(self.terms, squares, strict=True))
+        return weighted / (len(squares) - 1)
+
+
+def _gradient(term: LossTerm, preconditioner: Preconditioner, model: nn.Module | None) -> Evaluation:
+    return GradientFunction((replace(term, weight=1.0),), preconditioner.parameters, model)()
+
+
+def _require_finite(variance: float) -> None:
+    if not math.isfinite(variance):
+        raise FloatingPointError("a gradient of a part of the batch is not finite")
+
+
+def _weighted_loss(evaluations: Sequence[Evaluation], terms: Sequence[LossTerm]) -> float:
+    return sum(term.weight * float(one.loss) for one, term in zip(evaluations, terms, strict=True))
+
+
+def _trusted_root(preconditioner: Preconditioner) -> Tensor:
+    root = preconditioner.scale_root()
+    denominator = root**-2
+    moving = root > 0
+    if bool(moving.any()):
+        usual = torch.sqrt(torch.mean(denominator[moving] ** 2))
+        root[denominator < _LEAST_DENOMINATOR * usual] = 0
+    return root
+
+
+def _step_length(preconditioner: Preconditioner, root: Tensor) -> float:
+    """Return √(uᵀA⁻¹u) of the step about to be taken."""
+    inverse = torch.where(root > 0, root, torch.inf).reciprocal()
+    return float(torch.linalg.vector_norm(preconditioner.descent() * inverse))
+
+
+def _unit(vector: Tensor) -> Tensor | None:
+    norm = float(torch.linalg.vector_norm(vector))
+    return vector / norm if 0 < norm < math.inf else None
+
+
+def _noise_factor(recursion: LinearRecursion, mean: float) -> float:
+    """Return n/c, which depends on the mean only if the step has a share of the gradient itself."""
+    mean = min(max(mean, 1e-3), 1.0)
+    ratio = mean_square_ratio(recursion, learning_rate=2.0, mean=mean, variance=1.0)
+    return (ratio - mean) * mean

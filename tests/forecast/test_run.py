@@ -1,0 +1,161 @@
+"""A run as a whole: which edge decides, what is said of it, and when an alarm is given."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from foreshock.forecast import AlarmBook, CurvatureSignals, Forecast, RunForecaster, SignalTracker
+
+QUIET = {"loss": 1.0, "squared_gradient": 0.01, "second_moment": 1.0}
+
+
+def a_run(steps: int = 120, **free: float) -> RunForecaster:
+    run = RunForecaster(beta2=0.999)
+    for _ in range(steps):
+        run.see_step(**QUIET | free)
+    return run
+
+
+def noisy(run: RunForecaster, mean: float, variance: float, count: int = 5) -> RunForecaster:
+    for _ in range(count):
+        run.see_noise(mean=mean, variance=variance, noise_factor=19.0)
+    return run
+
+
+def forecast_of(state: str) -> Forecast:
+    nan = math.nan
+    return Forecast(0, 0.9, nan, nan, nan, nan, state, "made up")
+
+
+def test_batch_noise_arms_a_run_far_below_the_edge_of_full_batches():
+    forecast = noisy(a_run(), 0.2, 0.02).forecast(120, constant=False)
+    assert forecast.mean_square_ratio == pytest.approx(0.2 + 19 * 0.02 / 0.2)
+    assert forecast.lag == pytest.approx(100)
+    assert forecast.state == "armed"
+    assert "v is 100.0 × g²" in forecast.basis
+    assert "10% of the mean-square ratio is curvature" in forecast.basis
+    assert math.isnan(forecast.steps_to_instability)
+
+
+def test_below_the_edge_of_mini_batches_a_run_is_stable():
+    assert noisy(a_run(), 0.2, 0.001).forecast(120, constant=False).state == "stable"
+
+
+def test_where_v_follows_the_edge_does_not_arm():
+    forecast = noisy(a_run(second_moment=0.01), 0.2, 0.02).forecast(120, constant=False)
+    assert forecast.state == "rising"
+    assert not forecast.announces
+    assert "v follows g²" in forecast.basis
+
+
+def test_without_noise_the_same_readings_are_judged_by_the_full_batch_edge():
+    run = noisy(a_run(), 0.2, 0.02)
+    run.see_curvature(120, CurvatureSignals(1.02, learning_rate=1e-3))
+    forecast = run.forecast(120, constant=True)
+    assert (forecast.state, forecast.stability_ratio) == ("armed", 1.02)
+    assert math.isnan(forecast.mean_square_ratio)
+
+
+def test_nothing_measured_is_unknown():
+    assert a_run().forecast(120, constant=True).state == "unknown"
+    forecast = noisy(a_run(), 0.2, 0.02, count=2).forecast(120, constant=False)
+    assert forecast.state == "unknown"
+    assert "2 of 3 usable" in forecast.basis
+
+
+def test_a_loss_off_its_level_is_a_spike_and_a_new_episode():
+    run = noisy(a_run(), 0.2, 0.02)
+    assert run.alarm(120, run.forecast(120, constant=False)).level == "watch"
+    assert run.alarm(121, run.forecast(121, constant=False)) is None
+    for _ in range(5):
+        run.see_step(**QUIET | {"loss": 9.0})
+    assert run.forecast(126, constant=False).state == "spike"
+    assert run.alarm(126, run.forecast(126, constant=False)) is None
+    for _ in range(10):
+        run.see_step(**QUIET)
+    assert run.alarm(136, run.forecast(136, constant=False)).level == "watch"
+
+
+def test_a_gradient_that_bursts_makes_an_alarm_of_a_watch():
+    run = noisy(a_run(), 0.2, 0.02)
+    run.alarm(120, run.forecast(120, constant=False))
+    for _ in range(5):
+        run.see_step(**QUIET | {"squared_gradient": 0.09})
+    alarm = run.alarm(125, run.forecast(125, constant=False))
+    assert alarm.level == "alarm"
+    assert alarm.burst > 1.5
+    assert "× its usual size" in alarm.reason
+
+
+def test_each_level_is_given_once_in_an_episode():
+    book = AlarmBook(gap=20)
+    said = [
+        book.update(0, forecast_of("edge"), burst=1.0),
+        book.update(1, forecast_of("armed"), burst=1.0),
+        book.update(2, forecast_of("armed"), trigger="it grows", burst=2.0),
+        book.update(3, forecast_of("armed"), trigger="it grows", burst=2.0),
+        book.update(10, forecast_of("stable"), burst=1.0),
+        book.update(15, forecast_of("edge"), burst=1.0),
+        book.update(36, forecast_of("edge"), burst=1.0),
+    ]
+    assert [one and one.level for one in said] == ["watch", None, "alarm", None, None, None, "watch"]
+
+
+def test_a_trigger_below_the_edge_is_no_alarm():
+    alarm = AlarmBook().update(0, forecast_of("edge"), trigger="it grows", burst=2.0)
+    assert alarm.level == "watch"
+    assert AlarmBook().update(0, forecast_of("stable"), trigger="it grows", burst=2.0) is None
+
+
+def test_a_steady_rise_of_the_ratio_names_its_likely_cause():
+    for growth, words in ((5e-4, "no faster than v decays"), (5e-3, "landscape or schedule")):
+        run = a_run()
+        for step in range(0, 100, 5):
+            seen = CurvatureSignals(
+                0.5 * math.exp(growth * step),
+                learning_rate=1e-3,
+                alignment=0.5,
+                excess_loss=1e-4,
+                lag_ratio=0.01,
+                loss=1.0,
+                beta1=0.9,
+            )
+            run.see_curvature(step, seen)
+        forecast = run.forecast(99, constant=True)
+        assert words in forecast.cause_hint
+        assert forecast.steps_to_spike > forecast.steps_to_instability > 0
+        assert forecast.severity > 1
+
+
+def test_a_resumed_run_goes_on_alike():
+    run, resumed = noisy(a_run(), 0.2, 0.02), RunForecaster(beta2=0.999)
+    run.see_curvature(119, CurvatureSignals(0.9, learning_rate=1e-3))
+    run.alarm(120, run.forecast(120, constant=False))
+    resumed.load_state_dict(json.loads(json.dumps(run.state_dict())))
+    for one in (run, resumed):
+        one.see_step(**QUIET)
+        one.see_noise(mean=0.3, variance=0.02, noise_factor=19.0)
+    assert resumed.forecast(121, constant=False) == run.forecast(121, constant=False)
+    assert resumed.alarm(121, resumed.forecast(121, constant=False)) is None
+
+
+def test_lag_is_the_largest_of_fifty_steps():
+    tracker = SignalTracker()
+    squares = np.full(200, 0.1)
+    squares[100] = 10.0
+    lags = [tracker.update(loss=1.0, squared_gradient=g, second_moment=1.0).lag for g in squares]
+    assert lags[99] == pytest.approx(10)
+    assert lags[130] == pytest.approx(10)
+    # The burst raises EMA₃₀ to .43; 50 steps after it the old lag is out of sight.
+    expected = 1 / (0.1 + 9.9 / 30 * (29 / 30) ** 51)
+    assert lags[151] == pytest.approx(expected, rel=1e-6)
+
+
+def test_without_a_second_moment_there_is_no_lag():
+    signals = SignalTracker().update(loss=1.0, squared_gradient=1.0, second_moment=math.nan)
+    assert math.isnan(signals.lag)
+    assert math.isnan(signals.reverse_lag)
