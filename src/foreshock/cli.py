@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from foreshock._version import __version__
+from foreshock.benching import bench
 
 if TYPE_CHECKING:
     from foreshock.density import SpectralDensity
@@ -25,6 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bench, name="bench")
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,0 +1,116 @@
+"""What Foreshock would have said in a recorded run: the product's own forecaster, fed from a trace.
+
+It gets what the monitor would have measured, at the strides of the trace: of full batches probes of the
+curvature, of mini-batches pairs of half-batches. The future of the learning rate is known to it, as a
+schedule is, and so is the size of the training set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from foreshock.forecast import CurvatureSignals, Forecast, RunForecaster, population_factor
+from foreshock.spikebench.scores import Replay
+from foreshock.spikebench.trace import Trace
+
+_FIELDS = ("stability_ratio", "stability_error", "gradient_ratio", "predicted_change", "alignment")
+
+
+def replay(trace: Trace) -> Replay:
+    """Return the forecasts and alarms of a trace, one a step."""
+    beta2 = float(trace.meta["beta2"])
+    run = RunForecaster(beta2=beta2 if 0 < beta2 < 1 else None)
+    constant = trace.meta["kind"] == "full"
+    feed = _Feed(trace)
+    rows = []
+    for index, step in enumerate(trace.column("loss").steps.tolist()):
+        feed.give(run, index, step)
+        forecast = run.forecast(step, constant=constant)
+        run.alarm(step, forecast)
+        rows.append(_row(forecast, alarmed=run.level == "alarm"))
+    columns = np.array(rows, dtype=np.float64).reshape(-1, 7).T
+    watch, alarm, score, expected, low, high, height = columns
+    return Replay(trace.column("loss").steps, watch > 0, alarm > 0, score, expected, low, high, height)
+
+
+class _Feed:
+    """Hand the columns of a trace to a forecaster, each at its step."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._every = {
+            name: trace.column(name).values
+            for name in ("loss", "gradient_norm", "second_moment", "learning_rate", "lag_ratio")
+        }
+        self._probes = _by_step(trace, (*_FIELDS, "excess_loss"))
+        self._pairs = _by_step(trace, ("pair_mean", "pair_square", "noise_factor"))
+        size = trace.meta["batch_size"]
+        self._factor = 1.0 if size is None else population_factor(size, trace.meta.get("examples"))
+
+    def give(self, run: RunForecaster, index: int, step: int) -> None:
+        if index >= self._every["gradient_norm"].size:
+            return  # A run that overflowed has no gradient at its last step.
+        every = {name: float(values[index]) for name, values in self._every.items()}
+        run.see_step(
+            loss=every["loss"],
+            squared_gradient=every["gradient_norm"] ** 2,
+            second_moment=every["second_moment"],
+        )
+        pair, probe = self._pairs.get(step), self._probes.get(step)
+        if pair is not None:
+            run.see_noise(
+                mean=pair["pair_mean"],
+                variance=self._factor * pair["pair_square"],
+                noise_factor=pair["noise_factor"],
+            )
+        elif probe is not None:
+            ratio = probe["stability_ratio"]
+            signals = CurvatureSignals(
+                ratio=ratio,
+                learning_rate=every["learning_rate"],
+                relative_error=probe["stability_error"] / abs(ratio) if ratio else math.inf,
+                gradient_ratio=probe["gradient_ratio"],
+                predicted_change=probe["predicted_change"],
+                alignment=probe["alignment"],
+                excess_loss=probe["excess_loss"],
+                lag_ratio=every["lag_ratio"],
+                loss=every["loss"],
+                beta1=float(self._trace.meta["beta1"]),
+            )
+            run.see_curvature(step, signals, learning_rates=self._future(index))
+
+    def _future(self, index: int) -> list[float] | None:
+        rates = self._every["learning_rate"]
+        if not (rates[index] > 0 and rates.size > index + 1):
+            return None
+        ahead: list[float] = (rates[index + 1 :] / rates[index]).tolist()
+        return ahead
+
+
+def _by_step(trace: Trace, names: tuple[str, ...]) -> dict[int, Mapping[str, float]]:
+    steps = trace.column(names[0]).steps
+    values = {name: trace.column(name).held(steps).tolist() for name in names}
+    return {
+        step: {name: column[i] for name, column in values.items()} for i, step in enumerate(steps.tolist())
+    }
+
+
+def _row(forecast: Forecast, *, alarmed: bool) -> tuple[float, ...]:
+    watch = forecast.state in ("edge", "armed")
+    score = forecast.mean_square_ratio
+    if math.isnan(score):
+        score = forecast.stability_ratio
+    elif not watch:
+        score = min(score, 0.0)
+    return (
+        float(watch),
+        float(watch and alarmed),
+        score,
+        forecast.steps_to_instability,
+        forecast.interval_low,
+        forecast.interval_high,
+        forecast.severity,
+    )
