@@ -184,6 +184,13 @@ def test_a_loss_that_is_no_mean_shows() -> None:
     assert wrong.loss_mismatch == pytest.approx(0.5)
 
 
+def test_a_direction_of_coordinates_that_do_not_move_any_more_starts_anew() -> None:
+    model, preconditioner = regression()
+    fresh, _ = measure(model, preconditioner, data(32))
+    lost, _ = measure(model, preconditioner, data(32), torch.zeros(FEATURES, dtype=torch.float64))
+    assert lost.mean == fresh.mean
+
+
 def test_one_part_has_no_variance() -> None:
     model, preconditioner = regression()
     with pytest.raises(ValueError, match="at least two micro-batches"):

@@ -13,7 +13,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from foreshock.batches import BatchWatch, count_examples
+from foreshock.batches import BatchWatch, count_examples, split_batch
 from foreshock.curvature import CurvatureReading
 from foreshock.forecast import Alarm, CurvatureSignals, Forecast, RunForecaster, population_factor
 from foreshock.journal import Journal
@@ -250,12 +250,13 @@ class Monitor:
         self, prober: Prober, seen: StepObservation, batch: Any, preconditioner: Preconditioner
     ) -> None:
         try:
-            reading = prober.probe_noise(batch, preconditioner, step=seen.step, loss=seen.loss)
-            factor = population_factor(count_examples(batch), self._examples)
+            parts = split_batch(batch)
+            factor = population_factor(sum(map(count_examples, parts.batches)), self._examples)
         except ValueError as error:
             self._noise_possible = False
             self._journal.event(seen.step, "no noise", f"the noise of batches can't be measured: {error}")
             return
+        reading = prober.probe_noise(parts, preconditioner, step=seen.step, loss=seen.loss)
         self._journal.write("noise", reading)
         self._warn_of_mismatch(reading)
         self._run.see_noise(

@@ -106,7 +106,8 @@ def measure_noise(
     here = [_gradient(term, preconditioner, model) for term in terms]
     gradients = _Spread.of([one.gradient * root for one in here], terms)
     _require_finite(gradients.variance)
-    w = _unit(gradients.mean if direction is None else direction * (root > 0))
+    w = None if direction is None else _unit(direction * (root > 0))
+    w = _unit(gradients.mean) if w is None else w
     length = _step_length(preconditioner, root)
     if w is None or not 0 < length < math.inf:
         raise ValueError("nothing moves in this step: every learning rate is 0, or no gradient is there")

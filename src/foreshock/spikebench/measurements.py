@@ -124,14 +124,17 @@ class Measurements:
 
     def _pair(self) -> Mapping[str, float]:
         parts = part_terms(self._model, self._loss_fn, split_batch(self._batch))
-        reading, self._direction = measure_noise(
-            parts,
-            self._preconditioner,
-            step=self._step,
-            direction=self._direction,
-            model=self._model,
-            loss=self._loss,
-        )
+        try:
+            reading, self._direction = measure_noise(
+                parts,
+                self._preconditioner,
+                step=self._step,
+                direction=self._direction,
+                model=self._model,
+                loss=self._loss,
+            )
+        except ValueError:
+            return {}  # A run that has diverged may have no gradient left where v is not in the way.
         self.passes += 2
         return {
             "pair_mean": reading.mean,
