@@ -253,7 +253,7 @@ class Monitor:
             parts = split_batch(batch)
             factor = population_factor(sum(map(count_examples, parts.batches)), self._examples)
         except ValueError as error:
-            self._noise_possible = False
+            self._noise_possible = self._run.noise_expected = False
             self._journal.event(seen.step, "no noise", f"the noise of batches can't be measured: {error}")
             return
         reading = prober.probe_noise(parts, preconditioner, step=seen.step, loss=seen.loss)
@@ -290,6 +290,8 @@ class Monitor:
         self._journal.event(step, "probe failed", message)
 
     def _tell_alarm(self, step: int) -> None:
+        if step == 0 and self._batches.constant is None:
+            return  # Only the second batch tells which edge counts.
         alarm = self._run.alarm(step, self._last)
         if alarm is None:
             return

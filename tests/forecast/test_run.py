@@ -159,3 +159,19 @@ def test_without_a_second_moment_there_is_no_lag():
     signals = SignalTracker().update(loss=1.0, squared_gradient=1.0, second_moment=math.nan)
     assert math.isnan(signals.lag)
     assert math.isnan(signals.reverse_lag)
+
+
+def test_before_its_noise_is_measured_a_mini_batch_run_is_unknown():
+    run = a_run()
+    run.see_curvature(119, CurvatureSignals(1.2, learning_rate=1e-3))
+    assert run.forecast(120, constant=False).state == "unknown"
+    run.noise_expected = False
+    assert run.forecast(120, constant=False).state == "armed"
+
+
+def test_a_forecast_from_noise_is_of_its_own_step():
+    run = noisy(a_run(), 0.2, 0.02)
+    run.see_curvature(100, CurvatureSignals(1.2, learning_rate=1e-3))
+    forecast = run.forecast(120, constant=False)
+    assert forecast.step == 120
+    assert math.isnan(forecast.stability_ratio)

@@ -19,7 +19,7 @@ def write_image(path, colour, side=32):
 def folder(tmp_path):
     root = tmp_path / "cifar"
     for i, name in enumerate(CIFAR10_CLASSES):
-        write_image(root / "test" / name / "0001.jpg", (255, 255, 255))
+        write_image(root / "test" / name / "0001.jpg", (0, 0, 255))
         write_image(root / "train" / name / "0002.jpg", (20 * i, 0, 0))
         write_image(root / "train" / name / "0003.JPEG", (0, 255, 0))
     write_image(root / "other" / "0000.jpg", (9, 9, 9))

@@ -66,6 +66,10 @@ class RunForecaster:
         horizon: An instability forecast within so many steps is announced, > 0.
         beta2: Decay of the second moment, in (0, 1), if there is one.
 
+    Attributes:
+        noise_expected: Whether measurements of the noise will come where batches differ. Until then nothing
+            is said there; without any, a batch past its own edge is announced.
+
     Example:
         >>> run = RunForecaster(beta2=0.999)
         >>> for step in range(200):
@@ -79,6 +83,7 @@ class RunForecaster:
     """
 
     def __init__(self, *, horizon: float = 100, beta2: float | None = None) -> None:
+        self.noise_expected = True
         self._beta2 = beta2
         self._crossing = Forecaster(horizon=horizon, beta2=beta2)
         self._noise = NoiseTracker()
@@ -159,7 +164,7 @@ class RunForecaster:
         """
         forecast = self._last.at(step)
         if not constant:
-            forecast = self._noisy(forecast, constant=constant)
+            forecast = self._noisy(step, forecast, constant=constant)
         signals = self._signals
         state: State = "spike" if signals.loss_ratio > SPIKE else forecast.state
         return replace(forecast, state=state, lag=signals.lag, reverse_lag=signals.reverse_lag)
@@ -216,12 +221,19 @@ class RunForecaster:
             cause_hint=_cause_hint(forecast.growth_rate, self._beta2),
         )
 
-    def _noisy(self, forecast: Forecast, *, constant: bool | None) -> Forecast:
+    def _noisy(self, step: int, forecast: Forecast, *, constant: bool | None) -> Forecast:
+        age = step - forecast.step
         if not self._measured:
+            if constant is False and self.noise_expected:
+                return replace(
+                    forecast, state="unknown", basis="the noise of mini-batches was not measured yet"
+                )
             return _qualified(forecast, constant=constant)
         known, lag = self._known, self._signals.lag
         timeless = replace(
             forecast,
+            step=step,
+            stability_ratio=math.nan if age else forecast.stability_ratio,
             steps_to_instability=math.nan,
             interval_low=math.nan,
             interval_high=math.nan,

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from foreshock.report.summary import RunSummary
-    from foreshock.scoring import SpikeOutcome
+    from foreshock.scoring import FalseAlarm, SpikeOutcome
 
 _NOTHING = "–"
 
@@ -82,8 +82,8 @@ def false_alarm_table(summary: RunSummary) -> Table:
     rows = tuple(
         (
             f"{alarm.start:,}" if alarm.start == alarm.end else f"{alarm.start:,}–{alarm.end:,}",
-            f"{alarm.highest:.3f}",
-            "unstable, but no spike" if alarm.crossed else "threshold not reached",
+            f"{alarm.highest:.3f}" if math.isfinite(alarm.highest) else _NOTHING,
+            _what_came(alarm),
         )
         for alarm in summary.false_alarms
     )
@@ -102,7 +102,7 @@ def overview_table(summaries: Sequence[RunSummary]) -> Table:
         for alarm, (steps, ratio, _) in zip(
             summary.false_alarms, false_alarm_table(summary).rows, strict=True
         ):
-            highest = f"max {ratio}×"
+            highest = f"max {ratio}×" if math.isfinite(alarm.highest) else _NOTHING
             found.append((alarm.start, (steps, _NOTHING, "false alarm", highest, _NOTHING)))
         rows += [(summary.name, *row) for _, row in sorted(found)]
     headers = ("Run", "Spike at", "Height", "Announced", "λ_max(Ĥ) > 2/η", "Gradient > 2/η")
@@ -254,3 +254,9 @@ def _aligned(table: Table) -> Sequence[str]:
         ("  " + "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True))).rstrip()
         for line in lines
     ]
+
+
+def _what_came(alarm: FalseAlarm) -> str:
+    if not math.isfinite(alarm.highest):
+        return "no spike (by the noise of batches)"
+    return "unstable, but no spike" if alarm.crossed else "threshold not reached"

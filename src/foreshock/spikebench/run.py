@@ -94,8 +94,15 @@ def _recorded(runs: list[Run], folder: Path, jobs: int) -> Iterator[Path]:
     # Forked processes would share the state of torch's thread pools.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        errors = []
         for done in as_completed([pool.submit(_record_named, run[0].name, run[1], folder) for run in runs]):
-            yield done.result()
+            error = done.exception()
+            if error is None:
+                yield done.result()
+            else:
+                errors.append(error)  # The others go on: what they record is not lost.
+        if errors:
+            raise errors[0]
 
 
 def _record_named(name: str, seed: int, folder: Path) -> Path:
