@@ -14,6 +14,8 @@ from foreshock.monitor import Monitor
 
 OnStep = Callable[[int, float, Forecast], None]
 
+HORIZON = 50  # These runs spike every hundred steps or so: "within 100 steps" would always be true.
+
 
 def train_watched(
     workload: Workload, folder: Path, *, probe_every: int, on_step: OnStep | None = None
@@ -33,10 +35,10 @@ def train_watched(
         log.unlink()
     model, optimizer, loss_fn = workload.model, workload.optimizer, workload.loss_fn
     meta = {"name": workload.name, "description": workload.description, "steps": workload.steps}
-    with (
-        _one_thread(),
-        Monitor(model, optimizer, loss_fn, run=folder, probe_every=probe_every, meta=meta) as monitor,
-    ):
+    monitor = Monitor(
+        model, optimizer, loss_fn, run=folder, probe_every=probe_every, horizon=HORIZON, meta=meta
+    )
+    with _one_thread(), monitor:
         for step in range(workload.steps):
             optimizer.zero_grad()
             loss = loss_fn(model, workload.batch)
