@@ -22,7 +22,7 @@ from foreshock.operators import (
     hessian_operator,
 )
 from foreshock.preconditioner import Preconditioner
-from foreshock.vectors import rayleigh_quotient
+from foreshock.vectors import rayleigh_quotient, reciprocal
 
 _BLOCKS = 8
 _DEPTH = 8  # parts of a module's name: deeper nesting is put together
@@ -267,7 +267,7 @@ class _Directions:
         return noise.mul_(0.1).add_(scaled, alpha=1 / norm) if 0 < norm < math.inf else noise
 
     def _inverse_root(self) -> Tensor:
-        return torch.where(self.scale_root > 0, self.scale_root, torch.inf).reciprocal()
+        return reciprocal(self.scale_root)
 
 
 def _largest_blocks(

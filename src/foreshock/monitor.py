@@ -112,7 +112,6 @@ class Monitor:
         self._batches = BatchWatch(constant=full_batch)
         self._examples, self._learning_rate_at, self._on_alarm = examples, learning_rate_at, on_alarm
         self._step, self._measurements, self._failures = 0, 0, 0
-        self._noise_possible = True
         self._last = self._run.forecast(0, constant=self._batches.constant)
         described = describe(model, self._optimizers) | dict(meta or {})
         self._journal = Journal(None if run is None else RunLogWriter(run, meta=described))
@@ -207,7 +206,7 @@ class Monitor:
 
     @property
     def _noisy(self) -> bool:
-        return self._noise_possible and self._batches.constant is False
+        return self._run.noise_expected and self._batches.constant is False
 
     def _measure(self, prober: Prober, seen: StepObservation, batch: Any, gradient_scale: float) -> bool:
         """Measure what is due; return whether anything was."""
@@ -253,7 +252,7 @@ class Monitor:
             parts = split_batch(batch)
             factor = population_factor(sum(map(count_examples, parts.batches)), self._examples)
         except ValueError as error:
-            self._noise_possible = self._run.noise_expected = False
+            self._run.noise_expected = False
             self._journal.event(seen.step, "no noise", f"the noise of batches can't be measured: {error}")
             return
         reading = prober.probe_noise(parts, preconditioner, step=seen.step, loss=seen.loss)

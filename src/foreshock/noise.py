@@ -22,6 +22,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from foreshock.dynamics import LinearRecursion, mean_square_ratio
 from foreshock.operators import Evaluation, GradientFunction, LossTerm, displaced, normalised_terms
 from foreshock.preconditioner import Preconditioner
+from foreshock.vectors import reciprocal
 
 _TOWARDS_PRODUCT = 0.3
 # Where D is far below its usual size (rows of an embedding that were never used), A has no bound.
@@ -153,7 +155,7 @@ class _Spread:
             mean.add_(vector, alpha=term.weight)
         return cls(mean, vectors, terms)
 
-    @property
+    @cached_property
     def variance(self) -> float:
         return self._pooled([float(torch.sum((vector - self.mean) ** 2)) for vector in self.vectors])
 
@@ -191,8 +193,7 @@ def _trusted_root(preconditioner: Preconditioner) -> Tensor:
 
 def _step_length(preconditioner: Preconditioner, root: Tensor) -> float:
     """Return √(uᵀA⁻¹u) of the step about to be taken."""
-    inverse = torch.where(root > 0, root, torch.inf).reciprocal()
-    return float(torch.linalg.vector_norm(preconditioner.descent() * inverse))
+    return float(torch.linalg.vector_norm(preconditioner.descent() * reciprocal(root)))
 
 
 def _unit(vector: Tensor) -> Tensor | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from foreshock.batches import split_batch
+from foreshock.batches import MicroBatches
 from foreshock.curvature import CurvatureReading, ProbeMemory, ProbeSettings, probe_curvature
 from foreshock.isolation import isolated
 from foreshock.measurement import LossFunction, loss_terms, part_terms
@@ -61,22 +61,22 @@ class Prober:
         return reading
 
     def probe_noise(
-        self, batch: Any, preconditioner: Preconditioner, *, step: int, loss: float
+        self, parts: MicroBatches, preconditioner: Preconditioner, *, step: int, loss: float
     ) -> NoiseReading:
         """Return the curvature along one direction, and how it differs between the parts of a batch.
 
-        The parts are the micro-batches of `MicroBatches`, or the two halves of a batch. Cost: 2 F.
+        Cost: 2 F.
 
         Args:
-            batch: What `loss_fn` gets.
+            parts: Micro-batches, or the halves that `split_batch` makes of a batch.
             preconditioner: The step about to be taken.
             step: Its number, for the reading.
             loss: Loss of the whole batch.
 
         Raises:
-            Exception: Whatever the loss function raises; ValueError if the batch can't be split.
+            Exception: Whatever the loss function raises.
         """
-        terms = part_terms(self._model, self._loss_fn, split_batch(batch))
+        terms = part_terms(self._model, self._loss_fn, parts)
         with isolated(self._model):
             reading, self._direction = measure_noise(
                 terms, preconditioner, step=step, direction=self._direction, model=self._model, loss=loss

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from foreshock.detection import SpikeEvent
 
+_GAP = 20
+
 
 @dataclass(frozen=True)
 class Readings:
@@ -82,7 +84,19 @@ class Score:
     false_alarms: tuple[FalseAlarm, ...]
 
 
-def score(spikes: Sequence[SpikeEvent], readings: Readings, *, gap: int = 20, judged_from: int = 0) -> Score:
+def episode_gap(steps: NDArray[np.int64]) -> int:
+    """Return after how many steps without an announcement an episode is over: 20, or two readings.
+
+    Args:
+        steps: Steps of the readings, increasing, shape (n,).
+    """
+    stride = float(np.median(np.diff(steps))) if steps.size > 1 else 0.0
+    return max(_GAP, math.ceil(2 * stride))
+
+
+def score(
+    spikes: Sequence[SpikeEvent], readings: Readings, *, gap: int = _GAP, judged_from: int = 0
+) -> Score:
     """Match announcements with spikes.
 
     Args:

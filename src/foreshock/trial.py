@@ -19,6 +19,7 @@ from torch import nn
 
 from foreshock.operators import Evaluation, GradientFunction, Loss, displaced, normalised_terms
 from foreshock.preconditioner import Preconditioner
+from foreshock.vectors import reciprocal
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def try_step(
     linear = sign * float(torch.dot(here.gradient, move))
     bend = torch.dot(move, there.gradient - here.gradient) * sign
     root = preconditioner.scale_root()
-    metric = torch.dot(move, move * torch.where(root > 0, root, torch.inf) ** -2)
+    metric = torch.dot(move, move * reciprocal(root) ** 2)
     return StepTrial(
         loss_change=change,
         linear_change=linear,

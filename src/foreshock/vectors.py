@@ -77,6 +77,15 @@ def split(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
+def reciprocal(vector: Tensor) -> Tensor:
+    """Return 1/x where x > 0, else 0: the inverse of a diagonal on what it does not remove.
+
+    Args:
+        vector: Shape (n,).
+    """
+    return torch.where(vector > 0, vector, torch.inf).reciprocal()
+
+
 def _dense(tensor: Tensor) -> Tensor:
     piece = local(tensor.detach())
     return piece if piece.layout == torch.strided else piece.to_dense()

@@ -12,9 +12,9 @@ from foreshock.experiments.workload import (
     Batch,
     Workload,
     check_adam_settings,
-    check_positive_integer,
 )
 from foreshock.tasks.data import load_digits
+from foreshock.tasks.options import check_count
 
 CLASSES = 10
 
@@ -43,8 +43,8 @@ class DigitsConfig:
         Raises:
             ValueError: If a setting lies outside its range.
         """
-        check_positive_integer("steps", self.steps)
-        check_positive_integer("images", self.images)
+        check_count("steps", self.steps)
+        check_count("images", self.images)
         check_adam_settings(learning_rate=self.learning_rate, betas=self.betas)
 
     @classmethod

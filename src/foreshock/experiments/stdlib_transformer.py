@@ -13,9 +13,9 @@ from foreshock.experiments.workload import (
     Batch,
     Workload,
     check_adam_settings,
-    check_positive_integer,
 )
 from foreshock.tasks.data import load_stdlib_text
+from foreshock.tasks.options import check_count
 
 WIDTH = 32
 HEADS = 2
@@ -53,7 +53,7 @@ class TransformerConfig:
             ValueError: If a setting lies outside its range.
         """
         for name in ("steps", "sequences", "context", "layers"):
-            check_positive_integer(name, getattr(self, name))
+            check_count(name, getattr(self, name))
         check_adam_settings(learning_rate=self.learning_rate, betas=self.betas)
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay must be finite and not negative, got {self.weight_decay!r}.")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-
-import torch
 
 from foreshock.experiments.workload import Workload
 from foreshock.forecast import Forecast
 from foreshock.monitor import Monitor
+from foreshock.tasks.threads import one_thread
 
 OnStep = Callable[[int, float, Forecast], None]
 
@@ -38,7 +36,7 @@ def train_watched(
     monitor = Monitor(
         model, optimizer, loss_fn, run=folder, probe_every=probe_every, horizon=HORIZON, meta=meta
     )
-    with _one_thread(), monitor:
+    with one_thread(), monitor:
         for step in range(workload.steps):
             optimizer.zero_grad()
             loss = loss_fn(model, workload.batch)
@@ -48,14 +46,3 @@ def train_watched(
             if on_step is not None:
                 on_step(step, loss.item(), forecast)
     return folder
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Use one thread: for models this small more threads are slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -37,20 +37,6 @@ class Workload:
     steps: int
 
 
-def check_positive_integer(name: str, value: int) -> None:
-    """Raise unless a setting is an integer of at least one.
-
-    Args:
-        name: Name of the setting, for the message.
-        value: The value passed.
-
-    Raises:
-        ValueError: If `value` is not an integer, or is below one.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
-
-
 def check_adam_settings(*, learning_rate: float, betas: tuple[float, float]) -> None:
     """Raise unless the learning rate and betas are ones that Adam accepts.
 

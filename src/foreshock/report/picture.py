@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from foreshock.report.appearance import AMBER, BLUE, INK, PURPLE, QUIET, RED, SOFT, dress
 from foreshock.report.charts import ratio_range, step_range
 from foreshock.report.drawing import figure_class, save_figure
 from foreshock.report.forecasts import fans
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
     from foreshock.runlog import Run
 
-_INK, _SOFT, _GRID = "#1b2230", "#5a6474", "#eceff3"
-_LOSS, _RATIO, _FORECAST, _SPIKE = "#2458a6", "#5b3fa8", "#c87800", "#c62828"
-_QUIET = "#8a94a3"
 _LABEL_WIDTH = 0.036  # of the axis
 _NEAR_TICKS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4)
 _FAR_TICKS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0, 1000.0)
@@ -60,10 +58,10 @@ def _draw(make: type[Figure], run: Run, summary: RunSummary) -> Figure:
         _ratio(axes[1], run, limits)
     for axis in axes:
         _shade(axis, summary)
-        _dress(axis)
-    axes[-1].set_xlabel("step", color=_SOFT, fontsize=10)
+        dress(axis)
+    axes[-1].set_xlabel("step", color=SOFT, fontsize=10)
     axes[-1].set_xlim(*step_range(run))
-    axes[0].set_title(f"{summary.name}: {verdict(summary)}", loc="left", fontsize=11.5, color=_INK, pad=24)
+    axes[0].set_title(f"{summary.name}: {verdict(summary)}", loc="left", fontsize=11.5, color=INK, pad=24)
     _key(axes[0], summary)
     return figure
 
@@ -71,9 +69,9 @@ def _draw(make: type[Figure], run: Run, summary: RunSummary) -> Figure:
 def _loss(axis: Axes, run: Run, summary: RunSummary) -> None:
     steps, losses = recorded_losses(run)
     drawable = np.where(np.isfinite(losses) & (losses > 0), losses, math.nan)
-    axis.plot(steps, drawable, color=_LOSS, linewidth=1.2)
+    axis.plot(steps, drawable, color=BLUE, linewidth=1.2)
     axis.set_yscale("log")
-    axis.set_ylabel("loss", color=_SOFT, fontsize=10)
+    axis.set_ylabel("loss", color=SOFT, fontsize=10)
     axis.margins(y=0.14)
     first, last = step_range(run)
     width = _LABEL_WIDTH * (last - first)
@@ -83,7 +81,7 @@ def _loss(axis: Axes, run: Run, summary: RunSummary) -> None:
         value = float(drawable[np.searchsorted(steps, peak)])
         if not math.isfinite(value):
             continue
-        axis.plot(peak, value, marker=7, color=_SPIKE, markersize=5, clip_on=False)
+        axis.plot(peak, value, marker=7, color=RED, markersize=5, clip_on=False)
         if all(abs(peak - other) >= width for other in labelled):
             axis.annotate(
                 height(outcome),
@@ -92,7 +90,7 @@ def _loss(axis: Axes, run: Run, summary: RunSummary) -> None:
                 textcoords="offset points",
                 ha="center",
                 fontsize=9,
-                color=_SPIKE,
+                color=RED,
                 annotation_clip=False,
             )
             labelled.append(peak)
@@ -101,10 +99,10 @@ def _loss(axis: Axes, run: Run, summary: RunSummary) -> None:
 def _ratio(axis: Axes, run: Run, limits: tuple[float, float]) -> None:
     ratio = run.column("curvature", "stability_ratio")
     drawable = np.where(np.isfinite(ratio) & (ratio > 0), ratio, math.nan)
-    axis.plot(run.steps("curvature"), drawable, color=_RATIO, linewidth=1.4, zorder=3)
+    axis.plot(run.steps("curvature"), drawable, color=PURPLE, linewidth=1.4, zorder=3)
     axis.set_yscale("log")
-    axis.set_ylabel("stability ratio", color=_SOFT, fontsize=10)
-    axis.axhline(1, color=_SPIKE, linewidth=0.9, linestyle=(0, (2, 2)))
+    axis.set_ylabel("stability ratio", color=SOFT, fontsize=10)
+    axis.axhline(1, color=RED, linewidth=0.9, linestyle=(0, (2, 2)))
     axis.annotate(
         "unstable above 1",
         (1, 1),
@@ -113,13 +111,13 @@ def _ratio(axis: Axes, run: Run, limits: tuple[float, float]) -> None:
         textcoords="offset points",
         ha="right",
         fontsize=8.5,
-        color=_SPIKE,
+        color=RED,
     )
     for fan in fans(run):
         x = [fan.step, fan.low, fan.high]
-        axis.fill(x, [fan.ratio, 1, 1], color=_FORECAST, alpha=0.22, linewidth=0, zorder=2)
-        axis.plot([fan.step, fan.expected], [fan.ratio, 1], "--", color=_FORECAST, linewidth=1, zorder=4)
-        axis.plot(fan.step, fan.ratio, "o", color=_FORECAST, markersize=3, zorder=4)
+        axis.fill(x, [fan.ratio, 1, 1], color=AMBER, alpha=0.22, linewidth=0, zorder=2)
+        axis.plot([fan.step, fan.expected], [fan.ratio, 1], "--", color=AMBER, linewidth=1, zorder=4)
+        axis.plot(fan.step, fan.ratio, "o", color=AMBER, markersize=3, zorder=4)
     lowest, highest = limits[0] * 0.98, limits[1] * 1.02
     axis.set_ylim(lowest, highest)
     choice = _NEAR_TICKS if highest < 3 * lowest else _FAR_TICKS
@@ -130,12 +128,12 @@ def _ratio(axis: Axes, run: Run, limits: tuple[float, float]) -> None:
 
 def _shade(axis: Axes, summary: RunSummary) -> None:
     for alarm in summary.false_alarms:
-        axis.axvspan(alarm.start, max(alarm.end, alarm.start + 1), color=_QUIET, alpha=0.18, lw=0)
+        axis.axvspan(alarm.start, max(alarm.end, alarm.start + 1), color=QUIET, alpha=0.18, lw=0)
     for outcome in summary.outcomes:
         spike = outcome.spike
         if outcome.announced is not None:
-            axis.axvspan(outcome.announced, spike.onset, color=_FORECAST, alpha=0.15, lw=0)
-        axis.axvspan(spike.onset, max(spike.end, spike.onset + 1), color=_SPIKE, alpha=0.16, lw=0)
+            axis.axvspan(outcome.announced, spike.onset, color=AMBER, alpha=0.15, lw=0)
+        axis.axvspan(spike.onset, max(spike.end, spike.onset + 1), color=RED, alpha=0.16, lw=0)
 
 
 def _key(axis: Axes, summary: RunSummary) -> None:
@@ -143,9 +141,9 @@ def _key(axis: Axes, summary: RunSummary) -> None:
     from matplotlib.patches import Patch
 
     meanings = {
-        "announced": (summary.announced, _FORECAST, 0.3),
-        "spike": (len(summary.outcomes), _SPIKE, 0.3),
-        "false alarm": (len(summary.false_alarms), _QUIET, 0.4),
+        "announced": (summary.announced, AMBER, 0.3),
+        "spike": (len(summary.outcomes), RED, 0.3),
+        "false alarm": (len(summary.false_alarms), QUIET, 0.4),
     }
     patches = [
         Patch(color=colour, alpha=alpha, linewidth=0, label=meaning)
@@ -160,15 +158,7 @@ def _key(axis: Axes, summary: RunSummary) -> None:
             ncols=len(patches),
             frameon=False,
             fontsize=9,
-            labelcolor=_SOFT,
+            labelcolor=SOFT,
             handlelength=1.1,
             columnspacing=1.4,
         )
-
-
-def _dress(axis: Axes) -> None:
-    axis.grid(axis="y", which="major", color=_GRID, linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.tick_params(colors=_SOFT, labelsize=9, length=0, which="both")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.spines[["left", "bottom"]].set_color("#c9d0d9")

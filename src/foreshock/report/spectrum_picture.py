@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from foreshock.report.appearance import INK, PURPLE, RED, dress, label
 from foreshock.report.drawing import figure_class, save_figure
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-_INK, _SOFT, _GRID = "#1b2230", "#5a6474", "#eceff3"
-_DENSITY, _SPIKE = "#5b3fa8", "#c62828"
 _DECADES = 6  # of density below its peak; what is lower is the tail of the smoothing
 
 
@@ -76,31 +75,26 @@ def write_spectrum_picture(
     _draw(axis, curve)
     if threshold is not None:
         _mark(axis, threshold)
-    axis.set_title(title, loc="left", fontsize=11.5, color=_INK)
+    axis.set_title(title, loc="left", fontsize=11.5, color=INK)
     return save_figure(figure, path)
 
 
 def _draw(axis: Axes, curve: DensityCurve) -> None:
     peak = float(np.nanmax(curve.density))
     floor = peak * 10.0**-_DECADES
-    axis.plot(curve.grid, np.maximum(curve.density, floor), color=_DENSITY, linewidth=1.4, zorder=3)
+    axis.plot(curve.grid, np.maximum(curve.density, floor), color=PURPLE, linewidth=1.4, zorder=3)
     if curve.error is not None and np.isfinite(curve.error).any():
         low, high = curve.density - 2 * curve.error, curve.density + 2 * curve.error
         band = np.maximum(low, floor), np.maximum(high, floor)
-        axis.fill_between(curve.grid, *band, color=_DENSITY, alpha=0.18, linewidth=0)
+        axis.fill_between(curve.grid, *band, color=PURPLE, alpha=0.18, linewidth=0)
     axis.set_yscale("log")
     axis.set_ylim(floor, peak * 2)
-    axis.set_xlabel("eigenvalue", color=_SOFT, fontsize=10)
-    axis.set_ylabel("density", color=_SOFT, fontsize=10)
-    axis.grid(axis="y", which="major", color=_GRID, linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.tick_params(colors=_SOFT, labelsize=9, length=0, which="both")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.spines[["left", "bottom"]].set_color("#c9d0d9")
+    label(axis, x="eigenvalue", y="density")
+    dress(axis)
 
 
 def _mark(axis: Axes, threshold: float) -> None:
-    axis.axvline(threshold, color=_SPIKE, linewidth=0.9, linestyle=(0, (2, 2)))
+    axis.axvline(threshold, color=RED, linewidth=0.9, linestyle=(0, (2, 2)))
     axis.annotate(
         "unstable beyond",
         (threshold, 1),
@@ -110,5 +104,5 @@ def _mark(axis: Axes, threshold: float) -> None:
         ha="right",
         va="top",
         fontsize=8.5,
-        color=_SPIKE,
+        color=RED,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foreshock.detection import SpikeDefinition, detect_spikes
-from foreshock.scoring import FalseAlarm, Readings, SpikeOutcome, score
+from foreshock.scoring import FalseAlarm, Readings, SpikeOutcome, episode_gap, score
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from foreshock.runlog import Run
 
 _ANNOUNCING = ("edge", "armed")
-_GAP = 20
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ def summarise(run: Run, definition: SpikeDefinition | None = None) -> RunSummary
     finite = losses[np.isfinite(losses)]
     spikes = detect_spikes(steps.tolist(), losses.tolist(), definition)
     judged_from = int(steps[min(definition.window, len(steps) - 1)]) if len(steps) else 0
-    result = score(spikes, readings_of(run), gap=_gap(run), judged_from=judged_from)
+    result = score(spikes, readings_of(run), gap=episode_gap(run.steps("forecast")), judged_from=judged_from)
     return RunSummary(
         name=str(run.meta.get("name") or run.path.parent.name or run.path.stem),
         description=str(run.meta.get("description") or ""),
@@ -190,12 +189,6 @@ def recorded_losses(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         np.array(steps, dtype=np.int64),
         np.array([by_step[step] for step in steps], dtype=np.float64),
     )
-
-
-def _gap(run: Run) -> int:
-    """Return after how many steps without an announcement an episode is over: two forecasts, or 20 steps."""
-    spacing = np.diff(run.steps("forecast"))
-    return max(_GAP, 2 * int(np.median(spacing))) if spacing.size else _GAP
 
 
 def readings_of(run: Run) -> Readings:

@@ -19,7 +19,7 @@ from foreshock.noise import measure_noise
 from foreshock.operators import BackendChoice, choose_backend, displaced, hessian_operator
 from foreshock.preconditioner import read_preconditioner, read_second_moment_sums
 from foreshock.prober import Prober
-from foreshock.vectors import rayleigh_quotient
+from foreshock.vectors import rayleigh_quotient, reciprocal
 
 _MOST_MULTIPLE = 64.0
 _BISECTIONS = 3
@@ -103,7 +103,7 @@ class Measurements:
         if self._last is not None:
             last, along = self._last
             root = self._preconditioner.scale_root()
-            metric = float(last @ (last * torch.where(root > 0, root, torch.inf) ** -2))
+            metric = float(last @ (last * reciprocal(root) ** 2))
             ratio = (float(gradient @ last) - along) / metric if metric > 0 else math.nan
         self._last = (self._move, float(gradient @ self._move))
         return ratio

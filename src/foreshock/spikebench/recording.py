@@ -12,8 +12,7 @@ import math
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from foreshock.spikebench.suite import RunConfig
 from foreshock.spikebench.trace import Column, Trace
 from foreshock.tasks import build_task
 from foreshock.tasks.optimization import build_optimizer, build_scheduler
+from foreshock.tasks.threads import one_thread
 
 FULL_STRIDES = {
     "probe": 4,
@@ -55,7 +55,7 @@ def record(config: RunConfig, seed: int, *, on_step: Callable[[int, float], None
     Returns:
         The trace. A run whose loss is no longer finite ends there.
     """
-    with _one_thread(), torch.random.fork_rng(devices=[]):
+    with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         recorder = _Recorder(config, seed)
         for step in range(config.steps):
@@ -145,14 +145,3 @@ class _Recorder:
             "costs": {kind: statistics.fmean(values) for kind, values in self._passes.items()},
             "seconds": seconds,
         }
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Use one thread: for models this small more threads are slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

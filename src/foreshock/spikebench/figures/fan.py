@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foreshock.report.appearance import AMBER, BLUE, PURPLE, RED, SOFT, dress, label
 from foreshock.report.drawing import figure_class, save_figure
 from foreshock.report.forecasts import SHOWN_AHEAD, Fan
-from foreshock.spikebench.figures.appearance import AMBER, BLUE, PURPLE, RED, SOFT, dress, label
 from foreshock.spikebench.scores.replays import Replay
 from foreshock.spikebench.spikes import ground_truth
 from foreshock.spikebench.trace import Column, Trace

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from foreshock.report.appearance import AMBER, BLUE, INK, QUIET, SOFT, dress
 from foreshock.report.drawing import figure_class, save_figure
-from foreshock.spikebench.figures.appearance import AMBER, BLUE, INK, QUIET, SOFT, dress
 
 _EDGES = (0, 1, 5, 10, 20, 50, 100, 200, 500)
 _NAMES = ("missed", "0", "1–4", "5–9", "10–19", "20–49", "50–99", "100–199", "200–499", "500+")

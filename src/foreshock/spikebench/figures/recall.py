@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foreshock.report.drawing import figure_class, save_figure
-from foreshock.spikebench.figures.appearance import (
+from foreshock.report.appearance import (
     AMBER,
     BLUE,
     GREEN,
@@ -19,6 +18,7 @@ from foreshock.spikebench.figures.appearance import (
     dress,
     label,
 )
+from foreshock.report.drawing import figure_class, save_figure
 from foreshock.spikebench.scores.thresholds import ALARM_SHARE
 
 if TYPE_CHECKING:

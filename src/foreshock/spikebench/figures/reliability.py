@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from foreshock.report.appearance import AMBER, BLUE, GREEN, PURPLE, QUIET, RED, SOFT, dress, label
 from foreshock.report.drawing import figure_class, save_figure
-from foreshock.spikebench.figures.appearance import AMBER, BLUE, GREEN, PURPLE, QUIET, RED, SOFT, dress, label
 
 _COLOURS = (BLUE, AMBER, PURPLE, GREEN, RED)
 

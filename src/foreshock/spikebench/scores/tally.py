@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreshock.detection import SpikeEvent
-from foreshock.scoring import Readings, score
+from foreshock.scoring import Readings, episode_gap, score
 from foreshock.spikebench.scores.truth import Truth
 from foreshock.spikebench.spikes import TALL
 from foreshock.spikebench.trace import Column
 
 EARLY = 10
-_GAP = 20
 
 
 @dataclass(frozen=True)
@@ -58,12 +56,11 @@ def tally(
         announces: Whether there is one, of shape (n,).
     """
     nothing = np.zeros(steps.size)
-    stride = float(np.median(np.diff(steps))) if steps.size > 1 else 1.0
     result = (
         score(
             spikes,
             Readings(steps, announces, nothing, nothing),
-            gap=max(_GAP, math.ceil(2 * stride)),
+            gap=episode_gap(steps),
             judged_from=int(truth.judged[0]) if truth.judged.size else 0,
         )
         if steps.size

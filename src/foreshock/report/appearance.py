@@ -1,4 +1,4 @@
-"""How all figures look: the colours and axes of the run report's picture."""
+"""How all pictures look: their colours and axes."""
 
 from __future__ import annotations
 
