@@ -23,11 +23,10 @@ from foreshock.observation import StepObservation, largest_rate, observe_step, s
 from foreshock.preconditioner import Preconditioner, as_optimizers, find_reader, read_preconditioner
 from foreshock.prober import Prober
 from foreshock.runlog import RunLogWriter
-from foreshock.schedule import ProbeSchedule
+from foreshock.schedule import CURVATURE_AMONG_NOISE, ProbeSchedule
 from foreshock.subject import as_number, check_parameters, describe, trained_size
 
 _FAILURES_ALLOWED = 3
-_CURVATURE_AMONG_NOISE = 20
 _MISMATCH = 0.01
 
 
@@ -217,7 +216,7 @@ class Monitor:
             return False
         began = time.perf_counter()
         kinds = [self._measure_noise] if self._noisy else []
-        if not self._noisy or self._measurements % _CURVATURE_AMONG_NOISE == 0:
+        if not self._noisy or self._measurements % CURVATURE_AMONG_NOISE == 0:
             kinds.append(self._measure_curvature)
         self._measurements += 1
         try:

@@ -9,7 +9,11 @@ from foreshock.forecast import Forecast
 
 _SHARE_OF_TIME_LEFT = 0.1
 _LONGEST_WAIT = 200
-_LAGGING_WAIT, _FRESH_WAIT = 10, 50
+LAGGING_WAIT, FRESH_WAIT = 10, 50
+"""Steps between measurements of the noise, while v lags and otherwise."""
+
+CURVATURE_AMONG_NOISE = 50
+"""Where noise decides, one measurement in so many is accompanied by one of the curvature, which is dear."""
 
 
 class ProbeSchedule:
@@ -66,7 +70,7 @@ class ProbeSchedule:
             self._began = now
         if self._last_step is None:
             return True
-        wait = _wait(forecast) if lagging is None else _LAGGING_WAIT if lagging else _FRESH_WAIT
+        wait = _wait(forecast) if lagging is None else LAGGING_WAIT if lagging else FRESH_WAIT
         if step - self._last_step < wait:
             return False
         return self._total + self._last_cost <= self.budget * (now - self._began)

@@ -52,6 +52,47 @@ def test_where_v_follows_the_edge_does_not_arm():
     assert "v follows g²" in forecast.basis
 
 
+def reading(ratio: float, *, lag_ratio: float, excess_loss: float = 1e-4) -> CurvatureSignals:
+    return CurvatureSignals(
+        ratio,
+        learning_rate=1e-3,
+        alignment=0.9,
+        excess_loss=excess_loss,
+        lag_ratio=lag_ratio,
+        loss=1.0,
+        beta1=0.9,
+    )
+
+
+def test_an_edge_past_which_all_is_damped_is_not_announced():
+    lagging, following = a_run(), a_run(second_moment=0.01)
+    for step in range(0, 120, 4):
+        ratio = 1.02 * math.exp(5e-4 * (step - 116))
+        lagging.see_curvature(step, reading(ratio, lag_ratio=1e-3))
+        following.see_curvature(step, reading(ratio, lag_ratio=1.0))
+    announced, damped = (run.forecast(119, constant=True) for run in (lagging, following))
+    assert announced.state == "armed"
+    assert announced.severity > 1.5 > damped.severity
+    assert damped.state == "rising"
+    assert damped.steps_to_instability == 0
+    assert "v follows g²" in damped.basis
+
+
+def test_one_in_five_readings_that_foretells_a_spike_is_enough():
+    run = a_run(second_moment=0.01)
+    states = []
+    for step in range(0, 120, 4):
+        run.see_curvature(step, reading(math.exp(5e-4 * step), lag_ratio=1e-3 if step == 40 else 1.0))
+        states.append(run.forecast(step, constant=True).state)
+    assert [4 * i for i, state in enumerate(states) if state == "armed"] == [0, 4, 8, 12, 40, 44, 48, 52, 56]
+
+
+def test_without_a_height_the_edge_is_announced():
+    run = a_run(second_moment=0.01)
+    run.see_curvature(0, CurvatureSignals(1.01, learning_rate=1e-3))
+    assert run.forecast(0, constant=True).state == "armed"
+
+
 def test_without_noise_the_same_readings_are_judged_by_the_full_batch_edge():
     run = noisy(a_run(), 0.2, 0.02)
     run.see_curvature(120, CurvatureSignals(1.02, learning_rate=1e-3))

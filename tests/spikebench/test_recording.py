@@ -52,6 +52,19 @@ def test_the_losses_are_those_of_a_plain_loop(config: RunConfig) -> None:
     assert record(config, 3).column("loss").values.tolist() == losses
 
 
+def test_nothing_is_measured_of_a_gradient_whose_norm_overflows() -> None:
+    task = build_task("mlp", batch_size=10, seed=0, points=20, width=8)
+    optimizer = build_optimizer(task.model, MINI.optimizer)
+    batch = next(task.batches)
+    loss = task.loss_fn(task.model, batch)
+    loss.backward()
+    for parameter in task.model.parameters():
+        parameter.grad.fill_(1e30)
+    measurements = Measurements(task.model, task.loss_fn, optimizer)
+    measurements.begin(0, batch, loss.item())
+    assert [measurements.measure(kind) for kind in ("probe", "pair", "sharpness")] == [{}, {}, {}]
+
+
 def test_every_column_has_its_stride(mini: Trace) -> None:
     columns = {
         "loss": 1,

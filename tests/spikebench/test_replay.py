@@ -93,6 +93,20 @@ def test_the_size_of_the_training_set_counts():
     assert replay(mini(0.02, examples=100_000)).watch.any()
 
 
+def test_noise_is_measured_often_only_while_v_lags():
+    lagging, following = mini(0.02), mini(0.02)
+    following = Trace(following.meta, following.columns | {"second_moment": every(0.01)})
+    often, seldom = replay(lagging).passes, replay(following).passes
+    # A pair costs 2 F here, and so does the probe that accompanies the first.
+    assert (often[0], often[10], often[11]) == (4.0, 2.0, 0.0)
+    assert np.flatnonzero(often).tolist() == list(range(0, 400, 10))
+    assert np.flatnonzero(seldom).tolist() == list(range(0, 400, 50))
+
+
+def test_probes_of_full_batches_are_paid_for():
+    assert np.flatnonzero(replay(full()).passes).tolist() == list(range(0, 400, 4))
+
+
 def test_a_forecast_uses_nothing_later():
     trace = full()
     whole, cut = replay(trace), replay(trace.until(249))

@@ -22,10 +22,11 @@ class Forecast:
         interval_high: Upper end; infinity if the rise itself is in doubt.
         growth_rate: Fitted growth of ln(ratio) a step; NaN if it can't be told.
         state: ``armed`` at or above one; ``edge`` if one is reached within the horizon; ``rising`` if the
-            ratio surely grows; ``recovery`` after a sudden fall, until there are enough new readings;
-            ``spike`` while the loss has left its level; ``stable`` otherwise; ``unknown`` if it can't be
-            told – which does not mean safe. Where batches differ, ``armed``: past the edge of
-            `mean_square_ratio` while v lags; ``rising``: past it while v follows g².
+            ratio surely grows, or reaches one where no visible rise of the loss is expected of it;
+            ``recovery`` after a sudden fall, until there are enough new readings; ``spike`` while the loss
+            has left its level; ``stable`` otherwise; ``unknown`` if it can't be told – which does not mean
+            safe. Where batches differ, ``armed``: past the edge of `mean_square_ratio` while v lags;
+            ``rising``: past it while v follows g².
         basis: In words, what the forecast rests on, or what it lacks.
         mean_square_ratio: Edge of stability under the noise of mini-batches, in the mean square; one is the
             edge, as for `stability_ratio`. NaN if it was not measured.

@@ -21,7 +21,7 @@ class StepSignals:
     """The smoothed signals at one step; NaN until enough steps were seen.
 
     Attributes:
-        lag: v above g²: the largest Σv̂/EMA₃₀‖g‖² of the last 50 steps. Where it is below about three, v has a
+        lag: v above g²: the largest Σv̂/EMA₃₀‖g‖² of the last 50 steps. Where it is below about 1.5, v has a
             short memory of its own, and crossing the edge does little.
         reverse_lag: g² above v: √(‖g‖²/Σv̂) of this step.
         burst: √(EMA₅‖g‖² over its own median of the last 100 steps).

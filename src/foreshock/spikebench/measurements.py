@@ -67,7 +67,8 @@ class Measurements:
 
         ``trial`` is to be called after ``step()``, all others before it.
         """
-        if not self._preconditioner.largest_rate > 0:
+        # A run that diverges may have a finite loss, but gradients whose norm overflows.
+        if not (self._preconditioner.largest_rate > 0 and self._preconditioner.gradient().norm().isfinite()):
             return {}
         try:
             with isolated(self._model):

@@ -1,8 +1,8 @@
 """What Foreshock would have said in a recorded run: the product's own forecaster, fed from a trace.
 
-It gets what the monitor would have measured, at the strides of the trace: of full batches probes of the
-curvature, of mini-batches pairs of half-batches. The future of the learning rate is known to it, as a
-schedule is, and so is the size of the training set.
+It gets what the monitor would have measured: of full batches probes of the curvature, at the stride of the
+trace; of mini-batches pairs of half-batches, every 10 steps while v lags and every 50 otherwise. The future
+of the learning rate is known to it, as a schedule is, and so is the size of the training set.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from foreshock.forecast import CurvatureSignals, Forecast, RunForecaster, population_factor
+from foreshock.schedule import CURVATURE_AMONG_NOISE, FRESH_WAIT, LAGGING_WAIT
 from foreshock.spikebench.scores import Replay
 from foreshock.spikebench.trace import Trace
 
@@ -27,13 +28,14 @@ def replay(trace: Trace) -> Replay:
     feed = _Feed(trace)
     rows = []
     for index, step in enumerate(trace.column("loss").steps.tolist()):
-        feed.give(run, index, step)
+        passes = feed.give(run, index, step)
         forecast = run.forecast(step, constant=constant)
         run.alarm(step, forecast)
-        rows.append(_row(forecast, alarmed=run.level == "alarm"))
-    columns = np.array(rows, dtype=np.float64).reshape(-1, 7).T
-    watch, alarm, score, expected, low, high, height = columns
-    return Replay(trace.column("loss").steps, watch > 0, alarm > 0, score, expected, low, high, height)
+        rows.append(_row(forecast, alarmed=run.level == "alarm", passes=passes))
+    columns = np.array(rows, dtype=np.float64).reshape(-1, 8).T
+    watch, alarm, score, expected, low, high, height, passes = columns
+    steps = trace.column("loss").steps
+    return Replay(steps, watch > 0, alarm > 0, score, expected, low, high, height, passes)
 
 
 class _Feed:
@@ -48,39 +50,55 @@ class _Feed:
         self._probes = _by_step(trace, (*_FIELDS, "excess_loss"))
         self._pairs = _by_step(trace, ("pair_mean", "pair_square", "noise_factor"))
         size = trace.meta["batch_size"]
+        self._costs = trace.meta["costs"]
+        self._measured_at, self._measurements = -FRESH_WAIT, 0
         self._factor = 1.0 if size is None else population_factor(size, trace.meta.get("examples"))
 
-    def give(self, run: RunForecaster, index: int, step: int) -> None:
+    def give(self, run: RunForecaster, index: int, step: int) -> float:
+        """Give what is known at a step; return what measuring it costs, in F."""
         if index >= self._every["gradient_norm"].size:
-            return  # A run that overflowed has no gradient at its last step.
+            return 0.0  # A run that overflowed has no gradient at its last step.
         every = {name: float(values[index]) for name, values in self._every.items()}
         run.see_step(
             loss=every["loss"],
             squared_gradient=every["gradient_norm"] ** 2,
             second_moment=every["second_moment"],
         )
-        pair, probe = self._pairs.get(step), self._probes.get(step)
-        if pair is not None:
-            run.see_noise(
-                mean=pair["pair_mean"],
-                variance=self._factor * pair["pair_square"],
-                noise_factor=pair["noise_factor"],
-            )
-        elif probe is not None:
-            ratio = probe["stability_ratio"]
-            signals = CurvatureSignals(
-                ratio=ratio,
-                learning_rate=every["learning_rate"],
-                relative_error=probe["stability_error"] / abs(ratio) if ratio else math.inf,
-                gradient_ratio=probe["gradient_ratio"],
-                predicted_change=probe["predicted_change"],
-                alignment=probe["alignment"],
-                excess_loss=probe["excess_loss"],
-                lag_ratio=every["lag_ratio"],
-                loss=every["loss"],
-                beta1=float(self._trace.meta["beta1"]),
-            )
-            run.see_curvature(step, signals, learning_rates=self._future(index))
+        if self._pairs:
+            return self._give_pair(run, step)
+        probe = self._probes.get(step)
+        if probe is None:
+            return 0.0
+        run.see_curvature(step, self._signals(probe, every), learning_rates=self._future(index))
+        return float(self._costs["probe"])
+
+    def _give_pair(self, run: RunForecaster, step: int) -> float:
+        pair = self._pairs.get(step)
+        if pair is None or step - self._measured_at < (LAGGING_WAIT if run.lagging else FRESH_WAIT):
+            return 0.0
+        run.see_noise(
+            mean=pair["pair_mean"],
+            variance=self._factor * pair["pair_square"],
+            noise_factor=pair["noise_factor"],
+        )
+        accompanied = self._measurements % CURVATURE_AMONG_NOISE == 0
+        self._measured_at, self._measurements = step, self._measurements + 1
+        return float(self._costs["pair"] + (self._costs["probe"] if accompanied else 0.0))
+
+    def _signals(self, probe: Mapping[str, float], every: Mapping[str, float]) -> CurvatureSignals:
+        ratio = probe["stability_ratio"]
+        return CurvatureSignals(
+            ratio=ratio,
+            learning_rate=every["learning_rate"],
+            relative_error=probe["stability_error"] / abs(ratio) if ratio else math.inf,
+            gradient_ratio=probe["gradient_ratio"],
+            predicted_change=probe["predicted_change"],
+            alignment=probe["alignment"],
+            excess_loss=probe["excess_loss"],
+            lag_ratio=every["lag_ratio"],
+            loss=every["loss"],
+            beta1=float(self._trace.meta["beta1"]),
+        )
 
     def _future(self, index: int) -> list[float] | None:
         rates = self._every["learning_rate"]
@@ -98,7 +116,7 @@ def _by_step(trace: Trace, names: tuple[str, ...]) -> dict[int, Mapping[str, flo
     }
 
 
-def _row(forecast: Forecast, *, alarmed: bool) -> tuple[float, ...]:
+def _row(forecast: Forecast, *, alarmed: bool, passes: float) -> tuple[float, ...]:
     watch = forecast.state in ("edge", "armed")
     score = forecast.mean_square_ratio
     if math.isnan(score):
@@ -113,4 +131,5 @@ def _row(forecast: Forecast, *, alarmed: bool) -> tuple[float, ...]:
         forecast.interval_low,
         forecast.interval_high,
         forecast.severity,
+        passes,
     )

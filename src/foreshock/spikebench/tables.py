@@ -70,7 +70,7 @@ def rule_table(
     if forecasts is not None:
         entry = _pick(forecasts, split, group)
         for state in ("watch", "alarm"):
-            made = {state: entry[state], "auroc": entry["auroc"]}
+            made = {state: entry[state], "auroc": entry["auroc"], "cost": entry["cost"]}
             rows.append(_rule_row(f"forecast: {state}", made, _UNKNOWN, state, spikes))
     return table(_ALARMS, rows)
 

@@ -38,6 +38,7 @@ def replayed(factor=1.0, every=5, n=500, **changes):
         "low": 0.8 * expected,
         "high": 1.2 * expected,
         "height": np.full(steps.size, 5.0),
+        "passes": np.full(steps.size, 0.5),
     }
     return Replay(**{**columns, **changes})
 
@@ -119,8 +120,13 @@ def heights(forecast, hit=(True, True, True, True)):
     for onset, value in zip(onsets, forecast, strict=True):
         known[steps == onset - 5] = value
     blank = np.full(steps.size, np.nan)
-    made = Replay(steps, on, on, blank, blank, blank, blank, known)
+    made = Replay(steps, on, on, blank, blank, blank, blank, known, blank)
     return score_forecasts([trace(loss)], lambda _: made)["development"]["all"]
+
+
+def test_the_cost_is_the_mean_over_steps():
+    made = replayed(passes=np.arange(100) % 2 * 3.0)
+    assert score_forecasts([rising()], lambda _: made)["development"]["all"]["cost"] == 1.5
 
 
 def test_heights_are_ranked_over_the_spikes_that_were_hit():

@@ -32,7 +32,7 @@ def score_forecasts(traces: Sequence[Trace], replay: Callable[[Trace], Replay]) 
         By split and group: ``crossing``, the relative error at each lead (``median``, ``count``, and
         ``without``: how many foresaw none); ``coverage`` of the 80 % interval; ``reliability``, nominal
         against observed; ``height``, Spearman's correlation with ln height over the spikes that the alarm
-        hit; ``auroc`` of the score; and ``watch`` and ``alarm`` as for rules.
+        hit; ``cost``, F a step; ``auroc`` of the score; and ``watch`` and ``alarm`` as for rules.
     """
     truths = [truth_of(trace) for trace in traces]
     replays = [replay(trace) for trace in traces]
@@ -106,6 +106,7 @@ def _entry(truths: Sequence[Truth], replays: Sequence[Replay], ahead: Sequence[A
     alarm = [_tallies(truth, made, made.alarm) for truth, made in pairs]
     return {
         "traces": len(truths),
+        "cost": float(np.mean([made.passes.mean() for made in replays])),
         "crossing": crossing_errors(pooled),
         "coverage": coverage(pooled),
         "reliability": reliability(pooled),

@@ -27,6 +27,7 @@ class Replay:
         low: Lower end of the 80 % interval of `expected`.
         high: Upper end.
         height: Expected height of the spike over the median before it; NaN if it can't be told.
+        passes: What was measured for it cost, in forward and backward passes (F).
 
     Raises:
         ValueError: If they differ in shape, or `expected` is negative.
@@ -40,6 +41,7 @@ class Replay:
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     height: NDArray[np.float64]
+    passes: NDArray[np.float64]
 
     def __post_init__(self) -> None:
         """Check that all pair up."""
