@@ -28,10 +28,10 @@ def replay(trace: Trace) -> Replay:
     feed = _Feed(trace)
     rows = []
     for index, step in enumerate(trace.column("loss").steps.tolist()):
-        passes = feed.give(run, index, step)
+        spent = feed.give(run, index, step)
         forecast = run.forecast(step, constant=constant)
         run.alarm(step, forecast)
-        rows.append(_row(forecast, alarmed=run.level == "alarm", passes=passes))
+        rows.append(_row(forecast, alarmed=run.level == "alarm", passes=spent))
     columns = np.array(rows, dtype=np.float64).reshape(-1, 8).T
     watch, alarm, score, expected, low, high, height, passes = columns
     steps = trace.column("loss").steps
