@@ -26,7 +26,7 @@ def run(raised, loss, **changes):
 def replay(one):
     on = one.column("stability_ratio").values > 1
     unknown = np.full(600, np.nan)
-    return Replay(np.arange(600), on, ~on, unknown, unknown, unknown, unknown, unknown, np.ones(600))
+    return Replay(np.arange(600), on, ~on, unknown, unknown, unknown, unknown, unknown, np.ones(600), unknown)
 
 
 TRACES = [run((150, 200), spiky_loss()), run((300, 310), np.ones(600), role="control")]

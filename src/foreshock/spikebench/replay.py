@@ -32,10 +32,10 @@ def replay(trace: Trace) -> Replay:
         forecast = run.forecast(step, constant=constant)
         run.alarm(step, forecast)
         rows.append(_row(forecast, alarmed=run.level == "alarm", passes=spent))
-    columns = np.array(rows, dtype=np.float64).reshape(-1, 8).T
-    watch, alarm, score, expected, low, high, height, passes = columns
+    columns = np.array(rows, dtype=np.float64).reshape(-1, 9).T
+    watch, alarm, score, expected, low, high, height, passes, until = columns
     steps = trace.column("loss").steps
-    return Replay(steps, watch > 0, alarm > 0, score, expected, low, high, height, passes)
+    return Replay(steps, watch > 0, alarm > 0, score, expected, low, high, height, passes, until)
 
 
 class _Feed:
@@ -132,4 +132,5 @@ def _row(forecast: Forecast, *, alarmed: bool, passes: float) -> tuple[float, ..
         forecast.interval_high,
         forecast.severity,
         passes,
+        forecast.steps_to_spike,
     )

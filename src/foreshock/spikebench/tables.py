@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from foreshock.spikebench.scores.forecasts import SPIKE_LEADS
 from foreshock.spikebench.scores.replays import LEADS
 
 At = Literal["default", "calibrated"]
@@ -32,6 +33,7 @@ _FORECASTS = (
     *(f"error {lead} ahead" for lead in LEADS),
     "80 % held, leads",
     "80 % held, ≤ 300",
+    *(f"spike, error {lead} ahead" for lead in SPIKE_LEADS),
     "height ρ",
 )
 
@@ -170,16 +172,18 @@ def _rule_row(name: str, entry: Mapping[str, Any] | None, threshold: str, at: st
 
 
 def _forecast_row(group: str, entry: Mapping[str, Any]) -> Cells:
-    errors = [
-        f"{_share(error['median'])} ({error['count']} of {error['count'] + error['without']})"
-        for error in (entry["crossing"][str(lead)] for lead in LEADS)
-    ]
+    errors = [_error(entry["crossing"][str(lead)]) for lead in LEADS]
+    spikes = [_error(entry["spike"][str(lead)]) for lead in SPIKE_LEADS]
     held = [
         f"{_share(entry['coverage'][name]['share'])} ({entry['coverage'][name]['count']})"
         for name in ("at_leads", "within_300")
     ]
     height = f"{_number(entry['height']['spearman'])} ({entry['height']['count']})"
-    return (group, str(entry["traces"]), *errors, *held, height)
+    return (group, str(entry["traces"]), *errors, *held, *spikes, height)
+
+
+def _error(error: Mapping[str, Any]) -> str:
+    return f"{_share(error['median'])} ({error['count']} of {error['count'] + error['without']})"
 
 
 def _share(value: float | None) -> str:

@@ -32,6 +32,7 @@ def sawtooth():
         1.2 * np.maximum(ahead - 6, 0),
         np.full(steps.size, 5.0),
         np.ones(steps.size),
+        np.ones(steps.size),
     )
     return trace(spiky_loss(600, onsets=(205, 405)), columns), made
 
@@ -59,7 +60,7 @@ def test_a_forecast_within_two_horizons_at_once_is_drawn_once():
     steps = np.arange(0, 50, 10)
     ahead = 90.0 - steps
     blank = np.zeros(5, dtype=bool)
-    made = Replay(steps, blank, blank, ahead, ahead, ahead, ahead, ahead, ahead)
+    made = Replay(steps, blank, blank, ahead, ahead, ahead, ahead, ahead, ahead, ahead)
     assert [fan.step for fan in chosen(made, Column(steps, np.full(5, 0.5)))] == [0, 40]
 
 

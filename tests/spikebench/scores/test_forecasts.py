@@ -39,6 +39,7 @@ def replayed(factor=1.0, every=5, n=500, **changes):
         "high": 1.2 * expected,
         "height": np.full(steps.size, 5.0),
         "passes": np.full(steps.size, 0.5),
+        "until_spike": np.maximum(470.0 - steps, 0.0),
     }
     return Replay(**{**columns, **changes})
 
@@ -120,8 +121,18 @@ def heights(forecast, hit=(True, True, True, True)):
     for onset, value in zip(onsets, forecast, strict=True):
         known[steps == onset - 5] = value
     blank = np.full(steps.size, np.nan)
-    made = Replay(steps, on, on, blank, blank, blank, blank, known, blank)
+    made = Replay(steps, on, on, blank, blank, blank, blank, known, blank, blank)
     return score_forecasts([trace(loss)], lambda _: made)["development"]["all"]
+
+
+def test_the_time_to_a_spike_is_scored_where_none_is_going_on():
+    loss = spiky_loss(500, onsets=(200, 235), width=3)
+    until = np.full(100, np.inf)
+    until[[30, 36, 38, 43, 45]] = 60.0, 24.0, 10.0, 20.0, 5.0  # at steps 150, 180, 190, 215 and 225
+    found = score_forecasts([trace(loss)], lambda _: replayed(until_spike=until))["development"]["all"]
+    assert found["spike"]["50"] == {"median": pytest.approx(0.2), "count": 1, "without": 0}
+    assert found["spike"]["20"] == {"median": pytest.approx(0.1), "count": 2, "without": 0}
+    assert found["spike"]["10"] == {"median": pytest.approx(0.25), "count": 2, "without": 0}
 
 
 def test_the_cost_is_the_mean_over_steps():

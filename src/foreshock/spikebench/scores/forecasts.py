@@ -18,6 +18,7 @@ from foreshock.spikebench.scores.truth import Truth, truth_of
 from foreshock.spikebench.trace import Column, Trace
 
 NOMINAL = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+SPIKE_LEADS = (10, 20, 50)
 _OUTER = NormalDist().inv_cdf(0.9)  # the 80 % interval ends there
 
 
@@ -31,7 +32,8 @@ def score_forecasts(traces: Sequence[Trace], replay: Callable[[Trace], Replay]) 
     Returns:
         By split and group: ``crossing``, the relative error at each lead (``median``, ``count``, and
         ``without``: how many foresaw none); ``coverage`` of the 80 % interval; ``reliability``, nominal
-        against observed; ``height``, Spearman's correlation with ln height over the spikes that the alarm
+        against observed; ``spike``, the relative error of the time to a spike above 3× at leads of 10, 20 and
+        50 steps; ``height``, Spearman's correlation with ln height over the spikes that the alarm
         hit; ``cost``, F a step; ``auroc`` of the score; and ``watch`` and ``alarm`` as for rules.
     """
     truths = [truth_of(trace) for trace in traces]
@@ -53,14 +55,35 @@ def crossing_errors(ahead: Ahead) -> dict[str, Any]:
     found = {}
     for lead in LEADS:
         at = ahead.lead == lead
-        error = np.abs(ahead.expected[at] - ahead.actual[at]) / ahead.actual[at]
-        known = error[np.isfinite(error)]
-        found[str(lead)] = {
-            "median": float(np.median(known)) if known.size else None,
-            "count": int(known.size),
-            "without": int(error.size - known.size),
-        }
+        found[str(lead)] = _median(np.abs(ahead.expected[at] - ahead.actual[at]) / ahead.actual[at])
     return found
+
+
+def spike_errors(pairs: Sequence[tuple[Truth, Replay]]) -> dict[str, Any]:
+    """Return the relative errors of the time to a spike at each lead, and how many foresaw none.
+
+    Spikes above 3× are asked for that come at least so many steps after the last one ended.
+    """
+    found: dict[str, list[float]] = {str(lead): [] for lead in SPIKE_LEADS}
+    for truth, replay in pairs:
+        known = Column(replay.steps, replay.until_spike)
+        free_from = int(replay.steps[0]) if replay.steps.size else 0
+        for spike in truth.spikes["3x"]:
+            for lead in SPIKE_LEADS:
+                if spike.onset - lead >= free_from:
+                    expected = float(known.held(np.array([spike.onset - lead]))[0])
+                    found[str(lead)].append(abs(expected - lead) / lead)
+            free_from = spike.end + 1
+    return {lead: _median(np.array(errors)) for lead, errors in found.items()}
+
+
+def _median(errors: NDArray[np.float64]) -> dict[str, Any]:
+    known = errors[np.isfinite(errors)]
+    return {
+        "median": float(np.median(known)) if known.size else None,
+        "count": int(known.size),
+        "without": int(errors.size - known.size),
+    }
 
 
 def coverage(ahead: Ahead) -> dict[str, Any]:
@@ -110,6 +133,7 @@ def _entry(truths: Sequence[Truth], replays: Sequence[Replay], ahead: Sequence[A
         "crossing": crossing_errors(pooled),
         "coverage": coverage(pooled),
         "reliability": reliability(pooled),
+        "spike": spike_errors(pairs),
         "height": _heights(pairs, alarm),
         "auroc": pooled_auroc([(truth, Column(made.steps, made.score)) for truth, made in pairs]),
         "watch": summed_by_class(watch),

@@ -28,6 +28,8 @@ class Replay:
         high: Upper end.
         height: Expected height of the spike over the median before it; NaN if it can't be told.
         passes: What was measured for it cost, in forward and backward passes (F).
+        until_spike: Steps until the loss is expected to be visibly off its level; infinity if never, NaN if
+            it can't be told.
 
     Raises:
         ValueError: If they differ in shape, or `expected` is negative.
@@ -42,6 +44,7 @@ class Replay:
     high: NDArray[np.float64]
     height: NDArray[np.float64]
     passes: NDArray[np.float64]
+    until_spike: NDArray[np.float64]
 
     def __post_init__(self) -> None:
         """Check that all pair up."""
