@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint types layers docs bench-curvature clean
+.PHONY: demo test lint types layers docs bench-curvature bench-forecast clean
 
 demo: $(VENV)/.demo
 	$(BIN)/foreshock demo
@@ -30,6 +30,11 @@ SUITE ?= full
 bench-curvature: $(VENV)/.peers
 	$(BIN)/python -m benchmarks.curvature.run --suite $(SUITE)
 	$(BIN)/python -m benchmarks.curvature.table benchmarks/curvature/results/$(SUITE).json docs/benchmarks/curvature.md
+
+# Hours, resumable. Scores the held-out half: not while a rule is tuned.
+bench-forecast: $(VENV)/.bench
+	$(BIN)/foreshock bench forecast --suite full --release --out runs/spikebench
+	$(BIN)/python -m benchmarks.spikebench.publish runs/spikebench
 
 # The peers and what they import require another torch, or torchvision; the rest of it is in the extra.
 $(VENV)/.peers: $(VENV)/.bench

@@ -137,7 +137,10 @@ class Monitor:
         seen = observe_step(self._optimizers, step=step, loss=value, gradient_scale=gradient_scale)
         self._journal.write("step", seen)
         self._run.see_step(
-            loss=value, squared_gradient=seen.squared_gradient, second_moment=seen.second_moment
+            loss=value,
+            squared_gradient=seen.squared_gradient,
+            second_moment=seen.second_moment,
+            decay_exponent=seen.decay_exponent,
         )
         self._batches.see(batch)
         measured = False

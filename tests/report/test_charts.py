@@ -3,10 +3,12 @@ import json
 import numpy as np
 import pytest
 
+from foreshock.forecast import NOISY_EDGE, RunForecaster
 from foreshock.report.charts import charts, step_range, to_mapping
 from foreshock.report.decimation import POINTS
 from foreshock.report.forecasts import fans
 from foreshock.report.summary import summarise
+from foreshock.runlog import RunLogWriter, read_run
 
 ALL = ["loss", "ratio", "countdown", "directions", "alignment", "lag", "decay"]
 
@@ -47,6 +49,22 @@ def test_the_countdown_compares_the_forecast_with_what_came(spiky):
     upper, lower = chart["band"]
     assert chart["series"][upper]["label"] == "80 % at most"
     assert chart["series"][lower]["label"] == "80 % at least"
+
+
+def test_a_noisy_run_shows_the_edge_of_mini_batches(tmp_path):
+    writer = RunLogWriter(tmp_path / "noisy")
+    run = RunForecaster(beta2=0.999)
+    for step in range(60):
+        run.see_step(loss=1.0, squared_gradient=0.01, second_moment=1.0)
+        run.see_noise(mean=0.2, variance=0.02, noise_factor=19.0)
+        writer.write("forecast", run.forecast(step, constant=False))
+    writer.close()
+    chart = by_id(read_run(tmp_path / "noisy"))["noise"]
+    ratio, lag = (series["values"] for series in chart["series"])
+    assert ratio[:2] == [None, None]
+    assert ratio[-1] == pytest.approx(0.2 + 19 * 0.02 / 0.2)
+    assert lag[-1] == pytest.approx(100)
+    assert chart["threshold"] == NOISY_EDGE
 
 
 def test_without_curvature_only_the_free_signals_are_drawn(blind):

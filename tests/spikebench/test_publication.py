@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from foreshock.cli import app
 from foreshock.spikebench import run as running
-from foreshock.spikebench.publication import load_scores, runs_table, save_scores, score, summary, write_pages
+from foreshock.spikebench.page import benchmark_page, runs_table
+from foreshock.spikebench.publication import load_scores, save_scores, score, summary, write_pages
 from foreshock.spikebench.suite import RunConfig
 from foreshock.spikebench.trace import Column, Trace
 from foreshock.tasks import OptimizerConfig
@@ -49,6 +50,15 @@ def test_scores_survive_json(scores, tmp_path):
     (tmp_path / "other.json").write_text("[]")
     with pytest.raises(ValueError, match="not a file of SpikeBench's scores"):
         load_scores(tmp_path / "other.json")
+
+
+def test_the_page_shows_every_figure_and_what_the_forecast_caught(scores, tmp_path):
+    figures = [path for path in write_pages(scores, tmp_path) if path.suffix == ".svg"]
+    page = benchmark_page(scores, figures, images="pictures")
+    for figure in figures:
+        assert f"](pictures/{figure.name})" in page
+    assert "4 runs: 1 spikes in full-batch runs, 1 spikes in mini-batch runs, and 2 controls, 2 of" in page
+    assert "| Full batch | development | 1 | 1.000 (1 of 1) | 1.000 (1 of 1) |" in page
 
 
 def test_the_tables_name_every_run_and_every_rule(scores):

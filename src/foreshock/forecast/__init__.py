@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from foreshock.forecast.alarms import Alarm, AlarmBook, Level
 from foreshock.forecast.forecaster import Forecaster
+from foreshock.forecast.judgement import LAGGING, NOISY_EDGE
 from foreshock.forecast.noise import MeanSquare, NoiseTracker, population_factor
 from foreshock.forecast.record import Forecast, State, unknown
 from foreshock.forecast.run import CurvatureSignals, RunForecaster
@@ -16,6 +17,8 @@ from foreshock.forecast.signals import SignalTracker, StepSignals
 from foreshock.forecast.spike import Outlook, SpikeSignals, outlook
 
 __all__ = [
+    "LAGGING",
+    "NOISY_EDGE",
     "Alarm",
     "AlarmBook",
     "CurvatureSignals",

@@ -38,6 +38,7 @@ class Forecast:
             NaN if it can't be told.
         severity: Expected peak of the loss in the next spike, as a multiple of its level before; NaN if it
             can't be told.
+        stage: Where in the cycle of a spike the run is, one of `foreshock.dynamics.Stage`; empty if unknown.
         cause_hint: In words, what drives the ratio; empty if unknown. A hint: only a test with one part
             frozen tells for sure.
     """
@@ -55,6 +56,7 @@ class Forecast:
     reverse_lag: float = math.nan
     steps_to_spike: float = math.nan
     severity: float = math.nan
+    stage: str = ""
     cause_hint: str = ""
 
     @property

@@ -18,8 +18,9 @@ from typing import Any
 
 from foreshock.dynamics.threshold import LearningRates
 from foreshock.forecast.alarms import Alarm, AlarmBook, Level
+from foreshock.forecast.cycle import Cycle
 from foreshock.forecast.forecaster import Forecaster
-from foreshock.forecast.judgement import LAGGING, cause_hint, damped, judge_noise, qualified
+from foreshock.forecast.judgement import LAGGING, NOISY_EDGE, cause_hint, damped, judge_noise, qualified
 from foreshock.forecast.noise import MeanSquare, NoiseTracker
 from foreshock.forecast.record import Forecast, State, unknown
 from foreshock.forecast.signals import SignalTracker, StepSignals
@@ -98,20 +99,31 @@ class RunForecaster:
         self._signals = StepSignals(nan, nan, nan, nan)
         self._known = MeanSquare(nan, nan, 0)
         self._measured = False
+        self._cycle = Cycle()
         self._heights: deque[float] = deque(maxlen=_HEIGHTS)
         self._last = unknown(0, "no probe was made yet")
         self._trigger = ""
 
-    def see_step(self, *, loss: float, squared_gradient: float, second_moment: float) -> None:
+    def see_step(
+        self, *, loss: float, squared_gradient: float, second_moment: float, decay_exponent: float = math.nan
+    ) -> None:
         """Take the free signals of a step.
 
         Args:
             loss: Loss of the step.
             squared_gradient: ‖g‖².
             second_moment: Σv̂; NaN without a second moment.
+            decay_exponent: log(Σv_t/Σv_{t−1})/log β₂; NaN if unknown, and no stage is told then.
         """
         self._signals = self._tracker.update(
             loss=loss, squared_gradient=squared_gradient, second_moment=second_moment
+        )
+        ratio = self._known.ratio / NOISY_EDGE if self._measured else self._last.stability_ratio
+        self._cycle.see(
+            loss=loss,
+            lag_ratio=self._signals.reverse_lag**2,
+            decay_exponent=decay_exponent,
+            stability_ratio=ratio,
         )
 
     def see_curvature(
@@ -177,7 +189,13 @@ class RunForecaster:
             forecast = damped(forecast, max(self._heights))
         signals = self._signals
         state: State = "spike" if signals.loss_ratio > SPIKE else forecast.state
-        return replace(forecast, state=state, lag=signals.lag, reverse_lag=signals.reverse_lag)
+        return replace(
+            forecast,
+            state=state,
+            stage=self._cycle.stage,
+            lag=signals.lag,
+            reverse_lag=signals.reverse_lag,
+        )
 
     def alarm(self, step: int, forecast: Forecast) -> Alarm | None:
         """Return the alarm that is due at a step, if there is one.
@@ -196,6 +214,7 @@ class RunForecaster:
             "crossing": self._crossing.state_dict(),
             "noise": self._noise.state_dict(),
             "measured": self._measured,
+            "cycle": self._cycle.state_dict(),
             "heights": list(self._heights),
             "signals": self._tracker.state_dict(),
             "book": self._book.state_dict(),
@@ -210,6 +229,7 @@ class RunForecaster:
         self._tracker.load_state_dict(state["signals"])
         self._book.load_state_dict(state["book"])
         self._known, self._measured = self._noise.known(), bool(state["measured"])
+        self._cycle.load_state_dict(state["cycle"])
         self._heights = deque(state["heights"], maxlen=_HEIGHTS)
         self._last, self._trigger = Forecast(**state["last"]), str(state["trigger"])
 

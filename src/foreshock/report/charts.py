@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foreshock.forecast import NOISY_EDGE
 from foreshock.report.forecasts import fans, steps_until_crossing
 from foreshock.report.series import Chart, Line, Style, chart, digits
 from foreshock.report.summary import RunSummary, recorded_losses
@@ -29,7 +30,7 @@ def charts(run: Run) -> list[Chart]:
     Returns:
         JSON-able charts, as `foreshock.report.series.chart` makes them.
     """
-    builders = (_loss, _ratio, _countdown, _directions, _alignment, _lag, _decay)
+    builders = (_loss, _ratio, _countdown, _noise, _directions, _alignment, _lag, _decay)
     built = (build(run) for build in builders)
     return [drawn for drawn in built if drawn is not None]
 
@@ -128,6 +129,16 @@ def _countdown_top(expected: NDArray[np.float64], actual: NDArray[np.float64]) -
         return float(min(1.2 * teeth.max(), max(3 * np.median(teeth), 100.0)))
     finite = expected[np.isfinite(expected)]
     return max(1.5 * float(np.median(finite)), 10.0)
+
+
+def _noise(run: Run) -> Chart | None:
+    lines = [
+        Line("mean-square ratio", "ratio", run.column("forecast", "mean_square_ratio")),
+        Line("v over g² (lag)", "lag", run.column("forecast", "lag")),
+    ]
+    if not np.isfinite(lines[0].values).any():
+        return None
+    return chart("noise", run.steps("forecast"), lines, Style(log=True, threshold=NOISY_EDGE))
 
 
 def _directions(run: Run) -> Chart | None:

@@ -10,13 +10,13 @@ from typing import Any
 
 from foreshock._version import __version__
 from foreshock.spikebench.figures import write_fan, write_leads, write_recall, write_reliability
+from foreshock.spikebench.page import GROUPS, headline_table, runs_table
 from foreshock.spikebench.replay import replay
 from foreshock.spikebench.scores import score_forecasts, score_rules
 from foreshock.spikebench.spikes import ground_truth
 from foreshock.spikebench.tables import forecast_table, markdown, rule_table
 from foreshock.spikebench.trace import Trace
 
-GROUPS = {"full": "Full batch", "mini": "Mini-batch", "language": "Like language models"}
 _SHOWN_LEADS = 5
 
 
@@ -83,7 +83,7 @@ def summary(scores: Mapping[str, Any], split: str) -> str:
         scores: Scores.
         split: "development" or "held-out".
     """
-    parts = [runs_table(scores, split)]
+    parts = [headline_table(scores, [split]), runs_table(scores, split)]
     rules, forecasts = scores["rules"], scores["forecasts"]
     for group, title in GROUPS.items():
         if group in rules["scores"].get(split, {}):
@@ -91,22 +91,6 @@ def summary(scores: Mapping[str, Any], split: str) -> str:
             parts.append(f"### {title}\n\n{table}")
     parts.append(f"### When and how high\n\n{forecast_table(forecasts, split)}")
     return "\n\n".join(parts) + "\n"
-
-
-def runs_table(scores: Mapping[str, Any], split: str) -> str:
-    """Return one row a configuration: its spikes by seed."""
-    rows: dict[tuple[str, str, str], list[str]] = {}
-    for run in scores["runs"]:
-        if run["split"] == split:
-            key = (run["name"], run["kind"], run["role"])
-            highest = max((height for _, height in run["spikes"]), default=0.0)
-            text = f"{len(run['spikes'])} (≤ {highest:.3g}×)" if run["spikes"] else "0"
-            rows.setdefault(key, []).append(text)
-    lines = ["| run | batch | role | spikes above 3×, by seed |", "|---|---|---|---|"]
-    lines += [
-        f"| {name} | {kind} | {role} | {', '.join(found)} |" for (name, kind, role), found in rows.items()
-    ]
-    return "\n".join(lines)
 
 
 def write_pages(scores: Mapping[str, Any], folder: str | os.PathLike[str]) -> list[Path]:
@@ -145,6 +129,8 @@ def write_example(
 def _figures(scores: Mapping[str, Any], split: str, folder: Path) -> list[Path]:
     written, reliable = [], {}
     for group in scores["rules"]["scores"][split]:
+        if group == "all":
+            continue  # Kinds of batch have thresholds of their own.
         rules = scores["rules"]["scores"][split][group]
         forecast = scores["forecasts"][split][group]
         name = group.replace(" ", "-")
