@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from foreshock.detection import SpikeEvent
-from foreshock.scoring import Readings, score
+from foreshock.scoring import Readings, announcing, score
 
 
 def spike(onset: int, peak: int | None = None, end: int | None = None) -> SpikeEvent:
@@ -93,3 +93,9 @@ def test_a_ratio_that_was_always_above_crossed_at_the_first_reading():
 def test_readings_must_pair_up():
     with pytest.raises(ValueError, match="same shape"):
         score([], Readings(np.arange(3), np.zeros(2, bool), np.zeros(3), np.zeros(3)))
+
+
+def test_a_spike_goes_on_with_what_was_announced():
+    states = ["spike", "stable", "edge", "spike", "spike", "unknown", "spike", "armed"]
+    assert announcing(states).tolist() == [False, False, True, True, True, False, False, True]
+    assert announcing([]).shape == (0,)

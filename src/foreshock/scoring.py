@@ -1,8 +1,8 @@
 """Announcements against what came: which spikes were forecast, how early, and what was a false alarm.
 
-A forecast *announces* an instability while its state is ``edge`` or ``armed``. Announcements form
-episodes; a spike ends its episode, so that the next spike must be announced anew. An episode in which
-no spike starts is a false alarm, also when the curvature did cross the threshold in it.
+A forecast *announces* an instability while its state is ``edge`` or ``armed``, see `announcing`.
+Announcements form episodes; a spike ends its episode, so that the next spike must be announced anew. An
+episode in which no spike starts is a false alarm, also when the curvature did cross the threshold in it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from foreshock.detection import SpikeEvent
 
 _GAP = 20
+_ANNOUNCING = ("edge", "armed")
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,28 @@ class Score:
 
     outcomes: tuple[SpikeOutcome, ...]
     false_alarms: tuple[FalseAlarm, ...]
+
+
+def announcing(states: Sequence[str]) -> NDArray[np.bool_]:
+    """Return whether a forecast announces, reading by reading: while its state is edge or armed.
+
+    A spike that begins does not withdraw its announcement: the state ``spike`` goes on with what was before.
+
+    Args:
+        states: States of consecutive forecasts, n of them.
+
+    Returns:
+        Shape (n,).
+
+    Example:
+        >>> announcing(["stable", "armed", "spike", "stable", "spike"]).tolist()
+        [False, True, True, False, False]
+    """
+    found: list[bool] = []
+    for state in states:
+        going_on = state == "spike" and bool(found) and found[-1]
+        found.append(state in _ANNOUNCING or going_on)
+    return np.array(found, dtype=np.bool_)
 
 
 def episode_gap(steps: NDArray[np.int64]) -> int:

@@ -190,10 +190,23 @@ def test_lag_is_the_largest_of_fifty_steps():
     squares[100] = 10.0
     lags = [tracker.update(loss=1.0, squared_gradient=g, second_moment=1.0).lag for g in squares]
     assert lags[99] == pytest.approx(10)
-    assert lags[130] == pytest.approx(10)
-    # The burst raises EMA₃₀ to .43; 50 steps after it the old lag is out of sight.
-    expected = 1 / (0.1 + 9.9 / 30 * (29 / 30) ** 51)
-    assert lags[151] == pytest.approx(expected, rel=1e-6)
+    assert lags[149] == pytest.approx(10)
+    short = [tracker.update(loss=1.0, squared_gradient=10.0, second_moment=1.0).lag for _ in range(80)]
+    # Fifty steps after the burst the old lag is out of sight.
+    assert short[48] == pytest.approx(10)
+    assert short[79] == pytest.approx(0.1)
+
+
+def test_a_spike_that_v_has_forgotten_hides_no_lag():
+    """With β₂ = .95, v forgets a spike of 10⁴ × within 180 steps; what it then lags behind is the present."""
+    tracker = SignalTracker()
+    v = 1.0
+    for step in range(300):
+        square = 1e4 if step == 100 else 1.0 if step < 200 else 0.01
+        v = 0.95 * v + 0.05 * square
+        lag = tracker.update(loss=1.0, squared_gradient=square, second_moment=v).lag
+        if step == 225:
+            assert lag > 2.5
 
 
 def test_without_a_second_moment_there_is_no_lag():

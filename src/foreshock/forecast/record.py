@@ -30,8 +30,8 @@ class Forecast:
         basis: In words, what the forecast rests on, or what it lacks.
         mean_square_ratio: Edge of stability under the noise of mini-batches, in the mean square; one is the
             edge, as for `stability_ratio`. NaN if it was not measured.
-        lag: v above g²: the largest Σv̂/EMA‖g‖² of the last 50 steps; about one while v follows g², and NaN
-            if unknown.
+        lag: v above g²: the largest Σv̂ over the mean ‖g‖² of 30 steps, of the last 50 steps; about one
+            while v follows g², and NaN if unknown.
         reverse_lag: g² above v: the root mean square of g/√v̂ over coordinates, per step; about one while v
             follows g², and NaN if unknown.
         steps_to_spike: Steps until the loss is expected to leave its level; infinity if none is expected,

@@ -21,8 +21,9 @@ class StepSignals:
     """The smoothed signals at one step; NaN until enough steps were seen.
 
     Attributes:
-        lag: v above g²: the largest Σv̂/EMA₃₀‖g‖² of the last 50 steps. Where it is below about 1.5, v has a
-            short memory of its own, and crossing the edge does little.
+        lag: v above g²: the largest Σv̂ over the mean ‖g‖² of 30 steps, of the last 50 steps. An exponential
+            mean would remember a spike for longer than v does where β₂ is small. Where it is below about
+            two, v follows g², and crossing the edge does little.
         reverse_lag: g² above v: √(‖g‖²/Σv̂) of this step.
         burst: √(EMA₅‖g‖² over its own median of the last 100 steps).
         loss_ratio: Mean loss of the last 5 steps over the median of the 100 before.
@@ -46,7 +47,7 @@ class SignalTracker:
     """
 
     def __init__(self) -> None:
-        self._gradient = math.nan
+        self._gradients: deque[float] = deque(maxlen=_GRADIENT_MEMORY)
         self._recent = math.nan
         self._lags: deque[float] = deque(maxlen=_LAG_WINDOW)
         self._levels: deque[float] = deque(maxlen=_LEVEL_WINDOW)
@@ -62,9 +63,10 @@ class SignalTracker:
         """
         if not math.isfinite(squared_gradient):
             return StepSignals(math.nan, math.nan, math.nan, math.nan)
-        self._gradient = _averaged(self._gradient, squared_gradient, _GRADIENT_MEMORY)
+        self._gradients.append(squared_gradient)
+        mean = math.fsum(self._gradients) / len(self._gradients)
         self._recent = _averaged(self._recent, squared_gradient, _BURST_MEMORY)
-        self._lags.append(second_moment / self._gradient if self._gradient > 0 else math.nan)
+        self._lags.append(second_moment / mean if mean > 0 else math.nan)
         self._levels.append(self._recent)
         if math.isfinite(loss):
             self._losses.append(loss)
@@ -79,7 +81,7 @@ class SignalTracker:
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed tracker needs, as plain values."""
         return {
-            "gradient": self._gradient,
+            "gradients": list(self._gradients),
             "recent": self._recent,
             "lags": list(self._lags),
             "levels": list(self._levels),
@@ -88,8 +90,8 @@ class SignalTracker:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        self._gradient, self._recent = float(state["gradient"]), float(state["recent"])
-        for name in ("lags", "levels", "losses"):
+        self._recent = float(state["recent"])
+        for name in ("gradients", "lags", "levels", "losses"):
             kept: deque[float] = getattr(self, f"_{name}")
             kept.clear()
             kept.extend(state[name])

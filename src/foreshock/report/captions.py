@@ -46,7 +46,7 @@ CAPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
                 "Where batches differ, the noise of the curvature moves the edge: the mean-square "
                 "ratio is the mean curvature and what its noise adds, averaged over five "
                 "measurements. The dotted line is what counts as its edge. A run is armed while the"
-                " ratio is past it and v lags behind the squared gradient, by more than 1.5 times; "
+                " ratio is past it and v lags behind the squared gradient, by more than twice; "
                 "while v follows, what grows is damped at once."
             ),
         },

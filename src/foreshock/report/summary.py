@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foreshock.detection import SpikeDefinition, detect_spikes
-from foreshock.scoring import FalseAlarm, Readings, SpikeOutcome, episode_gap, score
+from foreshock.scoring import FalseAlarm, Readings, SpikeOutcome, announcing, episode_gap, score
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from foreshock.runlog import Run
-
-_ANNOUNCING = ("edge", "armed")
 
 
 @dataclass(frozen=True)
@@ -195,18 +193,18 @@ def readings_of(run: Run) -> Readings:
     """Return what was measured and announced, a row per step with a reading or an announcement."""
     nan = math.nan
     curvature = {row["step"]: row for row in run.records.get("curvature", [])}
-    announcing = {
-        row["step"]: row for row in run.records.get("forecast", []) if row.get("state") in _ANNOUNCING
-    }
-    ratio = {step: _number(row.get("stability_ratio")) for step, row in (announcing | curvature).items()}
-    steps = sorted(step for step in ratio if math.isfinite(ratio[step]) or step in announcing)
+    forecasts = run.records.get("forecast", [])
+    told = announcing([str(row.get("state")) for row in forecasts])
+    announced = {row["step"]: row for row, on in zip(forecasts, told, strict=True) if on}
+    ratio = {step: _number(row.get("stability_ratio")) for step, row in (announced | curvature).items()}
+    steps = sorted(step for step in ratio if math.isfinite(ratio[step]) or step in announced)
     gradient = [
         _number(curvature[step].get("gradient_stability_ratio")) if step in curvature else nan
         for step in steps
     ]
     return Readings(
         steps=np.array(steps, dtype=np.int64),
-        announces=np.array([step in announcing for step in steps], dtype=np.bool_),
+        announces=np.array([step in announced for step in steps], dtype=np.bool_),
         stability_ratio=np.array([ratio[step] for step in steps], dtype=np.float64),
         gradient_stability_ratio=np.array(gradient, dtype=np.float64),
     )

@@ -14,6 +14,7 @@ import numpy as np
 
 from foreshock.forecast import CurvatureSignals, Forecast, RunForecaster, population_factor
 from foreshock.schedule import CURVATURE_AMONG_NOISE, FRESH_WAIT, LAGGING_WAIT
+from foreshock.scoring import announcing
 from foreshock.spikebench.scores import Replay
 from foreshock.spikebench.trace import Trace
 
@@ -26,16 +27,17 @@ def replay(trace: Trace) -> Replay:
     run = RunForecaster(beta2=beta2 if 0 < beta2 < 1 else None)
     constant = trace.meta["kind"] == "full"
     feed = _Feed(trace)
-    rows = []
+    rows, states = [], []
     for index, step in enumerate(trace.column("loss").steps.tolist()):
         spent = feed.give(run, index, step)
         forecast = run.forecast(step, constant=constant)
         run.alarm(step, forecast)
+        states.append(forecast.state)
         rows.append(_row(forecast, alarmed=run.level == "alarm", passes=spent))
-    columns = np.array(rows, dtype=np.float64).reshape(-1, 9).T
-    watch, alarm, score, expected, low, high, height, passes, until = columns
-    steps = trace.column("loss").steps
-    return Replay(steps, watch > 0, alarm > 0, score, expected, low, high, height, passes, until)
+    columns = np.array(rows, dtype=np.float64).reshape(-1, 8).T
+    alarm, score, expected, low, high, height, passes, until = columns
+    steps, watch = trace.column("loss").steps, announcing(states)
+    return Replay(steps, watch, watch & (alarm > 0), score, expected, low, high, height, passes, until)
 
 
 class _Feed:
@@ -117,15 +119,13 @@ def _by_step(trace: Trace, names: tuple[str, ...]) -> dict[int, Mapping[str, flo
 
 
 def _row(forecast: Forecast, *, alarmed: bool, passes: float) -> tuple[float, ...]:
-    watch = forecast.state in ("edge", "armed")
     score = forecast.mean_square_ratio
     if math.isnan(score):
         score = forecast.stability_ratio
-    elif not watch:
+    elif forecast.state not in ("edge", "armed"):
         score = min(score, 0.0)
     return (
-        float(watch),
-        float(watch and alarmed),
+        float(alarmed),
         score,
         forecast.steps_to_instability,
         forecast.interval_low,
