@@ -4,25 +4,53 @@ Run from the root of the repository, after ``foreshock bench forecast --suite fu
 
     python -m benchmarks.spikebench.publish runs/spikebench
 
-The scores are kept as JSON beside this file; the traces, of which the fans are drawn, are not.
+What the page needs of the scores is kept as JSON beside this file; the traces, of which the fans are drawn,
+are not.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from foreshock.spikebench.page import benchmark_page
-from foreshock.spikebench.publication import load_scores, save_scores, write_example, write_pages
+from foreshock.spikebench.publication import load_scores, write_example, write_figures
 from foreshock.spikebench.trace import Trace
 
 _ROOT = Path(__file__).parents[2]
-RESULTS = Path(__file__).parent / "results" / "full.json"
+RESULTS = Path(__file__).parent / "results"
 PAGE = _ROOT / "docs" / "benchmarks" / "forecast.md"
 IMAGES = _ROOT / "docs" / "images" / "spikebench"
 # The first seed of two held-out full-batch runs, chosen before their forecasts were seen.
 EXAMPLES = ("lstm-digits-0", "language-tiny-whole-0")
+
+
+def published(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is kept of the scores: kinds of batch in both splits, families in the held-out one.
+
+    Args:
+        scores: What ``foreshock bench forecast`` wrote.
+    """
+
+    def kept(split: str, group: str) -> bool:
+        return group != "all" and (split == "held-out" or not group.startswith("family"))
+
+    def chosen(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        return {
+            split: {group: entry for group, entry in groups.items() if kept(split, group)}
+            for split, groups in found.items()
+        }
+
+    rules = dict(scores["rules"]) | {"scores": chosen(scores["rules"]["scores"])}
+    for groups in rules["scores"].values():
+        for group, entries in groups.items():
+            if group.startswith("family"):
+                groups[group] = {name: _brief(entry) for name, entry in entries.items()}
+    return dict(scores) | {"rules": rules, "forecasts": chosen(scores["forecasts"])}
 
 
 def publish(folder: Path) -> None:
@@ -31,22 +59,33 @@ def publish(folder: Path) -> None:
     Args:
         folder: What ``foreshock bench forecast`` wrote.
     """
-    scores = load_scores(folder / "scores.json")
-    save_scores(scores, RESULTS)
+    scores = published(load_scores(folder / "scores.json"))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "full.json").write_text(_lines(scores), encoding="utf-8")
+    first = json.loads((RESULTS / "first.json").read_text(encoding="utf-8"))
     shutil.rmtree(IMAGES, ignore_errors=True)
     IMAGES.mkdir(parents=True)
-    written = [path for path in write_pages(scores, folder / "pages") if path.suffix == ".svg"]
-    figures = [Path(shutil.copy(path, IMAGES)) for path in written]
+    figures = [path for split in scores["forecasts"] for path in write_figures(scores, split, IMAGES)]
     for name in EXAMPLES:
         trace = folder / "traces" / f"{name}.npz"
-        if trace.exists():
-            figures.append(write_example(Trace.load(trace), IMAGES / f"fan-{name}.svg"))
-    PAGE.write_text(benchmark_page(scores, figures, images="../images/spikebench"), encoding="utf-8")
+        figures.append(write_example(Trace.load(trace), IMAGES / f"fan-{name}.svg"))
+    page = benchmark_page(scores, figures, images="../images/spikebench", first=first)
+    PAGE.write_text(page, encoding="utf-8")
+
+
+def _brief(entry: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if entry is None else dict(entry) | {"default": None, "calibrated": None}
+
+
+def _lines(scores: Mapping[str, Any]) -> str:
+    """Return JSON with one line a run and a rule, so that changes can be read."""
+    text = json.dumps(scores, allow_nan=False, separators=(",", ":"))
+    for sign in ('{"name":', '"default":', '"crossing":'):
+        text = text.replace(sign, "\n" + sign)
+    return text + "\n"
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description="Publish the scores of SpikeBench.")
     parser.add_argument("folder", type=Path, help="output folder of `foreshock bench forecast`")
     publish(parser.parse_args().folder)

@@ -113,7 +113,7 @@ def write_pages(scores: Mapping[str, Any], folder: str | os.PathLike[str]) -> li
         page = target / f"{split}.md"
         page.write_text(summary(scores, split), encoding="utf-8")
         written.append(page)
-        written += _figures(scores, split, target)
+        written += write_figures(scores, split, target)
     everything = target / "all-tables.md"
     everything.write_text(markdown(scores["rules"], scores["forecasts"]), encoding="utf-8")
     return [*written, everything]
@@ -126,7 +126,20 @@ def write_example(
     return write_fan(trace, replay(trace), path, window=window)
 
 
-def _figures(scores: Mapping[str, Any], split: str, folder: Path) -> list[Path]:
+def write_figures(scores: Mapping[str, Any], split: str, folder: Path) -> list[Path]:
+    """Draw what scores alone can make: recall and leads by group, and reliability.
+
+    Args:
+        scores: Scores.
+        split: "development" or "held-out".
+        folder: Where to, an existing folder.
+
+    Returns:
+        The files.
+
+    Raises:
+        ImportError: If matplotlib, which draws, is not installed.
+    """
     written, reliable = [], {}
     for group in scores["rules"]["scores"][split]:
         if group == "all":
