@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from foreshock.curvature import CurvatureReading
     from foreshock.eigen import StoppingRule
     from foreshock.forecast import Alarm, Forecast
+    from foreshock.guarding import Guard, GuardAction, GuardSummary, guard
     from foreshock.measurement import Sharpness, preconditioned_sharpness, sharpness, spectrum
     from foreshock.monitor import Monitor
     from foreshock.noise import NoiseReading
@@ -36,6 +37,9 @@ __all__ = [
     "BlockShare",
     "CurvatureReading",
     "Forecast",
+    "Guard",
+    "GuardAction",
+    "GuardSummary",
     "LiveParameter",
     "MicroBatches",
     "Monitor",
@@ -48,6 +52,7 @@ __all__ = [
     "StepObservation",
     "StoppingRule",
     "__version__",
+    "guard",
     "preconditioned_sharpness",
     "read_run",
     "register_preconditioner",
@@ -61,6 +66,9 @@ _HOMES = {
     "BlockShare": "foreshock.blocks",
     "CurvatureReading": "foreshock.curvature",
     "Forecast": "foreshock.forecast",
+    "Guard": "foreshock.guarding",
+    "GuardAction": "foreshock.guarding",
+    "GuardSummary": "foreshock.guarding",
     "LiveParameter": "foreshock.preconditioner",
     "MicroBatches": "foreshock.batches",
     "Monitor": "foreshock.monitor",
@@ -72,6 +80,7 @@ _HOMES = {
     "Sharpness": "foreshock.measurement",
     "StepObservation": "foreshock.observation",
     "StoppingRule": "foreshock.eigen",
+    "guard": "foreshock.guarding",
     "preconditioned_sharpness": "foreshock.measurement",
     "read_run": "foreshock.runlog",
     "register_preconditioner": "foreshock.preconditioner",

@@ -112,7 +112,7 @@ def inner_product(one: Tensor, other: Tensor, like: Sequence[Tensor]) -> Tensor:
     total = torch.zeros((), dtype=one.dtype, device=one.device)
     sums: dict[tuple[Any, ...], Tensor] = {}
     for left, right, tensor in zip(split(one, like), split(other, like), like, strict=True):
-        groups = _shard_groups(tensor)
+        groups = shard_groups(tensor)
         sums[groups] = sums.get(groups, torch.zeros_like(total)) + (left * right).sum()
     for groups, value in sums.items():
         for group in groups:
@@ -121,8 +121,12 @@ def inner_product(one: Tensor, other: Tensor, like: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def _shard_groups(tensor: Any) -> tuple[Any, ...]:
-    """Return the process groups over which a tensor is split, and not merely copied."""
+def shard_groups(tensor: Any) -> tuple[Any, ...]:
+    """Return the process groups over which a tensor is split, and not merely copied.
+
+    Args:
+        tensor: A tensor, distributed or not.
+    """
     if not hasattr(tensor, "to_local"):
         return ()
     return tuple(

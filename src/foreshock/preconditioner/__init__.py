@@ -8,6 +8,7 @@ from foreshock.preconditioner.registry import (
     read_preconditioner,
     read_second_moment_sums,
     register_preconditioner,
+    stock_name,
 )
 from foreshock.preconditioner.wrappers import as_optimizers, live_groups, unwrap
 
@@ -24,5 +25,6 @@ __all__ = [
     "read_preconditioner",
     "read_second_moment_sums",
     "register_preconditioner",
+    "stock_name",
     "unwrap",
 ]

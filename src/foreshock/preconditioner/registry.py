@@ -61,6 +61,24 @@ def find_reader(optimizer: Optimizer) -> Reader:
     )
 
 
+def stock_name(optimizer: Optimizer) -> str | None:
+    """Return the public name of the class whose step an optimizer takes; None if it is not a built-in one.
+
+    Args:
+        optimizer: A live optimizer, or a wrapper around one.
+
+    Example:
+        >>> stock_name(optim.AdamW([torch.zeros(1, requires_grad=True)]))
+        'torch.optim.AdamW'
+    """
+    cls = type(unwrap(optimizer))
+    for base in cls.__mro__:
+        name = _public_name(base)
+        if name in BUILT_IN and _same_step(cls, base):
+            return name
+    return None
+
+
 @torch.no_grad()
 def read_preconditioner(
     optimizers: Optimizer | Sequence[Optimizer], *, gradient_scale: float = 1.0

@@ -1,0 +1,103 @@
+"""One line that guards an optimizer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from torch.optim import Optimizer
+
+from foreshock.guarding.auto import Auto
+from foreshock.guarding.curvature_driven import CurvatureDriven
+from foreshock.guarding.hook import Guard
+from foreshock.guarding.mean_square import MeanSquare
+from foreshock.guarding.options import LowerBeta2, LowerRate, RaiseEpsilon
+from foreshock.guarding.outlier import Outlier
+from foreshock.guarding.policy import Policy
+from foreshock.guarding.record import GuardAction
+from foreshock.guarding.secant import Secant
+from foreshock.preconditioner import as_optimizers, unwrap
+
+POLICIES: Mapping[str, Callable[[], Policy]] = MappingProxyType(
+    {
+        "auto": Auto,
+        "secant": Secant,
+        "mean_square": MeanSquare,
+        "outlier": Outlier,
+        "curvature": CurvatureDriven,
+        "epsilon": RaiseEpsilon,
+        "beta2": LowerBeta2,
+        "lr": LowerRate,
+    }
+)
+"""Policies by name."""
+
+
+def guard(
+    optimizer: Optimizer | Sequence[Optimizer],
+    policy: str | Policy = "auto",
+    *,
+    on_action: Callable[[GuardAction], None] | None = None,
+    kept: int = 1000,
+    group: Any = None,
+) -> Guard:
+    """Keep an optimizer from making loss spikes, by hooks on its ``step()``.
+
+    Args:
+        optimizer: Adam, AdamW, NAdam, RAdam, Adamax, RMSprop or Adafactor of ``torch.optim``, a subclass that
+            doesn't override ``step``, or a wrapper around one.
+        policy: ``"auto"``, the name of another policy, or a policy with options such as
+            ``foreshock.guarding.Secant(threshold=0.85)``, which is copied.
+        on_action: Called with each `GuardAction`. What it raises ends the training step.
+        kept: How many of the last actions to keep, ≥ 1.
+        group: Process group to add sums up over, where plain tensors are parts of parameters (FSDP1, ZeRO).
+            FSDP2 and DistributedDataParallel need none.
+
+    Returns:
+        The guard. It acts until `Guard.detach`.
+
+    Raises:
+        TypeError: If the optimizer can't be guarded, or lacks the option that the policy changes.
+        ValueError: If there is no such policy, or there are several optimizers.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.ones(1, requires_grad=True)
+        >>> optimizer = torch.optim.Adam([weight])
+        >>> with guard(optimizer, "secant") as watched:
+        ...     for _ in range(20):
+        ...         optimizer.zero_grad()
+        ...         weight.square().sum().backward()
+        ...         optimizer.step()
+        >>> print(watched.summary())
+        guard 'secant': acted on 0 of 20 steps (0.00%)
+    """
+    several = as_optimizers(optimizer)
+    if len(several) > 1:
+        raise ValueError(
+            f"guard was given {len(several)} optimizers, but the change of the gradient comes from the steps "
+            "of all: one of them alone can't be judged"
+        )
+    if isinstance(policy, str):
+        if policy not in POLICIES:
+            raise ValueError(f"there is no policy {policy!r}; there are {', '.join(POLICIES)}")
+        chosen = POLICIES[policy]()
+    else:
+        chosen = copy.deepcopy(policy)
+    watched = Guard(several[0], chosen, on_action=on_action, kept=kept, group=group)
+    _require_option(watched, chosen)
+    return watched
+
+
+def _require_option(watched: Guard, policy: Policy) -> None:
+    option = {"epsilon": "eps", "beta2": "betas"}.get(policy.name)
+    group = unwrap(watched.optimizer).param_groups[0]
+    if option is None or (option in group and not (option == "eps" and isinstance(group[option], tuple))):
+        return
+    watched.detach()
+    raise TypeError(
+        f"the policy {policy.name!r} changes {option!r}, which {type(watched.optimizer).__name__} doesn't "
+        "have: take 'secant'"
+    )

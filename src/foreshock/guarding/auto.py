@@ -1,0 +1,69 @@
+"""The policy for whoever doesn't want to choose: all that acts on v, and clipping of what was never seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from foreshock.guarding.mean_square import MeanSquare
+from foreshock.guarding.outlier import Outlier
+from foreshock.guarding.policy import Decision, GuardSignals, Measure
+from foreshock.guarding.secant import Secant
+
+_NOVEL = 4.0
+_AFTER_OUTLIER = 2
+
+
+@dataclass
+class Auto:
+    """Secant, mean-square ratio where pairs are measured, and clipping of gradients without precedent.
+
+    A gradient counts as an outlier only above four times the *largest* of the last 100 steps. It spoils the
+    secant of its own step and of the next, which are passed over.
+
+    Attributes:
+        secant: Against spikes of the full batch.
+        mean_square: Against spikes that noise drives; idle without pairs.
+        outlier: Against outlier batches.
+
+    Example:
+        >>> [decision] = Auto().decide(GuardSignals(step=99, updates=100, secant=0.99))
+        >>> decision.remedy
+        'raise along'
+    """
+
+    secant: Secant = field(default_factory=Secant)
+    mean_square: MeanSquare = field(default_factory=MeanSquare)
+    outlier: Outlier = field(default_factory=lambda: Outlier(multiple=_NOVEL, usual="maximum"))
+    name: ClassVar[str] = "auto"
+    needs: ClassVar[frozenset[Measure]] = frozenset({"secant", "pairs", "preconditioned gradient"})
+    scales_decay: ClassVar[bool] = True
+    _blind_until: int = field(default=0, init=False, repr=False, compare=False)
+
+    def decide(self, seen: GuardSignals) -> Sequence[Decision]:
+        """Return what the three ask for, the clip first.
+
+        Args:
+            seen: The step about to be taken.
+        """
+        clips = self.outlier.decide(seen)
+        if clips:
+            self._blind_until = seen.step + _AFTER_OUTLIER
+        raises = self.mean_square.decide(seen)
+        along = () if seen.step < self._blind_until else self.secant.decide(seen)
+        return (*clips, *raises, *along)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed policy needs, as plain values."""
+        return {
+            "mean_square": self.mean_square.state_dict(),
+            "outlier": self.outlier.state_dict(),
+            "blind_until": self._blind_until,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self.mean_square.load_state_dict(state["mean_square"])
+        self.outlier.load_state_dict(state["outlier"])
+        self._blind_until = int(state["blind_until"])

@@ -1,0 +1,218 @@
+"""One guarded step after the other: measure, decide, act, remember."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from foreshock.guarding.displacement import Displacement
+from foreshock.guarding.families import find_family
+from foreshock.guarding.natural import NaturalMoment
+from foreshock.guarding.pairs import PairAverage
+from foreshock.guarding.policy import Decision, GuardSignals, Policy
+from foreshock.guarding.record import GuardAction
+from foreshock.guarding.reduction import Reduction
+from foreshock.guarding.remedies import HeldOptions, Workbench
+from foreshock.guarding.slots import Slot, read_slots
+from foreshock.guarding.sums import StepSums, measure_sums
+from foreshock.preconditioner import unwrap
+from foreshock.vectors import split
+
+
+class Engine:
+    """Guard the steps of one optimizer; `Guard` hangs it on.
+
+    Args:
+        optimizer: The optimizer.
+        policy: When and how to act.
+        group: Process group to add sums up over besides, or None.
+
+    Attributes:
+        step: Updates seen.
+        pairs: The noise of mini-batches, as far as it was measured.
+        natural: The second moment as it would be without the guard.
+    """
+
+    def __init__(self, optimizer: Optimizer, policy: Policy, *, group: Any = None) -> None:
+        self._optimizer, self._policy, self._group = unwrap(optimizer), policy, group
+        self._family = find_family(optimizer)
+        self._displacement, self._held = Displacement(), HeldOptions()
+        self.natural, self.pairs = NaturalMoment(), PairAverage()
+        self.step = 0
+        self._rate_factor = 1.0
+        # By what the gradients of the last step, and of the coming one, were multiplied.
+        self._clipped_before = self._clipped = 1.0
+        self._moving: list[Slot] = []
+        self._curvature: tuple[float, Tensor | None] = (math.nan, None)
+        self._finite = True
+
+    def clipped(self, factor: float) -> None:
+        """Say by what the gradients of the coming step were multiplied.
+
+        Args:
+            factor: In (0, 1].
+        """
+        self._clipped = factor
+
+    def see_curvature(self, ratio: float, vector: Tensor) -> None:
+        """Take λ_max of the coming step and its eigenvector into account; see `Guard.see_curvature`."""
+        self._curvature = (ratio, vector)
+
+    def before(self) -> list[GuardAction]:
+        """Guard the coming step: everything until the optimizer moves. Return what was done."""
+        self.restore()
+        self._moving = []
+        scale = getattr(self._optimizer, "grad_scale", None)
+        slots = read_slots(self._optimizer, scale=1.0 if scale is None else float(scale))
+        ready = [slot for slot in slots if slot.state]
+        actions: list[GuardAction] = []
+        if ready:
+            reduction = Reduction(ready, self._group)
+            sums = self._measure(ready, reduction)
+            if not sums.finite:
+                return self._leave_alone(sums)
+            self._finite = True
+            self._follow(ready, sums, reduction)
+            actions = self._act(ready, sums, reduction)
+        self._displacement.begin(slots)
+        self._moving = slots
+        return actions
+
+    def after(self) -> None:
+        """Remember the step that was made."""
+        self.restore()
+        self._displacement.end(self._moving)
+        self.step += 1
+        self._clipped_before, self._clipped = self._clipped, 1.0
+        self._curvature = (math.nan, None)
+        self._moving = []
+
+    def restore(self) -> None:
+        """Put options back that were changed for one step."""
+        self._held.restore()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs."""
+        return {
+            "policy": self._policy.name,
+            "policy_state": self._policy.state_dict(),
+            "step": self.step,
+            "rate_factor": self._rate_factor,
+            "clipped": self._clipped_before,
+            "finite": self._finite,
+            "displacement": self._displacement.state_dict(self._parameters()),
+            "natural": self.natural.state_dict(),
+            "pairs": self.pairs.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`; see `Guard.load_state_dict`."""
+        if state["policy"] != self._policy.name:
+            raise ValueError(
+                f"the state is of the policy {state['policy']!r}, this guard's is {self._policy.name!r}: "
+                "pass policy=… as in the run that was saved"
+            )
+        self._displacement.load_state_dict(state["displacement"], self._parameters())
+        self._policy.load_state_dict(state["policy_state"])
+        self.step, self._rate_factor = int(state["step"]), float(state["rate_factor"])
+        self._clipped_before, self._finite = float(state["clipped"]), bool(state["finite"])
+        self.natural.load_state_dict(state["natural"])
+        self.pairs.load_state_dict(state["pairs"])
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
+
+    def _measure(self, slots: Sequence[Slot], reduction: Reduction) -> StepSums:
+        return measure_sums(
+            slots,
+            self._family,
+            self._displacement,
+            needs=self._policy.needs,
+            unclipped=(1 / self._clipped_before, 1 / self._clipped),
+            total=reduction.total,
+        )
+
+    def _leave_alone(self, sums: StepSums) -> list[GuardAction]:
+        """Record the first of a row of gradients that are not finite; the step is the optimizer's affair."""
+        first, self._finite = self._finite, False
+        if not first:
+            return []
+        value = sums.squared_gradient
+        return [GuardAction(self.step, self._policy.name, "none", f"‖g‖² is {value}", value, math.inf, 1.0)]
+
+    def _follow(self, slots: Sequence[Slot], sums: StepSums, reduction: Reduction) -> None:
+        moments = [moment for slot in slots if (moment := self._family.second_moment(slot)) is not None]
+        if not moments:
+            return
+        beta2 = moments[0].beta2
+        if not self.natural.started:
+            rows = [[float(m.previous.sum()) if m.previous is not None else 0.0] for m in moments]
+            known = len(moments) == len(slots)
+            [whole] = reduction.total(rows) if known else [0.0]
+            self.natural.start(whole, beta2=beta2, updates=slots[0].updates - 1)
+        self.natural.update(sums.squared_gradient, beta2=beta2)
+
+    def _act(self, slots: Sequence[Slot], sums: StepSums, reduction: Reduction) -> list[GuardAction]:
+        decisions = self._policy.decide(self._signals(slots, sums))
+        if decisions:
+            workbench = Workbench(
+                self._optimizer,
+                self._family,
+                slots,
+                natural=self.natural,
+                reduction=reduction,
+                directions=self._directions(slots),
+            )
+            for decision in decisions:
+                workbench.apply(decision)
+                if decision.remedy == "raise all":
+                    self.pairs.lowered(decision.factor)
+            self._clipped *= workbench.gradient_factor
+            self._rate_factor *= workbench.rate_factor
+        self._hold()
+        return [_action(self.step, self._policy.name, decision) for decision in decisions]
+
+    def _hold(self) -> None:
+        decay = self.natural.decay_factor if self._policy.scales_decay and self._family.decoupled else 1.0
+        if decay != 1 or self._rate_factor != 1:
+            self._held.hold(self._optimizer.param_groups, {"lr": self._rate_factor, "weight_decay": decay})
+
+    def _signals(self, slots: Sequence[Slot], sums: StepSums) -> GuardSignals:
+        return GuardSignals(
+            step=self.step,
+            updates=max(slot.updates for slot in slots),
+            secant=sums.secant,
+            squared_gradient=sums.squared_gradient,
+            preconditioned_gradient=sums.preconditioned_gradient,
+            lag=self.natural.lag,
+            mean_square=self.pairs.ratio,
+            curvature=self._curvature[0],
+        )
+
+    def _directions(self, slots: Sequence[Slot]) -> dict[str, list[Tensor | None]]:
+        moved = [self._displacement.moved(slot) for slot in slots]
+        directions: dict[str, list[Tensor | None]] = {
+            "displacement": [None if known is None else known[0] for known in moved]
+        }
+        vector = self._curvature[1]
+        if vector is not None:
+            trained = [p for p in self._parameters() if p.requires_grad]
+            parts = dict(zip(trained, split(vector, trained), strict=True))
+            directions["eigenvector"] = [parts[slot.key] for slot in slots]
+        return directions
+
+
+def _action(step: int, policy: str, decision: Decision) -> GuardAction:
+    return GuardAction(
+        step=step,
+        policy=policy,
+        remedy=decision.remedy,
+        reason=decision.reason,
+        value=decision.value,
+        threshold=decision.threshold,
+        factor=decision.factor,
+    )

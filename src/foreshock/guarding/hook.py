@@ -1,0 +1,243 @@
+"""The guard: it hangs on one optimizer by hooks, and is idle until it must act."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from foreshock.guarding.engine import Engine
+from foreshock.guarding.policy import Policy
+from foreshock.guarding.probing import PairProber
+from foreshock.guarding.record import GuardAction, GuardSummary, Tally
+from foreshock.measurement import LossFunction
+from foreshock.preconditioner import unwrap
+
+
+class Guard:
+    """Keep one optimizer from making loss spikes; made by `foreshock.guard`.
+
+    On a step on which it does not act, training is bitwise what it would be without. What the guard remembers
+    is here and not in the optimizer, whose ``state_dict`` any plain optimizer can load.
+
+    Args:
+        optimizer: The optimizer.
+        policy: When and how to act.
+        on_action: Called with each `GuardAction`. What it raises ends the training step.
+        kept: How many of the last actions to keep, ≥ 1.
+        group: Process group to add sums up over, where plain tensors are parts of parameters (FSDP1, ZeRO).
+
+    Attributes:
+        policy: The policy.
+        actions: The last actions, the oldest first.
+
+    Raises:
+        TypeError: If the optimizer can't be guarded.
+        ValueError: If `kept` is below one.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        policy: Policy,
+        *,
+        on_action: Callable[[GuardAction], None] | None = None,
+        kept: int = 1000,
+        group: Any = None,
+    ) -> None:
+        if not kept >= 1:
+            raise ValueError(f"kept is {kept!r}; keep at least one action")
+        self._engine = Engine(optimizer, policy, group=group)
+        self._optimizer, self.policy = optimizer, policy
+        self.actions: deque[GuardAction] = deque(maxlen=kept)
+        self._listeners = [] if on_action is None else [on_action]
+        self._tally = Tally(policy.name)
+        self._prober: PairProber | None = None
+        self._prober_state: Mapping[str, Any] | None = None
+        inner = unwrap(optimizer)
+        self._hooks = [
+            inner.register_step_pre_hook(self._before_step),
+            inner.register_step_post_hook(self._after_step),
+        ]
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer that is guarded."""
+        return self._optimizer
+
+    @property
+    def step(self) -> int:
+        """Number of updates seen."""
+        return self._engine.step
+
+    @property
+    def lag(self) -> float:
+        """How far the second moment, without our raises, is above g²; NaN before it is known."""
+        return self._engine.natural.lag
+
+    @property
+    def mean_square_ratio(self) -> float:
+        """Mean-square ratio from the pairs measured so far; NaN before the fifth."""
+        return self._engine.pairs.ratio
+
+    def clipped(self, total_norm: Tensor | float, *, max_norm: float) -> None:
+        """Say that the gradients of the coming step were clipped by their norm.
+
+        The secant compares the gradients of two steps, which clipping falsifies; what is said here is undone.
+
+        Args:
+            total_norm: The norm before clipping, as ``torch.nn.utils.clip_grad_norm_`` returns it.
+            max_norm: What it was clipped to.
+
+        Example:
+            >>> from foreshock import guard
+            >>> weight = torch.ones(2, requires_grad=True)
+            >>> watched = guard(torch.optim.Adam([weight]))
+            >>> weight.square().sum().backward()
+            >>> watched.clipped(torch.nn.utils.clip_grad_norm_([weight], 1.0), max_norm=1.0)
+        """
+        self._engine.clipped(min(1.0, max_norm / (float(total_norm) + 1e-6)))
+
+    def measure(
+        self, model: nn.Module, loss_fn: LossFunction, batch: Any, *, gradient_scale: float = 1.0
+    ) -> bool:
+        """Measure the noise of mini-batches, if that is due. Call it between ``backward()`` and ``step()``.
+
+        Two gradients of each half of the batch, 2 F, every ten steps while v lags and every fifty otherwise;
+        nothing where every step sees the same data, or where the policy needs no pairs. Training is left as
+        it was. Under DistributedDataParallel every process has to call it.
+
+        Args:
+            model: The model.
+            loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
+            batch: The batch of this step; of an accumulation, `MicroBatches`.
+            gradient_scale: What ``.grad`` still has to be divided by.
+
+        Returns:
+            Whether anything was spent.
+        """
+        if "pairs" not in self.policy.needs:
+            return False
+        if self._prober is None:
+            self._prober = PairProber(model, loss_fn)
+            if self._prober_state is not None:
+                self._prober.load_state_dict(self._prober_state, optimizer=self._optimizer)
+        reading = self._prober.measure(
+            self._optimizer, batch, step=self.step, lag=self.lag, gradient_scale=gradient_scale
+        )
+        if reading is not None:
+            self.see_noise(mean=reading.mean, variance=reading.variance, noise_factor=reading.noise_factor)
+        return self._prober.spent
+
+    def see_noise(self, *, mean: float, variance: float, noise_factor: float) -> None:
+        """Take one pair into account that was measured elsewhere, at the step about to be taken.
+
+        Args:
+            mean: μ, as a multiple of the full-batch edge (`NoiseReading`).
+            variance: σ² in the same units.
+            noise_factor: n/c of the optimizer's recursion.
+        """
+        self._engine.pairs.update(mean=mean, variance=variance, noise_factor=noise_factor)
+
+    def see_curvature(self, ratio: float, vector: Tensor) -> None:
+        """Take the largest eigenvalue at the step about to be taken into account.
+
+        Args:
+            ratio: Stability ratio.
+            vector: Its eigenvector of the symmetric form, shape (n,), in the order of the trained parameters.
+        """
+        self._engine.see_curvature(ratio, vector)
+
+    def tell(self, listener: Callable[[GuardAction], None]) -> None:
+        """Call a further function with each action.
+
+        Args:
+            listener: The function.
+        """
+        self._listeners.append(listener)
+
+    def summary(self) -> GuardSummary:
+        """Return what the guard did so far; ``str()`` of it says so in words."""
+        notes = () if self._prober is None else self._prober.notes
+        if "pairs" in self.policy.needs and self.step and not self._engine.pairs.count and not notes:
+            notes = (
+                "the noise of mini-batches was not measured, so that only what needs none was guarded: call "
+                "guard.measure(model, loss_fn, batch) between backward() and step(), or pass the guard to "
+                "a Monitor",
+            )
+        return self._tally.summary(self.step, notes)
+
+    def detach(self) -> None:
+        """Let go of the optimizer. Detaching twice is harmless."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        self._engine.restore()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs to go on with the same guard, the kept actions left out."""
+        prober = self._prober_state if self._prober is None else self._prober.state_dict()
+        return {"engine": self._engine.state_dict(), "tally": self._tally.state_dict(), "prober": prober}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()` of a guard of the same policy on the same optimizer.
+
+        Args:
+            state: What `state_dict` returned.
+
+        Raises:
+            ValueError: If it is of another policy, or of an optimizer with other parameters.
+        """
+        self._engine.load_state_dict(state["engine"])
+        self._tally.load_state_dict(state["tally"])
+        self._prober_state = state["prober"]
+        if self._prober is not None and self._prober_state is not None:
+            self._prober.load_state_dict(self._prober_state, optimizer=self._optimizer)
+
+    def __enter__(self) -> Self:
+        """Return the guard itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let go of the optimizer."""
+        self.detach()
+
+    def _before_step(
+        self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Guard the step; one with a closure once that has computed the gradients."""
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is None:
+            self._guard()
+            return None
+
+        def guarded() -> Any:
+            loss = closure()
+            self._guard()
+            return loss
+
+        if "closure" in kwargs:
+            return args, {**kwargs, "closure": guarded}
+        return (args[0], guarded, *args[2:]), kwargs
+
+    @torch.no_grad()
+    def _guard(self) -> None:
+        for action in self._engine.before():
+            self.actions.append(action)
+            self._tally.add(action)
+            for listener in self._listeners:
+                listener(action)
+
+    @torch.no_grad()
+    def _after_step(self, *_: Any) -> None:
+        self._engine.after()

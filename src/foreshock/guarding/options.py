@@ -1,0 +1,197 @@
+"""The remedies of the paper on the mechanism: change one of the optimizer's options (Bai et al. 2025).
+
+They are here to be compared with: a raise of v removes the same spikes and costs less. The trigger is the
+secant curvature, or λ_max where a monitor measured it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from foreshock.guarding.policy import WARM_UP, Decision, GuardSignals, Measure, require_threshold
+from foreshock.guarding.record import Remedy
+
+_REST = 100
+
+
+@dataclass
+class RaiseEpsilon:
+    """Raise ε for good when the curvature first passes the threshold.
+
+    Attributes:
+        value: The new ε, > 0.
+        threshold: In multiples of the edge, in (0, 1).
+
+    Raises:
+        ValueError: If an option lies outside its interval.
+
+    Example:
+        >>> [decision] = RaiseEpsilon().decide(GuardSignals(step=99, updates=100, secant=0.99))
+        >>> decision.remedy, decision.factor
+        ('epsilon', 0.1)
+    """
+
+    value: float = 0.1
+    threshold: float = 0.9
+    name: ClassVar[str] = "epsilon"
+    needs: ClassVar[frozenset[Measure]] = frozenset({"secant", "curvature"})
+    scales_decay: ClassVar[bool] = False
+    _done: bool = field(default=False, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse impossible options."""
+        require_threshold("value", self.value, low=0, high=math.inf)
+        require_threshold("threshold", self.threshold, low=0, high=1)
+
+    def decide(self, seen: GuardSignals) -> Sequence[Decision]:
+        """Return the new ε, once.
+
+        Args:
+            seen: The step about to be taken.
+        """
+        if self._done or not passed(seen, self.threshold):
+            return ()
+        self._done = True
+        return (change("epsilon", self.value, seen, self.threshold),)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed policy needs, as plain values."""
+        return {"done": self._done}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self._done = bool(state["done"])
+
+
+@dataclass
+class LowerBeta2:
+    """Lower β₂ for good when the curvature first passes the threshold.
+
+    v is rescaled at the switch, so that its bias correction doesn't jump.
+
+    Attributes:
+        value: The new β₂, in (0, 1).
+        threshold: In multiples of the edge, in (0, 1).
+
+    Raises:
+        ValueError: If an option lies outside its interval.
+
+    Example:
+        >>> [decision] = LowerBeta2().decide(GuardSignals(step=99, updates=100, secant=0.99))
+        >>> decision.remedy, decision.factor
+        ('beta2', 0.9)
+    """
+
+    value: float = 0.9
+    threshold: float = 0.9
+    name: ClassVar[str] = "beta2"
+    needs: ClassVar[frozenset[Measure]] = frozenset({"secant", "curvature"})
+    scales_decay: ClassVar[bool] = False
+    _done: bool = field(default=False, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse impossible options."""
+        require_threshold("value", self.value, low=0, high=1)
+        require_threshold("threshold", self.threshold, low=0, high=1)
+
+    def decide(self, seen: GuardSignals) -> Sequence[Decision]:
+        """Return the new β₂, once.
+
+        Args:
+            seen: The step about to be taken.
+        """
+        if self._done or not passed(seen, self.threshold):
+            return ()
+        self._done = True
+        return (change("beta2", self.value, seen, self.threshold),)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed policy needs, as plain values."""
+        return {"done": self._done}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self._done = bool(state["done"])
+
+
+@dataclass
+class LowerRate:
+    """Lower η for good each time the curvature passes the threshold, at most once in 100 steps.
+
+    The factor is held against schedulers: what they set is multiplied.
+
+    Attributes:
+        factor: On η, in (0, 1).
+        threshold: In multiples of the edge, in (0, 1).
+
+    Raises:
+        ValueError: If an option lies outside its interval.
+
+    Example:
+        >>> policy = LowerRate()
+        >>> [decision] = policy.decide(GuardSignals(step=99, updates=100, secant=0.99))
+        >>> decision.remedy, decision.factor
+        ('learning rate', 0.5)
+        >>> policy.decide(GuardSignals(step=100, updates=101, secant=0.99))
+        ()
+    """
+
+    factor: float = 0.5
+    threshold: float = 0.9
+    name: ClassVar[str] = "lr"
+    needs: ClassVar[frozenset[Measure]] = frozenset({"secant", "curvature"})
+    scales_decay: ClassVar[bool] = False
+    _free_from: int = field(default=0, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse impossible options."""
+        require_threshold("factor", self.factor, low=0, high=1)
+        require_threshold("threshold", self.threshold, low=0, high=1)
+
+    def decide(self, seen: GuardSignals) -> Sequence[Decision]:
+        """Return the factor on η, if the last one is long enough ago.
+
+        Args:
+            seen: The step about to be taken.
+        """
+        if seen.step < self._free_from or not passed(seen, self.threshold):
+            return ()
+        self._free_from = seen.step + _REST
+        return (change("learning rate", self.factor, seen, self.threshold),)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed policy needs, as plain values."""
+        return {"free_from": self._free_from}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self._free_from = int(state["free_from"])
+
+
+def passed(seen: GuardSignals, threshold: float) -> bool:
+    """Return whether a curvature is past the threshold.
+
+    Args:
+        seen: The step about to be taken.
+        threshold: In multiples of the edge.
+    """
+    return seen.updates > WARM_UP and (seen.secant > threshold or seen.curvature > threshold)
+
+
+def change(remedy: Remedy, factor: float, seen: GuardSignals, threshold: float) -> Decision:
+    """Return the decision to change an option.
+
+    Args:
+        remedy: Which.
+        factor: To what, or by how much.
+        seen: The step about to be taken.
+        threshold: What was passed.
+    """
+    if seen.secant > threshold:
+        reason = f"the curvature along the last displacement is {seen.secant:.3g} of the edge"
+        return Decision(remedy, factor, reason, seen.secant, threshold)
+    reason = f"the preconditioned sharpness is {seen.curvature:.3g} of the edge"
+    return Decision(remedy, factor, reason, seen.curvature, threshold)

@@ -1,0 +1,109 @@
+"""What a policy gets to see of a step, and what it may ask for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from foreshock.guarding.record import Remedy
+
+Measure = Literal["secant", "preconditioned gradient", "pairs", "curvature"]
+"""What a policy needs to be measured."""
+
+WARM_UP = 10
+"""Updates at the start on which v is too young to be judged."""
+
+
+@dataclass(frozen=True)
+class GuardSignals:
+    """The step about to be taken, as plain numbers; NaN where a number was not measured.
+
+    Curvatures are multiples of the full-batch edge 2/η, step sizes and momentum folded in: one is the edge.
+
+    Attributes:
+        step: Updates that the guard saw before.
+        updates: t ≥ 1, the number of this update as the optimizer counts.
+        secant: dᵀΔg/(dᵀA⁻¹d), d the last displacement and Δg the change of the gradient along it.
+        squared_gradient: ‖g‖².
+        preconditioned_gradient: gᵀD⁻¹g.
+        lag: Largest V̂/EMA₃₀‖g‖² of the last 50 steps, V the second moment as it would be without the guard.
+        mean_square: Mean-square ratio from the pairs measured so far.
+        curvature: λ_max, if it was measured for this very step.
+    """
+
+    step: int
+    updates: int
+    secant: float = math.nan
+    squared_gradient: float = math.nan
+    preconditioned_gradient: float = math.nan
+    lag: float = math.nan
+    mean_square: float = math.nan
+    curvature: float = math.nan
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a policy asks for.
+
+    Attributes:
+        remedy: What to change, see `GuardAction`.
+        factor: By how much, see `GuardAction`.
+        reason: Why, in words.
+        value: What was measured.
+        threshold: What it was compared with.
+        along: Of ``"raise along"``: whether along the last displacement or the measured eigenvector.
+    """
+
+    remedy: Remedy
+    factor: float
+    reason: str
+    value: float
+    threshold: float
+    along: Literal["displacement", "eigenvector"] = "displacement"
+
+
+class Policy(Protocol):
+    """Decide, step by step, whether and how to act. Options are the fields of a dataclass."""
+
+    @property
+    def name(self) -> str:
+        """Name in records."""
+
+    @property
+    def needs(self) -> frozenset[Measure]:
+        """What has to be measured at every step."""
+
+    @property
+    def scales_decay(self) -> bool:
+        """Whether decoupled weight decay shrinks with the steps that raising v shortens."""
+
+    def decide(self, seen: GuardSignals) -> Sequence[Decision]:
+        """Return what to do before the step is taken; nothing on most steps.
+
+        Args:
+            seen: The step about to be taken.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed policy needs, as plain values."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+
+
+def require_threshold(name: str, value: float, *, low: float, high: float) -> None:
+    """Refuse an option outside of an open interval.
+
+    Args:
+        name: What the option is called.
+        value: Its value.
+        low: Lower end.
+        high: Upper end.
+
+    Raises:
+        ValueError: If it lies outside, or is NaN.
+    """
+    if not low < value < high:
+        raise ValueError(f"{name} is {value!r}; it must lie in ({low:g}, {high:g})")

@@ -1,0 +1,101 @@
+"""Pairs of half-batch gradients for a guard that has no monitor: when they are due, and what went wrong."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from foreshock.batches import BatchWatch, split_batch
+from foreshock.measurement import LossFunction
+from foreshock.noise import NoiseReading
+from foreshock.preconditioner import read_preconditioner
+from foreshock.prober import Prober
+
+_LOGGER = logging.getLogger("foreshock")
+_ARMED, _OTHERWISE = 10, 50
+_NEARLY_ARMED = 1.5
+_FAILURES_ALLOWED = 3
+
+
+class PairProber:
+    """Measure pairs now and then; a failure is noted and harms nothing.
+
+    Args:
+        model: The model.
+        loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
+
+    Attributes:
+        spent: Whether the last call of `measure` spent anything.
+    """
+
+    def __init__(self, model: nn.Module, loss_fn: LossFunction) -> None:
+        self._prober = Prober(model, loss_fn)
+        self._batches = BatchWatch()
+        self._notes: dict[str, None] = {}
+        self._failures = 0
+        self.spent = False
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What could not be measured, and why."""
+        return tuple(self._notes)
+
+    def measure(
+        self, optimizer: Optimizer, batch: Any, *, step: int, lag: float, gradient_scale: float
+    ) -> NoiseReading | None:
+        """Return a reading if one is due and can be made.
+
+        Args:
+            optimizer: The optimizer, about to take a step.
+            batch: What the loss function gets.
+            step: Number of the step.
+            lag: How far the second moment lags; NaN if that is not known.
+            gradient_scale: What ``.grad`` still has to be divided by.
+        """
+        self.spent = False
+        self._batches.see(batch)
+        every = _ARMED if lag > _NEARLY_ARMED else _OTHERWISE
+        if step % every or self._batches.constant is not False or self._failures >= _FAILURES_ALLOWED:
+            return None
+        try:
+            parts = split_batch(batch)
+        except ValueError as error:
+            self._note(f"the noise of mini-batches can't be measured: {error}")
+            return None
+        self.spent = True
+        try:
+            preconditioner = read_preconditioner(optimizer, gradient_scale=gradient_scale)
+            reading = self._prober.probe_noise(parts, preconditioner, step=step, loss=math.nan)
+        except Exception as error:  # noqa: BLE001 - a measurement must never end a training run
+            self._failures += 1
+            self._note(f"a measurement of the noise failed at step {step}: {type(error).__name__}: {error}")
+            return None
+        self._failures = 0
+        return reading
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs."""
+        return self._prober.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any], *, optimizer: Optimizer) -> None:
+        """Continue from `state_dict()`.
+
+        Args:
+            state: What `state_dict` returned.
+            optimizer: The present optimizer.
+
+        Raises:
+            ValueError: If the state is of a model of another size.
+        """
+        size = sum(p.numel() for group in optimizer.param_groups for p in group["params"] if p.requires_grad)
+        self._prober.load_state_dict(state, size=size)
+
+    def _note(self, message: str) -> None:
+        if message not in self._notes and len(self._notes) < _FAILURES_ALLOWED:
+            self._notes[message] = None
+            _LOGGER.warning("guard: %s", message)

@@ -1,0 +1,106 @@
+"""The parameters that the next step will move, as the optimizer sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from foreshock.preconditioner import LiveParameter, live_groups, stock_name, unwrap
+from foreshock.vectors import local
+
+_DECOUPLED = ("torch.optim.AdamW", "torch.optim.Adafactor")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One parameter that has a gradient. Tensors are what this process holds of it.
+
+    Attributes:
+        key: The parameter itself, to remember things by.
+        parameter: Its values.
+        gradient: Its ``.grad`` as it is.
+        state: Its optimizer state; empty before the first step.
+        group: Its parameter group.
+        scale: What the gradient still has to be divided by.
+        updates: t ≥ 1, the number of the update about to be made.
+        decoupled: Whether weight decay is decoupled, where the group doesn't tell.
+    """
+
+    key: Tensor
+    parameter: Tensor
+    gradient: Tensor
+    state: Mapping[str, Any]
+    group: Mapping[str, Any]
+    scale: float
+    updates: int
+    decoupled: bool = False
+
+    @property
+    def live(self) -> LiveParameter:
+        """The parameter as a reader gets it."""
+        gradient = self.gradient if self.scale == 1 else self.gradient / self.scale
+        return LiveParameter(self.parameter, gradient, self.state, self.group)
+
+    @property
+    def sign(self) -> float:
+        """−1 if the optimizer maximizes, else 1, over `scale`: turns ``.grad`` into what is descended."""
+        return (-1.0 if self.group.get("maximize", False) else 1.0) / self.scale
+
+    @property
+    def coupled_decay(self) -> float:
+        """Factor wd of L2 regularisation, which adds wd·θ to the gradient; 0 where decay is decoupled."""
+        decoupled = self.group.get("decoupled_weight_decay", self.decoupled)
+        return 0.0 if decoupled else float(self.group.get("weight_decay", 0.0))
+
+    @property
+    def used_gradient(self) -> Tensor:
+        """g_t as the optimizer uses it; it may share memory with ``.grad``."""
+        return self.live.used_gradient(self.coupled_decay)
+
+
+def read_slots(optimizer: Optimizer, *, scale: float = 1.0) -> list[Slot]:
+    """Return the parameters with a gradient, in order.
+
+    Args:
+        optimizer: The optimizer, or a wrapper around it.
+        scale: What ``.grad`` still has to be divided by.
+    """
+    states = unwrap(optimizer).state
+    found = [
+        (parameter, states.get(parameter, {}), group)
+        for group in live_groups(optimizer)
+        for parameter in group["params"]
+        if parameter.requires_grad and parameter.grad is not None
+    ]
+    numbers = _step_numbers([state for _, state, _ in found])
+    decoupled = stock_name(optimizer) in _DECOUPLED
+    return [
+        Slot(
+            key=parameter,
+            parameter=local(parameter.detach()),
+            gradient=local(parameter.grad.detach()),
+            state={
+                name: local(value) if isinstance(value, Tensor) else value for name, value in state.items()
+            },
+            group=group,
+            scale=scale,
+            updates=number + 1,
+            decoupled=decoupled,
+        )
+        for (parameter, state, group), number in zip(found, numbers, strict=True)
+    ]
+
+
+def _step_numbers(states: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return the updates made, with a single transfer where they are counted on an accelerator."""
+    counts = [state.get("step", 0) for state in states]
+    remote = [local(c) for c in counts if isinstance(c, Tensor) and c.device.type != "cpu"]
+    fetched = iter(torch.stack(remote).tolist() if remote else ())
+    return [
+        int(next(fetched)) if isinstance(c, Tensor) and c.device.type != "cpu" else int(c) for c in counts
+    ]
