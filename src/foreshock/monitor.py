@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,12 +15,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from foreshock.batches import BatchWatch, count_examples, split_batch
-from foreshock.curvature import CurvatureReading
-from foreshock.forecast import Alarm, CurvatureSignals, Forecast, RunForecaster, population_factor
+from foreshock.forecast import Alarm, Forecast, RunForecaster, population_factor
+from foreshock.guarding import Guard, GuardAction, Policy, as_guard
 from foreshock.journal import Journal
 from foreshock.measurement import LossFunction
 from foreshock.noise import NoiseReading
-from foreshock.observation import StepObservation, largest_rate, observe_step, second_moment_decay
+from foreshock.observation import (
+    StepObservation,
+    curvature_signals,
+    largest_rate,
+    observe_step,
+    second_moment_decay,
+)
 from foreshock.preconditioner import Preconditioner, as_optimizers, find_reader, read_preconditioner
 from foreshock.prober import Prober
 from foreshock.runlog import RunLogWriter
@@ -56,6 +63,8 @@ class Monitor:
         learning_rate_at: The schedule's learning rate at a step number, in any unit, so that the forecast
             knows the future of the threshold; None for a rate that stays.
         on_alarm: Called with each `Alarm`. What it raises ends the training step: that is how to stop.
+        guard: A guard of the optimizer, or the policy of one to be made: it gets what the probes measure, and
+            its actions go to the log.
         meta: What the run is, for the log: plain JSON values.
 
     Raises:
@@ -95,6 +104,7 @@ class Monitor:
         examples: int | None = None,
         learning_rate_at: Callable[[int], float] | None = None,
         on_alarm: Callable[[Alarm], None] | None = None,
+        guard: Guard | Policy | str | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
         if loss_fn is not None and not callable(loss_fn):
@@ -114,11 +124,19 @@ class Monitor:
         self._last = self._run.forecast(0, constant=self._batches.constant)
         described = describe(model, self._optimizers) | dict(meta or {})
         self._journal = Journal(None if run is None else RunLogWriter(run, meta=described))
+        self._guard = None if guard is None else as_guard(guard, self._optimizers)
+        if self._guard is not None:
+            self._guard.tell(self._log_action)
 
     @property
     def forecast(self) -> Forecast:
         """The last forecast."""
         return self._last
+
+    @property
+    def guard(self) -> Guard | None:
+        """The guard, if there is one."""
+        return self._guard
 
     def observe(self, batch: Any, loss: Tensor | float, *, gradient_scale: float = 1.0) -> Forecast:
         """Take one training step into account. Call it between ``backward()`` and ``optimizer.step()``.
@@ -169,6 +187,7 @@ class Monitor:
             "prober": None if self._prober is None else self._prober.state_dict(),
             "run": self._run.state_dict(),
             "schedule": self._schedule.state_dict(),
+            "guard": None if self._guard is None else self._guard.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -185,6 +204,8 @@ class Monitor:
         self._step, self._measurements = int(state["step"]), int(state["measurements"])
         self._run.load_state_dict(state["run"])
         self._schedule.load_state_dict(state["schedule"])
+        if self._guard is not None and state.get("guard") is not None:
+            self._guard.load_state_dict(state["guard"])
         self._last = self._run.forecast(max(self._step - 1, 0), constant=self._batches.constant)
 
     def __enter__(self) -> Self:
@@ -244,7 +265,9 @@ class Monitor:
             level = logging.INFO if choice.verified else logging.WARNING
             self._journal.event(seen.step, "backend", f"{choice.name}: {choice.reason}", level=level)
         self._journal.write("curvature", reading)
-        signals = _signals(seen, reading, preconditioner)
+        if self._guard is not None and prober.top_vector is not None:
+            self._guard.see_curvature(reading.stability_ratio, prober.top_vector)
+        signals = curvature_signals(seen, reading, preconditioner)
         self._run.see_curvature(seen.step, signals, learning_rates=self._future_rates(seen.step))
 
     def _measure_noise(
@@ -260,9 +283,13 @@ class Monitor:
         reading = prober.probe_noise(parts, preconditioner, step=seen.step, loss=seen.loss)
         self._journal.write("noise", reading)
         self._warn_of_mismatch(reading)
-        self._run.see_noise(
-            mean=reading.mean, variance=factor * reading.variance, noise_factor=reading.noise_factor
+        seen_by = (
+            [self._run.see_noise] if self._guard is None else [self._run.see_noise, self._guard.see_noise]
         )
+        for see_noise in seen_by:
+            see_noise(
+                mean=reading.mean, variance=factor * reading.variance, noise_factor=reading.noise_factor
+            )
 
     def _warn_of_mismatch(self, reading: NoiseReading) -> None:
         if reading.loss_mismatch > _MISMATCH:
@@ -282,6 +309,9 @@ class Monitor:
             return None
         return lambda ahead: float(rate_at(step + ahead)) / present
 
+    def _log_action(self, action: GuardAction) -> None:
+        self._journal.write("guard", replace(action, step=self._step - 1))
+
     def _failed(self, step: int, error: Exception) -> None:
         self._failures += 1
         message = f"{type(error).__name__}: {error}"
@@ -299,23 +329,3 @@ class Monitor:
         self._journal.write("alarm", alarm)
         if self._on_alarm is not None:
             self._on_alarm(alarm)
-
-
-def _signals(
-    seen: StepObservation, reading: CurvatureReading, preconditioner: Preconditioner
-) -> CurvatureSignals:
-    """Return a reading as the plain numbers that a forecast takes."""
-    recursion = preconditioner.recursion
-    return CurvatureSignals(
-        ratio=reading.stability_ratio,
-        learning_rate=preconditioner.largest_rate,
-        relative_error=reading.relative_error,
-        gradient_ratio=reading.gradient_stability_ratio,
-        predicted_change=reading.predicted_loss_change,
-        alignment=reading.alignment,
-        excess_loss=reading.excess_loss,
-        lag_ratio=seen.lag_ratio,
-        loss=seen.loss,
-        beta1=recursion.decay,
-        direct_share=recursion.direct,
-    )

@@ -8,8 +8,15 @@ from dataclasses import dataclass
 
 from torch.optim import Optimizer
 
+from foreshock.curvature import CurvatureReading
 from foreshock.dynamics import second_moment_lag
-from foreshock.preconditioner import live_groups, read_gradient_norm, read_second_moment_sums
+from foreshock.forecast import CurvatureSignals
+from foreshock.preconditioner import (
+    Preconditioner,
+    live_groups,
+    read_gradient_norm,
+    read_second_moment_sums,
+)
 
 
 @dataclass(frozen=True)
@@ -77,3 +84,29 @@ def second_moment_decay(optimizers: Sequence[Optimizer]) -> float | None:
             if 0 < decay < 1:
                 return decay
     return None
+
+
+def curvature_signals(
+    seen: StepObservation, reading: CurvatureReading, preconditioner: Preconditioner
+) -> CurvatureSignals:
+    """Return a reading as the plain numbers that a forecast takes.
+
+    Args:
+        seen: The free signals of the step.
+        reading: The curvature at that step.
+        preconditioner: The step about to be taken.
+    """
+    recursion = preconditioner.recursion
+    return CurvatureSignals(
+        ratio=reading.stability_ratio,
+        learning_rate=preconditioner.largest_rate,
+        relative_error=reading.relative_error,
+        gradient_ratio=reading.gradient_stability_ratio,
+        predicted_change=reading.predicted_loss_change,
+        alignment=reading.alignment,
+        excess_loss=reading.excess_loss,
+        lag_ratio=seen.lag_ratio,
+        loss=seen.loss,
+        beta1=recursion.decay,
+        direct_share=recursion.direct,
+    )

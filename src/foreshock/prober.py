@@ -34,6 +34,11 @@ class Prober:
         self._direction: Tensor | None = None
         self.backend: BackendChoice | None = None
 
+    @property
+    def top_vector(self) -> Tensor | None:
+        """Eigenvector of λ_max in the symmetric form, as of the last probe, shape (n,)."""
+        return None if self._memory is None else self._memory.starts[0]
+
     def probe(self, batch: Any, preconditioner: Preconditioner, *, step: int) -> CurvatureReading:
         """Return the curvature for the step about to be taken; the model is left as it was.
 

@@ -18,6 +18,7 @@ curvature  one probe (`foreshock.curvature.CurvatureReading`)
 noise      one measurement of how the curvature differs within a batch (`foreshock.noise.NoiseReading`)
 forecast   the forecast after a probe (`foreshock.forecast.Forecast`)
 alarm      a watch or an alarm (`foreshock.forecast.Alarm`)
+guard      an action of a guard (`foreshock.guarding.GuardAction`)
 event      something that happened: a failed probe, a non-finite loss (`name`, `message`)
 ========== =========================================================================================
 

@@ -1,6 +1,6 @@
 """Guards: policies that keep an optimizer from making loss spikes, and the hooks that carry them out."""
 
-from foreshock.guarding.attach import POLICIES, guard
+from foreshock.guarding.attach import POLICIES, as_guard, guard
 from foreshock.guarding.auto import Auto
 from foreshock.guarding.curvature_driven import CurvatureDriven
 from foreshock.guarding.hook import Guard
@@ -27,5 +27,6 @@ __all__ = [
     "Policy",
     "RaiseEpsilon",
     "Secant",
+    "as_guard",
     "guard",
 ]

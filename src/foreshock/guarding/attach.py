@@ -91,6 +91,23 @@ def guard(
     return watched
 
 
+def as_guard(guard_or_policy: Guard | Policy | str, optimizer: Optimizer | Sequence[Optimizer]) -> Guard:
+    """Return a guard of an optimizer: the one that is given, or a new one of the policy that is.
+
+    Args:
+        guard_or_policy: A guard, a policy, or the name of one.
+        optimizer: The optimizer, or several.
+
+    Raises:
+        ValueError: If the guard is one of another optimizer; else as `guard`.
+    """
+    if not isinstance(guard_or_policy, Guard):
+        return guard(optimizer, guard_or_policy)
+    if unwrap(guard_or_policy.optimizer) not in [unwrap(one) for one in as_optimizers(optimizer)]:
+        raise ValueError("the guard is one of another optimizer: make it of the one that is monitored")
+    return guard_or_policy
+
+
 def _require_option(watched: Guard, policy: Policy) -> None:
     option = {"epsilon": "eps", "beta2": "betas"}.get(policy.name)
     group = unwrap(watched.optimizer).param_groups[0]

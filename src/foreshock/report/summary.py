@@ -85,6 +85,8 @@ class RunSummary:
         skipped: Lines of the log that could not be read.
         definition: What counted as a spike.
         meta: The header's description of the run.
+        guard: Name of the guard's policy, and the number of steps on which it changed something; None if it
+            never did, or there was none.
     """
 
     name: str
@@ -109,6 +111,7 @@ class RunSummary:
     skipped: int
     definition: SpikeDefinition
     meta: Mapping[str, Any]
+    guard: tuple[str, int] | None = None
 
     @property
     def leads(self) -> tuple[int, ...]:
@@ -162,7 +165,13 @@ def summarise(run: Run, definition: SpikeDefinition | None = None) -> RunSummary
         skipped=run.skipped,
         definition=definition,
         meta=run.meta,
+        guard=_guard(run),
     )
+
+
+def _guard(run: Run) -> tuple[str, int] | None:
+    rows = [row for row in run.records.get("guard", []) if row.get("remedy") != "none"]
+    return (str(rows[-1].get("policy")), len({row["step"] for row in rows})) if rows else None
 
 
 def _sharpest(run: Run, onset: int) -> tuple[str, float] | None:

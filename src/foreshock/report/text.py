@@ -159,6 +159,9 @@ def to_text(summary: RunSummary) -> str:
             f"{summary.steps:,} steps, loss {number(summary.first_loss)} → "
             f"{number(summary.last_loss)}; {_count(summary.probes.count, 'probe')}."
         )
+    if summary.guard is not None:
+        policy, steps = summary.guard
+        parts.append(f"The guard {policy!r} acted on {_count(steps, 'step')}.")
     for table in (spike_table(summary), false_alarm_table(summary)):
         if table.rows:
             parts += ["", table.title, *_aligned(table)]
