@@ -19,8 +19,8 @@ _AFTER_OUTLIER = 2
 class Auto:
     """Secant, mean-square ratio where pairs are measured, and clipping of gradients without precedent.
 
-    A gradient counts as an outlier only above four times the *largest* of the last 100 steps. It spoils the
-    secant of its own step and of the next, which are passed over.
+    A gradient counts as an outlier only above four times the third *largest* of the last 100 steps. It spoils
+    the secant of its own step and of the next, which are passed over.
 
     Attributes:
         secant: Against spikes of the full batch.
@@ -35,7 +35,7 @@ class Auto:
 
     secant: Secant = field(default_factory=Secant)
     mean_square: MeanSquare = field(default_factory=MeanSquare)
-    outlier: Outlier = field(default_factory=lambda: Outlier(multiple=_NOVEL, usual="maximum"))
+    outlier: Outlier = field(default_factory=lambda: Outlier(multiple=_NOVEL, usual="third largest"))
     name: ClassVar[str] = "auto"
     needs: ClassVar[frozenset[Measure]] = frozenset({"secant", "pairs", "preconditioned gradient"})
     scales_decay: ClassVar[bool] = True

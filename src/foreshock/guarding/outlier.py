@@ -33,8 +33,8 @@ class Outlier:
 
     Attributes:
         multiple: Sizes above this multiple of the usual one are outliers, > 1.
-        usual: ``"median"`` of the last 100 steps, or their ``"maximum"``, which only a size that was not seen
-            before can exceed.
+        usual: The ``"median"`` of the last 100 steps, or their ``"third largest"``, which only a size without
+            precedent exceeds: three, because the history may have begun with outliers.
 
     Raises:
         ValueError: If an option is impossible.
@@ -49,7 +49,7 @@ class Outlier:
     """
 
     multiple: float = 3.0
-    usual: Literal["median", "maximum"] = "median"
+    usual: Literal["median", "third largest"] = "median"
     name: ClassVar[str] = "outlier"
     needs: ClassVar[frozenset[Measure]] = frozenset({"preconditioned gradient"})
     scales_decay: ClassVar[bool] = False
@@ -61,8 +61,8 @@ class Outlier:
     def __post_init__(self) -> None:
         """Refuse impossible options."""
         require_threshold("multiple", self.multiple, low=1, high=math.inf)
-        if self.usual not in ("median", "maximum"):
-            raise ValueError(f"usual is {self.usual!r}; it is 'median' or 'maximum'")
+        if self.usual not in ("median", "third largest"):
+            raise ValueError(f"usual is {self.usual!r}; it is 'median' or 'third largest'")
 
     def decide(self, seen: GuardSignals) -> Sequence[Decision]:
         """Return a clip if the gradient is an outlier.
@@ -102,4 +102,4 @@ class Outlier:
         """Return the usual size; NaN, which no size exceeds, while there are too few."""
         if len(self._sizes) < _FEWEST:
             return math.nan
-        return statistics.median(self._sizes) if self.usual == "median" else max(self._sizes)
+        return statistics.median(self._sizes) if self.usual == "median" else sorted(self._sizes)[-3]

@@ -1,0 +1,120 @@
+"""A raise makes torch's own step use the wanted v, whatever the optimizer and its way of stepping."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn, optim
+
+from foreshock.guarding import guard
+from foreshock.guarding.families import find_family
+from foreshock.guarding.slots import read_slots
+from foreshock.preconditioner import read_preconditioner
+from guarding.training import ADAMS, OTHERS, WAYS, data, network, squared, train
+
+STATE = {"Adamax": "exp_inf", "RMSprop": "square_avg"}
+
+
+def moments(optimizer, name):
+    return [state[name].clone() for state in optimizer.state.values()]
+
+
+def raised_and_plain(make, factor):
+    """Return two copies of a training after the same step, one with v raised before it."""
+    pairs = []
+    for raised in (False, True):
+        model, batch = network(dtype=torch.float64), data(dtype=torch.float64)
+        optimizer = make(model.parameters())
+        train(model, optimizer, batch, 20)
+        optimizer.zero_grad()
+        (squared(model, batch) * 3).backward()
+        if raised:
+            family = find_family(optimizer)
+            for slot in read_slots(optimizer):
+                family.raise_by(slot, factor)
+        optimizer.step()
+        pairs.append(optimizer)
+    return pairs
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ADAMS)
+def test_adams_use_the_wanted_second_moment(name, way):
+    plain, raised = raised_and_plain(lambda p: ADAMS[name](p, **WAYS[way]), 2.5)
+    key = "max_exp_avg_sq" if name == "amsgrad" else "exp_avg_sq"
+    for before, after in zip(moments(plain, key), moments(raised, key), strict=True):
+        torch.testing.assert_close(after, 2.5 * before, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", [name for name in OTHERS if name != "adafactor"])
+def test_other_families_use_the_wanted_second_moment(name):
+    plain, raised = raised_and_plain(OTHERS[name], 2.5)
+    key = STATE.get(type(plain).__name__, "exp_avg_sq")
+    wanted = 2.5**0.5 if key == "exp_inf" else 2.5
+    for before, after in zip(moments(plain, key), moments(raised, key), strict=True):
+        torch.testing.assert_close(after, wanted * before, rtol=1e-12, atol=0)
+
+
+def test_adafactor_estimates_what_is_wanted():
+    plain, raised = raised_and_plain(OTHERS["adafactor"], 2.5)
+    for before, after in zip(plain.state.values(), raised.state.values(), strict=True):
+        key = "variance" if "variance" in before else "col_var"
+        torch.testing.assert_close(after[key], 2.5 * before[key], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", [*ADAMS, *OTHERS])
+def test_the_metric_is_that_of_the_preconditioner_reader(name):
+    """A⁻¹ = 2D/(cη) as the curvature engine has it, once the bias correction of c is over."""
+    make = {**ADAMS, **OTHERS}[name]
+    model, batch = network(dtype=torch.float64), data(dtype=torch.float64)
+    optimizer = make(model.parameters())
+    train(model, optimizer, batch, 200)
+    optimizer.zero_grad()
+    squared(model, batch).backward()
+    root = read_preconditioner(optimizer).scale_root()
+    metric = find_family(optimizer).metric(read_slots(optimizer))
+    mine = torch.cat(
+        [(r / d).sqrt().flatten() for d, r in zip(metric.denominators, metric.rates, strict=True)]
+    )
+    torch.testing.assert_close(mine, root, rtol=1e-8, atol=0)
+
+
+REFUSED = {
+    "sgd": (lambda p: optim.SGD(p, lr=0.1), "no second moment to raise"),
+    "adagrad": (lambda p: optim.Adagrad(p), "never falls"),
+    "adadelta": (lambda p: optim.Adadelta(p), "itself an average"),
+    "sparse": (lambda p: optim.SparseAdam(p), "SparseAdam"),
+    "lbfgs": (lambda p: optim.LBFGS(p), "not diagonal"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_can_not_be_guarded_is_refused_with_the_reason(name):
+    make, reason = REFUSED[name]
+    with pytest.raises(TypeError, match=reason):
+        guard(make(list(network().parameters())))
+
+
+def test_an_overridden_step_is_not_guarded_and_a_mere_subclass_is():
+    class Renamed(optim.AdamW):
+        pass
+
+    class Other(optim.AdamW):
+        def step(self, closure=None):
+            return None
+
+    guard(Renamed(network().parameters())).detach()
+    with pytest.raises(TypeError, match="Other is not an optimizer Foreshock can read"):
+        guard(Other(network().parameters()))
+
+
+def test_a_parameter_in_half_precision_is_measured_in_single():
+    weight = nn.Parameter(torch.randn(300).bfloat16())
+    optimizer = optim.Adam([weight], lr=0.01)
+    for _ in range(3):
+        weight.grad = copy.deepcopy(weight.detach())
+        optimizer.step()
+    metric = find_family(optimizer).metric(read_slots(optimizer))
+    assert metric.denominators[0].dtype == torch.float32

@@ -1,0 +1,355 @@
+"""A guard that does not act changes nothing; one that acts does so wherever training takes it."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn, optim
+
+import foreshock
+from foreshock.guarding import POLICIES, Guard, Outlier, Secant, guard
+from guarding.training import ADAMS, OTHERS, WAYS, Script, asked, data, network, squared, train, weights
+
+MAKERS = {f"{name}-{way}": (name, way) for name in ADAMS for way in WAYS}
+
+
+def build(name):
+    if name in OTHERS:
+        return OTHERS[name]
+    adam, way = MAKERS[name]
+    return lambda p: ADAMS[adam](p, **WAYS[way])
+
+
+def all_of(model, optimizer, losses):
+    return [losses, weights(model), [copy.deepcopy(s) for s in optimizer.state_dict()["state"].values()]]
+
+
+def same(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+@pytest.mark.parametrize("policy", ["auto", "lr"])
+@pytest.mark.parametrize("name", [*MAKERS, *OTHERS])
+def test_a_guard_that_does_not_act_changes_no_bit(name, policy):
+    results, numbers = [], []
+    for guarded in (False, True):
+        model, batch = network(), data()
+        optimizer = build(name)(model.parameters())
+        torch.manual_seed(1)
+        watched = guard(optimizer, policy) if guarded else None
+        measure = (lambda: watched.measure(model, squared, data(count=15))) if guarded else None
+        losses = train(model, optimizer, batch, 25, before=measure)
+        results.append(all_of(model, optimizer, losses))
+        numbers.append((torch.get_rng_state(), random.getstate()[1][:3], np.random.get_state()[2]))
+    assert watched.summary().acted == 0
+    assert watched.step == 25
+    assert same(results[0], results[1])
+    assert torch.equal(numbers[0][0], numbers[1][0])
+    assert numbers[0][1:] == numbers[1][1:]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_action_acts_on_that_very_step(way):
+    """All of v raised by 4 halves the step: the displacement is that of half the learning rate."""
+    moved = []
+    for decisions in ({}, {20: asked("raise all", 2.0)}):
+        model, batch = network(dtype=torch.float64), data(dtype=torch.float64)
+        optimizer = optim.Adam(model.parameters(), lr=0.01, eps=1e-16, **WAYS[way])
+        guard(optimizer, Script(decisions))
+        train(model, optimizer, batch, 20)
+        before = weights(model)
+        train(model, optimizer, batch, 1)
+        moved.append([new - old for old, new in zip(before, weights(model), strict=True)])
+    for plain, guarded in zip(*moved, strict=True):
+        torch.testing.assert_close(guarded, plain / 2, rtol=1e-10, atol=1e-16)
+
+
+def test_actions_are_told_kept_and_summed_up():
+    told = []
+    decisions = {3: asked("raise all", 1.5), 5: asked("clip", 0.25), 6: asked("raise along", 1.2)}
+    model, batch = network(), data()
+    optimizer = optim.Adam(model.parameters(), lr=0.01)
+    watched = guard(optimizer, Script(decisions), on_action=told.append, kept=2)
+    train(model, optimizer, batch, 10)
+    assert [(a.step, a.remedy, a.factor, a.policy) for a in told] == [
+        (3, "raise all", 1.5, "script"),
+        (5, "clip", 0.25, "script"),
+        (6, "raise along", 1.2, "script"),
+    ]
+    assert list(watched.actions) == told[1:]
+    summary = watched.summary()
+    assert (summary.steps, summary.acted, summary.share) == (10, 3, 0.3)
+    assert summary.largest_raise == 1.5
+    assert summary.strongest_clip == 0.25
+    assert "acted on 3 of 10 steps (30.00%); raised all of v 1 ×; scaled the gradient 1 ×" in str(summary)
+
+
+def test_what_the_callback_raises_ends_the_step():
+    def stop(action):
+        raise KeyboardInterrupt(action.reason)
+
+    model, batch = network(), data()
+    optimizer = optim.Adam(model.parameters())
+    guard(optimizer, Script({3: asked("raise all", 1.5)}), on_action=stop)
+    with pytest.raises(KeyboardInterrupt, match="the test asked for it"):
+        train(model, optimizer, batch, 5)
+
+
+def test_detached_guards_let_go():
+    model, batch = network(), data()
+    optimizer = optim.Adam(model.parameters())
+    with guard(optimizer, Script({0: asked("raise all", 2.0)})) as watched:
+        train(model, optimizer, batch, 2)
+    train(model, optimizer, batch, 2)
+    assert watched.step == 2
+    watched.detach()
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
+
+
+@pytest.mark.parametrize("positional", [True, False])
+def test_steps_with_a_closure_are_guarded_by_the_gradients_of_the_closure(positional):
+    results = []
+    for closed in (False, True):
+        model, batch = network(dtype=torch.float64), data(dtype=torch.float64)
+        optimizer = optim.Adam(model.parameters(), lr=0.01)
+        watched = guard(optimizer, Script({8: asked("raise along", 1.5), 9: asked("clip", 0.5)}))
+        if not closed:
+            train(model, optimizer, batch, 15)
+        else:
+
+            def closure(model=model, batch=batch, optimizer=optimizer):
+                optimizer.zero_grad()
+                loss = squared(model, batch)
+                loss.backward()
+                return loss
+
+            for _ in range(15):
+                loss = optimizer.step(closure) if positional else optimizer.step(closure=closure)
+                assert math.isfinite(loss.item())
+        results.append((weights(model), [one.secant for one in watched.policy.seen]))
+    assert same(*[list(result[0]) for result in results])
+    assert results[0][1] == pytest.approx(results[1][1], nan_ok=True)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("policy", ["auto", "script"])
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(way, policy):
+    def start():
+        model = network()
+        optimizer = optim.AdamW(model.parameters(), lr=0.01, **WAYS[way])
+        decisions = {s: asked("raise along", 1.1) for s in range(5, 40, 3)}
+        decisions[14] = asked("learning rate", 0.5)
+        return (
+            model,
+            optimizer,
+            guard(optimizer, Script(decisions, scales_decay=True) if policy == "script" else policy),
+        )
+
+    batch = data()
+    model, optimizer, watched = start()
+    train(model, optimizer, batch, 20)
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict(), watched.state_dict()))
+    train(model, optimizer, batch, 20)
+    again, second, resumed = start()
+    again.load_state_dict(saved[0])
+    second.load_state_dict(saved[1])
+    resumed.load_state_dict(saved[2])
+    train(again, second, batch, 20)
+    assert same(weights(model), weights(again))
+    assert resumed.summary() == watched.summary()
+    assert resumed.lag == watched.lag
+
+
+def test_a_state_is_refused_where_it_does_not_belong():
+    one = guard(optim.Adam(network().parameters()), "secant")
+    with pytest.raises(ValueError, match="policy 'secant', this guard's is 'auto'"):
+        guard(optim.Adam(network().parameters())).load_state_dict(one.state_dict())
+    other = guard(optim.Adam(nn.Linear(2, 2).parameters()), "secant")
+    with pytest.raises(ValueError, match="with 4 parameters, this one has 2"):
+        other.load_state_dict(one.state_dict())
+
+
+def test_a_plain_optimizer_loads_the_state_of_a_guarded_one():
+    model, batch = network(), data()
+    optimizer = optim.AdamW(model.parameters(), lr=0.01)
+    guard(optimizer, Script({5: asked("raise along", 2.0), 6: asked("learning rate", 0.5)}))
+    train(model, optimizer, batch, 10)
+    plain = optim.AdamW(network().parameters(), lr=0.3)
+    plain.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert plain.param_groups[0]["lr"] == 0.01
+    assert set(plain.state_dict()) == {"state", "param_groups"}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_gradients_that_are_not_finite_are_left_alone_and_recorded_once(value):
+    model, batch = network(), data()
+    optimizer = optim.Adam(model.parameters(), lr=0.01)
+    watched = guard(optimizer)
+    train(model, optimizer, batch, 5)
+    for _ in range(3):
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, value)
+        optimizer.step()
+    assert [(a.step, a.remedy) for a in watched.actions] == [(5, "none")]
+    assert watched.summary().acted == 0
+    assert watched.summary().not_finite == 1
+    assert watched.step == 8
+
+
+def scaled_training(optimizer, model, batch, scaler, *, steps, overflow_at=()):
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss = squared(model, batch)
+        scaler.scale(loss).backward()
+        if step in overflow_at:
+            next(model.parameters()).grad.fill_(math.inf)
+        scaler.step(optimizer)
+        scaler.update()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_scaled_gradients_are_seen_unscaled(way):
+    """With fused, the scale is still in .grad before the step and gone after it."""
+    seen = []
+    for scaled in (False, True):
+        model, batch = network(), data()
+        optimizer = optim.AdamW(model.parameters(), lr=0.01, **WAYS[way])
+        watched = guard(optimizer, Script())
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=scaled)
+        scaled_training(optimizer, model, batch, scaler, steps=20)
+        seen.append(watched.policy.seen)
+    for name in ("secant", "squared_gradient", "preconditioned_gradient", "lag"):
+        plain, scaled = ([getattr(one, name) for one in run] for run in seen)
+        assert plain == pytest.approx(scaled, rel=1e-4, nan_ok=True), name
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_overflow_under_a_scaler_is_passed_over(way):
+    model, batch = network(), data()
+    optimizer = optim.AdamW(model.parameters(), lr=0.01, **WAYS[way])
+    watched = guard(optimizer, Script())
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaled_training(optimizer, model, batch, scaler, steps=20, overflow_at=(10,))
+    secants = [one.secant for one in watched.policy.seen]
+    assert all(math.isfinite(secant) for secant in secants[1:])
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+def test_a_lower_rate_holds_against_a_scheduler_and_is_not_seen_by_it():
+    model, batch = network(), data()
+    optimizer = optim.Adam(model.parameters(), lr=0.01)
+    scheduler = optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 + step)
+    rates = []
+    optimizer.register_step_pre_hook(lambda *_: None)
+    guard(optimizer, Script({1: asked("learning rate", 0.5), 3: asked("learning rate", 0.5)}))
+    optimizer.register_step_pre_hook(lambda one, *_: rates.append(one.param_groups[0]["lr"]))
+    for _ in range(5):
+        train(model, optimizer, batch, 1)
+        scheduler.step()
+    assert rates == pytest.approx([0.01, 0.01, 0.015, 0.01, 0.0125])
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.06)
+
+
+def test_decoupled_decay_shrinks_with_the_steps_that_a_raise_shortens():
+    model, batch = network(), data()
+    optimizer = optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.5)
+    held = []
+    guard(optimizer, Script({4: asked("raise all", 2.0)}, scales_decay=True))
+    optimizer.register_step_pre_hook(lambda one, *_: held.append(one.param_groups[0]["weight_decay"]))
+    train(model, optimizer, batch, 8)
+    assert held[:4] == [0.5] * 4
+    assert held[4] == pytest.approx(0.25)
+    assert 0.25 < held[5] < held[6] < held[7] < 0.5
+    assert optimizer.param_groups[0]["weight_decay"] == 0.5
+
+
+def test_epsilon_and_beta2_are_changed_for_good():
+    model, batch = network(dtype=torch.float64), data(dtype=torch.float64)
+    optimizer = optim.Adam(model.parameters(), lr=0.01)
+    guard(optimizer, Script({20: asked("epsilon", 0.1)}))
+    train(model, optimizer, batch, 21)
+    assert optimizer.param_groups[0]["eps"] == 0.1
+
+
+@pytest.mark.parametrize("name", ["adam", "amsgrad"])
+def test_a_switch_of_beta2_does_not_make_the_bias_correction_jump(name):
+    """With the gradient at zero the two are v̂ before and after the switch, decayed by one step."""
+    model, batch = network(dtype=torch.float64), data(dtype=torch.float64)
+    optimizer = ADAMS[name](model.parameters())
+    key = "max_exp_avg_sq" if name == "amsgrad" else "exp_avg_sq"
+    guard(optimizer, Script({50: asked("beta2", 0.9)}))
+    train(model, optimizer, batch, 50)
+    state = optimizer.state[next(model.parameters())]
+    before = state[key].clone() / (1 - 0.999**50)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.9)
+    kept = 1.0 if name == "amsgrad" else 0.9
+    after = state[key] / (1 - 0.9**51)
+    torch.testing.assert_close(after, before * kept * (1 - 0.9**50) / (1 - 0.9**51), rtol=1e-10, atol=0)
+
+
+def test_the_public_function_is_not_shadowed_by_a_module():
+    import foreshock.guarding  # noqa: PLC0415
+
+    assert callable(foreshock.guard)
+    assert foreshock.guard is foreshock.guarding.guard
+
+
+def test_policies_by_name_and_by_instance():
+    optimizer = optim.Adam(network().parameters())
+    mine = Outlier(multiple=7.0)
+    watched = guard(optimizer, mine)
+    assert watched.policy == mine
+    assert watched.policy is not mine
+    for name in POLICIES:
+        assert guard(optim.Adam(network().parameters()), name).policy.name == name
+    with pytest.raises(ValueError, match="no policy 'magic'; there are auto, secant"):
+        guard(optimizer, "magic")
+    with pytest.raises(ValueError, match="2 optimizers"):
+        guard([optimizer, optimizer])
+    with pytest.raises(ValueError, match="kept is 0"):
+        Guard(optimizer, Secant(), kept=0)
+
+
+@pytest.mark.parametrize(
+    ("policy", "name", "message"),
+    [("epsilon", "adafactor", "'eps'"), ("beta2", "rmsprop", "'betas'")],
+)
+def test_a_policy_whose_option_is_missing_is_refused_and_leaves_no_hook(policy, name, message):
+    optimizer = OTHERS[name](network().parameters())
+    with pytest.raises(TypeError, match=message):
+        guard(optimizer, policy)
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+def test_without_pairs_the_summary_says_what_was_not_guarded():
+    model, batch = network(), data()
+    optimizer = optim.Adam(model.parameters())
+    watched = guard(optimizer)
+    train(model, optimizer, batch, 3)
+    assert "the noise of mini-batches was not measured" in str(watched.summary())
+    assert guard(optim.Adam(network().parameters()), "secant").summary().notes == ()
+
+
+def test_new_parameters_are_guarded_too():
+    model, batch = network(), data()
+    optimizer = optim.Adam(list(model[0].parameters()), lr=0.01)
+    watched = guard(optimizer, Script())
+    train(model, optimizer, batch, 5)
+    optimizer.add_param_group({"params": list(model[2].parameters())})
+    train(model, optimizer, batch, 5)
+    assert all(math.isfinite(one.secant) for one in watched.policy.seen[1:])

@@ -1,0 +1,144 @@
+"""Runs that spike by themselves, with a guard and without. Every spike here is reproduced before it is removed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn, optim
+
+from foreshock.detection import detect_spikes
+from foreshock.guarding import guard
+from foreshock.monitor import Monitor
+from foreshock.runlog import read_run
+from foreshock.tasks import build_task
+
+
+def spikes(losses, *, factor=3.0, smooth=1):
+    values = np.convolve(losses, np.ones(smooth) / smooth)[: len(losses)]
+    return [spike for spike in detect_spikes(range(len(losses)), values.tolist()) if spike.height >= factor]
+
+
+def full_batch(policy, *, steps=2600):
+    """Train the network of sin x + sin 4x; return losses and guard."""
+    task = build_task("mlp", batch_size=None, seed=0)
+    optimizer = optim.Adam(task.model.parameters(), lr=0.01)
+    watched = None if policy is None else guard(optimizer, policy)
+    losses = []
+    for _, batch in zip(range(steps), task.batches, strict=False):
+        optimizer.zero_grad()
+        loss = task.loss_fn(task.model, batch)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, watched
+
+
+@pytest.fixture(scope="module")
+def unguarded():
+    torch.set_num_threads(1)
+    return full_batch(None)[0]
+
+
+@pytest.mark.parametrize("policy", ["secant", "auto"])
+def test_full_batch_spikes_vanish_and_the_loss_is_no_worse(unguarded, policy):
+    assert len(spikes(unguarded)) >= 4
+    losses, watched = full_batch(policy)
+    assert len(spikes(losses)) == 0
+    half = len(losses) // 2
+    assert np.log(losses[half:]).mean() < np.log(unguarded[half:]).mean()
+    assert 0 < watched.summary().share < 0.06
+
+
+@pytest.mark.parametrize("beta1", [0.0, 0.9])
+def test_a_quadratic_spikes_with_adam_and_not_with_a_guard(beta1):
+    """½θ² in float64: v decays until 1/√v̂ passes the edge, θ grows by orders of magnitude, v recovers."""
+    largest = {}
+    for policy in (None, "secant"):
+        theta = nn.Parameter(torch.ones(1, dtype=torch.float64))
+        rate = 0.15 if beta1 == 0 else 0.01
+        optimizer = optim.Adam([theta], lr=rate, betas=(beta1, 0.99), eps=1e-30)
+        if policy is not None:
+            guard(optimizer, policy)
+        trail = []
+        for _ in range(3000):
+            theta.grad = theta.detach().clone()
+            optimizer.step()
+            trail.append(abs(theta.item()))
+        low = np.minimum.accumulate(trail)
+        largest[policy] = float(np.max(np.array(trail) / low))
+    assert largest[None] > 10
+    assert largest["secant"] < max(3.0, largest[None] ** 0.5)
+
+
+def mini_batch(policy, *, monitored, steps, folder=None):
+    task = build_task("mlp", batch_size=25, seed=0, points=50, layers=2, width=50)
+    optimizer = optim.Adam(task.model.parameters(), lr=0.01)
+    watched = None if policy is None else guard(optimizer, policy)
+    monitor = None
+    if monitored:
+        monitor = Monitor(
+            task.model, optimizer, task.loss_fn, probe_every=10, full_batch=False, guard=watched, run=folder
+        )
+    losses = []
+    for _, batch in zip(range(steps), task.batches, strict=False):
+        optimizer.zero_grad()
+        loss = task.loss_fn(task.model, batch)
+        loss.backward()
+        if monitor is not None:
+            monitor.observe(batch, loss)
+        elif watched is not None:
+            watched.measure(task.model, task.loss_fn, batch)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, watched
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("monitored", [True, False])
+def test_spikes_of_mini_batches_fall_with_pairs(monitored, tmp_path):
+    plain, _ = mini_batch(None, monitored=False, steps=3000)
+    assert len(spikes(plain, factor=8.0, smooth=5)) >= 2
+    losses, watched = mini_batch("auto", monitored=monitored, steps=3000, folder=tmp_path)
+    assert len(spikes(losses, factor=8.0, smooth=5)) == 0
+    assert watched.summary().share < 0.05
+    if monitored:
+        logged = read_run(tmp_path).records["guard"]
+        assert [row["step"] for row in logged] == [action.step for action in watched.actions]
+        assert {row["remedy"] for row in logged} <= {"raise all", "raise along"}
+
+
+def test_a_monitor_lets_the_curvature_policy_act_on_the_measured_sharpness(tmp_path):
+    """A quadratic with an eigenvalue past the edge: v is raised until the ratio is the threshold."""
+    hessian = torch.diag(torch.tensor([200.0, 1.0], dtype=torch.float64))
+    model = nn.Linear(2, 1, bias=False, dtype=torch.float64)
+    loss_fn = lambda net, batch: 0.5 * net.weight[0] @ batch @ net.weight[0]  # noqa: E731
+    optimizer = optim.Adam(model.parameters(), lr=0.05, betas=(0.0, 0.999))
+    with Monitor(
+        model, optimizer, loss_fn, probe_every=1, full_batch=True, guard="curvature", run=tmp_path
+    ) as monitor:
+        for step in range(15):
+            optimizer.zero_grad()
+            loss = loss_fn(model, hessian)
+            loss.backward()
+            if step == 12:
+                state = optimizer.state[model.weight]
+                state["exp_avg_sq"].mul_(1e-4)
+            forecast = monitor.observe(hessian, loss)
+            ratio = forecast.stability_ratio
+            gradient = model.weight.grad.clone()
+            optimizer.step()
+            if step == 12:
+                after = (state["exp_avg_sq"] / (1 - 0.999**13)).sqrt() + 1e-8
+                held = float((hessian.diag() / after * 0.05 / 2).max())
+    actions = [action for action in monitor.guard.actions if action.step == 12]
+    assert gradient.shape == (1, 2)
+    assert ratio > 0
+    [action] = actions
+    assert action.value > 0.9
+    assert held == pytest.approx(0.9, rel=2e-2)  # λ is good to half a percent, and ends as the larger of two
+    logged = read_run(tmp_path).records["guard"]
+    assert [row["step"] for row in logged] == [action.step for action in monitor.guard.actions]
+    assert math.isfinite(logged[0]["value"])
