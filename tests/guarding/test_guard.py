@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import nn, optim
 
-import foreshock
 from foreshock.guarding import POLICIES, Guard, Outlier, Secant, guard
 from guarding.training import ADAMS, OTHERS, WAYS, Script, asked, data, network, squared, train, weights
 
@@ -303,7 +302,7 @@ def test_a_switch_of_beta2_does_not_make_the_bias_correction_jump(name):
 
 
 def test_the_public_function_is_not_shadowed_by_a_module():
-    import foreshock.guarding  # noqa: PLC0415
+    import foreshock.guarding
 
     assert callable(foreshock.guard)
     assert foreshock.guard is foreshock.guarding.guard

@@ -6,8 +6,17 @@ import math
 
 import pytest
 
-from foreshock.guarding import Auto, CurvatureDriven, GuardSignals, LowerBeta2, LowerRate, MeanSquare, Outlier
-from foreshock.guarding import RaiseEpsilon, Secant
+from foreshock.guarding import (
+    Auto,
+    CurvatureDriven,
+    GuardSignals,
+    LowerBeta2,
+    LowerRate,
+    MeanSquare,
+    Outlier,
+    RaiseEpsilon,
+    Secant,
+)
 from foreshock.guarding.natural import NaturalMoment
 from foreshock.guarding.pairs import PairAverage
 
@@ -56,10 +65,7 @@ def burst(policy, *, usual=1.0, high=9.0, **signals):
     """Return the decisions at a step whose gradient energy is suddenly higher."""
     for step in range(300, 400):
         policy.decide(seen(step, preconditioned_gradient=usual, lag=1.0))
-    decisions = []
-    for step in range(400, 405):
-        decisions.append(policy.decide(seen(step, preconditioned_gradient=high, **signals)))
-    return decisions
+    return [policy.decide(seen(step, preconditioned_gradient=high, **signals)) for step in range(400, 405)]
 
 
 def test_a_burst_helps_just_below_the_edge_and_nowhere_else():

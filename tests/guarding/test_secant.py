@@ -175,7 +175,7 @@ def test_a_parameter_without_gradient_is_left_out_and_comes_back():
 
 
 def test_thresholds_are_checked():
-    with pytest.raises(ValueError, match="threshold is 1.5"):
+    with pytest.raises(ValueError, match=r"threshold is 1\.5"):
         Secant(threshold=1.5)
     with pytest.raises(ValueError, match="threshold is nan"):
         Secant(threshold=math.nan)

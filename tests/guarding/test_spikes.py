@@ -1,4 +1,4 @@
-"""Runs that spike by themselves, with a guard and without. Every spike here is reproduced before it is removed."""
+"""Runs that spike by themselves, with a guard and without: every spike is reproduced before it is removed."""
 
 from __future__ import annotations
 

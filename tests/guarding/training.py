@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn, optim
 
@@ -29,6 +31,7 @@ class Script:
     """A policy that does what it is told at given steps, and remembers what it saw."""
 
     name = "script"
+    exact_from = -math.inf
 
     def __init__(self, decisions=None, needs=("secant", "preconditioned gradient"), scales_decay=False):
         self.decisions = decisions or {}

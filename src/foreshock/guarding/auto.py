@@ -41,6 +41,11 @@ class Auto:
     scales_decay: ClassVar[bool] = True
     _blind_until: int = field(default=0, init=False, repr=False, compare=False)
 
+    @property
+    def exact_from(self) -> float:
+        """The threshold of the secant."""
+        return self.secant.threshold
+
     def decide(self, seen: GuardSignals) -> Sequence[Decision]:
         """Return what the three ask for, the clip first.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -35,6 +36,11 @@ class CurvatureDriven:
     def __post_init__(self) -> None:
         """Refuse impossible options."""
         require_threshold("threshold", self.threshold, low=0, high=1)
+
+    @property
+    def exact_from(self) -> float:
+        """Infinity: the secant is not used."""
+        return math.inf
 
     def decide(self, seen: GuardSignals) -> Sequence[Decision]:
         """Return the raise that brings the ratio back to the threshold, if it was measured above it.

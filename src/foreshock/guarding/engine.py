@@ -18,7 +18,7 @@ from foreshock.guarding.record import GuardAction
 from foreshock.guarding.reduction import Reduction
 from foreshock.guarding.remedies import HeldOptions, Workbench
 from foreshock.guarding.slots import Slot, read_slots
-from foreshock.guarding.sums import StepSums, measure_sums
+from foreshock.guarding.sums import Measurer, StepSums
 from foreshock.preconditioner import unwrap
 from foreshock.vectors import split
 
@@ -84,8 +84,8 @@ class Engine:
 
     def after(self) -> None:
         """Remember the step that was made."""
-        self.restore()
         self._displacement.end(self._moving)
+        self.restore()
         self.step += 1
         self._clipped_before, self._clipped = self._clipped, 1.0
         self._curvature = (math.nan, None)
@@ -127,14 +127,14 @@ class Engine:
         return [p for group in self._optimizer.param_groups for p in group["params"]]
 
     def _measure(self, slots: Sequence[Slot], reduction: Reduction) -> StepSums:
-        return measure_sums(
+        measurer = Measurer(
             slots,
             self._family,
             self._displacement,
-            needs=self._policy.needs,
             unclipped=(1 / self._clipped_before, 1 / self._clipped),
             total=reduction.total,
         )
+        return measurer.measure(self._policy.needs, exact_from=self._policy.exact_from)
 
     def _leave_alone(self, sums: StepSums) -> list[GuardAction]:
         """Record the first of a row of gradients that are not finite; the step is the optimizer's affair."""
@@ -196,7 +196,7 @@ class Engine:
     def _directions(self, slots: Sequence[Slot]) -> dict[str, list[Tensor | None]]:
         moved = [self._displacement.moved(slot) for slot in slots]
         directions: dict[str, list[Tensor | None]] = {
-            "displacement": [None if known is None else known[0] for known in moved]
+            "displacement": [None if known is None else known.back for known in moved]
         }
         vector = self._curvature[1]
         if vector is not None:

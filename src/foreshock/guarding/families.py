@@ -50,6 +50,7 @@ class Family:
     Attributes:
         metric: Parameters with a state → their A⁻¹ in the step about to be taken.
         raise_by: Make v_t of a parameter k times what it would be, k ≥ 1 a number or one for each coordinate.
+        rate: cη/2 of one parameter of Adam; 0 where `metric` has to be asked.
         second_moment: The parameter's v_{t−1} and β₂, or None if it has no decaying average of g².
         diagonal: Whether coordinates of a tensor can be raised one by one.
         decoupled: Whether weight decay is decoupled.
@@ -58,6 +59,7 @@ class Family:
     metric: Callable[[Sequence[Slot]], Metric]
     raise_by: Callable[[Slot, Tensor | float], None]
     second_moment: Callable[[Slot], SecondMoment | None]
+    rate: Callable[[Slot], float]
     diagonal: bool = True
     decoupled: bool = False
 
@@ -80,11 +82,13 @@ def find_family(optimizer: Optimizer) -> Family:
     if name in ("torch.optim.Adam", "torch.optim.AdamW"):
         decoupled = name.endswith("W")
         metric = partial(_adam_metric, decoupled=decoupled)
-        return Family(metric, _raise_average, moment, decoupled=decoupled)
+        rate = partial(_adam_rate, decoupled=decoupled)
+        return Family(metric, _raise_average, moment, rate, decoupled=decoupled)
     if name in _RAISED:
         factored = name in _FACTORED
         metric = partial(_read_metric, reader.step)
-        return Family(metric, _RAISED[name], moment, diagonal=not factored, decoupled=factored)
+        unknown = lambda _: 0.0  # noqa: E731
+        return Family(metric, _RAISED[name], moment, unknown, diagonal=not factored, decoupled=factored)
     raise TypeError(f"{type(inner).__name__} can't be guarded: {_REFUSED.get(name, _UNKNOWN)}. {_known()}")
 
 
@@ -99,17 +103,21 @@ def _adam_metric(slots: Sequence[Slot], *, decoupled: bool) -> Metric:
     for _, members in itertools.groupby(slots, key=lambda slot: id(slot.group)):
         together = list(members)
         group = together[0].group
-        beta1, beta2 = (float(beta) for beta in group["betas"])
+        beta2 = float(group["betas"][1])
         second = _averaged_squares(together, beta2)
         torch._foreach_sqrt_(second)
         torch._foreach_div_(second, [(1 - beta2**slot.updates) ** 0.5 for slot in together])
         torch._foreach_add_(second, float(group["eps"]))
         denominators += second
-        shrinkage = float(group["lr"]) * float(group["weight_decay"])
-        shrinkage *= bool(group.get("decoupled_weight_decay", decoupled))
-        factor = with_decoupled_decay(momentum_factor(beta1), shrinkage)
-        rates += [factor * float(group["lr"]) / 2] * len(together)
+        rates += [_adam_rate(together[0], decoupled=decoupled)] * len(together)
     return Metric(denominators, rates)
+
+
+def _adam_rate(slot: Slot, *, decoupled: bool) -> float:
+    group = slot.group
+    rate = float(group["lr"])
+    shrinkage = rate * float(group["weight_decay"]) * bool(group.get("decoupled_weight_decay", decoupled))
+    return with_decoupled_decay(momentum_factor(float(group["betas"][0])), shrinkage) * rate / 2
 
 
 def _averaged_squares(slots: Sequence[Slot], beta2: float) -> list[Tensor]:

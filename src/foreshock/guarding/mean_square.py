@@ -63,6 +63,11 @@ class MeanSquare:
         if self.remedy not in ("raise", "clip"):
             raise ValueError(f"remedy is {self.remedy!r}; it is 'raise' or 'clip'")
 
+    @property
+    def exact_from(self) -> float:
+        """Infinity: the secant is not used."""
+        return math.inf
+
     def decide(self, seen: GuardSignals) -> Sequence[Decision]:
         """Return a raise of v, or a clip, if the run is armed.
 

@@ -46,6 +46,11 @@ class RaiseEpsilon:
         require_threshold("value", self.value, low=0, high=math.inf)
         require_threshold("threshold", self.threshold, low=0, high=1)
 
+    @property
+    def exact_from(self) -> float:
+        """The threshold."""
+        return self.threshold
+
     def decide(self, seen: GuardSignals) -> Sequence[Decision]:
         """Return the new ε, once.
 
@@ -96,6 +101,11 @@ class LowerBeta2:
         """Refuse impossible options."""
         require_threshold("value", self.value, low=0, high=1)
         require_threshold("threshold", self.threshold, low=0, high=1)
+
+    @property
+    def exact_from(self) -> float:
+        """The threshold."""
+        return self.threshold
 
     def decide(self, seen: GuardSignals) -> Sequence[Decision]:
         """Return the new β₂, once.
@@ -150,6 +160,11 @@ class LowerRate:
         """Refuse impossible options."""
         require_threshold("factor", self.factor, low=0, high=1)
         require_threshold("threshold", self.threshold, low=0, high=1)
+
+    @property
+    def exact_from(self) -> float:
+        """The threshold."""
+        return self.threshold
 
     def decide(self, seen: GuardSignals) -> Sequence[Decision]:
         """Return the factor on η, if the last one is long enough ago.

@@ -64,6 +64,11 @@ class Outlier:
         if self.usual not in ("median", "third largest"):
             raise ValueError(f"usual is {self.usual!r}; it is 'median' or 'third largest'")
 
+    @property
+    def exact_from(self) -> float:
+        """Infinity: the secant is not used."""
+        return math.inf
+
     def decide(self, seen: GuardSignals) -> Sequence[Decision]:
         """Return a clip if the gradient is an outlier.
 

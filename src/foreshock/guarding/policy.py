@@ -25,7 +25,8 @@ class GuardSignals:
     Attributes:
         step: Updates that the guard saw before.
         updates: t ≥ 1, the number of this update as the optimizer counts.
-        secant: dᵀΔg/(dᵀA⁻¹d), d the last displacement and Δg the change of the gradient along it.
+        secant: dᵀΔg/(dᵀA⁻¹d), d the last displacement and Δg the change of the gradient along it; or, below
+            what the policy calls `Policy.exact_from`, an upper bound of it.
         squared_gradient: ‖g‖².
         preconditioned_gradient: gᵀD⁻¹g.
         lag: Largest V̂/EMA₃₀‖g‖² of the last 50 steps, V the second moment as it would be without the guard.
@@ -74,6 +75,10 @@ class Policy(Protocol):
     @property
     def needs(self) -> frozenset[Measure]:
         """What has to be measured at every step."""
+
+    @property
+    def exact_from(self) -> float:
+        """Secant curvature from which on it has to be exact; below, an upper bound is told instead."""
 
     @property
     def scales_decay(self) -> bool:

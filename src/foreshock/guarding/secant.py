@@ -45,6 +45,11 @@ class Secant:
         """Refuse impossible options."""
         require_threshold("threshold", self.threshold, low=0, high=1)
 
+    @property
+    def exact_from(self) -> float:
+        """The threshold."""
+        return self.threshold
+
     def decide(self, seen: GuardSignals) -> Sequence[Decision]:
         """Return the raise that brings the secant curvature back to the threshold, if it is above.
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from foreshock.preconditioner import LiveParameter, live_groups, stock_name, unwrap
-from foreshock.vectors import local
+from foreshock.vectors import is_sharded, local
 
+_ADAM = ("torch.optim.Adam", "torch.optim.AdamW")
 _DECOUPLED = ("torch.optim.AdamW", "torch.optim.Adafactor")
 
 
@@ -29,6 +30,7 @@ class Slot:
         scale: What the gradient still has to be divided by.
         updates: t ≥ 1, the number of the update about to be made.
         decoupled: Whether weight decay is decoupled, where the group doesn't tell.
+        plain_adam: Whether the optimizer is Adam or AdamW.
     """
 
     key: Tensor
@@ -39,6 +41,7 @@ class Slot:
     scale: float
     updates: int
     decoupled: bool = False
+    plain_adam: bool = False
 
     @property
     def live(self) -> LiveParameter:
@@ -78,22 +81,26 @@ def read_slots(optimizer: Optimizer, *, scale: float = 1.0) -> list[Slot]:
         if parameter.requires_grad and parameter.grad is not None
     ]
     numbers = _step_numbers([state for _, state, _ in found])
-    decoupled = stock_name(optimizer) in _DECOUPLED
+    name = stock_name(optimizer)
+    decoupled, plain_adam = name in _DECOUPLED, name in _ADAM
     return [
         Slot(
             key=parameter,
             parameter=local(parameter.detach()),
             gradient=local(parameter.grad.detach()),
-            state={
-                name: local(value) if isinstance(value, Tensor) else value for name, value in state.items()
-            },
+            state=_local_state(state) if is_sharded((parameter,)) else state,
             group=group,
             scale=scale,
             updates=number + 1,
             decoupled=decoupled,
+            plain_adam=plain_adam,
         )
         for (parameter, state, group), number in zip(found, numbers, strict=True)
     ]
+
+
+def _local_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: local(value) if isinstance(value, Tensor) else value for name, value in state.items()}
 
 
 def _step_numbers(states: Sequence[Mapping[str, Any]]) -> list[int]:

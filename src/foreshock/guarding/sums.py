@@ -1,18 +1,25 @@
-"""What is measured at every step: a handful of sums over the parameters, fetched in one transfer."""
+"""What is measured at every step: a handful of sums over the parameters.
+
+First what is nearly free, fetched in one transfer: ‖g‖², dᵀΔg, and a bound on dᵀA⁻¹d. Only where the bound
+leaves open whether the secant is past the threshold, or gᵀD⁻¹g is asked for, D itself is computed.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from foreshock.guarding.displacement import Displacement, inner
-from foreshock.guarding.families import Family
+from foreshock.guarding.displacement import Displacement, Moved, inner
+from foreshock.guarding.families import Family, Metric
 from foreshock.guarding.policy import Measure
 from foreshock.guarding.slots import Slot
+
+Total = Callable[[Sequence[Sequence[float]]], list[float]]
 
 
 @dataclass(frozen=True)
@@ -20,106 +27,137 @@ class StepSums:
     """Sums over all parameters with a gradient.
 
     Attributes:
-        change: dᵀΔg over the parameters that moved in the last step and have a gradient again.
-        length: dᵀA⁻¹d over the same parameters.
         squared_gradient: ‖g‖².
+        change: dᵀΔg over the parameters that moved in the last step and have a gradient again.
+        length: dᵀA⁻¹d over the same parameters, or a lower bound of it.
         preconditioned_gradient: gᵀD⁻¹g; NaN if it was not asked for.
     """
 
-    change: float
-    length: float
     squared_gradient: float
-    preconditioned_gradient: float
+    change: float = math.nan
+    length: float = math.nan
+    preconditioned_gradient: float = math.nan
 
     @property
     def secant(self) -> float:
-        """The secant curvature in multiples of the edge; NaN if nothing moved."""
+        """The secant curvature in multiples of the edge, or an upper bound of it; NaN if it has none."""
         return self.change / self.length if self.length > 0 else math.nan
 
     @property
     def finite(self) -> bool:
-        """Whether the gradient is."""
-        return math.isfinite(self.squared_gradient) and not (
-            self.length > 0 and not math.isfinite(self.change)
-        )
+        """Whether the gradient is, and what it was compared with."""
+        return math.isfinite(self.squared_gradient) and not math.isinf(self.change)
 
 
-def measure_sums(
-    slots: Sequence[Slot],
-    family: Family,
-    displacement: Displacement,
-    *,
-    needs: frozenset[Measure],
-    unclipped: tuple[float, float],
-    total: Callable[[Sequence[Sequence[float]]], list[float]],
-) -> StepSums:
-    """Measure what a policy needs, of the step about to be taken.
+@dataclass(frozen=True)
+class Measurer:
+    """Measure the step about to be taken.
 
-    Args:
+    Attributes:
         slots: Parameters with a gradient and a state.
         family: How to read them.
         displacement: The last step.
-        needs: What to measure.
         unclipped: What the gradients of the last step and of this one are to be multiplied by, to undo
             clipping.
         total: Adds up rows of sums, one row a parameter, over parameters and processes.
     """
-    preconditioned = "preconditioned gradient" in needs
-    metric = family.metric(slots) if preconditioned or "secant" in needs else None
-    columns = [_squared_norms([slot.gradient for slot in slots])]
-    columns.append(_preconditioned(slots, metric.denominators) if preconditioned and metric else [])
-    moved = [(i, known) for i, slot in enumerate(slots) if (known := displacement.moved(slot)) is not None]
-    if "secant" not in needs or metric is None:
-        moved = []
-    backs = [back for _, (back, _) in moved]
-    columns.append([inner(slots[i].gradient, back) for i, (back, _) in moved])
-    columns.append([product for _, (_, product) in moved])
-    columns.append(_lengths([metric.denominators[i] for i, _ in moved], backs) if metric else [])
-    decayed = [back if slots[i].coupled_decay else None for i, (back, _) in moved]
-    columns.append([inner(back, back) for back in decayed if back is not None])
-    squared, weighted, now, before, lengths, decays = _fetch(columns)
-    decay = iter(decays)
-    last, present = unclipped
-    rows = [
-        [g / slot.scale**2, w, 0.0, 0.0]
-        for slot, g, w in zip(slots, squared, weighted or squared, strict=True)
-    ]
-    for (i, _), new, old, length in zip(moved, now, before, lengths, strict=True):
-        slot = slots[i]
-        # The buffer is −d. The product of the last step was taken with a gradient that was unscaled by then.
-        rows[i][2] = -(slot.sign * new * present - (slot.sign * slot.scale) * old * last)
-        rows[i][2] += slot.coupled_decay * next(decay) if slot.coupled_decay else 0.0
-        rows[i][3] = length / metric.rates[i] if metric and metric.rates[i] > 0 else 0.0
-    gradient, energy, change, length = total(rows)
-    return StepSums(change, length, gradient, energy if preconditioned else math.nan)
+
+    slots: Sequence[Slot]
+    family: Family
+    displacement: Displacement
+    unclipped: tuple[float, float]
+    total: Total
+
+    def measure(self, needs: frozenset[Measure], *, exact_from: float) -> StepSums:
+        """Return the sums that a policy needs.
+
+        Args:
+            needs: What to measure.
+            exact_from: The secant is exact from this value on; below it an upper bound is enough.
+        """
+        moved = [self.displacement.moved(slot) if "secant" in needs else None for slot in self.slots]
+        sums = self._cheap(moved)
+        closer = any(one is not None for one in moved) and not sums.secant <= exact_from
+        preconditioned = "preconditioned gradient" in needs
+        if not (closer or preconditioned) or not sums.finite:
+            return sums
+        metric = self.family.metric(self.slots)
+        if preconditioned:
+            energies = _fetch(_energies(self.slots, metric))
+            sums = replace(sums, preconditioned_gradient=self.total([[e] for e in energies])[0])
+        return self._exact(sums, moved, metric) if closer else sums
+
+    def _cheap(self, moved: Sequence[Moved | None]) -> StepSums:
+        norms = _squared_norms([slot.gradient for slot in self.slots])
+        now = [inner(s.gradient, m.back) for s, m in zip(self.slots, moved, strict=True) if m is not None]
+        lengths = [_decayed(s, m) for s, m in zip(self.slots, moved, strict=True) if m is not None]
+        known = [m.products for m in moved if m is not None]
+        fetched = iter(
+            _fetch([*norms, *now, *(d for d in lengths if d is not None), *itertools.chain(*known)])
+        )
+        squares = [next(fetched) / slot.scale**2 for slot in self.slots]
+        products = iter([next(fetched) for _ in now])
+        decays = iter([0.0 if one is None else next(fetched) for one in lengths])
+        rows = []
+        for slot, one, square in zip(self.slots, moved, squares, strict=True):
+            if one is None:
+                rows.append([square, 0.0, 0.0])
+                continue
+            before, *rest = [next(fetched) for _ in one.products]
+            last, present = self.unclipped
+            # The buffer is −d. The gradient of the last step was unscaled when its product was taken.
+            change = slot.sign * (before * slot.scale * last - next(products) * present)
+            change += slot.coupled_decay * next(decays)
+            rows.append([square, change, self._bound(slot, one, rest)])
+        return StepSums(*self.total(rows))
+
+    def _bound(self, slot: Slot, moved: Moved, products: Sequence[float]) -> float:
+        rate = self.family.rate(slot)
+        if not products or not rate > 0:
+            return 0.0
+        beta2, t = float(slot.group["betas"][1]), slot.updates
+        fallen = math.sqrt(beta2 * (1 - beta2 ** (t - 1)) / (1 - beta2**t)) if t > 1 else 0.0
+        return fallen * moved.least_length(*products) / rate
+
+    def _exact(self, sums: StepSums, moved: Sequence[Moved | None], metric: Metric) -> StepSums:
+        which = [i for i, one in enumerate(moved) if one is not None]
+        backs = [one.back for one in moved if one is not None]
+        lengths = _fetch(_lengths([metric.denominators[i] for i in which], backs))
+        rows = [[0.0] for _ in self.slots]
+        for i, length in zip(which, lengths, strict=True):
+            rows[i] = [length / metric.rates[i] if metric.rates[i] > 0 else 0.0]
+        exact = self.total(rows)[0]
+        return replace(sums, length=exact if exact > 0 else math.nan)
+
+
+def _decayed(slot: Slot, moved: Moved) -> Tensor | None:
+    return inner(moved.back, moved.back) if slot.coupled_decay else None
 
 
 def _squared_norms(tensors: list[Tensor]) -> list[Tensor]:
     if any(tensor.dtype.itemsize < 4 for tensor in tensors):
         tensors = [tensor.float() for tensor in tensors]
-    norms = list(torch._foreach_norm(tensors, 2)) if tensors else []
-    return [norm * norm for norm in norms]
+    return [inner(tensor, tensor) for tensor in tensors]
 
 
-def _preconditioned(slots: Sequence[Slot], denominators: Sequence[Tensor]) -> list[Tensor]:
-    used = [slot.used_gradient.to(d.dtype) for slot, d in zip(slots, denominators, strict=True)]
-    ratios = torch._foreach_div(used, list(denominators)) if used else []
+def _energies(slots: Sequence[Slot], metric: Metric) -> list[Tensor]:
+    used = [slot.used_gradient.to(d.dtype) for slot, d in zip(slots, metric.denominators, strict=True)]
+    ratios = torch._foreach_div(used, metric.denominators)
     return [inner(ratio, gradient) for ratio, gradient in zip(ratios, used, strict=True)]
 
 
 def _lengths(denominators: list[Tensor], backs: list[Tensor]) -> list[Tensor]:
     """Return Σd²D of each tensor; the denominators are used up."""
-    if not backs:
-        return []
     wide = [back.to(d.dtype) for back, d in zip(backs, denominators, strict=True)]
     torch._foreach_mul_(denominators, wide)
     return [inner(d, back) for d, back in zip(denominators, wide, strict=True)]
 
 
-def _fetch(columns: list[list[Tensor]]) -> list[list[float]]:
-    flat = [value for column in columns for value in column]
-    if not flat:
-        return [[] for _ in columns]
-    like = flat[0]
-    values = iter(torch.stack([value.to(like.device, like.dtype) for value in flat]).tolist())
-    return [[next(values) for _ in column] for column in columns]
+def _fetch(values: Sequence[Tensor]) -> list[float]:
+    """Return scalar tensors as numbers, in one transfer."""
+    if not values:
+        return []
+    like = values[0]
+    if all(value.device == like.device and value.dtype == like.dtype for value in values):
+        return list(torch.stack(list(values)).tolist())
+    return list(torch.stack([value.to(like.device, like.dtype) for value in values]).tolist())
