@@ -344,6 +344,20 @@ def test_without_pairs_the_summary_says_what_was_not_guarded():
     assert guard(optim.Adam(network().parameters()), "secant").summary().notes == ()
 
 
+def test_far_from_the_edge_the_secant_is_measured_every_fourth_step_and_held_options_hold():
+    model, batch = network(), data()
+    optimizer = optim.Adam(model.parameters(), lr=1e-6)
+    script = Script({3: asked("learning rate", 0.5)}, needs=("secant", "norm"))
+    script.exact_from = 0.9
+    watched = guard(optimizer, script)
+    rates = []
+    optimizer.register_step_pre_hook(lambda one, *_: rates.append(one.param_groups[0]["lr"]))
+    train(model, optimizer, batch, 20)
+    measured = [one.step for one in watched.policy.seen if not math.isnan(one.secant)]
+    assert measured == [1, 5, 9, 13, 17]
+    assert rates == pytest.approx([1e-6] * 3 + [5e-7] * 17)
+
+
 def test_new_parameters_are_guarded_too():
     model, batch = network(), data()
     optimizer = optim.Adam(list(model[0].parameters()), lr=0.01)

@@ -108,9 +108,9 @@ def test_rare_outliers_are_clipped_each_time():
 def test_auto_does_not_believe_the_secant_of_an_outlier():
     policy = Auto()
     for step in range(100):
-        policy.decide(seen(step, preconditioned_gradient=1.0))
+        policy.decide(seen(step, squared_gradient=1.0))
     asked = [
-        [d.remedy for d in policy.decide(seen(step, preconditioned_gradient=g, secant=2.0))]
+        [d.remedy for d in policy.decide(seen(step, squared_gradient=g, secant=2.0))]
         for step, g in ((100, 400.0), (101, 1.0), (102, 1.0))
     ]
     assert asked == [["clip"], [], ["raise along"]]
@@ -153,6 +153,7 @@ OPTIONS = [
     (MeanSquare, {"remedy": "pray"}, "remedy"),
     (Outlier, {"multiple": 1.0}, "multiple"),
     (Outlier, {"usual": "mode"}, "usual"),
+    (Outlier, {"size": "huge"}, "size"),
     (RaiseEpsilon, {"value": 0.0}, "value"),
     (LowerBeta2, {"value": 1.0}, "value"),
     (LowerRate, {"factor": 2.0}, "factor"),

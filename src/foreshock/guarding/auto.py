@@ -35,11 +35,17 @@ class Auto:
 
     secant: Secant = field(default_factory=Secant)
     mean_square: MeanSquare = field(default_factory=MeanSquare)
-    outlier: Outlier = field(default_factory=lambda: Outlier(multiple=_NOVEL, usual="third largest"))
+    outlier: Outlier = field(
+        default_factory=lambda: Outlier(multiple=_NOVEL, usual="third largest", size="norm")
+    )
     name: ClassVar[str] = "auto"
-    needs: ClassVar[frozenset[Measure]] = frozenset({"secant", "pairs", "preconditioned gradient"})
     scales_decay: ClassVar[bool] = True
     _blind_until: int = field(default=0, init=False, repr=False, compare=False)
+
+    @property
+    def needs(self) -> frozenset[Measure]:
+        """What the three need."""
+        return self.secant.needs | self.mean_square.needs | self.outlier.needs
 
     @property
     def exact_from(self) -> float:

@@ -12,17 +12,17 @@ with equality for w = 0. From one step to the next D falls by √(β₂(1 − β
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from foreshock.guarding.slots import Slot
 
+_WIDE = (torch.float32, torch.float64)
 
-@dataclass(frozen=True)
-class Moved:
+
+class Moved(NamedTuple):
     """What is known of the last displacement d of one parameter.
 
     Attributes:
@@ -90,8 +90,18 @@ class Displacement:
         if not slots:
             return
         backs = [self._back[slot.key] for slot in slots]
-        torch._foreach_sub_(backs, [slot.parameter for slot in slots])
-        self._moved = {slot.key: _moved(slot, back) for slot, back in zip(slots, backs, strict=True)}
+        # On the CPU tensor by tensor: what was just written is still in the cache for the products.
+        together = backs[0].device.type != "cpu"
+        if together:
+            torch._foreach_sub_(backs, [slot.parameter for slot in slots])
+        for slot, back in zip(slots, backs, strict=True):
+            if not together:
+                back.sub_(slot.parameter)
+            self._moved[slot.key] = _moved(slot, back)
+
+    def forget(self) -> None:
+        """Forget the last displacement: another step is made that is not remembered."""
+        self._moved = {}
 
     def moved(self, slot: Slot) -> Moved | None:
         """Return what is known of a parameter's last displacement; None if it did not move."""
@@ -104,7 +114,7 @@ class Displacement:
             parameters: All parameters of the optimizer.
         """
         known = [self._moved.get(parameter) for parameter in parameters]
-        return [None if one is None else _copied(vars(one)) for one in known]
+        return [None if one is None else _copied(one._asdict()) for one in known]
 
     def load_state_dict(self, state: Sequence[Any], parameters: Sequence[Tensor]) -> None:
         """Continue from `state_dict()`.
@@ -133,7 +143,7 @@ def inner(one: Tensor, other: Tensor) -> Tensor:
         one: Any tensor.
         other: Of the same shape.
     """
-    if one.dtype.itemsize < 4:
+    if one.dtype not in _WIDE:
         one = one.float()
     if other.dtype != one.dtype:
         other = other.to(one.dtype)

@@ -13,14 +13,18 @@ from foreshock.guarding.displacement import Displacement
 from foreshock.guarding.families import find_family
 from foreshock.guarding.natural import NaturalMoment
 from foreshock.guarding.pairs import PairAverage
-from foreshock.guarding.policy import Decision, GuardSignals, Policy
+from foreshock.guarding.policy import Decision, GuardSignals, Measure, Policy
 from foreshock.guarding.record import GuardAction
 from foreshock.guarding.reduction import Reduction
 from foreshock.guarding.remedies import HeldOptions, Workbench
 from foreshock.guarding.slots import Slot, read_slots
 from foreshock.guarding.sums import Measurer, StepSums
-from foreshock.preconditioner import unwrap
+from foreshock.preconditioner import stock_name, unwrap
 from foreshock.vectors import split
+
+_EVERY_FEW: frozenset[Measure] = frozenset({"secant"})
+_NOTHING: frozenset[Measure] = frozenset()
+_STRIDE, _FAR = 4, 1 / 3
 
 
 class Engine:
@@ -39,7 +43,7 @@ class Engine:
 
     def __init__(self, optimizer: Optimizer, policy: Policy, *, group: Any = None) -> None:
         self._optimizer, self._policy, self._group = unwrap(optimizer), policy, group
-        self._family = find_family(optimizer)
+        self._family, self._name = find_family(optimizer), stock_name(optimizer)
         self._displacement, self._held = Displacement(), HeldOptions()
         self.natural, self.pairs = NaturalMoment(), PairAverage()
         self.step = 0
@@ -49,6 +53,7 @@ class Engine:
         self._moving: list[Slot] = []
         self._curvature: tuple[float, Tensor | None] = (math.nan, None)
         self._finite = True
+        self._wait = 0  # steps until the secant is measured again
 
     def clipped(self, factor: float) -> None:
         """Say by what the gradients of the coming step were multiplied.
@@ -66,20 +71,35 @@ class Engine:
         """Guard the coming step: everything until the optimizer moves. Return what was done."""
         self.restore()
         self._moving = []
+        wanted = self._policy.needs
+        needs = wanted - (_EVERY_FEW if self._wait else _NOTHING)
+        begins = "secant" in wanted and self._wait <= 1
+        actions = self._before(needs, begins=begins) if needs or begins else []
+        self._hold()
+        return actions
+
+    def _before(self, needs: frozenset[Measure], *, begins: bool) -> list[GuardAction]:
         scale = getattr(self._optimizer, "grad_scale", None)
-        slots = read_slots(self._optimizer, scale=1.0 if scale is None else float(scale))
+        scale = 1.0 if scale is None else float(scale)
+        slots = read_slots(self._optimizer, scale=scale, name=self._name)
         ready = [slot for slot in slots if slot.state]
         actions: list[GuardAction] = []
-        if ready:
+        if ready and needs:
             reduction = Reduction(ready, self._group)
-            sums = self._measure(ready, reduction)
+            sums = self._measure(ready, needs, reduction)
             if not sums.finite:
                 return self._leave_alone(sums)
             self._finite = True
             self._follow(ready, sums, reduction)
             actions = self._act(ready, sums, reduction)
-        self._displacement.begin(slots)
-        self._moving = slots
+            # While it is far below where the policy looks, the secant is measured every fourth step only.
+            if not self._wait and sums.secant <= _FAR * self._policy.exact_from:
+                self._wait, begins = _STRIDE, False
+        if begins:
+            self._displacement.begin(slots)
+            self._moving = slots
+        else:
+            self._displacement.forget()
         return actions
 
     def after(self) -> None:
@@ -87,6 +107,7 @@ class Engine:
         self._displacement.end(self._moving)
         self.restore()
         self.step += 1
+        self._wait = max(self._wait - 1, 0)
         self._clipped_before, self._clipped = self._clipped, 1.0
         self._curvature = (math.nan, None)
         self._moving = []
@@ -104,6 +125,7 @@ class Engine:
             "rate_factor": self._rate_factor,
             "clipped": self._clipped_before,
             "finite": self._finite,
+            "wait": self._wait,
             "displacement": self._displacement.state_dict(self._parameters()),
             "natural": self.natural.state_dict(),
             "pairs": self.pairs.state_dict(),
@@ -120,13 +142,14 @@ class Engine:
         self._policy.load_state_dict(state["policy_state"])
         self.step, self._rate_factor = int(state["step"]), float(state["rate_factor"])
         self._clipped_before, self._finite = float(state["clipped"]), bool(state["finite"])
+        self._wait = int(state["wait"])
         self.natural.load_state_dict(state["natural"])
         self.pairs.load_state_dict(state["pairs"])
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self._optimizer.param_groups for p in group["params"]]
 
-    def _measure(self, slots: Sequence[Slot], reduction: Reduction) -> StepSums:
+    def _measure(self, slots: Sequence[Slot], needs: frozenset[Measure], reduction: Reduction) -> StepSums:
         measurer = Measurer(
             slots,
             self._family,
@@ -134,7 +157,7 @@ class Engine:
             unclipped=(1 / self._clipped_before, 1 / self._clipped),
             total=reduction.total,
         )
-        return measurer.measure(self._policy.needs, exact_from=self._policy.exact_from)
+        return measurer.measure(needs, exact_from=self._policy.exact_from)
 
     def _leave_alone(self, sums: StepSums) -> list[GuardAction]:
         """Record the first of a row of gradients that are not finite; the step is the optimizer's affair."""
@@ -145,16 +168,16 @@ class Engine:
         return [GuardAction(self.step, self._policy.name, "none", f"‖g‖² is {value}", value, math.inf, 1.0)]
 
     def _follow(self, slots: Sequence[Slot], sums: StepSums, reduction: Reduction) -> None:
-        moments = [moment for slot in slots if (moment := self._family.second_moment(slot)) is not None]
-        if not moments:
+        first = self._family.second_moment(slots[0])
+        if first is None:
             return
-        beta2 = moments[0].beta2
         if not self.natural.started:
-            rows = [[float(m.previous.sum()) if m.previous is not None else 0.0] for m in moments]
-            known = len(moments) == len(slots)
-            [whole] = reduction.total(rows) if known else [0.0]
-            self.natural.start(whole, beta2=beta2, updates=slots[0].updates - 1)
-        self.natural.update(sums.squared_gradient, beta2=beta2)
+            moments = [self._family.second_moment(slot) for slot in slots]
+            rows = [
+                [0.0 if one is None or one.previous is None else float(one.previous.sum())] for one in moments
+            ]
+            self.natural.start(reduction.total(rows)[0], beta2=first.beta2, updates=slots[0].updates - 1)
+        self.natural.update(sums.squared_gradient, beta2=first.beta2)
 
     def _act(self, slots: Sequence[Slot], sums: StepSums, reduction: Reduction) -> list[GuardAction]:
         decisions = self._policy.decide(self._signals(slots, sums))
@@ -173,7 +196,6 @@ class Engine:
                     self.pairs.lowered(decision.factor)
             self._clipped *= workbench.gradient_factor
             self._rate_factor *= workbench.rate_factor
-        self._hold()
         return [_action(self.step, self._policy.name, decision) for decision in decisions]
 
     def _hold(self) -> None:

@@ -50,9 +50,9 @@ class MeanSquare:
     largest: float = 1.1
     remedy: Literal["raise", "clip"] = "raise"
     name: ClassVar[str] = "mean_square"
-    needs: ClassVar[frozenset[Measure]] = frozenset({"pairs", "preconditioned gradient"})
     scales_decay: ClassVar[bool] = True
     _signals: SignalTracker = field(default_factory=SignalTracker, init=False, repr=False, compare=False)
+    _near: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse impossible options."""
@@ -62,6 +62,11 @@ class MeanSquare:
         require_threshold("largest", self.largest, low=1, high=math.inf)
         if self.remedy not in ("raise", "clip"):
             raise ValueError(f"remedy is {self.remedy!r}; it is 'raise' or 'clip'")
+
+    @property
+    def needs(self) -> frozenset[Measure]:
+        """Pairs; and the preconditioned gradient while both lag and ratio are at half their thresholds."""
+        return frozenset({"pairs", "preconditioned gradient"} if self._near else {"pairs"})
 
     @property
     def exact_from(self) -> float:
@@ -74,6 +79,7 @@ class MeanSquare:
         Args:
             seen: The step about to be taken.
         """
+        self._near = seen.lag > self.lag / 2 and seen.mean_square > self.threshold / 2
         burst = self._signals.update(
             loss=math.nan, squared_gradient=seen.preconditioned_gradient, second_moment=math.nan
         ).burst
@@ -98,8 +104,9 @@ class MeanSquare:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed policy needs, as plain values."""
-        return {"signals": self._signals.state_dict()}
+        return {"signals": self._signals.state_dict(), "near": self._near}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self._signals.load_state_dict(state["signals"])
+        self._near = bool(state["near"])

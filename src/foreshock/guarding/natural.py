@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from foreshock.forecast.signals import SignalTracker
+_MEMORY, _WINDOW = 30, 50
 
 
 class NaturalMoment:
@@ -34,7 +35,8 @@ class NaturalMoment:
         self._natural = self._raised = 0.0
         self._forgotten = 1.0  # β₂ᵗ, of the bias correction.
         self._touched = False
-        self._signals = SignalTracker()
+        self._gradient = math.nan
+        self._lags: deque[float] = deque(maxlen=_WINDOW)
         self.started = False
         self.lag = math.nan
 
@@ -63,10 +65,10 @@ class NaturalMoment:
         self._raised = beta2 * self._raised + (1 - beta2) * squared_gradient
         self._forgotten *= beta2
         corrected = self._natural / (1 - self._forgotten) if self._forgotten < 1 else math.nan
-        signals = self._signals.update(
-            loss=math.nan, squared_gradient=squared_gradient, second_moment=corrected
-        )
-        self.lag = signals.lag
+        before = squared_gradient if math.isnan(self._gradient) else self._gradient
+        self._gradient = before + (squared_gradient - before) / _MEMORY
+        self._lags.append(corrected / self._gradient if self._gradient > 0 else math.nan)
+        self.lag = max(self._lags)
 
     def raised(self, factor: float) -> None:
         """Take into account that Σv was multiplied.
@@ -97,7 +99,8 @@ class NaturalMoment:
             "forgotten": self._forgotten,
             "touched": self._touched,
             "started": self.started,
-            "signals": self._signals.state_dict(),
+            "gradient": self._gradient,
+            "lags": list(self._lags),
             "lag": self.lag,
         }
 
@@ -105,5 +108,6 @@ class NaturalMoment:
         """Continue from `state_dict()`."""
         self._natural, self._raised = float(state["natural"]), float(state["raised"])
         self._forgotten, self._touched = float(state["forgotten"]), bool(state["touched"])
-        self._signals.load_state_dict(state["signals"])
+        self._gradient = float(state["gradient"])
+        self._lags = deque(state["lags"], maxlen=_WINDOW)
         self.lag, self.started = float(state["lag"]), bool(state["started"])

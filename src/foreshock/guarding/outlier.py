@@ -35,6 +35,7 @@ class Outlier:
         multiple: Sizes above this multiple of the usual one are outliers, > 1.
         usual: The ``"median"`` of the last 100 steps, or their ``"third largest"``, which only a size without
             precedent exceeds: three, because the history may have begun with outliers.
+        size: ``"preconditioned"``, q; or ``"norm"``, ‖g‖, which costs no pass over v.
 
     Raises:
         ValueError: If an option is impossible.
@@ -50,8 +51,8 @@ class Outlier:
 
     multiple: float = 3.0
     usual: Literal["median", "third largest"] = "median"
+    size: Literal["preconditioned", "norm"] = "preconditioned"
     name: ClassVar[str] = "outlier"
-    needs: ClassVar[frozenset[Measure]] = frozenset({"preconditioned gradient"})
     scales_decay: ClassVar[bool] = False
     _sizes: deque[float] = field(
         default_factory=lambda: deque(maxlen=_WINDOW), init=False, repr=False, compare=False
@@ -63,6 +64,13 @@ class Outlier:
         require_threshold("multiple", self.multiple, low=1, high=math.inf)
         if self.usual not in ("median", "third largest"):
             raise ValueError(f"usual is {self.usual!r}; it is 'median' or 'third largest'")
+        if self.size not in ("preconditioned", "norm"):
+            raise ValueError(f"size is {self.size!r}; it is 'preconditioned' or 'norm'")
+
+    @property
+    def needs(self) -> frozenset[Measure]:
+        """The preconditioned gradient, or nothing besides the norm."""
+        return frozenset({"preconditioned gradient"} if self.size == "preconditioned" else {"norm"})
 
     @property
     def exact_from(self) -> float:
@@ -75,7 +83,8 @@ class Outlier:
         Args:
             seen: The step about to be taken.
         """
-        size = math.sqrt(seen.preconditioned_gradient) if seen.preconditioned_gradient >= 0 else math.nan
+        square = seen.preconditioned_gradient if self.size == "preconditioned" else seen.squared_gradient
+        size = math.sqrt(square) if square >= 0 else math.nan
         if not math.isfinite(size):
             return ()
         level = self._level()
@@ -90,7 +99,7 @@ class Outlier:
             self._row = []
             return ()
         times = size / level
-        reason = f"the preconditioned gradient is {times:.3g} × the {self.usual} of {_WINDOW} steps"
+        reason = f"the gradient is {times:.3g} × the {self.usual} of the last {_WINDOW} steps"
         return (Decision("clip", self.multiple / times, reason, times, self.multiple),)
 
     def state_dict(self) -> dict[str, Any]:

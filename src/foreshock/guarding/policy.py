@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from foreshock.guarding.record import Remedy
 
-Measure = Literal["secant", "preconditioned gradient", "pairs", "curvature"]
+Measure = Literal["secant", "norm", "preconditioned gradient", "pairs", "curvature"]
 """What a policy needs to be measured."""
 
 WARM_UP = 10
@@ -74,7 +74,7 @@ class Policy(Protocol):
 
     @property
     def needs(self) -> frozenset[Measure]:
-        """What has to be measured at every step."""
+        """What has to be measured at the coming step; the lag is followed for whoever needs pairs."""
 
     @property
     def exact_from(self) -> float:

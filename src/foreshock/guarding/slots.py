@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,9 +16,10 @@ _ADAM = ("torch.optim.Adam", "torch.optim.AdamW")
 _DECOUPLED = ("torch.optim.AdamW", "torch.optim.Adafactor")
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """One parameter that has a gradient. Tensors are what this process holds of it.
+
+    A tuple, because many are made at every step.
 
     Attributes:
         key: The parameter itself, to remember things by.
@@ -66,12 +66,13 @@ class Slot:
         return self.live.used_gradient(self.coupled_decay)
 
 
-def read_slots(optimizer: Optimizer, *, scale: float = 1.0) -> list[Slot]:
-    """Return the parameters with a gradient, in order.
+def read_slots(optimizer: Optimizer, *, scale: float = 1.0, name: str | None = None) -> list[Slot]:
+    """Return the parameters with a gradient, in order. Call it without gradients being recorded.
 
     Args:
         optimizer: The optimizer, or a wrapper around it.
         scale: What ``.grad`` still has to be divided by.
+        name: Its `stock_name`, to save looking it up.
     """
     states = unwrap(optimizer).state
     found = [
@@ -81,26 +82,23 @@ def read_slots(optimizer: Optimizer, *, scale: float = 1.0) -> list[Slot]:
         if parameter.requires_grad and parameter.grad is not None
     ]
     numbers = _step_numbers([state for _, state, _ in found])
-    name = stock_name(optimizer)
+    name = name or stock_name(optimizer)
+    sharded = is_sharded([parameter for parameter, _, _ in found])
     decoupled, plain_adam = name in _DECOUPLED, name in _ADAM
-    return [
-        Slot(
-            key=parameter,
-            parameter=local(parameter.detach()),
-            gradient=local(parameter.grad.detach()),
-            state=_local_state(state) if is_sharded((parameter,)) else state,
-            group=group,
-            scale=scale,
-            updates=number + 1,
-            decoupled=decoupled,
-            plain_adam=plain_adam,
+    slots = []
+    for (parameter, state, group), number in zip(found, numbers, strict=True):
+        values, gradient, held = (
+            _local(parameter, state) if sharded else (parameter.data, parameter.grad, state)
         )
-        for (parameter, state, group), number in zip(found, numbers, strict=True)
-    ]
+        slots.append(Slot(parameter, values, gradient, held, group, scale, number + 1, decoupled, plain_adam))
+    return slots
 
 
-def _local_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: local(value) if isinstance(value, Tensor) else value for name, value in state.items()}
+def _local(parameter: Tensor, state: Mapping[str, Any]) -> tuple[Tensor, Tensor, Mapping[str, Any]]:
+    """Return what this process holds of a parameter, its gradient and its state, plain tensors or not."""
+    gradient = parameter.grad
+    here = {name: local(value) if isinstance(value, Tensor) else value for name, value in state.items()}
+    return local(parameter.data), local(parameter if gradient is None else gradient), here
 
 
 def _step_numbers(states: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -88,8 +88,11 @@ class Measurer:
         return self._exact(sums, moved, metric) if closer else sums
 
     def _cheap(self, moved: Sequence[Moved | None]) -> StepSums:
-        norms = _squared_norms([slot.gradient for slot in self.slots])
-        now = [inner(s.gradient, m.back) for s, m in zip(self.slots, moved, strict=True) if m is not None]
+        norms, now = [], []
+        for slot, one in zip(self.slots, moved, strict=True):
+            norms.append(inner(slot.gradient, slot.gradient))
+            if one is not None:
+                now.append(inner(slot.gradient, one.back))
         lengths = [_decayed(s, m) for s, m in zip(self.slots, moved, strict=True) if m is not None]
         known = [m.products for m in moved if m is not None]
         fetched = iter(
@@ -132,12 +135,6 @@ class Measurer:
 
 def _decayed(slot: Slot, moved: Moved) -> Tensor | None:
     return inner(moved.back, moved.back) if slot.coupled_decay else None
-
-
-def _squared_norms(tensors: list[Tensor]) -> list[Tensor]:
-    if any(tensor.dtype.itemsize < 4 for tensor in tensors):
-        tensors = [tensor.float() for tensor in tensors]
-    return [inner(tensor, tensor) for tensor in tensors]
 
 
 def _energies(slots: Sequence[Slot], metric: Metric) -> list[Tensor]:
