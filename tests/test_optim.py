@@ -1,0 +1,74 @@
+"""Optimizers with a guard of their own do what a guard on torch's optimizer does."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import optim
+
+from foreshock import guard
+from foreshock.optim import GuardedAdam, GuardedAdamW
+from guarding.training import WAYS, Script, asked, data, network, squared, train, weights
+
+PAIRS = {"adam": (GuardedAdam, optim.Adam), "adamw": (GuardedAdamW, optim.AdamW)}
+
+
+def script():
+    return Script({6: asked("raise along", 1.5), 9: asked("raise all", 1.2), 12: asked("clip", 0.5)})
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_numbers_are_those_of_a_guard_by_hooks(name, way):
+    guarded, plain = PAIRS[name]
+    results = []
+    for make in (
+        lambda p: guarded(p, lr=0.01, policy=script(), **WAYS[way]),
+        lambda p: plain(p, lr=0.01, **WAYS[way]),
+    ):
+        model, batch = network(), data()
+        optimizer = make(model.parameters())
+        if not hasattr(optimizer, "guard"):
+            guard(optimizer, script())
+        train(model, optimizer, batch, 20)
+        results.append(weights(model))
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_its_state_goes_on_where_it_was_and_to_a_plain_optimizer_and_back(name):
+    guarded, plain = PAIRS[name]
+    model, batch = network(), data()
+    optimizer = guarded(model.parameters(), lr=0.01)
+    train(model, optimizer, batch, 15)
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    train(model, optimizer, batch, 10)
+    again = network(1)
+    again.load_state_dict(saved[0])
+    resumed = guarded(again.parameters(), lr=0.5)
+    resumed.load_state_dict(saved[1])
+    assert resumed.guard.step == 15
+    train(again, resumed, batch, 10)
+    assert all(torch.equal(a, b) for a, b in zip(weights(model), weights(again), strict=True))
+    other = plain(network().parameters())
+    other.load_state_dict(saved[1])
+    assert other.param_groups[0]["lr"] == 0.01
+    back = guarded(network().parameters())
+    back.load_state_dict(other.state_dict())
+    assert back.guard.step == 0
+
+
+def test_pairs_go_to_the_guard():
+    model, batch = network(), data()
+    optimizer = GuardedAdamW(model.parameters(), lr=0.01)
+    spent = []
+    for step in range(120):
+        half = tuple(part[step % 2 :: 2].clone() for part in batch)
+        optimizer.zero_grad()
+        squared(model, half).backward()
+        spent.append(optimizer.guard.measure(model, squared, half))
+        optimizer.step()
+    assert sum(spent) >= 2
+    assert not spent[0]
