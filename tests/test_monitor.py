@@ -488,3 +488,26 @@ def test_the_log_names_the_modules_of_the_top_eigenvector(tmp_path):
     [reading] = read_run(tmp_path).records["curvature"]
     assert {block["name"] for block in reading["blocks"]} == {"0", "2", "4"}
     assert sum(block["share"] for block in reading["blocks"]) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_a_guard_goes_on_in_a_resumed_run_and_several_optimizers_have_none(tmp_path):
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters(), lr=1e-3)
+    monitor = Monitor(model, optimizer, loss_fn, guard="auto")
+    steps(model, optimizer, monitor, batch, loss_fn, 10)
+    again, _, _ = regression()
+    second = optim.Adam(again.parameters(), lr=1e-3)
+    second.load_state_dict(optimizer.state_dict())
+    resumed = Monitor(again, second, loss_fn, guard="auto")
+    resumed.load_state_dict(monitor.state_dict())
+    assert resumed.guard.step == 10
+    assert resumed.guard.lag == monitor.guard.lag
+    without = Monitor(again, second, loss_fn)
+    without.load_state_dict(monitor.state_dict())
+    assert without.guard is None
+    halves = list(model.parameters())
+    pair = [optim.Adam(halves[:2], lr=1e-3), optim.Adam(halves[2:], lr=1e-3)]
+    with pytest.raises(ValueError, match="2 optimizers"):
+        Monitor(model, pair, loss_fn, guard="secant")
+    with pytest.raises(ValueError, match="one of another optimizer"):
+        Monitor(again, second, loss_fn, guard=monitor.guard)

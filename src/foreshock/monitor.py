@@ -40,8 +40,9 @@ _MISMATCH = 0.01
 class Monitor:
     """Watch a training run: forecast its next instability, and keep a log of it.
 
-    Unless a guard acts, training is left exactly as it would be without: parameters, optimizer state, buffers,
-    ``.grad``, train mode and random numbers are the same bit by bit. A probe that fails becomes an event in the log.
+    Unless a guard acts, training is left exactly as it would be without: parameters, optimizer state,
+    buffers, ``.grad``, train mode and random numbers are the same bit by bit. A probe that fails becomes an
+    event in the log.
 
     Where every step sees the same data the curvature of the batch is probed. Where batches differ, so does
     its noise, from the two halves of a batch or from `MicroBatches`.

@@ -137,3 +137,11 @@ def test_a_log_cut_short_says_so(spiky, tmp_path):
     copy.write_bytes(spiky.path.read_bytes()[:-20])
     run: Run = read_run(copy)
     assert summarise(run).skipped == 1
+
+
+def test_actions_of_a_guard_are_counted_by_steps(tmp_path):
+    log = RunLogWriter(tmp_path)
+    for step, remedy in ((3, "clip"), (3, "raise all"), (4, "none"), (9, "raise all")):
+        log.write("guard", {"step": step, "policy": "auto", "remedy": remedy})
+    log.close()
+    assert summarise(read_run(tmp_path)).guard == ("auto", 2)

@@ -140,3 +140,8 @@ def test_the_text_has_aligned_columns_and_all_parts():
     assert "step 77  probe_failed: out of memory" in text
     assert "Note: 3 lines" in text
     assert not any(line != line.rstrip() for line in lines)
+
+
+def test_the_actions_of_a_guard_are_told():
+    assert "The guard 'secant' acted on 12 steps." in to_text(changed(guard=("secant", 12)))
+    assert "guard" not in to_text(changed())
