@@ -98,6 +98,22 @@ def compare(policy, batch, mine):
         close(one, other, "signals of shards")
 
 
+def said_of_shards(mine):
+    """Return what a guard says of pairs where parameters are sharded."""
+    model = network(dtype=torch.float64)
+    fully_shard(model, mesh=init_device_mesh("cpu", (PROCESSES,)))
+    halves = [tuple(part[k::2].clone() for part in mine) for k in (0, 1)]
+    optimizer = optim.AdamW(model.parameters(), lr=0.01)
+    watched = guard(optimizer, "mean_square")
+    for step in range(60):
+        optimizer.zero_grad()
+        squared(model, halves[step % 2]).backward()
+        if watched.measure(model, squared, halves[step % 2]):
+            raise RuntimeError("pairs of shards were measured")
+        optimizer.step()
+    return str(watched.summary())
+
+
 def measured(mine):
     """Pairs under data parallelism: gradients are averaged, so that all processes read the same."""
     model = DistributedDataParallel(network(dtype=torch.float64))
@@ -109,6 +125,8 @@ def measured(mine):
         squared(model, halves[step % 2]).backward()
         watched.measure(model, squared, halves[step % 2])
         optimizer.step()
+    if not said_of_shards(mine).endswith("not measured where parameters are sharded"):
+        raise RuntimeError("pairs of shards were measured, or it was not said that they were not")
     if not watched.mean_square_ratio > 0:
         raise RuntimeError(f"nothing was measured: {watched.summary()}")
     alike(watched.mean_square_ratio, "mean-square ratios")

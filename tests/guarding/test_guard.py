@@ -344,6 +344,57 @@ def test_without_pairs_the_summary_says_what_was_not_guarded():
     assert guard(optim.Adam(network().parameters()), "secant").summary().notes == ()
 
 
+def test_where_every_step_sees_the_same_data_nothing_is_spent():
+    model, batch = network(), data()
+    optimizer = optim.Adam(model.parameters())
+    watched = guard(optimizer)
+    spent = []
+    train(model, optimizer, batch, 120, before=lambda: spent.append(watched.measure(model, squared, batch)))
+    assert not any(spent)
+    assert watched.summary().notes == ("every step saw the same data: there was no noise to measure",)
+
+
+def fresh_batches(watched, model, optimizer, loss_fn, steps):
+    spent = []
+    for step in range(steps):
+        batch = tuple(part[step % 2 :: 2].clone() for part in data())
+        optimizer.zero_grad()
+        squared(model, batch).backward()
+        spent.append(watched.measure(model, loss_fn, batch))
+        optimizer.step()
+    return spent
+
+
+def test_a_measurement_that_fails_is_noted_given_up_and_harms_nothing(caplog):
+    def broken(model, batch):
+        raise KeyError("no such batch")
+
+    results = []
+    for loss_fn in (squared, broken):
+        model = network()
+        optimizer = optim.Adam(model.parameters(), lr=1e-3)
+        watched = guard(optimizer, "mean_square")
+        spent = fresh_batches(watched, model, optimizer, loss_fn, 400)
+        results.append((weights(model), sum(spent), watched))
+    assert same(results[0][0], results[1][0])
+    assert results[1][1] == 3 < results[0][1]
+    assert "a measurement of the noise failed at step 10: KeyError" in str(results[1][2].summary())
+    assert "KeyError" in caplog.text
+
+
+def test_a_batch_that_can_not_be_split_is_noted():
+    model = network()
+    optimizer = optim.Adam(model.parameters())
+    watched = guard(optimizer)
+    for _ in range(60):
+        batch = data(count=1)
+        optimizer.zero_grad()
+        squared(model, batch).backward()
+        assert not watched.measure(model, squared, batch)
+        optimizer.step()
+    assert "can't be split" in str(watched.summary())
+
+
 def test_far_from_the_edge_the_secant_is_measured_every_fourth_step_and_held_options_hold():
     model, batch = network(), data()
     optimizer = optim.Adam(model.parameters(), lr=1e-6)

@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 from foreshock.batches import BatchWatch, split_batch
 from foreshock.measurement import LossFunction
 from foreshock.noise import NoiseReading
-from foreshock.preconditioner import read_preconditioner
+from foreshock.preconditioner import read_preconditioner, unwrap
 from foreshock.prober import Prober
+from foreshock.vectors import is_sharded
 
 _LOGGER = logging.getLogger("foreshock")
 _ARMED, _OTHERWISE = 10, 50
@@ -43,7 +44,11 @@ class PairProber:
     @property
     def notes(self) -> tuple[str, ...]:
         """What could not be measured, and why."""
-        return tuple(self._notes)
+        same = self._batches.constant is True
+        return (
+            *self._notes,
+            *(("every step saw the same data: there was no noise to measure",) if same else ()),
+        )
 
     def measure(
         self, optimizer: Optimizer, batch: Any, *, step: int, lag: float, gradient_scale: float
@@ -61,6 +66,9 @@ class PairProber:
         self._batches.see(batch)
         every = _ARMED if lag > _NEARLY_ARMED else _OTHERWISE
         if step % every or self._batches.constant is not False or self._failures >= _FAILURES_ALLOWED:
+            return None
+        if is_sharded([p for group in unwrap(optimizer).param_groups for p in group["params"]]):
+            self._note("the noise of mini-batches is not measured where parameters are sharded")
             return None
         try:
             parts = split_batch(batch)
