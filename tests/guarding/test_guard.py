@@ -417,3 +417,19 @@ def test_new_parameters_are_guarded_too():
     optimizer.add_param_group({"params": list(model[2].parameters())})
     train(model, optimizer, batch, 5)
     assert all(math.isfinite(one.secant) for one in watched.policy.seen[1:])
+
+
+def test_an_overflow_does_not_let_an_old_displacement_stand_for_the_last_one():
+    """The secant rests until step 5, for which step 4 would have been remembered, had it not overflowed."""
+    model, batch = network(), data()
+    optimizer = optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+    script = Script(needs=("secant", "norm"))
+    script.exact_from = 0.9
+    watched = guard(optimizer, script)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaled_training(optimizer, model, batch, scaler, steps=12, overflow_at=(4,))
+    secants = {one.step: one.secant for one in watched.policy.seen}
+    assert math.isfinite(secants[1])
+    assert math.isnan(secants[5])
+    assert math.isfinite(secants[6])
+    assert 4 not in secants

@@ -179,3 +179,27 @@ def test_thresholds_are_checked():
         Secant(threshold=1.5)
     with pytest.raises(ValueError, match="threshold is nan"):
         Secant(threshold=math.nan)
+
+
+@pytest.mark.parametrize(("name", "decay"), [("adam", 0.0), ("adamw", 0.5), ("fused", 5.0), ("amsgrad", 0.0)])
+def test_the_bound_lies_above_the_secant_and_is_tight_without_weight_decay(name, decay):
+    """Where only a bound is wanted no D is computed; it must never hide a secant past the threshold."""
+    seen = {}
+    for exact_from in (-math.inf, math.inf):
+        problem = Quadratic()
+        optimizer = CONFIGS[name][0](problem.tensors)
+        optimizer.param_groups[0]["weight_decay"] = decay
+        script = Script()
+        script.exact_from = exact_from
+        watched = guard(optimizer, script)
+        for step in range(60):
+            problem.backward(1.0 + 0.5 * math.sin(step))
+            optimizer.step()
+        seen[exact_from] = {one.step: one.secant for one in watched.policy.seen}
+    exact, bound = seen.values()
+    common = [step for step in bound if step > 1 and math.isfinite(bound[step])]
+    assert len(common) >= 10
+    for step in common:
+        assert bound[step] >= exact[step] * (1 - 1e-9) or bound[step] < 0
+    if not decay and name != "amsgrad":
+        assert bound[common[-1]] == pytest.approx(exact[common[-1]], rel=2e-2)
