@@ -26,6 +26,8 @@ CASES = [
     ("pinn", None, {"points": 10, "width": 4}),
     ("pinn", 4, {"points": 10, "width": 4, "equation": "burgers"}),
     ("pinn", 4, {"points": None, "width": 4, "layers": 1}),
+    ("value", None, {"transitions": 10, "width": 4}),
+    ("value", 4, {"transitions": 10, "width": 4, "refresh": 2}),
 ]
 every_case = pytest.mark.parametrize(("family", "batch_size", "options"), CASES)
 
@@ -93,7 +95,25 @@ def test_a_seed_gives_the_same_task_and_leaves_the_global_state_alone(family, ba
         assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize(("family", "options"), [(f, o) for f, size, o in CASES if size is None])
+@every_case
+def test_what_is_held_out_is_of_the_same_kind_and_not_trained_on(family, batch_size, options):
+    task = build_task(family, batch_size=batch_size, seed=0, **options)
+    if options.get("share") == 1.0:
+        assert task.validation is None
+        return
+    seen = {tuple(row.flatten().tolist()) for _ in range(20) for row in next(task.batches)[0]}
+    held_out = [tuple(row.flatten().tolist()) for row in task.validation[0]]
+    assert not seen & set(held_out)
+    with torch.enable_grad():
+        assert 0 < task.loss_fn(task.model, task.validation).item() < math.inf
+    for one, other in zip(next(task.batches), task.validation, strict=True):
+        assert one.dtype == other.dtype
+        assert one.shape[1:] == other.shape[1:]
+
+
+@pytest.mark.parametrize(
+    ("family", "options"), [(f, o) for f, size, o in CASES if size is None and f != "value"]
+)
 def test_the_training_set_does_not_depend_on_the_seed(family, options):
     one, other = (build_task(family, batch_size=None, seed=seed, **options) for seed in (0, 1))
     for first, second in zip(next(one.batches), next(other.batches), strict=True):
@@ -142,6 +162,7 @@ def test_bad_seed(seed):
         ("lstm", {"hidden": 0}, "hidden must be an integer"),
         ("pinn", {"equation": "wave"}, "equation is 'wave'"),
         ("pinn", {"points": None}, "resampled points have no full batch"),
+        ("value", {"refresh": 0}, "refresh must be an integer"),
     ],
 )
 def test_bad_options(family, options, message):

@@ -43,7 +43,7 @@ def build_addition(
     if not 0 < share <= 1:
         raise ValueError(f"share is {share!r}; it must be above 0 and at most 1.")
     sizes = CausalSizes(modulus + 1, 3, layers=layers, width=width, heads=heads)
-    data = _table(modulus, share)
+    data, held_out = _table(modulus, share)
     return Task(
         name="addition",
         model=build_seeded(lambda: CausalTransformer(sizes, last_only=True), seed=seed),
@@ -51,13 +51,15 @@ def build_addition(
         batches=stream_batches(data, batch_size=batch_size, seed=seed),
         batch_size=batch_size,
         examples=len(data[0]),
+        validation=held_out if len(held_out[0]) else None,
     )
 
 
-def _table(modulus: int, share: float) -> tuple[Tensor, Tensor]:
-    """Return the chosen sums; the symbol after the residues is the equals sign."""
+def _table(modulus: int, share: float) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return the chosen sums and the others; the symbol after the residues is the equals sign."""
     pairs = torch.cartesian_prod(torch.arange(modulus), torch.arange(modulus))
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(DATA_SEED))
-    pairs = pairs[order[: max(1, round(share * len(pairs)))]]
-    equals = torch.full((len(pairs), 1), modulus)
-    return torch.cat([pairs, equals], dim=1), pairs.sum(dim=1) % modulus
+    symbols = torch.cat([pairs, torch.full((len(pairs), 1), modulus)], dim=1)
+    sums = pairs.sum(dim=1) % modulus
+    chosen, others = order.tensor_split([max(1, round(share * len(pairs)))])
+    return (symbols[chosen], sums[chosen]), (symbols[others], sums[others])

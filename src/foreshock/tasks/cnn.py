@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from foreshock.tasks.cifar import load_cifar10
-from foreshock.tasks.data import load_digits
+from foreshock.tasks.data import DIGIT_IMAGES, load_digits
 from foreshock.tasks.losses import LABEL_LOSSES
 from foreshock.tasks.options import check_choice, check_count
 from foreshock.tasks.seeding import build_seeded
@@ -18,6 +20,9 @@ from foreshock.tasks.task import Task
 CLASSES = 10
 CHANNELS = (8, 16)
 HIDDEN = 32
+HELD_OUT = 200
+
+Images: TypeAlias = tuple[Tensor, Tensor]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
 POOLS: dict[str, type[nn.Module]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
@@ -64,7 +69,7 @@ def build_cnn(
         raise ValueError(f"side is {side}; it must be a multiple of 4, as the network halves it twice.")
     if data == "digits" and path is not None:
         raise ValueError(f"path is {path!r}, but the digits come with scikit-learn; use data='cifar10'.")
-    pixels, labels = load_digits(images) if data == "digits" else load_cifar10(images, path=path)
+    (pixels, labels), held_out = _digits(images) if data == "digits" else _photos(images, path)
     pixels = _resize(pixels, side)
     return Task(
         name="cnn",
@@ -75,7 +80,25 @@ def build_cnn(
         batches=stream_batches((pixels, labels), batch_size=batch_size, seed=seed),
         batch_size=batch_size,
         examples=images,
+        validation=(_resize(held_out[0], side), held_out[1]) if len(held_out[0]) else None,
     )
+
+
+def _digits(images: int) -> tuple[Images, Images]:
+    pixels, labels = load_digits(min(images + HELD_OUT, DIGIT_IMAGES))
+    return (pixels[:images], labels[:images]), (pixels[images:], labels[images:])
+
+
+def _photos(images: int, path: str | Path | None) -> tuple[Images, Images]:
+    """Return the first images of each class, and the next ones if there are enough."""
+    try:
+        pixels, labels = load_cifar10(images + HELD_OUT, path=path)
+    except ValueError:
+        pixels, labels = load_cifar10(images, path=path)
+    per_class, extra = divmod(images, CLASSES)
+    rank = torch.stack([(labels[:i] == label).sum() for i, label in enumerate(labels)])
+    first = rank < per_class + (labels < extra).long()
+    return (pixels[first], labels[first]), (pixels[~first], labels[~first])
 
 
 def _resize(pixels: Tensor, side: int) -> Tensor:

@@ -73,13 +73,14 @@ def encode_words(text: bytes, *, vocabulary: int) -> Tensor:
     return torch.tensor([number.get(word, UNKNOWN_WORD) for word in words], dtype=torch.int64)
 
 
-def cut_sequences(symbols: Tensor, count: int, *, length: int) -> Tensor:
+def cut_sequences(symbols: Tensor, count: int, *, length: int, stride: int | None = None) -> Tensor:
     """Return sequences that start at evenly spaced places of a text.
 
     Args:
         symbols: The text, shape (n,).
         count: Number of sequences.
         length: Symbols in each.
+        stride: From one start to the next; by default as far as the text allows.
 
     Returns:
         Shape (count, length).
@@ -92,8 +93,38 @@ def cut_sequences(symbols: Tensor, count: int, *, length: int) -> Tensor:
             f"{count} sequences of {length} symbols do not fit into a text of {len(symbols)} symbols; "
             "ask for fewer or shorter ones, or pass a longer text."
         )
-    stride = len(symbols) // count
+    stride = stride or len(symbols) // count
     return torch.stack([symbols[i * stride : i * stride + length] for i in range(count)])
+
+
+def cut_between(symbols: Tensor, count: int, *, length: int) -> Tensor | None:
+    """Return sequences that share no symbol with those of `cut_sequences`: half-way between them.
+
+    Args:
+        symbols: The text, shape (n,).
+        count: Number of sequences, as many as `cut_sequences` was asked for.
+        length: Symbols in each.
+
+    Returns:
+        Shape (count, length); None if the text is too short for any to fit in between.
+    """
+    stride = len(symbols) // count
+    if stride < 2 * length:
+        return None
+    return cut_sequences(symbols[stride // 2 :], count, length=length, stride=stride)
+
+
+def split_text(sequences: Tensor, *, context: int) -> tuple[Tensor, Tensor]:
+    """Return what is read of sequences, and the symbols to predict.
+
+    Args:
+        sequences: Shape (count, length + 1).
+        context: Symbols that are read before the first prediction counts, besides one.
+
+    Returns:
+        Shapes (count, length) and (count, length − context).
+    """
+    return sequences[:, :-1], sequences[:, 1 + context :]
 
 
 def check_context(context: int, *, length: int) -> None:

@@ -15,6 +15,7 @@ from foreshock.tasks.mlp import build_mlp
 from foreshock.tasks.pinn import build_pinn
 from foreshock.tasks.task import Task
 from foreshock.tasks.transformer import build_transformer
+from foreshock.tasks.value import build_value
 
 FAMILIES: Mapping[str, Callable[..., Task]] = MappingProxyType(
     {
@@ -25,6 +26,7 @@ FAMILIES: Mapping[str, Callable[..., Task]] = MappingProxyType(
         "addition": build_addition,
         "lstm": build_lstm,
         "pinn": build_pinn,
+        "value": build_value,
     }
 )
 """Builder of each family; its keyword arguments are the family's options."""

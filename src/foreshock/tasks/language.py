@@ -9,12 +9,24 @@ import torch
 from torch import Tensor
 
 from foreshock.tasks.causal import CausalSizes, CausalTransformer
-from foreshock.tasks.corpus import BYTES, check_context, cut_sequences, encode_bytes, encode_words, read_text
+from foreshock.tasks.corpus import (
+    BYTES,
+    check_context,
+    cut_between,
+    cut_sequences,
+    encode_bytes,
+    encode_words,
+    read_text,
+    split_text,
+)
 from foreshock.tasks.losses import cross_entropy
 from foreshock.tasks.options import check_choice, check_count
 from foreshock.tasks.seeding import build_seeded
 from foreshock.tasks.streams import check_batch_size, draw_batches, stream_batches
 from foreshock.tasks.task import Task
+
+HELD_OUT = 64
+"""Sequences held out of fresh text; a random batch can come across one of them."""
 
 
 def build_language(
@@ -65,14 +77,18 @@ def build_language(
             raise ValueError("batch_size is None, but fresh text has no full batch; pass an integer.")
         check_batch_size(batch_size, examples=None)
         batches = draw_batches(
-            lambda generator: _split(_draw(symbols, batch_size, length + 1, generator=generator), context),
+            lambda generator: split_text(
+                _draw(symbols, batch_size, length + 1, generator=generator), context=context
+            ),
             seed=seed,
         )
     else:
         check_count("sequences", sequences)
         cut = cut_sequences(symbols, sequences, length=length + 1)
-        batches = stream_batches(_split(cut, context), batch_size=batch_size, seed=seed)
-    return Task("language", model, cross_entropy, batches, batch_size, sequences)
+        batches = stream_batches(split_text(cut, context=context), batch_size=batch_size, seed=seed)
+    between = cut_between(symbols, sequences or HELD_OUT, length=length + 1)
+    held_out = None if between is None else split_text(between, context=context)
+    return Task("language", model, cross_entropy, batches, batch_size, sequences, held_out)
 
 
 @lru_cache(maxsize=4)
@@ -80,10 +96,6 @@ def _encode(unit: str, path: str | None, vocabulary: int) -> Tensor:
     """Return the symbols of a text; three seeds of one configuration read it once."""
     text = read_text(path)
     return encode_bytes(text) if unit == "byte" else encode_words(text, vocabulary=vocabulary)
-
-
-def _split(sequences: Tensor, context: int) -> tuple[Tensor, Tensor]:
-    return sequences[:, :-1], sequences[:, 1 + context :]
 
 
 def _draw(symbols: Tensor, count: int, length: int, *, generator: torch.Generator) -> Tensor:

@@ -6,16 +6,25 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from foreshock.tasks.corpus import BYTES, check_context, cut_sequences, encode_bytes, read_text
-from foreshock.tasks.data import load_digits
+from foreshock.tasks.corpus import (
+    BYTES,
+    check_context,
+    cut_between,
+    cut_sequences,
+    encode_bytes,
+    read_text,
+    split_text,
+)
+from foreshock.tasks.data import DIGIT_IMAGES, load_digits
 from foreshock.tasks.losses import LABEL_LOSSES
 from foreshock.tasks.options import check_choice, check_count
 from foreshock.tasks.seeding import build_seeded
 from foreshock.tasks.streams import stream_batches
-from foreshock.tasks.task import Task
+from foreshock.tasks.task import Batch, Task
 
 DIGIT_CLASSES = 10
 DIGIT_SIDE = 8
+HELD_OUT = 200
 
 
 def build_lstm(
@@ -55,10 +64,12 @@ def build_lstm(
         check_count(name, value)
     check_context(context, length=length)
     if data == "digits":
-        images, labels = load_digits(examples)
-        pair = (images.squeeze(1), labels)
+        images, labels = load_digits(min(examples + HELD_OUT, DIGIT_IMAGES))
+        rows = images.squeeze(1)
+        pair: tuple[Tensor, ...] = (rows[:examples], labels[:examples])
+        held_out: Batch | None = (rows[examples:], labels[examples:]) if len(rows) > examples else None
     else:
-        pair = _text(path, examples, length, context)
+        pair, held_out = _text(path, examples, length, context)
     reader = DigitReader if data == "digits" else ByteReader
     return Task(
         name="lstm",
@@ -67,6 +78,7 @@ def build_lstm(
         batches=stream_batches(pair, batch_size=batch_size, seed=seed),
         batch_size=batch_size,
         examples=examples,
+        validation=held_out,
     )
 
 
@@ -111,6 +123,10 @@ class ByteReader(nn.Module):
         return scores
 
 
-def _text(path: str | Path | None, examples: int, length: int, context: int) -> tuple[Tensor, Tensor]:
-    symbols: Tensor = cut_sequences(encode_bytes(read_text(path)), examples, length=length + 1)
-    return symbols[:, :-1], symbols[:, 1 + context :]
+def _text(
+    path: str | Path | None, examples: int, length: int, context: int
+) -> tuple[tuple[Tensor, ...], Batch | None]:
+    text = encode_bytes(read_text(path))
+    between = cut_between(text, examples, length=length + 1)
+    held_out = None if between is None else split_text(between, context=context)
+    return split_text(cut_sequences(text, examples, length=length + 1), context=context), held_out

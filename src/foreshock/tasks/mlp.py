@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,7 +16,10 @@ from foreshock.tasks.streams import stream_batches
 from foreshock.tasks.task import Task
 
 QUADRATIC_DIMENSION = 50
+HELD_OUT = 200
 DATA_SEED = 0
+
+Pair: TypeAlias = tuple[Tensor, Tensor]
 
 
 def build_mlp(
@@ -45,7 +49,7 @@ def build_mlp(
     check_count("points", points, least=2)
     check_count("width", width)
     check_count("layers", layers)
-    data = _sines(points) if target == "sines" else _quadratic(points)
+    data, held_out = _sines(points) if target == "sines" else _quadratic(points)
     inputs = data[0].shape[1]
     return Task(
         name="mlp",
@@ -54,17 +58,25 @@ def build_mlp(
         batches=stream_batches(data, batch_size=batch_size, seed=seed),
         batch_size=batch_size,
         examples=points,
+        validation=held_out,
     )
 
 
-def _sines(points: int) -> tuple[Tensor, Tensor]:
-    x = torch.linspace(-math.pi, math.pi, points).unsqueeze(1)
+def _sines(points: int) -> tuple[Pair, Pair]:
+    """Return the grid and, as what is held out, the middles between its points."""
+    grid = torch.linspace(-math.pi, math.pi, points).unsqueeze(1)
+    middles = (grid[1:] + grid[:-1]) / 2
+    return _with_sines(grid), _with_sines(middles)
+
+
+def _with_sines(x: Tensor) -> Pair:
     return x, torch.sin(x) + torch.sin(4 * x)
 
 
-def _quadratic(points: int) -> tuple[Tensor, Tensor]:
+def _quadratic(points: int) -> tuple[Pair, Pair]:
     generator = torch.Generator().manual_seed(DATA_SEED)
     linear = torch.randn(QUADRATIC_DIMENSION, generator=generator)
     diagonal = torch.randn(QUADRATIC_DIMENSION, generator=generator)
-    x = torch.randn(points, QUADRATIC_DIMENSION, generator=generator)
-    return x, (x @ linear + (x**2) @ diagonal).unsqueeze(1)
+    drawn = [torch.randn(count, QUADRATIC_DIMENSION, generator=generator) for count in (points, HELD_OUT)]
+    train, held_out = ((x, (x @ linear + (x**2) @ diagonal).unsqueeze(1)) for x in drawn)
+    return train, held_out

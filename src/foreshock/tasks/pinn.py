@@ -16,6 +16,7 @@ from foreshock.tasks.task import Batch, LossFunction, Task
 
 VISCOSITY = 0.01 / math.pi
 DATA_SEED = 0
+HELD_OUT = 256
 FREQUENCY = 4
 
 
@@ -55,6 +56,7 @@ def build_pinn(
         batches=_batches(points, inputs, batch_size, seed),
         batch_size=batch_size,
         examples=points,
+        validation=_draw(HELD_OUT, inputs, torch.Generator().manual_seed(DATA_SEED + 1)),
     )
 
 

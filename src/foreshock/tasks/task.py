@@ -24,6 +24,7 @@ class Task:
             example. With the full batch every step gets the same tensor objects.
         batch_size: Examples in a batch; None if every batch is the whole training set.
         examples: Examples in the training set; None if they are drawn afresh at every step.
+        validation: A batch of examples that are not in the training set; None if the family has none left.
     """
 
     name: str
@@ -32,3 +33,4 @@ class Task:
     batches: Iterator[Batch]
     batch_size: int | None
     examples: int | None
+    validation: Batch | None = None

@@ -57,8 +57,7 @@ def build_transformer(
             "starts; ask for fewer sequences or a larger vocabulary."
         )
     sizes = CausalSizes(vocabulary, length, layers=layers, width=width, heads=heads)
-    symbols = _generate(sequences, length + 1, vocabulary)
-    data = (symbols[:, :-1], symbols[:, START:])
+    data, held_out = (_generate(sequences, length, vocabulary, seed=DATA_SEED + i) for i in range(2))
     return Task(
         name="transformer",
         model=build_seeded(lambda: CausalTransformer(sizes), seed=seed),
@@ -66,14 +65,16 @@ def build_transformer(
         batches=stream_batches(data, batch_size=batch_size, seed=seed),
         batch_size=batch_size,
         examples=sequences,
+        validation=held_out,
     )
 
 
-def _generate(sequences: int, length: int, vocabulary: int) -> Tensor:
-    generator = torch.Generator().manual_seed(DATA_SEED)
+def _generate(sequences: int, length: int, vocabulary: int, *, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
     rule = torch.randint(vocabulary, (sequences, 3), generator=generator)
     start = torch.randperm(vocabulary**START, generator=generator)[:sequences]
     columns = [start // vocabulary, start % vocabulary]
-    while len(columns) < length:
+    while len(columns) < length + 1:
         columns.append((rule[:, 0] * columns[-1] + rule[:, 1] * columns[-2] + rule[:, 2]) % vocabulary)
-    return torch.stack(columns, dim=1)
+    symbols = torch.stack(columns, dim=1)
+    return symbols[:, :-1], symbols[:, START:]
