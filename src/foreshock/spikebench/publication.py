@@ -10,6 +10,7 @@ from typing import Any
 
 from foreshock._version import __version__
 from foreshock.spikebench.figures import write_fan, write_leads, write_recall, write_reliability
+from foreshock.spikebench.files import write_json
 from foreshock.spikebench.page import GROUPS, headline_table, runs_table
 from foreshock.spikebench.replay import replay
 from foreshock.spikebench.scores import score_forecasts, score_rules
@@ -57,10 +58,7 @@ def score(traces: Sequence[Trace]) -> dict[str, Any]:
 
 def save_scores(scores: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     """Write scores as JSON, one line a run or a rule, so that changes can be read."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(_rounded(scores), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return target
+    return write_json(scores, path)
 
 
 def load_scores(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -170,13 +168,3 @@ def _best_rules(rules: Mapping[str, Any]) -> dict[str, Any]:
     }
     ordered = sorted(known, key=lambda name: known[name]["hits"], reverse=True)
     return {name: known[name] for name in ordered[: _SHOWN_LEADS - 1]}
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.4g}")
-    if isinstance(value, Mapping):
-        return {str(key): _rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
-    return value

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+from foreshock.spikebench.processes import finished
 from foreshock.spikebench.recording import record
 from foreshock.spikebench.suite import SEEDS, RunConfig, suite
 from foreshock.spikebench.trace import Trace
@@ -60,11 +60,14 @@ def record_suite(
     Raises:
         ValueError: If `jobs` is below one.
     """
-    if not jobs >= 1:
-        raise ValueError(f"jobs is {jobs!r}; at least one process is needed")
     runs = list(runs)
     missing = [run for run in runs if not is_recorded(folder, run)]
-    for path in _recorded(missing, Path(folder), jobs):
+    if jobs == 1:
+        written = finished(_record_one, [(run, Path(folder)) for run in missing])
+    else:
+        calls = [(config.name, seed, Path(folder)) for config, seed in missing]
+        written = finished(_record_named, calls, jobs=jobs)
+    for path in written:
         if on_done is not None:
             on_done(path)
     return [trace_path(folder, run) for run in runs]
@@ -78,31 +81,19 @@ def is_recorded(folder: str | os.PathLike[str], run: Run) -> bool:
 
 def fingerprint(run: Run) -> str:
     """Return a hash of all that a run depends on."""
-    config, seed = run
+    return digest(as_plain(run[0]), run[1])
+
+
+def as_plain(config: RunConfig) -> dict[str, Any]:
+    """Return a configuration as plain values."""
     plain = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    plain["options"] = dict(config.options)
-    plain["optimizer"] = dataclasses.asdict(config.optimizer)
-    text = json.dumps([plain, seed], sort_keys=True, default=str)
+    return plain | {"options": dict(config.options), "optimizer": dataclasses.asdict(config.optimizer)}
+
+
+def digest(*values: Any) -> str:
+    """Return a short hash of plain values."""
+    text = json.dumps(values, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _recorded(runs: list[Run], folder: Path, jobs: int) -> Iterator[Path]:
-    if jobs == 1 or len(runs) < 2:
-        for run in runs:
-            yield _record_one(run, folder)
-        return
-    # Forked processes would share the state of torch's thread pools.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        errors = []
-        for done in as_completed([pool.submit(_record_named, run[0].name, run[1], folder) for run in runs]):
-            error = done.exception()
-            if error is None:
-                yield done.result()
-            else:
-                errors.append(error)  # The others go on: what they record is not lost.
-        if errors:
-            raise errors[0]
 
 
 def _record_named(name: str, seed: int, folder: Path) -> Path:

@@ -30,8 +30,13 @@ _SUSTAINED, _AFTER, _REST = 1.03, 50, 10
 def judged_loss(trace: Trace) -> Column:
     """Return the loss in which spikes are sought: of full batches as it is, else its mean over five steps."""
     loss = trace.column("loss")
-    values = np.where(np.isnan(loss.values), np.inf, loss.values)
     smooth = trace.meta["kind"] == "mini" or trace.meta["language"]
+    return judged_column(loss, smooth=smooth)
+
+
+def judged_column(loss: Column, *, smooth: bool) -> Column:
+    """Return losses with NaN as infinity, averaged over the last five steps if asked."""
+    values = np.where(np.isnan(loss.values), np.inf, loss.values)
     return Column(loss.steps, trailing_mean(values, SMOOTHING) if smooth else values)
 
 
@@ -42,10 +47,10 @@ def ground_truth(trace: Trace) -> dict[str, list[SpikeEvent]]:
         Lists for ``3x`` and ``8x``, and for text also ``+20 %`` and ``+3 % sustained``.
     """
     loss = judged_loss(trace)
-    found = {"3x": _detect(loss, 3.0)}
+    found = {"3x": spikes_above(loss, 3.0)}
     found["8x"] = [spike for spike in found["3x"] if spike.height >= TALL]
     if trace.meta["language"]:
-        found["+20 %"] = _detect(loss, 1.2)
+        found["+20 %"] = spikes_above(loss, 1.2)
         found["+3 % sustained"] = sustained_rises(loss)
     return found
 
@@ -100,6 +105,7 @@ def _event(loss: Column, i: int, last: int, reference: float) -> SpikeEvent:
     return SpikeEvent(int(loss.steps[i]), int(loss.steps[peak]), int(loss.steps[last]), reference, height)
 
 
-def _detect(loss: Column, factor: float) -> list[SpikeEvent]:
+def spikes_above(loss: Column, factor: float) -> list[SpikeEvent]:
+    """Return the spikes above a multiple of the median of the 100 steps before."""
     definition = SpikeDefinition(factor=factor, window=WINDOW)
     return detect_spikes(loss.steps.tolist(), loss.values.tolist(), definition)

@@ -69,7 +69,7 @@ def suite(size: str = "full") -> tuple[RunConfig, ...]:
     return _FULL if size == "full" else _QUICK
 
 
-def _config(
+def configure(
     split: Literal["development", "held-out"],
     name: str,
     optimizer: OptimizerConfig,
@@ -79,7 +79,17 @@ def _config(
     role: Literal["spiky", "control"] = "spiky",
     **options: Any,
 ) -> RunConfig:
-    """Return a configuration; the family is the first word of its name."""
+    """Return a configuration; the family is the first word of its name.
+
+    Args:
+        split: "development" or "held-out".
+        name: Its name.
+        optimizer: Settings of the optimizer and its schedule.
+        batch_size: Examples in a batch; None for the full batch.
+        steps: Number of optimizer steps.
+        role: "spiky", or "control" for runs that should have no spike.
+        **options: The family's options.
+    """
     family = name.split("-", 1)[0]
     return RunConfig(
         name=name,
@@ -95,11 +105,13 @@ def _config(
     )
 
 
-def _adam(learning_rate: float, **settings: Any) -> OptimizerConfig:
+def adam(learning_rate: float, **settings: Any) -> OptimizerConfig:
+    """Return settings of Adam."""
     return OptimizerConfig("adam", learning_rate, **settings)
 
 
-def _adamw(learning_rate: float, decay: float, **settings: Any) -> OptimizerConfig:
+def adamw(learning_rate: float, decay: float, **settings: Any) -> OptimizerConfig:
+    """Return settings of AdamW with decoupled weight decay."""
     return OptimizerConfig("adamw", learning_rate, weight_decay=decay, **settings)
 
 
@@ -116,88 +128,88 @@ _RISING: dict[str, Any] = {"schedule": "warmup", "warmup_steps": 100}
 _FALLING: dict[str, Any] = {"schedule": "warmup-cosine", "warmup_steps": 100}
 
 _LANGUAGE = (
-    _config(DEVELOPMENT, "language-byte", _adamw(3e-3, 0.3), 16, 1900),
-    _config(HELD_OUT, "language-post-norm", _adamw(3e-3, 0.3), 16, 1600, norm="post"),
-    _config(HELD_OUT, "language-word", _adamw(3e-3, 0.3), 8, 1300, **_WORDS),
-    _config(DEVELOPMENT, "language-bare", _adamw(1e-2, 0.1, **_RISING), 8, 700, **_BARE),
-    _config(DEVELOPMENT, "language-tiny", _adamw(5e-3, 1.0), 8, 1500, sequences=32, **_TINY),
-    _config(HELD_OUT, "language-tiny-cosine", _adamw(7e-3, 1.0, **_FALLING), 8, 1500, sequences=32, **_TINY),
-    _config(
+    configure(DEVELOPMENT, "language-byte", adamw(3e-3, 0.3), 16, 1900),
+    configure(HELD_OUT, "language-post-norm", adamw(3e-3, 0.3), 16, 1600, norm="post"),
+    configure(HELD_OUT, "language-word", adamw(3e-3, 0.3), 8, 1300, **_WORDS),
+    configure(DEVELOPMENT, "language-bare", adamw(1e-2, 0.1, **_RISING), 8, 700, **_BARE),
+    configure(DEVELOPMENT, "language-tiny", adamw(5e-3, 1.0), 8, 1500, sequences=32, **_TINY),
+    configure(HELD_OUT, "language-tiny-cosine", adamw(7e-3, 1.0, **_FALLING), 8, 1500, sequences=32, **_TINY),
+    configure(
         DEVELOPMENT,
         "language-tiny-momentum",
-        _adamw(5e-3, 1.0, betas=(0.95, 0.999)),
+        adamw(5e-3, 1.0, betas=(0.95, 0.999)),
         8,
         1500,
         sequences=32,
         **_TINY,
     ),
-    _config(
+    configure(
         HELD_OUT,
         "language-tiny-short",
-        _adamw(5e-3, 1.0, betas=_SHORT),
+        adamw(5e-3, 1.0, betas=_SHORT),
         8,
         1000,
         sequences=32,
         **_TINY,
     ),
-    _config(DEVELOPMENT, "addition-59", _adamw(3e-3, 1.0), 256, 1400),
-    _config(HELD_OUT, "addition-47", _adamw(3e-3, 1.0), 128, 1400, modulus=47),
+    configure(DEVELOPMENT, "addition-59", adamw(3e-3, 1.0), 256, 1400),
+    configure(HELD_OUT, "addition-47", adamw(3e-3, 1.0), 128, 1400, modulus=47),
 )
 _MINI = (
-    _config(DEVELOPMENT, "cnn-batch-25", _adam(3e-3), 25, 3000, **_IMAGES),
-    _config(HELD_OUT, "cnn-batch-10", _adam(3e-3), 10, 3000, **_IMAGES),
-    _config(DEVELOPMENT, "cnn-relu-batch-8", _adam(0.01), 8, 2500, activation="relu"),
-    _config(HELD_OUT, "cnn-ce-batch-16", _adamw(0.01, 0.1), 16, 2500, loss="ce"),
-    _config(DEVELOPMENT, "mlp-batch-25", _adam(0.01), 25, 3000, **_DEEP),
-    _config(HELD_OUT, "mlp-batch-10", _adam(0.01, betas=(0.9, 0.9999)), 10, 3000, **_DEEP),
-    _config(HELD_OUT, "mlp-no-momentum", _adam(3e-3, betas=(0.0, 0.999)), 25, 3000, **_DEEP),
-    _config(
-        DEVELOPMENT, "transformer-ce-batch-16", _adamw(5e-3, 0.5), 16, 1500, sequences=64, loss="ce", **_RULES
+    configure(DEVELOPMENT, "cnn-batch-25", adam(3e-3), 25, 3000, **_IMAGES),
+    configure(HELD_OUT, "cnn-batch-10", adam(3e-3), 10, 3000, **_IMAGES),
+    configure(DEVELOPMENT, "cnn-relu-batch-8", adam(0.01), 8, 2500, activation="relu"),
+    configure(HELD_OUT, "cnn-ce-batch-16", adamw(0.01, 0.1), 16, 2500, loss="ce"),
+    configure(DEVELOPMENT, "mlp-batch-25", adam(0.01), 25, 3000, **_DEEP),
+    configure(HELD_OUT, "mlp-batch-10", adam(0.01, betas=(0.9, 0.9999)), 10, 3000, **_DEEP),
+    configure(HELD_OUT, "mlp-no-momentum", adam(3e-3, betas=(0.0, 0.999)), 25, 3000, **_DEEP),
+    configure(
+        DEVELOPMENT, "transformer-ce-batch-16", adamw(5e-3, 0.5), 16, 1500, sequences=64, loss="ce", **_RULES
     ),
-    _config(HELD_OUT, "transformer-batch-10", _adam(5e-3), 10, 1500, **_RULES),
-    _config(DEVELOPMENT, "lstm-batch-25", _adam(0.01), 25, 3000),
-    _config(HELD_OUT, "lstm-long-memory", _adam(0.01, betas=(0.9, 0.9999)), 25, 2500),
-    _config(HELD_OUT, "pinn-batch-32", _adam(0.01), 32, 3000),
-    _config(DEVELOPMENT, "pinn-fresh", _adam(0.01), 32, 2200, points=None),
+    configure(HELD_OUT, "transformer-batch-10", adam(5e-3), 10, 1500, **_RULES),
+    configure(DEVELOPMENT, "lstm-batch-25", adam(0.01), 25, 3000),
+    configure(HELD_OUT, "lstm-long-memory", adam(0.01, betas=(0.9, 0.9999)), 25, 2500),
+    configure(HELD_OUT, "pinn-batch-32", adam(0.01), 32, 3000),
+    configure(DEVELOPMENT, "pinn-fresh", adam(0.01), 32, 2200, points=None),
 )
 _WHOLE = (
-    _config(DEVELOPMENT, "mlp-sines", _adam(0.01), None, 4000),
-    _config(HELD_OUT, "mlp-quadratic", _adam(0.03), None, 2500, target="quadratic"),
-    _config(HELD_OUT, "cnn-digits", _adam(5e-3, schedule="cosine"), None, 1500),
-    _config(DEVELOPMENT, "mlp-short", _adam(0.01, betas=(0.9, 0.9)), None, 2000, layers=2, width=50),
-    _config(DEVELOPMENT, "cnn-short", _adam(0.01, betas=(0.9, 0.99)), None, 800),
-    _config(HELD_OUT, "lstm-no-momentum", _adam(3e-3, betas=(0.0, 0.99)), None, 1500),
-    _config(DEVELOPMENT, "transformer-rules", _adam(3e-3), None, 1200, **_RULES),
-    _config(HELD_OUT, "lstm-digits", _adam(0.01), None, 1600),
-    _config(DEVELOPMENT, "pinn-poisson", _adam(0.01, **_RISING), None, 1600),
-    _config(HELD_OUT, "language-tiny-whole", _adamw(5e-3, 1.0), None, 1000, sequences=16, **_TINY),
+    configure(DEVELOPMENT, "mlp-sines", adam(0.01), None, 4000),
+    configure(HELD_OUT, "mlp-quadratic", adam(0.03), None, 2500, target="quadratic"),
+    configure(HELD_OUT, "cnn-digits", adam(5e-3, schedule="cosine"), None, 1500),
+    configure(DEVELOPMENT, "mlp-short", adam(0.01, betas=(0.9, 0.9)), None, 2000, layers=2, width=50),
+    configure(DEVELOPMENT, "cnn-short", adam(0.01, betas=(0.9, 0.99)), None, 800),
+    configure(HELD_OUT, "lstm-no-momentum", adam(3e-3, betas=(0.0, 0.99)), None, 1500),
+    configure(DEVELOPMENT, "transformer-rules", adam(3e-3), None, 1200, **_RULES),
+    configure(HELD_OUT, "lstm-digits", adam(0.01), None, 1600),
+    configure(DEVELOPMENT, "pinn-poisson", adam(0.01, **_RISING), None, 1600),
+    configure(HELD_OUT, "language-tiny-whole", adamw(5e-3, 1.0), None, 1000, sequences=16, **_TINY),
 )
 _CONTROLS = (
-    _config(DEVELOPMENT, "mlp-sines-short", _adam(0.01, betas=_SHORT), None, 3000, "control"),
-    _config(HELD_OUT, "mlp-sines-equal", _adam(0.01, betas=_EQUAL), None, 3000, "control"),
-    _config(HELD_OUT, "mlp-batch-10-slow", _adam(1e-3), 10, 3000, "control", **_DEEP),
-    _config(DEVELOPMENT, "cnn-batch-25-slow", _adam(3e-4), 25, 2000, "control", **_IMAGES),
-    _config(HELD_OUT, "cnn-digits-slow", _adam(5e-4), None, 1000, "control"),
-    _config(HELD_OUT, "lstm-digits-short", _adam(3e-3, betas=_SHORT), None, 1200, "control"),
-    _config(HELD_OUT, "transformer-slow", _adam(3e-4), None, 800, "control", **_RULES),
-    _config(DEVELOPMENT, "lstm-batch-25-slow", _adam(1e-3), 25, 2000, "control"),
-    _config(HELD_OUT, "pinn-batch-32-slow", _adam(1e-3), 32, 1500, "control"),
-    _config(DEVELOPMENT, "language-fresh", _adamw(3e-3, 0.1, **_FALLING), 8, 800, "control", **_FRESH),
-    _config(
-        HELD_OUT, "language-fresh-word", _adamw(3e-3, 0.1, **_FALLING), 8, 500, "control", **_WORDS, **_FRESH
+    configure(DEVELOPMENT, "mlp-sines-short", adam(0.01, betas=_SHORT), None, 3000, "control"),
+    configure(HELD_OUT, "mlp-sines-equal", adam(0.01, betas=_EQUAL), None, 3000, "control"),
+    configure(HELD_OUT, "mlp-batch-10-slow", adam(1e-3), 10, 3000, "control", **_DEEP),
+    configure(DEVELOPMENT, "cnn-batch-25-slow", adam(3e-4), 25, 2000, "control", **_IMAGES),
+    configure(HELD_OUT, "cnn-digits-slow", adam(5e-4), None, 1000, "control"),
+    configure(HELD_OUT, "lstm-digits-short", adam(3e-3, betas=_SHORT), None, 1200, "control"),
+    configure(HELD_OUT, "transformer-slow", adam(3e-4), None, 800, "control", **_RULES),
+    configure(DEVELOPMENT, "lstm-batch-25-slow", adam(1e-3), 25, 2000, "control"),
+    configure(HELD_OUT, "pinn-batch-32-slow", adam(1e-3), 32, 1500, "control"),
+    configure(DEVELOPMENT, "language-fresh", adamw(3e-3, 0.1, **_FALLING), 8, 800, "control", **_FRESH),
+    configure(
+        HELD_OUT, "language-fresh-word", adamw(3e-3, 0.1, **_FALLING), 8, 500, "control", **_WORDS, **_FRESH
     ),
-    _config(DEVELOPMENT, "addition-59-slow", _adamw(3e-4, 1.0), 256, 600, "control"),
-    _config(HELD_OUT, "language-tiny-slow", _adamw(5e-4, 1.0), 8, 1000, "control", sequences=32, **_TINY),
+    configure(DEVELOPMENT, "addition-59-slow", adamw(3e-4, 1.0), 256, 600, "control"),
+    configure(HELD_OUT, "language-tiny-slow", adamw(5e-4, 1.0), 8, 1000, "control", sequences=32, **_TINY),
 )
 _FULL = (*_LANGUAGE, *_MINI, *_WHOLE, *_CONTROLS)
 
 _QUICK = (
-    _config(DEVELOPMENT, "language-quick", _adamw(5e-3, 1.0), 8, 1000, sequences=32, **_TINY),
-    _config(HELD_OUT, "mlp-quick-batch-10", _adam(0.01, betas=(0.9, 0.9999)), 10, 2500, **_DEEP),
-    _config(DEVELOPMENT, "mlp-quick", _adam(0.01), None, 2500),
-    _config(HELD_OUT, "cnn-quick", _adam(5e-3), None, 700),
-    _config(HELD_OUT, "lstm-quick", _adam(0.01), None, 1000),
-    _config(DEVELOPMENT, "pinn-quick-fresh", _adam(0.01), 32, 1400, points=None),
-    _config(DEVELOPMENT, "cnn-quick-slow", _adam(3e-4), 25, 600, "control", **_IMAGES),
-    _config(HELD_OUT, "mlp-quick-equal", _adam(0.01, betas=_EQUAL), None, 2000, "control"),
+    configure(DEVELOPMENT, "language-quick", adamw(5e-3, 1.0), 8, 1000, sequences=32, **_TINY),
+    configure(HELD_OUT, "mlp-quick-batch-10", adam(0.01, betas=(0.9, 0.9999)), 10, 2500, **_DEEP),
+    configure(DEVELOPMENT, "mlp-quick", adam(0.01), None, 2500),
+    configure(HELD_OUT, "cnn-quick", adam(5e-3), None, 700),
+    configure(HELD_OUT, "lstm-quick", adam(0.01), None, 1000),
+    configure(DEVELOPMENT, "pinn-quick-fresh", adam(0.01), 32, 1400, points=None),
+    configure(DEVELOPMENT, "cnn-quick-slow", adam(3e-4), 25, 600, "control", **_IMAGES),
+    configure(HELD_OUT, "mlp-quick-equal", adam(0.01, betas=_EQUAL), None, 2000, "control"),
 )

@@ -11,7 +11,7 @@ from foreshock.spikebench.scores.replays import LEADS
 At = Literal["default", "calibrated"]
 Cells = Sequence[str]
 
-_UNKNOWN = "–"
+UNKNOWN = "–"
 _ALARMS = (
     "rule",
     "threshold",
@@ -73,7 +73,7 @@ def rule_table(
         entry = _pick(forecasts, split, group)
         for state in ("watch", "alarm"):
             made = {state: entry[state], "auroc": entry["auroc"], "cost": entry["cost"]}
-            rows.append(_rule_row(f"forecast: {state}", made, _UNKNOWN, state, spikes))
+            rows.append(_rule_row(f"forecast: {state}", made, UNKNOWN, state, spikes))
     return table(_ALARMS, rows)
 
 
@@ -138,11 +138,11 @@ def _pick(scores: Mapping[str, Any], split: str, group: str) -> Mapping[str, Any
 
 def _threshold(about: Mapping[str, Any], at: At, entry: Mapping[str, Any] | None) -> str:
     if at == "default":
-        return _number(about["default"])
+        return number(about["default"])
     if entry is None or entry["calibrated"] is None:
-        return _UNKNOWN
+        return UNKNOWN
     return ", ".join(
-        f"{kind} {_number(value) if value is not None else 'none'}"
+        f"{kind} {number(value) if value is not None else 'none'}"
         for kind, value in about["calibrated"].items()
     )
 
@@ -150,24 +150,22 @@ def _threshold(about: Mapping[str, Any], at: At, entry: Mapping[str, Any] | None
 def _rule_row(name: str, entry: Mapping[str, Any] | None, threshold: str, at: str, spikes: str) -> Cells:
     counted = ((entry or {}).get(at) or {}).get(spikes)
     if entry is None or counted is None:
-        return (name, threshold, *[_UNKNOWN] * (len(_ALARMS) - 2))
-    lead = (
-        f"{_number(counted['lead_median'])} ({_number(counted['lead_10'])})" if counted["hits"] else _UNKNOWN
-    )
+        return (name, threshold, *[UNKNOWN] * (len(_ALARMS) - 2))
+    lead = f"{number(counted['lead_median'])} ({number(counted['lead_10'])})" if counted["hits"] else UNKNOWN
     return (
         name,
         threshold,
-        _number(entry.get("cost")),
+        number(entry.get("cost")),
         str(counted["spikes"]),
-        _share(counted["recall"]),
-        _share(counted["tall"]["recall"]),
-        _share(counted["recall_early"]),
+        share(counted["recall"]),
+        share(counted["tall"]["recall"]),
+        share(counted["recall_early"]),
         lead,
-        _number(counted["false_spiky"]),
-        _number(counted["false_control"]),
-        _share(counted["share_spiky"]),
-        _share(counted["share_control"]),
-        _number(entry["auroc"], digits=3),
+        number(counted["false_spiky"]),
+        number(counted["false_control"]),
+        share(counted["share_spiky"]),
+        share(counted["share_control"]),
+        number(entry["auroc"], digits=3),
     )
 
 
@@ -175,25 +173,26 @@ def _forecast_row(group: str, entry: Mapping[str, Any]) -> Cells:
     errors = [_error(entry["crossing"][str(lead)]) for lead in LEADS]
     spikes = [_error(entry["spike"][str(lead)]) for lead in SPIKE_LEADS]
     held = [
-        f"{_share(entry['coverage'][name]['share'])} ({entry['coverage'][name]['count']})"
+        f"{share(entry['coverage'][name]['share'])} ({entry['coverage'][name]['count']})"
         for name in ("at_leads", "within_300")
     ]
-    height = f"{_number(entry['height']['spearman'])} ({entry['height']['count']})"
+    height = f"{number(entry['height']['spearman'])} ({entry['height']['count']})"
     return (group, str(entry["traces"]), *errors, *held, *spikes, height)
 
 
 def _error(error: Mapping[str, Any]) -> str:
-    return f"{_share(error['median'])} ({error['count']} of {error['count'] + error['without']})"
+    return f"{share(error['median'])} ({error['count']} of {error['count'] + error['without']})"
 
 
-def _share(value: float | None) -> str:
-    return _UNKNOWN if value is None else f"{100 * value:.0f} %"
+def share(value: float | None) -> str:
+    """Return a share in per cent."""
+    return UNKNOWN if value is None else f"{100 * value:.0f} %"
 
 
-def _number(value: float | None, digits: int = 2) -> str:
+def number(value: float | None, digits: int = 2) -> str:
     """Return a number to some significant digits, without an exponent."""
     if value is None:
-        return _UNKNOWN
+        return UNKNOWN
     if value == 0:
         return "0"
     return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
