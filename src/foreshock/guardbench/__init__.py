@@ -1,0 +1,1 @@
+"""GuardBench: a benchmark of measures against loss spikes, Foreshock's guards among them."""

@@ -1,0 +1,31 @@
+"""All methods, in the order in which tables have them."""
+
+from __future__ import annotations
+
+from foreshock.guardbench.methods.adam_atan2 import ADAM_ATAN2
+from foreshock.guardbench.methods.cdat import CDAT
+from foreshock.guardbench.methods.clipping import CLIPPING
+from foreshock.guardbench.methods.growing_memory import GROWING_MEMORY
+from foreshock.guardbench.methods.guards import GUARDS
+from foreshock.guardbench.methods.method import Method
+from foreshock.guardbench.methods.packages import PEERS
+from foreshock.guardbench.methods.settings import SETTINGS
+
+METHODS: tuple[Method, ...] = (*SETTINGS, GROWING_MEMORY, ADAM_ATAN2, *PEERS, *CLIPPING, CDAT, *GUARDS)
+"""Plain Adam comes first."""
+
+
+def method(name: str) -> Method:
+    """Return a method by its name.
+
+    Raises:
+        ValueError: If there is none.
+
+    Example:
+        >>> method("amsgrad").source
+        'torch'
+    """
+    for one in METHODS:
+        if one.name == name:
+            return one
+    raise ValueError(f"there is no method {name!r}; there are {', '.join(one.name for one in METHODS)}")
