@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint types layers docs bench-curvature bench-forecast clean
+.PHONY: demo test lint types layers docs bench-curvature bench-forecast bench-guard clean
 
 demo: $(VENV)/.demo
 	$(BIN)/foreshock demo
@@ -35,6 +35,12 @@ bench-curvature: $(VENV)/.peers
 bench-forecast: $(VENV)/.bench
 	$(BIN)/foreshock bench forecast --suite full --release --out runs/spikebench
 	$(BIN)/python -m benchmarks.spikebench.publish runs/spikebench
+# Hours; interrupted, it goes on where it stopped. RELEASE=--release runs the held-out half too. CIFAR-10 takes
+# part if FORESHOCK_CIFAR10 names it.
+RELEASE ?=
+bench-guard: $(VENV)/.bench
+	$(BIN)/foreshock bench guard --suite $(SUITE) $(RELEASE) --out runs/guardbench
+	cp runs/guardbench/pages/guard* docs/benchmarks/
 
 # The peers and what they import require another torch, or torchvision; the rest of it is in the extra.
 $(VENV)/.peers: $(VENV)/.bench

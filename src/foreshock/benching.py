@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -54,21 +55,79 @@ def forecast(
         runs = [run for run in runs if run not in missing]
     elif missing:
         console.print(f"{len(missing)} of {len(runs)} runs to record, {jobs} at a time")
-        done = iter(range(1, len(missing) + 1))
-        record_suite(
-            runs,
-            folder,
-            jobs=jobs,
-            on_done=lambda path: console.print(f"  {next(done)}/{len(missing)}  {path.stem}"),
-        )
+        record_suite(runs, folder, jobs=jobs, on_done=_counter(console, len(missing)))
     try:
         scores = score([Trace.load(trace_path(folder, run)) for run in runs])
         path = save_scores(scores, out / "scores.json")
         pages = write_pages(scores, out / "pages")
     except (ImportError, ValueError) as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {error}", soft_wrap=True)
-        raise typer.Exit(1) from error
+        raise _stop(error) from error
     for split in scores["rules"]["scores"]:
         typer.echo(f"\n## {split}\n\n{summary(scores, split)}")
-    console.print(f"Scores: {path.resolve()}", soft_wrap=True)
+    _print_places(console, path, pages)
+
+
+@bench.command()
+def guard(
+    suite: Annotated[Suite, typer.Option(help="quick: some minutes; full: hours, resumable.")] = Suite.QUICK,
+    out: Annotated[Path, typer.Option(help="Folder for results, scores, tables and figures.")] = Path(
+        "runs/guardbench"
+    ),
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
+    release: Annotated[
+        bool,
+        typer.Option("--release", help="Run the held-out half too: not while a guard is tuned."),
+    ] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Train nothing; score the results that are there.")
+    ] = False,
+) -> None:
+    """Compare Foreshock's guards with other measures against loss spikes (GuardBench).
+
+    Every method trains the same tasks; interrupted, the command goes on where it stopped.
+    """
+    from foreshock.guardbench.comparison import compare
+    from foreshock.guardbench.cost import saved_costs
+    from foreshock.guardbench.publication import summary, write_pages
+    from foreshock.guardbench.run import is_done, left_out, load_result, result_path, run_suite, trials_of
+    from foreshock.spikebench.files import write_json
+
+    console = Console(highlight=False)
+    split = None if release else "development"
+    trials = trials_of(suite.value, split=split)
+    folder = out / "results"
+    missing = [trial for trial in trials if not is_done(folder, trial)]
+    for name in left_out(suite.value, split=split):
+        console.print(f"{name} is left out: its data set is not on this machine")
+    try:
+        if partial:
+            trials = [trial for trial in trials if trial not in missing]
+        elif missing:
+            console.print(f"{len(missing)} of {len(trials)} trainings to run, {jobs} at a time")
+            run_suite(trials, folder, jobs=jobs, on_done=_counter(console, len(missing)))
+        scores = compare(load_result(result_path(folder, trial)) for trial in trials)
+        scores["costs"] = saved_costs(out / "costs.json", measure=not partial)
+        path = write_json(scores, out / "scores.json")
+        command = f"foreshock bench guard --suite {suite.value}{' --release' if release else ''}"
+        pages = write_pages(scores, out / "pages", command=command)
+    except (ImportError, OSError, ValueError) as error:
+        raise _stop(error) from error
+    for half in scores["scores"]:
+        typer.echo(f"\n## {half}\n\n{summary(scores, half)}")
+    _print_places(console, path, pages)
+
+
+def _counter(console: Console, total: int) -> Callable[[Path], None]:
+    """Return what prints a line for each file that is done."""
+    done = iter(range(1, total + 1))
+    return lambda path: console.print(f"  {next(done)}/{total}  {path.stem}")
+
+
+def _stop(error: Exception) -> typer.Exit:
+    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {error}", soft_wrap=True)
+    return typer.Exit(1)
+
+
+def _print_places(console: Console, scores: Path, pages: Sequence[Path]) -> None:
+    console.print(f"Scores: {scores.resolve()}", soft_wrap=True)
     console.print(f"Tables and figures: {pages[0].parent.resolve()}", soft_wrap=True)
