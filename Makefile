@@ -35,6 +35,7 @@ bench-curvature: $(VENV)/.peers
 bench-forecast: $(VENV)/.bench
 	$(BIN)/foreshock bench forecast --suite full --release --out runs/spikebench
 	$(BIN)/python -m benchmarks.spikebench.publish runs/spikebench
+
 # Hours; interrupted, it goes on where it stopped. RELEASE=--release runs the held-out half too. CIFAR-10 takes
 # part if FORESHOCK_CIFAR10 names it.
 RELEASE ?=

@@ -19,7 +19,7 @@ from foreshock.guardbench.tables import (
     source_table,
     task_table,
 )
-from foreshock.spikebench.publication import GROUPS
+from foreshock.spikebench.page import GROUPS
 
 PAGE = "guard.md"
 _PEERS = ("torch", "pytorch_optimizer", "own")
