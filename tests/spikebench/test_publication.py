@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from foreshock.cli import app
 from foreshock.spikebench import run as running
-from foreshock.spikebench.page import benchmark_page, runs_table
+from foreshock.spikebench.page import benchmark_page, runs_table, smaller_table
 from foreshock.spikebench.publication import load_scores, save_scores, score, summary, write_pages
 from foreshock.spikebench.suite import RunConfig
 from foreshock.spikebench.trace import Column, Trace
@@ -57,8 +57,21 @@ def test_the_page_shows_every_figure_and_what_the_forecast_caught(scores, tmp_pa
     page = benchmark_page(scores, figures, images="pictures")
     for figure in figures:
         assert f"](pictures/{figure.name})" in page
-    assert "4 runs: 1 spikes in full-batch runs, 1 spikes in mini-batch runs, and 2 controls, 2 of" in page
+    told = (
+        "4 runs: spikes above 3×: 1 in full-batch runs, 1 in mini-batch runs; 2 controls, 2 of them without"
+    )
+    assert told in " ".join(page.split())
     assert "| Full batch | development | 1 | 1.000 (1 of 1) | 1.000 (1 of 1) |" in page
+
+
+def test_smaller_spikes_of_text_have_a_table_of_their_own():
+    caught = {"hits": 3, "spikes": 4, "lead_median": 12.0}
+    missed = {"hits": 0, "spikes": 4, "lead_median": None}
+    entry = {"watch": {"3x": caught, "+20 %": caught}, "alarm": {"3x": missed, "+20 %": missed}}
+    found = smaller_table({"forecasts": {"held-out": {"language": entry}}}, ["held-out"])
+    assert found.splitlines()[2:] == [
+        "| +20 % | held-out | 4 | 0.750 (3 of 4) | 12 steps | 0.000 (0 of 4) | – |"
+    ]
 
 
 def test_the_tables_name_every_run_and_every_rule(scores):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from foreshock.spikebench.tables import forecast_table, rule_table, table
 
 GROUPS = {"full": "Full batch", "mini": "Mini-batch", "language": "Like language models"}
 _NOTHING = "–"
+_WIDTH = 110
 _HEADER = (
     "",
     "split",
@@ -22,18 +24,29 @@ _HEADER = (
     "80 % held",
     "cost, F/step",
 )
-_INTRODUCTION = """\
+_SMALLER = (
+    "class of spikes",
+    "split",
+    "spikes",
+    "recall, watch",
+    "lead, watch",
+    "recall, alarm",
+    "lead, alarm",
+)
+_TITLE = """\
 # Forecasts: SpikeBench
 
 <!-- Made by benchmarks/spikebench/publish.py: change that, not this. -->
-
+"""
+_ABOUT = """\
 Spontaneous loss spikes of small networks under stock Adam and AdamW, and what Foreshock says before them,
-beside {rules} rules that use the loss, the gradient, the optimizer's state or other curvatures. {runs}
-runs: {counts}. Each is recorded once, and every rule reads the same recording. The split into development
-and held-out was fixed, by configuration, before anything was tuned; thresholds and constants are chosen on
-the development half alone. The [how-to](../how-to/score-forecasts.md) says how to run it and how to read
-the tables.
-
+beside {rules} rules that use the loss, the gradient, the optimizer's state or other curvatures. {runs} runs:
+{counts}. Each is recorded once, and every rule reads the same recording. The split into development and
+held-out was fixed, by configuration, before anything was tuned; thresholds and constants are chosen on the
+development half alone. The [how-to](../how-to/score-forecasts.md) says how to run it and how to read the
+tables.
+"""
+_COMMAND = """\
 ```
 make bench-forecast
 ```
@@ -84,6 +97,7 @@ def benchmark_page(
         parts.append(f"{_FIRST}\n{headline_table({'forecasts': first}, splits)}")
     parts += [f"![{_title(stem)}]({path})" for stem, path in shown.items() if stem.startswith("fan")]
     parts += [_split(scores, split, shown) for split in splits]
+    parts.append(f"## Smaller spikes of text\n\n{smaller_table(scores, splits)}")
     parts += [_HONESTY, *(f"## Runs, {split}\n\n{runs_table(scores, split)}" for split in splits)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -97,6 +111,19 @@ def headline_table(scores: Mapping[str, Any], splits: Sequence[str]) -> str:
             if entry is not None:
                 rows.append((title, split, *_headline(entry)))
     return table(_HEADER, rows)
+
+
+def smaller_table(scores: Mapping[str, Any], splits: Sequence[str]) -> str:
+    """Return one row a class of spikes of text and split: above 1.2 ×, and above 1.03 × for 50 steps."""
+    rows = []
+    for split in splits:
+        entry = scores["forecasts"][split].get("language")
+        for name in entry["watch"] if entry else ():
+            if name != "3x":
+                levels = [entry[level][name] for level in ("watch", "alarm")]
+                told = [cell for counted in levels for cell in _caught(counted)]
+                rows.append((name, split, str(levels[0]["spikes"]), *told))
+    return table(_SMALLER, rows)
 
 
 def runs_table(scores: Mapping[str, Any], split: str) -> str:
@@ -119,13 +146,16 @@ def _introduction(scores: Mapping[str, Any]) -> str:
     runs = scores["runs"]
     kinds = {"full": "full-batch", "mini": "mini-batch"}
     spikes = [
-        f"{sum(len(run['spikes']) for run in runs if run['kind'] == kind)} spikes in {name} runs"
+        f"{sum(len(run['spikes']) for run in runs if run['kind'] == kind)} in {name} runs"
         for kind, name in kinds.items()
     ]
     controls = [run for run in runs if run["role"] == "control"]
     clean = sum(not run["spikes"] for run in controls)
-    counts = f"{', '.join(spikes)}, and {len(controls)} controls, {clean} of them without a spike"
-    return _INTRODUCTION.format(rules=len(scores["rules"]["rules"]), runs=len(runs), counts=counts)
+    counts = (
+        f"spikes above 3×: {', '.join(spikes)}; {len(controls)} controls, {clean} of them without a spike"
+    )
+    about = _ABOUT.format(rules=len(scores["rules"]["rules"]), runs=len(runs), counts=counts)
+    return "\n".join((_TITLE, textwrap.fill(" ".join(about.split()), _WIDTH), "", _COMMAND))
 
 
 def _headline(entry: Mapping[str, Any]) -> tuple[str, ...]:
@@ -142,6 +172,11 @@ def _headline(entry: Mapping[str, Any]) -> tuple[str, ...]:
         _NOTHING if held["share"] is None else f"{100 * held['share']:.0f} %",
         f"{entry['cost']:.2f}",
     )
+
+
+def _caught(counted: Mapping[str, Any]) -> tuple[str, str]:
+    lead = _NOTHING if counted["lead_median"] is None else f"{counted['lead_median']:.0f} steps"
+    return _of(counted["hits"], counted["spikes"]), lead
 
 
 def _of(hits: int, spikes: int) -> str:
