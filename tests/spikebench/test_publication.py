@@ -58,7 +58,7 @@ def test_the_page_shows_every_figure_and_what_the_forecast_caught(scores, tmp_pa
     for figure in figures:
         assert f"](pictures/{figure.name})" in page
     told = (
-        "4 runs: spikes above 3×: 1 in full-batch runs, 1 in mini-batch runs; 2 controls, 2 of them without"
+        "4 runs: spikes above 3×: 1 in full-batch runs, 1 in mini-batch runs; 2 controls"
     )
     assert told in " ".join(page.split())
     assert "| Full batch | development | 1 | 1.000 (1 of 1) | 1.000 (1 of 1) |" in page
