@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from foreshock.tasks.addition import build_addition
+from foreshock.tasks.anchors import build_anchors
 from foreshock.tasks.cnn import build_cnn
 from foreshock.tasks.language import build_language
 from foreshock.tasks.lstm import build_lstm
@@ -24,6 +25,7 @@ FAMILIES: Mapping[str, Callable[..., Task]] = MappingProxyType(
         "transformer": build_transformer,
         "language": build_language,
         "addition": build_addition,
+        "anchors": build_anchors,
         "lstm": build_lstm,
         "pinn": build_pinn,
         "value": build_value,

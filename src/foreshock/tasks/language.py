@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from foreshock.tasks.causal import CausalSizes, CausalTransformer
 from foreshock.tasks.corpus import (
@@ -19,6 +20,7 @@ from foreshock.tasks.corpus import (
     read_text,
     split_text,
 )
+from foreshock.tasks.llama import LlamaTransformer
 from foreshock.tasks.losses import cross_entropy
 from foreshock.tasks.options import check_choice, check_count
 from foreshock.tasks.seeding import build_seeded
@@ -27,6 +29,11 @@ from foreshock.tasks.task import Task
 
 HELD_OUT = 64
 """Sequences held out of fresh text; a random batch can come across one of them."""
+
+ARCHITECTURES: dict[str, Callable[[CausalSizes], nn.Module]] = {
+    "gpt": CausalTransformer,
+    "llama": LlamaTransformer,
+}
 
 
 def build_language(
@@ -43,6 +50,7 @@ def build_language(
     width: int = 64,
     heads: int = 4,
     norm: str = "pre",
+    architecture: str = "gpt",
 ) -> Task:
     """Build a causal Transformer on text, cross-entropy.
 
@@ -59,19 +67,21 @@ def build_language(
         width: Width of the residual stream, a multiple of `heads`.
         heads: Attention heads.
         norm: Where LayerNorm sits: "pre", "post" or "none".
+        architecture: "gpt", with learned positions; or "llama", with RMSNorm, rotary positions and SwiGLU.
 
     Raises:
         ValueError: If an option is out of range, or the text is too short.
         FileNotFoundError: If there is no such text.
     """
     check_choice("unit", unit, ("byte", "word"))
+    check_choice("architecture", architecture, ARCHITECTURES)
     check_count("vocabulary", vocabulary, least=2)
     check_context(context, length=length)
     sizes = CausalSizes(
         BYTES if unit == "byte" else vocabulary, length, layers=layers, width=width, heads=heads, norm=norm
     )
     symbols = _encode(unit, None if path is None else str(path), vocabulary)
-    model = build_seeded(lambda: CausalTransformer(sizes), seed=seed)
+    model = build_seeded(lambda: ARCHITECTURES[architecture](sizes), seed=seed)
     if sequences is None:
         if batch_size is None:
             raise ValueError("batch_size is None, but fresh text has no full batch; pass an integer.")
