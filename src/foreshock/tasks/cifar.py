@@ -1,4 +1,4 @@
-"""CIFAR-10 from JPEG files, in a folder or a tar archive with one folder for each class."""
+"""CIFAR-10 as its authors publish it, or from JPEG files, in a folder or a tar archive."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from foreshock.tasks.cifar_archive import holds_batches, load_batches
 
 CIFAR10_VARIABLE = "FORESHOCK_CIFAR10"
 """Environment variable with the folder or archive, read when no path is passed."""
@@ -35,7 +37,8 @@ def load_cifar10(count: int, *, path: str | Path | None = None) -> tuple[Tensor,
     """Return the first images of CIFAR-10, equally many of each class as far as possible.
 
     Files count as images if they end in .jpg or .jpeg and lie in a folder named after a class. They
-    are taken in the order of their names, folders named train before all others.
+    are taken in the order of their names, folders named train before all others. Or the authors' pickled
+    batches, see `load_batches`.
 
     Args:
         count: Number of images.
@@ -46,19 +49,22 @@ def load_cifar10(count: int, *, path: str | Path | None = None) -> tuple[Tensor,
 
     Raises:
         FileNotFoundError: If no path is given, or nothing is there.
-        ValueError: If there are fewer than `count` images, or one is not 32×32.
+        ValueError: If there are fewer than `count` images, one is not 32×32, or the archive is damaged.
         ImportError: If Pillow is not installed.
     """
     place = _locate(path)
     per_class, extra = divmod(count, len(CIFAR10_CLASSES))
     wanted = {name: per_class + (i < extra) for i, name in enumerate(CIFAR10_CLASSES)}
+    if holds_batches(place):
+        found, numbers = load_batches(place, dict(enumerate(wanted.values())))
+        _check_enough(len(found), count, place)
+        return found, numbers
     reader = _read_archive if place.is_file() else _read_folder
     images, labels = [], []
     for name, content in reader(place, wanted):
         images.append(_decode(content, name))
         labels.append(CIFAR10_CLASSES.index(_class_of(name)))
-    if len(images) < count:
-        raise ValueError(f"{count} images were asked for, but {place} has only {len(images)} usable ones.")
+    _check_enough(len(images), count, place)
     return torch.stack(images), torch.tensor(labels, dtype=torch.int64)
 
 
@@ -73,6 +79,14 @@ def _locate(path: str | Path | None) -> Path:
     if not place.exists():
         raise FileNotFoundError(f"There is no CIFAR-10 at {place}; check path= or {CIFAR10_VARIABLE}.")
     return place
+
+
+def _check_enough(found: int, count: int, place: Path) -> None:
+    if found < count:
+        raise ValueError(
+            f"{count} images were asked for, but {place} has only {found} usable ones; ask for fewer, pass "
+            "another folder or archive, or use data='digits'."
+        )
 
 
 def _class_of(name: str) -> str:
