@@ -11,6 +11,7 @@ from rich.console import Console
 
 from foreshock._version import __version__
 from foreshock.benching import bench
+from foreshock.reproducing import reproduce
 
 if TYPE_CHECKING:
     from foreshock.density import SpectralDensity
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench, name="bench")
+app.command()(reproduce)
 
 
 def _show_version(wanted: bool) -> None:

@@ -27,12 +27,13 @@ def figure_class() -> type[Figure]:
     return figure.Figure
 
 
-def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
+def save_figure(figure: Figure, path: str | os.PathLike[str], *, dots_per_inch: int = _DOTS_PER_INCH) -> Path:
     """Save a figure; the same figure gives the same file.
 
     Args:
         figure: The figure.
         path: File to write, ``.svg`` or ``.png``; its folder is made if missing.
+        dots_per_inch: Resolution of a ``.png``.
     """
     import matplotlib as mpl
 
@@ -40,5 +41,5 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context({"svg.hashsalt": "foreshock"}):
         metadata = {"Date": None} if target.suffix == ".svg" else {}
-        figure.savefig(target, dpi=_DOTS_PER_INCH, facecolor="white", metadata=metadata)
+        figure.savefig(target, dpi=dots_per_inch, facecolor="white", metadata=metadata)
     return target

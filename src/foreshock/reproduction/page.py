@@ -1,0 +1,125 @@
+"""The page that confronts each claim with what was measured, made of results alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from foreshock.reproduction.catalogue import EXPERIMENTS
+from foreshock.reproduction.claims import Verdict
+from foreshock.reproduction.experiment import Experiment
+from foreshock.reproduction.numbers import UNKNOWN, shown, table
+from foreshock.reproduction.results import Result
+
+_INTRODUCTION = """# The paper's experiments, reproduced
+
+*Adaptive Preconditioners Trigger Loss Spikes in Adam* (Bai et al. 2025, arXiv 2506.04805), run again by
+`foreshock reproduce all{option}`. The criteria stand in the code (`foreshock.reproduction.experiments`), not
+here: **confirmed** if every seed reaches the bar, **confirmed with limits** if the median over seeds reaches
+the weaker bar, **not confirmed** otherwise, **not decided** where nothing could be measured. Gaps in what we
+know of the paper's set-ups were filled as each section says; a verdict holds for the set-up described there.
+
+This page is written by `foreshock reproduce page{option} --results {results} --docs docs` from the results
+kept there. {scale}
+"""
+_SCALES = {
+    "cpu": "These are runs at CPU scale: minutes on two cores, one thread each.",
+    "paper": "These are runs at the paper's sizes.",
+}
+
+
+def write_page(results: Mapping[str, Result], scale: str, path: Path, *, kept: str, pictures: Path) -> Path:
+    """Write the page.
+
+    Args:
+        results: Results by experiment; experiments without one are named as missing.
+        scale: "cpu" or "paper".
+        path: The Markdown file.
+        kept: Where the results are, as the page tells it.
+        pictures: Folder of the pictures, below that of the page.
+    """
+    option = "" if scale == "cpu" else f" --scale {scale}"
+    parts = [_INTRODUCTION.format(option=option, results=kept, scale=_SCALES[scale]), _overview(results)]
+    for name, experiment in EXPERIMENTS.items():
+        if name in results:
+            parts.append(_section(experiment, results[name], path.parent, pictures))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(parts), encoding="utf-8")
+    return path
+
+
+def _overview(results: Mapping[str, Result]) -> str:
+    rows = []
+    for name, experiment in EXPERIMENTS.items():
+        if name not in results:
+            rows.append([f"`{name}`", *[UNKNOWN] * len(Verdict), "not run"])
+            continue
+        result = results[name]
+        verdicts = [result.verdict(claim) for claim in experiment.claims]
+        counts = [str(verdicts.count(verdict)) for verdict in Verdict]
+        rows.append([f"[`{name}`](#{name})", *counts, f"{sum(result.seconds) / 60:.1f} min"])
+    heads = ["experiment", *(verdict.value for verdict in Verdict), "processor time, all seeds"]
+    return table(heads, rows) + "\n"
+
+
+def _section(experiment: Experiment, result: Result, base: Path, pictures: Path) -> str:
+    seconds = ", ".join(f"{value:.0f}" for value in result.seconds)
+    parts = [
+        f"({experiment.name})=\n## {experiment.title}",
+        experiment.setup,
+        " ".join(
+            [
+                f"`{result.command}`: seeds {', '.join(map(str, result.seeds))}, {seconds} s of processor "
+                "time.",
+                *result.notes,
+                f"{result.machine}.",
+            ]
+        ),
+        _claims(experiment, result),
+        _others(experiment, result),
+    ]
+    for file, caption in experiment.figures.items():
+        if (pictures / file).exists():
+            parts.append(f"![{caption}]({(pictures / file).relative_to(base).as_posix()})\n\n*{caption}.*")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _claims(experiment: Experiment, result: Result) -> str:
+    rows = [
+        [
+            claim.statement,
+            claim.criterion,
+            " / ".join(shown(value) for value in result.values(claim.name)),
+            f"**{result.verdict(claim).value}**",
+        ]
+        for claim in experiment.claims
+    ]
+    return table(["claim", "criterion", "measured, by seed", "verdict"], rows)
+
+
+def _others(experiment: Experiment, result: Result) -> str:
+    """Return what else was measured: names such as ``measure: quantity`` become rows and columns."""
+    judged = {claim.name for claim in experiment.claims}
+    paired = [name for name in result.measured if ": " in name]
+    single = [name for name in result.measured if ": " not in name and name not in judged]
+    parts = []
+    if single:
+        rows = [[_words(name), " / ".join(map(shown, result.values(name)))] for name in single]
+        parts.append("Also measured:\n\n" + table(["quantity", "by seed"], rows))
+    if paired:
+        parts.append("Medians over the seeds:\n\n" + _crossed(paired, result))
+    return "\n\n".join(parts)
+
+
+def _crossed(names: list[str], result: Result) -> str:
+    split = [name.split(": ", 1) for name in names]
+    rows, columns = (list(dict.fromkeys(part[i] for part in split)) for i in (0, 1))
+    cells: list[Any] = [
+        [row, *(shown(result.median(f"{row}: {column}")) for column in columns)] for row in rows
+    ]
+    return table(["", *columns], cells)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

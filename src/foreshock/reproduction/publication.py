@@ -1,0 +1,36 @@
+"""From results to the two pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from foreshock.reproduction.page import write_page
+from foreshock.reproduction.principles import write_principles
+from foreshock.reproduction.results import load_results
+
+PICTURES = Path("images") / "reproduction"
+"""Where pictures lie in the folder of the pages."""
+
+
+def publish(kept: Path, scale: str, target: Path) -> list[Path]:
+    """Write the page of verdicts and the page of principles.
+
+    Args:
+        kept: Folder of the results.
+        scale: "cpu" or "paper".
+        target: Folder of the pages; pictures are expected in ``images/reproduction`` below it.
+
+    Raises:
+        ValueError: If there are no results of that scale.
+    """
+    results = load_results(kept, scale)
+    if not results:
+        raise ValueError(
+            f"there are no results in {kept / scale}; run foreshock reproduce NAME or all first, or pass "
+            "--results"
+        )
+    told = kept.as_posix() if not kept.is_absolute() else kept.name
+    return [
+        write_page(results, scale, target / "reproduction.md", kept=told, pictures=target / PICTURES),
+        write_principles(results, target / "explanation" / "principles.md"),
+    ]
