@@ -8,7 +8,7 @@ import torch
 
 from foreshock.reproduction.experiments.interventions import InterventionConfig, peak
 from foreshock.reproduction.forks import AlarmCuts, Cut, go_on
-from foreshock.reproduction.measures import Fork, measures
+from foreshock.reproduction.measures import MEASURES, Fork
 from foreshock.reproduction.plan import Plan
 from foreshock.reproduction.recording import record
 from foreshock.tasks import OptimizerConfig, build_optimizer
@@ -39,10 +39,10 @@ def run(tmp_path_factory):
 
 def test_doing_nothing_repeats_the_run_bit_by_bit(run):
     losses, cut = run
-    assert go_on(PLAN, 1, cut, measures()["none"], steps=30).tolist() == losses[10:].tolist()
+    assert go_on(PLAN, 1, cut, MEASURES["none"], steps=30).tolist() == losses[10:].tolist()
 
 
-@pytest.mark.parametrize("name", [name for name in measures() if name not in ("none", "guard")])
+@pytest.mark.parametrize("name", [name for name in MEASURES if name not in ("none", "guard")])
 def test_each_measure_changes_the_run_and_leaves_the_cut_alone(run, name):
     losses, cut = run
     if name == "amsgrad":
@@ -51,11 +51,11 @@ def test_each_measure_changes_the_run_and_leaves_the_cut_alone(run, name):
         for state in cut.optimizer["state"].values():
             state["exp_avg_sq"] *= 100
     before = copy.deepcopy(cut)
-    first = go_on(PLAN, 1, cut, measures()[name], steps=30)
-    again = go_on(PLAN, 1, cut, measures()[name], steps=30)
+    first = go_on(PLAN, 1, cut, MEASURES[name], steps=30)
+    again = go_on(PLAN, 1, cut, MEASURES[name], steps=30)
     assert first.tolist() == again.tolist()
     assert first[0] == losses[10]
-    other = go_on(PLAN, 1, cut, measures()["none"], steps=30)
+    other = go_on(PLAN, 1, cut, MEASURES["none"], steps=30)
     assert first.tolist() != other.tolist()
     for key, tensor in before.model.items():
         assert torch.equal(tensor, cut.model[key])
@@ -83,20 +83,20 @@ def fork():
 )
 def test_measures_that_set_an_option(name, key, value):
     made = fork()
-    assert measures()[name].begin(made) is None
+    assert MEASURES[name].begin(made) is None
     assert all(group[key] == value for group in made.optimizer.param_groups)
 
 
 def test_a_halved_rate_comes_back_after_a_hundred_steps():
     made = fork()
-    before = measures()["rate-half-100"].begin(made)
+    before = MEASURES["rate-half-100"].begin(made)
     rates = []
     for step in (0, 99, 100):
         before(step)
         rates.append(made.optimizer.param_groups[0]["lr"])
     assert rates == [0.01, 0.01, 0.02]
     for_good = fork()
-    measures()["rate-half"].begin(for_good)(10_000)
+    MEASURES["rate-half"].begin(for_good)(10_000)
     assert for_good.optimizer.param_groups[0]["lr"] == 0.01
 
 
@@ -105,7 +105,7 @@ def test_v_is_held_at_the_squared_gradient():
     for parameter in made.model.parameters():
         parameter.grad = torch.full_like(parameter, 3.0)
         made.optimizer.state[parameter]["exp_avg_sq"].fill_(1.0)[:1] = 100.0
-    measures()["hold-v"].begin(made)(0)
+    MEASURES["hold-v"].begin(made)(0)
     for parameter in made.model.parameters():
         v = made.optimizer.state[parameter]["exp_avg_sq"]
         assert (v[0] == 100).all()
@@ -114,10 +114,17 @@ def test_v_is_held_at_the_squared_gradient():
 
 def test_the_norm_is_clipped_to_the_median():
     made = fork()
-    before = measures()["clip"].begin(made)
+    before = MEASURES["clip"].begin(made)
     before(0)
     norm = sum(p.grad.square().sum() for p in made.model.parameters()).sqrt()
     assert norm.item() == pytest.approx(0.01, rel=1e-4)
+
+
+def test_the_guard_hooks_into_the_fork_alone():
+    made, other = fork(), fork()
+    MEASURES["guard"].begin(made)
+    assert made.optimizer._optimizer_step_pre_hooks
+    assert not other.optimizer._optimizer_step_pre_hooks
 
 
 def test_alarms_are_rises_through_the_edge():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from foreshock.guarding import guard
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,7 @@ def amsgrad(fork: Fork) -> None:
 
 
 def _guard(fork: Fork) -> None:
-    import foreshock
-
-    foreshock.guard(fork.optimizer, policy="secant")
+    guard(fork.optimizer, "secant")
 
 
 def _nothing(fork: Fork) -> None:
@@ -131,7 +130,7 @@ def _states(fork: Fork) -> list[tuple[Tensor, dict[str, Tensor]]]:
     ]
 
 
-_BUILT_IN: Mapping[str, Measure] = MappingProxyType(
+MEASURES: Mapping[str, Measure] = MappingProxyType(
     {
         "none": Measure("nothing", _nothing),
         "beta2-0.9": Measure("β₂ → 0.9", change(beta2=0.9)),
@@ -143,12 +142,7 @@ _BUILT_IN: Mapping[str, Measure] = MappingProxyType(
         "hold-v": Measure("v ← max(v, g²) each step", hold_up_v),
         "clip": Measure("clip ‖g‖ to its median", clip),
         "amsgrad": Measure("AMSGrad from here on", amsgrad),
+        "guard": Measure("secant guard", _guard),
     }
 )
-
-
-def measures() -> Mapping[str, Measure]:
-    """Return all measures by name, doing nothing first; the secant guard if this version has it."""
-    if importlib.util.find_spec("foreshock.guard") is None:
-        return _BUILT_IN
-    return MappingProxyType({**_BUILT_IN, "guard": Measure("secant guard", _guard)})
+"""All measures by name; doing nothing comes first."""

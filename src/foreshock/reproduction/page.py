@@ -58,7 +58,7 @@ def _overview(results: Mapping[str, Result]) -> str:
         result = results[name]
         verdicts = [result.verdict(claim) for claim in experiment.claims]
         counts = [str(verdicts.count(verdict)) for verdict in Verdict]
-        rows.append([f"[`{name}`](#{name})", *counts, f"{sum(result.seconds) / 60:.1f} min"])
+        rows.append([f"[`{name}`](#reproduce-{name})", *counts, f"{sum(result.seconds) / 60:.1f} min"])
     heads = ["experiment", *(verdict.value for verdict in Verdict), "processor time, all seeds"]
     return table(heads, rows) + "\n"
 
@@ -66,7 +66,7 @@ def _overview(results: Mapping[str, Result]) -> str:
 def _section(experiment: Experiment, result: Result, base: Path, pictures: Path) -> str:
     seconds = ", ".join(f"{value:.0f}" for value in result.seconds)
     parts = [
-        f"({experiment.name})=\n## {experiment.title}",
+        f"(reproduce-{experiment.name})=\n## {experiment.title}",
         experiment.setup,
         " ".join(
             [

@@ -17,7 +17,7 @@ from foreshock.reproduction.experiment import Experiment, OnStep, Outcome
 from foreshock.reproduction.experiments.fnn_1d import Fnn1dConfig
 from foreshock.reproduction.figures.interventions import CAPTIONS, draw_forks
 from foreshock.reproduction.forks import AlarmCuts, Cut, go_on
-from foreshock.reproduction.measures import measures
+from foreshock.reproduction.measures import MEASURES
 from foreshock.reproduction.recording import record
 from foreshock.tasks.options import check_count
 from foreshock.tasks.threads import one_thread
@@ -91,20 +91,21 @@ def run(config: InterventionConfig, seed: int, folder: Path, on_step: OnStep) ->
     """
     plan, watch = config.base().plan(), AlarmCuts()
     record(plan, seed, folder, watchers=(watch,), on_step=on_step)
-    every = measures()
     with one_thread():
-        undisturbed = [(cut, go_on(plan, seed, cut, every["none"], steps=config.after)) for cut in watch.cuts]
+        undisturbed = [
+            (cut, go_on(plan, seed, cut, MEASURES["none"], steps=config.after)) for cut in watch.cuts
+        ]
         chosen = [pair for pair in undisturbed if peak(pair[1][:SOON], pair[0]) >= SPIKED][-config.alarms :]
         kept: dict[str, Any] = {"steps": [cut.step for cut, _ in chosen], "losses": {}}
         measured = {"alarms": float(len(watch.cuts)), "alarms_with_spike": float(len(chosen))}
-        for done, (name, measure) in enumerate(every.items(), start=1):
+        for done, (name, measure) in enumerate(MEASURES.items(), start=1):
             losses = [go_on(plan, seed, cut, measure, steps=config.after) for cut, _ in chosen]
             measured |= _judge(name, chosen, losses)
             if losses:
                 kept["losses"][measure.label] = [
                     _rounded(loss) for loss in (losses[-1] / chosen[-1][0].level)
                 ]
-            on_step(done, len(every))
+            on_step(done, len(MEASURES))
     (folder / FORKS).write_text(json.dumps(kept), encoding="utf-8")
     return Outcome(measured)
 

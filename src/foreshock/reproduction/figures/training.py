@@ -31,7 +31,7 @@ def captions(name: str, *, spectra: bool = True) -> dict[str, str]:
     found = {
         f"{name}-loss.png": "Loss; λ_max(Ĥ), the curvature along the gradient and λ_max(H) in multiples of "
         "2/η; alignment of the gradient with the top eigenvector (seed 0)",
-        f"{name}-moments.png": "v and g² of the largest tensors: v decays while g² lies below it",
+        f"{name}-moments.png": "Bias-corrected v and g², means over the largest tensors (seed 0)",
     }
     if spectra:
         found[f"{name}-spectrum.png"] = "Spectrum of Ĥ in multiples of 2/η before, at and after a spike"
@@ -98,7 +98,9 @@ def _moments(trace: Trace, path: Path, first: int, last: int) -> Path:
     axes = figure.subplots(max(len(names), 1), 1, sharex=True, squeeze=False)[:, 0]
     for axis, name in zip(axes, names, strict=False):
         axis.plot(*_points(trace, f"g:{name}"), color=QUIET, linewidth=0.7, label="g²")
-        axis.plot(*_points(trace, f"v:{name}"), color=AMBER, linewidth=1.2, label="v")
+        steps, second = _points(trace, f"v:{name}")
+        corrected = second / (1 - float(trace.meta["beta2"]) ** np.maximum(steps, 1))
+        axis.plot(steps, corrected, color=AMBER, linewidth=1.2, label="v, bias-corrected")
         axis.set_yscale("log")
         axis.set_title(name, loc="left", fontsize=9, color=INK)
         dress(axis)
