@@ -46,7 +46,7 @@ class CauseConfig:
     window: int = 40
     events: int = 4
     steps: int = 1100
-    mini_steps: int = 850
+    mini_steps: int = 750
     data: str = "auto"
     path: str | None = None
 
@@ -69,7 +69,7 @@ class CauseConfig:
         return {
             "fnn-1d": Fnn1dConfig(steps=self.steps, probe_every=4, **whole).plan(),  # type: ignore[arg-type]
             "fnn-50d": Fnn50dConfig(steps=min(self.steps, 700), probe_every=4, **whole).plan(),  # type: ignore[arg-type]
-            "cnn": CnnConfig(steps=min(self.steps, 600), probe_every=5, **device).plan(images),  # type: ignore[arg-type]
+            "cnn": CnnConfig(steps=min(self.steps, 450), probe_every=5, **device).plan(images),  # type: ignore[arg-type]
             "transformer": _shortened(transformer.plan(), self.mini_steps),
             "llm": _shortened(llm.plan(llm.beta2), self.mini_steps),
         }

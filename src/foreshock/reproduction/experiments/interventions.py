@@ -49,13 +49,13 @@ class InterventionConfig:
         device: "cpu", "cuda" or "auto".
     """
 
-    steps: int = 3000
+    steps: int = 2200
     after: int = 700
     alarms: int = 4
     learning_rate: float = 0.01
     width: int = 200
     points: int = 200
-    probe_every: int = 2
+    probe_every: int = 4
     device: str = "cpu"
 
     def __post_init__(self) -> None:

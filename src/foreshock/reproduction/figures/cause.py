@@ -9,6 +9,8 @@ from foreshock.report.appearance import AMBER, BLUE, SOFT, dress, label
 from foreshock.report.drawing import figure_class, save_figure
 from foreshock.reproduction.figures.training import DOTS_PER_INCH
 
+_LINEAR = 0.05  # per cent a step: pure decay of v at β₂ = 0.999
+
 CAPTIONS = {
     "cause-growth.png": "Growth of ln λ_max(Ĥ) before each event, per cent a step (seed 0): with only v "
     "moving, and with only the landscape moving"
@@ -31,6 +33,7 @@ def draw_causes(folder: Path, target: Path) -> list[Path]:
             legend = {"preconditioner": "v", "landscape": "landscape"}[part] if place == 0 else None
             axis.scatter([place + shift] * len(rates), rates, s=22, color=colour, alpha=0.7, label=legend)
     axis.axhline(0, color=SOFT, linewidth=0.8)
+    axis.set_yscale("symlog", linthresh=_LINEAR)
     axis.set_xticks(range(len(kept)), list(kept))
     axis.legend(frameon=False, fontsize=9, loc="upper left")
     dress(axis)
