@@ -89,9 +89,13 @@ class CauseWatch:
         self._losses: deque[float] = deque(maxlen=105)
         self._armed = True
 
+    def done(self) -> bool:
+        """Return whether the most events were found."""
+        return len(self.growths) >= self._limit
+
     def __call__(self, moment: Moment) -> None:
         """Look at one step."""
-        if len(self.growths) < self._limit:
+        if not self.done():
             if moment.step % self._stride == 0:
                 self._points.append(_point(moment))
             if self._happens(moment) and moment.step >= self._start:

@@ -35,7 +35,7 @@ class CauseConfig:
     Attributes:
         scale: Scale of the trainings, "cpu" or "paper".
         window: Steps over which growth is split; up to a quarter more, as states are kept now and then.
-        events: Most events in each training.
+        events: Most events in each training, which ends with the last of them.
         steps: Updates of the full-batch trainings at most.
         mini_steps: Updates of the mini-batch trainings.
         data: Images of the CNN, as in `cnn`.
@@ -44,7 +44,7 @@ class CauseConfig:
 
     scale: str = "cpu"
     window: int = 40
-    events: int = 4
+    events: int = 3
     steps: int = 1100
     mini_steps: int = 750
     data: str = "auto"
@@ -107,7 +107,7 @@ def run(config: CauseConfig, seed: int, folder: Path, on_step: OnStep) -> Outcom
         watch = CauseWatch(
             plan.whole_batch(seed), window=config.window, full_batch=plan.full_batch, limit=config.events
         )
-        record(plan, seed, folder / name, watchers=(watch,), on_step=on_step)
+        record(plan, seed, folder / name, watchers=(watch,), until=watch.done, on_step=on_step)
         kept[name] = [asdict(growth) for growth in watch.growths]
         measured |= _summary(name, watch.growths)
     (folder / GROWTHS).write_text(json.dumps(kept, indent=1), encoding="utf-8")
