@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint types layers docs bench-curvature bench-forecast bench-guard clean
+.PHONY: demo test lint types layers docs bench-curvature bench-forecast bench-guard reproduce clean
 
 demo: $(VENV)/.demo
 	$(BIN)/foreshock demo
@@ -24,6 +24,10 @@ layers: $(VENV)/.dev
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
+
+# Every experiment of the paper at CPU scale; what was run before is kept in runs/.
+reproduce: $(VENV)/.demo
+	$(BIN)/foreshock reproduce all --results benchmarks/reproduction/results --docs docs
 
 # SUITE=quick leaves out the large models.
 SUITE ?= full

@@ -59,28 +59,35 @@ def reproduce(
     Each seed is an ordinary run that `foreshock report` can read. Interrupted, the command goes on where it
     stopped.
     """
-    from foreshock.reproduction.publication import PICTURES, publish
-    from foreshock.reproduction.results import save_result
-    from foreshock.reproduction.runner import run_order
+    from foreshock.reproduction.publication import publish
 
     console = Console(highlight=False)
     kept, target = results or out / "results", docs or out / "pages"
     try:
         changes = _changes(settings or [], data, text)
         for order in _orders(name, scale.value, seeds, changes, out):
-            console.print(f"[bold]{order.experiment.name}[/]: {order.experiment.title}")
-            result = run_order(order, start=lambda name, seed: _progress(console, name, seed))
-            save_result(result, kept)
-            for claim in order.experiment.claims:
-                console.print(f"  {result.verdict(claim).value}: {claim.statement}", soft_wrap=True)
-            drawn = order.experiment.draw(order.seed_folder(0), target / PICTURES)
-            console.print(f"  {len(drawn)} pictures, {sum(result.seconds):.0f} s of processor time")
+            _carry_out(console, order, kept, target)
         pages = publish(kept, scale.value, target)
     except (ImportError, OSError, ValueError) as error:
         Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {error}", soft_wrap=True)
         raise typer.Exit(1) from error
     for page in pages:
         console.print(f"Page: {page.resolve()}", soft_wrap=True)
+
+
+def _carry_out(console: Console, order: Order, kept: Path, target: Path) -> None:
+    """Run what is missing, keep the result, tell the verdicts and draw the pictures of the first seed."""
+    from foreshock.reproduction.publication import PICTURES
+    from foreshock.reproduction.results import save_result
+    from foreshock.reproduction.runner import run_order
+
+    console.print(f"[bold]{order.experiment.name}[/]: {order.experiment.title}")
+    result = run_order(order, start=lambda name, seed: _progress(console, name, seed))
+    save_result(result, kept)
+    for claim in order.experiment.claims:
+        console.print(f"  {result.verdict(claim).value}: {claim.statement}", soft_wrap=True)
+    drawn = order.experiment.draw(order.seed_folder(0), target / PICTURES)
+    console.print(f"  {len(drawn)} pictures, {sum(result.seconds):.0f} s of processor time")
 
 
 def _changes(settings: list[str], data: Path | None, text: Path | None) -> dict[str, list[str]]:
