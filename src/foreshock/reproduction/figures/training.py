@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,8 +29,9 @@ def captions(name: str, *, spectra: bool = True) -> dict[str, str]:
         spectra: Whether spectra are taken.
     """
     found = {
-        f"{name}-loss.png": "Loss; λ_max(Ĥ), the curvature along the gradient and λ_max(H) in multiples of "
-        "2/η; alignment of the gradient with the top eigenvector (seed 0)",
+        f"{name}-loss.png": "Loss; λ_max(Ĥ) and the curvature along the gradient in multiples of 2/η, "
+        "λ_max(H) relative to its median, and in mini-batches the mean-square ratio (green); alignment of "
+        "the gradient with the top eigenvector (seed 0)",
         f"{name}-moments.png": "Bias-corrected v and g², means over the largest tensors (seed 0)",
     }
     if spectra:
@@ -67,7 +68,7 @@ def _losses(trace: Trace, path: Path, first: int, last: int) -> Path:
     axes[0].plot(*_points(trace, "loss"), color=BLUE, linewidth=0.9)
     axes[0].set_yscale("log")
     _curvatures(axes[1], trace)
-    axes[2].plot(*_points(trace, "alignment"), color=GREEN, linewidth=0.9)
+    axes[2].plot(*_points(trace, "alignment"), color=GREEN, **_style(trace))
     axes[2].set_ylim(0, 1.02)
     for axis, text in zip(axes, ("loss", "curvature·η/2", "alignment"), strict=True):
         dress(axis)
@@ -85,11 +86,19 @@ def _curvatures(axis: Axes, trace: Trace) -> None:
             steps, 0.5 * raw / np.nanmedian(raw), color=QUIET, linewidth=1.0, label="λ_max(H), relative"
         )
     axis.plot(*_points(trace, "gradient_ratio"), color=AMBER, linewidth=0.8, label="gᵀĤg/‖g‖²")
-    axis.plot(*_points(trace, "stability_ratio"), color=PURPLE, linewidth=1.1, label="λ_max(Ĥ)")
+    axis.plot(*_points(trace, "mean_square_ratio"), color=GREEN, linewidth=0.8)
+    axis.plot(*_points(trace, "stability_ratio"), color=PURPLE, label="λ_max(Ĥ)", **_style(trace))
     axis.axhline(1, color=RED, linewidth=0.9, linestyle="--")
     axis.set_yscale("log")
     axis.set_ylim(_BELOW / 10, _ABOVE)
     axis.legend(frameon=False, fontsize=8, loc="upper left", ncols=3)
+
+
+def _style(trace: Trace) -> dict[str, Any]:
+    """Return how λ_max and alignment are drawn: in mini-batches they are too few for a line."""
+    if trace.meta["kind"] == "mini":
+        return {"linestyle": "none", "marker": "o", "markersize": 3.5}
+    return {"linewidth": 1.0}
 
 
 def _moments(trace: Trace, path: Path, first: int, last: int) -> Path:
