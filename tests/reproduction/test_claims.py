@@ -25,6 +25,8 @@ DOWN = Claim("x", "Little.", "amount", "at most", 1, 2)
         (UP, [math.nan], Verdict.UNDECIDED),
         # A seed without anything to measure is no confirmation.
         (UP, [2.0, math.nan], Verdict.LIMITED),
+        (UP, [2.0, math.nan, math.nan], Verdict.UNDECIDED),
+        (UP, [0.0, math.nan, math.nan], Verdict.UNDECIDED),
     ],
 )
 def test_verdicts(claim, values, verdict):

@@ -2,14 +2,18 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from foreshock.report import summarise
 from foreshock.reproduction.catalogue import EXPERIMENTS
+from foreshock.reproduction.experiments.cause import before_spikes
 from foreshock.reproduction.experiments.llm import LlmConfig
 from foreshock.reproduction.experiments.quadratic import STARTS, QuadraticConfig, run
+from foreshock.reproduction.frozen import Growth
 from foreshock.reproduction.settings import with_settings
 from foreshock.runlog import read_run
+from foreshock.spikebench.trace import META, Column, Trace
 
 TINY = {
     "quadratic": ["steps=1200", "grid=4", "grid_steps=400"],
@@ -97,3 +101,15 @@ def test_without_spikes_there_is_nothing_to_judge(tmp_path):
     measured = experiment.run(config, 0, tmp_path, lambda done, total: None).measured
     assert measured["spikes"] == 0
     assert math.isnan(measured["direction_reached"])
+
+
+def test_a_crossing_without_a_spike_is_no_event():
+    loss = np.ones(600)
+    loss[300:310] = 9.0
+    steps = np.arange(600)
+    meta = dict.fromkeys(META) | {"split": "development", "role": "spiky", "kind": "full", "language": False}
+    trace = Trace(meta, {"loss": Column(steps, loss)})
+    growths = [Growth(step, 40, 0.1, 0.1, 0.0) for step in (120, 200, 290, 400)]
+    assert [growth.step for growth in before_spikes(growths, trace)] == [200, 290]
+    mini = Trace(meta | {"kind": "mini"}, trace.columns)
+    assert before_spikes(growths, mini) == growths

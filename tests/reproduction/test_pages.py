@@ -125,9 +125,9 @@ def test_fields_of_a_template():
     results = {"interventions": RESULT}
     template = (
         "{{interventions | epsilon-0.1: removed | %}} {{interventions|alarms}} {{ cnn | spikes }} "
-        "{{interventions | epsilon-0.1: removed | verdict}}"
+        "{{interventions | epsilon-0.1: removed | verdict}} {{interventions | alarms | seeds}}"
     )
-    assert fill(template, results) == "100 % 4.5 – confirmed"
+    assert fill(template, results) == "100 % 4.5 – confirmed 4 / 5"
 
 
 @pytest.mark.parametrize(

@@ -145,12 +145,6 @@ def test_a_watcher_can_change_the_optimizer(tmp_path):
     assert len(set(losses[11:].tolist())) == 1
 
 
-def test_a_run_can_be_ended(tmp_path):
-    seen = []
-    trace = record(FULL, 0, tmp_path, watchers=(lambda m: seen.append(m.step),), until=lambda: len(seen) == 9)
-    assert trace.column("loss").steps.tolist() == list(range(9))
-
-
 def test_a_run_that_overflows_ends_there(tmp_path):
     wild = Plan(
         name="wild",

@@ -69,11 +69,13 @@ class Claim:
     def judge(self, values: Sequence[float]) -> Verdict:
         """Return the verdict on one value a seed; a seed where there was nothing to measure has NaN.
 
+        With fewer than half of the seeds there is no verdict.
+
         Args:
             values: The quantity, one for each seed.
         """
         known = [value for value in values if not math.isnan(value)]
-        if not known:
+        if not known or 2 * len(known) < len(values):
             return Verdict.UNDECIDED
         if len(known) == len(values) and all(self._reaches(value, self.bar) for value in known):
             return Verdict.CONFIRMED

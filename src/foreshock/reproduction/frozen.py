@@ -79,7 +79,7 @@ class CauseWatch:
     """
 
     def __init__(
-        self, whole: Any, *, window: int = 40, full_batch: bool = True, start: int = 150, limit: int = 6
+        self, whole: Any, *, window: int = 40, full_batch: bool = True, start: int = 150, limit: int = 12
     ) -> None:
         self.growths: list[Growth] = []
         self._whole, self._window, self._full_batch = whole, window, full_batch

@@ -33,13 +33,14 @@ def percent(value: float) -> str:
     return UNKNOWN if math.isnan(value) else f"{100 * value:.0f} %"
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table, its first column aligned to the left and the others to the right.
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1) -> str:
+    """Return a Markdown table, its first columns aligned to the left and the others to the right.
 
     Args:
         headers: Heads of the columns.
         rows: Cells, one text a column.
+        texts: How many columns are texts, aligned to the left.
     """
-    rule = ["---", *["---:"] * (len(headers) - 1)]
+    rule = [*["---"] * texts, *["---:"] * (len(headers) - texts)]
     lines = [headers, rule, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -17,8 +17,9 @@ _INTRODUCTION = """# The paper's experiments, reproduced
 *Adaptive Preconditioners Trigger Loss Spikes in Adam* (Bai et al. 2025, arXiv 2506.04805), run again by
 `foreshock reproduce all{option}`. The criteria stand in the code (`foreshock.reproduction.experiments`), not
 here: **confirmed** if every seed reaches the bar, **confirmed with limits** if the median over seeds reaches
-the weaker bar, **not confirmed** otherwise, **not decided** where nothing could be measured. Gaps in what we
-know of the paper's set-ups were filled as each section says; a verdict holds for the set-up described there.
+the weaker bar, **not confirmed** otherwise, **not decided** where fewer than half of the seeds had anything
+to measure. Gaps in what we know of the paper's set-ups were filled as each section says; a verdict holds for
+the set-up described there.
 
 This page is written by `foreshock reproduce page{option} --results {results} --docs docs` from the results
 kept there. {scale}
@@ -95,7 +96,7 @@ def _claims(experiment: Experiment, result: Result) -> str:
         ]
         for claim in experiment.claims
     ]
-    return table(["claim", "criterion", "measured, by seed", "verdict"], rows)
+    return table(["claim", "criterion", "measured, by seed", "verdict"], rows, texts=4)
 
 
 def _others(experiment: Experiment, result: Result) -> str:

@@ -52,8 +52,8 @@ def _value(field: str, results: Mapping[str, Result]) -> str:
     name, quantity, *form = (part.strip() for part in field.split("|"))
     if name not in EXPERIMENTS:
         raise ValueError(f"{{{{{field}}}}} names no experiment; there are {', '.join(EXPERIMENTS)}")
-    if form not in ([], ["%"], ["verdict"]):
-        raise ValueError(f"{{{{{field}}}}} has an unknown form; it may be % or verdict")
+    if form not in ([], ["%"], ["seeds"], ["verdict"]):
+        raise ValueError(f"{{{{{field}}}}} has an unknown form; it may be %, seeds or verdict")
     if name not in results:
         return UNKNOWN
     if form == ["verdict"]:
@@ -61,5 +61,7 @@ def _value(field: str, results: Mapping[str, Result]) -> str:
         if not claims:
             raise ValueError(f"{{{{{field}}}}} asks for a verdict, but {name} has no such claim")
         return results[name].verdict(claims[0]).value
+    if form == ["seeds"]:
+        return " / ".join(map(shown, results[name].values(quantity)))
     value = results[name].median(quantity)
     return percent(value) if form else shown(value)

@@ -67,7 +67,6 @@ def record(
     folder: Path,
     *,
     watchers: tuple[Watcher, ...] = (),
-    until: Callable[[], bool] | None = None,
     on_step: OnStep | None = None,
 ) -> Trace:
     """Train from the first to the last step, log the run in a folder and return what was measured.
@@ -77,7 +76,6 @@ def record(
         seed: Seed of the weights and of the order of the batches.
         folder: Folder of the run; an earlier run in it is replaced. The trace is kept there too.
         watchers: Called at every step after the monitor; one may change the optimizer's settings.
-        until: Called after each step; the run ends once it returns true.
         on_step: Called with steps done and steps in all.
 
     Returns:
@@ -94,7 +92,7 @@ def record(
                 loss = recorder.train(step)
                 if on_step is not None:
                     on_step(step + 1, plan.steps)
-                if not math.isfinite(loss) or (until is not None and until()):
+                if not math.isfinite(loss):
                     break
     trace = recorder.trace()
     trace.save(folder / TRACE)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from foreshock.reproduction.claims import Claim
-from foreshock.reproduction.episodes import median
+from foreshock.reproduction.episodes import median, share_followed
 from foreshock.reproduction.experiment import Experiment, OnStep, Outcome
 from foreshock.reproduction.experiments.cnn import CnnConfig
 from foreshock.reproduction.experiments.fnn_1d import Fnn1dConfig
@@ -18,12 +18,16 @@ from foreshock.reproduction.experiments.llm import EXPERIMENT as LLM
 from foreshock.reproduction.experiments.transformer import EXPERIMENT as TRANSFORMER
 from foreshock.reproduction.figures.cause import CAPTIONS, draw_causes
 from foreshock.reproduction.frozen import CauseWatch, Growth
+from foreshock.reproduction.patterns import FAR
 from foreshock.reproduction.plan import Plan
 from foreshock.reproduction.recording import record
+from foreshock.spikebench.spikes import ground_truth
+from foreshock.spikebench.trace import Trace
 from foreshock.tasks.cifar_download import find_images
 from foreshock.tasks.options import check_choice, check_count
 
 GROWTHS = "growths.json"
+MOST_EVENTS = 12
 TRAININGS = ("fnn-1d", "fnn-50d", "cnn", "transformer", "llm")
 _PAPER_FULL = {"width": 1000, "device": "auto"}
 
@@ -35,7 +39,7 @@ class CauseConfig:
     Attributes:
         scale: Scale of the trainings, "cpu" or "paper".
         window: Steps over which growth is split; up to a quarter more, as states are kept now and then.
-        events: Most events in each training, which ends with the last of them.
+        events: Most events of each training that count, the last ones.
         steps: Updates of the full-batch trainings at most.
         mini_steps: Updates of the mini-batch trainings.
         data: Images of the CNN, as in `cnn`.
@@ -45,7 +49,7 @@ class CauseConfig:
     scale: str = "cpu"
     window: int = 40
     events: int = 3
-    steps: int = 1100
+    steps: int = 1700
     mini_steps: int = 750
     data: str = "auto"
     path: str | None = None
@@ -69,7 +73,7 @@ class CauseConfig:
         return {
             "fnn-1d": Fnn1dConfig(steps=self.steps, probe_every=4, **whole).plan(),  # type: ignore[arg-type]
             "fnn-50d": Fnn50dConfig(steps=min(self.steps, 700), probe_every=4, **whole).plan(),  # type: ignore[arg-type]
-            "cnn": CnnConfig(steps=min(self.steps, 450), probe_every=5, **device).plan(images),  # type: ignore[arg-type]
+            "cnn": CnnConfig(steps=min(self.steps, 560), probe_every=5, **device).plan(images),  # type: ignore[arg-type]
             "transformer": _shortened(transformer.plan(), self.mini_steps),
             "llm": _shortened(llm.plan(llm.beta2), self.mini_steps),
         }
@@ -104,14 +108,28 @@ def run(config: CauseConfig, seed: int, folder: Path, on_step: OnStep) -> Outcom
     measured: dict[str, float] = {}
     kept = {}
     for name, plan in config.plans().items():
-        watch = CauseWatch(
-            plan.whole_batch(seed), window=config.window, full_batch=plan.full_batch, limit=config.events
-        )
-        record(plan, seed, folder / name, watchers=(watch,), until=watch.done, on_step=on_step)
-        kept[name] = [asdict(growth) for growth in watch.growths]
-        measured |= _summary(name, watch.growths)
+        whole = plan.whole_batch(seed)
+        watch = CauseWatch(whole, window=config.window, full_batch=plan.full_batch, limit=MOST_EVENTS)
+        trace = record(plan, seed, folder / name, watchers=(watch,), on_step=on_step)
+        growths = before_spikes(watch.growths, trace)[-config.events :]
+        kept[name] = [asdict(growth) for growth in growths]
+        measured |= _summary(name, growths)
     (folder / GROWTHS).write_text(json.dumps(kept, indent=1), encoding="utf-8")
     return Outcome(measured)
+
+
+def before_spikes(growths: list[Growth], trace: Trace) -> list[Growth]:
+    """Return the growths that belong to a spike above 3 × the median.
+
+    Args:
+        growths: What was split; in mini-batches every event is a spike.
+        trace: The recorded run. In full batch the window ends at a crossing, which a spike must follow
+            within 150 steps.
+    """
+    if trace.meta["kind"] == "mini":
+        return growths
+    spikes = ground_truth(trace)["3x"]
+    return [growth for growth in growths if share_followed([growth.step], spikes, within=FAR)]
 
 
 def _summary(name: str, growths: list[Growth]) -> dict[str, float]:
@@ -151,9 +169,9 @@ EXPERIMENT = Experiment(
     name="cause",
     title="Is it v, or is it the landscape?",
     setup="The trainings above, shortened. λ_max of the whole training set is measured again with H, or D, "
-    "frozen at a state 40 to 50 steps before. The window ends at a crossing of λ_max(Ĥ) in full batch, and "
-    "in mini-batches 10 to 20 steps before the loss reaches 3 × its median. At paper scale the language "
-    "model's curvature is that of 64 fixed sequences.",
+    "frozen at a state 40 to 50 steps before. The window ends at a crossing of λ_max(Ĥ) that a spike follows "
+    "in full batch, and in mini-batches 10 to 20 steps before the loss reaches 3 × its median. At paper "
+    "scale the language model's curvature is that of 64 fixed sequences.",
     scales={
         "cpu": CauseConfig(),
         "paper": CauseConfig(scale="paper", events=20, steps=6000, mini_steps=20_000),
