@@ -142,12 +142,15 @@ def _command(experiment: Experiment, scale: str, seeds: int, changes: dict[str, 
 
 def _progress(console: Console, name: str, seed: int) -> OnStep:
     """Return a function that prints a line now and then, also where there is no terminal."""
-    shown: set[tuple[int, int]] = set()
+    last = {"done": 0, "part": 0}
 
     def advance(done: int, total: int) -> None:
+        if done <= last["done"]:
+            last["part"] = 0  # The next part of the experiment has begun.
         part = done * _LINES // total
-        if part and (total, part) not in shown:
-            shown.add((total, part))
+        if part > last["part"]:
+            last["part"] = part
             console.print(f"  {name}, seed {seed}: {done} of {total}")
+        last["done"] = done
 
     return advance

@@ -1,12 +1,15 @@
 """The command as a user runs it."""
 
+import io
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from foreshock.cli import app
+from foreshock.reproducing import _progress
 from foreshock.reproduction.results import load_result
 from foreshock.runlog import read_run
 
@@ -59,6 +62,16 @@ def test_mistakes_are_told_in_a_line(arguments, message, tmp_path):
     shown = reproduce(*arguments, "--out", tmp_path)
     assert shown.exit_code == 1
     assert f"error: {message}" in shown.output
+
+
+def test_every_part_of_an_experiment_shows_its_progress():
+    console = Console(file=io.StringIO(), width=80)
+    advance = _progress(console, "toy", 0)
+    for _ in range(2):
+        for done in range(1, 9):
+            advance(done, 8)
+    shown = console.file.getvalue().splitlines()
+    assert shown == 2 * [f"  toy, seed 0: {done} of 8" for done in (2, 4, 6, 8)]
 
 
 def test_help_tells_the_experiments():
