@@ -57,9 +57,7 @@ def test_the_page_shows_every_figure_and_what_the_forecast_caught(scores, tmp_pa
     page = benchmark_page(scores, figures, images="pictures")
     for figure in figures:
         assert f"](pictures/{figure.name})" in page
-    told = (
-        "4 runs: spikes above 3×: 1 in full-batch runs, 1 in mini-batch runs; 2 controls"
-    )
+    told = "4 runs: spikes above 3×: 1 in full-batch runs, 1 in mini-batch runs; 2 controls"
     assert told in " ".join(page.split())
     assert "| Full batch | development | 1 | 1.000 (1 of 1) | 1.000 (1 of 1) |" in page
 
