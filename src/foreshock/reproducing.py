@@ -36,7 +36,8 @@ def reproduce(
     scale: Annotated[
         Scale, typer.Option(help="cpu: minutes each; paper: the paper's sizes, for a GPU.")
     ] = Scale.CPU,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0 on.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
+    first_seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, changes a setting; may be repeated.")
     ] = None,
@@ -54,7 +55,7 @@ def reproduce(
         Path | None, typer.Option(help="Write the pages and pictures into this documentation folder.")
     ] = None,
 ) -> None:
-    """Reproduce the paper's experiments and judge its claims by criteria fixed beforehand.
+    """Reproduce the paper's experiments and judge its claims by criteria in numbers.
 
     Each seed is an ordinary run that `foreshock report` can read. Interrupted, the command goes on where it
     stopped.
@@ -65,7 +66,7 @@ def reproduce(
     kept, target = results or out / "results", docs or out / "pages"
     try:
         changes = _changes(settings or [], data, text)
-        for order in _orders(name, scale.value, seeds, changes, out):
+        for order in _orders(name, scale.value, range(first_seed, first_seed + seeds), changes, out):
             _carry_out(console, order, kept, target)
         pages = publish(kept, scale.value, target)
     except (ImportError, OSError, ValueError) as error:
@@ -86,7 +87,7 @@ def _carry_out(console: Console, order: Order, kept: Path, target: Path) -> None
     save_result(result, kept)
     for claim in order.experiment.claims:
         console.print(f"  {result.verdict(claim).value}: {claim.statement}", soft_wrap=True)
-    drawn = order.experiment.draw(order.seed_folder(0), target / PICTURES)
+    drawn = order.experiment.draw(order.seed_folder(order.seeds[0]), target / PICTURES)
     console.print(f"  {len(drawn)} pictures, {sum(result.seconds):.0f} s of processor time")
 
 
@@ -98,7 +99,7 @@ def _changes(settings: list[str], data: Path | None, text: Path | None) -> dict[
     return {"always": settings, "where possible": optional}
 
 
-def _orders(name: str, scale: str, seeds: int, changes: dict[str, list[str]], out: Path) -> list[Order]:
+def _orders(name: str, scale: str, seeds: range, changes: dict[str, list[str]], out: Path) -> list[Order]:
     from foreshock.reproduction.catalogue import EXPERIMENTS, find_experiment
     from foreshock.reproduction.runner import Order
 
@@ -112,7 +113,7 @@ def _orders(name: str, scale: str, seeds: int, changes: dict[str, list[str]], ou
             experiment,
             scale,
             _configure(experiment, scale, changes),
-            range(seeds),
+            seeds,
             out,
             _command(experiment, scale, seeds, changes),
         )
@@ -129,12 +130,14 @@ def _configure(experiment: Experiment, scale: str, changes: dict[str, list[str]]
     return with_settings(config, [*changes["always"], *possible])
 
 
-def _command(experiment: Experiment, scale: str, seeds: int, changes: dict[str, list[str]]) -> str:
+def _command(experiment: Experiment, scale: str, seeds: range, changes: dict[str, list[str]]) -> str:
     words = ["foreshock", "reproduce", experiment.name]
     if scale != Scale.CPU:
         words += ["--scale", scale]
-    if seeds != 3:
-        words += ["--seeds", str(seeds)]
+    if len(seeds) != 3:
+        words += ["--seeds", str(len(seeds))]
+    if seeds.start:
+        words += ["--first-seed", str(seeds.start)]
     for text in changes["always"]:
         words += ["--set", text]
     return shlex.join(words)

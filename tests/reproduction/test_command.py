@@ -39,6 +39,15 @@ def test_a_run_is_kept_judged_told_and_resumed(tmp_path):
     assert "seed 1" not in again.output
 
 
+def test_seeds_may_begin_later(tmp_path):
+    shown = reproduce("quadratic", *TINY, "--seeds", 1, "--first-seed", 4, "--out", tmp_path)
+    assert shown.exit_code == 0, shown.output
+    result = load_result(tmp_path / "results" / "cpu" / "quadratic.json")
+    assert result.seeds == [4]
+    assert "--seeds 1 --first-seed 4" in result.command
+    assert (tmp_path / "pages" / "images" / "reproduction" / "quadratic-cycle.png").exists()
+
+
 def test_the_pages_alone(tmp_path):
     reproduce("quadratic", *TINY, "--seeds", 1, "--out", tmp_path)
     shown = reproduce("page", "--results", tmp_path / "results", "--docs", tmp_path / "docs")

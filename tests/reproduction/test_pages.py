@@ -10,7 +10,7 @@ from foreshock.reproduction.claims import Claim
 from foreshock.reproduction.experiment import Experiment, Outcome
 from foreshock.reproduction.numbers import table
 from foreshock.reproduction.principles import fill
-from foreshock.reproduction.publication import PICTURES, publish
+from foreshock.reproduction.publication import EXPLORATION, PICTURES, publish
 from foreshock.reproduction.results import Result, load_result, load_results, save_result
 from foreshock.reproduction.runner import OUTCOME, Order, run_order
 
@@ -114,6 +114,21 @@ def test_the_page_says_what_the_results_say(tmp_path):
     assert "| alarms | 4 / 5 |" in text
     assert "(images/reproduction/interventions-forks.png)" in text
     assert "{{" not in principles.read_text()
+
+
+def test_the_page_counts_what_the_explored_seeds_gave(tmp_path):
+    kept = tmp_path / "results"
+    save_result(RESULT, kept)
+    [page, _] = publish(kept, "cpu", tmp_path / "docs")
+    row = next(line for line in page.read_text().splitlines() if line.startswith("| [`interventions`]"))
+    assert row.endswith("| 2.5 min | – |")
+    assert "What was fixed when" not in page.read_text()
+    save_result(RESULT, kept / EXPLORATION)
+    publish(kept, "cpu", tmp_path / "docs")
+    row = next(line for line in page.read_text().splitlines() if line.startswith("| [`interventions`]"))
+    counts = row.split(" | ")[1:5]
+    assert row.endswith(f"| 2.5 min | {' / '.join(counts)} |")
+    assert "What was fixed when" in page.read_text()
 
 
 def test_pages_need_results(tmp_path):

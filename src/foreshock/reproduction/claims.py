@@ -1,6 +1,7 @@
 """What the paper claims, by which number each claim is judged, and the verdict.
 
-The numbers that a claim must reach are part of its record, fixed before the runs and never fitted to them.
+The numbers that a claim must reach are part of its record. A change of them asks for seeds that were not run
+before; the page says which were.
 """
 
 from __future__ import annotations

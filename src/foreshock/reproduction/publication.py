@@ -11,12 +11,16 @@ from foreshock.reproduction.results import load_results
 PICTURES = Path("images") / "reproduction"
 """Where pictures lie in the folder of the pages."""
 
+EXPLORATION = "exploration"
+"""Folder of the results of seeds that settings were chosen on."""
+
 
 def publish(kept: Path, scale: str, target: Path) -> list[Path]:
     """Write the page of verdicts and the page of principles.
 
     Args:
-        kept: Folder of the results.
+        kept: Folder of the results; those of the seeds that settings were chosen on are in its folder
+            ``exploration``, if there is one.
         scale: "cpu" or "paper".
         target: Folder of the pages; pictures are expected in ``images/reproduction`` below it.
 
@@ -29,8 +33,9 @@ def publish(kept: Path, scale: str, target: Path) -> list[Path]:
             f"there are no results in {kept / scale}; run foreshock reproduce NAME or all first, or pass "
             "--results"
         )
+    explored = load_results(kept / EXPLORATION, scale)
     told = kept.as_posix() if not kept.is_absolute() else kept.name
     return [
-        write_page(results, scale, target / "reproduction.md", kept=told, pictures=target / PICTURES),
+        write_page(results, explored, target / "reproduction.md", kept=told, pictures=target / PICTURES),
         write_principles(results, target / "explanation" / "principles.md"),
     ]

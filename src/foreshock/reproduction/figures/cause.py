@@ -12,7 +12,7 @@ from foreshock.reproduction.figures.training import DOTS_PER_INCH
 _LINEAR = 0.05  # per cent a step: pure decay of v at β₂ = 0.999
 
 CAPTIONS = {
-    "cause-growth.png": "Growth of ln λ_max(Ĥ) before each event, per cent a step (seed 0): with only v "
+    "cause-growth.png": "Growth of ln λ_max(Ĥ) before each event, per cent a step (first seed): with only v "
     "moving, and with only the landscape moving"
 }
 

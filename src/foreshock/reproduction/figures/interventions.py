@@ -11,7 +11,7 @@ from foreshock.reproduction.figures.training import DOTS_PER_INCH
 
 CAPTIONS = {
     "interventions-forks.png": "Loss after one alarm, relative to its level there; grey: nothing was done "
-    "(seed 0)"
+    "(first seed)"
 }
 _COLUMNS = 3
 

@@ -12,7 +12,7 @@ from foreshock.reproduction.figures.training import DOTS_PER_INCH
 from foreshock.reproduction.recording import TRACE
 from foreshock.spikebench.trace import Trace
 
-CAPTIONS = {"llm-memories.png": "Loss (blue) and Σv̂ (violet) of the language model for each β₂ (seed 0)"}
+CAPTIONS = {"llm-memories.png": "Loss (blue) and Σv̂ (violet) of the language model for each β₂ (first seed)"}
 
 
 def draw_memories(folder: Path, target: Path) -> list[Path]:

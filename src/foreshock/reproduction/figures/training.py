@@ -31,8 +31,8 @@ def captions(name: str, *, spectra: bool = True) -> dict[str, str]:
     found = {
         f"{name}-loss.png": "Loss; λ_max(Ĥ) and the curvature along the gradient in multiples of 2/η, "
         "λ_max(H) relative to its median, and in mini-batches the mean-square ratio (green); alignment of "
-        "the gradient with the top eigenvector (seed 0)",
-        f"{name}-moments.png": "Bias-corrected v and g², means over the largest tensors (seed 0)",
+        "the gradient with the top eigenvector (first seed)",
+        f"{name}-moments.png": "Bias-corrected v and g², means over the largest tensors (first seed)",
     }
     if spectra:
         found[f"{name}-spectrum.png"] = "Spectrum of Ĥ in multiples of 2/η before, at and after a spike"
