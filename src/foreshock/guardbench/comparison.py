@@ -28,8 +28,8 @@ def compare(results: Iterable[Result]) -> dict[str, Any]:
         results: What `foreshock.guardbench.run.load_result` read.
 
     Returns:
-        ``foreshock``, the version; ``methods``, where each is from; ``tasks``, one row a configuration;
-        ``scores``, by split, group and method. Groups are all, full, mini, language, and ``family NAME``.
+        ``foreshock``, the version; ``seeds``; ``methods``, where each is from; ``tasks``, one row a
+        configuration; ``scores``, by split, group and method. Groups are all, full, mini, language, and ``family NAME``.
         JSON can hold it.
 
     Raises:
@@ -48,6 +48,7 @@ def compare(results: Iterable[Result]) -> dict[str, Any]:
             groups[one["split"]][group][one["method"]].append((one, plain))
     return {
         "foreshock": __version__,
+        "seeds": sorted({one["seed"] for one, _ in paired}),
         "methods": {
             one.name: {"source": one.source, "citation": one.citation, "note": one.note} for one in METHODS
         },

@@ -28,7 +28,7 @@ _HEAD = """# Measures against loss spikes
 
 <!-- Made by foreshock bench guard: change that, not this. -->
 
-Made by `{command}`, Foreshock {version}. Every method trains the same tasks from the same initial weights
+Made by `{command}`, Foreshock {version}; {seeds}. Every method trains the same tasks from the same initial weights
 with the same batches in the same order; plain Adam (or AdamW, where the task has weight decay) is what all
 are compared with. Learning rate and decay are the task's, the rest of a method is as its authors propose.
 
@@ -72,7 +72,9 @@ def write_pages(scores: Mapping[str, Any], folder: str | os.PathLike[str], *, co
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    parts = [_HEAD.format(command=command, version=scores["foreshock"], harm=HARM)]
+    parts = [
+        _HEAD.format(command=command, version=scores["foreshock"], harm=HARM, seeds=_seeds(scores["seeds"]))
+    ]
     figures: list[Path] = []
     for split in scores["scores"]:
         drawn = _figures(scores, split, target)
@@ -84,6 +86,11 @@ def write_pages(scores: Mapping[str, Any], folder: str | os.PathLike[str], *, co
     page = target / PAGE
     page.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
     return [page, *figures]
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    told = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    return told if len(seeds) > 1 else f"{told} alone: an odd run may be chance"
 
 
 def split_section(scores: Mapping[str, Any], split: str, figures: Mapping[str, str]) -> str:
