@@ -29,8 +29,8 @@ def compare(results: Iterable[Result]) -> dict[str, Any]:
 
     Returns:
         ``foreshock``, the version; ``seeds``; ``methods``, where each is from; ``tasks``, one row a
-        configuration; ``scores``, by split, group and method. Groups are all, full, mini, language, and ``family NAME``.
-        JSON can hold it.
+        configuration; ``scores``, by split, group and method. Groups are all, full, mini, language, and
+        ``family NAME``. JSON can hold it.
 
     Raises:
         ValueError: If nothing can be compared.

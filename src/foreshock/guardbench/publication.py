@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,10 @@ _HEAD = """# Measures against loss spikes
 
 <!-- Made by foreshock bench guard: change that, not this. -->
 
-Made by `{command}`, Foreshock {version}; {seeds}. Every method trains the same tasks from the same initial weights
-with the same batches in the same order; plain Adam (or AdamW, where the task has weight decay) is what all
-are compared with. Learning rate and decay are the task's, the rest of a method is as its authors propose.
+Made by `{command}`, Foreshock {version}; {seeds}.
+Every method trains the same tasks from the same initial weights with the same batches in the same order;
+plain Adam (or AdamW, where the task has weight decay) is what all are compared with.
+Learning rate and decay are the task's, the rest of a method is as its authors propose.
 
 - **spikes**: losses above 3, 8, 10 × the median of the 100 steps before; of mini-batches the mean of five
   steps is judged, and losses below 1e-8 of the first never count. The first row holds Adam's own.
