@@ -45,6 +45,15 @@ def test_an_address_that_is_used_again_is_not_the_same_tensor():
     assert watch.constant is False
 
 
+def test_data_that_are_renewed_now_and_then_are_no_mini_batches():
+    x, y, watch = torch.ones(2), torch.ones(2), BatchWatch()
+    told = []
+    for batch in [x] * 3 + [y] * 14:
+        watch.see(batch)
+        told.append(watch.constant)
+    assert told == [None, True, True] + [False] * 10 + [True] * 4
+
+
 def test_batches_without_tensors_tell_nothing():
     assert watched("text", "text") is None
     assert watched(None, None) is None

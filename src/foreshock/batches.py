@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+_SETTLED = 10  # steps running with the same data
+
 
 class BatchWatch:
     """Compare each batch with the one before, by identity of its tensors: no data is read.
@@ -25,22 +27,29 @@ class BatchWatch:
         self._known = constant
         self._previous: list[tuple[weakref.ref[Tensor], int]] | None = None
         self._seen: bool | None = None
+        self._same = 0
 
     @property
     def constant(self) -> bool | None:
-        """True while every batch was the same, False once two differed, None if it can't be told."""
+        """Whether every step sees the same data; None if it can't be told.
+
+        False once two batches differed, until ten in a row were the same: data that are renewed now and then,
+        as the targets of value regression are, make no mini-batches.
+        """
         return self._seen if self._known is None else self._known
 
     def see(self, batch: Any) -> None:
         """Take the batch of one step into account."""
-        if self._known is not None or self._seen is False:
+        if self._known is not None:
             return
         present = [(weakref.ref(tensor), tensor._version) for tensor in tensors_in(batch)]
         if self._previous is not None and present:
-            self._seen = len(present) == len(self._previous) and all(
+            same = len(present) == len(self._previous) and all(
                 old() is new() and old_version == new_version
                 for (old, old_version), (new, new_version) in zip(self._previous, present, strict=True)
             )
+            self._same = self._same + 1 if same else 0
+            self._seen = same and (self._seen is not False or self._same >= _SETTLED)
         self._previous = present
 
 
