@@ -12,7 +12,7 @@ from foreshock.guarding import guard
 from foreshock.guarding.families import find_family
 from foreshock.guarding.slots import read_slots
 from foreshock.preconditioner import read_preconditioner
-from guarding.training import ADAMS, OTHERS, WAYS, data, network, squared, train
+from guarding.training import ADAMS, OTHERS, WAYS, Script, asked, data, network, squared, train
 
 STATE = {"Adamax": "exp_inf", "RMSprop": "square_avg"}
 
@@ -48,13 +48,31 @@ def test_adams_use_the_wanted_second_moment(name, way):
         torch.testing.assert_close(after, 2.5 * before, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("name", [name for name in OTHERS if name != "adafactor"])
+@pytest.mark.parametrize("name", ["adam", "amsgrad"])
+def test_a_raise_by_nothing_changes_nothing(name):
+    """Under amsgrad v is below its maximum, to which it must not be lifted."""
+    plain, raised = raised_and_plain(ADAMS[name], 1.0)
+    for key in ("exp_avg_sq", *(["max_exp_avg_sq"] if name == "amsgrad" else [])):
+        for before, after in zip(moments(plain, key), moments(raised, key), strict=True):
+            torch.testing.assert_close(after, before, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", [name for name in OTHERS if name not in ("adafactor", "rmsprop-centered")])
 def test_other_families_use_the_wanted_second_moment(name):
     plain, raised = raised_and_plain(OTHERS[name], 2.5)
     key = STATE.get(type(plain).__name__, "exp_avg_sq")
     wanted = 2.5**0.5 if key == "exp_inf" else 2.5
     for before, after in zip(moments(plain, key), moments(raised, key), strict=True):
         torch.testing.assert_close(after, wanted * before, rtol=1e-12, atol=0)
+
+
+def test_centered_rmsprop_uses_the_wanted_variance():
+    """D² is v − ḡ² there, of which v is a multiple where gradients hardly change."""
+    plain, raised = raised_and_plain(OTHERS["rmsprop-centered"], 2.5)
+    for before, after in zip(plain.state.values(), raised.state.values(), strict=True):
+        mean = before["grad_avg"].square()
+        wanted = 2.5 * (before["square_avg"] - mean)
+        torch.testing.assert_close(after["square_avg"] - mean, wanted, rtol=1e-10, atol=1e-16)
 
 
 def test_adafactor_estimates_what_is_wanted():
@@ -79,6 +97,30 @@ def test_the_metric_is_that_of_the_preconditioner_reader(name):
         [(r / d).sqrt().flatten() for d, r in zip(metric.denominators, metric.rates, strict=True)]
     )
     torch.testing.assert_close(mine, root, rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "amsgrad", "nadam", "radam", "adamax", "rmsprop-centered"])
+def test_complex_parameters_are_guarded_as_the_pairs_of_real_ones_that_they_are(name):
+    make = {**ADAMS, **OTHERS}[name]
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(4, 2, generator=generator, dtype=torch.float64)
+    matrix = torch.randn(6, 4, 2, generator=generator, dtype=torch.float64)
+    runs = []
+    for is_complex in (False, True):
+        weight = nn.Parameter(torch.view_as_complex(start.clone()) if is_complex else start.clone())
+        optimizer = make([weight])
+        watched = guard(optimizer, Script({15: asked("raise along", 2.0), 17: asked("clip", 0.5)}))
+        for _ in range(25):
+            optimizer.zero_grad()
+            values = weight if is_complex else torch.view_as_complex(weight)
+            (torch.view_as_complex(matrix) @ values - 1).abs().square().mean().backward()
+            optimizer.step()
+        assert watched.summary().notes == ()
+        end = weight.detach()
+        runs.append((torch.view_as_real(end) if is_complex else end, watched.policy.seen))
+    torch.testing.assert_close(runs[0][0], runs[1][0], rtol=1e-10, atol=0)
+    secants = [[one.secant for one in seen] for _, seen in runs]
+    assert secants[0] == pytest.approx(secants[1], rel=1e-8, nan_ok=True)
 
 
 REFUSED = {

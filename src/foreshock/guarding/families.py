@@ -141,15 +141,27 @@ def _read_metric(step: Callable[..., object], slots: Sequence[Slot]) -> Metric:
     )
 
 
-def _raise_average(slot: Slot, factor: Tensor | float, *, key: str = "exp_avg_sq") -> None:
-    """Set v_{t−1} such that β₂v_{t−1} + (1 − β₂)g² is k·v_t, of which amsgrad takes the maximum by itself."""
-    average = slot.state[key]
-    beta2 = float(slot.group["betas"][1] if "betas" in slot.group else slot.group["alpha"])
+def _raise_average(slot: Slot, factor: Tensor | float) -> None:
+    """Set v_{t−1} such that β₂v_{t−1} + (1 − β₂)g² is k·v_t; likewise the maximum of amsgrad."""
+    average, beta2 = slot.state["exp_avg_sq"], float(slot.group["betas"][1])
     fresh = (1 - beta2) * slot.used_gradient.square()
     target = average * beta2 + fresh
     if slot.group.get("amsgrad", False):
-        target = torch.maximum(target, slot.state["max_exp_avg_sq"])
-    average.copy_((target * factor - fresh).div_(beta2).clamp_(min=0))
+        largest = slot.state["max_exp_avg_sq"]
+        _write(largest, torch.maximum(target, largest) * factor)
+    _write(average, (target * factor - fresh) / beta2)
+
+
+def _raise_square_average(slot: Slot, factor: Tensor | float) -> None:
+    """Set RMSprop's v_{t−1} such that v_t, or if centered v_t − ḡ_t², is k times what it would be."""
+    average, alpha = slot.state["square_avg"], float(slot.group["alpha"])
+    gradient = slot.used_gradient
+    fresh = (1 - alpha) * gradient.square()
+    target = average * alpha + fresh
+    mean: Tensor | float = 0.0
+    if slot.group["centered"]:
+        mean = torch.lerp(slot.state["grad_avg"], gradient, 1 - alpha).square_()
+    _write(average, ((target - mean) * factor + mean - fresh) / alpha)
 
 
 def _raise_maximum(slot: Slot, factor: Tensor | float) -> None:
@@ -157,7 +169,7 @@ def _raise_maximum(slot: Slot, factor: Tensor | float) -> None:
     beta2 = float(slot.group["betas"][1])
     norm = slot.state["exp_inf"]
     present = torch.maximum(norm * beta2, slot.used_gradient.abs() + float(slot.group["eps"]))
-    norm.copy_(present * factor**0.5 / beta2)
+    _write(norm, present * factor**0.5 / beta2)
 
 
 def _raise_factored(slot: Slot, factor: Tensor | float) -> None:
@@ -170,7 +182,12 @@ def _raise_factored(slot: Slot, factor: Tensor | float) -> None:
     fresh = squared if average is not None else squared.mean(dim=-2, keepdim=True)
     average = slot.state["col_var"] if average is None else average
     target = torch.lerp(average, fresh, weight)
-    average.copy_((target * factor - weight * fresh).div_(1 - weight).clamp_(min=0))
+    _write(average, (target * factor - weight * fresh) / (1 - weight))
+
+
+def _write(moment: Tensor, wanted: Tensor) -> None:
+    """Write a moment within what its type can hold: an infinite one would never be forgotten."""
+    moment.copy_(wanted.clamp_(min=0, max=torch.finfo(moment.dtype).max))
 
 
 def _single(tensor: Tensor) -> Tensor:
@@ -186,6 +203,6 @@ _RAISED: Mapping[str, Callable[[Slot, Tensor | float], None]] = MappingProxyType
         "torch.optim.Adamax": _raise_maximum,
         "torch.optim.NAdam": _raise_average,
         "torch.optim.RAdam": _raise_average,
-        "torch.optim.RMSprop": partial(_raise_average, key="square_avg"),
+        "torch.optim.RMSprop": _raise_square_average,
     }
 )

@@ -83,22 +83,31 @@ def read_slots(optimizer: Optimizer, *, scale: float = 1.0, name: str | None = N
     ]
     numbers = _step_numbers([state for _, state, _ in found])
     name = name or stock_name(optimizer)
-    sharded = is_sharded([parameter for parameter, _, _ in found])
+    here = [parameter for parameter, _, _ in found]
+    converted = is_sharded(here) or any(parameter.is_complex() for parameter in here)
     decoupled, plain_adam = name in _DECOUPLED, name in _ADAM
     slots = []
     for (parameter, state, group), number in zip(found, numbers, strict=True):
         values, gradient, held = (
-            _local(parameter, state) if sharded else (parameter.data, parameter.grad, state)
+            _real_local(parameter, state) if converted else (parameter.data, parameter.grad, state)
         )
         slots.append(Slot(parameter, values, gradient, held, group, scale, number + 1, decoupled, plain_adam))
     return slots
 
 
-def _local(parameter: Tensor, state: Mapping[str, Any]) -> tuple[Tensor, Tensor, Mapping[str, Any]]:
-    """Return what this process holds of a parameter, its gradient and its state, plain tensors or not."""
-    gradient = parameter.grad
-    here = {name: local(value) if isinstance(value, Tensor) else value for name, value in state.items()}
-    return local(parameter.data), local(parameter if gradient is None else gradient), here
+def _real_local(parameter: Tensor, state: Mapping[str, Any]) -> tuple[Tensor, Tensor, Mapping[str, Any]]:
+    """Return what this process holds of a parameter, its gradient and its state, as views of real numbers.
+
+    To torch's optimizers a complex number is two real ones, each with a v of its own.
+    """
+    gradient = parameter if parameter.grad is None else parameter.grad
+    here = {name: _real(value) if isinstance(value, Tensor) else value for name, value in state.items()}
+    return _real(parameter.data), _real(gradient), here
+
+
+def _real(tensor: Tensor) -> Tensor:
+    here = local(tensor)
+    return torch.view_as_real(here) if here.is_complex() else here
 
 
 def _step_numbers(states: Sequence[Mapping[str, Any]]) -> list[int]:
