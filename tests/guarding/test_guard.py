@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -261,9 +262,17 @@ def test_a_lower_rate_holds_against_a_scheduler_and_is_not_seen_by_it():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.06)
 
 
-def test_decoupled_decay_shrinks_with_the_steps_that_a_raise_shortens():
+DECOUPLED = {
+    "adamw": optim.AdamW,
+    "adam": partial(optim.Adam, decoupled_weight_decay=True),
+    "nadam": partial(optim.NAdam, decoupled_weight_decay=True),
+}
+
+
+@pytest.mark.parametrize("name", DECOUPLED)
+def test_decoupled_decay_shrinks_with_the_steps_that_a_raise_shortens(name):
     model, batch = network(), data()
-    optimizer = optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.5)
+    optimizer = DECOUPLED[name](model.parameters(), lr=0.01, weight_decay=0.5)
     held = []
     guard(optimizer, Script({4: asked("raise all", 2.0)}, scales_decay=True))
     optimizer.register_step_pre_hook(lambda one, *_: held.append(one.param_groups[0]["weight_decay"]))
@@ -272,6 +281,16 @@ def test_decoupled_decay_shrinks_with_the_steps_that_a_raise_shortens():
     assert held[4] == pytest.approx(0.25)
     assert 0.25 < held[5] < held[6] < held[7] < 0.5
     assert optimizer.param_groups[0]["weight_decay"] == 0.5
+
+
+def test_decay_in_the_gradient_does_not_shrink():
+    model, batch = network(), data()
+    optimizer = optim.Adam(model.parameters(), lr=0.01, weight_decay=0.5)
+    held = []
+    guard(optimizer, Script({4: asked("raise all", 2.0)}, scales_decay=True))
+    optimizer.register_step_pre_hook(lambda one, *_: held.append(one.param_groups[0]["weight_decay"]))
+    train(model, optimizer, batch, 8)
+    assert held == [0.5] * 8
 
 
 def test_epsilon_and_beta2_are_changed_for_good():

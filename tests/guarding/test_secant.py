@@ -65,7 +65,7 @@ def test_the_secant_is_the_rayleigh_quotient_of_a_quadratic(name):
     problem = Quadratic()
     optimizer = make(problem.tensors)
     script = Script()
-    guard(optimizer, script)
+    watched = guard(optimizer, script)
     seen = [problem.flat().detach().clone()]
     for step in range(30):
         problem.backward()
@@ -73,12 +73,7 @@ def test_the_secant_is_the_rayleigh_quotient_of_a_quadratic(name):
         seen.append(problem.flat().detach().clone())
         if step >= 1:
             exact = exact_secant(problem, optimizer, seen[-3:-1], None, l2=l2, sign=sign)
-            assert script_secant(guarded_seen(optimizer), step) == pytest.approx(exact, rel=1e-9)
-
-
-def guarded_seen(optimizer):
-    [hook] = optimizer._optimizer_step_pre_hooks.values()
-    return hook.__self__.policy.seen
+            assert script_secant(watched.policy.seen, step) == pytest.approx(exact, rel=1e-9)
 
 
 def script_secant(seen, step):
@@ -93,7 +88,7 @@ def test_groups_have_their_own_step_sizes():
         {"params": [problem.tensors[1]], "betas": (0.5, 0.99)},
     ]
     optimizer = optim.Adam(groups, lr=0.01)
-    guard(optimizer, Script())
+    watched = guard(optimizer, Script())
     trail = [problem.flat().detach().clone()]
     for _ in range(12):
         problem.backward()
@@ -108,7 +103,7 @@ def test_groups_have_their_own_step_sizes():
         d = (optimizer.state[tensor]["exp_avg_sq"] / (1 - beta2**12)).sqrt() + 1e-8
         inverse.append((2 * d / rate * (1 + beta1) / (1 - beta1)).flatten())
     exact = float(move @ problem.hessian @ move / (move**2 @ torch.cat(inverse)))
-    assert guarded_seen(optimizer)[-1].secant == pytest.approx(exact, rel=1e-9)
+    assert watched.policy.seen[-1].secant == pytest.approx(exact, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "amsgrad", "fused"])

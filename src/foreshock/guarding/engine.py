@@ -39,6 +39,7 @@ class Engine:
         step: Updates seen.
         pairs: The noise of mini-batches, as far as it was measured.
         natural: The second moment as it would be without the guard.
+        passed_by: Whether nothing was measured at the last step because something failed.
     """
 
     def __init__(self, optimizer: Optimizer, policy: Policy, *, group: Any = None) -> None:
@@ -54,6 +55,8 @@ class Engine:
         self._curvature: tuple[float, Tensor | None] = (math.nan, None)
         self._finite = True
         self._wait = 0  # steps until the secant is measured again
+        self._loaded = False  # a state was loaded, and no step made since
+        self.passed_by = False
 
     def clipped(self, factor: float) -> None:
         """Say by what the gradients of the coming step were multiplied.
@@ -70,13 +73,24 @@ class Engine:
     def before(self) -> list[GuardAction]:
         """Guard the coming step: everything until the optimizer moves. Return what was done."""
         self.restore()
-        self._moving = []
+        self._moving, self.passed_by = [], False
         wanted = self._policy.needs
         needs = wanted - (_EVERY_FEW if self._wait else _NOTHING)
         begins = "secant" in wanted and self._wait <= 1
         actions = self._before(needs, begins=begins) if needs or begins else []
         self._hold()
         return actions
+
+    def pass_by(self) -> None:
+        """Let the coming step pass; only what was changed for good is kept up."""
+        self.restore()
+        self.drop()
+        self._hold()
+
+    def drop(self) -> None:
+        """Drop what is remembered of the last step: something failed."""
+        self._displacement = Displacement()
+        self._moving, self._wait, self.passed_by = [], 0, True
 
     def _before(self, needs: frozenset[Measure], *, begins: bool) -> list[GuardAction]:
         scale = getattr(self._optimizer, "grad_scale", None)
@@ -104,17 +118,27 @@ class Engine:
 
     def after(self) -> None:
         """Remember the step that was made."""
-        self._displacement.end(self._moving)
-        self.restore()
-        self.step += 1
-        self._wait = max(self._wait - 1, 0)
-        self._clipped_before, self._clipped = self._clipped, 1.0
-        self._curvature = (math.nan, None)
-        self._moving = []
+        try:
+            self._displacement.end(self._moving)
+        finally:
+            self.restore()
+            self.step += 1
+            self._wait = max(self._wait - 1, 0)
+            self._clipped_before, self._clipped = self._clipped, 1.0
+            self._curvature = (math.nan, None)
+            self._moving, self._loaded = [], False
 
     def restore(self) -> None:
         """Put options back that were changed for one step."""
         self._held.restore()
+
+    def optimizer_loaded(self) -> None:
+        """Forget the run so far, unless it was loaded too: the optimizer got another state."""
+        if self._loaded:
+            return
+        self._displacement, self._wait = Displacement(), 0
+        self.natural, self.pairs = NaturalMoment(), PairAverage()
+        self._clipped_before, self._finite = 1.0, True
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""
@@ -145,6 +169,7 @@ class Engine:
         self._wait = int(state["wait"])
         self.natural.load_state_dict(state["natural"])
         self.pairs.load_state_dict(state["pairs"])
+        self._loaded = True
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self._optimizer.param_groups for p in group["params"]]
@@ -154,7 +179,7 @@ class Engine:
             slots,
             self._family,
             self._displacement,
-            unclipped=(1 / self._clipped_before, 1 / self._clipped),
+            unclipped=(_undoing(self._clipped_before), _undoing(self._clipped)),
             total=reduction.total,
         )
         return measurer.measure(needs, exact_from=self._policy.exact_from)
@@ -199,9 +224,11 @@ class Engine:
         return [_action(self.step, self._policy.name, decision) for decision in decisions]
 
     def _hold(self) -> None:
-        decay = self.natural.decay_factor if self._policy.scales_decay and self._family.decoupled else 1.0
-        if decay != 1 or self._rate_factor != 1:
-            self._held.hold(self._optimizer.param_groups, {"lr": self._rate_factor, "weight_decay": decay})
+        groups = self._optimizer.param_groups
+        self._held.hold(groups, {"lr": self._rate_factor})
+        if self._policy.scales_decay:
+            decoupled = [g for g in groups if g.get("decoupled_weight_decay", self._family.decoupled)]
+            self._held.hold(decoupled, {"weight_decay": self.natural.decay_factor})
 
     def _signals(self, slots: Sequence[Slot], sums: StepSums) -> GuardSignals:
         return GuardSignals(
@@ -226,6 +253,11 @@ class Engine:
             parts = dict(zip(trained, split(vector, trained), strict=True))
             directions["eigenvector"] = [parts[slot.key] for slot in slots]
         return directions
+
+
+def _undoing(factor: float) -> float:
+    """Return what undoes a clip; NaN for what can't be undone, so that there is no secant."""
+    return 1 / factor if factor > 0 else math.nan
 
 
 def _action(step: int, policy: str, decision: Decision) -> GuardAction:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from foreshock.guarding.engine import Engine
+from foreshock.guarding.failures import Failures
 from foreshock.guarding.policy import Policy
 from foreshock.guarding.probing import PairProber
 from foreshock.guarding.record import GuardAction, GuardSummary, Tally
+from foreshock.guarding.stepping import StepHooks
 from foreshock.measurement import LossFunction
-from foreshock.preconditioner import unwrap
 
 
 class Guard:
@@ -38,7 +39,7 @@ class Guard:
 
     Raises:
         TypeError: If the optimizer can't be guarded.
-        ValueError: If `kept` is below one.
+        ValueError: If `kept` is below one, or the optimizer has a guard already.
     """
 
     def __init__(
@@ -59,11 +60,14 @@ class Guard:
         self._tally = Tally(policy.name)
         self._prober: PairProber | None = None
         self._prober_state: Mapping[str, Any] | None = None
-        inner = unwrap(optimizer)
-        self._hooks = [
-            inner.register_step_pre_hook(self._before_step),
-            inner.register_step_post_hook(self._after_step),
-        ]
+        self._failures = Failures()
+        self._hooks = StepHooks(
+            optimizer,
+            before=self._before_step,
+            after=self._after_step,
+            reading=self._engine.restore,
+            replaced=self._engine.optimizer_loaded,
+        )
 
     @property
     def optimizer(self) -> Optimizer:
@@ -163,7 +167,7 @@ class Guard:
 
     def summary(self) -> GuardSummary:
         """Return what the guard did so far; ``str()`` of it says so in words."""
-        notes = () if self._prober is None else self._prober.notes
+        notes = self._failures.notes + (() if self._prober is None else self._prober.notes)
         if "pairs" in self.policy.needs and self.step and not self._engine.pairs.count and not notes:
             notes = (
                 "the noise of mini-batches was not measured, so that only what needs none was guarded: call "
@@ -174,9 +178,7 @@ class Guard:
 
     def detach(self) -> None:
         """Let go of the optimizer. Detaching twice is harmless."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        self._hooks.remove()
         self._engine.restore()
 
     def state_dict(self) -> dict[str, Any]:
@@ -212,32 +214,37 @@ class Guard:
         """Let go of the optimizer."""
         self.detach()
 
-    def _before_step(
-        self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Guard the step; one with a closure once that has computed the gradients."""
-        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-        if closure is None:
-            self._guard()
-            return None
-
-        def guarded() -> Any:
-            loss = closure()
-            self._guard()
-            return loss
-
-        if "closure" in kwargs:
-            return args, {**kwargs, "closure": guarded}
-        return (args[0], guarded, *args[2:]), kwargs
+    @torch.no_grad()
+    def _before_step(self) -> None:
+        if self._failures.given_up:
+            self._engine.pass_by()
+            return
+        try:
+            actions = self._engine.before()
+        except Exception as error:  # noqa: BLE001 - a guard must never end a training run
+            self._failures.failed(f"the guard failed at step {self.step}", error)
+            self._engine.pass_by()
+            return
+        try:
+            self._report(actions)
+        except BaseException:
+            self._engine.restore()
+            raise
 
     @torch.no_grad()
-    def _guard(self) -> None:
-        for action in self._engine.before():
+    def _after_step(self) -> None:
+        try:
+            self._engine.after()
+        except Exception as error:  # noqa: BLE001 - a guard must never end a training run
+            self._failures.failed(f"the guard failed after step {self.step - 1}", error)
+            self._engine.drop()
+        else:
+            if not self._engine.passed_by:
+                self._failures.succeeded()
+
+    def _report(self, actions: Sequence[GuardAction]) -> None:
+        for action in actions:
             self.actions.append(action)
             self._tally.add(action)
             for listener in self._listeners:
                 listener(action)
-
-    @torch.no_grad()
-    def _after_step(self, *_: Any) -> None:
-        self._engine.after()

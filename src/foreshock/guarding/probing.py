@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -11,16 +10,15 @@ from torch import nn
 from torch.optim import Optimizer
 
 from foreshock.batches import BatchWatch, split_batch
+from foreshock.guarding.failures import Failures
 from foreshock.measurement import LossFunction
 from foreshock.noise import NoiseReading
 from foreshock.preconditioner import read_preconditioner, unwrap
 from foreshock.prober import Prober
 from foreshock.vectors import is_sharded
 
-_LOGGER = logging.getLogger("foreshock")
 _ARMED, _OTHERWISE = 10, 50
 _NEARLY_ARMED = 1.5
-_FAILURES_ALLOWED = 3
 
 
 class PairProber:
@@ -37,8 +35,7 @@ class PairProber:
     def __init__(self, model: nn.Module, loss_fn: LossFunction) -> None:
         self._prober = Prober(model, loss_fn)
         self._batches = BatchWatch()
-        self._notes: dict[str, None] = {}
-        self._failures = 0
+        self._failures = Failures()
         self.spent = False
 
     @property
@@ -46,7 +43,7 @@ class PairProber:
         """What could not be measured, and why."""
         same = self._batches.constant is True
         return (
-            *self._notes,
+            *self._failures.notes,
             *(("every step saw the same data: there was no noise to measure",) if same else ()),
         )
 
@@ -65,25 +62,24 @@ class PairProber:
         self.spent = False
         self._batches.see(batch)
         every = _ARMED if lag > _NEARLY_ARMED else _OTHERWISE
-        if step % every or self._batches.constant is not False or self._failures >= _FAILURES_ALLOWED:
+        if step % every or self._batches.constant is not False or self._failures.given_up:
             return None
         if is_sharded([p for group in unwrap(optimizer).param_groups for p in group["params"]]):
-            self._note("the noise of mini-batches is not measured where parameters are sharded")
+            self._failures.note("the noise of mini-batches is not measured where parameters are sharded")
             return None
         try:
             parts = split_batch(batch)
         except ValueError as error:
-            self._note(f"the noise of mini-batches can't be measured: {error}")
+            self._failures.note(f"the noise of mini-batches can't be measured: {error}")
             return None
         self.spent = True
         try:
             preconditioner = read_preconditioner(optimizer, gradient_scale=gradient_scale)
             reading = self._prober.probe_noise(parts, preconditioner, step=step, loss=math.nan)
         except Exception as error:  # noqa: BLE001 - a measurement must never end a training run
-            self._failures += 1
-            self._note(f"a measurement of the noise failed at step {step}: {type(error).__name__}: {error}")
+            self._failures.failed(f"a measurement of the noise failed at step {step}", error)
             return None
-        self._failures = 0
+        self._failures.succeeded()
         return reading
 
     def state_dict(self) -> dict[str, Any]:
@@ -102,8 +98,3 @@ class PairProber:
         """
         size = sum(p.numel() for group in optimizer.param_groups for p in group["params"] if p.requires_grad)
         self._prober.load_state_dict(state, size=size)
-
-    def _note(self, message: str) -> None:
-        if message not in self._notes and len(self._notes) < _FAILURES_ALLOWED:
-            self._notes[message] = None
-            _LOGGER.warning("guard: %s", message)

@@ -20,6 +20,8 @@ from foreshock.guarding.reduction import Reduction
 from foreshock.guarding.slots import Slot
 from foreshock.preconditioner import unwrap
 
+_OUT_OF_PROPORTION = 1e6
+
 
 class Workbench:
     """Apply decisions to one step.
@@ -53,7 +55,21 @@ class Workbench:
         self.gradient_factor = self.rate_factor = 1.0
 
     def apply(self, decision: Decision) -> None:
-        """Do what was decided."""
+        """Do what was decided.
+
+        Args:
+            decision: What the policy asks for.
+
+        Raises:
+            ValueError: If there is no such remedy, or its factor is out of all proportion.
+        """
+        if decision.remedy not in _APPLY:
+            raise ValueError(f"there is no remedy {decision.remedy!r}; there are {', '.join(_APPLY)}")
+        if decision.remedy.startswith("raise") and not 1 <= decision.factor <= _OUT_OF_PROPORTION:
+            raise ValueError(
+                f"a raise of √v by the factor {decision.factor!r} was asked for; it must lie in "
+                f"[1, {_OUT_OF_PROPORTION:g}]: v would take for ever to forget more"
+            )
         _APPLY[decision.remedy](self, decision)
 
     def _raise_all(self, decision: Decision) -> None:

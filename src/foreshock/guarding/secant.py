@@ -16,7 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from foreshock.guarding.policy import WARM_UP, Decision, GuardSignals, Measure, require_threshold
+from foreshock.guarding.policy import (
+    LARGEST_RAISE,
+    WARM_UP,
+    Decision,
+    GuardSignals,
+    Measure,
+    require_threshold,
+)
 
 
 @dataclass
@@ -59,7 +66,7 @@ class Secant:
         if seen.updates <= WARM_UP or not seen.secant > self.threshold:
             return ()
         reason = f"the curvature along the last displacement is {seen.secant:.3g} of the edge"
-        factor = seen.secant / self.threshold
+        factor = min(seen.secant / self.threshold, LARGEST_RAISE)
         return (Decision("raise along", factor, reason, seen.secant, self.threshold),)
 
     def state_dict(self) -> dict[str, Any]:

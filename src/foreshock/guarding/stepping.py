@@ -1,0 +1,84 @@
+"""The hooks that a guard has on an optimizer: around its steps, and where its state is read or replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from foreshock.preconditioner import unwrap
+
+
+class StepHooks:
+    """Hang on the steps of one optimizer.
+
+    Args:
+        optimizer: The optimizer, or a wrapper around it.
+        before: Called when the gradients of a step are known and nothing was moved yet.
+        after: Called after a step that came to its end.
+        reading: Called before the optimizer's state is read: also a step that was broken off ends here.
+        replaced: Called after another state was loaded.
+
+    Raises:
+        ValueError: If the optimizer has a guard already.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        before: Callable[[], None],
+        after: Callable[[], None],
+        reading: Callable[[], None],
+        replaced: Callable[[], None],
+    ) -> None:
+        inner = unwrap(optimizer)
+        if _is_guarded(inner):
+            raise ValueError(
+                f"this {type(inner).__name__} has a guard already, and two would undo each other's changes: "
+                "detach() that one first, or pass it on (as guard=… of a Monitor; of an optimizer of "
+                "foreshock.optim it is its .guard)"
+            )
+        # Where step() is compiled, tracing the guard would take minutes, and again at each new number.
+        untraced: Any = torch.compiler.disable
+        self._before, self._after = untraced(before), untraced(after)
+        self._handles: list[Any] = [
+            inner.register_step_pre_hook(self._before_step),
+            inner.register_step_post_hook(self._after_step),
+            inner.register_state_dict_pre_hook(lambda _: reading()),
+            inner.register_load_state_dict_post_hook(lambda _: replaced()),
+        ]
+
+    def remove(self) -> None:
+        """Let go of the optimizer; doing so twice is harmless."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _before_step(
+        self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Say that a step is coming; of one with a closure, once that has computed the gradients."""
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is None:
+            self._before()
+            return None
+
+        def announced() -> Any:
+            loss = closure()
+            self._before()
+            return loss
+
+        if "closure" in kwargs:
+            return args, {**kwargs, "closure": announced}
+        return (args[0], announced, *args[2:]), kwargs
+
+    def _after_step(self, *_: Any) -> None:
+        self._after()
+
+
+def _is_guarded(optimizer: Optimizer) -> bool:
+    hooks = getattr(optimizer, "_optimizer_step_pre_hooks", {}).values()
+    return any(isinstance(getattr(hook, "__self__", None), StepHooks) for hook in hooks)
