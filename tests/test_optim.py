@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
 from torch import optim
 
 from foreshock import guard
+from foreshock.guarding import Secant
 from foreshock.optim import GuardedAdam, GuardedAdamW
 from guarding.training import WAYS, Script, asked, data, network, squared, train, weights
 
@@ -72,3 +74,32 @@ def test_pairs_go_to_the_guard():
         optimizer.step()
     assert sum(spent) >= 2
     assert not spent[0]
+
+
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda pair: pickle.loads(pickle.dumps(pair)),  # noqa: S301 - our own bytes
+}
+
+
+@pytest.mark.parametrize("way", COPIES)
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_copy_has_a_guard_of_its_own_and_trains_on_alike(name, way):
+    model, batch = network(), data()
+    optimizer = PAIRS[name][0](model.parameters(), lr=0.01, policy=Secant(threshold=0.8))
+    train(model, optimizer, batch, 15)
+    twin, other = COPIES[way]((model, optimizer))
+    assert other.guard is not optimizer.guard
+    assert other.guard.optimizer is other
+    assert other.guard.policy == Secant(threshold=0.8)
+    for one in ((model, optimizer), (twin, other)):
+        train(*one, batch, 10)
+    assert other.guard.step == optimizer.guard.step == 25
+    assert all(torch.equal(a, b) for a, b in zip(weights(model), weights(twin), strict=True))
+    assert other.state_dict()["guard"]["engine"]["step"] == 25
+
+
+def test_a_second_guard_on_top_is_refused():
+    optimizer = GuardedAdamW(network().parameters())
+    with pytest.raises(ValueError, match="has a guard already"):
+        guard(optimizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import optim
@@ -9,6 +10,17 @@ from torch import optim
 from foreshock.guarding import Guard, Policy, guard
 
 _KEY = "guard"
+
+
+def _with_guard(state: dict[str, Any], watched: Guard) -> dict[str, Any]:
+    return {**state, _KEY: {"policy": watched.policy, "state": watched.state_dict()}}
+
+
+def _hang_on(optimizer: GuardedAdam | GuardedAdamW, state: Mapping[str, Any]) -> None:
+    """Give a copy its guard. ``load_state_dict`` calls ``__setstate__`` too, and has none to give."""
+    if _KEY in state:
+        optimizer.guard = guard(optimizer, state[_KEY]["policy"])
+        optimizer.guard.load_state_dict(state[_KEY]["state"])
 
 
 class GuardedAdamW(optim.AdamW):
@@ -43,6 +55,15 @@ class GuardedAdamW(optim.AdamW):
         """Return AdamW's state, and the guard's under ``"guard"``."""
         return {**super().state_dict(), _KEY: self.guard.state_dict()}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs, the guard's policy and state included."""
+        return _with_guard(super().__getstate__(), self.guard)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become a copy with a guard of its own."""
+        super().__setstate__({key: value for key, value in state.items() if key != _KEY})  # type: ignore[no-untyped-call]
+        _hang_on(self, state)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from `state_dict()`, or from that of a plain AdamW.
 
@@ -73,6 +94,15 @@ class GuardedAdam(optim.Adam):
     def state_dict(self) -> dict[str, Any]:
         """Return Adam's state, and the guard's under ``"guard"``."""
         return {**super().state_dict(), _KEY: self.guard.state_dict()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs, the guard's policy and state included."""
+        return _with_guard(super().__getstate__(), self.guard)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become a copy with a guard of its own."""
+        super().__setstate__({key: value for key, value in state.items() if key != _KEY})  # type: ignore[no-untyped-call]
+        _hang_on(self, state)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from `state_dict()`, or from that of a plain Adam.
