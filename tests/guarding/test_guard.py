@@ -414,6 +414,41 @@ def test_a_batch_that_can_not_be_split_is_noted():
     assert "can't be split" in str(watched.summary())
 
 
+class Opaque:
+    """A batch in which no tensors can be found."""
+
+    def __init__(self, batch):
+        self.inside = batch
+
+
+class Unsplittable(list):
+    """A batch whose type can't be made of parts."""
+
+    def __init__(self, one, other):
+        super().__init__([one, other])
+
+
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (Opaque, "no tensors were found in a batch of the type Opaque"),
+        (lambda batch: Unsplittable(*batch), "can't be measured"),
+    ],
+)
+def test_a_batch_of_a_strange_type_is_noted_and_harms_nothing(wrap, message):
+    model = network()
+    optimizer = optim.Adam(model.parameters())
+    watched = guard(optimizer)
+    for step in range(60):
+        batch = tuple(part[step % 2 :: 2].clone() for part in data())
+        optimizer.zero_grad()
+        squared(model, batch).backward()
+        assert not watched.measure(model, squared, wrap(batch))
+        optimizer.step()
+    assert message in str(watched.summary())
+    assert "call guard.measure" not in str(watched.summary())
+
+
 def test_far_from_the_edge_the_secant_is_measured_every_fourth_step_and_held_options_hold():
     model, batch = network(), data()
     optimizer = optim.Adam(model.parameters(), lr=1e-6)

@@ -36,6 +36,7 @@ class PairProber:
         self._prober = Prober(model, loss_fn)
         self._batches = BatchWatch()
         self._failures = Failures()
+        self._calls = 0
         self.spent = False
 
     @property
@@ -60,7 +61,7 @@ class PairProber:
             gradient_scale: What ``.grad`` still has to be divided by.
         """
         self.spent = False
-        self._batches.see(batch)
+        self._see(batch)
         every = _ARMED if lag > _NEARLY_ARMED else _OTHERWISE
         if step % every or self._batches.constant is not False or self._failures.given_up:
             return None
@@ -69,7 +70,7 @@ class PairProber:
             return None
         try:
             parts = split_batch(batch)
-        except ValueError as error:
+        except Exception as error:  # noqa: BLE001 - a batch may be anything
             self._failures.note(f"the noise of mini-batches can't be measured: {error}")
             return None
         self.spent = True
@@ -81,6 +82,16 @@ class PairProber:
             return None
         self._failures.succeeded()
         return reading
+
+    def _see(self, batch: Any) -> None:
+        """Take a batch into account, and say so if batches can't be told apart."""
+        self._batches.see(batch)
+        self._calls += 1
+        if self._calls > 1 and self._batches.constant is None:
+            self._failures.note(
+                f"the noise of mini-batches can't be measured: no tensors were found in a batch of the type "
+                f"{type(batch).__name__}: pass a tensor, or a sequence or mapping that has some"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""
