@@ -12,7 +12,7 @@ from foreshock.guarding import guard
 from foreshock.guarding.families import find_family
 from foreshock.guarding.slots import read_slots
 from foreshock.preconditioner import read_preconditioner
-from guarding.training import ADAMS, OTHERS, WAYS, Script, asked, data, network, squared, train
+from guarding.training import ADAMS, OTHERS, WAYS, Script, asked, data, network, squared, train, weights
 
 STATE = {"Adamax": "exp_inf", "RMSprop": "square_avg"}
 
@@ -64,6 +64,29 @@ def test_other_families_use_the_wanted_second_moment(name):
     wanted = 2.5**0.5 if key == "exp_inf" else 2.5
     for before, after in zip(moments(plain, key), moments(raised, key), strict=True):
         torch.testing.assert_close(after, wanted * before, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: optim.Adam(p, betas=(0.9, 0.0)),
+        lambda p: optim.Adamax(p, betas=(0.9, 0.0)),
+        lambda p: optim.RMSprop(p, alpha=0.0),
+    ],
+)
+def test_without_a_memory_there_is_nothing_to_raise(make):
+    """Of a gradient that is zero, v_{t−1} would be 0/0."""
+    results = []
+    for decisions in ({}, {5: asked("raise all", 2.0), 7: asked("raise along", 2.0)}):
+        model, batch = network(), data()
+        optimizer = make(model.parameters())
+        guard(optimizer, Script(decisions))
+        with torch.no_grad():
+            model[2].weight[0].zero_()
+            model[2].bias[0] = batch[1][:, 0].mean()
+        train(model, optimizer, (batch[0] * torch.tensor([1.0, 1.0, 0.0]), batch[1]), 10)
+        results.append(weights(model))
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 
 def test_centered_rmsprop_uses_the_wanted_variance():

@@ -320,6 +320,15 @@ def test_a_switch_of_beta2_does_not_make_the_bias_correction_jump(name):
     torch.testing.assert_close(after, before * kept * (1 - 0.9**50) / (1 - 0.9**51), rtol=1e-10, atol=0)
 
 
+def test_beta2_of_adamax_is_changed_without_a_bias_to_correct():
+    model, batch = network(), data()
+    optimizer = OTHERS["adamax"](model.parameters())
+    watched = guard(optimizer, Script({5: asked("beta2", 0.9)}))
+    train(model, optimizer, batch, 8)
+    assert watched.summary().notes == ()
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.9)
+
+
 def test_the_public_function_is_not_shadowed_by_a_module():
     import foreshock.guarding
 

@@ -7,14 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from foreshock.guarding.policy import (
-    LARGEST_RAISE,
-    WARM_UP,
-    Decision,
-    GuardSignals,
-    Measure,
-    require_threshold,
-)
+from foreshock.guarding.policy import WARM_UP, Decision, GuardSignals, Measure, require_threshold
 
 
 @dataclass
@@ -58,7 +51,7 @@ class CurvatureDriven:
         if seen.updates <= WARM_UP or not seen.curvature > self.threshold:
             return ()
         reason = f"the preconditioned sharpness is {seen.curvature:.3g} of the edge"
-        factor = min(seen.curvature / self.threshold, LARGEST_RAISE)
+        factor = seen.curvature / self.threshold
         return (Decision("raise along", factor, reason, seen.curvature, self.threshold, "eigenvector"),)
 
     def state_dict(self) -> dict[str, Any]:

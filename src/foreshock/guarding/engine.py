@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from foreshock.guarding.clipping import ClipRecord
+from foreshock.guarding.directions import find_directions
 from foreshock.guarding.displacement import Displacement
 from foreshock.guarding.families import find_family
 from foreshock.guarding.natural import NaturalMoment
@@ -20,7 +22,6 @@ from foreshock.guarding.remedies import HeldOptions, Workbench
 from foreshock.guarding.slots import Slot, read_slots
 from foreshock.guarding.sums import Measurer, StepSums
 from foreshock.preconditioner import stock_name, unwrap
-from foreshock.vectors import split
 
 _EVERY_FEW: frozenset[Measure] = frozenset({"secant"})
 _NOTHING: frozenset[Measure] = frozenset()
@@ -39,6 +40,7 @@ class Engine:
         step: Updates seen.
         pairs: The noise of mini-batches, as far as it was measured.
         natural: The second moment as it would be without the guard.
+        clips: By what gradients were multiplied.
         passed_by: Whether nothing was measured at the last step because something failed.
     """
 
@@ -46,25 +48,15 @@ class Engine:
         self._optimizer, self._policy, self._group = unwrap(optimizer), policy, group
         self._family, self._name = find_family(optimizer), stock_name(optimizer)
         self._displacement, self._held = Displacement(), HeldOptions()
-        self.natural, self.pairs = NaturalMoment(), PairAverage()
+        self.natural, self.pairs, self.clips = NaturalMoment(), PairAverage(), ClipRecord()
         self.step = 0
         self._rate_factor = 1.0
-        # By what the gradients of the last step, and of the coming one, were multiplied.
-        self._clipped_before = self._clipped = 1.0
         self._moving: list[Slot] = []
         self._curvature: tuple[float, Tensor | None] = (math.nan, None)
         self._finite = True
         self._wait = 0  # steps until the secant is measured again
         self._loaded = False  # a state was loaded, and no step made since
         self.passed_by = False
-
-    def clipped(self, factor: float) -> None:
-        """Say by what the gradients of the coming step were multiplied.
-
-        Args:
-            factor: In (0, 1].
-        """
-        self._clipped = factor
 
     def see_curvature(self, ratio: float, vector: Tensor) -> None:
         """Take λ_max of the coming step and its eigenvector into account; see `Guard.see_curvature`."""
@@ -124,7 +116,7 @@ class Engine:
             self.restore()
             self.step += 1
             self._wait = max(self._wait - 1, 0)
-            self._clipped_before, self._clipped = self._clipped, 1.0
+            self.clips.stepped()
             self._curvature = (math.nan, None)
             self._moving, self._loaded = [], False
 
@@ -137,8 +129,8 @@ class Engine:
         if self._loaded:
             return
         self._displacement, self._wait = Displacement(), 0
-        self.natural, self.pairs = NaturalMoment(), PairAverage()
-        self._clipped_before, self._finite = 1.0, True
+        self.natural, self.pairs, self.clips = NaturalMoment(), PairAverage(), ClipRecord()
+        self._finite = True
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""
@@ -147,7 +139,7 @@ class Engine:
             "policy_state": self._policy.state_dict(),
             "step": self.step,
             "rate_factor": self._rate_factor,
-            "clipped": self._clipped_before,
+            "clipped": self.clips.last,
             "finite": self._finite,
             "wait": self._wait,
             "displacement": self._displacement.state_dict(self._parameters()),
@@ -165,7 +157,7 @@ class Engine:
         self._displacement.load_state_dict(state["displacement"], self._parameters())
         self._policy.load_state_dict(state["policy_state"])
         self.step, self._rate_factor = int(state["step"]), float(state["rate_factor"])
-        self._clipped_before, self._finite = float(state["clipped"]), bool(state["finite"])
+        self.clips, self._finite = ClipRecord(float(state["clipped"])), bool(state["finite"])
         self._wait = int(state["wait"])
         self.natural.load_state_dict(state["natural"])
         self.pairs.load_state_dict(state["pairs"])
@@ -179,7 +171,7 @@ class Engine:
             slots,
             self._family,
             self._displacement,
-            unclipped=(_undoing(self._clipped_before), _undoing(self._clipped)),
+            unclipped=self.clips.undoing,
             total=reduction.total,
         )
         return measurer.measure(needs, exact_from=self._policy.exact_from)
@@ -213,13 +205,15 @@ class Engine:
                 slots,
                 natural=self.natural,
                 reduction=reduction,
-                directions=self._directions(slots),
+                directions=find_directions(
+                    slots, self._displacement, vector=self._curvature[1], parameters=self._parameters()
+                ),
             )
             for decision in decisions:
                 workbench.apply(decision)
                 if decision.remedy == "raise all":
                     self.pairs.lowered(decision.factor)
-            self._clipped *= workbench.gradient_factor
+            self.clips.multiplied(workbench.gradient_factor)
             self._rate_factor *= workbench.rate_factor
         return [_action(self.step, self._policy.name, decision) for decision in decisions]
 
@@ -241,23 +235,6 @@ class Engine:
             mean_square=self.pairs.ratio,
             curvature=self._curvature[0],
         )
-
-    def _directions(self, slots: Sequence[Slot]) -> dict[str, list[Tensor | None]]:
-        moved = [self._displacement.moved(slot) for slot in slots]
-        directions: dict[str, list[Tensor | None]] = {
-            "displacement": [None if known is None else known.back for known in moved]
-        }
-        vector = self._curvature[1]
-        if vector is not None:
-            trained = [p for p in self._parameters() if p.requires_grad]
-            parts = dict(zip(trained, split(vector, trained), strict=True))
-            directions["eigenvector"] = [parts[slot.key] for slot in slots]
-        return directions
-
-
-def _undoing(factor: float) -> float:
-    """Return what undoes a clip; NaN for what can't be undone, so that there is no secant."""
-    return 1 / factor if factor > 0 else math.nan
 
 
 def _action(step: int, policy: str, decision: Decision) -> GuardAction:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from foreshock.guarding.moments import raise_average, raise_factored, raise_maximum, raise_square_average
 from foreshock.guarding.slots import Slot
 from foreshock.preconditioner import SecondMoment, find_reader, stock_name, unwrap
 from foreshock.stability import momentum_factor, with_decoupled_decay
@@ -83,7 +84,7 @@ def find_family(optimizer: Optimizer) -> Family:
         decoupled = name.endswith("W")
         metric = partial(_adam_metric, decoupled=decoupled)
         rate = partial(_adam_rate, decoupled=decoupled)
-        return Family(metric, _raise_average, moment, rate, decoupled=decoupled)
+        return Family(metric, raise_average, moment, rate, decoupled=decoupled)
     if name in _RAISED:
         factored = name in _FACTORED
         metric = partial(_read_metric, reader.step)
@@ -141,55 +142,6 @@ def _read_metric(step: Callable[..., object], slots: Sequence[Slot]) -> Metric:
     )
 
 
-def _raise_average(slot: Slot, factor: Tensor | float) -> None:
-    """Set v_{t−1} such that β₂v_{t−1} + (1 − β₂)g² is k·v_t; likewise the maximum of amsgrad."""
-    average, beta2 = slot.state["exp_avg_sq"], float(slot.group["betas"][1])
-    fresh = (1 - beta2) * slot.used_gradient.square()
-    target = average * beta2 + fresh
-    if slot.group.get("amsgrad", False):
-        largest = slot.state["max_exp_avg_sq"]
-        _write(largest, torch.maximum(target, largest) * factor)
-    _write(average, (target * factor - fresh) / beta2)
-
-
-def _raise_square_average(slot: Slot, factor: Tensor | float) -> None:
-    """Set RMSprop's v_{t−1} such that v_t, or if centered v_t − ḡ_t², is k times what it would be."""
-    average, alpha = slot.state["square_avg"], float(slot.group["alpha"])
-    gradient = slot.used_gradient
-    fresh = (1 - alpha) * gradient.square()
-    target = average * alpha + fresh
-    mean: Tensor | float = 0.0
-    if slot.group["centered"]:
-        mean = torch.lerp(slot.state["grad_avg"], gradient, 1 - alpha).square_()
-    _write(average, ((target - mean) * factor + mean - fresh) / alpha)
-
-
-def _raise_maximum(slot: Slot, factor: Tensor | float) -> None:
-    """Set u_{t−1} such that β₂u_{t−1} is √k·D_t: Adamax takes a maximum with |g|."""
-    beta2 = float(slot.group["betas"][1])
-    norm = slot.state["exp_inf"]
-    present = torch.maximum(norm * beta2, slot.used_gradient.abs() + float(slot.group["eps"]))
-    _write(norm, present * factor**0.5 / beta2)
-
-
-def _raise_factored(slot: Slot, factor: Tensor | float) -> None:
-    """Raise Adafactor's column sums, to which its estimate R·C/mean(R) is proportional, or its plain v."""
-    weight = slot.updates ** float(slot.group["beta2_decay"])
-    if not weight < 1:
-        return
-    squared = slot.used_gradient.square()
-    average = slot.state.get("variance")
-    fresh = squared if average is not None else squared.mean(dim=-2, keepdim=True)
-    average = slot.state["col_var"] if average is None else average
-    target = torch.lerp(average, fresh, weight)
-    _write(average, (target * factor - weight * fresh) / (1 - weight))
-
-
-def _write(moment: Tensor, wanted: Tensor) -> None:
-    """Write a moment within what its type can hold: an infinite one would never be forgotten."""
-    moment.copy_(wanted.clamp_(min=0, max=torch.finfo(moment.dtype).max))
-
-
 def _single(tensor: Tensor) -> Tensor:
     """Return a tensor in float32 at least: sums of half-precision products lose all digits."""
     tensor = local(tensor.detach())
@@ -199,10 +151,10 @@ def _single(tensor: Tensor) -> Tensor:
 _FACTORED = frozenset({"torch.optim.Adafactor"})
 _RAISED: Mapping[str, Callable[[Slot, Tensor | float], None]] = MappingProxyType(
     {
-        "torch.optim.Adafactor": _raise_factored,
-        "torch.optim.Adamax": _raise_maximum,
-        "torch.optim.NAdam": _raise_average,
-        "torch.optim.RAdam": _raise_average,
-        "torch.optim.RMSprop": _raise_square_average,
+        "torch.optim.Adafactor": raise_factored,
+        "torch.optim.Adamax": raise_maximum,
+        "torch.optim.NAdam": raise_average,
+        "torch.optim.RAdam": raise_average,
+        "torch.optim.RMSprop": raise_square_average,
     }
 )

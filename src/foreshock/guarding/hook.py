@@ -105,7 +105,7 @@ class Guard:
             >>> weight.square().sum().backward()
             >>> watched.clipped(torch.nn.utils.clip_grad_norm_([weight], 1.0), max_norm=1.0)
         """
-        self._engine.clipped(min(1.0, max_norm / (float(total_norm) + 1e-6)))
+        self._engine.clips.told(min(1.0, max_norm / (float(total_norm) + 1e-6)))
 
     def measure(
         self, model: nn.Module, loss_fn: LossFunction, batch: Any, *, gradient_scale: float = 1.0

@@ -98,10 +98,6 @@ class Policy(Protocol):
         """Continue from `state_dict()`."""
 
 
-LARGEST_RAISE = 10.0
-"""Largest factor on √v that a curvature may ask for in one step: one near the edge asks for a few percent."""
-
-
 def require_threshold(name: str, value: float, *, low: float, high: float) -> None:
     """Refuse an option outside of an open interval.
 

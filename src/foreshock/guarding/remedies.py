@@ -119,7 +119,7 @@ class Workbench:
             beta2 = float(slot.group["betas"][1])
             made = slot.updates - 1
             ratio = (1 - wanted**made) / (1 - beta2**made)
-            if wanted < beta2:
+            if wanted < beta2 and "exp_avg_sq" in slot.state:
                 slot.state["exp_avg_sq"].mul_(ratio)
                 if slot.group.get("amsgrad", False):
                     slot.state["max_exp_avg_sq"].mul_(ratio)

@@ -16,19 +16,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from foreshock.guarding.policy import (
-    LARGEST_RAISE,
-    WARM_UP,
-    Decision,
-    GuardSignals,
-    Measure,
-    require_threshold,
-)
+from foreshock.guarding.policy import WARM_UP, Decision, GuardSignals, Measure, require_threshold
+
+# Near the edge a few percent are asked for, after a sudden rise of the learning rate up to two: what asks for
+# more is no curvature, but weights or gradients that were changed between two steps.
+_LARGEST_RAISE = 10.0
 
 
 @dataclass
 class Secant:
     """Raise v along the last displacement when the curvature along it passes the threshold.
+
+    √v grows tenfold at most in one step.
 
     Attributes:
         threshold: In multiples of the edge, in (0, 1); .8 to .95 is sensible. Nearer to one comes too late,
@@ -66,7 +65,7 @@ class Secant:
         if seen.updates <= WARM_UP or not seen.secant > self.threshold:
             return ()
         reason = f"the curvature along the last displacement is {seen.secant:.3g} of the edge"
-        factor = min(seen.secant / self.threshold, LARGEST_RAISE)
+        factor = min(seen.secant / self.threshold, _LARGEST_RAISE)
         return (Decision("raise along", factor, reason, seen.secant, self.threshold),)
 
     def state_dict(self) -> dict[str, Any]:
