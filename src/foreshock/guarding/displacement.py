@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from foreshock.guarding.slots import Slot
+from foreshock.guarding.slots import Slot, per_group
 
 _WIDE = (torch.float32, torch.float64)
 
@@ -90,6 +90,7 @@ class Displacement:
         if not slots:
             return
         backs = [self._back[slot.key] for slot in slots]
+        rates = per_group(slots, lambda slot: float(slot.group["lr"]))
         # On the CPU tensor by tensor: what was just written is still in the cache for the products.
         together = backs[0].device.type != "cpu"
         if together:
@@ -97,7 +98,7 @@ class Displacement:
         for slot, back in zip(slots, backs, strict=True):
             if not together:
                 back.sub_(slot.parameter)
-            self._moved[slot.key] = _moved(slot, back)
+            self._moved[slot.key] = _moved(slot, back, rate=rates[id(slot.group)])
 
     def forget(self) -> None:
         """Forget the last displacement: another step is made that is not remembered."""
@@ -150,12 +151,12 @@ def inner(one: Tensor, other: Tensor) -> Tensor:
     return torch.dot(one.reshape(-1), other.reshape(-1))
 
 
-def _moved(slot: Slot, back: Tensor) -> Moved:
+def _moved(slot: Slot, back: Tensor, *, rate: float) -> Moved:
     product = inner(slot.gradient, back)
     momentum = slot.state.get("exp_avg") if slot.plain_adam else None
     if momentum is None:
         return Moved(back, product)
-    rate, beta1 = float(slot.group["lr"]), float(slot.group["betas"][0])
+    beta1 = float(slot.group["betas"][0])
     decay = 0.0 if slot.coupled_decay else rate * float(slot.group["weight_decay"])
     along = inner(momentum, back)
     shrunk = inner(momentum, slot.parameter) + along if decay else None

@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from foreshock.guarding.fetching import fetch
+
 _TOLERANCE = 1e-6
 _MOST_ITERATIONS = 60
 
@@ -60,14 +62,14 @@ def raise_factors(
     """
     if not 1 <= factor < math.inf:
         raise ValueError(f"factor is {factor!r}; v is only ever raised, by a finite factor of 1 or more")
-    top = largest(max((float(w.max()) for w in weights if w.numel()), default=0.0))
+    top = largest(max(fetch([w.max() for w in weights if w.numel()]), default=0.0))
     if not 0 < top < math.inf:
         raise ValueError(f"the largest weight is {top!r}; there is no direction to raise v along")
     relative = [weight / top for weight in weights]
-    [whole] = total([[float(r.sum(dtype=torch.float64))] for r in relative])
+    [whole] = total([[share] for share in fetch([r.sum(dtype=torch.float64) for r in relative])])
     alpha = 0.0
     for _ in range(_MOST_ITERATIONS):
-        value, slope = (moment / whole for moment in total([_moments(r, alpha) for r in relative]))
+        value, slope = (moment / whole for moment in total(_moments(relative, alpha)))
         step = (factor**2 - value**2) / (2 * value * slope)
         alpha += max(step, 0.0)
         if not step > _TOLERANCE * alpha:
@@ -75,8 +77,12 @@ def raise_factors(
     return [r.mul_(alpha).add_(1) for r in relative]
 
 
-def _moments(relative: Tensor, alpha: float) -> tuple[float, float]:
-    """Return Σ r√(1 + αr) and its derivative by α."""
-    root = (relative * alpha).add_(1).sqrt_()
-    value = float((relative * root).sum(dtype=torch.float64))
-    return value, float((relative * relative).div_(root).sum(dtype=torch.float64)) / 2
+def _moments(relative: Sequence[Tensor], alpha: float) -> list[tuple[float, float]]:
+    """Return Σ r√(1 + αr) of each tensor, and its derivative by α."""
+    values, slopes = [], []
+    for r in relative:
+        root = (r * alpha).add_(1).sqrt_()
+        values.append((r * root).sum(dtype=torch.float64))
+        slopes.append((r * r).div_(root).sum(dtype=torch.float64) / 2)
+    fetched = fetch([*values, *slopes])
+    return list(zip(fetched[: len(values)], fetched[len(values) :], strict=True))

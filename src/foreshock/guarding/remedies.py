@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from foreshock.guarding.families import Family
+from foreshock.guarding.fetching import fetch
 from foreshock.guarding.natural import NaturalMoment
 from foreshock.guarding.policy import Decision
 from foreshock.guarding.raising import raise_factors
@@ -95,12 +96,16 @@ class Workbench:
         factors = raise_factors(
             weights, decision.factor, total=self._reduction.total, largest=self._reduction.largest
         )
-        rows = []
+        before_each, after_each = [], []
         for slot, d, k in zip(self._slots, metric.denominators, factors, strict=True):
             self._family.raise_by(slot, k)
             squares = d.square_()
-            rows.append([float(squares.sum()), float(squares.mul_(k).sum())])
-        before, after = self._reduction.total(rows)
+            before_each.append(squares.sum())
+            after_each.append(squares.mul_(k).sum())
+        sums = fetch([*before_each, *after_each])
+        before, after = self._reduction.total(
+            list(zip(sums[: len(before_each)], sums[len(before_each) :], strict=True))
+        )
         self._natural.raised(after / before if 0 < before < math.inf else 1.0)
 
     def _clip(self, decision: Decision) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -93,6 +93,17 @@ def read_slots(optimizer: Optimizer, *, scale: float = 1.0, name: str | None = N
         )
         slots.append(Slot(parameter, values, gradient, held, group, scale, number + 1, decoupled, plain_adam))
     return slots
+
+
+def per_group(slots: Sequence[Slot], compute: Callable[[Slot], float]) -> dict[int, float]:
+    """Return a number for each parameter group, by its id: options may be tensors on an accelerator.
+
+    Args:
+        slots: Parameters.
+        compute: The number from any parameter of a group.
+    """
+    first = {id(slot.group): slot for slot in reversed(slots)}
+    return {group: compute(slot) for group, slot in first.items()}
 
 
 def _real_local(parameter: Tensor, state: Mapping[str, Any]) -> tuple[Tensor, Tensor, Mapping[str, Any]]:

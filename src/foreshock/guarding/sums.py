@@ -16,8 +16,9 @@ from torch import Tensor
 
 from foreshock.guarding.displacement import Displacement, Moved, inner
 from foreshock.guarding.families import Family, Metric
+from foreshock.guarding.fetching import fetch
 from foreshock.guarding.policy import Measure
-from foreshock.guarding.slots import Slot
+from foreshock.guarding.slots import Slot, per_group
 
 Total = Callable[[Sequence[Sequence[float]]], list[float]]
 
@@ -83,7 +84,7 @@ class Measurer:
             return sums
         metric = self.family.metric(self.slots)
         if preconditioned:
-            energies = _fetch(_energies(self.slots, metric))
+            energies = fetch(_energies(self.slots, metric))
             sums = replace(sums, preconditioned_gradient=self.total([[e] for e in energies])[0])
         return self._exact(sums, moved, metric) if closer else sums
 
@@ -96,11 +97,12 @@ class Measurer:
         lengths = [_decayed(s, m) for s, m in zip(self.slots, moved, strict=True) if m is not None]
         known = [m.products for m in moved if m is not None]
         fetched = iter(
-            _fetch([*norms, *now, *(d for d in lengths if d is not None), *itertools.chain(*known)])
+            fetch([*norms, *now, *(d for d in lengths if d is not None), *itertools.chain(*known)])
         )
         squares = [next(fetched) / slot.scale**2 for slot in self.slots]
         products = iter([next(fetched) for _ in now])
         decays = iter([0.0 if one is None else next(fetched) for one in lengths])
+        rates = per_group(self.slots, self.family.rate)
         rows = []
         for slot, one, square in zip(self.slots, moved, squares, strict=True):
             if one is None:
@@ -111,26 +113,26 @@ class Measurer:
             # The buffer is −d. The gradient of the last step was unscaled when its product was taken.
             change = slot.sign * (before * slot.scale * last - next(products) * present)
             change += slot.coupled_decay * next(decays)
-            rows.append([square, change, self._bound(slot, one, rest)])
+            rows.append([square, change, _bound(slot, one, rest, rate=rates[id(slot.group)])])
         return StepSums(*self.total(rows))
-
-    def _bound(self, slot: Slot, moved: Moved, products: Sequence[float]) -> float:
-        rate = self.family.rate(slot)
-        if not products or not rate > 0:
-            return 0.0
-        beta2, t = float(slot.group["betas"][1]), slot.updates
-        fallen = math.sqrt(beta2 * (1 - beta2 ** (t - 1)) / (1 - beta2**t)) if t > 1 else 0.0
-        return fallen * moved.least_length(*products) / rate
 
     def _exact(self, sums: StepSums, moved: Sequence[Moved | None], metric: Metric) -> StepSums:
         which = [i for i, one in enumerate(moved) if one is not None]
         backs = [one.back for one in moved if one is not None]
-        lengths = _fetch(_lengths([metric.denominators[i] for i in which], backs))
+        lengths = fetch(_lengths([metric.denominators[i] for i in which], backs))
         rows = [[0.0] for _ in self.slots]
         for i, length in zip(which, lengths, strict=True):
             rows[i] = [length / metric.rates[i] if metric.rates[i] > 0 else 0.0]
         exact = self.total(rows)[0]
         return replace(sums, length=exact if exact > 0 else math.nan)
+
+
+def _bound(slot: Slot, moved: Moved, products: Sequence[float], *, rate: float) -> float:
+    if not products or not rate > 0:
+        return 0.0
+    beta2, t = float(slot.group["betas"][1]), slot.updates
+    fallen = math.sqrt(beta2 * (1 - beta2 ** (t - 1)) / (1 - beta2**t)) if t > 1 else 0.0
+    return fallen * moved.least_length(*products) / rate
 
 
 def _decayed(slot: Slot, moved: Moved) -> Tensor | None:
@@ -148,13 +150,3 @@ def _lengths(denominators: list[Tensor], backs: list[Tensor]) -> list[Tensor]:
     wide = [back.to(d.dtype) for back, d in zip(backs, denominators, strict=True)]
     torch._foreach_mul_(denominators, wide)
     return [inner(d, back) for d, back in zip(denominators, wide, strict=True)]
-
-
-def _fetch(values: Sequence[Tensor]) -> list[float]:
-    """Return scalar tensors as numbers, in one transfer."""
-    if not values:
-        return []
-    like = values[0]
-    if all(value.device == like.device and value.dtype == like.dtype for value in values):
-        return list(torch.stack(list(values)).tolist())
-    return list(torch.stack([value.to(like.device, like.dtype) for value in values]).tolist())
