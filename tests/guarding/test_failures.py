@@ -233,3 +233,17 @@ def test_where_the_step_is_compiled_the_guard_is_not():
         step()
     assert compiled == [False, False]
     assert watched.step == 3
+
+
+def test_while_a_step_is_captured_in_a_graph_nothing_is_measured(monkeypatch):
+    """Here it is only said to be: what a device does of it is not tested."""
+    model, batch = network(), data()
+    optimizer = optim.Adam(model.parameters(), lr=0.01)
+    watched = guard(optimizer, Script())
+    train(model, optimizer, batch, 3)
+    with monkeypatch.context() as patched:
+        patched.setattr("foreshock.guarding.hook.is_captured", lambda: True)
+        train(model, optimizer, batch, 2)
+    train(model, optimizer, batch, 3)
+    assert [one.step for one in watched.policy.seen] == [1, 2, 5, 6, 7]
+    assert watched.summary().notes == ()

@@ -16,7 +16,7 @@ from foreshock.guarding.failures import Failures
 from foreshock.guarding.policy import Policy
 from foreshock.guarding.probing import PairProber
 from foreshock.guarding.record import GuardAction, GuardSummary, Tally
-from foreshock.guarding.stepping import StepHooks
+from foreshock.guarding.stepping import StepHooks, is_captured
 from foreshock.measurement import LossFunction
 
 
@@ -216,7 +216,7 @@ class Guard:
 
     @torch.no_grad()
     def _before_step(self) -> None:
-        if self._failures.given_up:
+        if self._failures.given_up or is_captured():
             self._engine.pass_by()
             return
         try:

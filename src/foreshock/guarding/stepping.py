@@ -79,6 +79,11 @@ class StepHooks:
         self._after()
 
 
+def is_captured() -> bool:
+    """Return whether the step is being captured in a CUDA graph: to read a number would break that off."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
 def _is_guarded(optimizer: Optimizer) -> bool:
     hooks = getattr(optimizer, "_optimizer_step_pre_hooks", {}).values()
     return any(isinstance(getattr(hook, "__self__", None), StepHooks) for hook in hooks)
