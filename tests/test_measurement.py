@@ -11,6 +11,7 @@ from torch import nn, optim
 
 import foreshock
 from cases import CASES, DETERMINISTIC
+from foreshock.dynamics import adam_recursion, mean_square_ratio
 from foreshock.stability import momentum_factor
 from oracles import dense_hessian
 
@@ -129,3 +130,84 @@ def test_bad_input_is_refused():
         foreshock.MicroBatches([1, 2], counts=[1, np.nan])
     with pytest.raises(ValueError, match="pass the counts to MicroBatches"):
         foreshock.MicroBatches(["text"]).weighted()
+
+
+class Diagonal(nn.Module):
+    """The loss ½ Σ h_i θ_i² of a batch of curvatures h."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.linspace(0.5, 1.0, size, dtype=torch.float64))
+
+    def forward(self, h):
+        return 0.5 * (h.mean(0) * self.theta**2).sum()
+
+
+def diagonal_loss(model, h):
+    return model(h)
+
+
+def curvatures(batches: int) -> list[torch.Tensor]:
+    """Return batches of curvatures in two dimensions, the second of which is always the larger."""
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.tensor([1.0, 4.0], dtype=torch.float64)
+        + torch.rand(5, 2, generator=generator, dtype=torch.float64)
+        for _ in range(batches)
+    ]
+
+
+def test_mean_square_stability_is_that_of_independent_batches():
+    batches = curvatures(6)
+    model = Diagonal(2)
+    optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.8, dampening=0.8)
+    found = foreshock.mean_square_stability(model, optimizer, diagonal_loss, batches)
+    means = torch.stack([batch.mean(0)[1] for batch in batches])
+    # In multiples of the edge of EMA momentum, (2/η)(1 + β)/(1 − β).
+    scale = 0.1 / 2 * (1 - 0.8) / (1 + 0.8)
+    assert found.mean == pytest.approx(scale * float(means.mean()), rel=1e-8)
+    # The finite step along the eigenvector is exact on a quadratic.
+    assert found.variance == pytest.approx(scale**2 * float(means.var()), rel=1e-6)
+    expected = mean_square_ratio(
+        adam_recursion(0.8), learning_rate=0.1, mean=float(means.mean()), variance=float(means.var())
+    )
+    assert found.ratio == pytest.approx(expected, rel=1e-6)
+    assert found.curvature.stability_ratio == pytest.approx(found.mean, rel=1e-4)
+    assert found.batches == 6
+
+
+def test_batches_of_a_small_set_differ_less():
+    model, batches = Diagonal(2), curvatures(6)
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    free = foreshock.mean_square_stability(model, optimizer, diagonal_loss, batches)
+    bound = foreshock.mean_square_stability(model, optimizer, diagonal_loss, batches, examples=9)
+    assert bound.variance == pytest.approx(free.variance * (9 - 5) / (9 - 1), rel=1e-9)
+
+
+def test_where_the_mean_curvature_is_not_positive_there_is_no_ratio():
+    model = Diagonal(2)
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    found = foreshock.mean_square_stability(model, optimizer, diagonal_loss, [-h for h in curvatures(3)])
+    assert found.mean < 0
+    assert np.isnan(found.ratio)
+
+
+def test_mean_square_stability_leaves_training_alone():
+    case = CASES[0]
+    model, batch = case.build()
+    optimizer = optim.AdamW(model.parameters(), lr=1e-3)
+    case.loss_fn(model, batch).backward()
+    optimizer.step()
+    before = copy.deepcopy((model.state_dict(), optimizer.state_dict(), [p.grad for p in model.parameters()]))
+    state = torch.random.get_rng_state()
+    foreshock.mean_square_stability(model, optimizer, case.loss_fn, [batch, batch])
+    after = (model.state_dict(), optimizer.state_dict(), [p.grad for p in model.parameters()])
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_one_batch_has_no_noise():
+    model = Diagonal(2)
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="at least two"):
+        foreshock.mean_square_stability(model, optimizer, diagonal_loss, curvatures(1))

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from foreshock.eigen import StoppingRule
     from foreshock.forecast import Alarm, Forecast
     from foreshock.guarding import Guard, GuardAction, GuardSummary, guard
-    from foreshock.measurement import Sharpness, preconditioned_sharpness, sharpness, spectrum
+    from foreshock.measurement import (
+        MeanSquareStability,
+        Sharpness,
+        mean_square_stability,
+        preconditioned_sharpness,
+        sharpness,
+        spectrum,
+    )
     from foreshock.monitor import Monitor
     from foreshock.noise import NoiseReading
     from foreshock.observation import StepObservation
@@ -41,6 +48,7 @@ __all__ = [
     "GuardAction",
     "GuardSummary",
     "LiveParameter",
+    "MeanSquareStability",
     "MicroBatches",
     "Monitor",
     "NoiseReading",
@@ -53,6 +61,7 @@ __all__ = [
     "StoppingRule",
     "__version__",
     "guard",
+    "mean_square_stability",
     "preconditioned_sharpness",
     "read_run",
     "register_preconditioner",
@@ -70,6 +79,7 @@ _HOMES = {
     "GuardAction": "foreshock.guarding",
     "GuardSummary": "foreshock.guarding",
     "LiveParameter": "foreshock.preconditioner",
+    "MeanSquareStability": "foreshock.measurement",
     "MicroBatches": "foreshock.batches",
     "Monitor": "foreshock.monitor",
     "NoiseReading": "foreshock.noise",
@@ -81,6 +91,7 @@ _HOMES = {
     "StepObservation": "foreshock.observation",
     "StoppingRule": "foreshock.eigen",
     "guard": "foreshock.guarding",
+    "mean_square_stability": "foreshock.measurement",
     "preconditioned_sharpness": "foreshock.measurement",
     "read_run": "foreshock.runlog",
     "register_preconditioner": "foreshock.preconditioner",

@@ -6,6 +6,7 @@ All functions leave the model, its gradients and all random numbers as they were
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from foreshock.batches import MicroBatches
+from foreshock.batches import MicroBatches, count_examples
 from foreshock.blocks import BlockShare, block_shares, name_parameters
 from foreshock.curvature import CurvatureReading, ProbeSettings, probe_curvature
 from foreshock.density import SpectralDensity, spectral_density
+from foreshock.dynamics import population_factor
 from foreshock.eigen import StoppingRule, largest_eigenvalues
 from foreshock.isolation import isolated
+from foreshock.noise import measure_noise
 from foreshock.operators import (
     BackendChoice,
     GradientFunction,
@@ -60,6 +63,29 @@ class Sharpness:
     products: int
     backend: BackendChoice
     blocks: tuple[BlockShare, ...]
+
+
+@dataclass(frozen=True)
+class MeanSquareStability:
+    """Stability under the noise of mini-batches, in the mean square, from several fresh batches.
+
+    Curvatures are in multiples of the full-batch edge, step sizes of all parameter groups folded in.
+
+    Attributes:
+        ratio: μ + (n/c)·σ²/μ along the top eigenvector of all batches; one is the edge. NaN if μ ≤ 0.
+        mean: μ, the curvature of all batches together along it.
+        variance: σ² = E‖(S_B − S)w‖² between single batches, unbiased.
+        noise_factor: n/c, by which momentum discounts the mean curvature but not its noise.
+        batches: Number of batches.
+        curvature: The curvature of all batches together.
+    """
+
+    ratio: float
+    mean: float
+    variance: float
+    noise_factor: float
+    batches: int
+    curvature: CurvatureReading
 
 
 def loss_terms(model: nn.Module, loss_fn: LossFunction, batch: Any) -> Loss:
@@ -171,6 +197,67 @@ def preconditioned_sharpness(
         settings = ProbeSettings(choice, stop, model)
         reading, _ = probe_curvature(loss, preconditioner, step=0, settings=settings)
     return reading
+
+
+def mean_square_stability(
+    model: nn.Module,
+    optimizer: Optimizer | Sequence[Optimizer],
+    loss_fn: LossFunction,
+    batches: Sequence[Any],
+    *,
+    examples: int | None = None,
+) -> MeanSquareStability:
+    """Return the mean-square ratio for the optimizer's next step, from fresh batches of the training size.
+
+    In mini-batch training λ_max(Ĥ) < 2/η does not mean stable: the noise of the curvature counts, too
+    (for SGD see arXiv 2306.07850, with momentum `foreshock.dynamics.mean_square_ratio`). Here it is
+    measured along the top eigenvector of all batches. The preconditioner contains the gradient of all
+    batches together, as `preconditioned_sharpness` has it.
+
+    Cost: with k batches, 2k F besides `preconditioned_sharpness` over all of them.
+
+    Args:
+        model: The model.
+        optimizer: Its live optimizer, or several.
+        loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
+        batches: Two batches or more, of the size and drawn as in training; a dozen is a good number.
+        examples: Size of the training set, if it is seen again and again: its batches differ less.
+
+    Raises:
+        TypeError: If the loss is not a tensor, or the optimizer not registered.
+        ValueError: If there are fewer than two batches, the loss is not a scalar or does not depend on the
+            model, or nothing would move.
+        FloatingPointError: If the loss or a product is not finite.
+
+    Example:
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> batches = [torch.full((4, 1), value) for value in (1.0, 2.0)]
+        >>> loss_fn = lambda model, batch: (model(batch) ** 2).mean()
+        >>> found = mean_square_stability(model, optimizer, loss_fn, batches)
+        >>> round(found.mean, 4), round(found.variance, 4), round(found.ratio, 4)
+        (0.25, 0.045, 0.43)
+    """
+    parts = MicroBatches(batches)
+    terms = part_terms(model, loss_fn, parts)
+    with isolated(model):
+        preconditioner = _next_step(model, optimizer, terms)
+        choice = choose_backend(terms, preconditioner.parameters, model=model)
+        settings = ProbeSettings(choice, None, model)
+        curvature, memory = probe_curvature(terms, preconditioner, step=0, settings=settings)
+        reading, _ = measure_noise(terms, preconditioner, step=0, direction=memory.starts[0], model=model)
+    size = sum(map(count_examples, batches)) / len(batches)
+    # The reading has the variance of the mean of all batches.
+    variance = reading.variance * len(batches) * population_factor(size, examples)
+    noise = reading.noise_factor * variance / reading.mean if reading.mean > 0 else math.nan
+    return MeanSquareStability(
+        ratio=reading.mean + noise,
+        mean=reading.mean,
+        variance=variance,
+        noise_factor=reading.noise_factor,
+        batches=len(batches),
+        curvature=curvature,
+    )
 
 
 def spectrum(

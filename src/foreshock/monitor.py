@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from foreshock.batches import BatchWatch, count_examples, split_batch
-from foreshock.forecast import Alarm, Forecast, RunForecaster, population_factor
+from foreshock.dynamics import population_factor
+from foreshock.forecast import Alarm, Forecast, RunForecaster
 from foreshock.guarding import Guard, GuardAction, Policy, as_guard
 from foreshock.journal import Journal
 from foreshock.measurement import LossFunction

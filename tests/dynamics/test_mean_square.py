@@ -20,6 +20,7 @@ from foreshock.dynamics import (
     mean_square_spectral_radius,
     nadam_recursion,
     noise_gain,
+    population_factor,
 )
 
 RECURSIONS = {
@@ -218,3 +219,9 @@ ADAM = adam_recursion(0.9)
 def test_bad_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(("batch", "examples"), [(20, 10), (0, 10), (5, math.nan)])
+def test_a_batch_can_not_be_larger_than_the_set(batch, examples):
+    with pytest.raises(ValueError, match="pass the size of the training set"):
+        population_factor(batch, examples)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foreshock.dynamics import adam_recursion, mean_square_ratio
-from foreshock.forecast import NoiseTracker, population_factor
+from foreshock.forecast import NoiseTracker
 
 
 def track(measurements) -> NoiseTracker:
@@ -54,9 +54,3 @@ def test_a_resumed_tracker_goes_on():
     assert resumed.known().count == tracker.known().count == 2
     more = {"mean": 0.3, "variance": 0.0, "noise_factor": 19.0}
     assert resumed.update(**more) == tracker.update(**more)
-
-
-@pytest.mark.parametrize(("batch", "examples"), [(20, 10), (0, 10), (5, math.nan)])
-def test_a_batch_can_not_be_larger_than_the_set(batch, examples):
-    with pytest.raises(ValueError, match="pass the size of the training set"):
-        population_factor(batch, examples)

@@ -16,6 +16,7 @@ from foreshock.dynamics.mean_square import (
     mean_square_ratio,
     mean_square_spectral_radius,
     noise_gain,
+    population_factor,
 )
 from foreshock.dynamics.noise_trace import (
     gaussian_noise_feedback,
@@ -82,6 +83,7 @@ __all__ = [
     "noise_trace_feedback",
     "noise_trace_ratio",
     "phase_diagram",
+    "population_factor",
     "second_moment_lag",
     "severity",
     "simulate",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from foreshock.forecast.alarms import Alarm, AlarmBook, Level
 from foreshock.forecast.forecaster import Forecaster
 from foreshock.forecast.judgement import LAGGING, NOISY_EDGE
-from foreshock.forecast.noise import MeanSquare, NoiseTracker, population_factor
+from foreshock.forecast.noise import MeanSquare, NoiseTracker
 from foreshock.forecast.record import Forecast, State, unknown
 from foreshock.forecast.run import CurvatureSignals, RunForecaster
 from foreshock.forecast.signals import SignalTracker, StepSignals
@@ -34,6 +34,5 @@ __all__ = [
     "State",
     "StepSignals",
     "outlook",
-    "population_factor",
     "unknown",
 ]

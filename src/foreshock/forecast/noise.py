@@ -85,28 +85,5 @@ class NoiseTracker:
         self._measured.extend((float(ratio), float(mean)) for ratio, mean in state["measured"])
 
 
-def population_factor(batch: float, examples: float | None) -> float:
-    """Return by how much drawing without replacement from a finite set lowers the variance of a batch.
-
-    Args:
-        batch: B, examples in a batch, ≥ 1.
-        examples: N, examples in the training set; None if they are drawn afresh, or N is unknown.
-
-    Raises:
-        ValueError: If there are fewer examples than the batch has.
-
-    Example:
-        >>> round(population_factor(25, 50), 3), population_factor(50, 50), population_factor(8, None)
-        (0.51, 0.0, 1.0)
-    """
-    if examples is None:
-        return 1.0
-    if not examples >= batch >= 1:
-        raise ValueError(
-            f"examples is {examples!r}, but a batch has {batch!r} examples: pass the size of the training set"
-        )
-    return (examples - batch) / (examples - 1) if examples > 1 else 0.0
-
-
 def _geometric_mean(values: tuple[float, ...]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))

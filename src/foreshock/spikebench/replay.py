@@ -12,7 +12,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from foreshock.forecast import CurvatureSignals, Forecast, RunForecaster, population_factor
+from foreshock.dynamics import population_factor
+from foreshock.forecast import CurvatureSignals, Forecast, RunForecaster
 from foreshock.schedule import CURVATURE_AMONG_NOISE, FRESH_WAIT, LAGGING_WAIT
 from foreshock.scoring import announcing
 from foreshock.spikebench.scores import Replay
