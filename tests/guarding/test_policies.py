@@ -200,3 +200,11 @@ def test_pairs_are_averaged_and_undefined_where_the_mean_is_not_positive():
     for _ in range(99):
         pairs.update(mean=-1.0, variance=0.01, noise_factor=19.0)
     assert math.isnan(pairs.ratio)
+
+
+def test_a_spike_that_v_has_forgotten_hides_no_lag():
+    """With β₂ = .95, v forgets a spike of 10⁴ × within 180 steps; what it then lags behind is the present."""
+    natural = NaturalMoment()
+    for step in range(225):
+        natural.update(1e4 if step == 100 else 1.0 if step < 200 else 0.01, beta2=0.95)
+    assert natural.lag > 2.5

@@ -13,8 +13,9 @@ _MEMORY, _WINDOW = 30, 50
 class NaturalMoment:
     """Follow V = β₂V + (1 − β₂)‖g‖², and the same with the raises in it.
 
-    The lag is the largest V̂/EMA₃₀‖g‖² of the last 50 steps. With the true Σv it would be inflated by every
-    raise, and arm the guard by its own doing.
+    The lag is the largest V̂ over the mean ‖g‖² of 30 steps, of the last 50 steps. With the true Σv it would
+    be inflated by every raise, and arm the guard by its own doing; an exponential mean would remember a
+    spike for longer than v does where β₂ is small.
 
     Attributes:
         lag: The lag at the last step; NaN before it is known.
@@ -35,7 +36,7 @@ class NaturalMoment:
         self._natural = self._raised = 0.0
         self._forgotten = 1.0  # β₂ᵗ, of the bias correction.
         self._touched = False
-        self._gradient = math.nan
+        self._gradients: deque[float] = deque(maxlen=_MEMORY)
         self._lags: deque[float] = deque(maxlen=_WINDOW)
         self.started = False
         self.lag = math.nan
@@ -65,9 +66,9 @@ class NaturalMoment:
         self._raised = beta2 * self._raised + (1 - beta2) * squared_gradient
         self._forgotten *= beta2
         corrected = self._natural / (1 - self._forgotten) if self._forgotten < 1 else math.nan
-        before = squared_gradient if math.isnan(self._gradient) else self._gradient
-        self._gradient = before + (squared_gradient - before) / _MEMORY
-        self._lags.append(corrected / self._gradient if self._gradient > 0 else math.nan)
+        self._gradients.append(squared_gradient)
+        mean = math.fsum(self._gradients) / len(self._gradients)
+        self._lags.append(corrected / mean if mean > 0 else math.nan)
         self.lag = max(self._lags)
 
     def raised(self, factor: float) -> None:
@@ -99,7 +100,7 @@ class NaturalMoment:
             "forgotten": self._forgotten,
             "touched": self._touched,
             "started": self.started,
-            "gradient": self._gradient,
+            "gradients": list(self._gradients),
             "lags": list(self._lags),
             "lag": self.lag,
         }
@@ -108,6 +109,6 @@ class NaturalMoment:
         """Continue from `state_dict()`."""
         self._natural, self._raised = float(state["natural"]), float(state["raised"])
         self._forgotten, self._touched = float(state["forgotten"]), bool(state["touched"])
-        self._gradient = float(state["gradient"])
+        self._gradients = deque(state["gradients"], maxlen=_MEMORY)
         self._lags = deque(state["lags"], maxlen=_WINDOW)
         self.lag, self.started = float(state["lag"]), bool(state["started"])

@@ -29,7 +29,8 @@ class GuardSignals:
             what the policy calls `Policy.exact_from`, an upper bound of it.
         squared_gradient: ‖g‖².
         preconditioned_gradient: gᵀD⁻¹g.
-        lag: Largest V̂/EMA₃₀‖g‖² of the last 50 steps, V the second moment as it would be without the guard.
+        lag: Largest V̂ over the mean ‖g‖² of 30 steps, of the last 50 steps, V the second moment as it would
+            be without the guard.
         mean_square: Mean-square ratio from the pairs measured so far.
         curvature: λ_max, if it was measured for this very step.
     """
