@@ -54,7 +54,7 @@ def build_anchors(
     check_count("length", length, least=PHRASE)
     check_count("keys", keys, least=2)
     sizes = CausalSizes(ANCHORS + keys, length, layers=layers, width=width, heads=heads, norm=norm)
-    data = compose(sequences, length=length, keys=keys)
+    data, held_out = (compose(sequences, length=length, keys=keys, seed=DATA_SEED + i) for i in range(2))
     return Task(
         name="anchors",
         model=build_seeded(lambda: CausalTransformer(sizes, last_only=True), seed=seed),
@@ -62,16 +62,18 @@ def build_anchors(
         batches=stream_batches(data, batch_size=batch_size, seed=seed),
         batch_size=batch_size,
         examples=sequences,
+        validation=held_out,
     )
 
 
-def compose(sequences: int, *, length: int, keys: int) -> tuple[Tensor, Tensor]:
-    """Return sequences and their answers, always the same.
+def compose(sequences: int, *, length: int, keys: int, seed: int = DATA_SEED) -> tuple[Tensor, Tensor]:
+    """Return sequences and their answers.
 
     Args:
         sequences: How many.
         length: Symbols in each.
         keys: Number of keys, which are the symbols from 4 on; 0 to 3 are the anchors.
+        seed: Seed of the sequences.
 
     Returns:
         int64 tensors of shape (sequences, length) and (sequences,).
@@ -82,7 +84,7 @@ def compose(sequences: int, *, length: int, keys: int) -> tuple[Tensor, Tensor]:
         >>> torch.equal(answers, 4 + (symbols[:, 0] - 4 + shifts[symbols[:, 1:]].sum(dim=1)) % 50)
         True
     """
-    generator = torch.Generator().manual_seed(DATA_SEED)
+    generator = torch.Generator().manual_seed(seed)
     symbols = torch.randint(ANCHORS, ANCHORS + keys, (sequences, length), generator=generator)
     pairs = torch.randint(ANCHORS, (sequences, 2), generator=generator)
     start = torch.randint(length - PHRASE + 1, (sequences, 1), generator=generator)
