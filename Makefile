@@ -46,6 +46,7 @@ RELEASE ?=
 bench-guard: $(VENV)/.bench
 	$(BIN)/foreshock bench guard --suite $(SUITE) $(RELEASE) --out runs/guardbench
 	cp runs/guardbench/pages/guard* docs/benchmarks/
+	cp runs/guardbench/scores.json benchmarks/guardbench/results/$(SUITE).json
 
 # The peers and what they import require another torch, or torchvision; the rest of it is in the extra.
 $(VENV)/.peers: $(VENV)/.bench
