@@ -48,6 +48,36 @@ def test_classes_are_balanced_and_training_images_come_first(place, request):
         assert green > 0.9 or (green < 0.05 and abs(red - 20 * label / 255) < 0.02)
 
 
+@pytest.fixture
+def photographs(tmp_path):
+    """Return a folder of two classes, of images of any size: red ones with blue sides, and green ones."""
+    root = tmp_path / "photographs"
+    for i in range(3):
+        (root / "barn").mkdir(parents=True, exist_ok=True)
+        wide = image.new("RGB", (120, 60), (0, 0, 255))
+        wide.paste((255, 0, 0), (30, 0, 90, 60))
+        wide.save(root / "barn" / f"{i}.png")
+        write_image(root / "lawn" / f"{i}.jpg", (0, 255, 0), side=20 + i)
+    return root
+
+
+def test_any_images_are_cut_and_scaled_and_their_folders_are_classes(photographs):
+    images, labels = load_cifar10(5, path=photographs)
+    assert images.shape == (5, 3, 32, 32)
+    assert labels.tolist() == [0, 0, 0, 1, 1]
+    red = torch.tensor([1.0, 0.0, 0.0])[:, None, None].expand(3, 32, 32)
+    torch.testing.assert_close(images[0], red)
+    assert float(images[3, 1].min()) > 0.95
+    with pytest.raises(ValueError, match=r"7 images were asked for, but .* has only 6"):
+        load_cifar10(7, path=photographs)
+
+
+def test_a_file_that_is_no_image_is_named(photographs):
+    (photographs / "barn" / "0.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"barn/0\.png is no image that can be read"):
+        load_cifar10(2, path=photographs)
+
+
 def test_folder_and_archive_agree(folder, archive):
     for first, second in zip(load_cifar10(25, path=folder), load_cifar10(25, path=archive), strict=True):
         assert torch.equal(first, second)
@@ -83,5 +113,5 @@ def test_other_sizes_are_refused(tmp_path):
 def test_bytes_that_are_no_image_are_not_swallowed(tmp_path):
     (tmp_path / "ship").mkdir()
     (tmp_path / "ship" / "0.jpg").write_bytes(io.BytesIO(b"broken").getvalue())
-    with pytest.raises(image.UnidentifiedImageError):
+    with pytest.raises(ValueError, match=r"ship/0\.jpg is no image that can be read"):
         load_cifar10(9, path=tmp_path)
