@@ -30,9 +30,8 @@ from torch import Tensor, nn
 from foreshock.dynamics import LinearRecursion, mean_square_ratio
 from foreshock.operators import Evaluation, GradientFunction, LossTerm, displaced, normalised_terms
 from foreshock.preconditioner import Preconditioner
-from foreshock.vectors import reciprocal
+from foreshock.vectors import reciprocal, turned, unit
 
-_TOWARDS_PRODUCT = 0.3
 # Where D is far below its usual size (rows of an embedding that were never used), A has no bound.
 _LEAST_DENOMINATOR = 1e-3
 
@@ -108,8 +107,8 @@ def measure_noise(
     here = [_gradient(term, preconditioner, model) for term in terms]
     gradients = _Spread.of([one.gradient * root for one in here], terms)
     _require_finite(gradients.variance)
-    w = None if direction is None else _unit(direction * (root > 0))
-    w = _unit(gradients.mean) if w is None else w
+    w = None if direction is None else unit(direction * (root > 0))
+    w = unit(gradients.mean) if w is None else w
     length = _step_length(preconditioner, root)
     if w is None or not 0 < length < math.inf:
         raise ValueError("nothing moves in this step: every learning rate is 0, or no gradient is there")
@@ -135,9 +134,7 @@ def measure_noise(
         parts=len(terms),
         seconds=time.perf_counter() - began,
     )
-    towards = _unit(curvature.mean)
-    moved = None if towards is None else _unit(w + _TOWARDS_PRODUCT * towards)
-    return reading, w if moved is None else moved
+    return reading, turned(w, curvature.mean)
 
 
 @dataclass(frozen=True)
@@ -194,11 +191,6 @@ def _trusted_root(preconditioner: Preconditioner) -> Tensor:
 def _step_length(preconditioner: Preconditioner, root: Tensor) -> float:
     """Return √(uᵀA⁻¹u) of the step about to be taken."""
     return float(torch.linalg.vector_norm(preconditioner.descent() * reciprocal(root)))
-
-
-def _unit(vector: Tensor) -> Tensor | None:
-    norm = float(torch.linalg.vector_norm(vector))
-    return vector / norm if 0 < norm < math.inf else None
 
 
 def _noise_factor(recursion: LinearRecursion, mean: float) -> float:

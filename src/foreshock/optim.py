@@ -12,18 +12,43 @@ from foreshock.guarding import Guard, Policy, guard
 _KEY = "guard"
 
 
-def _with_guard(state: dict[str, Any], watched: Guard) -> dict[str, Any]:
-    return {**state, _KEY: {"policy": watched.policy, "state": watched.state_dict()}}
+class _Guarded(optim.Optimizer):
+    """What a guard adds to an optimizer, as the first base of a class whose second one steps."""
+
+    guard: Guard
+
+    def __init__(self, params: Any, *, policy: str | Policy = "auto", **options: Any) -> None:
+        super().__init__(params, **options)
+        self.guard = guard(self, policy)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimizer's state, and the guard's under ``"guard"``."""
+        return {**super().state_dict(), _KEY: self.guard.state_dict()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs, the guard's policy and state included."""
+        kept = {"policy": self.guard.policy, "state": self.guard.state_dict()}
+        return {**super().__getstate__(), _KEY: kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become a copy with a guard of its own; ``load_state_dict`` calls it too, with none to give."""
+        super().__setstate__(_without_guard(state))
+        if _KEY in state:
+            self.guard = guard(self, state[_KEY]["policy"])
+            self.guard.load_state_dict(state[_KEY]["state"])
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from `state_dict()`, or from that of the plain optimizer.
+
+        Args:
+            state_dict: What ``state_dict`` returned.
+        """
+        super().load_state_dict(_without_guard(state_dict))
+        if _KEY in state_dict:
+            self.guard.load_state_dict(state_dict[_KEY])
 
 
-def _hang_on(optimizer: GuardedAdam | GuardedAdamW, state: Mapping[str, Any]) -> None:
-    """Give a copy its guard. ``load_state_dict`` calls ``__setstate__`` too, and has none to give."""
-    if _KEY in state:
-        optimizer.guard = guard(optimizer, state[_KEY]["policy"])
-        optimizer.guard.load_state_dict(state[_KEY]["state"])
-
-
-class GuardedAdamW(optim.AdamW):
+class GuardedAdamW(_Guarded, optim.AdamW):
     """AdamW that makes no loss spikes; all of ``torch.optim.AdamW``, and its ``guard``.
 
     The guard's state is in ``state_dict()["guard"]``, which a plain optimizer ignores; a state without it, of
@@ -47,35 +72,8 @@ class GuardedAdamW(optim.AdamW):
         1
     """
 
-    def __init__(self, params: Any, *, policy: str | Policy = "auto", **options: Any) -> None:
-        super().__init__(params, **options)
-        self.guard: Guard = guard(self, policy)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return AdamW's state, and the guard's under ``"guard"``."""
-        return {**super().state_dict(), _KEY: self.guard.state_dict()}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy needs, the guard's policy and state included."""
-        return _with_guard(super().__getstate__(), self.guard)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Become a copy with a guard of its own."""
-        super().__setstate__({key: value for key, value in state.items() if key != _KEY})  # type: ignore[no-untyped-call]
-        _hang_on(self, state)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from `state_dict()`, or from that of a plain AdamW.
-
-        Args:
-            state_dict: What ``state_dict`` returned.
-        """
-        super().load_state_dict({key: value for key, value in state_dict.items() if key != _KEY})
-        if _KEY in state_dict:
-            self.guard.load_state_dict(state_dict[_KEY])
-
-
-class GuardedAdam(optim.Adam):
+class GuardedAdam(_Guarded, optim.Adam):
     """Adam that makes no loss spikes; all of ``torch.optim.Adam``, and its ``guard``. See `GuardedAdamW`.
 
     Args:
@@ -87,29 +85,6 @@ class GuardedAdam(optim.Adam):
         guard: The guard.
     """
 
-    def __init__(self, params: Any, *, policy: str | Policy = "auto", **options: Any) -> None:
-        super().__init__(params, **options)
-        self.guard: Guard = guard(self, policy)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return Adam's state, and the guard's under ``"guard"``."""
-        return {**super().state_dict(), _KEY: self.guard.state_dict()}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy needs, the guard's policy and state included."""
-        return _with_guard(super().__getstate__(), self.guard)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Become a copy with a guard of its own."""
-        super().__setstate__({key: value for key, value in state.items() if key != _KEY})  # type: ignore[no-untyped-call]
-        _hang_on(self, state)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from `state_dict()`, or from that of a plain Adam.
-
-        Args:
-            state_dict: What ``state_dict`` returned.
-        """
-        super().load_state_dict({key: value for key, value in state_dict.items() if key != _KEY})
-        if _KEY in state_dict:
-            self.guard.load_state_dict(state_dict[_KEY])
+def _without_guard(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in state.items() if key != _KEY}

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from foreshock.detection import SpikeEvent
 
 _GAP = 20
-_ANNOUNCING = ("edge", "armed")
+ANNOUNCING = ("edge", "armed")
+"""States of a forecast that announce an instability."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def announcing(states: Sequence[str]) -> NDArray[np.bool_]:
     found: list[bool] = []
     for state in states:
         going_on = state == "spike" and bool(found) and found[-1]
-        found.append(state in _ANNOUNCING or going_on)
+        found.append(state in ANNOUNCING or going_on)
     return np.array(found, dtype=np.bool_)
 
 

@@ -17,7 +17,8 @@ import math
 import torch
 from torch import Tensor
 
-_TOWARDS_PRODUCT = 0.3
+from foreshock.vectors import turned, unit
+
 _FEWEST = 10
 
 
@@ -45,10 +46,11 @@ class StreamingNoise:
     def __init__(self, start: Tensor, *, memory: float = 25) -> None:
         if not memory >= 2:
             raise ValueError(f"memory is {memory!r}; a variance needs two steps or more")
-        norm = float(torch.linalg.vector_norm(start))
-        if not 0 < norm < math.inf:
+        direction = unit(start)
+        if direction is None:
+            norm = float(torch.linalg.vector_norm(start))
             raise ValueError(f"start has norm {norm}; it must be finite and not zero")
-        self.direction = start / norm
+        self.direction = direction
         self._share = 1 / memory
         self._steps = 0
         self._mean: Tensor | None = None
@@ -80,10 +82,7 @@ class StreamingNoise:
             self._along += self._share * (along - self._along)
             self._square += self._share * (square - self._square)
         self._steps += 1
-        if 0 < square < math.inf:
-            turned = self.direction + _TOWARDS_PRODUCT / math.sqrt(square) * product
-            length = torch.linalg.vector_norm(turned)
-            self.direction = turned / length if float(length) > 0 else self.direction
+        self.direction = turned(self.direction, product)
         if self._steps < _FEWEST or not self._along > 0:
             return math.nan
         variance = max(self._square - float(torch.dot(self._mean, self._mean)), 0.0)

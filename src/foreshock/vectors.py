@@ -7,11 +7,14 @@ basis in bfloat16 would lose the digits that the threshold test needs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+_TOWARDS_PRODUCT = 0.3
 
 
 def vector_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
@@ -84,6 +87,26 @@ def reciprocal(vector: Tensor) -> Tensor:
         vector: Shape (n,).
     """
     return torch.where(vector > 0, vector, torch.inf).reciprocal()
+
+
+def unit(vector: Tensor) -> Tensor | None:
+    """Return a vector at length one; None if its length is zero or not finite."""
+    norm = float(torch.linalg.vector_norm(vector))
+    return vector / norm if 0 < norm < math.inf else None
+
+
+def turned(direction: Tensor, product: Tensor) -> Tensor:
+    """Return a unit vector turned towards its product: w + 0.3·h/‖h‖, at length one.
+
+    A power iteration that is spread over training. Where there is no product to turn to, w stays.
+
+    Args:
+        direction: w, shape (n,), of length one.
+        product: h, shape (n,).
+    """
+    towards = unit(product)
+    moved = None if towards is None else unit(direction + _TOWARDS_PRODUCT * towards)
+    return direction if moved is None else moved
 
 
 def _dense(tensor: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ is one of the mean square. Floats and numpy only.
 from __future__ import annotations
 
 from foreshock.dynamics.excursions import Excursion, find_excursions
-from foreshock.dynamics.lag import SecondMomentLag, SecondMomentSums, second_moment_lag
+from foreshock.dynamics.lag import LagWindow, SecondMomentLag, SecondMomentSums, second_moment_lag
 from foreshock.dynamics.mean_square import (
     mean_square_map,
     mean_square_ratio,
@@ -55,6 +55,7 @@ __all__ = [
     "AdamSettings",
     "Drift",
     "Excursion",
+    "LagWindow",
     "LinearRecursion",
     "Moment",
     "PhaseDiagram",

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+_GRADIENT_MEMORY, _WINDOW = 30, 50
 
 
 @dataclass(frozen=True)
@@ -93,3 +97,48 @@ def require_beta2(beta2: float) -> None:
     """
     if not 0 < beta2 < 1:
         raise ValueError(f"beta2 is {beta2!r}; it must lie in (0, 1)")
+
+
+class LagWindow:
+    """Follow v above g²: the largest Σv̂ over the mean ‖g‖² of 30 steps, of the last 50 steps.
+
+    The mean is a finite one: an exponential mean would remember a spike for longer than v does where β₂ is
+    small, and v would never seem to lag.
+
+    Attributes:
+        lag: The lag at the last step; NaN before it is known.
+
+    Example:
+        >>> window = LagWindow()
+        >>> for _ in range(60):
+        ...     window.update(second_moment=1.0, squared_gradient=0.1)
+        >>> round(window.lag, 6)
+        10.0
+    """
+
+    def __init__(self) -> None:
+        self._gradients: deque[float] = deque(maxlen=_GRADIENT_MEMORY)
+        self._lags: deque[float] = deque(maxlen=_WINDOW)
+        self.lag = math.nan
+
+    def update(self, *, second_moment: float, squared_gradient: float) -> None:
+        """Take one step into account.
+
+        Args:
+            second_moment: Σv̂; NaN without a second moment.
+            squared_gradient: ‖g‖², finite, over the same coordinates.
+        """
+        self._gradients.append(squared_gradient)
+        mean = math.fsum(self._gradients) / len(self._gradients)
+        self._lags.append(second_moment / mean if mean > 0 else math.nan)
+        self.lag = max(self._lags)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed window needs, as plain values."""
+        return {"gradients": list(self._gradients), "lags": list(self._lags), "lag": self.lag}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self._gradients = deque(state["gradients"], maxlen=_GRADIENT_MEMORY)
+        self._lags = deque(state["lags"], maxlen=_WINDOW)
+        self.lag = float(state["lag"])

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-_GRADIENT_MEMORY = 30
+from foreshock.dynamics import LagWindow
+
 _BURST_MEMORY = 5
-_LAG_WINDOW = 50
 _LEVEL_WINDOW = 100
 _FEWEST = 20
 
@@ -21,9 +21,8 @@ class StepSignals:
     """The smoothed signals at one step; NaN until enough steps were seen.
 
     Attributes:
-        lag: v above g²: the largest Σv̂ over the mean ‖g‖² of 30 steps, of the last 50 steps. An exponential
-            mean would remember a spike for longer than v does where β₂ is small. Where it is below about
-            two, v follows g², and crossing the edge does little.
+        lag: v above g², see `foreshock.dynamics.LagWindow`. Where it is below about two, v follows g², and
+            crossing the edge does little.
         reverse_lag: g² above v: √(‖g‖²/Σv̂) of this step.
         burst: √(EMA₅‖g‖² over its own median of the last 100 steps).
         loss_ratio: Mean loss of the last 5 steps over the median of the 100 before.
@@ -47,9 +46,8 @@ class SignalTracker:
     """
 
     def __init__(self) -> None:
-        self._gradients: deque[float] = deque(maxlen=_GRADIENT_MEMORY)
         self._recent = math.nan
-        self._lags: deque[float] = deque(maxlen=_LAG_WINDOW)
+        self._window = LagWindow()
         self._levels: deque[float] = deque(maxlen=_LEVEL_WINDOW)
         self._losses: deque[float] = deque(maxlen=_LEVEL_WINDOW + _BURST_MEMORY)
 
@@ -63,16 +61,14 @@ class SignalTracker:
         """
         if not math.isfinite(squared_gradient):
             return StepSignals(math.nan, math.nan, math.nan, math.nan)
-        self._gradients.append(squared_gradient)
-        mean = math.fsum(self._gradients) / len(self._gradients)
+        self._window.update(second_moment=second_moment, squared_gradient=squared_gradient)
         self._recent = _averaged(self._recent, squared_gradient, _BURST_MEMORY)
-        self._lags.append(second_moment / mean if mean > 0 else math.nan)
         self._levels.append(self._recent)
         if math.isfinite(loss):
             self._losses.append(loss)
         reverse = squared_gradient / second_moment if second_moment > 0 else math.nan
         return StepSignals(
-            lag=max(self._lags),
+            lag=self._window.lag,
             reverse_lag=math.sqrt(reverse),
             burst=self._burst(),
             loss_ratio=self._loss_ratio(),
@@ -81,9 +77,8 @@ class SignalTracker:
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed tracker needs, as plain values."""
         return {
-            "gradients": list(self._gradients),
+            "window": self._window.state_dict(),
             "recent": self._recent,
-            "lags": list(self._lags),
             "levels": list(self._levels),
             "losses": list(self._losses),
         }
@@ -91,7 +86,8 @@ class SignalTracker:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self._recent = float(state["recent"])
-        for name in ("gradients", "lags", "levels", "losses"):
+        self._window.load_state_dict(state["window"])
+        for name in ("levels", "losses"):
             kept: deque[float] = getattr(self, f"_{name}")
             kept.clear()
             kept.extend(state[name])

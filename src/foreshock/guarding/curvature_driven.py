@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from foreshock.guarding.policy import WARM_UP, Decision, GuardSignals, Measure, require_threshold
+from foreshock.guarding.policy import (
+    WARM_UP,
+    Decision,
+    GuardSignals,
+    Measure,
+    curvature_reason,
+    require_threshold,
+)
 
 
 @dataclass
@@ -50,8 +57,7 @@ class CurvatureDriven:
         """
         if seen.updates <= WARM_UP or not seen.curvature > self.threshold:
             return ()
-        reason = f"the preconditioned sharpness is {seen.curvature:.3g} of the edge"
-        factor = seen.curvature / self.threshold
+        factor, reason = seen.curvature / self.threshold, curvature_reason(seen)
         return (Decision("raise along", factor, reason, seen.curvature, self.threshold, "eigenvector"),)
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-_MEMORY, _WINDOW = 30, 50
+from foreshock.dynamics import LagWindow
 
 
 class NaturalMoment:
     """Follow V = β₂V + (1 − β₂)‖g‖², and the same with the raises in it.
 
-    The lag is the largest V̂ over the mean ‖g‖² of 30 steps, of the last 50 steps. With the true Σv it would
-    be inflated by every raise, and arm the guard by its own doing; an exponential mean would remember a
-    spike for longer than v does where β₂ is small.
+    The lag is that of V (`foreshock.dynamics.LagWindow`). With the true Σv it would be inflated by every
+    raise, and arm the guard by its own doing.
 
     Attributes:
-        lag: The lag at the last step; NaN before it is known.
         started: Whether `start` was called.
 
     Example:
@@ -36,10 +33,13 @@ class NaturalMoment:
         self._natural = self._raised = 0.0
         self._forgotten = 1.0  # β₂ᵗ, of the bias correction.
         self._touched = False
-        self._gradients: deque[float] = deque(maxlen=_MEMORY)
-        self._lags: deque[float] = deque(maxlen=_WINDOW)
+        self._window = LagWindow()
         self.started = False
-        self.lag = math.nan
+
+    @property
+    def lag(self) -> float:
+        """The lag at the last step; NaN before it is known."""
+        return self._window.lag
 
     def start(self, total: float, *, beta2: float, updates: int) -> None:
         """Begin with an optimizer that has made some updates.
@@ -66,10 +66,7 @@ class NaturalMoment:
         self._raised = beta2 * self._raised + (1 - beta2) * squared_gradient
         self._forgotten *= beta2
         corrected = self._natural / (1 - self._forgotten) if self._forgotten < 1 else math.nan
-        self._gradients.append(squared_gradient)
-        mean = math.fsum(self._gradients) / len(self._gradients)
-        self._lags.append(corrected / mean if mean > 0 else math.nan)
-        self.lag = max(self._lags)
+        self._window.update(second_moment=corrected, squared_gradient=squared_gradient)
 
     def raised(self, factor: float) -> None:
         """Take into account that Σv was multiplied.
@@ -100,15 +97,12 @@ class NaturalMoment:
             "forgotten": self._forgotten,
             "touched": self._touched,
             "started": self.started,
-            "gradients": list(self._gradients),
-            "lags": list(self._lags),
-            "lag": self.lag,
+            "window": self._window.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self._natural, self._raised = float(state["natural"]), float(state["raised"])
         self._forgotten, self._touched = float(state["forgotten"]), bool(state["touched"])
-        self._gradients = deque(state["gradients"], maxlen=_MEMORY)
-        self._lags = deque(state["lags"], maxlen=_WINDOW)
-        self.lag, self.started = float(state["lag"]), bool(state["started"])
+        self._window.load_state_dict(state["window"])
+        self.started = bool(state["started"])

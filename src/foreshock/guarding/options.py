@@ -11,14 +11,64 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from foreshock.guarding.policy import WARM_UP, Decision, GuardSignals, Measure, require_threshold
+from foreshock.guarding.policy import (
+    WARM_UP,
+    Decision,
+    GuardSignals,
+    Measure,
+    curvature_reason,
+    require_threshold,
+    secant_reason,
+)
 from foreshock.guarding.record import Remedy
 
 _REST = 100
 
 
 @dataclass
-class RaiseEpsilon:
+class _ChangeOnce:
+    """Change an option for good when the curvature first passes the threshold."""
+
+    value: float
+    threshold: float = 0.9
+    needs: ClassVar[frozenset[Measure]] = frozenset({"secant", "curvature"})
+    scales_decay: ClassVar[bool] = False
+    _remedy: ClassVar[Remedy]
+    _highest: ClassVar[float]
+    _done: bool = field(default=False, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse impossible options."""
+        require_threshold("value", self.value, low=0, high=self._highest)
+        require_threshold("threshold", self.threshold, low=0, high=1)
+
+    @property
+    def exact_from(self) -> float:
+        """The threshold."""
+        return self.threshold
+
+    def decide(self, seen: GuardSignals) -> Sequence[Decision]:
+        """Return the new value, once.
+
+        Args:
+            seen: The step about to be taken.
+        """
+        if self._done or not passed(seen, self.threshold):
+            return ()
+        self._done = True
+        return (change(self._remedy, self.value, seen, self.threshold),)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed policy needs, as plain values."""
+        return {"done": self._done}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self._done = bool(state["done"])
+
+
+@dataclass
+class RaiseEpsilon(_ChangeOnce):
     """Raise ε for good when the curvature first passes the threshold.
 
     Attributes:
@@ -35,44 +85,13 @@ class RaiseEpsilon:
     """
 
     value: float = 0.1
-    threshold: float = 0.9
     name: ClassVar[str] = "epsilon"
-    needs: ClassVar[frozenset[Measure]] = frozenset({"secant", "curvature"})
-    scales_decay: ClassVar[bool] = False
-    _done: bool = field(default=False, init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        """Refuse impossible options."""
-        require_threshold("value", self.value, low=0, high=math.inf)
-        require_threshold("threshold", self.threshold, low=0, high=1)
-
-    @property
-    def exact_from(self) -> float:
-        """The threshold."""
-        return self.threshold
-
-    def decide(self, seen: GuardSignals) -> Sequence[Decision]:
-        """Return the new ε, once.
-
-        Args:
-            seen: The step about to be taken.
-        """
-        if self._done or not passed(seen, self.threshold):
-            return ()
-        self._done = True
-        return (change("epsilon", self.value, seen, self.threshold),)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed policy needs, as plain values."""
-        return {"done": self._done}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`."""
-        self._done = bool(state["done"])
+    _remedy: ClassVar[Remedy] = "epsilon"
+    _highest: ClassVar[float] = math.inf
 
 
 @dataclass
-class LowerBeta2:
+class LowerBeta2(_ChangeOnce):
     """Lower β₂ for good when the curvature first passes the threshold.
 
     v is rescaled at the switch, so that its bias correction doesn't jump.
@@ -91,40 +110,9 @@ class LowerBeta2:
     """
 
     value: float = 0.9
-    threshold: float = 0.9
     name: ClassVar[str] = "beta2"
-    needs: ClassVar[frozenset[Measure]] = frozenset({"secant", "curvature"})
-    scales_decay: ClassVar[bool] = False
-    _done: bool = field(default=False, init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        """Refuse impossible options."""
-        require_threshold("value", self.value, low=0, high=1)
-        require_threshold("threshold", self.threshold, low=0, high=1)
-
-    @property
-    def exact_from(self) -> float:
-        """The threshold."""
-        return self.threshold
-
-    def decide(self, seen: GuardSignals) -> Sequence[Decision]:
-        """Return the new β₂, once.
-
-        Args:
-            seen: The step about to be taken.
-        """
-        if self._done or not passed(seen, self.threshold):
-            return ()
-        self._done = True
-        return (change("beta2", self.value, seen, self.threshold),)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed policy needs, as plain values."""
-        return {"done": self._done}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`."""
-        self._done = bool(state["done"])
+    _remedy: ClassVar[Remedy] = "beta2"
+    _highest: ClassVar[float] = 1.0
 
 
 @dataclass
@@ -206,7 +194,5 @@ def change(remedy: Remedy, factor: float, seen: GuardSignals, threshold: float) 
         threshold: What was passed.
     """
     if seen.secant > threshold:
-        reason = f"the curvature along the last displacement is {seen.secant:.3g} of the edge"
-        return Decision(remedy, factor, reason, seen.secant, threshold)
-    reason = f"the preconditioned sharpness is {seen.curvature:.3g} of the edge"
-    return Decision(remedy, factor, reason, seen.curvature, threshold)
+        return Decision(remedy, factor, secant_reason(seen), seen.secant, threshold)
+    return Decision(remedy, factor, curvature_reason(seen), seen.curvature, threshold)

@@ -99,6 +99,16 @@ class Policy(Protocol):
         """Continue from `state_dict()`."""
 
 
+def secant_reason(seen: GuardSignals) -> str:
+    """Return in words what the secant showed."""
+    return f"the curvature along the last displacement is {seen.secant:.3g} of the edge"
+
+
+def curvature_reason(seen: GuardSignals) -> str:
+    """Return in words what a probe of the curvature showed."""
+    return f"the preconditioned sharpness is {seen.curvature:.3g} of the edge"
+
+
 def require_threshold(name: str, value: float, *, low: float, high: float) -> None:
     """Refuse an option outside of an open interval.
 

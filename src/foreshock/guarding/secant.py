@@ -16,7 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from foreshock.guarding.policy import WARM_UP, Decision, GuardSignals, Measure, require_threshold
+from foreshock.guarding.policy import (
+    WARM_UP,
+    Decision,
+    GuardSignals,
+    Measure,
+    require_threshold,
+    secant_reason,
+)
 
 # Near the edge a few percent are asked for, after a sudden rise of the learning rate up to two: what asks for
 # more is no curvature, but weights or gradients that were changed between two steps.
@@ -64,9 +71,8 @@ class Secant:
         """
         if seen.updates <= WARM_UP or not seen.secant > self.threshold:
             return ()
-        reason = f"the curvature along the last displacement is {seen.secant:.3g} of the edge"
         factor = min(seen.secant / self.threshold, _LARGEST_RAISE)
-        return (Decision("raise along", factor, reason, seen.secant, self.threshold),)
+        return (Decision("raise along", factor, secant_reason(seen), seen.secant, self.threshold),)
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the policy has no memory."""

@@ -15,7 +15,7 @@ import numpy as np
 from foreshock.dynamics import population_factor
 from foreshock.forecast import CurvatureSignals, Forecast, RunForecaster
 from foreshock.schedule import CURVATURE_AMONG_NOISE, FRESH_WAIT, LAGGING_WAIT
-from foreshock.scoring import announcing
+from foreshock.scoring import ANNOUNCING, announcing
 from foreshock.spikebench.scores import Replay
 from foreshock.spikebench.trace import Trace
 
@@ -123,7 +123,7 @@ def _row(forecast: Forecast, *, alarmed: bool, passes: float) -> tuple[float, ..
     score = forecast.mean_square_ratio
     if math.isnan(score):
         score = forecast.stability_ratio
-    elif forecast.state not in ("edge", "armed"):
+    elif forecast.state not in ANNOUNCING:
         score = min(score, 0.0)
     return (
         float(alarmed),
