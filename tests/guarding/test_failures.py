@@ -134,7 +134,7 @@ def test_an_optimizer_that_goes_back_takes_the_guard_back():
     assert math.isnan(back[0].secant)
     assert math.isfinite(back[1].secant)
     fresh = guard(optim.Adam(network().parameters()), Script())
-    assert watched._engine.pairs.count == fresh._engine.pairs.count == 0
+    assert watched._engine.acting.pairs.count == fresh._engine.acting.pairs.count == 0
     assert watched.lag < 30
 
 

@@ -13,7 +13,19 @@ import torch
 from torch import nn, optim
 
 from foreshock.guarding import POLICIES, Guard, Outlier, Secant, guard
-from guarding.training import ADAMS, OTHERS, WAYS, Script, asked, data, network, squared, train, weights
+from guarding.training import (
+    ADAMS,
+    OTHERS,
+    WAYS,
+    Script,
+    asked,
+    data,
+    network,
+    scaled_training,
+    squared,
+    train,
+    weights,
+)
 
 MAKERS = {f"{name}-{way}": (name, way) for name in ADAMS for way in WAYS}
 
@@ -206,17 +218,6 @@ def test_gradients_that_are_not_finite_are_left_alone_and_recorded_once(value):
     assert watched.summary().acted == 0
     assert watched.summary().not_finite == 1
     assert watched.step == 8
-
-
-def scaled_training(optimizer, model, batch, scaler, *, steps, overflow_at=()):
-    for step in range(steps):
-        optimizer.zero_grad()
-        loss = squared(model, batch)
-        scaler.scale(loss).backward()
-        if step in overflow_at:
-            next(model.parameters()).grad.fill_(math.inf)
-        scaler.step(optimizer)
-        scaler.update()
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -95,6 +95,15 @@ def test_outliers_are_clipped_and_a_new_level_is_accepted(usual):
     assert factors == pytest.approx([0.3, 0.3, 0.3] + [None] * 7)
 
 
+def test_what_is_left_of_an_outlier_can_be_less_than_what_makes_it_one():
+    policy = Outlier(multiple=4.0, left=1.0, size="norm")
+    for step in range(100):
+        assert not policy.decide(seen(step, squared_gradient=1.0 if step % 2 else 9.0))
+    [decision] = policy.decide(seen(100, squared_gradient=400.0))
+    assert decision.factor == pytest.approx(2 / 20)  # the median of 1 and 3, over 20
+    assert decision.threshold == 4.0
+
+
 def test_rare_outliers_are_clipped_each_time():
     policy = Outlier(usual="third largest")
     clipped = [
@@ -152,6 +161,8 @@ OPTIONS = [
     (MeanSquare, {"largest": math.nan}, "largest"),
     (MeanSquare, {"remedy": "pray"}, "remedy"),
     (Outlier, {"multiple": 1.0}, "multiple"),
+    (Outlier, {"left": 0.0}, "left"),
+    (Outlier, {"left": 3.5}, "left"),
     (Outlier, {"usual": "mode"}, "usual"),
     (Outlier, {"size": "huge"}, "size"),
     (RaiseEpsilon, {"value": 0.0}, "value"),

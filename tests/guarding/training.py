@@ -83,5 +83,16 @@ def train(model, optimizer, batch, steps, *, before=None):
     return losses
 
 
+def scaled_training(optimizer, model, batch, scaler, *, steps, overflow_at=()):
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss = squared(model, batch)
+        scaler.scale(loss).backward()
+        if step in overflow_at:
+            next(model.parameters()).grad.fill_(math.inf)
+        scaler.step(optimizer)
+        scaler.update()
+
+
 def weights(model: nn.Module) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in model.parameters()]

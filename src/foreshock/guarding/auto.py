@@ -19,8 +19,9 @@ _AFTER_OUTLIER = 2
 class Auto:
     """Secant, mean-square ratio where pairs are measured, and clipping of gradients without precedent.
 
-    A gradient counts as an outlier only above four times the third *largest* of the last 100 steps. It spoils
-    the secant of its own step and of the next, which are passed over.
+    A gradient counts as an outlier only above four times the third *largest* of the last 100 steps, and is
+    scaled down to that third largest. It spoils the secant of its own step and of the next, which are passed
+    over.
 
     Attributes:
         secant: Against spikes of the full batch.
@@ -36,7 +37,7 @@ class Auto:
     secant: Secant = field(default_factory=Secant)
     mean_square: MeanSquare = field(default_factory=MeanSquare)
     outlier: Outlier = field(
-        default_factory=lambda: Outlier(multiple=_NOVEL, usual="third largest", size="norm")
+        default_factory=lambda: Outlier(multiple=_NOVEL, left=1, usual="third largest", size="norm")
     )
     name: ClassVar[str] = "auto"
     scales_decay: ClassVar[bool] = True

@@ -108,6 +108,10 @@ class Displacement:
         """Return what is known of a parameter's last displacement; None if it did not move."""
         return self._moved.get(slot.key)
 
+    def buffers(self) -> list[Tensor]:
+        """Return the tensors that are held: one of the size of each parameter that moved at some step."""
+        return list(self._back.values())
+
     def state_dict(self, parameters: Sequence[Tensor]) -> list[Any]:
         """Return copies of what is remembered, in the order of the parameters.
 

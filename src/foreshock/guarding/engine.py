@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 
+from foreshock.guarding.acting import Acting
 from foreshock.guarding.clipping import ClipRecord
-from foreshock.guarding.directions import find_directions
 from foreshock.guarding.displacement import Displacement
 from foreshock.guarding.families import find_family
-from foreshock.guarding.natural import NaturalMoment
-from foreshock.guarding.pairs import PairAverage
+from foreshock.guarding.glance import READ, Glance, first_decay, squared_norm
+from foreshock.guarding.growth import Growth
 from foreshock.guarding.policy import Decision, GuardSignals, Measure, Policy
 from foreshock.guarding.record import GuardAction
 from foreshock.guarding.reduction import Reduction
-from foreshock.guarding.remedies import HeldOptions, Workbench
 from foreshock.guarding.slots import Slot, read_slots
 from foreshock.guarding.sums import Measurer, StepSums
 from foreshock.preconditioner import stock_name, unwrap
 
 _EVERY_FEW: frozenset[Measure] = frozenset({"secant"})
-_NOTHING: frozenset[Measure] = frozenset()
+_MEANWHILE: frozenset[Measure] = frozenset({"norm"})
 _STRIDE, _FAR = 4, 1 / 3
 
 
@@ -37,20 +36,17 @@ class Engine:
         group: Process group to add sums up over besides, or None.
 
     Attributes:
+        acting: Does what is decided, and remembers what that needs.
         step: Updates seen.
-        pairs: The noise of mini-batches, as far as it was measured.
-        natural: The second moment as it would be without the guard.
-        clips: By what gradients were multiplied.
         passed_by: Whether nothing was measured at the last step because something failed.
     """
 
     def __init__(self, optimizer: Optimizer, policy: Policy, *, group: Any = None) -> None:
         self._optimizer, self._policy, self._group = unwrap(optimizer), policy, group
         self._family, self._name = find_family(optimizer), stock_name(optimizer)
-        self._displacement, self._held = Displacement(), HeldOptions()
-        self.natural, self.pairs, self.clips = NaturalMoment(), PairAverage(), ClipRecord()
+        self._displacement, self._glance, self._growth = Displacement(), Glance(), Growth()
+        self.acting = Acting(self._optimizer, self._family)
         self.step = 0
-        self._rate_factor = 1.0
         self._moving: list[Slot] = []
         self._curvature: tuple[float, Tensor | None] = (math.nan, None)
         self._finite = True
@@ -67,46 +63,83 @@ class Engine:
         self.restore()
         self._moving, self.passed_by = [], False
         wanted = self._policy.needs
-        needs = wanted - (_EVERY_FEW if self._wait else _NOTHING)
+        needs = (wanted - _EVERY_FEW) | _MEANWHILE if self._wait else wanted
         begins = "secant" in wanted and self._wait <= 1
         actions = self._before(needs, begins=begins) if needs or begins else []
-        self._hold()
+        self.acting.hold(decay=self._policy.scales_decay)
         return actions
 
     def pass_by(self) -> None:
         """Let the coming step pass; only what was changed for good is kept up."""
         self.restore()
         self.drop()
-        self._hold()
+        self.acting.hold(decay=self._policy.scales_decay)
 
     def drop(self) -> None:
         """Drop what is remembered of the last step: something failed."""
         self._displacement = Displacement()
+        self._glance.forget()
         self._moving, self._wait, self.passed_by = [], 0, True
 
     def _before(self, needs: frozenset[Measure], *, begins: bool) -> list[GuardAction]:
         scale = getattr(self._optimizer, "grad_scale", None)
         scale = 1.0 if scale is None else float(scale)
+        if self._glance.enough and not (begins or needs & READ):
+            return self._before_at_a_glance(scale)
         slots = read_slots(self._optimizer, scale=scale, name=self._name)
         ready = [slot for slot in slots if slot.state]
         actions: list[GuardAction] = []
         if ready and needs:
             reduction = Reduction(ready, self._group)
+            self._glance.remember(slots, step=self.step, summed=self._group is not None)
             sums = self._measure(ready, needs, reduction)
             if not sums.finite:
                 return self._leave_alone(sums)
-            self._finite = True
-            self._follow(ready, sums, reduction)
-            actions = self._act(ready, sums, reduction)
+            first = self._family.second_moment(ready[0])
+            if first is not None and not self.acting.natural.started:
+                self._start(ready, reduction)
+            self._follow(sums, None if first is None else first.beta2)
+            updates, beta1 = max(slot.updates for slot in ready), first_decay(ready[0].group)
+            actions = self._act(sums, updates, beta1, lambda: (ready, reduction))
             # While it is far below where the policy looks, the secant is measured every fourth step only.
-            if not self._wait and sums.secant <= _FAR * self._policy.exact_from:
+            if not self._wait and sums.secant <= _FAR * self._policy.exact_from and not self._growth.wakes:
                 self._wait, begins = _STRIDE, False
+        self._remember(slots, begins=begins or self._is_woken())
+        return actions
+
+    def _before_at_a_glance(self, scale: float) -> list[GuardAction]:
+        """Guard a step of which ‖g‖² is all that is needed; parameters are read only if something is done."""
+
+        def read() -> tuple[list[Slot], Reduction]:
+            slots = read_slots(self._optimizer, scale=scale, name=self._name)
+            ready = [slot for slot in slots if slot.state]
+            return ready, Reduction(ready, self._group)
+
+        sums = StepSums(squared_norm(self._optimizer.param_groups, scale=scale))
+        if not sums.finite:
+            self._displacement.forget()
+            return self._leave_alone(sums)
+        self._follow(sums, self._glance.beta2(self._family))
+        actions = self._act(sums, self._glance.updates(self.step), self._glance.beta1, read)
+        begins = self._is_woken()
+        slots = read_slots(self._optimizer, scale=scale, name=self._name) if begins else []
+        self._remember(slots, begins=begins)
+        return actions
+
+    def _is_woken(self) -> bool:
+        """Return whether the secant has to be measured at the next step although its turn is later."""
+        if not (self._wait and self._growth.wakes):
+            return False
+        self._wait = 1
+        return True
+
+    def _remember(self, slots: list[Slot], *, begins: bool) -> None:
+        """Remember this step's displacement for the next one, or that there is none."""
         if begins:
             self._displacement.begin(slots)
             self._moving = slots
         else:
             self._displacement.forget()
-        return actions
 
     def after(self) -> None:
         """Remember the step that was made."""
@@ -116,21 +149,26 @@ class Engine:
             self.restore()
             self.step += 1
             self._wait = max(self._wait - 1, 0)
-            self.clips.stepped()
+            self.acting.clips.stepped()
             self._curvature = (math.nan, None)
             self._moving, self._loaded = [], False
 
     def restore(self) -> None:
         """Put options back that were changed for one step."""
-        self._held.restore()
+        self.acting.restore()
 
     def optimizer_loaded(self) -> None:
         """Forget the run so far, unless it was loaded too: the optimizer got another state."""
+        self._glance.forget()
         if self._loaded:
             return
-        self._displacement, self._wait = Displacement(), 0
-        self.natural, self.pairs, self.clips = NaturalMoment(), PairAverage(), ClipRecord()
+        self._displacement, self._growth, self._wait = Displacement(), Growth(), 0
+        self.acting.forget()
         self._finite = True
+
+    def buffers(self) -> list[Tensor]:
+        """Return the tensors that are held between steps."""
+        return self._displacement.buffers()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""
@@ -138,13 +176,14 @@ class Engine:
             "policy": self._policy.name,
             "policy_state": self._policy.state_dict(),
             "step": self.step,
-            "rate_factor": self._rate_factor,
-            "clipped": self.clips.last,
+            "rate_factor": self.acting.rate_factor,
+            "clipped": self.acting.clips.last,
             "finite": self._finite,
             "wait": self._wait,
             "displacement": self._displacement.state_dict(self._parameters()),
-            "natural": self.natural.state_dict(),
-            "pairs": self.pairs.state_dict(),
+            "growth": self._growth.state_dict(),
+            "natural": self.acting.natural.state_dict(),
+            "pairs": self.acting.pairs.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -154,13 +193,15 @@ class Engine:
                 f"the state is of the policy {state['policy']!r}, this guard's is {self._policy.name!r}: "
                 "pass policy=… as in the run that was saved"
             )
+        self._glance.forget()
         self._displacement.load_state_dict(state["displacement"], self._parameters())
         self._policy.load_state_dict(state["policy_state"])
-        self.step, self._rate_factor = int(state["step"]), float(state["rate_factor"])
-        self.clips, self._finite = ClipRecord(float(state["clipped"])), bool(state["finite"])
+        self.step, self.acting.rate_factor = int(state["step"]), float(state["rate_factor"])
+        self.acting.clips, self._finite = ClipRecord(float(state["clipped"])), bool(state["finite"])
         self._wait = int(state["wait"])
-        self.natural.load_state_dict(state["natural"])
-        self.pairs.load_state_dict(state["pairs"])
+        self._growth.load_state_dict(state["growth"])
+        self.acting.natural.load_state_dict(state["natural"])
+        self.acting.pairs.load_state_dict(state["pairs"])
         self._loaded = True
 
     def _parameters(self) -> list[Tensor]:
@@ -171,7 +212,7 @@ class Engine:
             slots,
             self._family,
             self._displacement,
-            unclipped=self.clips.undoing,
+            unclipped=self.acting.clips.undoing,
             total=reduction.total,
         )
         return measurer.measure(needs, exact_from=self._policy.exact_from)
@@ -179,61 +220,52 @@ class Engine:
     def _leave_alone(self, sums: StepSums) -> list[GuardAction]:
         """Record the first of a row of gradients that are not finite; the step is the optimizer's affair."""
         first, self._finite = self._finite, False
+        self._glance.forget()  # an optimizer that skips the step does not count it
+        self._growth.update(math.nan)
         if not first:
             return []
         value = sums.squared_gradient
         return [GuardAction(self.step, self._policy.name, "none", f"‖g‖² is {value}", value, math.inf, 1.0)]
 
-    def _follow(self, slots: Sequence[Slot], sums: StepSums, reduction: Reduction) -> None:
-        first = self._family.second_moment(slots[0])
-        if first is None:
-            return
-        if not self.natural.started:
-            moments = [self._family.second_moment(slot) for slot in slots]
-            rows = [
-                [0.0 if one is None or one.previous is None else float(one.previous.sum())] for one in moments
-            ]
-            self.natural.start(reduction.total(rows)[0], beta2=first.beta2, updates=slots[0].updates - 1)
-        self.natural.update(sums.squared_gradient, beta2=first.beta2)
+    def _start(self, slots: Sequence[Slot], reduction: Reduction) -> None:
+        """Take over v as the optimizer has it."""
+        moments = [self._family.second_moment(slot) for slot in slots]
+        rows = [
+            [0.0 if one is None or one.previous is None else float(one.previous.sum())] for one in moments
+        ]
+        if moments[0] is not None:
+            total = reduction.total(rows)[0]
+            self.acting.natural.start(total, beta2=moments[0].beta2, updates=slots[0].updates - 1)
 
-    def _act(self, slots: Sequence[Slot], sums: StepSums, reduction: Reduction) -> list[GuardAction]:
-        decisions = self._policy.decide(self._signals(slots, sums))
+    def _follow(self, sums: StepSums, beta2: float | None) -> None:
+        self._finite = True
+        self._growth.update(sums.squared_gradient)
+        if beta2 is not None:
+            self.acting.natural.update(sums.squared_gradient, beta2=beta2)
+
+    def _act(
+        self, sums: StepSums, updates: int, beta1: float, read: Callable[[], tuple[Sequence[Slot], Reduction]]
+    ) -> list[GuardAction]:
+        decisions = self._policy.decide(self._signals(sums, updates, beta1))
         if decisions:
-            workbench = Workbench(
-                self._optimizer,
-                self._family,
-                slots,
-                natural=self.natural,
-                reduction=reduction,
-                directions=find_directions(
-                    slots, self._displacement, vector=self._curvature[1], parameters=self._parameters()
-                ),
+            slots, reduction = read()
+            self.acting.apply(
+                decisions, slots, reduction, displacement=self._displacement, vector=self._curvature[1]
             )
-            for decision in decisions:
-                workbench.apply(decision)
-                if decision.remedy == "raise all":
-                    self.pairs.lowered(decision.factor)
-            self.clips.multiplied(workbench.gradient_factor)
-            self._rate_factor *= workbench.rate_factor
         return [_action(self.step, self._policy.name, decision) for decision in decisions]
 
-    def _hold(self) -> None:
-        groups = self._optimizer.param_groups
-        self._held.hold(groups, {"lr": self._rate_factor})
-        if self._policy.scales_decay:
-            decoupled = [g for g in groups if g.get("decoupled_weight_decay", self._family.decoupled)]
-            self._held.hold(decoupled, {"weight_decay": self.natural.decay_factor})
-
-    def _signals(self, slots: Sequence[Slot], sums: StepSums) -> GuardSignals:
+    def _signals(self, sums: StepSums, updates: int, beta1: float) -> GuardSignals:
         return GuardSignals(
             step=self.step,
-            updates=max(slot.updates for slot in slots),
+            updates=updates,
             secant=sums.secant,
             squared_gradient=sums.squared_gradient,
             preconditioned_gradient=sums.preconditioned_gradient,
-            lag=self.natural.lag,
-            mean_square=self.pairs.ratio,
+            lag=self.acting.natural.lag,
+            mean_square=self.acting.pairs.ratio,
             curvature=self._curvature[0],
+            growth=self._growth.sustained,
+            beta1=beta1,
         )
 
 

@@ -82,12 +82,12 @@ class Guard:
     @property
     def lag(self) -> float:
         """How far the second moment, without our raises, is above g²; NaN before it is known."""
-        return self._engine.natural.lag
+        return self._engine.acting.natural.lag
 
     @property
     def mean_square_ratio(self) -> float:
         """Mean-square ratio from the pairs measured so far; NaN before the fifth."""
-        return self._engine.pairs.ratio
+        return self._engine.acting.pairs.ratio
 
     def clipped(self, total_norm: Tensor | float, *, max_norm: float) -> None:
         """Say that the gradients of the coming step were clipped by their norm.
@@ -105,7 +105,7 @@ class Guard:
             >>> weight.square().sum().backward()
             >>> watched.clipped(torch.nn.utils.clip_grad_norm_([weight], 1.0), max_norm=1.0)
         """
-        self._engine.clips.told(min(1.0, max_norm / (float(total_norm) + 1e-6)))
+        self._engine.acting.clips.told(min(1.0, max_norm / (float(total_norm) + 1e-6)))
 
     def measure(
         self, model: nn.Module, loss_fn: LossFunction, batch: Any, *, gradient_scale: float = 1.0
@@ -146,7 +146,7 @@ class Guard:
             variance: σ² in the same units.
             noise_factor: n/c of the optimizer's recursion.
         """
-        self._engine.pairs.update(mean=mean, variance=variance, noise_factor=noise_factor)
+        self._engine.acting.pairs.update(mean=mean, variance=variance, noise_factor=noise_factor)
 
     def see_curvature(self, ratio: float, vector: Tensor) -> None:
         """Take the largest eigenvalue at the step about to be taken into account.
@@ -168,7 +168,7 @@ class Guard:
     def summary(self) -> GuardSummary:
         """Return what the guard did so far; ``str()`` of it says so in words."""
         notes = self._failures.notes + (() if self._prober is None else self._prober.notes)
-        if "pairs" in self.policy.needs and self.step and not self._engine.pairs.count and not notes:
+        if "pairs" in self.policy.needs and self.step and not self._engine.acting.pairs.count and not notes:
             notes = (
                 "the noise of mini-batches was not measured, so that only what needs none was guarded: call "
                 "guard.measure(model, loss_fn, batch) between backward() and step(), or pass the guard to "
@@ -180,6 +180,10 @@ class Guard:
         """Let go of the optimizer. Detaching twice is harmless."""
         self._hooks.remove()
         self._engine.restore()
+
+    def buffers(self) -> list[Tensor]:
+        """Return the tensors that the guard holds between steps: one of each parameter's size at most."""
+        return self._engine.buffers()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to go on with the same guard, the kept actions left out."""

@@ -33,6 +33,8 @@ class Outlier:
 
     Attributes:
         multiple: Sizes above this multiple of the usual one are outliers, > 1.
+        left: What is left of an outlier, as a multiple of the usual size, > 0 and at most `multiple`; None
+            for `multiple`.
         usual: The ``"median"`` of the last 100 steps, or their ``"third largest"``, which only a size without
             precedent exceeds: three, because the history may have begun with outliers.
         size: ``"preconditioned"``, q; or ``"norm"``, ‖g‖, which costs no pass over v.
@@ -50,6 +52,7 @@ class Outlier:
     """
 
     multiple: float = 3.0
+    left: float | None = None
     usual: Literal["median", "third largest"] = "median"
     size: Literal["preconditioned", "norm"] = "preconditioned"
     name: ClassVar[str] = "outlier"
@@ -62,6 +65,11 @@ class Outlier:
     def __post_init__(self) -> None:
         """Refuse impossible options."""
         require_threshold("multiple", self.multiple, low=1, high=math.inf)
+        if self.left is not None and not 0 < self.left <= self.multiple:
+            raise ValueError(
+                f"left is {self.left!r}: what is left of an outlier is above 0 and at most multiple, "
+                f"{self.multiple!r}"
+            )
         if self.usual not in ("median", "third largest"):
             raise ValueError(f"usual is {self.usual!r}; it is 'median' or 'third largest'")
         if self.size not in ("preconditioned", "norm"):
@@ -100,7 +108,8 @@ class Outlier:
             return ()
         times = size / level
         reason = f"the gradient is {times:.3g} × the {self.usual} of the last {_WINDOW} steps"
-        return (Decision("clip", self.multiple / times, reason, times, self.multiple),)
+        left = self.multiple if self.left is None else self.left
+        return (Decision("clip", left / times, reason, times, self.multiple),)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed policy needs, as plain values."""

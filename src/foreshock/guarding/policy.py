@@ -33,6 +33,8 @@ class GuardSignals:
             be without the guard.
         mean_square: Mean-square ratio from the pairs measured so far.
         curvature: λ_max, if it was measured for this very step.
+        growth: Smallest factor by which ‖g‖² grew in each of the last three steps.
+        beta1: β₁, 0 for an optimizer without.
     """
 
     step: int
@@ -43,6 +45,8 @@ class GuardSignals:
     lag: float = math.nan
     mean_square: float = math.nan
     curvature: float = math.nan
+    growth: float = math.nan
+    beta1: float = 0.0
 
 
 @dataclass(frozen=True)

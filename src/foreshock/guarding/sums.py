@@ -17,6 +17,7 @@ from torch import Tensor
 from foreshock.guarding.displacement import Displacement, Moved, inner
 from foreshock.guarding.families import Family, Metric
 from foreshock.guarding.fetching import fetch
+from foreshock.guarding.glance import norms
 from foreshock.guarding.policy import Measure
 from foreshock.guarding.slots import Slot, per_group
 
@@ -89,17 +90,15 @@ class Measurer:
         return self._exact(sums, moved, metric) if closer else sums
 
     def _cheap(self, moved: Sequence[Moved | None]) -> StepSums:
-        norms, now = [], []
-        for slot, one in zip(self.slots, moved, strict=True):
-            norms.append(inner(slot.gradient, slot.gradient))
-            if one is not None:
-                now.append(inner(slot.gradient, one.back))
+        sizes = norms([slot.gradient for slot in self.slots])
+        pairs = zip(self.slots, moved, strict=True)
+        now = [inner(slot.gradient, one.back) for slot, one in pairs if one is not None]
         lengths = [_decayed(s, m) for s, m in zip(self.slots, moved, strict=True) if m is not None]
         known = [m.products for m in moved if m is not None]
         fetched = iter(
-            fetch([*norms, *now, *(d for d in lengths if d is not None), *itertools.chain(*known)])
+            fetch([*sizes, *now, *(d for d in lengths if d is not None), *itertools.chain(*known)])
         )
-        squares = [next(fetched) / slot.scale**2 for slot in self.slots]
+        squares = [(next(fetched) / slot.scale) ** 2 for slot in self.slots]
         products = iter([next(fetched) for _ in now])
         decays = iter([0.0 if one is None else next(fetched) for one in lengths])
         rates = per_group(self.slots, self.family.rate)

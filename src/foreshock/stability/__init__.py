@@ -22,7 +22,7 @@ arXiv 2207.14484). Coupled weight decay is no part of c: it adds wd·I to H.
 
 from __future__ import annotations
 
-from foreshock.stability.growth import growth_factor, stability_ratio, steps_to_visible
+from foreshock.stability.growth import growing_ratio, growth_factor, stability_ratio, steps_to_visible
 from foreshock.stability.momentum import (
     blended_momentum_factor,
     heavy_ball_factor,
@@ -40,6 +40,7 @@ __all__ = [
     "adam_threshold",
     "blended_momentum_factor",
     "gradient_descent_threshold",
+    "growing_ratio",
     "growth_factor",
     "heavy_ball_factor",
     "heavy_ball_threshold",

@@ -82,3 +82,27 @@ def steps_to_visible(ratio: float, *, beta1: float, magnification: float) -> flo
         raise ValueError(f"magnification is {magnification!r}; it must be at least 1")
     growth = growth_factor(ratio, beta1=beta1)
     return math.log(magnification) / math.log(growth) if growth > 1 else math.inf
+
+
+def growing_ratio(factor: float, *, beta1: float) -> float:
+    r"""Return the stability ratio at which a step multiplies the deviation by `factor`.
+
+    .. math:: r = \frac{(ρ + 1)(ρ + β)}{2ρ(1 + β)}
+
+    for a root at −ρ: `growth_factor` of Adam and heavy ball, inverted.
+
+    Args:
+        factor: ρ ≥ 1, in the squared gradient √(‖g_t‖²/‖g_{t−1}‖²).
+        beta1: Decay of the first moment or momentum, in [0, 1).
+
+    Raises:
+        ValueError: If an argument lies outside its interval.
+
+    Example:
+        >>> round(growing_ratio(1.483, beta1=0.9), 3)
+        1.05
+    """
+    require_decay("beta1", beta1)
+    if not 1 <= factor < math.inf:
+        raise ValueError(f"factor is {factor!r}; below one nothing grows, and it must be finite")
+    return (factor + 1) * (factor + beta1) / (2 * factor * (1 + beta1))

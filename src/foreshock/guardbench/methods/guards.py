@@ -73,8 +73,8 @@ class Guarding:
         self._guard.detach()
 
     def buffers(self) -> Any:
-        """Return the guard's state."""
-        return self._guard.state_dict()
+        """Return what the guard holds."""
+        return self._guard.buffers()
 
 
 class Monitored:
@@ -122,8 +122,8 @@ class Monitored:
         self._folder.cleanup()
 
     def buffers(self) -> Any:
-        """Return the state of guard and monitor."""
-        return self._guard.state_dict(), self._monitor.state_dict()
+        """Return what guard and monitor hold."""
+        return self._guard.buffers(), self._monitor.state_dict()
 
 
 def _guard(policy: str, note: str = "", *, pairs: bool = False) -> Method:
