@@ -40,13 +40,10 @@ bench-forecast: $(VENV)/.bench
 	$(BIN)/foreshock bench forecast --suite full --release --out runs/spikebench
 	$(BIN)/python -m benchmarks.spikebench.publish runs/spikebench
 
-# Hours; interrupted, it goes on where it stopped. RELEASE=--release runs the held-out half too. CIFAR-10 takes
-# part if FORESHOCK_CIFAR10 names it.
-RELEASE ?=
+# The same of guards. CIFAR-10 takes part if FORESHOCK_CIFAR10 names it.
 bench-guard: $(VENV)/.bench
-	$(BIN)/foreshock bench guard --suite $(SUITE) $(RELEASE) --out runs/guardbench
-	cp runs/guardbench/pages/guard* docs/benchmarks/
-	cp runs/guardbench/scores.json benchmarks/guardbench/results/$(SUITE).json
+	$(BIN)/foreshock bench guard --suite full --release --out runs/guardbench
+	$(BIN)/python -m benchmarks.guardbench.publish runs/guardbench
 
 # The peers and what they import require another torch, or torchvision; the rest of it is in the extra.
 $(VENV)/.peers: $(VENV)/.bench

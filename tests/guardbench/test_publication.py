@@ -50,7 +50,7 @@ def cells(text, first):
 
 def test_a_row_holds_what_is_left_and_what_it_cost(scores):
     row = cells(method_table(scores, "development", "full"), "guard-secant")
-    assert row[1:6] == ["1", "0", "0", "0", "0"]
+    assert row[1:6] == ["1", "0 of 2", "0 of 1", "0 of 0", "0"]
     assert row[6:] == ["0.1", "0.1", "0.1", "1.3", "1.3", "1", "2 %", "0"]
     assert cells(method_table(scores, "development", "full"), "adam")[2:5] == ["2", "1", "0"]
 
@@ -73,6 +73,11 @@ def test_harm_is_named_for_those_it_is_asked_of(scores):
 def test_tasks_and_costs_have_their_numbers(scores):
     assert cells(task_table(scores, "development"), "task")[-1] == "2"
     assert cells(cost_table(COSTS), "amsgrad") == ["amsgrad", "1.04×", "1.50×", "12.0"]
+
+
+def test_a_preface_stands_before_the_tables(scores, tmp_path):
+    text = write_pages(scores, tmp_path, command="x", preface="It was scored twice.")[0].read_text()
+    assert 0 < text.index("It was scored twice.") < text.index("## Development half")
 
 
 def test_unknown_groups_are_refused(scores):

@@ -10,6 +10,7 @@ from typing import Any
 
 from foreshock.guardbench.comparison import HARM
 from foreshock.guardbench.figures import write_heat, write_pareto
+from foreshock.guardbench.goals import GUARD, goal_table
 from foreshock.guardbench.tables import (
     cost_table,
     family_table,
@@ -34,7 +35,8 @@ plain Adam (or AdamW, where the task has weight decay) is what all are compared 
 Learning rate and decay are the task's, the rest of a method is as its authors propose.
 
 - **spikes**: losses above 3, 8, 10 × the median of the 100 steps before; of mini-batches the mean of five
-  steps is judged, and losses below 1e-8 of the first never count. The first row holds Adam's own.
+  steps is judged, and losses below 1e-8 of the first never count. Of how many: Adam's own in the same runs. A
+  method with fewer runs than Adam was trained with fewer seeds.
 - **loss ÷ Adam**: geometric mean of the training loss over the second half of the run, ÷ that of Adam with
   the same seed; mean (geometric), median and worst over the runs. **validation**: the same of examples that
   are not in the training set. Steps after a divergence count with the first or the last finite loss, the
@@ -57,13 +59,16 @@ def load_scores(path: str | os.PathLike[str]) -> dict[str, Any]:
     return read
 
 
-def write_pages(scores: Mapping[str, Any], folder: str | os.PathLike[str], *, command: str) -> list[Path]:
+def write_pages(
+    scores: Mapping[str, Any], folder: str | os.PathLike[str], *, command: str, preface: str = ""
+) -> list[Path]:
     """Write the page and its figures.
 
     Args:
         scores: What `foreshock.guardbench.comparison.compare` returned, with ``costs`` if they were measured.
         folder: Where to; made if missing.
         command: The command that the page names.
+        preface: Markdown to put before the tables.
 
     Returns:
         The files, the page first.
@@ -76,6 +81,8 @@ def write_pages(scores: Mapping[str, Any], folder: str | os.PathLike[str], *, co
     parts = [
         _HEAD.format(command=command, version=scores["foreshock"], harm=HARM, seeds=_seeds(scores["seeds"]))
     ]
+    if preface:
+        parts.append(preface)
     figures: list[Path] = []
     for split in scores["scores"]:
         drawn = _figures(scores, split, target)
@@ -103,6 +110,9 @@ def split_section(scores: Mapping[str, Any], split: str, figures: Mapping[str, s
         figures: File names of the figures, by group of runs, and of the one of all tasks as ``tasks``.
     """
     parts = [f"## {_TITLES[split]}"]
+    reached = goal_table(scores, split)
+    if reached.count("\n") > 1:
+        parts.append(f"### What `{GUARD}` was built to reach\n\n{reached}")
     for group, title in GROUPS.items():
         if group in scores["scores"][split]:
             parts.append(f"### {title}")

@@ -161,7 +161,7 @@ def _method_row(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         name,
         str(entry["runs"]),
-        *(str(entry["spikes"][f"{height}x"]) for height in HEIGHTS),
+        *(_of_adams(name, entry, f"{height}x") for height in HEIGHTS),
         str(entry["diverged"]),
         *(ratio(loss[kind]) for kind in ("mean", "median", "worst")),
         *(ratio(validation[kind]) for kind in ("mean", "worst")),
@@ -169,6 +169,12 @@ def _method_row(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
         share(entry["acted"]),
         number(entry["passes"]),
     )
+
+
+def _of_adams(name: str, entry: Mapping[str, Any], height: str) -> str:
+    """Return how many spikes are left, of how many of Adam's in the same runs."""
+    left = str(entry["spikes"][height])
+    return left if name == PLAIN else f"{left} of {entry['plain_spikes'][height]}"
 
 
 def _left(entry: Mapping[str, Any] | None) -> str:

@@ -1,0 +1,164 @@
+"""What the automatic guard was built to reach, and what the scores say of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from foreshock.spikebench.tables import number, share, table
+
+GUARD = "guard-auto"
+_CLIP = "clip-1"
+_SLIGHTLY = 1.005  # shown as 1
+
+
+class Goal(NamedTuple):
+    """One goal.
+
+    Attributes:
+        runs: Which runs it is about.
+        aim: What is to be reached.
+        found: What was measured.
+        met: Whether it is reached.
+    """
+
+    runs: str
+    aim: str
+    found: str
+    met: bool
+
+
+def goals(scores: Mapping[str, Any], split: str) -> list[Goal]:
+    """Return how far the automatic guard comes, goal by goal; those without runs are left out.
+
+    Args:
+        scores: What `foreshock.guardbench.comparison.compare` returned, with ``costs`` if they were measured.
+        split: "development" or "held-out".
+    """
+    groups = scores["scores"][split]
+    found: list[Goal] = []
+    if GUARD in groups.get("full", {}):
+        found += _full_batch(scores, split)
+    if GUARD in groups.get("mini", {}):
+        found += _mini_batch(groups["mini"])
+    if GUARD in groups.get("language", {}):
+        found += _language(groups["language"])
+    if GUARD in groups.get("family control", {}):
+        found += _controls(groups["family control"])
+    if {GUARD, _CLIP} <= groups.get("family outliers", {}).keys():
+        found.append(_outliers(groups["family outliers"]))
+    if scores.get("costs") and GUARD in scores["costs"]["methods"]:
+        found.append(_time(scores["costs"]["methods"][GUARD]))
+    return found
+
+
+def goal_table(scores: Mapping[str, Any], split: str) -> str:
+    """Return one row a goal.
+
+    Args:
+        scores: What `compare` returned.
+        split: "development" or "held-out".
+    """
+    rows = [
+        (goal.runs, goal.aim, goal.found, "yes" if goal.met else "**no**") for goal in goals(scores, split)
+    ]
+    return table(("runs", "goal", "found", "reached"), rows)
+
+
+def _full_batch(scores: Mapping[str, Any], split: str) -> list[Goal]:
+    group = scores["scores"][split]["full"]
+    ours = group[GUARD]
+    tasks = [
+        task
+        for task in scores["tasks"]
+        if task["split"] == split and task["group"] == "full" and GUARD in task["methods"]
+    ]
+    worst = max(tasks, key=lambda task: _number(task["methods"][GUARD]["loss"]))
+    worst_loss = _number(worst["methods"][GUARD]["loss"])
+    peers = {
+        name: _number(entry["ratios"]["mean_loss"]["mean"])
+        for name, entry in group.items()
+        if scores["methods"][name]["source"] != "foreshock"
+    }
+    best = min(peers, key=lambda name: peers[name])
+    mean, validation = (_number(ours["ratios"][name]["mean"]) for name in ("mean_loss", "mean_validation"))
+    farthest = _number(ours["ratios"]["mean_validation"]["worst"])
+    return [
+        _none(ours, "10x", "Full batch"),
+        _gone(ours, "3x", 0.95, "Full batch"),
+        Goal(
+            "Full batch",
+            "mean loss at most Adam's on every task",
+            f"{number(worst_loss)} × Adam's on {worst['config']}, the worst",
+            worst_loss <= _SLIGHTLY,
+        ),
+        Goal(
+            "Full batch",
+            "mean loss at most any peer's",
+            f"{number(mean)} × Adam's; {best}: {number(peers[best])}",
+            mean <= peers[best],
+        ),
+        Goal(
+            "Full batch",
+            "validation in no run above 1.05 × Adam's",
+            f"{number(farthest)}; mean {number(validation)}",
+            farthest <= 1.05,
+        ),
+    ]
+
+
+def _mini_batch(group: Mapping[str, Any]) -> list[Goal]:
+    return [
+        _gone(group[GUARD], "8x", 0.8, "Mini-batch"),
+        *_losses(group[GUARD], "Mini-batch"),
+    ]
+
+
+def _language(group: Mapping[str, Any]) -> list[Goal]:
+    name = "Like language models"
+    return [_gone(group[GUARD], "8x", 0.8, name), *_losses(group[GUARD], name)]
+
+
+def _losses(ours: Mapping[str, Any], runs: str) -> list[Goal]:
+    found = []
+    for field, word in (("mean_loss", "training loss"), ("mean_validation", "validation loss")):
+        mean, worst = (_number(ours["ratios"][field][kind]) for kind in ("mean", "worst"))
+        told = f"{number(mean)}; worst run {number(worst)}"
+        found.append(Goal(runs, f"mean {word} at most 1.02 × Adam's", told, mean <= 1.02))
+    return found
+
+
+def _controls(group: Mapping[str, Any]) -> list[Goal]:
+    ours = group[GUARD]
+    farthest = _number(ours["ratios"]["mean_loss"]["worst"])
+    return [
+        Goal("Controls", "acts on at most 0.1 % of the steps", share(ours["acted"]), ours["acted"] <= 0.001),
+        Goal("Controls", "loss in no run above 1.01 × Adam's", f"{farthest:.3f}", farthest <= 1.01),
+    ]
+
+
+def _outliers(group: Mapping[str, Any]) -> Goal:
+    ours, clip = (_number(group[name]["worst_ratio"]) for name in (GUARD, _CLIP))
+    told = f"{number(ours)} × the usual loss; {_CLIP}: {number(clip)}"
+    return Goal("Outlier batches", "worst loss no worse than with clipping", told, ours <= clip)
+
+
+def _time(entry: Mapping[str, float]) -> Goal:
+    told = f"{entry['median']:.3f}; mean, with pairs, {entry['mean']:.3f}"
+    return Goal("Step time", "at most 1.03 × Adam's", told, entry["median"] <= 1.03)
+
+
+def _none(ours: Mapping[str, Any], height: str, runs: str) -> Goal:
+    left = ours["spikes"][height]
+    return Goal(runs, f"no spike > {height[:-1]}×", f"{left} of {ours['plain_spikes'][height]}", left == 0)
+
+
+def _gone(ours: Mapping[str, Any], height: str, aim: float, runs: str) -> Goal:
+    left, plain = ours["spikes"][height], ours["plain_spikes"][height]
+    told = f"{plain - left} of {plain}"
+    return Goal(runs, f"{share(aim)} of the spikes > {height[:-1]}× gone", told, plain - left >= aim * plain)
+
+
+def _number(value: float | None) -> float:
+    return math.inf if value is None else value
