@@ -67,6 +67,25 @@ def test_what_is_missed_is_said(changes, missed):
     assert {goal for goal, met in reached(**changes).items() if not met} == missed
 
 
+def rates(*, guarded, high_loss):
+    """Return results of one task at two learning rates."""
+    high = {"config": "whole-high", "rate": "high"}
+    return [
+        result(config="whole", loss=1.0),
+        result(config="whole", method=GUARD, loss=1.0),
+        result(spikes=(4.0,), loss=2.0, **high),
+        result(GUARD, spikes=guarded, loss=high_loss, **high),
+    ]
+
+
+def test_high_rates_are_compared_with_adam_at_the_base_rate():
+    for guarded, met in (((), True), ((4.0,), False)):
+        scores = compare(rates(guarded=guarded, high_loss=0.25))
+        [goal] = [goal for goal in goals(scores, "development") if goal.runs == "High rates"]
+        assert goal.met == met
+        assert goal.found == f"{int(met)} of 1 tasks; mean loss 0.25 × Adam's at the base rate"
+
+
 def test_step_time_is_judged_by_the_usual_step():
     scores = compare(runs())
     for median, met in ((1.02, True), (1.04, False)):

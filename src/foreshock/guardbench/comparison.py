@@ -110,7 +110,7 @@ def _paired(results: Iterable[Result]) -> list[Pair]:
 
 
 def _tasks(paired: Sequence[Pair]) -> list[dict[str, Any]]:
-    """Return one row a configuration: Adam's spikes by seed, and by method spikes and ratio of losses."""
+    """Return one row a configuration: Adam's spikes by seed, its mean loss; by method spikes and ratios."""
     rows: dict[str, list[Pair]] = defaultdict(list)
     for one, plain in paired:
         rows[one["config"]].append((one, plain))
@@ -124,7 +124,12 @@ def _task(pairs: Sequence[Pair]) -> dict[str, Any]:
         methods[one["method"]].append((one, plain))
     about = {name: first[name] for name in ("config", "split", "group", "family", "rate", "steps")}
     scored = {name: _in_task(found) for name, found in _ordered(methods).items()}
-    return about | {"plain_spikes": [_count(plain, 3) for _, plain in methods[PLAIN]], "methods": scored}
+    free = [plain for _, plain in methods[PLAIN]]
+    return about | {
+        "plain_spikes": [_count(plain, 3) for plain in free],
+        "plain_loss": _spread([plain["mean_loss"] for plain in free])["mean"],
+        "methods": scored,
+    }
 
 
 def _in_task(pairs: Sequence[Pair]) -> dict[str, Any]:

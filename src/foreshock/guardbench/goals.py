@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from foreshock.spikebench.tables import number, share, table
@@ -44,6 +45,7 @@ def goals(scores: Mapping[str, Any], split: str) -> list[Goal]:
         found += _mini_batch(groups["mini"])
     if GUARD in groups.get("language", {}):
         found += _language(groups["language"])
+    found += _high_rates([task for task in scores["tasks"] if task["split"] == split])
     if GUARD in groups.get("family control", {}):
         found += _controls(groups["family control"])
     if {GUARD, _CLIP} <= groups.get("family outliers", {}).keys():
@@ -127,6 +129,29 @@ def _losses(ours: Mapping[str, Any], runs: str) -> list[Goal]:
         told = f"{number(mean)}; worst run {number(worst)}"
         found.append(Goal(runs, f"mean {word} at most 1.02 × Adam's", told, mean <= 1.02))
     return found
+
+
+def _high_rates(tasks: Sequence[Mapping[str, Any]]) -> list[Goal]:
+    """Return whether a learning rate three times as high is kept without spikes where Adam has some."""
+    base = {task["config"]: task for task in tasks}
+    pairs = [
+        (task, base[name])
+        for task in tasks
+        if task["rate"] == "high"
+        and GUARD in task["methods"]
+        and sum(task["plain_spikes"])
+        and (name := task["config"].removesuffix("-high")) in base
+    ]
+    if not pairs:
+        return []
+    calm = sum(high["methods"][GUARD]["spikes"] == 0 for high, _ in pairs)
+    ratios = [
+        _number(high["methods"][GUARD]["loss"]) * _number(high["plain_loss"]) / _number(low["plain_loss"])
+        for high, low in pairs
+    ]
+    mean = math.exp(statistics.fmean(map(math.log, ratios)))
+    told = f"{calm} of {len(pairs)} tasks; mean loss {number(mean)} × Adam's at the base rate"
+    return [Goal("High rates", "no spike > 3× where Adam has some", told, calm == len(pairs))]
 
 
 def _controls(group: Mapping[str, Any]) -> list[Goal]:
