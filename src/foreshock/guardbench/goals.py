@@ -156,9 +156,9 @@ def _high_rates(tasks: Sequence[Mapping[str, Any]]) -> list[Goal]:
 
 def _controls(group: Mapping[str, Any]) -> list[Goal]:
     ours = group[GUARD]
-    farthest = _number(ours["ratios"]["mean_loss"]["worst"])
+    farthest, acted = _number(ours["ratios"]["mean_loss"]["worst"]), f"{100 * ours['acted']:.2f} %"
     return [
-        Goal("Controls", "acts on at most 0.1 % of the steps", share(ours["acted"]), ours["acted"] <= 0.001),
+        Goal("Controls", "acts on at most 0.1 % of the steps", acted, ours["acted"] <= 0.001),
         Goal("Controls", "loss in no run above 1.01 × Adam's", f"{farthest:.3f}", farthest <= 1.01),
     ]
 
