@@ -6,6 +6,7 @@ import copy
 import gc
 import math
 import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -150,3 +151,39 @@ def test_a_guard_whose_state_is_loaded_in_the_middle_of_a_run_counts_on():
     watched.optimizer.load_state_dict(state)
     train(model, watched.optimizer, data(), 3)
     assert [(one.step, one.updates) for one in watched.policy.seen[-3:]] == [(9, 10), (10, 11), (11, 12)]
+
+
+def _without(model, step, *, which):
+    if which == "all" and step in (10, 11, 12):
+        model.zero_grad()
+    if which == "late" and step < 10:
+        model[2].weight.grad = None
+    if which == "first" and step > 10:
+        model[0].weight.grad = None
+
+
+@pytest.mark.parametrize("which", ["all", "late", "first"])
+def test_a_glance_is_of_the_parameters_that_a_full_reading_would_be_of(which):
+    """A parameter without a state is left out, and a step without gradients is passed over."""
+    seen = []
+    for needs in (("norm",), WHOLE):
+        model = network()
+        first, *others = model.parameters()
+        groups = [{"params": [first], "betas": (0.5, 0.9)}, {"params": others}]
+        watched = guard(optim.Adam(groups, lr=0.01), Script(needs=needs))
+        for step in range(30):
+            train(model, watched.optimizer, data(), 1, before=partial(_without, model, step, which=which))
+        assert watched.summary().notes == ()
+        seen.append(watched.policy.seen)
+    for field in ("step", "updates", "squared_gradient", "lag", "growth", "beta1"):
+        glanced, read = ([getattr(one, field) for one in run] for run in seen)
+        assert glanced == pytest.approx(read, rel=1e-12, nan_ok=True), field
+
+
+def test_a_state_that_was_thrown_away_is_not_gone_on_from():
+    model = network()
+    watched = guard(optim.Adam(model.parameters()), Script(needs=("norm",)))
+    train(model, watched.optimizer, data(), 9)
+    watched.optimizer.state.clear()
+    train(model, watched.optimizer, data(), 3)
+    assert [(one.step, one.updates) for one in watched.policy.seen[-3:]] == [(8, 9), (10, 2), (11, 3)]

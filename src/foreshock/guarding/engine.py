@@ -84,14 +84,14 @@ class Engine:
     def _before(self, needs: frozenset[Measure], *, begins: bool) -> list[GuardAction]:
         scale = getattr(self._optimizer, "grad_scale", None)
         scale = 1.0 if scale is None else float(scale)
-        if self._glance.enough and not (begins or needs & READ):
+        if not (begins or needs & READ) and self._glance.suits(self._optimizer):
             return self._before_at_a_glance(scale)
         slots = read_slots(self._optimizer, scale=scale, name=self._name)
+        self._glance.remember(slots, step=self.step, summed=self._group is not None)
         ready = [slot for slot in slots if slot.state]
         actions: list[GuardAction] = []
         if ready and needs:
             reduction = Reduction(ready, self._group)
-            self._glance.remember(slots, step=self.step, summed=self._group is not None)
             sums = self._measure(ready, needs, reduction)
             if not sums.finite:
                 return self._leave_alone(sums)

@@ -7,11 +7,13 @@ at which everything was read.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from foreshock.guarding.families import Family
 from foreshock.guarding.fetching import fetch
@@ -28,12 +30,19 @@ class Glance:
 
     def __init__(self) -> None:
         self._first: Slot | None = None
+        self._moving: list[Tensor] = []
         self._ahead = 0
 
-    @property
-    def enough(self) -> bool:
-        """Whether a full reading was made that a glance can go on from."""
-        return self._first is not None
+    def suits(self, optimizer: Optimizer) -> bool:
+        """Return whether the last full reading was of the parameters that have a gradient now.
+
+        Args:
+            optimizer: The optimizer, unwrapped.
+        """
+        if self._first is None or self._first.key not in optimizer.state:
+            return False
+        moving = trained(optimizer.param_groups)
+        return len(moving) == len(self._moving) and all(map(operator.is_, moving, self._moving))
 
     def remember(self, slots: Sequence[Slot], *, step: int, summed: bool) -> None:
         """Go on from a full reading, if that can be: all parameters have a state and lie here as a whole.
@@ -44,16 +53,17 @@ class Glance:
             summed: Whether sums are added up over processes.
         """
         whole = not summed and not is_sharded([slot.key for slot in slots])
-        if not (whole and all(slot.state for slot in slots)):
+        if not (slots and whole and all(slot.state for slot in slots)):
             self.forget()
             return
         # The gradient is not held: it may be freed before the next step.
         self._first = slots[0]._replace(gradient=slots[0].parameter)
+        self._moving = [slot.key for slot in slots]
         self._ahead = max(slot.updates for slot in slots) - step
 
     def forget(self) -> None:
         """Have everything read at the next step."""
-        self._first = None
+        self._first, self._moving = None, []
 
     def updates(self, step: int) -> int:
         """Return t of a step.
@@ -87,6 +97,15 @@ def first_decay(group: Mapping[str, Any]) -> float:
     return float(group["betas"][0] if "betas" in group else group.get("momentum", 0.0))
 
 
+def trained(groups: Iterable[Mapping[str, Any]]) -> list[Tensor]:
+    """Return the parameters that have a gradient, in order.
+
+    Args:
+        groups: Parameter groups.
+    """
+    return [p for group in groups for p in group["params"] if p.requires_grad and p.grad is not None]
+
+
 def squared_norm(groups: Iterable[Mapping[str, Any]], *, scale: float) -> float:
     """Return ‖g‖² of all parameters that have a gradient.
 
@@ -94,9 +113,7 @@ def squared_norm(groups: Iterable[Mapping[str, Any]], *, scale: float) -> float:
         groups: Parameter groups.
         scale: What ``.grad`` still has to be divided by.
     """
-    gradients = [
-        p.grad for group in groups for p in group["params"] if p.requires_grad and p.grad is not None
-    ]
+    gradients = [p.grad for p in trained(groups) if p.grad is not None]
     return math.fsum((norm / scale) ** 2 for norm in fetch(norms(gradients)))
 
 
