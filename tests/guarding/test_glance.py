@@ -187,3 +187,17 @@ def test_a_state_that_was_thrown_away_is_not_gone_on_from():
     watched.optimizer.state.clear()
     train(model, watched.optimizer, data(), 3)
     assert [(one.step, one.updates) for one in watched.policy.seen[-3:]] == [(8, 9), (10, 2), (11, 3)]
+
+
+def test_the_norm_of_complex_gradients_is_bitwise_that_of_a_full_reading():
+    """A resumed run begins with a full reading where the one that went on glanced."""
+    seen = []
+    for needs in (("norm",), WHOLE):
+        generator = torch.Generator().manual_seed(0)
+        theta = nn.Parameter(torch.zeros(1001, dtype=torch.complex64))
+        watched = guard(optim.Adam([theta]), Script(needs=needs))
+        for _ in range(9):
+            theta.grad = torch.randn(1001, dtype=torch.complex64, generator=generator)
+            watched.optimizer.step()
+        seen.append([(one.squared_gradient, one.lag) for one in watched.policy.seen[3:]])
+    assert seen[0] == seen[1]

@@ -114,6 +114,8 @@ def squared_norm(groups: Iterable[Mapping[str, Any]], *, scale: float) -> float:
         scale: What ``.grad`` still has to be divided by.
     """
     gradients = [p.grad for p in trained(groups) if p.grad is not None]
+    # As two real numbers each, as a full reading has them: the last digits would differ.
+    gradients = [torch.view_as_real(g) if g.is_complex() else g for g in gradients]
     return math.fsum((norm / scale) ** 2 for norm in fetch(norms(gradients)))
 
 
