@@ -96,7 +96,7 @@ class Outlier:
         if not math.isfinite(size):
             return ()
         level = self._level()
-        if not size > self.multiple * level:
+        if not size > self.multiple * level or not level > 0:
             self._sizes.append(size)
             self._row = []
             return ()
