@@ -248,6 +248,19 @@ def test_an_overflow_under_a_scaler_is_passed_over(way):
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
 
 
+def test_an_overflow_right_after_a_clip_does_not_make_the_clip_forgotten():
+    """The optimizer skips that step, so that the next secant compares with the gradient that was clipped."""
+    seen = []
+    for overflow_at in ((), (10,)):
+        model = network()
+        optimizer = optim.Adam(model.parameters(), lr=0.01, fused=True)
+        watched = guard(optimizer, Script({9: asked("clip", 0.1)}))
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        scaled_training(optimizer, model, data(), scaler, steps=14 + len(overflow_at), overflow_at=overflow_at)
+        seen.append([one.secant for one in watched.policy.seen])
+    assert seen[0] == pytest.approx(seen[1], rel=1e-4, nan_ok=True)
+
+
 def test_a_lower_rate_holds_against_a_scheduler_and_is_not_seen_by_it():
     model, batch = network(), data()
     optimizer = optim.Adam(model.parameters(), lr=0.01)

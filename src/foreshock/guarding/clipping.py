@@ -44,6 +44,10 @@ class ClipRecord:
         """Turn the coming step into the last one."""
         self.last, self._coming = self._coming, 1.0
 
+    def skipped(self) -> None:
+        """Forget the coming step, which the optimizer left out: the last one stays the last."""
+        self._coming = 1.0
+
     @property
     def undoing(self) -> tuple[float, float]:
         """What the gradients of the last step and of the coming one are to be multiplied by.

@@ -149,7 +149,10 @@ class Engine:
             self.restore()
             self.step += 1
             self._wait = max(self._wait - 1, 0)
-            self.acting.clips.stepped()
+            if self._finite:
+                self.acting.clips.stepped()
+            else:
+                self.acting.clips.skipped()
             self._curvature = (math.nan, None)
             self._moving, self._loaded = [], False
 
