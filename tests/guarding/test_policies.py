@@ -95,6 +95,16 @@ def test_outliers_are_clipped_and_a_new_level_is_accepted(usual):
     assert factors == pytest.approx([0.3, 0.3, 0.3] + [None] * 7)
 
 
+@pytest.mark.parametrize("usual", ["median", "third largest"])
+def test_nothing_is_an_outlier_of_gradients_that_were_zero(usual):
+    policy = Outlier(usual=usual, left=1.0, size="norm")
+    for step in range(60):
+        assert not policy.decide(seen(step, squared_gradient=0.0))
+    for step in range(60, 260):
+        assert not policy.decide(seen(step, squared_gradient=1.0))
+    assert policy.decide(seen(260, squared_gradient=100.0))
+
+
 def test_what_is_left_of_an_outlier_can_be_less_than_what_makes_it_one():
     policy = Outlier(multiple=4.0, left=1.0, size="norm")
     for step in range(100):
