@@ -256,7 +256,8 @@ def test_an_overflow_right_after_a_clip_does_not_make_the_clip_forgotten():
         optimizer = optim.Adam(model.parameters(), lr=0.01, fused=True)
         watched = guard(optimizer, Script({9: asked("clip", 0.1)}))
         scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-        scaled_training(optimizer, model, data(), scaler, steps=14 + len(overflow_at), overflow_at=overflow_at)
+        steps = 14 + len(overflow_at)
+        scaled_training(optimizer, model, data(), scaler, steps=steps, overflow_at=overflow_at)
         seen.append([one.secant for one in watched.policy.seen])
     assert seen[0] == pytest.approx(seen[1], rel=1e-4, nan_ok=True)
 
