@@ -84,6 +84,18 @@ def test_the_secant_is_measured_as_soon_as_the_gradient_doubles_twice():
     assert measured[4:] == list(range(17, 24))
 
 
+def test_growth_is_not_that_over_steps_that_were_passed_by(monkeypatch):
+    """What grew 1.5-fold at each step has grown more than threefold over three of them."""
+    theta = nn.Parameter(torch.zeros(2))
+    watched = guard(optim.Adam([theta], lr=1e-6), Script(needs=("norm",)))
+    for step in range(24):
+        theta.grad = torch.full((2,), 1.5 ** (step / 2))
+        with monkeypatch.context() as patched:
+            patched.setattr("foreshock.guarding.hook.is_captured", lambda step=step: step % 3 > 0)
+            watched.optimizer.step()
+    assert all(math.isnan(one.growth) for one in watched.policy.seen)
+
+
 def test_a_transformer_far_above_the_edge_is_caught_in_time():
     """‖g‖² grows threefold at each step; when the displacement shows the edge the loss has doubled."""
     [config] = [one for one in suite("full") if one.name == "transformer-rules-high"]

@@ -77,7 +77,7 @@ class Engine:
 
     def drop(self) -> None:
         """Drop what is remembered of the last step: something failed."""
-        self._displacement = Displacement()
+        self._displacement, self._growth = Displacement(), Growth()
         self._glance.forget()
         self._moving, self._wait, self.passed_by = [], 0, True
 
