@@ -38,8 +38,7 @@ def preface(first: dict[str, Any]) -> str:
     """
     parts = [_HISTORY]
     for group, title in GROUPS.items():
-        if group in first["scores"]["held-out"]:
-            parts.append(f"{title}:\n\n{method_table(first, 'held-out', group)}")
+        parts.append(f"{title}:\n\n{method_table(first, 'held-out', group)}")
     return "\n\n".join(parts)
 
 
@@ -50,7 +49,6 @@ def publish(folder: Path) -> None:
         folder: What ``foreshock bench guard`` wrote.
     """
     scores = load_scores(folder / "scores.json")
-    RESULTS.mkdir(exist_ok=True)
     text = json.dumps(scores, allow_nan=False, separators=(",", ":")).replace('{"config":', '\n{"config":')
     (RESULTS / "full.json").write_text(text + "\n", encoding="utf-8")
     write_pages(scores, PAGES, command=COMMAND, preface=preface(load_scores(RESULTS / "first.json")))

@@ -13,7 +13,7 @@ import torch
 from torch import nn, optim
 
 from foreshock.guarding import engine, guard
-from foreshock.guarding.glance import norms, squared_norm
+from foreshock.guarding.glance import moved, norms, squared_norm
 from guarding.training import ADAMS, OTHERS, Script, asked, data, network, scaled_training, train, weights
 
 ALL = ADAMS | OTHERS
@@ -138,7 +138,9 @@ def test_norms_are_at_least_single_precision(dtypes):
 def test_the_norm_leaves_frozen_parameters_out():
     free, frozen = torch.ones(2, requires_grad=True), torch.ones(2)
     free.grad = frozen.grad = torch.tensor([3.0, 4.0])
-    assert squared_norm([{"params": [free]}, {"params": [frozen]}], scale=2.0) == pytest.approx(25 / 4)
+    assert squared_norm(
+        moved(optim.Adam([{"params": [free]}, {"params": [frozen]}])), scale=2.0
+    ) == pytest.approx(25 / 4)
 
 
 def test_a_guard_whose_state_is_loaded_in_the_middle_of_a_run_counts_on():

@@ -182,5 +182,14 @@ def _spread(ratios: Sequence[float]) -> dict[str, float | None]:
     }
 
 
+def unbounded(value: float | None) -> float:
+    """Return a ratio as scores hold it as a number; None stands for infinity, which JSON lacks.
+
+    Args:
+        value: The ratio, or None.
+    """
+    return math.inf if value is None else value
+
+
 def _bounded(value: float) -> float | None:
     return value if math.isfinite(value) else None

@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from foreshock.guardbench.comparison import unbounded
+from foreshock.spikebench.page import GROUPS
 from foreshock.spikebench.tables import number, share, table
 
 GUARD = "guard-auto"
@@ -41,10 +43,9 @@ def goals(scores: Mapping[str, Any], split: str) -> list[Goal]:
     found: list[Goal] = []
     if GUARD in groups.get("full", {}):
         found += _full_batch(scores, split)
-    if GUARD in groups.get("mini", {}):
-        found += _mini_batch(groups["mini"])
-    if GUARD in groups.get("language", {}):
-        found += _language(groups["language"])
+    for group in ("mini", "language"):
+        if GUARD in groups.get(group, {}):
+            found += _noisy(groups[group][GUARD], GROUPS[group])
     found += _high_rates([task for task in scores["tasks"] if task["split"] == split])
     if GUARD in groups.get("family control", {}):
         found += _controls(groups["family control"])
@@ -70,39 +71,39 @@ def goal_table(scores: Mapping[str, Any], split: str) -> str:
 
 def _full_batch(scores: Mapping[str, Any], split: str) -> list[Goal]:
     group = scores["scores"][split]["full"]
-    ours = group[GUARD]
+    ours, runs = group[GUARD], GROUPS["full"]
     tasks = [
         task
         for task in scores["tasks"]
         if task["split"] == split and task["group"] == "full" and GUARD in task["methods"]
     ]
-    worst = max(tasks, key=lambda task: _number(task["methods"][GUARD]["loss"]))
-    worst_loss = _number(worst["methods"][GUARD]["loss"])
+    worst = max(tasks, key=lambda task: unbounded(task["methods"][GUARD]["loss"]))
+    worst_loss = unbounded(worst["methods"][GUARD]["loss"])
     peers = {
-        name: _number(entry["ratios"]["mean_loss"]["mean"])
+        name: unbounded(entry["ratios"]["mean_loss"]["mean"])
         for name, entry in group.items()
         if scores["methods"][name]["source"] != "foreshock"
     }
     best = min(peers, key=lambda name: peers[name])
-    mean, validation = (_number(ours["ratios"][name]["mean"]) for name in ("mean_loss", "mean_validation"))
-    farthest = _number(ours["ratios"]["mean_validation"]["worst"])
+    mean, validation = (unbounded(ours["ratios"][name]["mean"]) for name in ("mean_loss", "mean_validation"))
+    farthest = unbounded(ours["ratios"]["mean_validation"]["worst"])
     return [
-        _none(ours, "10x", "Full batch"),
-        _gone(ours, "3x", 0.95, "Full batch"),
+        _none(ours, "10x", runs),
+        _gone(ours, "3x", 0.95, runs),
         Goal(
-            "Full batch",
+            runs,
             "mean loss at most Adam's on every task",
             f"{number(worst_loss)} × Adam's on {worst['config']}, the worst",
             worst_loss <= _SLIGHTLY,
         ),
         Goal(
-            "Full batch",
+            runs,
             "mean loss at most any peer's",
             f"{number(mean)} × Adam's; {best}: {number(peers[best])}",
             mean <= peers[best],
         ),
         Goal(
-            "Full batch",
+            runs,
             "validation in no run above 1.05 × Adam's",
             f"{number(farthest)}; mean {number(validation)}",
             farthest <= 1.05,
@@ -110,22 +111,15 @@ def _full_batch(scores: Mapping[str, Any], split: str) -> list[Goal]:
     ]
 
 
-def _mini_batch(group: Mapping[str, Any]) -> list[Goal]:
-    return [
-        _gone(group[GUARD], "8x", 0.8, "Mini-batch"),
-        *_losses(group[GUARD], "Mini-batch"),
-    ]
-
-
-def _language(group: Mapping[str, Any]) -> list[Goal]:
-    name = "Like language models"
-    return [_gone(group[GUARD], "8x", 0.8, name), *_losses(group[GUARD], name)]
+def _noisy(ours: Mapping[str, Any], runs: str) -> list[Goal]:
+    """Return the goals where batches differ."""
+    return [_gone(ours, "8x", 0.8, runs), *_losses(ours, runs)]
 
 
 def _losses(ours: Mapping[str, Any], runs: str) -> list[Goal]:
     found = []
     for field, word in (("mean_loss", "training loss"), ("mean_validation", "validation loss")):
-        mean, worst = (_number(ours["ratios"][field][kind]) for kind in ("mean", "worst"))
+        mean, worst = (unbounded(ours["ratios"][field][kind]) for kind in ("mean", "worst"))
         told = f"{number(mean)}; worst run {number(worst)}"
         found.append(Goal(runs, f"mean {word} at most 1.02 × Adam's", told, mean <= 1.02))
     return found
@@ -146,7 +140,9 @@ def _high_rates(tasks: Sequence[Mapping[str, Any]]) -> list[Goal]:
         return []
     calm = sum(high["methods"][GUARD]["spikes"] == 0 for high, _ in pairs)
     ratios = [
-        _number(high["methods"][GUARD]["loss"]) * _number(high["plain_loss"]) / _number(low["plain_loss"])
+        unbounded(high["methods"][GUARD]["loss"])
+        * unbounded(high["plain_loss"])
+        / unbounded(low["plain_loss"])
         for high, low in pairs
     ]
     mean = math.exp(statistics.fmean(map(math.log, ratios)))
@@ -156,7 +152,7 @@ def _high_rates(tasks: Sequence[Mapping[str, Any]]) -> list[Goal]:
 
 def _controls(group: Mapping[str, Any]) -> list[Goal]:
     ours = group[GUARD]
-    farthest, acted = _number(ours["ratios"]["mean_loss"]["worst"]), f"{100 * ours['acted']:.2f} %"
+    farthest, acted = unbounded(ours["ratios"]["mean_loss"]["worst"]), f"{100 * ours['acted']:.2f} %"
     return [
         Goal("Controls", "acts on at most 0.1 % of the steps", acted, ours["acted"] <= 0.001),
         Goal("Controls", "loss in no run above 1.01 × Adam's", f"{farthest:.3f}", farthest <= 1.01),
@@ -164,7 +160,7 @@ def _controls(group: Mapping[str, Any]) -> list[Goal]:
 
 
 def _outliers(group: Mapping[str, Any]) -> Goal:
-    ours, clip = (_number(group[name]["worst_ratio"]) for name in (GUARD, _CLIP))
+    ours, clip = (unbounded(group[name]["worst_ratio"]) for name in (GUARD, _CLIP))
     told = f"{number(ours)} × the usual loss; {_CLIP}: {number(clip)}"
     return Goal("Outlier batches", "worst loss no worse than with clipping", told, ours <= clip)
 
@@ -183,7 +179,3 @@ def _gone(ours: Mapping[str, Any], height: str, aim: float, runs: str) -> Goal:
     left, plain = ours["spikes"][height], ours["plain_spikes"][height]
     told = f"{plain - left} of {plain}"
     return Goal(runs, f"{share(aim)} of the spikes > {height[:-1]}× gone", told, plain - left >= aim * plain)
-
-
-def _number(value: float | None) -> float:
-    return math.inf if value is None else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from foreshock.guardbench.comparison import unbounded
 from foreshock.guardbench.judging import HEIGHTS
 from foreshock.guardbench.methods import PLAIN
 from foreshock.spikebench.tables import UNKNOWN, number, share, table
@@ -93,7 +94,7 @@ def harm_table(scores: Mapping[str, Any], split: str, *, above: float, sources: 
     rows = []
     for one in scores["tasks"]:
         for name, entry in one["methods"].items():
-            worst = max(_number_of(entry["loss"]), _number_of(entry["validation"]))
+            worst = max(unbounded(entry["loss"]), unbounded(entry["validation"]))
             chosen = one["split"] == split and scores["methods"][name]["source"] in sources and name != PLAIN
             if chosen and worst > above:
                 spikes = f"{sum(one['plain_spikes'])} → {entry['spikes']}"
@@ -185,7 +186,3 @@ def _left(entry: Mapping[str, Any] | None) -> str:
 
 def _joined(counts: Sequence[int]) -> str:
     return ", ".join(map(str, counts))
-
-
-def _number_of(value: float | None) -> float:
-    return float("inf") if value is None else value

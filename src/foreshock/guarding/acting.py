@@ -16,7 +16,7 @@ from foreshock.guarding.pairs import PairAverage
 from foreshock.guarding.policy import Decision
 from foreshock.guarding.reduction import Reduction
 from foreshock.guarding.remedies import HeldOptions, Workbench
-from foreshock.guarding.slots import Slot
+from foreshock.guarding.slots import Slot, all_parameters
 
 
 class Acting:
@@ -56,7 +56,7 @@ class Acting:
             displacement: The last step.
             vector: The measured eigenvector, shape (n,) over all parameters; or None.
         """
-        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        parameters = all_parameters(self._optimizer)
         workbench = Workbench(
             self._optimizer,
             self._family,

@@ -13,12 +13,12 @@ from foreshock.guarding.acting import Acting
 from foreshock.guarding.clipping import ClipRecord
 from foreshock.guarding.displacement import Displacement
 from foreshock.guarding.families import find_family
-from foreshock.guarding.glance import READ, Glance, first_decay, squared_norm
+from foreshock.guarding.glance import READ, Glance, first_decay
 from foreshock.guarding.growth import Growth
 from foreshock.guarding.policy import Decision, GuardSignals, Measure, Policy
 from foreshock.guarding.record import GuardAction
 from foreshock.guarding.reduction import Reduction
-from foreshock.guarding.slots import Slot, read_slots
+from foreshock.guarding.slots import Slot, all_parameters, read_slots
 from foreshock.guarding.sums import Measurer, StepSums
 from foreshock.preconditioner import stock_name, unwrap
 
@@ -86,9 +86,8 @@ class Engine:
         scale = 1.0 if scale is None else float(scale)
         if not (begins or needs & READ) and self._glance.suits(self._optimizer):
             return self._before_at_a_glance(scale)
-        slots = read_slots(self._optimizer, scale=scale, name=self._name)
+        slots, ready = self._read(scale)
         self._glance.remember(slots, step=self.step, summed=self._group is not None)
-        ready = [slot for slot in slots if slot.state]
         actions: list[GuardAction] = []
         if ready and needs:
             reduction = Reduction(ready, self._group)
@@ -111,20 +110,23 @@ class Engine:
         """Guard a step of which ‖g‖² is all that is needed; parameters are read only if something is done."""
 
         def read() -> tuple[list[Slot], Reduction]:
-            slots = read_slots(self._optimizer, scale=scale, name=self._name)
-            ready = [slot for slot in slots if slot.state]
+            _, ready = self._read(scale)
             return ready, Reduction(ready, self._group)
 
-        sums = StepSums(squared_norm(self._optimizer.param_groups, scale=scale))
+        sums = StepSums(self._glance.squared_norm(scale=scale))
         if not sums.finite:
             self._displacement.forget()
             return self._leave_alone(sums)
         self._follow(sums, self._glance.beta2(self._family))
         actions = self._act(sums, self._glance.updates(self.step), self._glance.beta1, read)
         begins = self._is_woken()
-        slots = read_slots(self._optimizer, scale=scale, name=self._name) if begins else []
-        self._remember(slots, begins=begins)
+        self._remember(self._read(scale)[0] if begins else [], begins=begins)
         return actions
+
+    def _read(self, scale: float) -> tuple[list[Slot], list[Slot]]:
+        """Return the parameters with a gradient, and those of them that have a state."""
+        slots = read_slots(self._optimizer, scale=scale, name=self._name)
+        return slots, [slot for slot in slots if slot.state]
 
     def _is_woken(self) -> bool:
         """Return whether the secant has to be measured at the next step although its turn is later."""
@@ -183,7 +185,7 @@ class Engine:
             "clipped": self.acting.clips.last,
             "finite": self._finite,
             "wait": self._wait,
-            "displacement": self._displacement.state_dict(self._parameters()),
+            "displacement": self._displacement.state_dict(all_parameters(self._optimizer)),
             "growth": self._growth.state_dict(),
             "natural": self.acting.natural.state_dict(),
             "pairs": self.acting.pairs.state_dict(),
@@ -197,7 +199,7 @@ class Engine:
                 "pass policy=… as in the run that was saved"
             )
         self._glance.forget()
-        self._displacement.load_state_dict(state["displacement"], self._parameters())
+        self._displacement.load_state_dict(state["displacement"], all_parameters(self._optimizer))
         self._policy.load_state_dict(state["policy_state"])
         self.step, self.acting.rate_factor = int(state["step"]), float(state["rate_factor"])
         self.acting.clips, self._finite = ClipRecord(float(state["clipped"])), bool(state["finite"])
@@ -206,9 +208,6 @@ class Engine:
         self.acting.natural.load_state_dict(state["natural"])
         self.acting.pairs.load_state_dict(state["pairs"])
         self._loaded = True
-
-    def _parameters(self) -> list[Tensor]:
-        return [p for group in self._optimizer.param_groups for p in group["params"]]
 
     def _measure(self, slots: Sequence[Slot], needs: frozenset[Measure], reduction: Reduction) -> StepSums:
         measurer = Measurer(

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from foreshock.guarding.families import Family
 from foreshock.guarding.fetching import fetch
 from foreshock.guarding.policy import Measure
-from foreshock.guarding.slots import Slot
+from foreshock.guarding.slots import Slot, all_parameters
 from foreshock.vectors import is_sharded
 
 READ: frozenset[Measure] = frozenset({"secant", "preconditioned gradient"})
@@ -41,7 +41,7 @@ class Glance:
         """
         if self._first is None or self._first.key not in optimizer.state:
             return False
-        moving = trained(optimizer.param_groups)
+        moving = moved(optimizer)
         return len(moving) == len(self._moving) and all(map(operator.is_, moving, self._moving))
 
     def remember(self, slots: Sequence[Slot], *, step: int, summed: bool) -> None:
@@ -64,6 +64,14 @@ class Glance:
     def forget(self) -> None:
         """Have everything read at the next step."""
         self._first, self._moving = None, []
+
+    def squared_norm(self, *, scale: float) -> float:
+        """Return ‖g‖² of the parameters that the last full reading was of; ask `suits` first.
+
+        Args:
+            scale: What ``.grad`` still has to be divided by.
+        """
+        return squared_norm(self._moving, scale=scale)
 
     def updates(self, step: int) -> int:
         """Return t of a step.
@@ -97,23 +105,23 @@ def first_decay(group: Mapping[str, Any]) -> float:
     return float(group["betas"][0] if "betas" in group else group.get("momentum", 0.0))
 
 
-def trained(groups: Iterable[Mapping[str, Any]]) -> list[Tensor]:
+def moved(optimizer: Optimizer) -> list[Tensor]:
     """Return the parameters that have a gradient, in order.
 
     Args:
-        groups: Parameter groups.
+        optimizer: The optimizer, unwrapped.
     """
-    return [p for group in groups for p in group["params"] if p.requires_grad and p.grad is not None]
+    return [p for p in all_parameters(optimizer) if p.requires_grad and p.grad is not None]
 
 
-def squared_norm(groups: Iterable[Mapping[str, Any]], *, scale: float) -> float:
-    """Return ‖g‖² of all parameters that have a gradient.
+def squared_norm(parameters: Iterable[Tensor], *, scale: float) -> float:
+    """Return ‖g‖² of parameters.
 
     Args:
-        groups: Parameter groups.
+        parameters: Parameters; those without a gradient count as zero.
         scale: What ``.grad`` still has to be divided by.
     """
-    gradients = [p.grad for p in trained(groups) if p.grad is not None]
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     # As two real numbers each, as a full reading has them: the last digits would differ.
     gradients = [torch.view_as_real(g) if g.is_complex() else g for g in gradients]
     return math.fsum((norm / scale) ** 2 for norm in fetch(norms(gradients)))

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from foreshock.batches import BatchWatch, split_batch
 from foreshock.guarding.failures import Failures
+from foreshock.guarding.slots import all_parameters
 from foreshock.measurement import LossFunction
 from foreshock.noise import NoiseReading
 from foreshock.preconditioner import read_preconditioner, unwrap
@@ -65,7 +66,7 @@ class PairProber:
         every = _ARMED if lag > _NEARLY_ARMED else _OTHERWISE
         if step % every or self._batches.constant is not False or self._failures.given_up:
             return None
-        if is_sharded([p for group in unwrap(optimizer).param_groups for p in group["params"]]):
+        if is_sharded(all_parameters(unwrap(optimizer))):
             self._failures.note("the noise of mini-batches is not measured where parameters are sharded")
             return None
         try:

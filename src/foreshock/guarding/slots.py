@@ -95,6 +95,15 @@ def read_slots(optimizer: Optimizer, *, scale: float = 1.0, name: str | None = N
     return slots
 
 
+def all_parameters(optimizer: Optimizer) -> list[Tensor]:
+    """Return all parameters of an optimizer, in order.
+
+    Args:
+        optimizer: The optimizer, unwrapped.
+    """
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 def per_group(slots: Sequence[Slot], compute: Callable[[Slot], float]) -> dict[int, float]:
     """Return a number for each parameter group, by its id: options may be tensors on an accelerator.
 
