@@ -191,11 +191,11 @@ def test_growth_factor_is_that_of_the_recursion(beta1, ratio):
     assert growth_factor(ratio, beta1=beta1) == pytest.approx(grown, rel=1e-9)
 
 
-@given(st.floats(1, 50), betas)
-def test_the_ratio_of_a_growth_inverts_the_growth_of_a_ratio(ratio, beta1):
-    factor = growth_factor(ratio, beta1=beta1)
+@given(st.floats(1, 50), betas, st.floats(0, 1))
+def test_the_ratio_of_a_growth_inverts_the_growth_of_a_ratio(ratio, beta1, share):
+    factor = growth_factor(ratio, beta1=beta1, direct_share=share)
     assume(factor > 1 + 1e-6)
-    assert growing_ratio(factor, beta1=beta1) == pytest.approx(ratio, rel=1e-6)
+    assert growing_ratio(factor, beta1=beta1, direct_share=share) == pytest.approx(ratio, rel=1e-6)
 
 
 @given(st.floats(0, 0.999), betas)
@@ -226,6 +226,7 @@ def test_steps_to_visible_counts_the_steps_of_the_growth():
         (lambda: growth_factor(math.nan, beta1=0.9), "ratio is NaN"),
         (lambda: growing_ratio(0.9, beta1=0.9), "factor is 0.9"),
         (lambda: growing_ratio(math.nan, beta1=0.9), "factor is nan"),
+        (lambda: growing_ratio(1.1, beta1=0.9, direct_share=1.5), "direct_share is 1.5"),
         (lambda: steps_to_visible(1.1, beta1=0.9, magnification=0.5), "at least 1"),
     ],
 )

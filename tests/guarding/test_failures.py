@@ -195,10 +195,11 @@ def test_frozen_parameters_leave_the_secant_and_come_back():
     model, batch = network(), data()
     optimizer = optim.Adam(model.parameters(), lr=0.01)
     watched = guard(optimizer, Script())
-    for trained in (True, False, True):
+    for trained in (True, False, True, False, True):
         model[0].weight.requires_grad_(trained).grad = None
         train(model, optimizer, batch, 5)
-    assert all(math.isfinite(one.secant) for one in watched.policy.seen[1:])
+    # Small tensors are measured together; when one is frozen first, that can't be done. Later it is alone.
+    assert [one.step for one in watched.policy.seen if not math.isfinite(one.secant)] == [5]
     assert watched.summary().notes == ()
 
 

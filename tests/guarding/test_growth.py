@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from foreshock.guardbench.suite import suite
 from foreshock.guardbench.training import train
 from foreshock.guarding import GuardSignals, Secant, guard
 from foreshock.guarding.growth import Growth
-from foreshock.stability import growing_ratio
+from foreshock.stability import growth_factor
 from guarding.training import Script
 
 
@@ -58,13 +59,12 @@ def test_growth_goes_on_after_loading():
     [(0.5, 3.0, True), (0.5, 2.0, False), (0.2, 3.0, False), (0.5, math.nan, False), (math.nan, 3.0, False)],
 )
 def test_violent_growth_raises_v_once_the_displacement_shows_the_direction(secant, growth, acts):
-    seen = GuardSignals(step=99, updates=100, secant=secant, growth=growth, beta1=0.9)
+    seen = GuardSignals(step=99, updates=100, secant=secant, growth=growth, grown_ratio=1.5)
     decisions = Secant().decide(seen)
     assert bool(decisions) == acts
     if acts:
-        ratio = growing_ratio(math.sqrt(growth), beta1=0.9)
-        assert decisions[0].factor == pytest.approx(ratio / 0.9)
-        assert decisions[0].value == pytest.approx(ratio)
+        assert decisions[0].factor == pytest.approx(1.5 / 0.9)
+        assert decisions[0].value == 1.5
         assert "grew 3-fold" in decisions[0].reason
 
 
@@ -82,6 +82,37 @@ def test_the_secant_is_measured_as_soon_as_the_gradient_doubles_twice():
     assert measured[:4] == [1, 5, 9, 13]
     # Doubled at 15 and 16: the displacement of 16 is remembered, and from 17 on each step is measured.
     assert measured[4:] == list(range(17, 24))
+
+
+def growing(make, *, steps=14, told=False):
+    """Return the last signals of a run whose gradient grows 1.8-fold at each step."""
+    theta = nn.Parameter(torch.zeros(2))
+    watched = guard(make([theta]), Script(needs=("norm",)))
+    for step in range(steps):
+        theta.grad = torch.full((2,), 1.8**step)
+        if told:
+            watched.clipped(torch.nn.utils.clip_grad_norm_([theta], 0.5), max_norm=0.5)
+        watched.optimizer.step()
+    return watched.policy.seen[-1]
+
+
+def test_the_ratio_of_the_growth_is_that_of_the_recursion_of_the_optimizer():
+    adam = growing(lambda p: optim.Adam(p, lr=1e-6, betas=(0.8, 0.99)))
+    assert adam.growth == pytest.approx(1.8**2, rel=1e-5)
+    assert growth_factor(adam.grown_ratio, beta1=0.8) == pytest.approx(1.8, rel=1e-5)
+    assert growing(lambda p: optim.RMSprop(p, lr=1e-6)).grown_ratio == pytest.approx(1.4, rel=1e-5)
+
+    nadam = growing(lambda p: optim.NAdam(p, lr=1e-6, momentum_decay=1e6))
+    # With its weights at their limits, u = (1 − β₁)g + β₁m after thirteen steps of bias correction.
+    direct, averaged = 0.1 / (1 - 0.9**14), 0.9 / (1 - 0.9**15)
+    share = direct / (direct + averaged * 0.1 / 1.9)
+    assert growth_factor(nadam.grown_ratio, beta1=0.9, direct_share=share) == pytest.approx(1.8, rel=1e-4)
+    assert nadam.grown_ratio > 1.1 * adam.grown_ratio
+
+
+def test_clipping_that_the_guard_is_told_of_does_not_hide_growth():
+    make = partial(optim.Adam, lr=1e-6)
+    assert growing(make, told=True).growth == pytest.approx(growing(make).growth, rel=1e-4)
 
 
 def test_growth_is_not_that_over_steps_that_were_passed_by(monkeypatch):

@@ -165,8 +165,8 @@ def test_a_parameter_without_gradient_is_left_out_and_comes_back():
         if step in (10, 12):
             problem.tensors[1].grad = None
         optimizer.step()
-    secants = [one.secant for one in watched.policy.seen]
-    assert all(map(math.isfinite, secants[1:]))
+    # Small tensors are measured together; when one is missing first, that can't be done. Later it is alone.
+    assert [one.step for one in watched.policy.seen if not math.isfinite(one.secant)] == [10]
 
 
 def test_thresholds_are_checked():

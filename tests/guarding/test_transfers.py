@@ -43,9 +43,8 @@ def reads(layers, decisions, way):
 @pytest.mark.parametrize("decisions", [{}, {3: asked("raise along", 1.5)}], ids=["idle", "acting"])
 @pytest.mark.parametrize("rate", [0.01, torch.tensor(0.01)], ids=["number", "tensor"])
 def test_reads_do_not_grow_with_the_number_of_parameters(decisions, rate):
-    """Step counts on the CPU are read one by one; on an accelerator they come in one transfer."""
+    """Not even step counts: all but the first are as far apart as when they were last read."""
     small, large = (
         reads(layers, decisions, {"lr": rate, "foreach": not torch.is_tensor(rate)}) for layers in (1, 9)
     )
-    more_parameters = 2 * 8
-    assert large - small == more_parameters
+    assert large == small

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from foreshock.detection import SpikeDefinition, detect_spikes
-from foreshock.report.summary import readings_of, recorded_losses, summarise
+from foreshock.report.summary import RunEvent, readings_of, recorded_losses, summarise
 from foreshock.runlog import Run, RunLogWriter, read_run
 
 
@@ -141,7 +141,9 @@ def test_a_log_cut_short_says_so(spiky, tmp_path):
 
 def test_actions_of_a_guard_are_counted_by_steps(tmp_path):
     log = RunLogWriter(tmp_path)
-    for step, remedy in ((3, "clip"), (3, "raise all"), (4, "none"), (9, "raise all")):
-        log.write("guard", {"step": step, "policy": "auto", "remedy": remedy})
+    for step, remedy in ((3, "clip"), (3, "raise all"), (4, "none"), (9, "raise all"), (9, "stand aside")):
+        log.write("guard", {"step": step, "policy": "auto", "remedy": remedy, "reason": "why"})
     log.close()
-    assert summarise(read_run(tmp_path)).guard == ("auto", 2)
+    summary = summarise(read_run(tmp_path))
+    assert summary.guard == ("auto", 2)
+    assert summary.events == (RunEvent("guard stands aside", "why", 9),)

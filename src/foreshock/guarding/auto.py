@@ -8,11 +8,20 @@ from typing import Any, ClassVar
 
 from foreshock.guarding.mean_square import MeanSquare
 from foreshock.guarding.outlier import Outlier
+from foreshock.guarding.patience import ASIDE, MOST, WINDOW, Patience
 from foreshock.guarding.policy import Decision, GuardSignals, Measure
 from foreshock.guarding.secant import Secant
 
 _NOVEL = 4.0
 _AFTER_OUTLIER = 2
+_STANDING_ASIDE = Decision(
+    "stand aside",
+    1.0,
+    f"v was to be raised on more than {MOST} of the last {WINDOW} steps: the learning rate is too high in "
+    f"itself. Lower it, or warm it up for longer; nothing but outliers is acted on for {ASIDE} steps",
+    (MOST + 1) / WINDOW,
+    MOST / WINDOW,
+)
 
 
 @dataclass
@@ -21,7 +30,8 @@ class Auto:
 
     A gradient counts as an outlier only above four times the third *largest* of the last 100 steps, and is
     scaled down to that third largest. It spoils the secant of its own step and of the next, which are passed
-    over.
+    over. Where v would have to be raised on more than half of the last 100 steps, the learning rate is too
+    high in itself: it stands aside for 200 steps, and says so.
 
     Attributes:
         secant: Against spikes of the full batch.
@@ -41,6 +51,7 @@ class Auto:
     )
     name: ClassVar[str] = "auto"
     scales_decay: ClassVar[bool] = True
+    _patience: Patience = field(default_factory=Patience, init=False, repr=False, compare=False)
     _blind_until: int = field(default=0, init=False, repr=False, compare=False)
 
     @property
@@ -62,15 +73,21 @@ class Auto:
         clips = self.outlier.decide(seen)
         if clips:
             self._blind_until = seen.step + _AFTER_OUTLIER
-        raises = self.mean_square.decide(seen)
-        along = () if seen.step < self._blind_until else self.secant.decide(seen)
-        return (*clips, *raises, *along)
+        raises = [*self.mean_square.decide(seen)]
+        if seen.step >= self._blind_until:
+            raises += self.secant.decide(seen)
+        if self._patience.aside(seen.step):
+            return clips
+        if self._patience.ends(seen.step, raises=bool(raises)):
+            return (*clips, _STANDING_ASIDE)
+        return (*clips, *raises)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed policy needs, as plain values."""
         return {
             "mean_square": self.mean_square.state_dict(),
             "outlier": self.outlier.state_dict(),
+            "patience": self._patience.state_dict(),
             "blind_until": self._blind_until,
         }
 
@@ -78,4 +95,5 @@ class Auto:
         """Continue from `state_dict()`."""
         self.mean_square.load_state_dict(state["mean_square"])
         self.outlier.load_state_dict(state["outlier"])
+        self._patience.load_state_dict(state["patience"])
         self._blind_until = int(state["blind_until"])

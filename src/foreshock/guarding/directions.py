@@ -22,10 +22,7 @@ def find_directions(
         vector: Eigenvector of the symmetric form, in the order of the trained parameters; None if unknown.
         parameters: All parameters of the optimizer.
     """
-    moved = [displacement.moved(slot) for slot in slots]
-    directions: dict[str, list[Tensor | None]] = {
-        "displacement": [None if known is None else known.back for known in moved]
-    }
+    directions: dict[str, list[Tensor | None]] = {"displacement": displacement.backs(slots)}
     if vector is not None:
         trained = [p for p in parameters if p.requires_grad]
         parts = dict(zip(trained, split(vector, trained), strict=True))

@@ -11,22 +11,26 @@ with equality for w = 0. From one step to the next D falls by √(β₂(1 − β
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from foreshock.guarding.slots import Slot, per_group
+from foreshock.guarding.bundles import Bundle, bundle, flat
+from foreshock.guarding.slots import Slot
 
 _WIDE = (torch.float32, torch.float64)
 
 
 class Moved(NamedTuple):
-    """What is known of the last displacement d of one parameter.
+    """What is known of the last displacement d of a bundle of parameters.
 
     Attributes:
-        back: −d.
+        keys: The parameters themselves.
+        shapes: The shapes of what this process holds of them.
+        back: −d, of several parameters one after the other.
         product: −gᵀd with the gradient of that step.
         momentum: −mᵀd; None where the step is not one of Adam.
         shrunk: mᵀθ before the step; None without decoupled weight decay.
@@ -34,6 +38,8 @@ class Moved(NamedTuple):
         decay: ηw of that step.
     """
 
+    keys: tuple[Tensor, ...]
+    shapes: tuple[tuple[int, ...], ...]
     back: Tensor
     product: Tensor
     momentum: Tensor | None = None
@@ -45,6 +51,14 @@ class Moved(NamedTuple):
     def products(self) -> tuple[Tensor, ...]:
         """The products that are known, to be fetched together and given to `least_length`."""
         return tuple(p for p in (self.product, self.momentum, self.shrunk) if p is not None)
+
+    @property
+    def backs(self) -> list[Tensor]:
+        """−d of each parameter, in its shape."""
+        if len(self.keys) == 1:
+            return [self.back]
+        parts = torch.split(self.back, [math.prod(shape) for shape in self.shapes])
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def least_length(self, momentum: float, shrunk: float = 0.0) -> float:
         """Return a lower bound of dᵀDd, D that of the last step.
@@ -66,62 +80,92 @@ class Displacement:
     """
 
     def __init__(self) -> None:
-        self._back: dict[Tensor, Tensor] = {}
-        self._moved: dict[Tensor, Moved] = {}
+        self._bundles: list[Bundle] = []
+        self._backs: dict[tuple[int, ...], Tensor] = {}
+        self._moved: list[Moved] = []
+        self._alone: list[Tensor] = []  # had no gradient once when others of their bundle had one
 
     def begin(self, slots: Sequence[Slot]) -> None:
         """Keep the parameters as they are before the step."""
-        old, self._back, self._moved = self._back, {}, {}
+        old, self._backs, self._moved = self._backs, {}, []
+        self._bundles = bundle(slots, alone=self._alone)
         reused: list[Tensor] = []
         sources: list[Tensor] = []
-        for slot in slots:
-            buffer = old.get(slot.key)
-            if buffer is None:
-                self._back[slot.key] = slot.parameter.clone()
+        for members in self._bundles:
+            name = _name(members)
+            buffer = old.get(name)
+            if len(members) > 1:
+                whole = [slot.parameter.reshape(-1) for slot in members]
+                self._backs[name] = torch.cat(whole) if buffer is None else torch.cat(whole, out=buffer)
+            elif buffer is None:
+                self._backs[name] = members[0].parameter.clone()
             else:
-                self._back[slot.key] = buffer
+                self._backs[name] = buffer
                 reused.append(buffer)
-                sources.append(slot.parameter)
+                sources.append(members[0].parameter)
         if reused:
             torch._foreach_copy_(reused, sources)
 
-    def end(self, slots: Sequence[Slot]) -> None:
-        """Compute the displacement and its products, while the options of the step are still in place."""
-        if not slots:
-            return
-        backs = [self._back[slot.key] for slot in slots]
-        rates = per_group(slots, lambda slot: float(slot.group["lr"]))
-        # On the CPU tensor by tensor: what was just written is still in the cache for the products.
-        together = backs[0].device.type != "cpu"
-        if together:
-            torch._foreach_sub_(backs, [slot.parameter for slot in slots])
-        for slot, back in zip(slots, backs, strict=True):
-            if not together:
-                back.sub_(slot.parameter)
-            self._moved[slot.key] = _moved(slot, back, rate=rates[id(slot.group)])
+    def end(self) -> None:
+        """Compute the displacement and its products, while the options of the step are still in place.
+
+        There is none if no step was begun.
+        """
+        bundles, self._bundles = self._bundles, []
+        for members in bundles:
+            parameters = flat(members, lambda slot: slot.parameter)
+            back = self._backs[_name(members)].sub_(parameters)
+            self._moved.append(_moved(members, back, parameters))
 
     def forget(self) -> None:
         """Forget the last displacement: another step is made that is not remembered."""
-        self._moved = {}
+        self._moved, self._bundles = [], []
 
-    def moved(self, slot: Slot) -> Moved | None:
-        """Return what is known of a parameter's last displacement; None if it did not move."""
-        return self._moved.get(slot.key)
+    def pairs(self, slots: Sequence[Slot]) -> list[tuple[Moved, tuple[int, ...]]]:
+        """Return what moved and has a gradient again, with the places of its parameters among `slots`.
+
+        A bundle of which some have none is left out, and what has none is left alone from now on.
+
+        Args:
+            slots: The parameters that have a gradient and a state.
+        """
+        places = {slot.key: place for place, slot in enumerate(slots)}
+        found = []
+        for moved in self._moved:
+            missing = [key for key in moved.keys if key not in places]
+            if not missing:
+                found.append((moved, tuple(places[key] for key in moved.keys)))
+            elif len(moved.keys) > 1:
+                self._alone += missing
+        return found
+
+    def backs(self, slots: Sequence[Slot]) -> list[Tensor | None]:
+        """Return −d of each parameter in its shape; None if it did not move.
+
+        Args:
+            slots: Parameters.
+        """
+        known = {
+            key: back for moved in self._moved for key, back in zip(moved.keys, moved.backs, strict=True)
+        }
+        return [known.get(slot.key) for slot in slots]
 
     def buffers(self) -> list[Tensor]:
-        """Return the tensors that are held: one of the size of each parameter that moved at some step."""
-        return list(self._back.values())
+        """Return the tensors that are held: one coordinate for each that moved at some step."""
+        return list(self._backs.values())
 
-    def state_dict(self, parameters: Sequence[Tensor]) -> list[Any]:
-        """Return copies of what is remembered, in the order of the parameters.
+    def state_dict(self, parameters: Sequence[Tensor]) -> dict[str, Any]:
+        """Return copies of what is remembered; parameters by their places.
 
         Args:
             parameters: All parameters of the optimizer.
         """
-        known = [self._moved.get(parameter) for parameter in parameters]
-        return [None if one is None else _copied(one._asdict()) for one in known]
+        places = {parameter: place for place, parameter in enumerate(parameters)}
+        moved = [{**_copied(one._asdict()), "keys": [places[key] for key in one.keys]} for one in self._moved]
+        alone = [places[key] for key in self._alone if key in places]
+        return {"parameters": len(parameters), "moved": moved, "alone": alone}
 
-    def load_state_dict(self, state: Sequence[Any], parameters: Sequence[Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], parameters: Sequence[Tensor]) -> None:
         """Continue from `state_dict()`.
 
         Args:
@@ -131,14 +175,17 @@ class Displacement:
         Raises:
             ValueError: If it is of other parameters.
         """
-        if len(state) != len(parameters):
+        if state["parameters"] != len(parameters):
             raise ValueError(
-                f"the guard's state is of an optimizer with {len(state)} parameters, this one has "
+                f"the guard's state is of an optimizer with {state['parameters']} parameters, this one has "
                 f"{len(parameters)}: build the optimizer as in the run that was saved"
             )
-        pairs = [(p, kept) for p, kept in zip(parameters, state, strict=True) if kept is not None]
-        self._moved = {p: Moved(**_copied(kept, device=p.device)) for p, kept in pairs}
-        self._back = {parameter: moved.back for parameter, moved in self._moved.items()}
+        self._moved = []
+        for kept in state["moved"]:
+            keys = tuple(parameters[place] for place in kept["keys"])
+            self._moved.append(Moved(**{**_copied(kept, device=keys[0].device), "keys": keys}))
+        self._alone = [parameters[place] for place in state["alone"]]
+        self._backs = {tuple(map(id, moved.keys)): moved.back for moved in self._moved}
 
 
 def inner(one: Tensor, other: Tensor) -> Tensor:
@@ -155,16 +202,22 @@ def inner(one: Tensor, other: Tensor) -> Tensor:
     return torch.dot(one.reshape(-1), other.reshape(-1))
 
 
-def _moved(slot: Slot, back: Tensor, *, rate: float) -> Moved:
-    product = inner(slot.gradient, back)
-    momentum = slot.state.get("exp_avg") if slot.plain_adam else None
-    if momentum is None:
-        return Moved(back, product)
-    beta1 = float(slot.group["betas"][0])
-    decay = 0.0 if slot.coupled_decay else rate * float(slot.group["weight_decay"])
+def _name(members: Bundle) -> tuple[int, ...]:
+    return tuple(id(slot.key) for slot in members)
+
+
+def _moved(members: Bundle, back: Tensor, parameters: Tensor) -> Moved:
+    first, keys = members[0], tuple(slot.key for slot in members)
+    shapes = tuple(tuple(slot.parameter.shape) for slot in members)
+    product = inner(flat(members, lambda slot: slot.gradient), back)
+    if not (first.plain_adam and "exp_avg" in first.state):
+        return Moved(keys, shapes, back, product)
+    rate, beta1 = float(first.group["lr"]), float(first.group["betas"][0])
+    decay = 0.0 if first.coupled_decay else rate * float(first.group["weight_decay"])
+    momentum = flat(members, lambda slot: slot.state["exp_avg"])
     along = inner(momentum, back)
-    shrunk = inner(momentum, slot.parameter) + along if decay else None
-    return Moved(back, product, along, shrunk, rate / (1 - beta1**slot.updates), decay)
+    shrunk = inner(momentum, parameters) + along if decay else None
+    return Moved(keys, shapes, back, product, along, shrunk, rate / (1 - beta1**first.updates), decay)
 
 
 def _copied(fields: Mapping[str, Any], device: torch.device | None = None) -> dict[str, Any]:

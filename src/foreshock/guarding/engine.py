@@ -13,7 +13,7 @@ from foreshock.guarding.acting import Acting
 from foreshock.guarding.clipping import ClipRecord
 from foreshock.guarding.displacement import Displacement
 from foreshock.guarding.families import find_family
-from foreshock.guarding.glance import READ, Glance, first_decay
+from foreshock.guarding.glance import READ, Glance
 from foreshock.guarding.growth import Growth
 from foreshock.guarding.policy import Decision, GuardSignals, Measure, Policy
 from foreshock.guarding.record import GuardAction
@@ -21,6 +21,9 @@ from foreshock.guarding.reduction import Reduction
 from foreshock.guarding.slots import Slot, all_parameters, read_slots
 from foreshock.guarding.sums import Measurer, StepSums
 from foreshock.preconditioner import stock_name, unwrap
+from foreshock.stability import growing_ratio
+
+Read = Callable[[], tuple[Sequence[Slot], Reduction]]
 
 _EVERY_FEW: frozenset[Measure] = frozenset({"secant"})
 _MEANWHILE: frozenset[Measure] = frozenset({"norm"})
@@ -47,7 +50,6 @@ class Engine:
         self._displacement, self._glance, self._growth = Displacement(), Glance(), Growth()
         self.acting = Acting(self._optimizer, self._family)
         self.step = 0
-        self._moving: list[Slot] = []
         self._curvature: tuple[float, Tensor | None] = (math.nan, None)
         self._finite = True
         self._wait = 0  # steps until the secant is measured again
@@ -61,7 +63,7 @@ class Engine:
     def before(self) -> list[GuardAction]:
         """Guard the coming step: everything until the optimizer moves. Return what was done."""
         self.restore()
-        self._moving, self.passed_by = [], False
+        self.passed_by = False
         wanted = self._policy.needs
         needs = (wanted - _EVERY_FEW) | _MEANWHILE if self._wait else wanted
         begins = "secant" in wanted and self._wait <= 1
@@ -79,15 +81,17 @@ class Engine:
         """Drop what is remembered of the last step: something failed."""
         self._displacement, self._growth = Displacement(), Growth()
         self._glance.forget()
-        self._moving, self._wait, self.passed_by = [], 0, True
+        self._wait, self.passed_by = 0, True
 
     def _before(self, needs: frozenset[Measure], *, begins: bool) -> list[GuardAction]:
         scale = getattr(self._optimizer, "grad_scale", None)
         scale = 1.0 if scale is None else float(scale)
-        if not (begins or needs & READ) and self._glance.suits(self._optimizer):
-            return self._before_at_a_glance(scale)
-        slots, ready = self._read(scale)
-        self._glance.remember(slots, step=self.step, summed=self._group is not None)
+        known = self._glance.suits(self._optimizer)
+        if known and not needs & READ:
+            return self._before_at_a_glance(scale, begins=begins)
+        slots, ready = self._read(scale, known=known)
+        if not known:
+            self._glance.remember(slots, step=self.step, summed=self._group is not None)
         actions: list[GuardAction] = []
         if ready and needs:
             reduction = Reduction(ready, self._group)
@@ -98,19 +102,18 @@ class Engine:
             if first is not None and not self.acting.natural.started:
                 self._start(ready, reduction)
             self._follow(sums, None if first is None else first.beta2)
-            updates, beta1 = max(slot.updates for slot in ready), first_decay(ready[0].group)
-            actions = self._act(sums, updates, beta1, lambda: (ready, reduction))
+            actions = self._act(sums, max(slot.updates for slot in ready), lambda: (ready, reduction))
             # While it is far below where the policy looks, the secant is measured every fourth step only.
             if not self._wait and sums.secant <= _FAR * self._policy.exact_from and not self._growth.wakes:
                 self._wait, begins = _STRIDE, False
         self._remember(slots, begins=begins or self._is_woken())
         return actions
 
-    def _before_at_a_glance(self, scale: float) -> list[GuardAction]:
-        """Guard a step of which ‖g‖² is all that is needed; parameters are read only if something is done."""
+    def _before_at_a_glance(self, scale: float, *, begins: bool) -> list[GuardAction]:
+        """Guard a step of which ‖g‖² is all that is measured."""
 
         def read() -> tuple[list[Slot], Reduction]:
-            _, ready = self._read(scale)
+            ready = self._glance.slots(step=self.step, scale=scale)
             return ready, Reduction(ready, self._group)
 
         sums = StepSums(self._glance.squared_norm(scale=scale))
@@ -118,13 +121,16 @@ class Engine:
             self._displacement.forget()
             return self._leave_alone(sums)
         self._follow(sums, self._glance.beta2(self._family))
-        actions = self._act(sums, self._glance.updates(self.step), self._glance.beta1, read)
-        begins = self._is_woken()
-        self._remember(self._read(scale)[0] if begins else [], begins=begins)
+        actions = self._act(sums, self._glance.updates(self.step), read)
+        begins = begins or self._is_woken()
+        self._remember(read()[0] if begins else [], begins=begins)
         return actions
 
-    def _read(self, scale: float) -> tuple[list[Slot], list[Slot]]:
+    def _read(self, scale: float, *, known: bool) -> tuple[list[Slot], list[Slot]]:
         """Return the parameters with a gradient, and those of them that have a state."""
+        if known:
+            slots = self._glance.slots(step=self.step, scale=scale)
+            return slots, slots
         slots = read_slots(self._optimizer, scale=scale, name=self._name)
         return slots, [slot for slot in slots if slot.state]
 
@@ -139,14 +145,13 @@ class Engine:
         """Remember this step's displacement for the next one, or that there is none."""
         if begins:
             self._displacement.begin(slots)
-            self._moving = slots
         else:
             self._displacement.forget()
 
     def after(self) -> None:
         """Remember the step that was made."""
         try:
-            self._displacement.end(self._moving)
+            self._displacement.end()
         finally:
             self.restore()
             self.step += 1
@@ -156,7 +161,7 @@ class Engine:
             else:
                 self.acting.clips.skipped()
             self._curvature = (math.nan, None)
-            self._moving, self._loaded = [], False
+            self._loaded = False
 
     def restore(self) -> None:
         """Put options back that were changed for one step."""
@@ -241,14 +246,12 @@ class Engine:
 
     def _follow(self, sums: StepSums, beta2: float | None) -> None:
         self._finite = True
-        self._growth.update(sums.squared_gradient)
+        self._growth.update(sums.squared_gradient * self.acting.clips.undoing[1] ** 2)
         if beta2 is not None:
             self.acting.natural.update(sums.squared_gradient, beta2=beta2)
 
-    def _act(
-        self, sums: StepSums, updates: int, beta1: float, read: Callable[[], tuple[Sequence[Slot], Reduction]]
-    ) -> list[GuardAction]:
-        decisions = self._policy.decide(self._signals(sums, updates, beta1))
+    def _act(self, sums: StepSums, updates: int, read: Read) -> list[GuardAction]:
+        decisions = self._policy.decide(self._signals(sums, updates, read))
         if decisions:
             slots, reduction = read()
             self.acting.apply(
@@ -256,7 +259,7 @@ class Engine:
             )
         return [_action(self.step, self._policy.name, decision) for decision in decisions]
 
-    def _signals(self, sums: StepSums, updates: int, beta1: float) -> GuardSignals:
+    def _signals(self, sums: StepSums, updates: int, read: Read) -> GuardSignals:
         return GuardSignals(
             step=self.step,
             updates=updates,
@@ -267,8 +270,15 @@ class Engine:
             mean_square=self.acting.pairs.ratio,
             curvature=self._curvature[0],
             growth=self._growth.sustained,
-            beta1=beta1,
+            grown_ratio=self._grown_ratio(read),
         )
+
+    def _grown_ratio(self, read: Read) -> float:
+        if not self._growth.sustained >= 1:
+            return math.nan
+        smallest = min(read()[0], key=lambda slot: slot.parameter.numel())
+        decay, share = self._family.momentum(smallest)
+        return growing_ratio(math.sqrt(self._growth.sustained), beta1=decay, direct_share=share)
 
 
 def _action(step: int, policy: str, decision: Decision) -> GuardAction:

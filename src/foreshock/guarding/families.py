@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from foreshock.guarding.moments import raise_average, raise_factored, raise_maximum, raise_square_average
 from foreshock.guarding.slots import Slot
-from foreshock.preconditioner import SecondMoment, find_reader, stock_name, unwrap
+from foreshock.preconditioner import ParameterStep, SecondMoment, find_reader, stock_name, unwrap
 from foreshock.stability import momentum_factor, with_decoupled_decay
 from foreshock.vectors import local
 
@@ -52,6 +52,8 @@ class Family:
         metric: Parameters with a state → their A⁻¹ in the step about to be taken.
         raise_by: Make v_t of a parameter k times what it would be, k ≥ 1 a number or one for each coordinate.
         rate: cη/2 of one parameter of Adam; 0 where `metric` has to be asked.
+        momentum: A parameter's decay of the first moment, and the direct share of the gradient, in the step
+            about to be taken.
         second_moment: The parameter's v_{t−1} and β₂, or None if it has no decaying average of g².
         diagonal: Whether coordinates of a tensor can be raised one by one.
         decoupled: Whether weight decay is decoupled.
@@ -61,6 +63,7 @@ class Family:
     raise_by: Callable[[Slot, Tensor | float], None]
     second_moment: Callable[[Slot], SecondMoment | None]
     rate: Callable[[Slot], float]
+    momentum: Callable[[Slot], tuple[float, float]]
     diagonal: bool = True
     decoupled: bool = False
 
@@ -78,18 +81,21 @@ def find_family(optimizer: Optimizer) -> Family:
     reader = find_reader(inner)
     name = stock_name(inner)
     moment = lambda slot: reader.second_moment(slot.state, slot.group)  # noqa: E731
+    momentum = partial(_momentum, reader.step)
     if name is None:
         raise TypeError(f"{type(inner).__name__} can't be guarded: {_UNKNOWN}. {_known()}")
     if name in ("torch.optim.Adam", "torch.optim.AdamW"):
         decoupled = name.endswith("W")
         metric = partial(_adam_metric, decoupled=decoupled)
         rate = partial(_adam_rate, decoupled=decoupled)
-        return Family(metric, raise_average, moment, rate, decoupled=decoupled)
+        return Family(metric, raise_average, moment, rate, momentum, decoupled=decoupled)
     if name in _RAISED:
         factored = name in _FACTORED
         metric = partial(_read_metric, reader.step)
         unknown = lambda _: 0.0  # noqa: E731
-        return Family(metric, _RAISED[name], moment, unknown, diagonal=not factored, decoupled=factored)
+        return Family(
+            metric, _RAISED[name], moment, unknown, momentum, diagonal=not factored, decoupled=factored
+        )
     raise TypeError(f"{type(inner).__name__} can't be guarded: {_REFUSED.get(name, _UNKNOWN)}. {_known()}")
 
 
@@ -134,12 +140,17 @@ def _averaged_squares(slots: Sequence[Slot], beta2: float) -> list[Tensor]:
     return second
 
 
-def _read_metric(step: Callable[..., object], slots: Sequence[Slot]) -> Metric:
+def _read_metric(step: Callable[..., ParameterStep], slots: Sequence[Slot]) -> Metric:
     records = [step(slot.live) for slot in slots]
     return Metric(
-        [_single(record.denominator).clone() for record in records],  # type: ignore[attr-defined]
-        [record.momentum_factor * record.learning_rate / 2 for record in records],  # type: ignore[attr-defined]
+        [_single(record.denominator).clone() for record in records],
+        [record.momentum_factor * record.learning_rate / 2 for record in records],
     )
+
+
+def _momentum(step: Callable[..., ParameterStep], slot: Slot) -> tuple[float, float]:
+    record = step(slot.live)
+    return record.momentum_decay, record.direct_share
 
 
 def _single(tensor: Tensor) -> Tensor:

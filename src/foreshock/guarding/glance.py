@@ -1,15 +1,13 @@
-"""A glance at the coming step: ‖g‖² without reading the optimizer's state, which takes far longer.
+"""A glance at the coming step: ‖g‖² without reading the optimizer's state, which takes longer.
 
 Most steps need no more. What else a policy gets to see of such a step, t and β₂, follows from the last step
-at which everything was read.
+at which everything was read; and so do the slots, where they are needed after all.
 """
 
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +16,7 @@ from torch.optim import Optimizer
 from foreshock.guarding.families import Family
 from foreshock.guarding.fetching import fetch
 from foreshock.guarding.policy import Measure
-from foreshock.guarding.slots import Slot, all_parameters
+from foreshock.guarding.slots import Slot, renew_slots
 from foreshock.vectors import is_sharded
 
 READ: frozenset[Measure] = frozenset({"secant", "preconditioned gradient"})
@@ -29,41 +27,50 @@ class Glance:
     """What the last full reading leaves for the steps after it; see the module."""
 
     def __init__(self) -> None:
-        self._first: Slot | None = None
-        self._moving: list[Tensor] = []
+        self._slots: list[Slot] = []
         self._ahead = 0
 
     def suits(self, optimizer: Optimizer) -> bool:
-        """Return whether the last full reading was of the parameters that have a gradient now.
+        """Return whether the last full reading was of the parameters, states and groups that there are now.
 
         Args:
             optimizer: The optimizer, unwrapped.
         """
-        if self._first is None or self._first.key not in optimizer.state:
-            return False
-        moving = moved(optimizer)
-        return len(moving) == len(self._moving) and all(map(operator.is_, moving, self._moving))
+        known, place = self._slots, 0
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if not parameter.requires_grad or parameter.grad is None:
+                    continue
+                if place == len(known):
+                    return False
+                slot = known[place]
+                if slot.key is not parameter or slot.group is not group:
+                    return False
+                if optimizer.state.get(parameter) is not slot.state:
+                    return False
+                place += 1
+        return place == len(known) > 0
 
     def remember(self, slots: Sequence[Slot], *, step: int, summed: bool) -> None:
-        """Go on from a full reading, if that can be: all parameters have a state and lie here as a whole.
+        """Go on from a full reading, if all parameters are real, have a state and lie here as a whole.
 
         Args:
             slots: All parameters with a gradient.
             step: Number of the step.
             summed: Whether sums are added up over processes.
         """
-        whole = not summed and not is_sharded([slot.key for slot in slots])
+        keys = [slot.key for slot in slots]
+        whole = not summed and not is_sharded(keys) and not any(key.is_complex() for key in keys)
         if not (slots and whole and all(slot.state for slot in slots)):
             self.forget()
             return
         # The gradient is not held: it may be freed before the next step.
-        self._first = slots[0]._replace(gradient=slots[0].parameter)
-        self._moving = [slot.key for slot in slots]
+        self._slots = [slot._replace(gradient=slot.key, parameter=slot.key) for slot in slots]
         self._ahead = max(slot.updates for slot in slots) - step
 
     def forget(self) -> None:
         """Have everything read at the next step."""
-        self._first, self._moving = None, []
+        self._slots = []
 
     def squared_norm(self, *, scale: float) -> float:
         """Return ‖g‖² of the parameters that the last full reading was of; ask `suits` first.
@@ -71,7 +78,19 @@ class Glance:
         Args:
             scale: What ``.grad`` still has to be divided by.
         """
-        return squared_norm(self._moving, scale=scale)
+        gradients = [slot.key.grad for slot in self._slots if slot.key.grad is not None]
+        return math.fsum((norm / scale) ** 2 for norm in fetch(norms(gradients)))
+
+    def slots(self, *, step: int, scale: float) -> list[Slot]:
+        """Return all parameters with a gradient as a full reading would; ask `suits` first.
+
+        Args:
+            step: Number of the step.
+            scale: What ``.grad`` still has to be divided by.
+        """
+        slots = renew_slots(self._slots, scale=scale)
+        self._ahead = max(slot.updates for slot in slots) - step
+        return slots
 
     def updates(self, step: int) -> int:
         """Return t of a step.
@@ -87,44 +106,8 @@ class Glance:
         Args:
             family: How to read the optimizer.
         """
-        moment = None if self._first is None else family.second_moment(self._first)
+        moment = family.second_moment(self._slots[0]) if self._slots else None
         return None if moment is None else moment.beta2
-
-    @property
-    def beta1(self) -> float:
-        """β₁ of the coming step; 0 for an optimizer without."""
-        return 0.0 if self._first is None else first_decay(self._first.group)
-
-
-def first_decay(group: Mapping[str, Any]) -> float:
-    """Return β₁ of a parameter group, or the momentum that takes its place; 0 if there is neither.
-
-    Args:
-        group: The parameter group.
-    """
-    return float(group["betas"][0] if "betas" in group else group.get("momentum", 0.0))
-
-
-def moved(optimizer: Optimizer) -> list[Tensor]:
-    """Return the parameters that have a gradient, in order.
-
-    Args:
-        optimizer: The optimizer, unwrapped.
-    """
-    return [p for p in all_parameters(optimizer) if p.requires_grad and p.grad is not None]
-
-
-def squared_norm(parameters: Iterable[Tensor], *, scale: float) -> float:
-    """Return ‖g‖² of parameters.
-
-    Args:
-        parameters: Parameters; those without a gradient count as zero.
-        scale: What ``.grad`` still has to be divided by.
-    """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    # As two real numbers each, as a full reading has them: the last digits would differ.
-    gradients = [torch.view_as_real(g) if g.is_complex() else g for g in gradients]
-    return math.fsum((norm / scale) ** 2 for norm in fetch(norms(gradients)))
 
 
 def norms(gradients: Sequence[Tensor]) -> list[Tensor]:

@@ -250,5 +250,7 @@ class Guard:
         for action in actions:
             self.actions.append(action)
             self._tally.add(action)
+            if action.remedy == "stand aside":
+                self._failures.note(action.reason)
             for listener in self._listeners:
                 listener(action)

@@ -34,7 +34,8 @@ class GuardSignals:
         mean_square: Mean-square ratio from the pairs measured so far.
         curvature: λ_max, if it was measured for this very step.
         growth: Smallest factor by which ‖g‖² grew in each of the last three steps.
-        beta1: β₁, 0 for an optimizer without.
+        grown_ratio: Stability ratio that makes ‖g‖² grow by that factor, see
+            `foreshock.stability.growing_ratio`; NaN where it does not grow.
     """
 
     step: int
@@ -46,7 +47,7 @@ class GuardSignals:
     mean_square: float = math.nan
     curvature: float = math.nan
     growth: float = math.nan
-    beta1: float = 0.0
+    grown_ratio: float = math.nan
 
 
 @dataclass(frozen=True)

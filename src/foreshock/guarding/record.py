@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Remedy = Literal["raise along", "raise all", "clip", "epsilon", "beta2", "learning rate", "none"]
+Remedy = Literal[
+    "raise along", "raise all", "clip", "epsilon", "beta2", "learning rate", "stand aside", "none"
+]
 """What an action changes, see `GuardAction`."""
+
+_CHANGES_NOTHING: frozenset[Remedy] = frozenset({"stand aside", "none"})
 
 _WORDS: Mapping[Remedy, str] = {
     "raise along": "raised v along the unstable direction",
@@ -17,6 +21,7 @@ _WORDS: Mapping[Remedy, str] = {
     "epsilon": "raised ε",
     "beta2": "lowered β₂",
     "learning rate": "lowered the learning rate",
+    "stand aside": "stood aside",
     "none": "left a step alone whose gradient was not finite",
 }
 
@@ -30,7 +35,8 @@ class GuardAction:
         policy: Name of the policy that decided.
         remedy: What was changed: ``"raise along"``, v of the coordinates that carry the unstable direction;
             ``"raise all"``, all of v; ``"clip"``, the gradient; ``"epsilon"``, ``"beta2"`` and ``"learning
-            rate"``, that option; ``"none"``, nothing: the gradient was not finite.
+            rate"``, that option. Nothing by ``"stand aside"``, which says that raising v does not help, and
+            by ``"none"``: the gradient was not finite.
         reason: Why, in words.
         value: What was measured.
         threshold: What it was compared with.
@@ -59,6 +65,7 @@ class GuardSummary:
         remedies: How often each remedy was used.
         largest_raise: The largest factor on √v in one step; 1 if v was never raised.
         strongest_clip: The smallest factor on a gradient; 1 if none was clipped.
+        stood_aside: How often it gave up raising v for a while.
         not_finite: Episodes of gradients that were not finite, which the guard leaves alone.
         notes: What the guard could not do, and why.
     """
@@ -69,6 +76,7 @@ class GuardSummary:
     remedies: Mapping[Remedy, int] = field(default_factory=dict)
     largest_raise: float = 1.0
     strongest_clip: float = 1.0
+    stood_aside: int = 0
     not_finite: int = 0
     notes: tuple[str, ...] = ()
 
@@ -85,6 +93,8 @@ class GuardSummary:
             parts.append(f"largest factor on √v {self.largest_raise:.3g}")
         if self.strongest_clip < 1:
             parts.append(f"smallest factor on a gradient {self.strongest_clip:.3g}")
+        if self.stood_aside:
+            parts.append(f"{_WORDS['stand aside']} {self.stood_aside} ×")
         if self.not_finite:
             parts.append(f"{_WORDS['none']} {self.not_finite} ×")
         return "; ".join([head, *parts, *self.notes])
@@ -106,7 +116,7 @@ class Tally:
     def add(self, action: GuardAction) -> None:
         """Take one action into account; several of one step count as one step acted on."""
         self._counts[action.remedy] += 1
-        if action.remedy == "none":
+        if action.remedy in _CHANGES_NOTHING:
             return
         if action.step != self._last:
             self._acted, self._last = self._acted + 1, action.step
@@ -123,7 +133,7 @@ class Tally:
             notes: What the guard could not do.
         """
         remedies: dict[Remedy, int] = {
-            remedy: count for remedy, count in self._counts.items() if remedy != "none"
+            remedy: count for remedy, count in self._counts.items() if remedy not in _CHANGES_NOTHING
         }
         return GuardSummary(
             policy=self._policy,
@@ -132,6 +142,7 @@ class Tally:
             remedies=remedies,
             largest_raise=self._raise,
             strongest_clip=self._clip,
+            stood_aside=self._counts["stand aside"],
             not_finite=self._counts["none"],
             notes=notes,
         )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from foreshock.guarding.slots import Slot
-from foreshock.vectors import shard_groups
+from foreshock.vectors import is_sharded, shard_groups
 
 
 class Reduction:
@@ -27,7 +27,9 @@ class Reduction:
     """
 
     def __init__(self, slots: Sequence[Slot], group: Any = None) -> None:
-        self._keys = [shard_groups(slot.key) for slot in slots]
+        keys = [slot.key for slot in slots]
+        self._keys = [shard_groups(key) for key in keys] if is_sharded(keys) else [()] * len(keys)
+        self._here = not any(self._keys)
         self._group = group
         self._device = slots[0].parameter.device if slots else torch.device("cpu")
 
@@ -37,16 +39,7 @@ class Reduction:
         Args:
             rows: One row a parameter.
         """
-        width = len(rows[0]) if rows else 0
-        sums: dict[tuple[Any, ...], list[list[float]]] = {}
-        for key, row in zip(self._keys, rows, strict=True):
-            sums.setdefault(key, []).append(list(row))
-        whole = [0.0] * width
-        for groups, members in sums.items():
-            part = [math.fsum(column) for column in zip(*members, strict=True)]
-            for group in groups:
-                part = self._reduced(part, group, torch.distributed.ReduceOp.SUM)
-            whole = [old + new for old, new in zip(whole, part, strict=True)]
+        whole = _columns(rows) if self._here else self._total_of_shards(rows)
         if self._group is not None:
             whole = self._reduced(whole, self._group, torch.distributed.ReduceOp.SUM)
         return whole
@@ -58,7 +51,24 @@ class Reduction:
             [value] = self._reduced([value], group, torch.distributed.ReduceOp.MAX)
         return value
 
+    def _total_of_shards(self, rows: Sequence[Sequence[float]]) -> list[float]:
+        width = len(rows[0]) if rows else 0
+        sums: dict[tuple[Any, ...], list[Sequence[float]]] = {}
+        for key, row in zip(self._keys, rows, strict=True):
+            sums.setdefault(key, []).append(row)
+        whole = [0.0] * width
+        for groups, members in sums.items():
+            part = _columns(members)
+            for group in groups:
+                part = self._reduced(part, group, torch.distributed.ReduceOp.SUM)
+            whole = [old + new for old, new in zip(whole, part, strict=True)]
+        return whole
+
     def _reduced(self, values: Sequence[float], group: Any, operation: Any) -> list[float]:
         tensor: Tensor = torch.tensor(list(values), dtype=torch.float64, device=self._device)
         torch.distributed.all_reduce(tensor, op=operation, group=group)
         return list(tensor.tolist())
+
+
+def _columns(rows: Sequence[Sequence[float]]) -> list[float]:
+    return [math.fsum(column) for column in zip(*rows, strict=True)]

@@ -134,6 +134,9 @@ class Workbench:
     def _lower_rate(self, decision: Decision) -> None:
         self.rate_factor *= decision.factor
 
+    def _change_nothing(self, decision: Decision) -> None:
+        """Do nothing: the action is there to be told."""
+
 
 class HeldOptions:
     """Options that differ for the duration of one step, so that schedulers and checkpoints don't see it."""
@@ -169,5 +172,6 @@ _APPLY: Mapping[Remedy, Callable[[Workbench, Decision], None]] = MappingProxyTyp
         "epsilon": Workbench._raise_epsilon,
         "beta2": Workbench._lower_beta2,
         "learning rate": Workbench._lower_rate,
+        "stand aside": Workbench._change_nothing,
     }
 )

@@ -12,7 +12,6 @@ progress in all directions, and let v decay further.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -25,7 +24,6 @@ from foreshock.guarding.policy import (
     require_threshold,
     secant_reason,
 )
-from foreshock.stability import growing_ratio
 
 # Near the edge a few percent are asked for, after a sudden rise of the learning rate up to two: what asks for
 # more is no curvature, but weights or gradients that were changed between two steps.
@@ -79,10 +77,9 @@ class Secant:
             factor = min(seen.secant / self.threshold, _LARGEST_RAISE)
             return (Decision("raise along", factor, secant_reason(seen), seen.secant, self.threshold),)
         if seen.secant > _SEEN and seen.growth > _VIOLENT:
-            ratio = growing_ratio(math.sqrt(seen.growth), beta1=seen.beta1)
-            factor = min(ratio / self.threshold, _LARGEST_RAISE)
+            factor = min(seen.grown_ratio / self.threshold, _LARGEST_RAISE)
             reason = f"‖g‖² grew {seen.growth:.3g}-fold three times; {secant_reason(seen)}"
-            return (Decision("raise along", factor, reason, ratio, self.threshold),)
+            return (Decision("raise along", factor, reason, seen.grown_ratio, self.threshold),)
         return ()
 
     def state_dict(self) -> dict[str, Any]:

@@ -95,6 +95,22 @@ def read_slots(optimizer: Optimizer, *, scale: float = 1.0, name: str | None = N
     return slots
 
 
+def renew_slots(slots: Sequence[Slot], *, scale: float) -> list[Slot]:
+    """Return slots of the same parameters, states and groups, with what changed since they were read.
+
+    Args:
+        slots: Whole, real parameters with a gradient and a state, whose updates are still as far apart as
+            they were.
+        scale: What ``.grad`` still has to be divided by.
+    """
+    [made] = _step_numbers([slots[0].state])
+    gone_on = made + 1 - slots[0].updates
+    return [
+        Slot(key, key.data, key.grad, state, group, scale, updates + gone_on, decoupled, plain)  # type: ignore[arg-type]
+        for key, _, _, state, group, _, updates, decoupled, plain in slots
+    ]
+
+
 def all_parameters(optimizer: Optimizer) -> list[Tensor]:
     """Return all parameters of an optimizer, in order.
 

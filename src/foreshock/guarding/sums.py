@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from foreshock.guarding.bundles import Bundle, flat
 from foreshock.guarding.displacement import Displacement, Moved, inner
 from foreshock.guarding.families import Family, Metric
 from foreshock.guarding.fetching import fetch
@@ -21,6 +22,7 @@ from foreshock.guarding.glance import norms
 from foreshock.guarding.policy import Measure
 from foreshock.guarding.slots import Slot, per_group
 
+Pair = tuple[Moved, tuple[int, ...]]
 Total = Callable[[Sequence[Sequence[float]]], list[float]]
 
 
@@ -77,9 +79,9 @@ class Measurer:
             needs: What to measure.
             exact_from: The secant is exact from this value on; below it an upper bound is enough.
         """
-        moved = [self.displacement.moved(slot) if "secant" in needs else None for slot in self.slots]
+        moved = self.displacement.pairs(self.slots) if "secant" in needs else []
         sums = self._cheap(moved)
-        closer = any(one is not None for one in moved) and not sums.secant <= exact_from
+        closer = bool(moved) and not sums.secant <= exact_from
         preconditioned = "preconditioned gradient" in needs
         if not (closer or preconditioned) or not sums.finite:
             return sums
@@ -89,35 +91,29 @@ class Measurer:
             sums = replace(sums, preconditioned_gradient=self.total([[e] for e in energies])[0])
         return self._exact(sums, moved, metric) if closer else sums
 
-    def _cheap(self, moved: Sequence[Moved | None]) -> StepSums:
+    def _cheap(self, moved: Sequence[Pair]) -> StepSums:
         sizes = norms([slot.gradient for slot in self.slots])
-        pairs = zip(self.slots, moved, strict=True)
-        now = [inner(slot.gradient, one.back) for slot, one in pairs if one is not None]
-        lengths = [_decayed(s, m) for s, m in zip(self.slots, moved, strict=True) if m is not None]
-        known = [m.products for m in moved if m is not None]
-        fetched = iter(
-            fetch([*sizes, *now, *(d for d in lengths if d is not None), *itertools.chain(*known)])
-        )
-        squares = [(next(fetched) / slot.scale) ** 2 for slot in self.slots]
-        products = iter([next(fetched) for _ in now])
-        decays = iter([0.0 if one is None else next(fetched) for one in lengths])
+        members = [tuple(self.slots[place] for place in places) for _, places in moved]
+        known = [
+            _products(one, bundle, coupled_decay=bundle[0].coupled_decay)
+            for (one, _), bundle in zip(moved, members, strict=True)
+        ]
+        fetched = iter(fetch([*sizes, *itertools.chain(*known)]))
+        rows = [[(next(fetched) / slot.scale) ** 2, 0.0, 0.0] for slot in self.slots]
         rates = per_group(self.slots, self.family.rate)
-        rows = []
-        for slot, one, square in zip(self.slots, moved, squares, strict=True):
-            if one is None:
-                rows.append([square, 0.0, 0.0])
-                continue
-            before, *rest = [next(fetched) for _ in one.products]
-            last, present = self.unclipped
+        last, present = self.unclipped
+        for (one, (place, *_)), products in zip(moved, known, strict=True):
+            now, before, *rest = [next(fetched) for _ in products]
+            slot = self.slots[place]
+            squared = rest.pop() if slot.coupled_decay else 0.0
             # The buffer is −d. The gradient of the last step was unscaled when its product was taken.
-            change = slot.sign * (before * slot.scale * last - next(products) * present)
-            change += slot.coupled_decay * next(decays)
-            rows.append([square, change, _bound(slot, one, rest, rate=rates[id(slot.group)])])
+            change = slot.sign * (before * slot.scale * last - now * present) + slot.coupled_decay * squared
+            rows[place][1:] = change, _bound(slot, one, rest, rate=rates[id(slot.group)])
         return StepSums(*self.total(rows))
 
-    def _exact(self, sums: StepSums, moved: Sequence[Moved | None], metric: Metric) -> StepSums:
-        which = [i for i, one in enumerate(moved) if one is not None]
-        backs = [one.back for one in moved if one is not None]
+    def _exact(self, sums: StepSums, moved: Sequence[Pair], metric: Metric) -> StepSums:
+        which = [place for _, places in moved for place in places]
+        backs = [back for one, _ in moved for back in one.backs]
         lengths = fetch(_lengths([metric.denominators[i] for i in which], backs))
         rows = [[0.0] for _ in self.slots]
         for i, length in zip(which, lengths, strict=True):
@@ -134,8 +130,10 @@ def _bound(slot: Slot, moved: Moved, products: Sequence[float], *, rate: float) 
     return fallen * moved.least_length(*products) / rate
 
 
-def _decayed(slot: Slot, moved: Moved) -> Tensor | None:
-    return inner(moved.back, moved.back) if slot.coupled_decay else None
+def _products(moved: Moved, members: Bundle, *, coupled_decay: float) -> list[Tensor]:
+    """Return −gᵀd with the gradient of now, what is known of the last step, and with decay ‖d‖²."""
+    now = inner(flat(members, lambda slot: slot.gradient), moved.back)
+    return [now, *moved.products, *([inner(moved.back, moved.back)] if coupled_decay else [])]
 
 
 def _energies(slots: Sequence[Slot], metric: Metric) -> list[Tensor]:

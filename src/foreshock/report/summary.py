@@ -12,11 +12,13 @@ from foreshock.detection import SpikeDefinition, detect_spikes
 from foreshock.scoring import FalseAlarm, Readings, SpikeOutcome, announcing, episode_gap, score
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
     from foreshock.runlog import Run
+
+_ASIDE = "stand aside"
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def summarise(run: Run, definition: SpikeDefinition | None = None) -> RunSummary
 
 
 def _guard(run: Run) -> tuple[str, int] | None:
-    rows = [row for row in run.records.get("guard", []) if row.get("remedy") != "none"]
+    rows = [row for row in run.records.get("guard", []) if row.get("remedy") not in ("none", _ASIDE)]
     return (str(rows[-1].get("policy")), len({row["step"] for row in rows})) if rows else None
 
 
@@ -237,9 +239,17 @@ def _probes(run: Run) -> Probes:
     )
 
 
-def _events(run: Run) -> Iterable[RunEvent]:
-    for row in run.records.get("event", []):
-        yield RunEvent(str(row.get("name") or ""), str(row.get("message") or ""), row["step"])
+def _events(run: Run) -> list[RunEvent]:
+    events = [
+        RunEvent(str(row.get("name") or ""), str(row.get("message") or ""), row["step"])
+        for row in run.records.get("event", [])
+    ]
+    aside = [
+        RunEvent("guard stands aside", str(row.get("reason") or ""), row["step"])
+        for row in run.records.get("guard", [])
+        if row.get("remedy") == _ASIDE
+    ]
+    return sorted([*events, *aside], key=lambda event: event.step) if aside else events
 
 
 def _number(value: float | None) -> float:

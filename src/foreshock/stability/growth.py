@@ -46,9 +46,7 @@ def growth_factor(ratio: float, *, beta1: float, direct_share: float = 0.0) -> f
         >>> round(growth_factor(1.05, beta1=0.9), 3)
         1.483
     """
-    require_decay("beta1", beta1)
-    if not 0 <= direct_share <= 1:
-        raise ValueError(f"direct_share is {direct_share!r}; it must lie in [0, 1]")
+    _require_momentum(beta1, direct_share)
     if math.isnan(ratio):
         raise ValueError("ratio is NaN; a growth factor needs a measured stability ratio")
     trace = (1 + beta1) * (1 - 2 * ratio) + 2 * ratio * beta1 * direct_share
@@ -84,16 +82,17 @@ def steps_to_visible(ratio: float, *, beta1: float, magnification: float) -> flo
     return math.log(magnification) / math.log(growth) if growth > 1 else math.inf
 
 
-def growing_ratio(factor: float, *, beta1: float) -> float:
+def growing_ratio(factor: float, *, beta1: float, direct_share: float = 0.0) -> float:
     r"""Return the stability ratio at which a step multiplies the deviation by `factor`.
 
-    .. math:: r = \frac{(ρ + 1)(ρ + β)}{2ρ(1 + β)}
+    .. math:: r = \frac{(ρ + 1)(ρ + β)}{2ρ(1 + β) - 2βφ(ρ - 1)}
 
-    for a root at −ρ: `growth_factor` of Adam and heavy ball, inverted.
+    for a root at −ρ: `growth_factor`, inverted.
 
     Args:
         factor: ρ ≥ 1, in the squared gradient √(‖g_t‖²/‖g_{t−1}‖²).
         beta1: Decay of the first moment or momentum, in [0, 1).
+        direct_share: φ in [0, 1], see `growth_factor`.
 
     Raises:
         ValueError: If an argument lies outside its interval.
@@ -102,7 +101,14 @@ def growing_ratio(factor: float, *, beta1: float) -> float:
         >>> round(growing_ratio(1.483, beta1=0.9), 3)
         1.05
     """
-    require_decay("beta1", beta1)
+    _require_momentum(beta1, direct_share)
     if not 1 <= factor < math.inf:
         raise ValueError(f"factor is {factor!r}; below one nothing grows, and it must be finite")
-    return (factor + 1) * (factor + beta1) / (2 * factor * (1 + beta1))
+    mixed = beta1 * direct_share * (factor - 1)
+    return (factor + 1) * (factor + beta1) / (2 * factor * (1 + beta1) - 2 * mixed)
+
+
+def _require_momentum(beta1: float, direct_share: float) -> None:
+    require_decay("beta1", beta1)
+    if not 0 <= direct_share <= 1:
+        raise ValueError(f"direct_share is {direct_share!r}; it must lie in [0, 1]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 import foreshock
 from foreshock.batches import count_examples
 from foreshock.guardbench.methods.method import Method, Subject
+from foreshock.guardbench.methods.settings import with_short_memory
 from foreshock.runlog import read_run
 
 PROBE_EVERY = 10
@@ -132,14 +134,21 @@ def _guard(policy: str, note: str = "", *, pairs: bool = False) -> Method:
     return Method(name, "foreshock", "Foreshock", note, intervene=attach, code=_CODE)
 
 
+_AUTO = _guard("auto", "is offered each batch and measures pairs every ten steps", pairs=True)
 GUARDS = (
-    _guard("auto", "is offered each batch and measures pairs every ten steps", pairs=True),
+    _AUTO,
     _guard("secant"),
     _guard("mean_square", "is offered each batch and measures pairs every ten steps", pairs=True),
     _guard("outlier"),
     _guard("epsilon", "the remedy of Bai et al. 2025"),
     _guard("beta2"),
     _guard("lr"),
+    replace(
+        _AUTO,
+        name="guard-auto-beta2-0.95",
+        note="on Adam with β₂ = .95: to be compared with beta2-0.95",
+        configure=with_short_memory,
+    ),
     Method(
         "guard-curvature",
         "foreshock",

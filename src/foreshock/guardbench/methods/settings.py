@@ -16,6 +16,15 @@ PLAIN = "adam"
 """The method that all others are compared with."""
 
 
+def with_short_memory(config: OptimizerConfig) -> OptimizerConfig:
+    """Return the settings with β₂ = .95.
+
+    Args:
+        config: The settings.
+    """
+    return replace(config, betas=(config.betas[0], 0.95))
+
+
 def with_cosine(config: OptimizerConfig) -> OptimizerConfig:
     """Return settings whose rate falls to zero at the last step, after the warm-up if there is one.
 
@@ -47,7 +56,7 @@ SETTINGS = (
         "beta2-0.95",
         "torch",
         "usual for language models",
-        configure=lambda config: replace(config, betas=(config.betas[0], 0.95)),
+        configure=with_short_memory,
     ),
     Method(
         "betas-0.95",
