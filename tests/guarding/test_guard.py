@@ -387,6 +387,17 @@ def test_without_pairs_the_summary_says_what_was_not_guarded():
     assert guard(optim.Adam(network().parameters()), "secant").summary().notes == ()
 
 
+@pytest.mark.parametrize(("beta2", "told"), [(0.95, True), (0.999, False)])
+def test_a_short_memory_is_told_once_v_was_raised(beta2, told):
+    model = network()
+    optimizer = optim.Adam(model.parameters(), betas=(0.9, beta2))
+    watched = guard(optimizer, Script({5: asked("raise all", 1.5)}))
+    train(model, optimizer, data(), 5)
+    assert watched.summary().notes == ()
+    train(model, optimizer, data(), 5)
+    assert ("v forgets within 20 steps" in str(watched.summary())) == told
+
+
 def test_where_every_step_sees_the_same_data_nothing_is_spent():
     model, batch = network(), data()
     optimizer = optim.Adam(model.parameters())

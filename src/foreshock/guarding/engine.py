@@ -41,6 +41,7 @@ class Engine:
     Attributes:
         acting: Does what is decided, and remembers what that needs.
         step: Updates seen.
+        beta2: β₂ of the last step that was measured; None before, and without such an average.
         passed_by: Whether nothing was measured at the last step because something failed.
     """
 
@@ -50,6 +51,7 @@ class Engine:
         self._displacement, self._glance, self._growth = Displacement(), Glance(), Growth()
         self.acting = Acting(self._optimizer, self._family)
         self.step = 0
+        self.beta2: float | None = None
         self._curvature: tuple[float, Tensor | None] = (math.nan, None)
         self._finite = True
         self._wait = 0  # steps until the secant is measured again
@@ -245,7 +247,7 @@ class Engine:
             self.acting.natural.start(total, beta2=moments[0].beta2, updates=slots[0].updates - 1)
 
     def _follow(self, sums: StepSums, beta2: float | None) -> None:
-        self._finite = True
+        self._finite, self.beta2 = True, beta2
         self._growth.update(sums.squared_gradient * self.acting.clips.undoing[1] ** 2)
         if beta2 is not None:
             self.acting.natural.update(sums.squared_gradient, beta2=beta2)

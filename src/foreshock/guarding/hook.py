@@ -19,6 +19,8 @@ from foreshock.guarding.record import GuardAction, GuardSummary, Tally
 from foreshock.guarding.stepping import StepHooks, is_captured
 from foreshock.measurement import LossFunction
 
+_LONG_MEMORY = 0.99
+
 
 class Guard:
     """Keep one optimizer from making loss spikes; made by `foreshock.guard`.
@@ -167,14 +169,24 @@ class Guard:
 
     def summary(self) -> GuardSummary:
         """Return what the guard did so far; ``str()`` of it says so in words."""
-        notes = self._failures.notes + (() if self._prober is None else self._prober.notes)
-        if "pairs" in self.policy.needs and self.step and not self._engine.acting.pairs.count and not notes:
-            notes = (
+        measured = () if self._prober is None else self._prober.notes
+        missing = "pairs" in self.policy.needs and self.step and not self._engine.acting.pairs.count
+        if missing and not measured:
+            measured = (
                 "the noise of mini-batches was not measured, so that only what needs none was guarded: call "
                 "guard.measure(model, loss_fn, batch) between backward() and step(), or pass the guard to "
                 "a Monitor",
             )
-        return self._tally.summary(self.step, notes)
+        return self._tally.summary(self.step, (*self._failures.notes, *self._short_memory(), *measured))
+
+    def _short_memory(self) -> tuple[str, ...]:
+        beta2 = self._engine.beta2
+        if beta2 is None or beta2 >= _LONG_MEMORY or not self._tally.raised:
+            return ()
+        return (
+            f"with β₂ = {beta2:g} v forgets within {round(1 / (1 - beta2))} steps what the guard gives back, "
+            "which keeps few spikes away: a guard works best with β₂ = 0.999",
+        )
 
     def detach(self) -> None:
         """Let go of the optimizer. Detaching twice is harmless."""

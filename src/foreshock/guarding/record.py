@@ -113,6 +113,11 @@ class Tally:
         self._acted, self._last = 0, -1
         self._raise, self._clip = 1.0, 1.0
 
+    @property
+    def raised(self) -> bool:
+        """Whether v was ever raised."""
+        return self._raise > 1
+
     def add(self, action: GuardAction) -> None:
         """Take one action into account; several of one step count as one step acted on."""
         self._counts[action.remedy] += 1
