@@ -75,6 +75,7 @@ def check(rank, folder):
     for policy in policies():
         compare(policy, batch, mine)
     measured(mine)
+    pieces(rank)
     # What the models hold of the group has to go before it, and no process before the others are done.
     gc.collect()
     torch.distributed.barrier()
@@ -96,6 +97,25 @@ def compare(policy, batch, mine):
     alike([vars(action) for action in sharded.actions], "actions")
     for one, other in zip(seen(sharded), seen(whole), strict=True):
         close(one, other, "signals of shards")
+
+
+def pieces(rank):
+    """Plain tensors that are parts: what one process measures together, another does one by one."""
+    torch.manual_seed(0)
+    first, second = (torch.nn.Parameter(0.1 * torch.randn(size)) for size in ((1000, 70_000)[rank], 50))
+    script = Script({16: asked("raise along", 1.5)})
+    optimizer = optim.Adam([first, second], lr=0.05)
+    watched = guard(optimizer, script, group=torch.distributed.group.WORLD)
+    for step in range(20):
+        optimizer.zero_grad()
+        loss = (100 * first).square().sum()
+        if step not in (14, 15, 16):
+            loss = loss + (30 * second).square().sum()
+        loss.backward()
+        optimizer.step()
+    if watched.summary().notes or watched.summary().acted != 1:
+        raise RuntimeError(f"parts: {watched.summary()}")
+    alike([(one.step, one.secant) for one in script.seen[1:]], "signals of parts")
 
 
 def said_of_shards(mine):

@@ -81,7 +81,8 @@ def compare(name: str, *, batch_size: int | None, steps: int, seed: int = 0, **o
         trail, spent = _train(task, optimizer, watched, steps)
         smooth = np.ones(_SMOOTHING) / _SMOOTHING if batch_size is not None else np.ones(1)
         losses.append(np.convolve(trail, smooth)[:steps])
-    acted = () if watched is None else tuple(dict.fromkeys(action.step for action in watched.actions))
+    actions = () if watched is None else watched.actions
+    acted = tuple(dict.fromkeys(one.step for one in actions if one.changes_something))
     return GuardedRun(name, losses[0], losses[1], acted, len(acted) / steps, _PASSES * spent / steps)
 
 

@@ -73,14 +73,14 @@ class Auto:
         clips = self.outlier.decide(seen)
         if clips:
             self._blind_until = seen.step + _AFTER_OUTLIER
-        raises = [*self.mean_square.decide(seen)]
-        if seen.step >= self._blind_until:
-            raises += self.secant.decide(seen)
+        blind = self._blind_until - _AFTER_OUTLIER <= seen.step < self._blind_until
+        asked = [*clips, *self.mean_square.decide(seen), *(() if blind else self.secant.decide(seen))]
+        others = [one for one in asked if not one.remedy.startswith("raise")]
         if self._patience.aside(seen.step):
-            return clips
-        if self._patience.ends(seen.step, raises=bool(raises)):
-            return (*clips, _STANDING_ASIDE)
-        return (*clips, *raises)
+            return others
+        if self._patience.ends(seen.step, raises=len(others) < len(asked)):
+            return [*others, _STANDING_ASIDE]
+        return asked
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed policy needs, as plain values."""

@@ -12,6 +12,7 @@ with equality for w = 0. From one step to the next D falls by √(β₂(1 − β
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from foreshock.guarding.bundles import Bundle, bundle, flat
-from foreshock.guarding.slots import Slot
+from foreshock.guarding.slots import Slot, per_group
 
 _WIDE = (torch.float32, torch.float64)
 
@@ -83,24 +84,25 @@ class Displacement:
         self._bundles: list[Bundle] = []
         self._backs: dict[tuple[int, ...], Tensor] = {}
         self._moved: list[Moved] = []
-        self._alone: list[Tensor] = []  # had no gradient once when others of their bundle had one
+        # Had no gradient once when others of their bundle had one.
+        self._alone: list[weakref.ref[Tensor]] = []
 
     def begin(self, slots: Sequence[Slot]) -> None:
         """Keep the parameters as they are before the step."""
-        old, self._backs, self._moved = self._backs, {}, []
-        self._bundles = bundle(slots, alone=self._alone)
+        self._bundles, self._moved = bundle(slots, alone=self._apart()), []
+        # What is of no use any more goes before anything new is made.
+        names = [_name(members) for members in self._bundles]
+        self._backs = {name: self._backs[name] for name in names if name in self._backs}
         reused: list[Tensor] = []
         sources: list[Tensor] = []
-        for members in self._bundles:
-            name = _name(members)
-            buffer = old.get(name)
+        for name, members in zip(names, self._bundles, strict=True):
+            buffer = self._backs.get(name)
             if len(members) > 1:
                 whole = [slot.parameter.reshape(-1) for slot in members]
                 self._backs[name] = torch.cat(whole) if buffer is None else torch.cat(whole, out=buffer)
             elif buffer is None:
                 self._backs[name] = members[0].parameter.clone()
             else:
-                self._backs[name] = buffer
                 reused.append(buffer)
                 sources.append(members[0].parameter)
         if reused:
@@ -112,10 +114,12 @@ class Displacement:
         There is none if no step was begun.
         """
         bundles, self._bundles = self._bundles, []
+        slots = [slot for members in bundles for slot in members]
+        rates = per_group(slots, lambda slot: float(slot.group["lr"]))
         for members in bundles:
             parameters = flat(members, lambda slot: slot.parameter)
             back = self._backs[_name(members)].sub_(parameters)
-            self._moved.append(_moved(members, back, parameters))
+            self._moved.append(_moved(members, back, parameters, rate=rates[id(members[0].group)]))
 
     def forget(self) -> None:
         """Forget the last displacement: another step is made that is not remembered."""
@@ -136,8 +140,11 @@ class Displacement:
             if not missing:
                 found.append((moved, tuple(places[key] for key in moved.keys)))
             elif len(moved.keys) > 1:
-                self._alone += missing
+                self._alone += map(weakref.ref, missing)
         return found
+
+    def _apart(self) -> list[Tensor]:
+        return [key for reference in self._alone if (key := reference()) is not None]
 
     def backs(self, slots: Sequence[Slot]) -> list[Tensor | None]:
         """Return −d of each parameter in its shape; None if it did not move.
@@ -161,8 +168,9 @@ class Displacement:
             parameters: All parameters of the optimizer.
         """
         places = {parameter: place for place, parameter in enumerate(parameters)}
-        moved = [{**_copied(one._asdict()), "keys": [places[key] for key in one.keys]} for one in self._moved]
-        alone = [places[key] for key in self._alone if key in places]
+        known = [one for one in self._moved if all(key in places for key in one.keys)]
+        moved = [{**_copied(one._asdict()), "keys": [places[key] for key in one.keys]} for one in known]
+        alone = [places[key] for key in self._apart() if key in places]
         return {"parameters": len(parameters), "moved": moved, "alone": alone}
 
     def load_state_dict(self, state: Mapping[str, Any], parameters: Sequence[Tensor]) -> None:
@@ -184,7 +192,7 @@ class Displacement:
         for kept in state["moved"]:
             keys = tuple(parameters[place] for place in kept["keys"])
             self._moved.append(Moved(**{**_copied(kept, device=keys[0].device), "keys": keys}))
-        self._alone = [parameters[place] for place in state["alone"]]
+        self._alone = [weakref.ref(parameters[place]) for place in state["alone"]]
         self._backs = {tuple(map(id, moved.keys)): moved.back for moved in self._moved}
 
 
@@ -206,13 +214,13 @@ def _name(members: Bundle) -> tuple[int, ...]:
     return tuple(id(slot.key) for slot in members)
 
 
-def _moved(members: Bundle, back: Tensor, parameters: Tensor) -> Moved:
+def _moved(members: Bundle, back: Tensor, parameters: Tensor, *, rate: float) -> Moved:
     first, keys = members[0], tuple(slot.key for slot in members)
     shapes = tuple(tuple(slot.parameter.shape) for slot in members)
     product = inner(flat(members, lambda slot: slot.gradient), back)
     if not (first.plain_adam and "exp_avg" in first.state):
         return Moved(keys, shapes, back, product)
-    rate, beta1 = float(first.group["lr"]), float(first.group["betas"][0])
+    beta1 = float(first.group["betas"][0])
     decay = 0.0 if first.coupled_decay else rate * float(first.group["weight_decay"])
     momentum = flat(members, lambda slot: slot.state["exp_avg"])
     along = inner(momentum, back)

@@ -28,6 +28,7 @@ Read = Callable[[], tuple[Sequence[Slot], Reduction]]
 _EVERY_FEW: frozenset[Measure] = frozenset({"secant"})
 _MEANWHILE: frozenset[Measure] = frozenset({"norm"})
 _STRIDE, _FAR = 4, 1 / 3
+_DOUBLED = 2.0
 
 
 class Engine:
@@ -276,11 +277,13 @@ class Engine:
         )
 
     def _grown_ratio(self, read: Read) -> float:
-        if not self._growth.sustained >= 1:
+        if not self._growth.sustained >= _DOUBLED:
             return math.nan
-        smallest = min(read()[0], key=lambda slot: slot.parameter.numel())
-        decay, share = self._family.momentum(smallest)
-        return growing_ratio(math.sqrt(self._growth.sustained), beta1=decay, direct_share=share)
+        slots, reduction = read()
+        decay, share = self._family.momentum(slots[0])
+        ratio = growing_ratio(math.sqrt(self._growth.sustained), beta1=decay, direct_share=share)
+        # Of parameters that are split, the first may be another one elsewhere.
+        return reduction.largest(ratio)
 
 
 def _action(step: int, policy: str, decision: Decision) -> GuardAction:

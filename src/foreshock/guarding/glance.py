@@ -46,7 +46,7 @@ class Glance:
                 slot = known[place]
                 if slot.key is not parameter or slot.group is not group:
                     return False
-                if optimizer.state.get(parameter) is not slot.state:
+                if optimizer.state.get(parameter) is not slot.state or not slot.state:
                     return False
                 place += 1
         return place == len(known) > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -19,6 +20,7 @@ from foreshock.guarding.record import GuardAction, GuardSummary, Tally
 from foreshock.guarding.stepping import StepHooks, is_captured
 from foreshock.measurement import LossFunction
 
+_LOGGER = logging.getLogger("foreshock")
 _LONG_MEMORY = 0.99
 
 
@@ -263,6 +265,6 @@ class Guard:
             self.actions.append(action)
             self._tally.add(action)
             if action.remedy == "stand aside":
-                self._failures.note(action.reason)
+                _LOGGER.warning("guard: %s", action.reason)
             for listener in self._listeners:
                 listener(action)

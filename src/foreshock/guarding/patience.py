@@ -36,7 +36,7 @@ class Patience:
         Args:
             step: Its number.
         """
-        return step < self._until
+        return self._until - ASIDE <= step < self._until
 
     def ends(self, step: int, *, raises: bool) -> bool:
         """Take a step into account, and return whether to stand aside for the 200 steps from this one on.
@@ -45,6 +45,8 @@ class Patience:
             step: Its number.
             raises: Whether v is to be raised.
         """
+        if self._raised and self._raised[-1] >= step:
+            self._raised.clear()  # those were the steps of another run
         while self._raised and self._raised[0] <= step - WINDOW:
             self._raised.popleft()
         if raises:

@@ -35,7 +35,7 @@ class GuardSignals:
         curvature: λ_max, if it was measured for this very step.
         growth: Smallest factor by which ‖g‖² grew in each of the last three steps.
         grown_ratio: Stability ratio that makes ‖g‖² grow by that factor, see
-            `foreshock.stability.growing_ratio`; NaN where it does not grow.
+            `foreshock.stability.growing_ratio`; NaN where it did not double.
     """
 
     step: int

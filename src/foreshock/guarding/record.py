@@ -53,6 +53,11 @@ class GuardAction:
     threshold: float
     factor: float
 
+    @property
+    def changes_something(self) -> bool:
+        """Whether the step was changed: it is not where the guard stands aside or leaves it alone."""
+        return self.remedy not in _CHANGES_NOTHING
+
 
 @dataclass(frozen=True)
 class GuardSummary:
@@ -112,6 +117,7 @@ class Tally:
         self._counts: Counter[Remedy] = Counter()
         self._acted, self._last = 0, -1
         self._raise, self._clip = 1.0, 1.0
+        self._aside = ""
 
     @property
     def raised(self) -> bool:
@@ -121,7 +127,9 @@ class Tally:
     def add(self, action: GuardAction) -> None:
         """Take one action into account; several of one step count as one step acted on."""
         self._counts[action.remedy] += 1
-        if action.remedy in _CHANGES_NOTHING:
+        if action.remedy == "stand aside":
+            self._aside = action.reason
+        if not action.changes_something:
             return
         if action.step != self._last:
             self._acted, self._last = self._acted + 1, action.step
@@ -149,7 +157,7 @@ class Tally:
             strongest_clip=self._clip,
             stood_aside=self._counts["stand aside"],
             not_finite=self._counts["none"],
-            notes=notes,
+            notes=(*([self._aside] if self._aside else []), *notes),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -160,10 +168,12 @@ class Tally:
             "last": self._last,
             "raise": self._raise,
             "clip": self._clip,
+            "aside": self._aside,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self._counts = Counter(state["counts"])
         self._acted, self._last = int(state["acted"]), int(state["last"])
+        self._aside = str(state["aside"])
         self._raise, self._clip = float(state["raise"]), float(state["clip"])

@@ -99,15 +99,13 @@ def renew_slots(slots: Sequence[Slot], *, scale: float) -> list[Slot]:
     """Return slots of the same parameters, states and groups, with what changed since they were read.
 
     Args:
-        slots: Whole, real parameters with a gradient and a state, whose updates are still as far apart as
-            they were.
+        slots: Whole, real parameters with a gradient and a state.
         scale: What ``.grad`` still has to be divided by.
     """
-    [made] = _step_numbers([slots[0].state])
-    gone_on = made + 1 - slots[0].updates
+    numbers = _step_numbers([slot.state for slot in slots])
     return [
-        Slot(key, key.data, key.grad, state, group, scale, updates + gone_on, decoupled, plain)  # type: ignore[arg-type]
-        for key, _, _, state, group, _, updates, decoupled, plain in slots
+        Slot(key, key.data, key.grad, state, group, scale, made + 1, decoupled, plain)  # type: ignore[arg-type]
+        for (key, _, _, state, group, _, _, decoupled, plain), made in zip(slots, numbers, strict=True)
     ]
 
 

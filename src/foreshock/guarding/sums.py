@@ -34,12 +34,15 @@ class StepSums:
         squared_gradient: ‖g‖².
         change: dᵀΔg over the parameters that moved in the last step and have a gradient again.
         length: dᵀA⁻¹d over the same parameters, or a lower bound of it.
+        moved: How many bundles they are, over all processes: where some moved elsewhere and none here, this
+            process has to go along.
         preconditioned_gradient: gᵀD⁻¹g; NaN if it was not asked for.
     """
 
     squared_gradient: float
     change: float = math.nan
     length: float = math.nan
+    moved: float = 0.0
     preconditioned_gradient: float = math.nan
 
     @property
@@ -81,7 +84,7 @@ class Measurer:
         """
         moved = self.displacement.pairs(self.slots) if "secant" in needs else []
         sums = self._cheap(moved)
-        closer = bool(moved) and not sums.secant <= exact_from
+        closer = sums.moved > 0 and not sums.secant <= exact_from
         preconditioned = "preconditioned gradient" in needs
         if not (closer or preconditioned) or not sums.finite:
             return sums
@@ -99,7 +102,7 @@ class Measurer:
             for (one, _), bundle in zip(moved, members, strict=True)
         ]
         fetched = iter(fetch([*sizes, *itertools.chain(*known)]))
-        rows = [[(next(fetched) / slot.scale) ** 2, 0.0, 0.0] for slot in self.slots]
+        rows = [[(next(fetched) / slot.scale) ** 2, 0.0, 0.0, 0.0] for slot in self.slots]
         rates = per_group(self.slots, self.family.rate)
         last, present = self.unclipped
         for (one, (place, *_)), products in zip(moved, known, strict=True):
@@ -108,7 +111,7 @@ class Measurer:
             squared = rest.pop() if slot.coupled_decay else 0.0
             # The buffer is −d. The gradient of the last step was unscaled when its product was taken.
             change = slot.sign * (before * slot.scale * last - now * present) + slot.coupled_decay * squared
-            rows[place][1:] = change, _bound(slot, one, rest, rate=rates[id(slot.group)])
+            rows[place][1:] = change, _bound(slot, one, rest, rate=rates[id(slot.group)]), 1.0
         return StepSums(*self.total(rows))
 
     def _exact(self, sums: StepSums, moved: Sequence[Pair], metric: Metric) -> StepSums:
@@ -144,6 +147,8 @@ def _energies(slots: Sequence[Slot], metric: Metric) -> list[Tensor]:
 
 def _lengths(denominators: list[Tensor], backs: list[Tensor]) -> list[Tensor]:
     """Return Σd²D of each tensor; the denominators are used up."""
+    if not backs:
+        return []
     wide = [back.to(d.dtype) for back, d in zip(backs, denominators, strict=True)]
     torch._foreach_mul_(denominators, wide)
     return [inner(d, back) for d, back in zip(denominators, wide, strict=True)]
