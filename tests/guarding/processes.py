@@ -76,6 +76,7 @@ def check(rank, folder):
         compare(policy, batch, mine)
     measured(mine)
     pieces(rank)
+    growing_pieces(rank)
     # What the models hold of the group has to go before it, and no process before the others are done.
     gc.collect()
     torch.distributed.barrier()
@@ -115,7 +116,22 @@ def pieces(rank):
         optimizer.step()
     if watched.summary().notes or watched.summary().acted != 1:
         raise RuntimeError(f"parts: {watched.summary()}")
-    alike([(one.step, one.secant) for one in script.seen[1:]], "signals of parts")
+    alike([(one.step, str(one.secant)) for one in watched.policy.seen], "signals of parts")
+
+
+def growing_pieces(rank):
+    """Where one process has nothing of the first group, it sees the growth by another momentum."""
+    first, second = (torch.nn.Parameter(torch.zeros(size)) for size in (4, 5))
+    groups = [{"params": [first], "betas": (0.5, 0.99)}, {"params": [second], "betas": (0.95, 0.99)}]
+    script = Script(needs=("norm",))
+    watched = guard(optim.Adam(groups, lr=1e-6), script, group=torch.distributed.group.WORLD)
+    for step in range(8):
+        second.grad = torch.full((5,), 1.8**step)
+        first.grad = torch.full((4,), 1.8**step) if rank else None
+        watched.optimizer.step()
+    if not watched.policy.seen[-1].grown_ratio > 1:
+        raise RuntimeError(f"nothing grew: {watched.policy.seen[-1]}")
+    alike([str(one) for one in watched.policy.seen], "signals of growth")
 
 
 def said_of_shards(mine):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -95,3 +97,53 @@ def test_a_state_that_went_through_a_file_is_taken_back(tmp_path):
     other = guard(optim.Adam([nn.Parameter(torch.zeros(1))]), Script())
     with pytest.raises(ValueError, match="an optimizer with 4 parameters, this one has 1"):
         other.load_state_dict(watched.state_dict())
+
+
+def test_parameters_may_be_taken_out_of_the_optimizer():
+    model = network()
+    watched = guard(optim.Adam(model.parameters()), Script())
+    first, *others = model.parameters()
+    train(model, watched.optimizer, data(), 6)
+    first.requires_grad_(False)
+    first.grad = None
+    train(model, watched.optimizer, data(), 3)
+    assert len(watched.state_dict()["engine"]["displacement"]["alone"]) == 1
+    watched.optimizer.param_groups[0]["params"] = others
+    assert watched.state_dict()["engine"]["displacement"]["alone"] == []
+    gone = weakref.ref(first)
+    del watched.optimizer.state[first], first
+    model[0] = nn.Linear(3, 8)
+    train(model, watched.optimizer, data(), 3)
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_checkpoint_between_the_removal_of_a_parameter_and_the_next_step():
+    model = network()
+    watched = guard(optim.Adam(model.parameters()), Script())
+    train(model, watched.optimizer, data(), 6)
+    watched.optimizer.param_groups[0]["params"] = list(model.parameters())[1:]
+    assert watched.state_dict()["engine"]["displacement"] == {"parameters": 3, "moved": [], "alone": []}
+
+
+def test_of_bundles_that_have_changed_the_old_buffers_go_first(monkeypatch):
+    monkeypatch.setattr(bundles, "LARGEST", 30)
+    model = network()
+    watched = guard(optim.Adam(model.parameters()), Script())
+    train(model, watched.optimizer, data(), 3)
+    old = [weakref.ref(buffer) for buffer in watched.buffers()]
+    alive = {}
+    real = torch.cat
+
+    def concatenate(*args, **options):
+        left = sum(buffer() is not None for buffer in old)
+        made = real(*args, **options)
+        alive[made.data_ptr()] = left
+        return made
+
+    monkeypatch.setattr("foreshock.guarding.displacement.torch.cat", concatenate)
+    model[0].bias.requires_grad_(False)
+    model[0].bias.grad = None
+    train(model, watched.optimizer, data(), 1)
+    assert [buffer.numel() for buffer in watched.buffers()] == [24, 18]
+    assert alive[watched.buffers()[1].data_ptr()] == 1

@@ -192,6 +192,37 @@ def test_a_state_that_was_thrown_away_is_not_gone_on_from():
     assert [(one.step, one.updates) for one in watched.policy.seen[-3:]] == [(8, 9), (10, 2), (11, 3)]
 
 
+def test_a_state_that_was_emptied_in_place_is_read_anew():
+    model = network()
+    watched = guard(optim.Adam(model.parameters()), Script())
+    train(model, watched.optimizer, data(), 9)
+    watched.optimizer.state[next(model.parameters())].clear()
+    train(model, watched.optimizer, data(), 3)
+    assert watched.summary().notes == ()
+    assert [(one.step, one.updates) for one in watched.policy.seen[-2:]] == [(10, 11), (11, 12)]
+
+
+@pytest.mark.parametrize("place", [0, 3])
+def test_a_state_that_begins_anew_has_its_own_number_of_updates(place):
+    """Neurons or experts that are made anew: the others go on."""
+    model = network()
+    watched = guard(optim.Adam(model.parameters(), lr=0.01), Script())
+    train(model, watched.optimizer, data(), 50)
+    state = watched.optimizer.state[list(model.parameters())[place]]
+    for value in state.values():
+        value.zero_()
+    train(model, watched.optimizer, data(), 1)
+    twin = copy.deepcopy(model)
+    other = guard(optim.Adam(twin.parameters(), lr=0.01), Script())
+    other.optimizer.load_state_dict(copy.deepcopy(watched.optimizer.state_dict()))
+    for run, trained in ((watched, model), (other, twin)):
+        train(trained, run.optimizer, data(), 4)
+    assert [one.updates for one in watched.policy.seen[-4:]] == [52, 53, 54, 55]
+    # The other guard has read nothing yet, and its first step has no displacement.
+    told, anew = ([one.secant for one in run.policy.seen[-3:]] for run in (watched, other))
+    assert told == pytest.approx(anew, rel=1e-5)
+
+
 def test_the_norm_of_complex_gradients_is_bitwise_that_of_a_full_reading():
     """A resumed run begins with a full reading where the one that went on glanced."""
     seen = []

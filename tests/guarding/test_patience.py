@@ -9,7 +9,7 @@ from torch import nn, optim
 
 from foreshock.guarding import Auto, GuardSignals, guard
 from foreshock.guarding.patience import ASIDE, MOST, WINDOW, Patience
-from guarding.training import asked
+from guarding.training import Script, asked
 
 
 def raised(patience, steps):
@@ -47,6 +47,42 @@ def test_auto_stands_aside_and_comes_back():
     assert told[:MOST] == [["raise along"]] * MOST
     assert told[MOST + 1 : MOST + ASIDE] == [[]] * (ASIDE - 1)
     assert told[MOST + ASIDE] == ["raise along"]
+
+
+def test_a_policy_that_is_handed_on_begins_anew():
+    policy = Auto()
+    seen = [GuardSignals(step=step, updates=step + 1, secant=1.5) for step in range(500)]
+    assert [] in [list(policy.decide(one)) for one in seen[11:]]
+    assert [one.remedy for one in policy.decide(seen[11])] == ["raise along"]
+    patience = Patience()
+    raised(patience, range(900, 900 + MOST))
+    assert not patience.ends(0, raises=True)
+
+
+def test_only_raises_count_and_only_they_are_held_back():
+    policy = Auto()
+    policy.mean_square.decide = lambda _: asked("clip", 0.5)
+    calm = [GuardSignals(step=step, updates=step + 1) for step in range(200)]
+    assert all([one.remedy for one in policy.decide(seen)] == ["clip"] for seen in calm)
+    wild = [GuardSignals(step=step, updates=step + 1, secant=1.5) for step in range(200, 300)]
+    told = [[one.remedy for one in policy.decide(seen)] for seen in wild]
+    assert told[0] == ["clip", "raise along"]
+    assert told[MOST] == ["clip", "stand aside"]
+    assert told[-1] == ["clip"]
+
+
+def test_a_resumed_run_still_says_why_it_stood_aside():
+    theta = nn.Parameter(torch.zeros(2))
+    watched = guard(optim.Adam([theta]), Script({3: asked("stand aside", 1.0)}))
+    for _ in range(6):
+        theta.grad = torch.tensor([1.0, -1.0])
+        watched.optimizer.step()
+    state = watched.state_dict()
+    watched.detach()
+    again = guard(watched.optimizer, Script())
+    again.load_state_dict(state)
+    assert str(again.summary()) == str(watched.summary())
+    assert again.summary().notes == ("the test asked for it",)
 
 
 def test_standing_aside_is_told_and_changes_nothing(caplog):
