@@ -9,7 +9,7 @@ import pytest
 from foreshock.guardbench import cost
 from foreshock.guardbench.config import GuardConfig
 from foreshock.guardbench.cost import measure_costs, saved_costs
-from foreshock.guardbench.methods import Method, method
+from foreshock.guardbench.methods import METHODS, Method, method
 from foreshock.spikebench.suite import DEVELOPMENT, adam, configure
 
 SUBJECT = GuardConfig(configure(DEVELOPMENT, "mlp-tiny", adam(0.02), 5, 130, points=20, width=8))
@@ -56,7 +56,7 @@ def test_a_guard_s_own_buffers_are_counted():
 
 def test_costs_are_measured_once(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(cost, "measure_costs", lambda: calls.append(1) or {"methods": {}})
+    monkeypatch.setattr(cost, "measure_all_costs", lambda: calls.append(1) or {"methods": {}})
     path = tmp_path / "costs.json"
     assert saved_costs(path, measure=False) is None
     assert saved_costs(path)["methods"] == {}
@@ -66,6 +66,21 @@ def test_costs_are_measured_once(tmp_path, monkeypatch):
     assert saved_costs(path, measure=False)["methods"] == {}
     assert saved_costs(path)["code"] == "changed"
     assert calls == [1, 1]
+
+
+def test_some_methods_are_timed_on_a_larger_model_too(monkeypatch):
+    names = {id(cost.SUBJECT): [], id(cost.LARGER): []}
+
+    def measured(methods=METHODS, *, subject=cost.SUBJECT):
+        names[id(subject)] += [one.name for one in methods]
+        return {"methods": len(methods)}
+
+    monkeypatch.setattr(cost, "measure_costs", measured)
+    assert cost.measure_all_costs() == {
+        "methods": len(METHODS),
+        "larger": {"methods": len(cost.ALSO_LARGER)},
+    }
+    assert set(names[id(cost.LARGER)]) == set(cost.ALSO_LARGER)
 
 
 def test_at_least_one_round():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import pytest
 from typer.testing import CliRunner
@@ -27,6 +28,7 @@ COSTS = {
     "step": 0.0123,
     "parameters": 1234,
     "methods": {"amsgrad": {"median": 1.04, "mean": 1.5, "bytes": 12.0}},
+    "larger": {"step": 0.123, "parameters": 123456, "methods": {}},
 }
 
 
@@ -72,7 +74,9 @@ def test_harm_is_named_for_those_it_is_asked_of(scores):
 
 def test_tasks_and_costs_have_their_numbers(scores):
     assert cells(task_table(scores, "development"), "task")[-1] == "2"
-    assert cells(cost_table(COSTS), "amsgrad") == ["amsgrad", "1.04×", "1.50×", "12.0"]
+    assert cells(cost_table(COSTS), "amsgrad") == ["amsgrad", "1.04×", "1.50×", "–", "–", "12.0"]
+    larger = {"methods": {"amsgrad": {"median": 1.01, "mean": 1.02, "bytes": 12.0}}}
+    assert cells(cost_table(COSTS | {"larger": larger}), "amsgrad")[3:5] == ["1.01×", "1.02×"]
 
 
 def test_a_preface_stands_before_the_tables(scores, tmp_path):
@@ -146,8 +150,8 @@ def tiny(monkeypatch):
     chosen = tuple(method(name) for name in ("adam", "amsgrad", "guard-secant"))
     monkeypatch.setattr(running, "suite", lambda size: (TINY, GuardConfig(OTHER)))
     monkeypatch.setattr(running.trials_of, "__kwdefaults__", {"split": None, "methods": chosen})
-    real = cost.measure_costs
-    monkeypatch.setattr(cost, "measure_costs", lambda: real(chosen, subject=TINY, rounds=2))
+    measured = partial(cost.measure_costs, chosen, subject=TINY, rounds=2)
+    monkeypatch.setattr(cost, "measure_all_costs", lambda: measured() | {"larger": measured()})
 
 
 def test_the_command_trains_what_is_missing_and_scores_it(tmp_path, tiny):

@@ -27,6 +27,25 @@ WARM_UP = 12
 SUBJECT = GuardConfig(configure(DEVELOPMENT, "language-byte", adamw(1e-3, 0.1), 16, 10_000))
 """A Transformer of 135,000 parameters, of which a step takes 10 ms or more on one core."""
 
+LARGER = GuardConfig(
+    configure(
+        DEVELOPMENT, "language-byte", adamw(1e-3, 0.1), 16, 10_000, layers=4, width=192, heads=4, length=64
+    )
+)
+"""One of two million parameters, of which a step takes 100 ms or more."""
+
+ALSO_LARGER = (
+    PLAIN,
+    "stable-adamw",
+    "adagc",
+    "clip-1",
+    "zclip",
+    "guard-auto",
+    "guard-secant",
+    "guard-mean-square",
+)
+"""Methods that are also timed on the larger one."""
+
 
 def measure_costs(
     methods: Sequence[Method] = METHODS, *, subject: GuardConfig = SUBJECT, rounds: int = ROUNDS
@@ -72,6 +91,12 @@ def measure_costs(
     return {"step": base, "parameters": size, "plain": PLAIN, "methods": table}
 
 
+def measure_all_costs() -> dict[str, Any]:
+    """Return what `measure_costs` returns, and as ``larger`` what it does of some methods on a larger model."""
+    some = [one for one in METHODS if one.name in ALSO_LARGER]
+    return measure_costs() | {"larger": measure_costs(some, subject=LARGER)}
+
+
 def saved_costs(path: str | os.PathLike[str], *, measure: bool = True) -> dict[str, Any] | None:
     """Return the costs that a file holds; measure all methods and write it if it is missing or outdated.
 
@@ -80,7 +105,7 @@ def saved_costs(path: str | os.PathLike[str], *, measure: bool = True) -> dict[s
         measure: Whether to measure at all.
 
     Returns:
-        What `measure_costs` returns; None if there is no file and nothing is to be measured.
+        What `measure_all_costs` returns; None if there is no file and nothing is to be measured.
     """
     code = code_hash(tuple(sorted({module for one in METHODS for module in one.code})))
     target = Path(path)
@@ -89,7 +114,7 @@ def saved_costs(path: str | os.PathLike[str], *, measure: bool = True) -> dict[s
         return read
     if not measure:
         return None
-    found = measure_costs() | {"code": code}
+    found = measure_all_costs() | {"code": code}
     write_json(found, target)
     return found
 

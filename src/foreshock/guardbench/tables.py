@@ -109,14 +109,19 @@ def cost_table(costs: Mapping[str, Any]) -> str:
     """Return one row a method: time of a step against Adam's, and memory.
 
     Args:
-        costs: What `foreshock.guardbench.cost.measure_costs` returned.
+        costs: What `foreshock.guardbench.cost.measure_all_costs` returned.
     """
-    header = ("method", "step time, median", "mean", "bytes per parameter")
+    header = ("method", "step time, median", "mean", "larger model, median", "mean", "bytes per parameter")
+    larger = costs["larger"]["methods"]
     rows = [
-        (name, f"{entry['median']:.2f}×", f"{entry['mean']:.2f}×", f"{entry['bytes']:.1f}")
+        (name, *_times(entry), *_times(larger.get(name)), f"{entry['bytes']:.1f}")
         for name, entry in costs["methods"].items()
     ]
     return table(header, rows)
+
+
+def _times(entry: Mapping[str, float] | None) -> tuple[str, str]:
+    return ("–", "–") if entry is None else (f"{entry['median']:.2f}×", f"{entry['mean']:.2f}×")
 
 
 def source_table(scores: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ import foreshock
 from foreshock.batches import count_examples
 from foreshock.guardbench.methods.method import Method, Subject
 from foreshock.guardbench.methods.settings import with_short_memory
+from foreshock.guarding import GuardAction
 from foreshock.runlog import read_run
 
 PROBE_EVERY = 10
@@ -50,8 +51,8 @@ class Guarding:
     def __init__(self, subject: Subject, *, policy: str, pairs: bool) -> None:
         self._subject, self._pairs = subject, pairs
         self._loss_fn = CountedLoss(subject.loss_fn)
-        self._guard = foreshock.guard(subject.optimizer, policy=policy)
-        self._acted = 0
+        self._acted = False
+        self._guard = foreshock.guard(subject.optimizer, policy=policy, on_action=self._see)
 
     @property
     def passes(self) -> float:
@@ -67,8 +68,8 @@ class Guarding:
 
     def after_step(self) -> bool:
         """Return whether the guard changed this step."""
-        before, self._acted = self._acted, self._guard.summary().acted
-        return self._acted > before
+        acted, self._acted = self._acted, False
+        return acted
 
     def close(self) -> None:
         """Detach the guard."""
@@ -77,6 +78,9 @@ class Guarding:
     def buffers(self) -> Any:
         """Return what the guard holds."""
         return self._guard.buffers()
+
+    def _see(self, action: GuardAction) -> None:
+        self._acted |= action.changes_something
 
 
 class Monitored:
@@ -88,7 +92,8 @@ class Monitored:
 
     def __init__(self, subject: Subject) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="foreshock-")
-        self._guard = foreshock.guard(subject.optimizer, policy="curvature")
+        self._acted = False
+        self._guard = foreshock.guard(subject.optimizer, policy="curvature", on_action=self._see)
         self._monitor = foreshock.Monitor(
             subject.model,
             subject.optimizer,
@@ -99,7 +104,6 @@ class Monitored:
             examples=subject.examples,
             run=self._folder.name,
         )
-        self._acted = 0
 
     @property
     def passes(self) -> float:
@@ -114,8 +118,8 @@ class Monitored:
 
     def after_step(self) -> bool:
         """Return whether the guard changed this step."""
-        before, self._acted = self._acted, self._guard.summary().acted
-        return self._acted > before
+        acted, self._acted = self._acted, False
+        return acted
 
     def close(self) -> None:
         """Detach the guard and remove the monitor's log."""
@@ -126,6 +130,9 @@ class Monitored:
     def buffers(self) -> Any:
         """Return what guard and monitor hold."""
         return self._guard.buffers(), self._monitor.state_dict()
+
+    def _see(self, action: GuardAction) -> None:
+        self._acted |= action.changes_something
 
 
 def _guard(policy: str, note: str = "", *, pairs: bool = False) -> Method:
