@@ -26,8 +26,8 @@ _HISTORY = """\
 by what all three seeds of the development half showed. A Transformer far above the edge spiked through it:
 the last displacement showed the instability only when the loss had doubled. Since then violent growth of the
 gradient makes it act earlier, and outliers are scaled down to what is usual instead of to four times that.
-Since then the numbers are rounded in another order, and `auto` stands aside where it would raise v on more than
-half of the steps. Nothing was chosen on the held-out half, but its figures below are no longer those of an
+Later still, sums came to be rounded in another order, and `auto` stands aside where it would raise v on more
+than half of the steps. Nothing was chosen on the held-out half, but its figures below are no longer those of an
 untouched one. Those of the first scoring, of seed 0, are:"""
 
 

@@ -92,7 +92,7 @@ def measure_costs(
 
 
 def measure_all_costs() -> dict[str, Any]:
-    """Return what `measure_costs` returns, and as ``larger`` what it does of some methods on a larger model."""
+    """Return what `measure_costs` returns, and as ``larger`` that of some methods on a larger model."""
     some = [one for one in METHODS if one.name in ALSO_LARGER]
     return measure_costs() | {"larger": measure_costs(some, subject=LARGER)}
 
