@@ -27,8 +27,8 @@ by what all three seeds of the development half showed. A Transformer far above 
 the last displacement showed the instability only when the loss had doubled. Since then violent growth of the
 gradient makes it act earlier, and outliers are scaled down to what is usual instead of to four times that.
 Later still, sums came to be rounded in another order, and `auto` stands aside where it would raise v on more
-than half of the steps. Nothing was chosen on the held-out half, but its figures below are no longer those of an
-untouched one. Those of the first scoring, of seed 0, are:"""
+than half of the steps. Nothing was chosen on the held-out half, but its figures below are no longer those of
+an untouched one. Those of the first scoring, of seed 0, are:"""
 
 
 def preface(first: dict[str, Any]) -> str:

@@ -148,7 +148,7 @@ def _costs(costs: Mapping[str, Any]) -> str:
         (
             "## What they cost",
             "Time of a step ÷ that of plain Adam just before and after it, on one thread: on a Transformer "
-            f"of {_size(costs)}, and for some methods on a larger one of {_size(costs['larger'])}; and what is "
+            f"of {_size(costs)}, and for some methods on one of {_size(costs['larger'])}; and what is "
             "kept between steps besides weights and gradients (Adam's two moments are 8 bytes). Settings of "
             "Adam that change no code are left in as a measure of the timing's error.",
             cost_table(costs),
