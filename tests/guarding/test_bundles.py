@@ -147,3 +147,24 @@ def test_of_bundles_that_have_changed_the_old_buffers_go_first(monkeypatch):
     train(model, watched.optimizer, data(), 1)
     assert [buffer.numel() for buffer in watched.buffers()] == [24, 18]
     assert alive[watched.buffers()[1].data_ptr()] == 1
+
+
+@pytest.mark.parametrize("small", [bundles.SMALL, 0], ids=["together", "one by one"])
+def test_parameters_that_get_another_shape_or_type_get_another_buffer(small, monkeypatch):
+    """A new parameter may have the address of one that is gone; here it is the same with other data."""
+    monkeypatch.setattr(bundles, "SMALL", small)
+    parameters = [nn.Parameter(torch.ones(size)) for size in (3, 4)]
+    optimizer = optim.Adam(parameters, lr=0.1)
+    watched = guard(optimizer, Script())
+    for values in (torch.ones(3), torch.ones(5), torch.ones(5, dtype=torch.float64)):
+        parameters[0].grad = None
+        parameters[0].data = values
+        optimizer.state.clear()
+        for _ in range(4):
+            for parameter in parameters:
+                parameter.grad = 2 * parameter.detach()
+            optimizer.step()
+        assert sum(buffer.numel() for buffer in watched.buffers()) == 4 + len(values)
+        assert {buffer.dtype for buffer in watched.buffers()} == {values.dtype, torch.float32}
+        assert math.isfinite(watched.policy.seen[-1].secant)
+    assert watched.summary().notes == ()

@@ -92,7 +92,8 @@ class Displacement:
         self._bundles, self._moved = bundle(slots, alone=self._apart()), []
         # What is of no use any more goes before anything new is made.
         names = [_name(members) for members in self._bundles]
-        self._backs = {name: self._backs[name] for name in names if name in self._backs}
+        named = zip(names, self._bundles, strict=True)
+        self._backs = {name: self._backs[name] for name, members in named if self._has_room(name, members)}
         reused: list[Tensor] = []
         sources: list[Tensor] = []
         for name, members in zip(names, self._bundles, strict=True):
@@ -142,6 +143,15 @@ class Displacement:
             elif len(moved.keys) > 1:
                 self._alone += map(weakref.ref, missing)
         return found
+
+    def _has_room(self, name: tuple[int, ...], members: Bundle) -> bool:
+        """Return whether there is a buffer for a bundle: names are used again for other parameters."""
+        buffer, first = self._backs.get(name), members[0].parameter
+        if buffer is None or (buffer.dtype, buffer.device) != (first.dtype, first.device):
+            return False
+        if len(members) == 1:
+            return buffer.shape == first.shape
+        return buffer.numel() == sum(slot.parameter.numel() for slot in members)
 
     def _apart(self) -> list[Tensor]:
         return [key for reference in self._alone if (key := reference()) is not None]
