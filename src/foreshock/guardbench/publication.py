@@ -126,8 +126,8 @@ def split_section(scores: Mapping[str, Any], split: str, figures: Mapping[str, s
         parts.append(f"![Loss and spikes of every method on every task]({figures['tasks']})")
     parts.append(task_table(scores, split))
     harmed = (
-        f"Mean training or validation loss of a run above {HARM:g} × Adam's. What a guard on top of β₂ = .95 has "
-        "here is for the most part the work of β₂: see it beside `beta2-0.95` above."
+        f"Mean training or validation loss of a run above {HARM:g} × Adam's. What a guard on top of β₂ = .95 "
+        "has here is for the most part the work of β₂: see it beside `beta2-0.95` above."
     )
     parts.append(f"### Where Foreshock harms\n\n{harmed}")
     parts.append(harm_table(scores, split, above=HARM, sources=("foreshock",)))
