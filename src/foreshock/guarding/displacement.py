@@ -11,16 +11,16 @@ with equality for w = 0. From one step to the next D falls by √(β₂(1 − β
 
 from __future__ import annotations
 
-import math
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from foreshock.guarding.bundles import Bundle, bundle, flat
-from foreshock.guarding.slots import Slot, per_group
+from foreshock.guarding.slots import Slot, as_real, per_group
+from foreshock.vectors import split
 
 _WIDE = (torch.float32, torch.float64)
 
@@ -30,7 +30,6 @@ class Moved(NamedTuple):
 
     Attributes:
         keys: The parameters themselves.
-        shapes: The shapes of what this process holds of them.
         back: −d, of several parameters one after the other.
         product: −gᵀd with the gradient of that step.
         momentum: −mᵀd; None where the step is not one of Adam.
@@ -40,7 +39,6 @@ class Moved(NamedTuple):
     """
 
     keys: tuple[Tensor, ...]
-    shapes: tuple[tuple[int, ...], ...]
     back: Tensor
     product: Tensor
     momentum: Tensor | None = None
@@ -56,10 +54,7 @@ class Moved(NamedTuple):
     @property
     def backs(self) -> list[Tensor]:
         """−d of each parameter, in its shape."""
-        if len(self.keys) == 1:
-            return [self.back]
-        parts = torch.split(self.back, [math.prod(shape) for shape in self.shapes])
-        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        return [self.back] if len(self.keys) == 1 else split(self.back, list(map(as_real, self.keys)))
 
     def least_length(self, momentum: float, shrunk: float = 0.0) -> float:
         """Return a lower bound of dᵀDd, D that of the last step.
@@ -91,12 +86,11 @@ class Displacement:
         """Keep the parameters as they are before the step."""
         self._bundles, self._moved = bundle(slots, alone=self._apart()), []
         # What is of no use any more goes before anything new is made.
-        names = [_name(members) for members in self._bundles]
-        named = zip(names, self._bundles, strict=True)
-        self._backs = {name: self._backs[name] for name, members in named if self._has_room(name, members)}
+        named = {_name(slot.key for slot in members): members for members in self._bundles}
+        self._backs = {name: self._backs[name] for name in named if self._has_room(name, named[name])}
         reused: list[Tensor] = []
         sources: list[Tensor] = []
-        for name, members in zip(names, self._bundles, strict=True):
+        for name, members in named.items():
             buffer = self._backs.get(name)
             if len(members) > 1:
                 whole = [slot.parameter.reshape(-1) for slot in members]
@@ -119,7 +113,7 @@ class Displacement:
         rates = per_group(slots, lambda slot: float(slot.group["lr"]))
         for members in bundles:
             parameters = flat(members, lambda slot: slot.parameter)
-            back = self._backs[_name(members)].sub_(parameters)
+            back = self._backs[_name(slot.key for slot in members)].sub_(parameters)
             self._moved.append(_moved(members, back, parameters, rate=rates[id(members[0].group)]))
 
     def forget(self) -> None:
@@ -203,7 +197,7 @@ class Displacement:
             keys = tuple(parameters[place] for place in kept["keys"])
             self._moved.append(Moved(**{**_copied(kept, device=keys[0].device), "keys": keys}))
         self._alone = [weakref.ref(parameters[place]) for place in state["alone"]]
-        self._backs = {tuple(map(id, moved.keys)): moved.back for moved in self._moved}
+        self._backs = {_name(moved.keys): moved.back for moved in self._moved}
 
 
 def inner(one: Tensor, other: Tensor) -> Tensor:
@@ -220,22 +214,21 @@ def inner(one: Tensor, other: Tensor) -> Tensor:
     return torch.dot(one.reshape(-1), other.reshape(-1))
 
 
-def _name(members: Bundle) -> tuple[int, ...]:
-    return tuple(id(slot.key) for slot in members)
+def _name(keys: Iterable[Tensor]) -> tuple[int, ...]:
+    return tuple(map(id, keys))
 
 
 def _moved(members: Bundle, back: Tensor, parameters: Tensor, *, rate: float) -> Moved:
     first, keys = members[0], tuple(slot.key for slot in members)
-    shapes = tuple(tuple(slot.parameter.shape) for slot in members)
     product = inner(flat(members, lambda slot: slot.gradient), back)
     if not (first.plain_adam and "exp_avg" in first.state):
-        return Moved(keys, shapes, back, product)
+        return Moved(keys, back, product)
     beta1 = float(first.group["betas"][0])
     decay = 0.0 if first.coupled_decay else rate * float(first.group["weight_decay"])
     momentum = flat(members, lambda slot: slot.state["exp_avg"])
     along = inner(momentum, back)
     shrunk = inner(momentum, parameters) + along if decay else None
-    return Moved(keys, shapes, back, product, along, shrunk, rate / (1 - beta1**first.updates), decay)
+    return Moved(keys, back, product, along, shrunk, rate / (1 - beta1**first.updates), decay)
 
 
 def _copied(fields: Mapping[str, Any], device: torch.device | None = None) -> dict[str, Any]:

@@ -135,11 +135,16 @@ def _real_local(parameter: Tensor, state: Mapping[str, Any]) -> tuple[Tensor, Te
     To torch's optimizers a complex number is two real ones, each with a v of its own.
     """
     gradient = parameter if parameter.grad is None else parameter.grad
-    here = {name: _real(value) if isinstance(value, Tensor) else value for name, value in state.items()}
-    return _real(parameter.data), _real(gradient), here
+    here = {name: as_real(value) if isinstance(value, Tensor) else value for name, value in state.items()}
+    return as_real(parameter.data), as_real(gradient), here
 
 
-def _real(tensor: Tensor) -> Tensor:
+def as_real(tensor: Tensor) -> Tensor:
+    """Return what this process holds of a tensor, a complex number as two real ones.
+
+    Args:
+        tensor: Any tensor.
+    """
     here = local(tensor)
     return torch.view_as_real(here) if here.is_complex() else here
 

@@ -18,6 +18,7 @@ from foreshock.runlog import read_run
 
 PROBE_EVERY = 10
 _CODE = ("foreshock.guarding",)
+_OFFERED = "is offered each batch and measures pairs every ten steps"
 
 
 class CountedLoss:
@@ -39,7 +40,27 @@ class CountedLoss:
         return loss
 
 
-class Guarding:
+class Watched:
+    """Knows of each step whether a guard changed it."""
+
+    def __init__(self) -> None:
+        self._acted = False
+
+    def see(self, action: GuardAction) -> None:
+        """Take one action into account.
+
+        Args:
+            action: What the guard tells.
+        """
+        self._acted |= action.changes_something
+
+    def after_step(self) -> bool:
+        """Return whether the guard changed this step."""
+        acted, self._acted = self._acted, False
+        return acted
+
+
+class Guarding(Watched):
     """A guard on the optimizer; it is offered each batch, so that it can measure pairs.
 
     Args:
@@ -51,8 +72,8 @@ class Guarding:
     def __init__(self, subject: Subject, *, policy: str, pairs: bool) -> None:
         self._subject, self._pairs = subject, pairs
         self._loss_fn = CountedLoss(subject.loss_fn)
-        self._acted = False
-        self._guard = foreshock.guard(subject.optimizer, policy=policy, on_action=self._see)
+        super().__init__()
+        self._guard = foreshock.guard(subject.optimizer, policy=policy, on_action=self.see)
 
     @property
     def passes(self) -> float:
@@ -66,11 +87,6 @@ class Guarding:
             self._loss_fn.examples = count_examples(batch)
             self._guard.measure(self._subject.model, self._loss_fn, batch)
 
-    def after_step(self) -> bool:
-        """Return whether the guard changed this step."""
-        acted, self._acted = self._acted, False
-        return acted
-
     def close(self) -> None:
         """Detach the guard."""
         self._guard.detach()
@@ -79,11 +95,8 @@ class Guarding:
         """Return what the guard holds."""
         return self._guard.buffers()
 
-    def _see(self, action: GuardAction) -> None:
-        self._acted |= action.changes_something
 
-
-class Monitored:
+class Monitored(Watched):
     """A guard that is told λ_max by a monitor, which probes every ten steps.
 
     Args:
@@ -92,8 +105,8 @@ class Monitored:
 
     def __init__(self, subject: Subject) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="foreshock-")
-        self._acted = False
-        self._guard = foreshock.guard(subject.optimizer, policy="curvature", on_action=self._see)
+        super().__init__()
+        self._guard = foreshock.guard(subject.optimizer, policy="curvature", on_action=self.see)
         self._monitor = foreshock.Monitor(
             subject.model,
             subject.optimizer,
@@ -116,11 +129,6 @@ class Monitored:
         """Let the monitor see the step."""
         self._monitor.observe(batch, loss)
 
-    def after_step(self) -> bool:
-        """Return whether the guard changed this step."""
-        acted, self._acted = self._acted, False
-        return acted
-
     def close(self) -> None:
         """Detach the guard and remove the monitor's log."""
         self._monitor.close()
@@ -131,9 +139,6 @@ class Monitored:
         """Return what guard and monitor hold."""
         return self._guard.buffers(), self._monitor.state_dict()
 
-    def _see(self, action: GuardAction) -> None:
-        self._acted |= action.changes_something
-
 
 def _guard(policy: str, note: str = "", *, pairs: bool = False) -> Method:
     name = f"guard-{policy.replace('_', '-')}"
@@ -141,11 +146,11 @@ def _guard(policy: str, note: str = "", *, pairs: bool = False) -> Method:
     return Method(name, "foreshock", "Foreshock", note, intervene=attach, code=_CODE)
 
 
-_AUTO = _guard("auto", "is offered each batch and measures pairs every ten steps", pairs=True)
+_AUTO = _guard("auto", _OFFERED, pairs=True)
 GUARDS = (
     _AUTO,
     _guard("secant"),
-    _guard("mean_square", "is offered each batch and measures pairs every ten steps", pairs=True),
+    _guard("mean_square", _OFFERED, pairs=True),
     _guard("outlier"),
     _guard("epsilon", "the remedy of Bai et al. 2025"),
     _guard("beta2"),
