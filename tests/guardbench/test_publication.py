@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from functools import partial
 
 import pytest
@@ -14,10 +15,11 @@ from foreshock.guardbench import run as running
 from foreshock.guardbench.comparison import compare
 from foreshock.guardbench.config import GuardConfig
 from foreshock.guardbench.figures.heat import decades, write_heat
-from foreshock.guardbench.figures.pareto import frontier, shares, write_pareto
+from foreshock.guardbench.figures.pareto import frontier, shares, untangle, write_pareto
 from foreshock.guardbench.methods import method
 from foreshock.guardbench.publication import load_scores, summary, write_pages
 from foreshock.guardbench.tables import cost_table, family_table, harm_table, method_table, task_table
+from foreshock.report.drawing import figure_class
 from foreshock.spikebench.files import write_json
 from foreshock.spikebench.suite import DEVELOPMENT, HELD_OUT, adam, configure
 from guardbench.results import result
@@ -142,6 +144,20 @@ def test_scores_are_read_back(scores, tmp_path):
     (tmp_path / "other.json").write_text("[]")
     with pytest.raises(ValueError, match="not a file of GuardBench's scores"):
         load_scores(tmp_path / "other.json")
+
+
+def test_labels_at_one_place_are_stacked():
+    figure = figure_class()(figsize=(4, 3))
+    axis = figure.subplots()
+    labels = [
+        axis.annotate("a long name", (0.5, y), xytext=(5, 2), textcoords="offset points")
+        for y in (0.5, 0.5, 0.52, 0.9)
+    ]
+    untangle(figure, labels)
+    figure.draw_without_rendering()
+    boxes = [one.get_window_extent() for one in labels]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert labels[0].xyann == labels[3].xyann == (5, 2)
 
 
 @pytest.fixture

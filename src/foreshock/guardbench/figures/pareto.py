@@ -6,11 +6,16 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from foreshock.guardbench.methods import PLAIN
 from foreshock.report.appearance import AMBER, BLUE, INK, QUIET, dress, label
 from foreshock.report.drawing import figure_class, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import BboxBase
 
 _LEAST, _MOST = 1e-2, 10.0
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
@@ -45,17 +50,19 @@ def write_pareto(
     figure = figure_class()(figsize=(8.0, 4.6), layout="constrained")
     axis = figure.subplots()
     best = frontier(points)
+    labels = []
     for x, y, names in clusters(points):
         loud = any(name in ours or name in best or name == PLAIN for name in names)
         colour = BLUE if set(names) & set(ours) else AMBER if set(names) & best else INK if loud else QUIET
         axis.plot(x, y, "o", color=colour, markersize=7 if loud else 4.5, alpha=0.9, clip_on=False)
         look: dict[str, Any] = {"fontsize": 8 if loud else 6.5, "color": colour, "annotation_clip": False}
-        axis.annotate("\n".join(names), (x, y), xytext=(5, 2), textcoords="offset points", **look)
+        told = "\n".join(names)
+        labels.append(axis.annotate(told, (x, y), xytext=(5, 2), textcoords="offset points", **look))
     axis.axvline(1, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
     axis.set_xscale("log")
     axis.set_yscale("symlog", linthresh=0.1, linscale=0.5)
     axis.set_xlim(0.8 * min(x for _, x, _ in points), 1.6 * max(x for _, x, _ in points))
-    axis.set_ylim(0, max(1.2, 1.2 * max(y for _, _, y in points)))
+    axis.set_ylim(0, 1.6 * max(1.0, *(y for _, _, y in points)))
     (left, right), (_, top) = axis.get_xlim(), axis.get_ylim()
     across = [tick for tick in _TICKS if left <= tick <= right]
     up = [tick for tick in _SHARES if tick <= top]
@@ -65,7 +72,27 @@ def write_pareto(
     axis.set_yticks([], minor=True)
     dress(axis, grid="both")
     label(axis, x="training loss ÷ Adam's, geometric mean", y="spikes > 3× ÷ Adam's", title=title)
+    untangle(figure, labels)
     return save_figure(figure, path)
+
+
+def untangle(figure: Figure, labels: Sequence[Annotation]) -> None:
+    """Move labels up or down, from left to right, as little as it takes until none lies on another.
+
+    Args:
+        figure: The figure, complete but for this.
+        labels: Annotations with an offset in points.
+    """
+    figure.draw_without_rendering()
+    placed: list[BboxBase] = []
+    for one in sorted(labels, key=lambda one: one.get_window_extent().x0):
+        box = one.get_window_extent()
+        edges = [edge for other in placed for edge in (other.y1 + 1 - box.y0, other.y0 - 1 - box.y1)]
+        shifts = sorted([0.0, *edges], key=abs)
+        shift = next(by for by in shifts if not box.translated(0, by).count_overlaps(placed))
+        x, y = one.xyann
+        one.xyann = (x, y + 72 * shift / figure.dpi)
+        placed.append(box.translated(0, shift))
 
 
 def shares(found: Mapping[str, Any]) -> list[Point]:
