@@ -67,7 +67,7 @@ def test_a_displacement_that_can_not_be_computed_does_not_leave_options_changed(
     watched = guard(optimizer, Script({3: asked("learning rate", 0.5)}))
     train(model, optimizer, batch, 5)
     with monkeypatch.context() as patched:
-        patched.setattr("foreshock.guarding.displacement.inner", lambda *_: 1 / 0)
+        patched.setattr("foreshock.guarding.measuring.displacement.inner", lambda *_: 1 / 0)
         optimizer.step()
     assert watched.summary().notes == ("the guard failed after step 5: ZeroDivisionError: division by zero",)
     assert optimizer.param_groups[0]["lr"] == 0.01

@@ -7,7 +7,8 @@ import torch
 from torch import nn, optim
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from foreshock.guarding import bundles, guard
+from foreshock.guarding import guard
+from foreshock.guarding.measuring import bundles
 from guarding.training import Script, asked, data, squared
 
 

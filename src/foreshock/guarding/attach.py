@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch.optim import Optimizer
 
-from foreshock.guarding.auto import Auto
-from foreshock.guarding.curvature_driven import CurvatureDriven
 from foreshock.guarding.hook import Guard
-from foreshock.guarding.mean_square import MeanSquare
-from foreshock.guarding.options import LowerBeta2, LowerRate, RaiseEpsilon
-from foreshock.guarding.outlier import Outlier
-from foreshock.guarding.policy import Policy
+from foreshock.guarding.policies import POLICIES, Policy
 from foreshock.guarding.record import GuardAction
-from foreshock.guarding.secant import Secant
 from foreshock.preconditioner import as_optimizers, unwrap
-
-POLICIES: Mapping[str, Callable[[], Policy]] = MappingProxyType(
-    {
-        "auto": Auto,
-        "secant": Secant,
-        "mean_square": MeanSquare,
-        "outlier": Outlier,
-        "curvature": CurvatureDriven,
-        "epsilon": RaiseEpsilon,
-        "beta2": LowerBeta2,
-        "lr": LowerRate,
-    }
-)
-"""Policies by name."""
 
 
 def guard(

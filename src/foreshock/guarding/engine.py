@@ -9,17 +9,12 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from foreshock.guarding.acting import Acting
-from foreshock.guarding.clipping import ClipRecord
-from foreshock.guarding.displacement import Displacement
-from foreshock.guarding.families import find_family
-from foreshock.guarding.glance import READ, Glance
-from foreshock.guarding.growth import Growth
-from foreshock.guarding.policy import Decision, GuardSignals, Measure, Policy
+from foreshock.guarding.altering import Acting
+from foreshock.guarding.families import Slot, all_parameters, find_family, read_slots
+from foreshock.guarding.measuring import READ, Displacement, Glance, Measurer, Reduction, StepSums
+from foreshock.guarding.policies import Decision, GuardSignals, Measure, Policy
 from foreshock.guarding.record import GuardAction
-from foreshock.guarding.reduction import Reduction
-from foreshock.guarding.slots import Slot, all_parameters, read_slots
-from foreshock.guarding.sums import Measurer, StepSums
+from foreshock.guarding.tracking import ClipRecord, Growth
 from foreshock.preconditioner import stock_name, unwrap
 from foreshock.stability import growing_ratio
 

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from foreshock.guarding.engine import Engine
 from foreshock.guarding.failures import Failures
-from foreshock.guarding.policy import Policy
+from foreshock.guarding.policies import Policy
 from foreshock.guarding.probing import PairProber
 from foreshock.guarding.record import GuardAction, GuardSummary, Tally
 from foreshock.guarding.stepping import StepHooks, is_captured

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from foreshock.batches import BatchWatch, split_batch
 from foreshock.guarding.failures import Failures
-from foreshock.guarding.slots import all_parameters
+from foreshock.guarding.families import all_parameters
 from foreshock.measurement import LossFunction
 from foreshock.noise import NoiseReading
 from foreshock.preconditioner import read_preconditioner, unwrap

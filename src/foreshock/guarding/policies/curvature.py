@@ -1,0 +1,68 @@
+"""Act on the measured λ_max instead of the free secant, where a monitor measures it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from foreshock.guarding.policies.policy import (
+    WARM_UP,
+    Decision,
+    GuardSignals,
+    Measure,
+    curvature_reason,
+    require_threshold,
+)
+
+
+@dataclass
+class CurvatureDriven:
+    """Raise v along the top eigenvector when the stability ratio passes the threshold.
+
+    It acts on steps with a probe and on no others: it is as quick as the monitor's budget lets it be.
+
+    Attributes:
+        threshold: In multiples of the edge, in (0, 1).
+
+    Raises:
+        ValueError: If the threshold lies outside its interval.
+
+    Example:
+        >>> [decision] = CurvatureDriven().decide(GuardSignals(step=99, updates=100, curvature=0.99))
+        >>> decision.along, round(decision.factor, 6)
+        ('eigenvector', 1.1)
+    """
+
+    threshold: float = 0.9
+    name: ClassVar[str] = "curvature"
+    needs: ClassVar[frozenset[Measure]] = frozenset({"curvature"})
+    scales_decay: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse impossible options."""
+        require_threshold("threshold", self.threshold, low=0, high=1)
+
+    @property
+    def exact_from(self) -> float:
+        """Infinity: the secant is not used."""
+        return math.inf
+
+    def decide(self, seen: GuardSignals) -> Sequence[Decision]:
+        """Return the raise that brings the ratio back to the threshold, if it was measured above it.
+
+        Args:
+            seen: The step about to be taken.
+        """
+        if seen.updates <= WARM_UP or not seen.curvature > self.threshold:
+            return ()
+        factor, reason = seen.curvature / self.threshold, curvature_reason(seen)
+        return (Decision("raise along", factor, reason, seen.curvature, self.threshold, "eigenvector"),)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the policy has no memory."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Do nothing."""

@@ -1,0 +1,128 @@
+r"""Clip gradients that stick out of their own recent history, measured in the metric of the optimizer.
+
+.. math:: q = \sqrt{g^\top D^{-1} g}
+
+D contains the present gradient, so that coordinates that were never seen before don't count without
+bound; and q is to ‖g‖ what the step is to the gradient: rescaling a layer's loss or weights doesn't move the
+threshold. AdaGC (Wang et al. 2025, arXiv 2502.11034) and ZClip (Kumar et al. 2025, arXiv 2504.02507) clip by
+running statistics of the Euclidean norm.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure, require_threshold
+
+_WINDOW = 100
+_FEWEST = 50
+_IN_A_ROW = 3
+
+
+@dataclass
+class Outlier:
+    """Scale a gradient down to a multiple of the usual size.
+
+    Outliers don't enter their own history; but after three in a row it is no outlier but a new level, which
+    is accepted: a changed task or data set is not held up.
+
+    Attributes:
+        multiple: Sizes above this multiple of the usual one are outliers, > 1.
+        left: What is left of an outlier, as a multiple of the usual size, > 0 and at most `multiple`; None
+            for `multiple`.
+        usual: The ``"median"`` of the last 100 steps, or their ``"third largest"``, which only a size without
+            precedent exceeds: three, because the history may have begun with outliers.
+        size: ``"preconditioned"``, q; or ``"norm"``, ‖g‖, which costs no pass over v.
+
+    Raises:
+        ValueError: If an option is impossible.
+
+    Example:
+        >>> policy = Outlier()
+        >>> for step in range(100):
+        ...     seen = policy.decide(GuardSignals(step=step, updates=step + 1, preconditioned_gradient=1.0))
+        >>> [decision] = policy.decide(GuardSignals(step=100, updates=101, preconditioned_gradient=900.0))
+        >>> decision.remedy, round(decision.factor, 6)
+        ('clip', 0.1)
+    """
+
+    multiple: float = 3.0
+    left: float | None = None
+    usual: Literal["median", "third largest"] = "median"
+    size: Literal["preconditioned", "norm"] = "preconditioned"
+    name: ClassVar[str] = "outlier"
+    scales_decay: ClassVar[bool] = False
+    _sizes: deque[float] = field(
+        default_factory=lambda: deque(maxlen=_WINDOW), init=False, repr=False, compare=False
+    )
+    _row: list[float] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse impossible options."""
+        require_threshold("multiple", self.multiple, low=1, high=math.inf)
+        if self.left is not None and not 0 < self.left <= self.multiple:
+            raise ValueError(
+                f"left is {self.left!r}: what is left of an outlier is above 0 and at most multiple, "
+                f"{self.multiple!r}"
+            )
+        if self.usual not in ("median", "third largest"):
+            raise ValueError(f"usual is {self.usual!r}; it is 'median' or 'third largest'")
+        if self.size not in ("preconditioned", "norm"):
+            raise ValueError(f"size is {self.size!r}; it is 'preconditioned' or 'norm'")
+
+    @property
+    def needs(self) -> frozenset[Measure]:
+        """The preconditioned gradient, or nothing besides the norm."""
+        return frozenset({"preconditioned gradient"} if self.size == "preconditioned" else {"norm"})
+
+    @property
+    def exact_from(self) -> float:
+        """Infinity: the secant is not used."""
+        return math.inf
+
+    def decide(self, seen: GuardSignals) -> Sequence[Decision]:
+        """Return a clip if the gradient is an outlier.
+
+        Args:
+            seen: The step about to be taken.
+        """
+        square = seen.preconditioned_gradient if self.size == "preconditioned" else seen.squared_gradient
+        size = math.sqrt(square) if square >= 0 else math.nan
+        if not math.isfinite(size):
+            return ()
+        level = self._level()
+        if not size > self.multiple * level or not level > 0:
+            self._sizes.append(size)
+            self._row = []
+            return ()
+        self._row.append(size)
+        if len(self._row) > _IN_A_ROW:
+            self._sizes.clear()
+            self._sizes.extend(self._row)
+            self._row = []
+            return ()
+        times = size / level
+        reason = f"the gradient is {times:.3g} × the {self.usual} of the last {_WINDOW} steps"
+        left = self.multiple if self.left is None else self.left
+        return (Decision("clip", left / times, reason, times, self.multiple),)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed policy needs, as plain values."""
+        return {"sizes": list(self._sizes), "row": list(self._row)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self._sizes.clear()
+        self._sizes.extend(state["sizes"])
+        self._row = list(state["row"])
+
+    def _level(self) -> float:
+        """Return the usual size; NaN, which no size exceeds, while there are too few."""
+        if len(self._sizes) < _FEWEST:
+            return math.nan
+        return statistics.median(self._sizes) if self.usual == "median" else sorted(self._sizes)[-3]

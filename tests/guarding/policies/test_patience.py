@@ -1,0 +1,102 @@
+"""Where v has to be raised again and again, raising it is not what helps."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import nn, optim
+
+from foreshock.guarding import Auto, GuardSignals, guard
+from foreshock.guarding.policies.patience import ASIDE, MOST, WINDOW, Patience
+from guarding.training import Script, asked
+
+
+def raised(patience, steps):
+    return [step for step in steps if patience.ends(step, raises=True)]
+
+
+def test_half_of_the_steps_are_endured_and_more_are_not():
+    assert raised(Patience(), range(0, 10 * WINDOW, 2)) == []
+    assert raised(Patience(), range(WINDOW)) == [MOST]
+
+
+def test_steps_that_are_long_ago_do_not_count():
+    patience = Patience()
+    assert raised(patience, [*range(MOST), *range(WINDOW, WINDOW + MOST)]) == []
+
+
+def test_it_goes_on_after_loading():
+    patience, other = Patience(), Patience()
+    raised(patience, range(MOST))
+    other.load_state_dict(patience.state_dict())
+    assert other.ends(MOST, raises=True)
+    patience.load_state_dict(other.state_dict())
+    assert patience.aside(MOST + ASIDE - 1)
+    assert not patience.aside(MOST + ASIDE)
+
+
+def test_auto_stands_aside_and_comes_back():
+    policy = Auto()
+    told = [
+        [one.remedy for one in policy.decide(GuardSignals(step=step, updates=step + 1, secant=1.5))]
+        for step in range(11, 11 + 500)
+    ]
+    aside = [place for place, remedies in enumerate(told) if remedies == ["stand aside"]]
+    assert aside == [MOST, MOST + ASIDE + MOST]
+    assert told[:MOST] == [["raise along"]] * MOST
+    assert told[MOST + 1 : MOST + ASIDE] == [[]] * (ASIDE - 1)
+    assert told[MOST + ASIDE] == ["raise along"]
+
+
+def test_a_policy_that_is_handed_on_begins_anew():
+    policy = Auto()
+    seen = [GuardSignals(step=step, updates=step + 1, secant=1.5) for step in range(500)]
+    assert [] in [list(policy.decide(one)) for one in seen[11:]]
+    assert [one.remedy for one in policy.decide(seen[11])] == ["raise along"]
+    patience = Patience()
+    raised(patience, range(900, 900 + MOST))
+    assert not patience.ends(0, raises=True)
+
+
+def test_only_raises_count_and_only_they_are_held_back():
+    policy = Auto()
+    policy.mean_square.decide = lambda _: asked("clip", 0.5)
+    calm = [GuardSignals(step=step, updates=step + 1) for step in range(200)]
+    assert all([one.remedy for one in policy.decide(seen)] == ["clip"] for seen in calm)
+    wild = [GuardSignals(step=step, updates=step + 1, secant=1.5) for step in range(200, 300)]
+    told = [[one.remedy for one in policy.decide(seen)] for seen in wild]
+    assert told[0] == ["clip", "raise along"]
+    assert told[MOST] == ["clip", "stand aside"]
+    assert told[-1] == ["clip"]
+
+
+def test_a_resumed_run_still_says_why_it_stood_aside():
+    theta = nn.Parameter(torch.zeros(2))
+    watched = guard(optim.Adam([theta]), Script({3: asked("stand aside", 1.0)}))
+    for _ in range(6):
+        theta.grad = torch.tensor([1.0, -1.0])
+        watched.optimizer.step()
+    state = watched.state_dict()
+    watched.detach()
+    again = guard(watched.optimizer, Script())
+    again.load_state_dict(state)
+    assert str(again.summary()) == str(watched.summary())
+    assert again.summary().notes == ("the test asked for it",)
+
+
+def test_standing_aside_is_told_and_changes_nothing(caplog):
+    theta = nn.Parameter(torch.zeros(2))
+    watched = guard(optim.Adam([theta], lr=1e-3))
+    watched.policy.secant.decide = lambda _: asked("raise all", 1.01)
+    with caplog.at_level(logging.WARNING, logger="foreshock"):
+        for _ in range(MOST + 20):
+            theta.grad = torch.tensor([1.0, -1.0])
+            watched.optimizer.step()
+    summary = watched.summary()
+    assert summary.stood_aside == 1
+    assert summary.acted == MOST == summary.remedies["raise all"]
+    assert "the learning rate is too high" in str(summary)
+    assert "stood aside 1 ×" in str(summary)
+    assert sum("too high" in record.message for record in caplog.records) == 1
+    assert [action.remedy for action in watched.actions][-1] == "stand aside"

@@ -1,0 +1,186 @@
+"""What each policy asks for, on numbers made up for it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from foreshock.guarding import (
+    Auto,
+    CurvatureDriven,
+    GuardSignals,
+    LowerBeta2,
+    LowerRate,
+    MeanSquare,
+    Outlier,
+    RaiseEpsilon,
+    Secant,
+)
+
+ALL = (Auto, CurvatureDriven, LowerBeta2, LowerRate, MeanSquare, Outlier, RaiseEpsilon, Secant)
+
+
+def seen(step=500, **signals):
+    return GuardSignals(step=step, updates=step + 1, **signals)
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_every_policy_is_idle_on_a_calm_run_and_where_nothing_is_known(make):
+    policy = make()
+    for step in range(300):
+        calm = seen(
+            step,
+            secant=0.5,
+            curvature=0.8,
+            mean_square=0.5,
+            lag=100.0,
+            preconditioned_gradient=1.0 + 0.5 * math.sin(step),
+            squared_gradient=1.0,
+        )
+        assert not policy.decide(calm)
+        assert not policy.decide(seen(step))
+
+
+@pytest.mark.parametrize("make", [Secant, LowerBeta2, LowerRate, RaiseEpsilon])
+def test_the_secant_is_not_believed_while_v_is_young(make):
+    assert not make().decide(seen(9, secant=5.0))
+    assert make().decide(seen(10, secant=5.0))
+
+
+def test_the_mean_square_ratio_counts_only_while_v_lags():
+    policy = MeanSquare()
+    [decision] = policy.decide(seen(lag=3.1, mean_square=0.96))
+    assert decision.factor == pytest.approx(0.96 / 0.9)
+    assert not policy.decide(seen(lag=2.9, mean_square=5.0))
+    assert not policy.decide(seen(lag=math.nan, mean_square=5.0))
+    assert not policy.decide(seen(step=50, lag=9.0, mean_square=5.0))
+    [decision] = policy.decide(seen(lag=9.0, mean_square=5.0))
+    assert decision.factor == pytest.approx(1.1)
+
+
+def burst(policy, *, usual=1.0, high=9.0, **signals):
+    """Return the decisions at a step whose gradient energy is suddenly higher."""
+    for step in range(300, 400):
+        policy.decide(seen(step, preconditioned_gradient=usual, lag=1.0))
+    return [policy.decide(seen(step, preconditioned_gradient=high, **signals)) for step in range(400, 405)]
+
+
+def test_a_burst_helps_just_below_the_edge_and_nowhere_else():
+    assert burst(MeanSquare(), lag=9.0, mean_square=0.85)[-1][0].remedy == "raise all"
+    assert not any(burst(MeanSquare(), lag=9.0, mean_square=0.75))
+    assert not any(burst(MeanSquare(), lag=2.0, mean_square=0.85))
+    assert not any(burst(MeanSquare(), lag=9.0, mean_square=0.85, high=1.5))
+
+
+def test_the_armed_clip_scales_the_burst_down():
+    policy = MeanSquare(remedy="clip")
+    [decision] = burst(policy, lag=9.0, mean_square=1.2)[-1]
+    assert decision.remedy == "clip"
+    assert decision.factor == pytest.approx(1.5 / decision.value)
+    assert not any(burst(MeanSquare(remedy="clip"), lag=2.0, mean_square=1.2))
+
+
+@pytest.mark.parametrize("usual", ["median", "third largest"])
+def test_outliers_are_clipped_and_a_new_level_is_accepted(usual):
+    policy = Outlier(usual=usual)
+    for step in range(100):
+        assert not policy.decide(seen(step, preconditioned_gradient=1.0))
+    factors = []
+    for step in range(100, 110):
+        decisions = policy.decide(seen(step, preconditioned_gradient=100.0))
+        factors.append(decisions[0].factor if decisions else None)
+    assert factors == pytest.approx([0.3, 0.3, 0.3] + [None] * 7)
+
+
+@pytest.mark.parametrize("usual", ["median", "third largest"])
+def test_nothing_is_an_outlier_of_gradients_that_were_zero(usual):
+    policy = Outlier(usual=usual, left=1.0, size="norm")
+    for step in range(60):
+        assert not policy.decide(seen(step, squared_gradient=0.0))
+    for step in range(60, 260):
+        assert not policy.decide(seen(step, squared_gradient=1.0))
+    assert policy.decide(seen(260, squared_gradient=100.0))
+
+
+def test_what_is_left_of_an_outlier_can_be_less_than_what_makes_it_one():
+    policy = Outlier(multiple=4.0, left=1.0, size="norm")
+    for step in range(100):
+        assert not policy.decide(seen(step, squared_gradient=1.0 if step % 2 else 9.0))
+    [decision] = policy.decide(seen(100, squared_gradient=400.0))
+    assert decision.factor == pytest.approx(2 / 20)  # the median of 1 and 3, over 20
+    assert decision.threshold == 4.0
+
+
+def test_rare_outliers_are_clipped_each_time():
+    policy = Outlier(usual="third largest")
+    clipped = [
+        step
+        for step in range(400)
+        if policy.decide(seen(step, preconditioned_gradient=400.0 if step % 50 == 49 else 1.0))
+    ]
+    assert clipped == [99, 149, 199, 249, 299, 349, 399]
+
+
+def test_auto_does_not_believe_the_secant_of_an_outlier():
+    policy = Auto()
+    for step in range(100):
+        policy.decide(seen(step, squared_gradient=1.0))
+    asked = [
+        [d.remedy for d in policy.decide(seen(step, squared_gradient=g, secant=2.0))]
+        for step, g in ((100, 400.0), (101, 1.0), (102, 1.0))
+    ]
+    assert asked == [["clip"], [], ["raise along"]]
+
+
+def test_the_papers_measures_are_triggered_by_either_curvature():
+    for make in (LowerBeta2, LowerRate, RaiseEpsilon):
+        policy = make()
+        [decision] = policy.decide(seen(curvature=0.95))
+        assert decision.value == 0.95
+        assert not policy.decide(seen(501, secant=0.95))
+    assert LowerRate().decide(seen(100, secant=1.0))
+
+
+def test_the_curvature_policy_raises_along_the_eigenvector():
+    [decision] = CurvatureDriven(threshold=0.8).decide(seen(curvature=1.2, secant=0.1))
+    assert (decision.along, decision.factor) == ("eigenvector", pytest.approx(1.5))
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_policies_go_on_from_their_state(make):
+    one, other = make(), make()
+    history = [
+        seen(s, secant=0.5, preconditioned_gradient=1 + s % 7, lag=9.0, mean_square=0.85) for s in range(200)
+    ]
+    for signals in history:
+        one.decide(signals)
+    one.decide(seen(200, secant=0.95))
+    other.load_state_dict(one.state_dict())
+    for step in range(201, 220):
+        late = seen(step, secant=0.95, curvature=0.95, preconditioned_gradient=40.0, lag=9.0, mean_square=0.9)
+        assert one.decide(late) == other.decide(late)
+
+
+OPTIONS = [
+    (MeanSquare, {"threshold": 2.5}, "threshold"),
+    (MeanSquare, {"lag": 0.0}, "lag"),
+    (MeanSquare, {"burst": 0.9}, "burst"),
+    (MeanSquare, {"largest": math.nan}, "largest"),
+    (MeanSquare, {"remedy": "pray"}, "remedy"),
+    (Outlier, {"multiple": 1.0}, "multiple"),
+    (Outlier, {"left": 0.0}, "left"),
+    (Outlier, {"left": 3.5}, "left"),
+    (Outlier, {"usual": "mode"}, "usual"),
+    (Outlier, {"size": "huge"}, "size"),
+    (RaiseEpsilon, {"value": 0.0}, "value"),
+    (LowerBeta2, {"value": 1.0}, "value"),
+    (LowerRate, {"factor": 2.0}, "factor"),
+    (CurvatureDriven, {"threshold": 0.0}, "threshold"),
+]
+
+
+@pytest.mark.parametrize(("make", "options", "name"), OPTIONS)
+def test_impossible_options_are_refused(make, options, name):
+    with pytest.raises(ValueError, match=name):
+        make(**options)
