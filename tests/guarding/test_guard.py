@@ -408,15 +408,35 @@ def test_where_every_step_sees_the_same_data_nothing_is_spent():
     assert watched.summary().notes == ("every step saw the same data: there was no noise to measure",)
 
 
-def fresh_batches(watched, model, optimizer, loss_fn, steps):
+def fresh_batches(watched, model, optimizer, loss_fn, steps, **options):
     spent = []
     for step in range(steps):
         batch = tuple(part[step % 2 :: 2].clone() for part in data())
         optimizer.zero_grad()
         squared(model, batch).backward()
-        spent.append(watched.measure(model, loss_fn, batch))
+        spent.append(watched.measure(model, loss_fn, batch, **options))
         optimizer.step()
     return spent
+
+
+@pytest.mark.parametrize("every", [10, 40])
+@pytest.mark.parametrize("lag", [9.0, 1.0])
+def test_the_user_says_how_often_noise_is_measured(every, lag, monkeypatch):
+    monkeypatch.setattr(Guard, "lag", lag)
+    model = network()
+    optimizer = optim.Adam(model.parameters(), lr=1e-4)
+    watched = guard(optimizer, "mean_square")
+    spent = fresh_batches(watched, model, optimizer, squared, 401, every=every)
+    apart = every if lag > 3 else 5 * every
+    # Whether batches differ is not known before the second one.
+    assert [step for step, some in enumerate(spent) if some] == list(range(apart, 401, apart))
+
+
+def test_less_than_a_step_between_measurements_is_refused():
+    model = network()
+    watched = guard(optim.Adam(model.parameters()))
+    with pytest.raises(ValueError, match="every is 0; at least one step"):
+        watched.measure(model, squared, data(), every=0)
 
 
 def test_a_measurement_that_fails_is_noted_given_up_and_harms_nothing(caplog):

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from foreshock.guarding.engine import Engine
 from foreshock.guarding.failures import Failures
 from foreshock.guarding.policies import Policy
-from foreshock.guarding.probing import PairProber
+from foreshock.guarding.probing import EVERY, PairProber
 from foreshock.guarding.record import GuardAction, GuardSummary, Tally
 from foreshock.guarding.stepping import StepHooks, is_captured
 from foreshock.measurement import LossFunction
@@ -112,22 +112,33 @@ class Guard:
         self._engine.acting.clips.told(min(1.0, max_norm / (float(total_norm) + 1e-6)))
 
     def measure(
-        self, model: nn.Module, loss_fn: LossFunction, batch: Any, *, gradient_scale: float = 1.0
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        batch: Any,
+        *,
+        every: int = EVERY,
+        gradient_scale: float = 1.0,
     ) -> bool:
         """Measure the noise of mini-batches, if that is due. Call it between ``backward()`` and ``step()``.
 
-        Two gradients of each half of the batch, 2 F, every ten steps while v lags and every fifty otherwise;
-        nothing where every step sees the same data, or where the policy needs no pairs. Training is left as
-        it was. Under DistributedDataParallel every process has to call it.
+        Two gradients of each half of the batch, 2 F, every ten steps while v lags and every fifty otherwise:
+        2/`every` F a step at most. Nothing where every step sees the same data, or where the policy needs no
+        pairs. Training is left as it was. Under DistributedDataParallel every process has to call it.
 
         Args:
             model: The model.
             loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
             batch: The batch of this step; of an accumulation, `MicroBatches`.
+            every: Steps between two measurements while v lags, ≥ 1; five times as many otherwise. More steps
+                cost less, and see the noise later.
             gradient_scale: What ``.grad`` still has to be divided by.
 
         Returns:
             Whether anything was spent.
+
+        Raises:
+            ValueError: If `every` is below one.
         """
         if "pairs" not in self.policy.needs:
             return False
@@ -136,7 +147,7 @@ class Guard:
             if self._prober_state is not None:
                 self._prober.load_state_dict(self._prober_state, optimizer=self._optimizer)
         reading = self._prober.measure(
-            self._optimizer, batch, step=self.step, lag=self.lag, gradient_scale=gradient_scale
+            self._optimizer, batch, step=self.step, lag=self.lag, gradient_scale=gradient_scale, every=every
         )
         if reading is not None:
             self.see_noise(mean=reading.mean, variance=reading.variance, noise_factor=reading.noise_factor)

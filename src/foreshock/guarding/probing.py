@@ -18,7 +18,10 @@ from foreshock.preconditioner import read_preconditioner, unwrap
 from foreshock.prober import Prober
 from foreshock.vectors import is_sharded
 
-_ARMED, _OTHERWISE = 10, 50
+EVERY = 10
+"""Steps between two measurements while v lags, if nobody says otherwise."""
+
+_RELAXED = 5
 _NEARLY_ARMED = 1.5
 
 
@@ -50,7 +53,14 @@ class PairProber:
         )
 
     def measure(
-        self, optimizer: Optimizer, batch: Any, *, step: int, lag: float, gradient_scale: float
+        self,
+        optimizer: Optimizer,
+        batch: Any,
+        *,
+        step: int,
+        lag: float,
+        gradient_scale: float,
+        every: int = EVERY,
     ) -> NoiseReading | None:
         """Return a reading if one is due and can be made.
 
@@ -60,11 +70,17 @@ class PairProber:
             step: Number of the step.
             lag: How far the second moment lags; NaN if that is not known.
             gradient_scale: What ``.grad`` still has to be divided by.
+            every: Steps between two measurements while v lags, ≥ 1; five times as many otherwise.
+
+        Raises:
+            ValueError: If `every` is below one.
         """
+        if not every >= 1:
+            raise ValueError(f"every is {every!r}; at least one step lies between two measurements")
         self.spent = False
         self._see(batch)
-        every = _ARMED if lag > _NEARLY_ARMED else _OTHERWISE
-        if step % every or self._batches.constant is not False or self._failures.given_up:
+        apart = every if lag > _NEARLY_ARMED else _RELAXED * every
+        if step % apart or self._batches.constant is not False or self._failures.given_up:
             return None
         if is_sharded(all_parameters(unwrap(optimizer))):
             self._failures.note("the noise of mini-batches is not measured where parameters are sharded")

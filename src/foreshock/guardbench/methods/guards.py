@@ -18,6 +18,7 @@ from foreshock.runlog import read_run
 
 PROBE_EVERY = 10
 _CODE = ("foreshock.guarding",)
+RARELY = 40
 _OFFERED = "is offered each batch and measures pairs every ten steps"
 
 
@@ -66,10 +67,10 @@ class Guarding(Watched):
     Args:
         subject: What is trained.
         policy: Name of the policy.
-        pairs: Whether it is offered the batches.
+        pairs: Every how many steps it may measure pairs on the batches that it is offered; None for never.
     """
 
-    def __init__(self, subject: Subject, *, policy: str, pairs: bool) -> None:
+    def __init__(self, subject: Subject, *, policy: str, pairs: int | None) -> None:
         self._subject, self._pairs = subject, pairs
         self._loss_fn = CountedLoss(subject.loss_fn)
         super().__init__()
@@ -83,9 +84,9 @@ class Guarding(Watched):
     def before_step(self, batch: Any, loss: float) -> None:
         """Offer the batch."""
         del loss
-        if self._pairs:
+        if self._pairs is not None:
             self._loss_fn.examples = count_examples(batch)
-            self._guard.measure(self._subject.model, self._loss_fn, batch)
+            self._guard.measure(self._subject.model, self._loss_fn, batch, every=self._pairs)
 
     def close(self) -> None:
         """Detach the guard."""
@@ -140,21 +141,27 @@ class Monitored(Watched):
         return self._guard.buffers(), self._monitor.state_dict()
 
 
-def _guard(policy: str, note: str = "", *, pairs: bool = False) -> Method:
+def _guard(policy: str, note: str = "", *, pairs: int | None = None) -> Method:
     name = f"guard-{policy.replace('_', '-')}"
     attach = partial(Guarding, policy=policy, pairs=pairs)
     return Method(name, "foreshock", "Foreshock", note, intervene=attach, code=_CODE)
 
 
-_AUTO = _guard("auto", _OFFERED, pairs=True)
+_AUTO = _guard("auto", _OFFERED, pairs=PROBE_EVERY)
 GUARDS = (
     _AUTO,
     _guard("secant"),
-    _guard("mean_square", _OFFERED, pairs=True),
+    _guard("mean_square", _OFFERED, pairs=PROBE_EVERY),
     _guard("outlier"),
     _guard("epsilon", "the remedy of Bai et al. 2025"),
     _guard("beta2"),
     _guard("lr"),
+    replace(
+        _AUTO,
+        name=f"guard-auto-every-{RARELY}",
+        note=f"the same, but measures pairs every {RARELY} steps: a quarter of the passes",
+        intervene=partial(Guarding, policy="auto", pairs=RARELY),
+    ),
     replace(
         _AUTO,
         name="guard-auto-beta2-0.95",
