@@ -4,7 +4,9 @@ Run from the root of the repository, after ``foreshock bench guard --suite full 
 
     python -m benchmarks.guardbench.publish runs/guardbench
 
-The scores are kept beside this file, and those of the first scoring of the held-out half.
+With ``--keep`` methods that were not trained in that folder keep the rows that are published, so that one
+method can be added without training the others again. The scores are kept beside this file, and those of the
+first scoring of the held-out half.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from foreshock.guardbench.merging import merge
 from foreshock.guardbench.publication import load_scores, write_pages
 from foreshock.guardbench.tables import method_table
 from foreshock.spikebench.page import GROUPS
@@ -22,17 +25,19 @@ RESULTS = Path(__file__).parent / "results"
 PAGES = Path(__file__).parents[2] / "docs" / "benchmarks"
 COMMAND = "foreshock bench guard --suite full --release"
 _HISTORY = """\
-**The held-out half was scored more than once.** After the first scoring, of seed 0, the guard was changed
+## How the held-out half was scored before
+
+It was scored more than once. After the first scoring, of seed 0, the guard was changed
 by what all three seeds of the development half showed. A Transformer far above the edge spiked through it:
 the last displacement showed the instability only when the loss had doubled. Since then violent growth of the
 gradient makes it act earlier, and outliers are scaled down to what is usual instead of to four times that.
 Later still, sums came to be rounded in another order, and `auto` stands aside where it would raise v on more
-than half of the steps. Nothing was chosen on the held-out half, but its figures below are no longer those of
+than half of the steps. Nothing was chosen on the held-out half, but its figures above are no longer those of
 an untouched one. Those of the first scoring, of seed 0, are:"""
 
 
-def preface(first: dict[str, Any]) -> str:
-    """Return what the page says before the tables: what the first scoring of the held-out half was.
+def history(first: dict[str, Any]) -> str:
+    """Return what the page says at its end: what the first scoring of the held-out half was.
 
     Args:
         first: Scores of the first scoring.
@@ -43,19 +48,27 @@ def preface(first: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def publish(folder: Path) -> None:
-    """Write scores, page and figures.
+def publish(folder: Path, *, keep: bool = False) -> None:
+    """Write scores, pages and figures.
 
     Args:
         folder: What ``foreshock bench guard`` wrote.
+        keep: Whether methods that were not trained there keep the rows that are published.
+
+    Raises:
+        ValueError: If rows are to be kept, and plain Adam did not do the same there.
     """
     scores = load_scores(folder / "scores.json")
+    if keep:
+        scores = merge(scores, load_scores(RESULTS / "full.json"))
     text = json.dumps(scores, allow_nan=False, separators=(",", ":")).replace('{"config":', '\n{"config":')
     (RESULTS / "full.json").write_text(text + "\n", encoding="utf-8")
-    write_pages(scores, PAGES, command=COMMAND, preface=preface(load_scores(RESULTS / "first.json")))
+    write_pages(scores, PAGES, command=COMMAND, history=history(load_scores(RESULTS / "first.json")))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Publish the scores of GuardBench.")
     parser.add_argument("folder", type=Path, help="output folder of `foreshock bench guard`")
-    publish(parser.parse_args().folder)
+    parser.add_argument("--keep", action="store_true", help="keep the published rows of other methods")
+    given = parser.parse_args()
+    publish(given.folder, keep=given.keep)

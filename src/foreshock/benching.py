@@ -81,6 +81,14 @@ def guard(
     partial: Annotated[
         bool, typer.Option("--partial", help="Train nothing; score the results that are there.")
     ] = False,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            help="Only this method, beside plain Adam; can be repeated. Times are left out.",
+        ),
+    ] = None,
 ) -> None:
     """Compare Foreshock's guards with other measures against loss spikes (GuardBench).
 
@@ -88,13 +96,17 @@ def guard(
     """
     from foreshock.guardbench.comparison import compare
     from foreshock.guardbench.cost import saved_costs
+    from foreshock.guardbench.methods import chosen_methods
     from foreshock.guardbench.publication import summary, write_pages
     from foreshock.guardbench.run import is_done, left_out, load_result, result_path, run_suite, trials_of
     from foreshock.spikebench.files import write_json
 
     console = Console(highlight=False)
     split = None if release else "development"
-    trials = trials_of(suite.value, split=split)
+    try:
+        trials = trials_of(suite.value, split=split, methods=chosen_methods(method or ()))
+    except ValueError as error:
+        raise _stop(error) from error
     folder = out / "results"
     missing = [trial for trial in trials if not is_done(folder, trial)]
     for name in left_out(suite.value, split=split):
@@ -106,7 +118,7 @@ def guard(
             console.print(f"{len(missing)} of {len(trials)} trainings to run, {jobs} at a time")
             run_suite(trials, folder, jobs=jobs, on_done=_counter(console, len(missing)))
         scores = compare(load_result(result_path(folder, trial)) for trial in trials)
-        scores["costs"] = saved_costs(out / "costs.json", measure=not partial)
+        scores["costs"] = saved_costs(out / "costs.json", measure=not (partial or method))
         path = write_json(scores, out / "scores.json")
         command = f"foreshock bench guard --suite {suite.value}{' --release' if release else ''}"
         pages = write_pages(scores, out / "pages", command=command)

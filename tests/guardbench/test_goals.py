@@ -6,7 +6,7 @@ import pytest
 
 from foreshock.guardbench.comparison import compare
 from foreshock.guardbench.goals import GUARD, goal_table, goals
-from foreshock.guardbench.publication import split_section
+from foreshock.guardbench.page import split_section
 from guardbench.results import result
 
 

@@ -10,13 +10,14 @@ import pytest
 from typer.testing import CliRunner
 
 from foreshock.cli import app
-from foreshock.guardbench import cost
+from foreshock.guardbench import cost, methods
 from foreshock.guardbench import run as running
 from foreshock.guardbench.comparison import compare
 from foreshock.guardbench.config import GuardConfig
 from foreshock.guardbench.figures.heat import decades, write_heat
 from foreshock.guardbench.figures.pareto import frontier, shares, untangle, write_pareto
 from foreshock.guardbench.methods import method
+from foreshock.guardbench.overview import overview_table, verdict
 from foreshock.guardbench.publication import load_scores, summary, write_pages
 from foreshock.guardbench.tables import cost_table, family_table, harm_table, method_table, task_table
 from foreshock.report.drawing import figure_class
@@ -54,9 +55,15 @@ def cells(text, first):
 
 def test_a_row_holds_what_is_left_and_what_it_cost(scores):
     row = cells(method_table(scores, "development", "full"), "guard-secant")
-    assert row[1:6] == ["1", "0 of 2", "0 of 1", "0 of 0", "0"]
-    assert row[6:] == ["0.1", "0.1", "0.1", "1.3", "1.3", "1", "2 %", "0"]
-    assert cells(method_table(scores, "development", "full"), "adam")[2:5] == ["2", "1", "0"]
+    assert row[1:5] == ["0", "0", "0", "0"]
+    assert row[5:] == ["0.1", "0.1", "0.1", "1.3", "1.3", "1", "2 %", "0"]
+    assert cells(method_table(scores, "development", "full"), "adam")[1:4] == ["2", "1", "0"]
+
+
+def test_a_method_with_fewer_runs_is_told_beside_adam_s_spikes_in_these():
+    runs = [result(spikes=(4.0, 9.0)), result(seed=1, spikes=(12.0,)), result("amsgrad", spikes=(5.0,))]
+    row = cells(method_table(compare(runs), "development", "full"), "amsgrad, 1 runs")
+    assert row[1:4] == ["1 of 2", "0 of 1", "0 of 0"]
 
 
 def test_families_have_a_column_each(scores):
@@ -81,9 +88,62 @@ def test_tasks_and_costs_have_their_numbers(scores):
     assert cells(cost_table(COSTS | {"larger": larger}), "amsgrad")[3:5] == ["1.01×", "1.02×"]
 
 
-def test_a_preface_stands_before_the_tables(scores, tmp_path):
-    text = write_pages(scores, tmp_path, command="x", preface="It was scored twice.")[0].read_text()
-    assert 0 < text.index("It was scored twice.") < text.index("## Development half")
+def test_the_history_of_the_held_out_half_stands_at_the_end_and_is_announced(scores, tmp_path):
+    plain = write_pages(scores, tmp_path, command="x")[0].read_text()
+    text = write_pages(scores, tmp_path, command="x", history="## Before\n\nIt was scored twice.")[
+        0
+    ].read_text()
+    assert text.endswith("It was scored twice.\n")
+    assert "scored more than once" in text
+    assert "scored more than once" not in plain
+
+
+@pytest.fixture(scope="module")
+def both_halves():
+    """Return scores of both halves; of the held-out one the guard does well."""
+    held_out = [
+        result(spikes=(4.0, 9.0, 20.0), split="held-out", config="other"),
+        result("guard-auto", spikes=(5.0,), loss=0.5, validation=1.013, split="held-out", config="other"),
+        result("amsgrad", spikes=(5.0, 9.0), loss=0.7, validation=1.2, split="held-out", config="other"),
+        result("cdat", spikes=(5.0, 9.0), loss=1.7, split="held-out", config="other"),
+    ]
+    return compare([result(spikes=(4.0,)), result("guard-auto", loss=2.0), *held_out]) | {"costs": COSTS}
+
+
+def test_the_verdict_names_the_guard_and_the_best_of_the_others(both_halves):
+    ours, best = verdict(both_halves, "held-out").split("\n\n")
+    assert ours.startswith("In 1 runs the loss spikes 3 times (2 times above 8 ×")
+    assert "1 times (0 times above 8 × its usual value) with `guard-auto`" in ours
+    assert "training loss is 0.5 × Adam's, the validation loss 1.01 ×; in 0 runs" in ours
+    assert "Of the 2 measures of others `amsgrad` leaves the fewest spikes: the loss spikes 2 times" in best
+    assert "in 1 runs one of the two is above 1.1 × Adam's" in best
+    assert verdict(both_halves, "development").endswith("above 1.1 × Adam's.")
+
+
+def test_without_the_guard_there_is_no_verdict(scores):
+    assert verdict(scores, "development") == ""
+
+
+def test_the_overview_has_adam_first_and_then_who_leaves_fewest(both_halves):
+    lines = overview_table(both_halves, "held-out").splitlines()
+    assert lines[0] == "| method | Full batch: spikes | loss | validation | harmed, of 1 | step time |"
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["adam", "**guard-auto**", "amsgrad", "cdat"]
+    assert cells("\n".join(lines), "amsgrad")[1:] == ["2", "0.7", "1.2", "1", "1.50×"]
+    assert cells("\n".join(lines), "adam")[-1] == "–"
+
+
+def test_the_held_out_half_comes_first_and_the_other_has_a_page_of_its_own(both_halves, tmp_path):
+    main, other, *figures = write_pages(both_halves, tmp_path, command="x")
+    assert (main.name, other.name) == ("guard.md", "guard-development.md")
+    text, further = main.read_text(), other.read_text()
+    assert "guard-held-out-full.svg" in text
+    assert "guard-development-full.svg" not in text
+    assert "guard-development-full.svg" in further
+    assert "(guard-development.md)" in text
+    assert "(guard.md)" in further
+    assert "on which nothing was chosen" in text
+    assert "on which rules and constants" in further
+    assert len(figures) == 4
 
 
 def test_unknown_groups_are_refused(scores):
@@ -165,7 +225,7 @@ def tiny(monkeypatch):
     """Let the suite be two tiny configurations, and measure costs of two methods on one of them."""
     chosen = tuple(method(name) for name in ("adam", "amsgrad", "guard-secant"))
     monkeypatch.setattr(running, "suite", lambda size: (TINY, GuardConfig(OTHER)))
-    monkeypatch.setattr(running.trials_of, "__kwdefaults__", {"split": None, "methods": chosen})
+    monkeypatch.setattr(methods.table, "METHODS", chosen)
     measured = partial(cost.measure_costs, chosen, subject=TINY, rounds=2)
     monkeypatch.setattr(cost, "measure_all_costs", lambda: measured() | {"larger": measured()})
 
@@ -191,6 +251,20 @@ def test_the_held_out_half_is_run_only_for_a_release(tmp_path, tiny):
     assert "3 of 6 trainings to run" in released.output
     assert "## held-out" in released.output
     assert "bench guard --suite quick --release" in (tmp_path / "pages" / "guard.md").read_text()
+
+
+def test_methods_are_chosen_by_name_and_adam_is_always_there(tmp_path, tiny):
+    arguments = ["bench", "guard", "--out", str(tmp_path), "--jobs", "1"]
+    chosen = CliRunner().invoke(app, [*arguments, "--method", "guard-secant"])
+    assert chosen.exit_code == 0, chosen.output
+    assert {path.stem for path in (tmp_path / "results").iterdir()} == {
+        "mlp-tiny-0-adam",
+        "mlp-tiny-0-guard-secant",
+    }
+    assert "What they cost" not in (tmp_path / "pages" / "guard.md").read_text()
+    unknown = CliRunner().invoke(app, [*arguments, "--method", "guard"])
+    assert unknown.exit_code == 1
+    assert "there is no method 'guard'" in unknown.output
 
 
 def test_partial_scores_what_is_there_and_says_if_nothing_is(tmp_path, tiny):

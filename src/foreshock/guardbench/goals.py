@@ -69,7 +69,8 @@ def goal_table(scores: Mapping[str, Any], split: str) -> str:
     rows = [
         (goal.runs, goal.aim, goal.found, "yes" if goal.met else "**no**") for goal in goals(scores, split)
     ]
-    return table(("runs", "goal", "found", "reached"), rows)
+    header = ("runs", "goal", "found", "reached")
+    return table(header, rows, words=header)
 
 
 def _full_batch(scores: Mapping[str, Any], split: str) -> list[Goal]:

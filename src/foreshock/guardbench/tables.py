@@ -12,16 +12,15 @@ from foreshock.spikebench.tables import UNKNOWN, number, share, table
 
 _METHODS = (
     "method",
-    "runs",
-    *(f"spikes > {height}×" for height in HEIGHTS),
+    *(f"> {height}×" for height in HEIGHTS),
     "diverged",
-    "loss ÷ Adam, mean",
+    "loss",
     "median",
     "worst",
-    "validation ÷ Adam, mean",
+    "validation",
     "worst",
     "harmed",
-    "steps acted",
+    "acted",
     "F/step",
 )
 _WORDS = {
@@ -44,7 +43,8 @@ def method_table(scores: Mapping[str, Any], split: str, group: str) -> str:
         ValueError: If there is no such split or group.
     """
     found = pick(scores, split, group)
-    return table(_METHODS, [_method_row(name, entry) for name, entry in found.items()])
+    runs = max((entry["runs"] for entry in found.values()), default=0)
+    return table(_METHODS, [_method_row(name, entry, runs=runs) for name, entry in found.items()])
 
 
 def family_table(scores: Mapping[str, Any], split: str) -> str:
@@ -76,7 +76,7 @@ def task_table(scores: Mapping[str, Any], split: str) -> str:
         for one in scores["tasks"]
         if one["split"] == split
     ]
-    return table(header, rows)
+    return table(header, rows, words=header[1:3])
 
 
 def harm_table(scores: Mapping[str, Any], split: str, *, above: float, sources: Sequence[str]) -> str:
@@ -102,7 +102,7 @@ def harm_table(scores: Mapping[str, Any], split: str, *, above: float, sources: 
     if not rows:
         return f"Nowhere: no mean loss of a run is above {above:g} × Adam's."
     header = ("method", "run", "loss ÷ Adam", "validation ÷ Adam", "spikes > 3×, Adam → method")
-    return table(header, sorted(rows))
+    return table(header, sorted(rows), words=header[1:2])
 
 
 def cost_table(costs: Mapping[str, Any]) -> str:
@@ -134,7 +134,8 @@ def source_table(scores: Mapping[str, Any]) -> str:
         (name, _WORDS[about["source"]], about["citation"], about["note"])
         for name, about in scores["methods"].items()
     ]
-    return table(("method", "code", "proposed in", "how it was run"), rows)
+    header = ("method", "code", "proposed in", "how it was run")
+    return table(header, rows, words=header)
 
 
 def pick(scores: Mapping[str, Any], split: str, group: str) -> Mapping[str, Any]:
@@ -162,12 +163,12 @@ def _groups(scores: Mapping[str, Any], split: str) -> Mapping[str, Any]:
     return groups
 
 
-def _method_row(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
+def _method_row(name: str, entry: Mapping[str, Any], *, runs: int) -> tuple[str, ...]:
     loss, validation = entry["ratios"]["mean_loss"], entry["ratios"]["mean_validation"]
+    whole = entry["runs"] == runs
     return (
-        name,
-        str(entry["runs"]),
-        *(_of_adams(name, entry, f"{height}x") for height in HEIGHTS),
+        name if whole else f"{name}, {entry['runs']} runs",
+        *(_left_over(entry, f"{height}x", whole=whole) for height in HEIGHTS),
         str(entry["diverged"]),
         *(ratio(loss[kind]) for kind in ("mean", "median", "worst")),
         *(ratio(validation[kind]) for kind in ("mean", "worst")),
@@ -177,10 +178,10 @@ def _method_row(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _of_adams(name: str, entry: Mapping[str, Any], height: str) -> str:
-    """Return how many spikes are left, of how many of Adam's in the same runs."""
+def _left_over(entry: Mapping[str, Any], height: str, *, whole: bool) -> str:
+    """Return how many spikes are left; where some runs are missing, also of how many of Adam's in these."""
     left = str(entry["spikes"][height])
-    return left if name == PLAIN else f"{left} of {entry['plain_spikes'][height]}"
+    return left if whole else f"{left} of {entry['plain_spikes'][height]}"
 
 
 def _left(entry: Mapping[str, Any] | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from foreshock.spikebench.scores.forecasts import SPIKE_LEADS
@@ -105,8 +105,13 @@ def markdown(scores: Mapping[str, Any], forecasts: Mapping[str, Any] | None = No
     return "\n\n".join(parts) + "\n"
 
 
-def table(header: Cells, rows: Iterable[Cells]) -> str:
-    """Return a Markdown table; the first column is aligned left, the others right.
+def table(header: Cells, rows: Iterable[Cells], *, words: Collection[str] = ()) -> str:
+    """Return a Markdown table; the first column and those of words are aligned left, the others right.
+
+    Args:
+        header: The names of the columns.
+        rows: The cells.
+        words: Names of the columns that hold words.
 
     Example:
         >>> print(table(("a", "b"), [("x", "1")]))
@@ -114,7 +119,7 @@ def table(header: Cells, rows: Iterable[Cells]) -> str:
         |---|--:|
         | x | 1 |
     """
-    rule = "|---|" + "--:|" * (len(header) - 1)
+    rule = "|---|" + "".join("---|" if name in words else "--:|" for name in header[1:])
     return "\n".join((_line(header), rule, *(_line(row) for row in rows)))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from foreshock.guardbench.methods.adam_atan2 import ADAM_ATAN2
 from foreshock.guardbench.methods.cdat import CDAT
 from foreshock.guardbench.methods.clipping import CLIPPING
@@ -9,7 +11,7 @@ from foreshock.guardbench.methods.growing_memory import GROWING_MEMORY
 from foreshock.guardbench.methods.guards import GUARDS
 from foreshock.guardbench.methods.method import Method
 from foreshock.guardbench.methods.packages import PEERS
-from foreshock.guardbench.methods.settings import SETTINGS
+from foreshock.guardbench.methods.settings import PLAIN, SETTINGS
 
 METHODS: tuple[Method, ...] = (*SETTINGS, GROWING_MEMORY, ADAM_ATAN2, *PEERS, *CLIPPING, CDAT, *GUARDS)
 """Plain Adam comes first."""
@@ -29,3 +31,22 @@ def method(name: str) -> Method:
         if one.name == name:
             return one
     raise ValueError(f"there is no method {name!r}; there are {', '.join(one.name for one in METHODS)}")
+
+
+def chosen_methods(names: Collection[str]) -> tuple[Method, ...]:
+    """Return methods by their names, in the order of tables, with plain Adam, which all are compared with.
+
+    Args:
+        names: Their names; none for all methods.
+
+    Raises:
+        ValueError: If there is no such method.
+
+    Example:
+        >>> [one.name for one in chosen_methods(["guard-auto"])]
+        ['adam', 'guard-auto']
+    """
+    if not names:
+        return METHODS
+    wanted = {PLAIN, *(method(name).name for name in names)}
+    return tuple(one for one in METHODS if one.name in wanted)
