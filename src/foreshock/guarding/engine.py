@@ -22,7 +22,7 @@ Read = Callable[[], tuple[Sequence[Slot], Reduction]]
 
 _EVERY_FEW: frozenset[Measure] = frozenset({"secant"})
 _MEANWHILE: frozenset[Measure] = frozenset({"norm"})
-_STRIDE, _FAR = 4, 1 / 3
+_STRIDE, _FAR = 8, 1 / 3
 _DOUBLED = 2.0
 
 
@@ -101,7 +101,7 @@ class Engine:
                 self._start(ready, reduction)
             self._follow(sums, None if first is None else first.beta2)
             actions = self._act(sums, max(slot.updates for slot in ready), lambda: (ready, reduction))
-            # While it is far below where the policy looks, the secant is measured every fourth step only.
+            # While it is far below where the policy looks, the secant is measured every eighth step only.
             if not self._wait and sums.secant <= _FAR * self._policy.exact_from and not self._growth.wakes:
                 self._wait, begins = _STRIDE, False
         self._remember(slots, begins=begins or self._is_woken())

@@ -187,7 +187,7 @@ def test_the_bound_lies_above_the_secant_and_is_tight_without_weight_decay(name,
         script = Script()
         script.exact_from = exact_from
         watched = guard(optimizer, script)
-        for step in range(60):
+        for step in range(90):
             problem.backward(1.0 + 0.5 * math.sin(step))
             optimizer.step()
         seen[exact_from] = {one.step: one.secant for one in watched.policy.seen}

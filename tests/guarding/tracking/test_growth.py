@@ -69,19 +69,19 @@ def test_violent_growth_raises_v_once_the_displacement_shows_the_direction(secan
 
 
 def test_the_secant_is_measured_as_soon_as_the_gradient_doubles_twice():
-    """Far from the edge it is measured every fourth step only."""
+    """Far from the edge it is measured every eighth step only."""
     script = Script(needs=("secant",))
     script.exact_from = 0.9
     theta = nn.Parameter(torch.zeros(2))
     optimizer = optim.Adam([theta], lr=1e-6)
     watched = guard(optimizer, script)
     for step in range(24):
-        theta.grad = torch.full((2,), 1.0 if step < 15 else 2.0 ** (step - 14))
+        theta.grad = torch.full((2,), 1.0 if step < 11 else 2.0 ** (step - 10))
         optimizer.step()
     measured = [one.step for one in watched.policy.seen if not math.isnan(one.secant)]
-    assert measured[:4] == [1, 5, 9, 13]
-    # Doubled at 15 and 16: the displacement of 16 is remembered, and from 17 on each step is measured.
-    assert measured[4:] == list(range(17, 24))
+    assert measured[:2] == [1, 9]
+    # Doubled at 11 and 12: the displacement of 12 is remembered, and from 13 on each step is measured.
+    assert measured[2:] == list(range(13, 24))
 
 
 def growing(make, *, steps=14, told=False):
