@@ -16,7 +16,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from foreshock.guardbench.merging import merge
+from benchmarks.guardbench.merging import merge
+
 from foreshock.guardbench.publication import load_scores, write_pages
 from foreshock.guardbench.tables import method_table
 from foreshock.spikebench.page import GROUPS

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from benchmarks.guardbench import publish
+from benchmarks.guardbench.merging import merge
 
 from foreshock.guardbench.comparison import compare
-from foreshock.guardbench.merging import merge
 from guardbench.results import result
 
 PLAIN = [result(spikes=(4.0, 9.0)), result(config="calm", group="mini")]
@@ -50,3 +53,20 @@ def test_costs_of_one_timing_are_not_mixed_with_those_of_another():
 def test_where_adam_did_something_else_nothing_is_kept(plain, named):
     with pytest.raises(ValueError, match=named):
         merge(scored(plain=plain), scored())
+
+
+def test_published_rows_of_other_methods_stay_if_that_is_asked_for(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    kept = scored(result("amsgrad", loss=0.9))
+    new = scored(result("guard-auto", loss=0.4)) | {"costs": None}
+    monkeypatch.setattr(publish, "RESULTS", tmp_path)
+    monkeypatch.setattr(publish, "PAGES", tmp_path / "pages")
+    monkeypatch.setattr(publish, "history", lambda scores: f"## Before\n\n{len(scores['tasks'])} tasks.")
+    for name, scores in {"full": kept, "first": scored(), "scores": new}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(scores))
+    for keep, there in ((True, True), (False, False)):
+        publish.publish(tmp_path, keep=keep)
+        assert ("amsgrad" in json.loads((tmp_path / "full.json").read_text())["tasks"][0]["methods"]) == there
+        page = (tmp_path / "pages" / "guard.md").read_text()
+        assert ("| amsgrad | 0 |" in page) == there
+        assert "| **guard-auto** | 0 | 0.4 |" in page
