@@ -18,13 +18,13 @@ from typing import Any
 
 from benchmarks.guardbench.merging import merge
 
-from foreshock.guardbench.publication import load_scores, write_pages
+from foreshock.guardbench.publication import load_scores, page_of, write_pages
+from foreshock.guardbench.suite import SUITES
 from foreshock.guardbench.tables import method_table
 from foreshock.spikebench.page import GROUPS
 
 RESULTS = Path(__file__).parent / "results"
 PAGES = Path(__file__).parents[2] / "docs" / "benchmarks"
-COMMAND = "foreshock bench guard --suite full --release"
 _HISTORY = """\
 ## How the held-out half was scored before
 
@@ -49,11 +49,12 @@ def history(first: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def publish(folder: Path, *, keep: bool = False) -> None:
+def publish(folder: Path, *, suite: str = "full", keep: bool = False) -> None:
     """Write scores, pages and figures.
 
     Args:
         folder: What ``foreshock bench guard`` wrote.
+        suite: Of which suite that is.
         keep: Whether methods that were not trained there keep the rows that are published.
 
     Raises:
@@ -61,15 +62,18 @@ def publish(folder: Path, *, keep: bool = False) -> None:
     """
     scores = load_scores(folder / "scores.json")
     if keep:
-        scores = merge(scores, load_scores(RESULTS / "full.json"))
+        scores = merge(scores, load_scores(RESULTS / f"{suite}.json"))
     text = json.dumps(scores, allow_nan=False, separators=(",", ":")).replace('{"config":', '\n{"config":')
-    (RESULTS / "full.json").write_text(text + "\n", encoding="utf-8")
-    write_pages(scores, PAGES, command=COMMAND, history=history(load_scores(RESULTS / "first.json")))
+    (RESULTS / f"{suite}.json").write_text(text + "\n", encoding="utf-8")
+    command = f"foreshock bench guard --suite {suite} --release"
+    told = history(load_scores(RESULTS / "first.json")) if suite == "full" else ""
+    write_pages(scores, PAGES, command=command, history=told, name=page_of(suite))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Publish the scores of GuardBench.")
     parser.add_argument("folder", type=Path, help="output folder of `foreshock bench guard`")
+    parser.add_argument("--suite", default="full", choices=SUITES, help="which suite that is")
     parser.add_argument("--keep", action="store_true", help="keep the published rows of other methods")
     given = parser.parse_args()
-    publish(given.folder, keep=given.keep)
+    publish(given.folder, suite=given.suite, keep=given.keep)

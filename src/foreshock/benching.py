@@ -20,6 +20,14 @@ class Suite(StrEnum):
     FULL = "full"
 
 
+class GuardSuite(StrEnum):
+    """Suites of GuardBench."""
+
+    QUICK = "quick"
+    FULL = "full"
+    NORMALISED = "normalised"
+
+
 @bench.callback()
 def _group() -> None:
     """Reproduce the benchmarks."""
@@ -69,7 +77,10 @@ def forecast(
 
 @bench.command()
 def guard(
-    suite: Annotated[Suite, typer.Option(help="quick: some minutes; full: hours, resumable.")] = Suite.QUICK,
+    suite: Annotated[
+        GuardSuite,
+        typer.Option(help="quick: minutes; full: hours, resumable; normalised: with BatchNorm, an hour."),
+    ] = GuardSuite.QUICK,
     out: Annotated[Path, typer.Option(help="Folder for results, scores, tables and figures.")] = Path(
         "runs/guardbench"
     ),
@@ -97,7 +108,7 @@ def guard(
     from foreshock.guardbench.comparison import compare
     from foreshock.guardbench.cost import saved_costs
     from foreshock.guardbench.methods import chosen_methods
-    from foreshock.guardbench.publication import summary, write_pages
+    from foreshock.guardbench.publication import page_of, summary, write_pages
     from foreshock.guardbench.run import is_done, left_out, load_result, result_path, run_suite, trials_of
     from foreshock.spikebench.files import write_json
 
@@ -121,7 +132,7 @@ def guard(
         scores["costs"] = saved_costs(out / "costs.json", measure=not (partial or method))
         path = write_json(scores, out / "scores.json")
         command = f"foreshock bench guard --suite {suite.value}{' --release' if release else ''}"
-        pages = write_pages(scores, out / "pages", command=command)
+        pages = write_pages(scores, out / "pages", command=command, name=page_of(suite.value))
     except (ImportError, OSError, ValueError) as error:
         raise _stop(error) from error
     for half in scores["scores"]:

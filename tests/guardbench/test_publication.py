@@ -18,7 +18,7 @@ from foreshock.guardbench.figures.heat import decades, write_heat
 from foreshock.guardbench.figures.pareto import frontier, shares, untangle, write_pareto
 from foreshock.guardbench.methods import method
 from foreshock.guardbench.overview import overview_table, verdict
-from foreshock.guardbench.publication import load_scores, summary, write_pages
+from foreshock.guardbench.publication import load_scores, page_of, summary, write_pages
 from foreshock.guardbench.tables import cost_table, family_table, harm_table, method_table, task_table
 from foreshock.report.drawing import figure_class
 from foreshock.spikebench.files import write_json
@@ -144,6 +144,16 @@ def test_the_held_out_half_comes_first_and_the_other_has_a_page_of_its_own(both_
     assert "on which nothing was chosen" in text
     assert "on which rules and constants" in further
     assert len(figures) == 4
+
+
+def test_another_suite_has_pages_and_figures_of_its_own(both_halves, tmp_path):
+    main, other, *figures = write_pages(both_halves, tmp_path, command="x", name=page_of("normalised"))
+    assert (main.name, other.name) == ("guard-normalised.md", "guard-normalised-development.md")
+    assert main.read_text().startswith("# Measures against loss spikes, with batch normalisation\n")
+    assert "(guard-normalised-development.md)" in main.read_text()
+    assert "(guard-normalised.md)" in other.read_text()
+    assert all(path.name.startswith("guard-normalised-") for path in figures)
+    assert page_of("full") == page_of("quick") == "guard"
 
 
 def test_unknown_groups_are_refused(scores):

@@ -6,13 +6,13 @@ import itertools
 import pytest
 
 from foreshock.guardbench.config import both_rates
-from foreshock.guardbench.suite import suite
+from foreshock.guardbench.suite import SUITES, suite
 from foreshock.spikebench.suite import DEVELOPMENT, adam, configure
 from foreshock.tasks import FAMILIES, build_task
 from foreshock.tasks.cifar import CIFAR10_VARIABLE
 
 SPLITS = {"development", "held-out"}
-both = pytest.mark.parametrize("size", ["full", "quick"])
+both = pytest.mark.parametrize("size", SUITES)
 
 
 def settings(config):
@@ -92,5 +92,11 @@ def test_cifar_is_left_out_where_it_is_not(monkeypatch):
 
 
 def test_unknown_suite():
-    with pytest.raises(ValueError, match="no suite 'huge'; there are 'full' and 'quick'"):
+    with pytest.raises(ValueError, match="no suite 'huge'; there are full, quick, normalised"):
         suite("huge")
+
+
+def test_the_suite_with_batch_normalisation_has_full_and_mini_batches_on_both_sides():
+    found = {(c.group, c.split) for c in suite("normalised") if c.run.options["batch_norm"]}
+    assert found == set(itertools.product(("full", "mini"), SPLITS))
+    assert {c.run.batch_size for c in suite("normalised")} == {None, 25, 128}

@@ -19,9 +19,16 @@ from foreshock.guardbench.tables import (
 )
 from foreshock.spikebench.page import GROUPS
 
-PAGE = "guard.md"
-"""File name of the main page."""
+PAGE = "guard"
+"""Name of the page, and beginning of the names of its figures."""
 
+NORMALISED = "guard-normalised"
+"""The same of the suite with batch normalisation."""
+
+_TITLES = {
+    PAGE: "Measures against loss spikes",
+    NORMALISED: "Measures against loss spikes, with batch normalisation",
+}
 HELD_OUT = "held-out"
 _PEERS = ("torch", "pytorch_optimizer", "own")
 _MARK = "<!-- Made by foreshock bench guard: change that, not this. -->"
@@ -30,7 +37,7 @@ _ABOUT = {
     "development": "These are the runs of the development half of the suite, on which rules and constants\n"
     "were chosen",
 }
-_HEAD = """# Measures against loss spikes
+_HEAD = """# {title}
 
 {mark}
 
@@ -59,7 +66,7 @@ Learning rate and decay are the task's, the rest of a method is as its authors p
 - **acted**: share of the steps that were changed. **F/step**: forward and backward passes spent on measuring,
   besides those of training. **step time**: mean, ÷ Adam's; see [what they cost](#what-they-cost).
 """
-_OTHER = """# Measures against loss spikes: development half
+_OTHER = """# {title}: development half
 
 {mark}
 
@@ -67,7 +74,7 @@ _OTHER = """# Measures against loss spikes: development half
 
 {overview}
 
-{about}. The other half, and what the columns mean, is on [the main page](guard.md).
+{about}. The other half, and what the columns mean, is on [the main page]({main}).
 """
 
 
@@ -79,6 +86,7 @@ def main_page(
     command: str,
     others: Sequence[str] = (),
     history: str = "",
+    name: str = PAGE,
 ) -> str:
     """Return the page that a reader sees first: verdict, goals, tables, costs, methods, history.
 
@@ -89,8 +97,10 @@ def main_page(
         command: The command that the page names.
         others: Halves that have a page of their own.
         history: Markdown to put at the end, with a heading: how the held-out half was scored before.
+        name: `PAGE` or `NORMALISED`.
     """
     head = _HEAD.format(
+        title=_TITLES[name],
         mark=_MARK,
         verdict=verdict(scores, split),
         overview=overview_table(scores, split),
@@ -99,7 +109,7 @@ def main_page(
         command=command,
         version=scores["foreshock"],
         seeds=_seeds(scores["seeds"]),
-        other=" ".join(f"[The {other} half]({page_name(other)})." for other in others),
+        other=" ".join(f"[The {other} half]({page_name(other, name)})." for other in others),
     )
     parts = [head, split_section(scores, split, figures)]
     if scores.get("costs"):
@@ -108,15 +118,18 @@ def main_page(
     return _joined(parts)
 
 
-def other_page(scores: Mapping[str, Any], split: str, figures: Mapping[str, str]) -> str:
+def other_page(scores: Mapping[str, Any], split: str, figures: Mapping[str, str], *, name: str = PAGE) -> str:
     """Return the page of a half that is not on the main page.
 
     Args:
         scores: Scores.
         split: "development" or "held-out".
         figures: File names of the figures, as in `main_page`.
+        name: Name of the main page.
     """
     head = _OTHER.format(
+        title=_TITLES[name],
+        main=f"{name}.md",
         mark=_MARK,
         verdict=verdict(scores, split),
         overview=overview_table(scores, split),
@@ -125,13 +138,14 @@ def other_page(scores: Mapping[str, Any], split: str, figures: Mapping[str, str]
     return _joined([head, split_section(scores, split, figures)])
 
 
-def page_name(split: str) -> str:
+def page_name(split: str, name: str = PAGE) -> str:
     """Return the file name of the page of a half that is not on the main page.
 
     Args:
         split: "development" or "held-out".
+        name: Name of the main page.
     """
-    return PAGE.replace(".md", f"-{split}.md")
+    return f"{name}-{split}.md"
 
 
 def split_section(scores: Mapping[str, Any], split: str, figures: Mapping[str, str]) -> str:

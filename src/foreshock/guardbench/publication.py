@@ -10,7 +10,7 @@ from typing import Any
 
 from foreshock.guardbench.figures import write_heat, write_pareto
 from foreshock.guardbench.overview import overview_table, verdict
-from foreshock.guardbench.page import HELD_OUT, PAGE, main_page, other_page, page_name
+from foreshock.guardbench.page import HELD_OUT, NORMALISED, PAGE, main_page, other_page, page_name
 from foreshock.guardbench.tables import pick
 from foreshock.spikebench.page import GROUPS
 
@@ -29,7 +29,12 @@ def load_scores(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def write_pages(
-    scores: Mapping[str, Any], folder: str | os.PathLike[str], *, command: str, history: str = ""
+    scores: Mapping[str, Any],
+    folder: str | os.PathLike[str],
+    *,
+    command: str,
+    history: str = "",
+    name: str = PAGE,
 ) -> list[Path]:
     """Write the page and its figures; of the development half a second page, if the other half was scored.
 
@@ -38,6 +43,7 @@ def write_pages(
         folder: Where to; made if missing.
         command: The command that the page names.
         history: Markdown to put at the end, with a heading: how the held-out half was scored before.
+        name: What the files' names begin with, see `page_of`.
 
     Returns:
         The files, the main page first.
@@ -48,19 +54,30 @@ def write_pages(
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     splits = sorted(scores["scores"], key=lambda split: split != HELD_OUT)
-    figures = {split: _figures(scores, split, target) for split in splits}
-    names = {split: {name: path.name for name, path in drawn.items()} for split, drawn in figures.items()}
+    figures = {split: _figures(scores, split, target, name) for split in splits}
+    drawn = {split: {kind: path.name for kind, path in found.items()} for split, found in figures.items()}
     main, *others = splits
     texts = {
-        PAGE: main_page(scores, main, names[main], command=command, others=others, history=history),
-        **{page_name(split): other_page(scores, split, names[split]) for split in others},
+        target / f"{name}.md": main_page(
+            scores, main, drawn[main], command=command, others=others, history=history, name=name
+        ),
+        **{
+            target / page_name(split, name): other_page(scores, split, drawn[split], name=name)
+            for split in others
+        },
     }
-    for name, text in texts.items():
-        (target / name).write_text(text, encoding="utf-8")
-    return [
-        *(target / name for name in texts),
-        *(path for drawn in figures.values() for path in drawn.values()),
-    ]
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
+    return [*texts, *(path for found in figures.values() for path in found.values())]
+
+
+def page_of(suite: str) -> str:
+    """Return what the names of a suite's pages and figures begin with.
+
+    Args:
+        suite: Name of the suite.
+    """
+    return NORMALISED if suite == "normalised" else PAGE
 
 
 def summary(scores: Mapping[str, Any], split: str) -> str:
@@ -73,15 +90,15 @@ def summary(scores: Mapping[str, Any], split: str) -> str:
     return f"{verdict(scores, split)}\n\n{overview_table(scores, split)}".strip()
 
 
-def _figures(scores: Mapping[str, Any], split: str, folder: Path) -> dict[str, Path]:
-    ours = [name for name, about in scores["methods"].items() if about["source"] == "foreshock"]
+def _figures(scores: Mapping[str, Any], split: str, folder: Path, name: str) -> dict[str, Path]:
+    ours = [one for one, about in scores["methods"].items() if about["source"] == "foreshock"]
     written = {}
     for group, title in GROUPS.items():
         if group in scores["scores"][split]:
-            path = folder / f"guard-{split}-{group}.svg"
+            path = folder / f"{name}-{split}-{group}.svg"
             try:
                 written[group] = write_pareto(pick(scores, split, group), path, ours=ours, title=title)
             except ValueError:
                 continue  # Adam has no spike in these runs: there is nothing to leave.
     tasks = [task for task in scores["tasks"] if task["split"] == split]
-    return written | {"tasks": write_heat(tasks, folder / f"guard-{split}-tasks.svg")}
+    return written | {"tasks": write_heat(tasks, folder / f"{name}-{split}-tasks.svg")}

@@ -16,7 +16,7 @@ from typing import Any
 
 from foreshock.guardbench.config import GuardConfig
 from foreshock.guardbench.methods import METHODS, Method, method
-from foreshock.guardbench.suite import suite
+from foreshock.guardbench.suite import SUITES, suite
 from foreshock.guardbench.training import train
 from foreshock.spikebench.files import write_json
 from foreshock.spikebench.processes import finished
@@ -49,37 +49,37 @@ class Trial:
         )
 
 
-def trials_of(size: str, *, split: str | None = None, methods: Iterable[Method] = METHODS) -> list[Trial]:
+def trials_of(name: str, *, split: str | None = None, methods: Iterable[Method] = METHODS) -> list[Trial]:
     """Return the trainings of a suite whose data sets are there.
 
     All methods of a configuration and seed follow one another, so that what is there first can be compared.
 
     Args:
-        size: "full", every configuration with three seeds; or "quick", with one.
+        name: Name of the suite; "quick" is for one seed, the others for three.
         split: "development" or "held-out"; None for both.
         methods: The methods.
     """
-    seeds = SEEDS if size == "full" else SEEDS[:1]
+    seeds = SEEDS[:1] if name == "quick" else SEEDS
     methods = tuple(methods)
     return [
         Trial(config, seed, one)
         for seed in seeds
-        for config in suite(size)
+        for config in suite(name)
         if config.available and (split is None or config.split == split)
         for one in methods
     ]
 
 
-def left_out(size: str, *, split: str | None = None) -> list[str]:
+def left_out(name: str, *, split: str | None = None) -> list[str]:
     """Return the names of the configurations whose data sets are not on this machine.
 
     Args:
-        size: "full" or "quick".
+        name: Name of the suite.
         split: "development" or "held-out"; None for both.
     """
     return [
         config.name
-        for config in suite(size)
+        for config in suite(name)
         if not config.available and (split is None or config.split == split)
     ]
 
@@ -189,10 +189,10 @@ def _bare_code(source: str) -> str:
     return ast.dump(tree)
 
 
-def _train_named(config: str, seed: int, name: str, folder: Path) -> Path:
+def _train_named(config: str, seed: int, named: str, folder: Path) -> Path:
     """Train by name: functions and read-only mappings can't be sent to another process."""
-    configs = {one.name: one for size in ("full", "quick") for one in suite(size)}
-    return train_one(Trial(configs[config], seed, method(name)), folder)
+    configs = {one.name: one for name in SUITES for one in suite(name)}
+    return train_one(Trial(configs[config], seed, method(named)), folder)
 
 
 def _plain(value: Any) -> Any:

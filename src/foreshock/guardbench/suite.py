@@ -8,6 +8,8 @@ digits, the rules, small images, byte text, addition modulo 59) is development. 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from foreshock.guardbench.config import GuardConfig, alone, both_rates
@@ -25,6 +27,7 @@ _CURVED: dict[str, Any] = {"target": "quadratic"}
 _BURGERS: dict[str, Any] = {"equation": "burgers"}
 _FALLING: dict[str, Any] = {"schedule": "warmup-cosine", "warmup_steps": 100}
 _HALF: dict[str, Any] = {"precision": "bfloat16"}
+_NORM: dict[str, Any] = {"activation": "relu", "batch_norm": True}
 _BROKEN: dict[str, Any] = {"outliers": 0.01}
 
 _WHOLE = (
@@ -140,12 +143,54 @@ _QUICK = (
     *alone(configure(HELD_OUT, "pinn-quick-slow", adam(3e-4), 32, 400, "control")),
 )
 
+_NORMALISED = (
+    *both_rates(configure(DEVELOPMENT, "cnn-norm", adam(5e-3), None, 700, **_NORM)),
+    *both_rates(
+        configure(
+            DEVELOPMENT, "cnn-norm-batch-25", adamw(3e-3, 0.1), 25, 1000, images=200, loss="ce", **_NORM
+        )
+    ),
+    *both_rates(configure(HELD_OUT, "cnn-cifar-norm", adam(3e-3), None, 400, images=100, **_PHOTOS, **_NORM)),
+    *both_rates(
+        configure(
+            HELD_OUT,
+            "cnn-cifar-norm-batch-25",
+            adam(3e-3),
+            25,
+            600,
+            images=200,
+            loss="ce",
+            **_PHOTOS,
+            **_NORM,
+        )
+    ),
+    *both_rates(
+        configure(
+            HELD_OUT,
+            "cnn-cifar-norm-batch-128",
+            adam(3e-3),
+            128,
+            400,
+            images=512,
+            loss="ce",
+            **_PHOTOS,
+            **_NORM,
+        )
+    ),
+)
+_SUITES: Mapping[str, tuple[GuardConfig, ...]] = MappingProxyType(
+    {"full": _FULL, "quick": _QUICK, "normalised": _NORMALISED}
+)
+SUITES = tuple(_SUITES)
+"""Names of the suites."""
 
-def suite(size: str = "full") -> tuple[GuardConfig, ...]:
+
+def suite(name: str = "full") -> tuple[GuardConfig, ...]:
     """Return the configurations of a suite.
 
     Args:
-        size: "full", to be run with three seeds; or "quick", fewer and shorter runs for one seed.
+        name: "full"; "quick", fewer and shorter runs, for one seed; or "normalised", networks with batch
+            normalisation, whose halves of a batch are not what the whole is made of.
 
     Raises:
         ValueError: If there is no such suite.
@@ -154,6 +199,6 @@ def suite(size: str = "full") -> tuple[GuardConfig, ...]:
         >>> {config.split for config in suite("quick")} == {"development", "held-out"}
         True
     """
-    if size not in ("full", "quick"):
-        raise ValueError(f"There is no suite {size!r}; there are 'full' and 'quick'.")
-    return _FULL if size == "full" else _QUICK
+    if name not in _SUITES:
+        raise ValueError(f"there is no suite {name!r}; there are {', '.join(SUITES)}")
+    return _SUITES[name]
