@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict, defaultdict
+
 import torch
 
-from foreshock.batches import BatchWatch
+from foreshock.batches import BatchWatch, count_examples, split_batch
 
 
 def watched(*batches) -> bool | None:
@@ -65,3 +67,34 @@ def test_the_user_knows_better():
     watch.see(torch.ones(1))
     watch.see(torch.ones(1))
     assert watch.constant is True
+
+
+def test_a_resumed_watch_knows_what_it_saw():
+    watch = BatchWatch()
+    for _ in range(3):
+        watch.see(torch.ones(2))
+    resumed = BatchWatch()
+    resumed.load_state_dict(watch.state_dict())
+    assert resumed.constant is False
+    resumed.see(torch.ones(2))
+    assert resumed.constant is False
+
+
+def test_a_list_of_samples_is_split_by_samples():
+    samples = [{"ids": torch.arange(6) + 10 * place} for place in range(5)]
+    parts = split_batch(samples)
+    assert parts.counts == [3, 2]
+    assert [one["ids"][0].item() for one in parts.batches[0]] == [0, 20, 40]
+    assert count_examples(samples) == 5
+    # Two of them may as well be inputs and targets, and mappings with other keys are parts of one batch.
+    assert split_batch(samples[:2]).counts == [3, 3]
+    mixed = [samples[0], samples[1], {"labels": torch.arange(6)}]
+    assert split_batch(mixed).counts == [3, 3]
+
+
+def test_a_mapping_that_is_not_made_from_a_mapping_becomes_a_plain_one():
+    batch = defaultdict(list, {"x": torch.arange(4)})
+    even, odd = split_batch(batch).batches
+    assert even["x"].tolist() == [0, 2]
+    assert odd["x"].tolist() == [1, 3]
+    assert type(split_batch(OrderedDict(batch)).batches[0]) is OrderedDict

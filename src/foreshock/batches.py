@@ -42,7 +42,7 @@ class BatchWatch:
         """Take the batch of one step into account."""
         if self._known is not None:
             return
-        present = [(weakref.ref(tensor), tensor._version) for tensor in tensors_in(batch)]
+        present = [(weakref.ref(tensor), _version(tensor)) for tensor in tensors_in(batch)]
         if self._previous is not None and present:
             same = len(present) == len(self._previous) and all(
                 old() is new() and old_version == new_version
@@ -51,6 +51,14 @@ class BatchWatch:
             self._same = self._same + 1 if same else 0
             self._seen = same and (self._seen is not False or self._same >= _SETTLED)
         self._previous = present
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs, so that its first batch is not the first one ever."""
+        return {"seen": self._seen, "same": self._same}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self._seen, self._same = state["seen"], int(state["same"])
 
 
 def tensors_in(batch: Any) -> Iterator[Tensor]:
@@ -107,7 +115,7 @@ class MicroBatches:
 
 
 def count_examples(batch: Any) -> int:
-    """Return the number of examples in a batch: the length of its first tensor.
+    """Return the number of examples in a batch: the length of its first tensor, or of a list of samples.
 
     Args:
         batch: A tensor, or a sequence or mapping that has one.
@@ -115,6 +123,8 @@ def count_examples(batch: Any) -> int:
     Raises:
         ValueError: If it has no tensor of one dimension or more.
     """
+    if _is_list_of_samples(batch):
+        return len(batch)
     for tensor in tensors_in(batch):
         if tensor.ndim:
             return len(tensor)
@@ -127,7 +137,8 @@ def split_batch(batch: Any, parts: int = 2) -> MicroBatches:
     """Return parts of a batch that are batches themselves: every `parts`-th example each.
 
     Tensors whose dimension 0 has the length of the first one are split along it, all else goes into each
-    part as it is. `MicroBatches` of two or more are parts already.
+    part as it is: dimension 0 has to be that of the examples. A list of more than two mappings with the same
+    keys is a list of samples that are yet to be collated. `MicroBatches` of two or more are parts already.
 
     Args:
         batch: What a loss function takes: a tensor, or a (nested) tuple, list or mapping with tensors.
@@ -148,7 +159,10 @@ def split_batch(batch: Any, parts: int = 2) -> MicroBatches:
     examples = count_examples(whole)
     if not 2 <= parts <= examples:
         raise ValueError(f"a batch of {examples} examples can't be split into {parts} parts")
-    pieces = [_every(whole, start, parts, examples) for start in range(parts)]
+    if _is_list_of_samples(whole):
+        pieces = [whole[start::parts] for start in range(parts)]
+    else:
+        pieces = [_every(whole, start, parts, examples) for start in range(parts)]
     return MicroBatches(pieces, [len(range(start, examples, parts)) for start in range(parts)])
 
 
@@ -158,10 +172,34 @@ def _every(batch: Any, start: int, stride: int, examples: int) -> Any:
         split = batch.ndim and len(batch) == examples
         return batch[start::stride].contiguous() if split else batch
     if isinstance(batch, Mapping):
-        items = {key: _every(value, start, stride, examples) for key, value in batch.items()}
-        return items if type(batch) is dict else type(batch)(items)  # type: ignore[call-arg]
+        return _like(batch, {key: _every(value, start, stride, examples) for key, value in batch.items()})
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(_every(value, start, stride, examples) for value in batch))
     if isinstance(batch, list | tuple):
         return type(batch)(_every(value, start, stride, examples) for value in batch)
     return batch
+
+
+def _like(mapping: Mapping[Any, Any], items: dict[Any, Any]) -> Mapping[Any, Any]:
+    """Return items as a mapping of the same type, where that is made from a mapping."""
+    if type(mapping) is dict:
+        return items
+    try:
+        return type(mapping)(items)  # type: ignore[call-arg]
+    except TypeError:  # a defaultdict is made from something else
+        return items
+
+
+def _is_list_of_samples(batch: Any) -> bool:
+    """Return whether a batch is a list of samples, yet to be collated: of two it can't be told."""
+    return (
+        type(batch) is list
+        and len(batch) > 2
+        and all(isinstance(one, Mapping) for one in batch)
+        and len({frozenset(one) for one in batch}) == 1
+    )
+
+
+def _version(tensor: Tensor) -> int:
+    """Return how often a tensor was written to; tensors made for inference don't count it."""
+    return 0 if tensor.is_inference() else tensor._version

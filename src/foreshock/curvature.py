@@ -138,7 +138,8 @@ def probe_curvature(
         loss: Returns the mean loss of the batch, a scalar tensor; or one `LossTerm` a micro-batch.
         preconditioner: The step about to be taken; its learning rates must not all be zero.
         step: Step number to put into the reading.
-        memory: What the last probe returned; None for a cold start.
+        memory: What the last probe returned; None for a cold start. Of one with other parameters only the
+            vectors of the same size are used.
         settings: How to measure.
 
     Returns:
@@ -160,9 +161,10 @@ def probe_curvature(
         if not math.isfinite(float(hessian.loss)):
             raise FloatingPointError(f"the loss of the probed batch is {float(hessian.loss)}")
         directions = _Directions.measure(hessian, preconditioner)
+        cold = directions.cold_start()
         top = largest_eigenvalue(
             directions.operator,
-            (*(() if memory is None else memory.starts), directions.cold_start()),
+            (*_usable(memory, cold), cold),
             settings.stop or StoppingRule(threshold=1.0),
             extra=directions.pairs(),
         )
@@ -193,6 +195,10 @@ def probe_curvature(
         seconds=time.perf_counter() - began,
     )
     return reading, ProbeMemory(top.starts, gain)
+
+
+def _usable(memory: ProbeMemory | None, like: Tensor) -> tuple[Tensor, ...]:
+    return () if memory is None else tuple(start for start in memory.starts if start.shape == like.shape)
 
 
 @dataclass(frozen=True)

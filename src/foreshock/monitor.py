@@ -129,6 +129,7 @@ class Monitor:
         self._guard = None if guard is None else as_guard(guard, self._optimizers)
         if self._guard is not None:
             self._guard.tell(self._log_action)
+            self._guard.monitored = True
 
     @property
     def forecast(self) -> Forecast:
@@ -186,6 +187,7 @@ class Monitor:
         return {
             "step": self._step,
             "measurements": self._measurements,
+            "batches": self._batches.state_dict(),
             "prober": None if self._prober is None else self._prober.state_dict(),
             "run": self._run.state_dict(),
             "schedule": self._schedule.state_dict(),
@@ -204,6 +206,7 @@ class Monitor:
         if self._prober is not None and state["prober"] is not None:
             self._prober.load_state_dict(state["prober"], size=trained_size(self._optimizers))
         self._step, self._measurements = int(state["step"]), int(state["measurements"])
+        self._batches.load_state_dict(state["batches"])
         self._run.load_state_dict(state["run"])
         self._schedule.load_state_dict(state["schedule"])
         if self._guard is not None and state.get("guard") is not None:

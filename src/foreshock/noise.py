@@ -87,6 +87,7 @@ def measure_noise(
         preconditioner: The step about to be taken.
         step: Its number, for the reading.
         direction: w of shape (n,), as the last measurement returned it; None for the preconditioned gradient.
+            One of another size, of other parameters, counts as none.
         model: The model behind the loss, for its buffers.
         loss: Loss of the whole batch, to compare with; NaN if it is not known.
 
@@ -107,7 +108,7 @@ def measure_noise(
     here = [_gradient(term, preconditioner, model) for term in terms]
     gradients = _Spread.of([one.gradient * root for one in here], terms)
     _require_finite(gradients.variance)
-    w = None if direction is None else unit(direction * (root > 0))
+    w = None if direction is None or direction.shape != root.shape else unit(direction * (root > 0))
     w = unit(gradients.mean) if w is None else w
     length = _step_length(preconditioner, root)
     if w is None or not 0 < length < math.inf:

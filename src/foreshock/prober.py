@@ -5,6 +5,7 @@ Two kinds: of the curvature of a batch, by Hessian products, and of its noise, b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,53 @@ from foreshock.operators import BackendChoice, choose_backend
 from foreshock.preconditioner import Preconditioner
 
 
+class NoiseProber:
+    """Measure the noise of batches again and again: each measurement continues the last one's direction."""
+
+    def __init__(self) -> None:
+        self._direction: Tensor | None = None
+
+    def probe(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        parts: MicroBatches,
+        preconditioner: Preconditioner,
+        *,
+        step: int,
+        loss: float = math.nan,
+    ) -> NoiseReading:
+        """Return the curvature along one direction, and how it differs between the parts of a batch.
+
+        The model is left as it was. Cost: 2 F.
+
+        Args:
+            model: The model.
+            loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
+            parts: Micro-batches, or the halves that `split_batch` makes of a batch.
+            preconditioner: The step about to be taken.
+            step: Its number, for the reading.
+            loss: Loss of the whole batch, to compare with; NaN if it is not known.
+
+        Raises:
+            Exception: Whatever the loss function raises.
+        """
+        terms = part_terms(model, loss_fn, parts)
+        with isolated(model):
+            reading, self._direction = measure_noise(
+                terms, preconditioner, step=step, direction=self._direction, model=model, loss=loss
+            )
+        return reading
+
+    def state_dict(self) -> Tensor | None:
+        """Return the direction that the next measurement continues, if there is one."""
+        return None if self._direction is None else self._direction.clone()
+
+    def load_state_dict(self, state: Tensor | None) -> None:
+        """Continue from `state_dict()`."""
+        self._direction = None if state is None else state.clone()
+
+
 class Prober:
     """Measure the preconditioned curvature of a model in training, again and again.
 
@@ -31,7 +79,7 @@ class Prober:
         self._model = model
         self._loss_fn = loss_fn
         self._memory: ProbeMemory | None = None
-        self._direction: Tensor | None = None
+        self._noise = NoiseProber()
         self.backend: BackendChoice | None = None
 
     @property
@@ -68,29 +116,19 @@ class Prober:
     def probe_noise(
         self, parts: MicroBatches, preconditioner: Preconditioner, *, step: int, loss: float
     ) -> NoiseReading:
-        """Return the curvature along one direction, and how it differs between the parts of a batch.
-
-        Cost: 2 F.
+        """Return the noise of a batch; see `NoiseProber.probe`.
 
         Args:
             parts: Micro-batches, or the halves that `split_batch` makes of a batch.
             preconditioner: The step about to be taken.
             step: Its number, for the reading.
             loss: Loss of the whole batch.
-
-        Raises:
-            Exception: Whatever the loss function raises.
         """
-        terms = part_terms(self._model, self._loss_fn, parts)
-        with isolated(self._model):
-            reading, self._direction = measure_noise(
-                terms, preconditioner, step=step, direction=self._direction, model=self._model, loss=loss
-            )
-        return reading
+        return self._noise.probe(self._model, self._loss_fn, parts, preconditioner, step=step, loss=loss)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the last probes left, from which a resumed run starts warm."""
-        direction = None if self._direction is None else self._direction.clone()
+        direction = self._noise.state_dict()
         if self._memory is None:
             return {"starts": None, "gain": None, "direction": direction}
         starts = [start.clone() for start in self._memory.starts]
@@ -112,7 +150,7 @@ class Prober:
                 raise ValueError(
                     f"the state is of a model with {vector.numel()} trained parameters, this one has {size}"
                 )
-        self._direction = None if direction is None else direction.clone()
+        self._noise.load_state_dict(direction)
         self._memory = None
         if starts is not None:
             self._memory = ProbeMemory(tuple(start.clone() for start in starts), state["gain"])

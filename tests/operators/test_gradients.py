@@ -76,3 +76,21 @@ def test_autocast_keeps_no_cast_of_displaced_weights():
         with displaced([weight], torch.ones(9), by=1.0):
             assert float(gradient().loss) == pytest.approx(18.0)
         assert torch.equal(nn.functional.linear(x, weight), before)
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_a_network_that_is_no_part_of_the_model_keeps_its_gradient(filled):
+    encoder, head = nn.Linear(3, 2), nn.Linear(2, 1)
+    inputs = torch.ones(4, 3)
+    closure = lambda: head(encoder(inputs)).square().mean()  # noqa: E731
+    if filled:
+        closure().backward()
+    fields = [p.grad for p in head.parameters()]
+    before = [None if field is None else field.clone() for field in fields]
+    terms = [LossTerm(closure), LossTerm(closure, 3.0)]
+    GradientFunction(terms, list(encoder.parameters()), encoder)()
+    assert all(p.grad is field for p, field in zip(head.parameters(), fields, strict=True))
+    assert all(
+        new is old or torch.equal(new, old)
+        for new, old in zip([p.grad for p in head.parameters()], before, strict=True)
+    )

@@ -40,6 +40,7 @@ class Guard:
     Attributes:
         policy: The policy.
         actions: The last actions, the oldest first.
+        monitored: Whether a `Monitor` measures for it.
 
     Raises:
         TypeError: If the optimizer can't be guarded.
@@ -62,9 +63,10 @@ class Guard:
         self.actions: deque[GuardAction] = deque(maxlen=kept)
         self._listeners = [] if on_action is None else [on_action]
         self._tally = Tally(policy.name)
-        self._prober: PairProber | None = None
-        self._prober_state: Mapping[str, Any] | None = None
+        self._prober = PairProber()
         self._failures = Failures()
+        self._saw_curvature = False
+        self.monitored = False
         self._hooks = StepHooks(
             optimizer,
             before=self._before_step,
@@ -140,14 +142,17 @@ class Guard:
         Raises:
             ValueError: If `every` is below one.
         """
-        if "pairs" not in self.policy.needs:
+        if "pairs" not in self.policy.needs or self._failures.given_up or not self._hooks.attached:
             return False
-        if self._prober is None:
-            self._prober = PairProber(model, loss_fn)
-            if self._prober_state is not None:
-                self._prober.load_state_dict(self._prober_state, optimizer=self._optimizer)
         reading = self._prober.measure(
-            self._optimizer, batch, step=self.step, lag=self.lag, gradient_scale=gradient_scale, every=every
+            model,
+            loss_fn,
+            self._optimizer,
+            batch,
+            step=self.step,
+            lag=self.lag,
+            gradient_scale=gradient_scale,
+            every=every,
         )
         if reading is not None:
             self.see_noise(mean=reading.mean, variance=reading.variance, noise_factor=reading.noise_factor)
@@ -170,6 +175,7 @@ class Guard:
             ratio: Stability ratio.
             vector: Its eigenvector of the symmetric form, shape (n,), in the order of the trained parameters.
         """
+        self._saw_curvature = True
         self._engine.see_curvature(ratio, vector)
 
     def tell(self, listener: Callable[[GuardAction], None]) -> None:
@@ -182,15 +188,25 @@ class Guard:
 
     def summary(self) -> GuardSummary:
         """Return what the guard did so far; ``str()`` of it says so in words."""
-        measured = () if self._prober is None else self._prober.notes
-        missing = "pairs" in self.policy.needs and self.step and not self._engine.acting.pairs.count
-        if missing and not measured:
-            measured = (
+        notes = (*self._failures.notes, *self._short_memory(), *self._prober.notes, *self._unmeasured())
+        return self._tally.summary(self.step, notes)
+
+    def _unmeasured(self) -> tuple[str, ...]:
+        """Return what the policy needs and nobody measures."""
+        if self.monitored or not self.step:
+            return ()
+        if "pairs" in self.policy.needs and not (self._prober.asked or self._engine.acting.pairs.count):
+            return (
                 "the noise of mini-batches was not measured, so that only what needs none was guarded: call "
                 "guard.measure(model, loss_fn, batch) between backward() and step(), or pass the guard to "
                 "a Monitor",
             )
-        return self._tally.summary(self.step, (*self._failures.notes, *self._short_memory(), *measured))
+        if self.policy.needs == {"curvature"} and not self._saw_curvature:
+            return (
+                "λ_max was never measured, so that nothing was guarded: pass the guard to a Monitor, or take "
+                "the policy 'secant', which needs none",
+            )
+        return ()
 
     def _short_memory(self) -> tuple[str, ...]:
         beta2 = self._engine.beta2
@@ -212,8 +228,11 @@ class Guard:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to go on with the same guard, the kept actions left out."""
-        prober = self._prober_state if self._prober is None else self._prober.state_dict()
-        return {"engine": self._engine.state_dict(), "tally": self._tally.state_dict(), "prober": prober}
+        return {
+            "engine": self._engine.state_dict(),
+            "tally": self._tally.state_dict(),
+            "prober": self._prober.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()` of a guard of the same policy on the same optimizer.
@@ -226,9 +245,7 @@ class Guard:
         """
         self._engine.load_state_dict(state["engine"])
         self._tally.load_state_dict(state["tally"])
-        self._prober_state = state["prober"]
-        if self._prober is not None and self._prober_state is not None:
-            self._prober.load_state_dict(self._prober_state, optimizer=self._optimizer)
+        self._prober.load_state_dict(state["prober"])
 
     def __enter__(self) -> Self:
         """Return the guard itself."""

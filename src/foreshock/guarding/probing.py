@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from foreshock.batches import BatchWatch, split_batch
+from foreshock.batches import BatchWatch, MicroBatches, split_batch
 from foreshock.guarding.failures import Failures
 from foreshock.guarding.families import all_parameters
 from foreshock.measurement import LossFunction
 from foreshock.noise import NoiseReading
 from foreshock.preconditioner import read_preconditioner, unwrap
-from foreshock.prober import Prober
+from foreshock.prober import NoiseProber
 from foreshock.vectors import is_sharded
 
 EVERY = 10
@@ -23,25 +23,28 @@ EVERY = 10
 
 _RELAXED = 5
 _NEARLY_ARMED = 1.5
+_LOGGER = logging.getLogger("foreshock")
 
 
 class PairProber:
     """Measure pairs now and then; a failure is noted and harms nothing.
 
-    Args:
-        model: The model.
-        loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
-
     Attributes:
         spent: Whether the last call of `measure` spent anything.
     """
 
-    def __init__(self, model: nn.Module, loss_fn: LossFunction) -> None:
-        self._prober = Prober(model, loss_fn)
+    def __init__(self) -> None:
+        self._prober = NoiseProber()
         self._batches = BatchWatch()
         self._failures = Failures()
-        self._calls = 0
+        self._calls, self._measured = 0, False
+        self._whole = ""  # why a batch could not be split
         self.spent = False
+
+    @property
+    def asked(self) -> bool:
+        """Whether `measure` was called."""
+        return self._calls > 0
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -49,11 +52,15 @@ class PairProber:
         same = self._batches.constant is True
         return (
             *self._failures.notes,
+            # The last batch of an epoch may have one example: where others were measured that is no matter.
+            *((self._whole,) if self._whole and not self._measured else ()),
             *(("every step saw the same data: there was no noise to measure",) if same else ()),
         )
 
     def measure(
         self,
+        model: nn.Module,
+        loss_fn: LossFunction,
         optimizer: Optimizer,
         batch: Any,
         *,
@@ -65,6 +72,8 @@ class PairProber:
         """Return a reading if one is due and can be made.
 
         Args:
+            model: The model.
+            loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
             optimizer: The optimizer, about to take a step.
             batch: What the loss function gets.
             step: Number of the step.
@@ -82,22 +91,20 @@ class PairProber:
         apart = every if lag > _NEARLY_ARMED else _RELAXED * every
         if step % apart or self._batches.constant is not False or self._failures.given_up:
             return None
-        if is_sharded(all_parameters(unwrap(optimizer))):
-            self._failures.note("the noise of mini-batches is not measured where parameters are sharded")
+        parts = self._parts(batch) if self._can_measure(optimizer) else None
+        if parts is None:
             return None
-        try:
-            parts = split_batch(batch)
-        except Exception as error:  # noqa: BLE001 - a batch may be anything
-            self._failures.note(f"the noise of mini-batches can't be measured: {error}")
-            return None
-        self.spent = True
         try:
             preconditioner = read_preconditioner(optimizer, gradient_scale=gradient_scale)
-            reading = self._prober.probe_noise(parts, preconditioner, step=step, loss=math.nan)
+            if not preconditioner.largest_rate > 0:
+                return None  # nothing moves: a schedule may begin at zero
+            self.spent = True
+            reading = self._prober.probe(model, loss_fn, parts, preconditioner, step=step)
         except Exception as error:  # noqa: BLE001 - a measurement must never end a training run
             self._failures.failed(f"a measurement of the noise failed at step {step}", error)
             return None
         self._failures.succeeded()
+        self._measured = True
         return reading
 
     def _see(self, batch: Any) -> None:
@@ -110,19 +117,34 @@ class PairProber:
                 f"{type(batch).__name__}: pass a tensor, or a sequence or mapping that has some"
             )
 
+    def _can_measure(self, optimizer: Optimizer) -> bool:
+        """Return whether parameters are whole and real, and say so if not."""
+        parameters = all_parameters(unwrap(optimizer))
+        kind = "sharded" if is_sharded(parameters) else ""
+        kind = kind or ("complex" if any(one.is_complex() for one in parameters) else "")
+        if kind:
+            self._failures.note(f"the noise of mini-batches is not measured where parameters are {kind}")
+        return not kind
+
+    def _parts(self, batch: Any) -> MicroBatches | None:
+        try:
+            return split_batch(batch)
+        except Exception as error:  # noqa: BLE001 - a batch may be anything
+            if not (self._whole or self._measured):
+                self._whole = f"the noise of mini-batches can't be measured: {error}"
+                _LOGGER.warning("guard: %s", self._whole)
+            return None
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""
-        return self._prober.state_dict()
+        return {
+            "direction": self._prober.state_dict(),
+            "batches": self._batches.state_dict(),
+            "measured": self._measured,
+        }
 
-    def load_state_dict(self, state: Mapping[str, Any], *, optimizer: Optimizer) -> None:
-        """Continue from `state_dict()`.
-
-        Args:
-            state: What `state_dict` returned.
-            optimizer: The present optimizer.
-
-        Raises:
-            ValueError: If the state is of a model of another size.
-        """
-        size = sum(p.numel() for group in optimizer.param_groups for p in group["params"] if p.requires_grad)
-        self._prober.load_state_dict(state, size=size)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self._prober.load_state_dict(state["direction"])
+        self._batches.load_state_dict(state["batches"])
+        self._measured = bool(state["measured"])

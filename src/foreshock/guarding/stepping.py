@@ -51,6 +51,11 @@ class StepHooks:
             inner.register_load_state_dict_post_hook(lambda _: replaced()),
         ]
 
+    @property
+    def attached(self) -> bool:
+        """Whether it still hangs on the optimizer."""
+        return bool(self._handles)
+
     def remove(self) -> None:
         """Let go of the optimizer; doing so twice is harmless."""
         for handle in self._handles:

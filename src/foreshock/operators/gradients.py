@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from foreshock.isolation import Replay
+from foreshock.operators.graph import leaves
 from foreshock.operators.loss import LossTerm, evaluate, require_dependence
 from foreshock.vectors import accumulate, flatten, local, split
 
@@ -31,9 +32,9 @@ class GradientFunction:
     """Evaluate a loss and its gradient at the present parameters, from the same random numbers each time.
 
     ``backward()`` works where `torch.autograd.grad` does not: reentrant checkpointing, sharded parameters.
-    ``.grad`` of all parameters is put back, by identity. Where a parameter has a hook that runs after
-    accumulation (an optimizer that steps inside ``backward()``), `torch.autograd.grad` is used instead: it
-    runs no such hook.
+    ``.grad`` of whatever the loss depends on is put back, by identity. Where a parameter has a hook that runs
+    after accumulation (an optimizer that steps inside ``backward()``), `torch.autograd.grad` is used instead:
+    it runs no such hook.
 
     Args:
         terms: The loss, weights adding up to one.
@@ -57,29 +58,31 @@ class GradientFunction:
             TypeError: If the loss is not a tensor.
             ValueError: If the loss is not a scalar, or does not depend on the parameters.
         """
-        saved = [(leaf, leaf.grad) for leaf in self._leaves]
+        saved = {leaf: leaf.grad for leaf in self._leaves}
         losses, gradient = [], flatten([None] * len(self._parameters), self._parameters)
         reached: list[Tensor | None] = []
         try:
             with torch.enable_grad(), self._replay():
                 for term in self._terms:
                     loss = evaluate(term)
-                    parts = self._differentiate(loss)
+                    # A head or a second network that is no part of the model.
+                    saved.update({leaf: leaf.grad for leaf in leaves(loss) if leaf not in saved})
+                    parts = self._differentiate(loss, saved)
                     reached += parts
                     losses.append(loss.detach() * term.weight)
                     accumulate(gradient, parts, self._parameters, weight=term.weight)
         finally:
-            for leaf, grad in saved:
+            for leaf, grad in saved.items():
                 leaf.grad = grad
             # Casts of displaced weights must not outlive the displacement.
             torch.clear_autocast_cache()
         require_dependence(reached)
         return Evaluation(torch.stack(losses).sum(), gradient)
 
-    def _differentiate(self, loss: Tensor) -> list[Tensor | None]:
-        if any(getattr(leaf, "_post_accumulate_grad_hooks", None) for leaf in self._leaves):
+    def _differentiate(self, loss: Tensor, affected: Iterable[Tensor]) -> list[Tensor | None]:
+        if any(getattr(leaf, "_post_accumulate_grad_hooks", None) for leaf in affected):
             return list(torch.autograd.grad(loss, self._parameters, allow_unused=True))
-        for leaf in self._leaves:
+        for leaf in affected:
             leaf.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
         return [parameter.grad for parameter in self._parameters]

@@ -80,6 +80,19 @@ def read_graph(loss: Tensor) -> GraphEvidence:
     return GraphEvidence(tuple(sorted(suspects)), tuple(sorted(kinks)), precision, compiled)
 
 
+def leaves(loss: Tensor) -> Iterator[Tensor]:
+    """Yield the tensors into whose ``.grad`` ``loss.backward()`` would add, each once.
+
+    Those inside of reentrant checkpoints can't be seen.
+
+    Args:
+        loss: A scalar with a graph.
+    """
+    for node in _nodes(loss):
+        if type(node).__name__ == "AccumulateGrad":
+            yield node.variable
+
+
 def has_compiled_module(model: nn.Module | None) -> bool:
     """Return whether ``torch.compile`` was used on the model or a part of it, without importing it."""
     frame = sys.modules.get("torch._dynamo.eval_frame")
