@@ -298,6 +298,25 @@ def test_a_resumed_monitor_continues_the_same_forecast(tmp_path):
         smaller.load_state_dict(saved[2])
 
 
+def test_a_resumed_monitor_knows_that_batches_differ(tmp_path):
+    saved = None
+    for part in ("first", "second"):
+        model, batch, loss_fn = regression()
+        optimizer = optim.Adam(model.parameters(), lr=1e-3)
+        monitor = Monitor(model, optimizer, loss_fn, run=tmp_path / part, probe_every=1)
+        if saved is not None:
+            monitor.load_state_dict(saved)
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = loss_fn(model, batch)
+            loss.backward()
+            monitor.observe(tuple(tensor.clone() for tensor in batch), loss)
+            optimizer.step()
+        saved = monitor.state_dict()
+    assert read_run(tmp_path / "first").steps("noise").tolist() == [1, 2]
+    assert read_run(tmp_path / "second").steps("noise").tolist() == [3, 4, 5]
+
+
 BAD_LOSS_FUNCTIONS = {
     "vector": (lambda model, batch: (model(batch[0]) - batch[1]).square(), "add .mean()"),
     "number": (lambda model, batch: 1.0, "returned float"),
