@@ -41,6 +41,7 @@ ALSO_LARGER = (
     "clip-1",
     "zclip",
     "guard-auto",
+    "guard-auto-every-40",
     "guard-secant",
     "guard-mean-square",
 )
