@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ class _Guarded(optim.Optimizer):
 
     def __init__(self, params: Any, *, policy: str | Policy = "auto", **options: Any) -> None:
         super().__init__(params, **options)
-        self.guard = guard(self, policy)
+        self._hang(policy)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the optimizer's state, and the guard's under ``"guard"``."""
@@ -27,14 +28,14 @@ class _Guarded(optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs, the guard's policy and state included."""
-        kept = {"policy": self.guard.policy, "state": self.guard.state_dict()}
+        kept = {"policy": self._policy, "state": self.guard.state_dict()}
         return {**super().__getstate__(), _KEY: kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Become a copy with a guard of its own; ``load_state_dict`` calls it too, with none to give."""
         super().__setstate__(_without_guard(state))
         if _KEY in state:
-            self.guard = guard(self, state[_KEY]["policy"])
+            self._hang(state[_KEY]["policy"])
             self.guard.load_state_dict(state[_KEY]["state"])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -46,6 +47,11 @@ class _Guarded(optim.Optimizer):
         super().load_state_dict(_without_guard(state_dict))
         if _KEY in state_dict:
             self.guard.load_state_dict(state_dict[_KEY])
+
+    def _hang(self, policy: str | Policy) -> None:
+        # A copy gets the policy from before the first step: it goes back to that where a state is loaded.
+        self._policy = copy.deepcopy(policy)
+        self.guard = guard(self, policy)
 
 
 class GuardedAdamW(_Guarded, optim.AdamW):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -43,6 +44,7 @@ class Engine:
 
     def __init__(self, optimizer: Optimizer, policy: Policy, *, group: Any = None) -> None:
         self._optimizer, self._policy, self._group = unwrap(optimizer), policy, group
+        self._unused = copy.deepcopy(policy.state_dict())  # what the policy remembers of no run
         self._family, self._name = find_family(optimizer), stock_name(optimizer)
         self._displacement, self._glance, self._growth = Displacement(), Glance(), Growth()
         self.acting = Acting(self._optimizer, self._family)
@@ -172,6 +174,8 @@ class Engine:
             return
         self._displacement, self._growth, self._wait = Displacement(), Growth(), 0
         self.acting.forget()
+        # What it changed for good, ε or β₂, the optimizer's state brings as it was then: it may act again.
+        self._policy.load_state_dict(copy.deepcopy(self._unused))
         self._finite = True
 
     def buffers(self) -> list[Tensor]:
