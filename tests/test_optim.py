@@ -76,6 +76,15 @@ def test_pairs_go_to_the_guard():
     assert not spent[0]
 
 
+@pytest.mark.parametrize("name", PAIRS)
+def test_options_can_be_given_by_place_as_to_the_plain_optimizer(name):
+    guarded, plain = PAIRS[name]
+    options = 1e-3, (0.8, 0.99), 1e-6, 0.2
+    optimizer = guarded(network().parameters(), *options, policy="secant")
+    assert optimizer.defaults == plain(network().parameters(), *options).defaults
+    assert optimizer.guard.policy.name == "secant"
+
+
 COPIES = {
     "deepcopy": copy.deepcopy,
     "pickle": lambda pair: pickle.loads(pickle.dumps(pair)),  # noqa: S301 - our own bytes

@@ -18,8 +18,8 @@ class _Guarded(optim.Optimizer):
 
     guard: Guard
 
-    def __init__(self, params: Any, *, policy: str | Policy = "auto", **options: Any) -> None:
-        super().__init__(params, **options)
+    def __init__(self, params: Any, *args: Any, policy: str | Policy = "auto", **options: Any) -> None:
+        super().__init__(params, *args, **options)
         self._hang(policy)
 
     def state_dict(self) -> dict[str, Any]:
@@ -62,6 +62,7 @@ class GuardedAdamW(_Guarded, optim.AdamW):
 
     Args:
         params: As of AdamW.
+        *args: As of AdamW, the learning rate first.
         policy: Policy of the guard, as for `foreshock.guard`.
         **options: As of AdamW.
 
@@ -84,6 +85,7 @@ class GuardedAdam(_Guarded, optim.Adam):
 
     Args:
         params: As of Adam.
+        *args: As of Adam, the learning rate first.
         policy: Policy of the guard, as for `foreshock.guard`.
         **options: As of Adam.
 
