@@ -37,11 +37,9 @@ def test_a_guard_that_fails_is_noted_and_training_goes_on_as_without(caplog):
         train(model, optimizer, batch, 12)
         results.append(weights(model))
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
-    assert watched.summary().notes == (
-        "the guard failed at step 5: KeyError: 'no such thing'",
-        "the guard failed at step 8: KeyError: 'no such thing'",
-    )
+    assert watched.summary().notes == ("the guard failed at step 5: KeyError: 'no such thing'",)
     assert "the guard failed at step 5" in caplog.text
+    assert "the guard failed at step 8" not in caplog.text
     secants = {one.step: one.secant for one in watched.policy.seen}
     assert math.isnan(secants[6])
     assert math.isfinite(secants[7])
@@ -213,6 +211,30 @@ def test_a_failure_is_told_once_and_a_success_ends_a_row():
     failures.failed("it failed", ValueError("so"))
     failures.failed("it failed", ValueError("so"))
     assert failures.given_up
+
+
+def test_giving_up_is_told_whatever_failed_before(caplog):
+    """By itself and apart from one another, other things failed before."""
+    failures = Failures()
+    for step in range(5):
+        failures.failed(f"it failed at step {step}", ValueError("reason " + "abcde"[step]))
+        failures.succeeded()
+    assert len(failures.notes) == 3
+    for step in range(5, 8):
+        failures.failed(f"it failed at step {step}", ValueError("so"))
+    assert failures.notes[3:] == (
+        "it failed at step 7: ValueError: so (3 failures in a row: it is not tried again)",
+    )
+    assert failures.notes[3] in caplog.text
+
+
+def test_the_same_failure_at_another_step_is_no_news():
+    failures = Failures()
+    for step in (7, 19, 300):
+        failures.failed(f"it failed at step {step}", ValueError("so"))
+        failures.succeeded()
+    failures.failed("it failed after step 301", ValueError("so"))
+    assert failures.notes == ("it failed at step 7: ValueError: so", "it failed after step 301: ValueError: so")
 
 
 # The compiler warns about its own doings.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 
 _LOGGER = logging.getLogger("foreshock")
 _NOTES_KEPT = 3
+_STEP = re.compile(r"step \d+")
 
 
 class Failures:
@@ -24,12 +26,12 @@ class Failures:
     def __init__(self, *, allowed: int = 3) -> None:
         self._allowed = allowed
         self._in_a_row = 0
-        self._notes: dict[str, None] = {}
+        self._notes: dict[str, str] = {}  # by what failed, whatever the step
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What could not be done, and why."""
-        return tuple(self._notes)
+        """What could not be done, and why; that it was given up is always among it."""
+        return tuple(self._notes.values())
 
     @property
     def given_up(self) -> bool:
@@ -37,10 +39,13 @@ class Failures:
         return self._in_a_row >= self._allowed
 
     def note(self, message: str) -> None:
-        """Remember a message, and tell it to the logger, if it is new."""
-        if message not in self._notes and len(self._notes) < _NOTES_KEPT:
-            self._notes[message] = None
-            _LOGGER.warning("guard: %s", message)
+        """Remember a message, and tell it to the logger, if it is new.
+
+        Args:
+            message: What could not be done. One that differs in the number of a step only is not new.
+        """
+        if len(self._notes) < _NOTES_KEPT:
+            self._keep(message)
 
     def failed(self, what: str, error: Exception) -> None:
         """Count one more failure in a row.
@@ -50,9 +55,18 @@ class Failures:
             error: Why.
         """
         self._in_a_row += 1
-        last = f" ({self._allowed} failures in a row: it is not tried again)" if self.given_up else ""
-        self.note(f"{what}: {type(error).__name__}: {error}{last}")
+        message = f"{what}: {type(error).__name__}: {error}"
+        if self.given_up:
+            self._keep(f"{message} ({self._allowed} failures in a row: it is not tried again)")
+        else:
+            self.note(message)
 
     def succeeded(self) -> None:
         """End a row of failures."""
         self._in_a_row = 0
+
+    def _keep(self, message: str) -> None:
+        kind = _STEP.sub("step", message)
+        if kind not in self._notes:
+            self._notes[kind] = message
+            _LOGGER.warning("guard: %s", message)
