@@ -234,7 +234,10 @@ def test_the_same_failure_at_another_step_is_no_news():
         failures.failed(f"it failed at step {step}", ValueError("so"))
         failures.succeeded()
     failures.failed("it failed after step 301", ValueError("so"))
-    assert failures.notes == ("it failed at step 7: ValueError: so", "it failed after step 301: ValueError: so")
+    assert failures.notes == (
+        "it failed at step 7: ValueError: so",
+        "it failed after step 301: ValueError: so",
+    )
 
 
 # The compiler warns about its own doings.

@@ -149,7 +149,7 @@ class Engine:
             self._displacement.forget()
 
     def after(self) -> None:
-        """Remember the step that was made."""
+        """Remember the step that was made. Raise what went wrong while acting on it, see `Acting.failure`."""
         try:
             self._displacement.end()
         finally:
@@ -162,6 +162,9 @@ class Engine:
                 self.acting.clips.skipped()
             self._curvature = (math.nan, None)
             self._loaded = False
+        failure, self.acting.failure = self.acting.failure, None
+        if failure is not None:
+            raise failure
 
     def restore(self) -> None:
         """Put options back that were changed for one step."""
@@ -254,12 +257,13 @@ class Engine:
 
     def _act(self, sums: StepSums, updates: int, read: Read) -> list[GuardAction]:
         decisions = self._policy.decide(self._signals(sums, updates, read))
-        if decisions:
-            slots, reduction = read()
-            self.acting.apply(
-                decisions, slots, reduction, displacement=self._displacement, vector=self._curvature[1]
-            )
-        return [_action(self.step, self._policy.name, decision) for decision in decisions]
+        if not decisions:
+            return []
+        slots, reduction = read()
+        done = self.acting.apply(
+            decisions, slots, reduction, displacement=self._displacement, vector=self._curvature[1]
+        )
+        return [_action(self.step, self._policy.name, decision) for decision in done]
 
     def _signals(self, sums: StepSums, updates: int, read: Read) -> GuardSignals:
         return GuardSignals(

@@ -33,7 +33,8 @@ def raised_and_plain(make, factor):
         if raised:
             family = find_family(optimizer)
             for slot in read_slots(optimizer):
-                family.raise_by(slot, factor)
+                for moment, wanted in family.raised(slot, factor):
+                    moment.copy_(wanted)
         optimizer.step()
         pairs.append(optimizer)
     return pairs

@@ -27,12 +27,14 @@ class Acting:
         pairs: The noise of mini-batches, as far as it was measured.
         clips: By what gradients were multiplied.
         rate_factor: By what the learning rate is multiplied from now on.
+        failure: What went wrong after a part was done; None if nothing did. What was done is told first.
     """
 
     def __init__(self, optimizer: Optimizer, family: Family) -> None:
         self._optimizer, self._family, self._held = optimizer, family, HeldOptions()
         self.natural, self.pairs, self.clips = NaturalMoment(), PairAverage(), ClipRecord()
         self.rate_factor = 1.0
+        self.failure: Exception | None = None
 
     def apply(
         self,
@@ -42,8 +44,8 @@ class Acting:
         *,
         displacement: Displacement,
         vector: Tensor | None,
-    ) -> None:
-        """Do what was decided.
+    ) -> list[Decision]:
+        """Do what was decided, if all of it can be done as far as that is known before.
 
         Args:
             decisions: What the policy asks for.
@@ -51,6 +53,13 @@ class Acting:
             reduction: Sums over processes.
             displacement: The last step.
             vector: The measured eigenvector, shape (n,) over all parameters; or None.
+
+        Returns:
+            What was done and changed something. If one fails after others were done, it ends there, and
+            `failure` says so.
+
+        Raises:
+            ValueError: If one of them can't be done: nothing was.
         """
         parameters = all_parameters(self._optimizer)
         workbench = Workbench(
@@ -62,11 +71,29 @@ class Acting:
             directions=find_directions(slots, displacement, vector=vector, parameters=parameters),
         )
         for decision in decisions:
-            workbench.apply(decision)
-            if decision.remedy == "raise all":
-                self.pairs.lowered(decision.factor)
-        self.clips.multiplied(workbench.gradient_factor)
-        self.rate_factor *= workbench.rate_factor
+            workbench.require(decision)
+        return self._apply(decisions, workbench)
+
+    def _apply(self, decisions: Sequence[Decision], workbench: Workbench) -> list[Decision]:
+        done: list[Decision] = []
+        try:
+            for decision in decisions:
+                if not workbench.apply(decision):
+                    continue
+                done.append(decision)
+                if decision.remedy == "raise all":
+                    self.pairs.lowered(decision.factor)
+        except Exception as error:
+            if not done:
+                raise
+            self.failure = RuntimeError(
+                f"only {len(done)} of {len(decisions)} decisions could be carried out: "
+                f"{type(error).__name__}: {error}"
+            )
+        finally:
+            self.clips.multiplied(workbench.gradient_factor)
+            self.rate_factor *= workbench.rate_factor
+        return done
 
     def hold(self, *, decay: bool) -> None:
         """Change the options that differ while a step is made.

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from foreshock.guarding.families.moments import (
+    Write,
     raise_average,
     raise_factored,
     raise_maximum,
@@ -55,7 +56,8 @@ class Family:
 
     Attributes:
         metric: Parameters with a state → their A⁻¹ in the step about to be taken.
-        raise_by: Make v_t of a parameter k times what it would be, k ≥ 1 a number or one for each coordinate.
+        raised: What to write so that v_t of a parameter is k times what it would be, k ≥ 1 a number or one for
+            each coordinate; nothing where no write would do that.
         rate: cη/2 of one parameter of Adam; 0 where `metric` has to be asked.
         momentum: A parameter's decay of the first moment, and the direct share of the gradient, in the step
             about to be taken.
@@ -65,7 +67,7 @@ class Family:
     """
 
     metric: Callable[[Sequence[Slot]], Metric]
-    raise_by: Callable[[Slot, Tensor | float], None]
+    raised: Callable[[Slot, Tensor | float], list[Write]]
     second_moment: Callable[[Slot], SecondMoment | None]
     rate: Callable[[Slot], float]
     momentum: Callable[[Slot], tuple[float, float]]
@@ -165,7 +167,7 @@ def _single(tensor: Tensor) -> Tensor:
 
 
 _FACTORED = frozenset({"torch.optim.Adafactor"})
-_RAISED: Mapping[str, Callable[[Slot, Tensor | float], None]] = MappingProxyType(
+_RAISED: Mapping[str, Callable[[Slot, Tensor | float], list[Write]]] = MappingProxyType(
     {
         "torch.optim.Adafactor": raise_factored,
         "torch.optim.Adamax": raise_maximum,

@@ -1,6 +1,7 @@
-"""How a raise is written into the state of an optimizer, before the step whose update yields it.
+"""What a raise writes into the state of an optimizer, before the step whose update yields it.
 
-A second moment without a memory, β₂ = 0, is left as it is: the step overwrites whatever is written.
+Nothing is written here: a raise that fails at one parameter must not leave others raised. Of a second moment
+without a memory, β₂ = 0, there is nothing to write: the step overwrites whatever it was.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from torch import Tensor
 
 from foreshock.guarding.families.slots import Slot
 
+Write = tuple[Tensor, Tensor]
+"""A tensor of an optimizer's state, and what to write into it."""
 
-def raise_average(slot: Slot, factor: Tensor | float) -> None:
+
+def raise_average(slot: Slot, factor: Tensor | float) -> list[Write]:
     """Set v_{t−1} such that β₂v_{t−1} + (1 − β₂)g² is k·v_t; likewise the maximum of amsgrad.
 
     Args:
@@ -20,16 +24,17 @@ def raise_average(slot: Slot, factor: Tensor | float) -> None:
     """
     average, beta2 = slot.state["exp_avg_sq"], float(slot.group["betas"][1])
     if not beta2 > 0:
-        return
+        return []
     fresh = (1 - beta2) * slot.used_gradient.square()
     target = average * beta2 + fresh
+    writes = [_write(average, (target * factor - fresh) / beta2)]
     if slot.group.get("amsgrad", False):
         largest = slot.state["max_exp_avg_sq"]
-        _write(largest, torch.maximum(target, largest) * factor)
-    _write(average, (target * factor - fresh) / beta2)
+        writes.append(_write(largest, torch.maximum(target, largest) * factor))
+    return writes
 
 
-def raise_square_average(slot: Slot, factor: Tensor | float) -> None:
+def raise_square_average(slot: Slot, factor: Tensor | float) -> list[Write]:
     """Set RMSprop's v_{t−1} such that v_t, or if centered v_t − ḡ_t², is k times what it would be.
 
     Args:
@@ -38,17 +43,17 @@ def raise_square_average(slot: Slot, factor: Tensor | float) -> None:
     """
     average, alpha = slot.state["square_avg"], float(slot.group["alpha"])
     if not alpha > 0:
-        return
+        return []
     gradient = slot.used_gradient
     fresh = (1 - alpha) * gradient.square()
     target = average * alpha + fresh
     mean: Tensor | float = 0.0
     if slot.group["centered"]:
         mean = torch.lerp(slot.state["grad_avg"], gradient, 1 - alpha).square_()
-    _write(average, ((target - mean) * factor + mean - fresh) / alpha)
+    return [_write(average, ((target - mean) * factor + mean - fresh) / alpha)]
 
 
-def raise_maximum(slot: Slot, factor: Tensor | float) -> None:
+def raise_maximum(slot: Slot, factor: Tensor | float) -> list[Write]:
     """Set u_{t−1} such that β₂u_{t−1} is √k·D_t: Adamax takes a maximum with |g|.
 
     Args:
@@ -57,13 +62,13 @@ def raise_maximum(slot: Slot, factor: Tensor | float) -> None:
     """
     beta2 = float(slot.group["betas"][1])
     if not beta2 > 0:
-        return
+        return []
     norm = slot.state["exp_inf"]
     present = torch.maximum(norm * beta2, slot.used_gradient.abs() + float(slot.group["eps"]))
-    _write(norm, present * factor**0.5 / beta2)
+    return [_write(norm, present * factor**0.5 / beta2)]
 
 
-def raise_factored(slot: Slot, factor: Tensor | float) -> None:
+def raise_factored(slot: Slot, factor: Tensor | float) -> list[Write]:
     """Raise Adafactor's column sums, to which its estimate R·C/mean(R) is proportional, or its plain v.
 
     Args:
@@ -72,15 +77,15 @@ def raise_factored(slot: Slot, factor: Tensor | float) -> None:
     """
     weight = slot.updates ** float(slot.group["beta2_decay"])
     if not weight < 1:
-        return
+        return []
     squared = slot.used_gradient.square()
     average = slot.state.get("variance")
     fresh = squared if average is not None else squared.mean(dim=-2, keepdim=True)
     average = slot.state["col_var"] if average is None else average
     target = torch.lerp(average, fresh, weight)
-    _write(average, (target * factor - weight * fresh) / (1 - weight))
+    return [_write(average, (target * factor - weight * fresh) / (1 - weight))]
 
 
-def _write(moment: Tensor, wanted: Tensor) -> None:
-    """Write a moment within what its type can hold: an infinite one would never be forgotten."""
-    moment.copy_(wanted.clamp_(min=0, max=torch.finfo(moment.dtype).max))
+def _write(moment: Tensor, wanted: Tensor) -> Write:
+    """Return a write within what the moment's type can hold: an infinite one would never be forgotten."""
+    return moment, wanted.clamp_(min=0, max=torch.finfo(moment.dtype).max)
