@@ -133,6 +133,16 @@ class LagWindow:
         self._lags.append(second_moment / mean if mean > 0 else math.nan)
         self.lag = max(self._lags)
 
+    def begin_anew(self, *, kept: int) -> None:
+        """Forget the lags, and all but the last gradients.
+
+        Args:
+            kept: How many of them are over the coordinates that count from now on.
+        """
+        self._gradients = deque(list(self._gradients)[-kept:], maxlen=_GRADIENT_MEMORY)
+        self._lags.clear()
+        self.lag = math.nan
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed window needs, as plain values."""
         return {"gradients": list(self._gradients), "lags": list(self._lags), "lag": self.lag}

@@ -99,9 +99,7 @@ class Engine:
             if not sums.finite:
                 return self._leave_alone(sums)
             first = self._family.second_moment(ready[0])
-            if first is not None and not self.acting.natural.started:
-                self._start(ready, reduction)
-            self._follow(sums, None if first is None else first.beta2)
+            self._follow(sums, None if first is None else first.beta2, lambda: (ready, reduction))
             actions = self._act(sums, max(slot.updates for slot in ready), lambda: (ready, reduction))
             # While it is far below where the policy looks, the secant is measured every eighth step only.
             if not self._wait and sums.secant <= _FAR * self._policy.exact_from and not self._growth.wakes:
@@ -116,11 +114,11 @@ class Engine:
             ready = self._glance.slots(step=self.step, scale=scale)
             return ready, Reduction(ready, self._group)
 
-        sums = StepSums(self._glance.squared_norm(scale=scale))
+        sums = StepSums(self._glance.squared_norm(scale=scale), coordinates=self._glance.coordinates)
         if not sums.finite:
             self._displacement.forget()
             return self._leave_alone(sums)
-        self._follow(sums, self._glance.beta2(self._family))
+        self._follow(sums, self._glance.beta2(self._family), read)
         actions = self._act(sums, self._glance.updates(self.step), read)
         begins = begins or self._is_woken()
         self._remember(read()[0] if begins else [], begins=begins)
@@ -249,10 +247,12 @@ class Engine:
             total = reduction.total(rows)[0]
             self.acting.natural.start(total, beta2=moments[0].beta2, updates=slots[0].updates - 1)
 
-    def _follow(self, sums: StepSums, beta2: float | None) -> None:
+    def _follow(self, sums: StepSums, beta2: float | None, read: Read) -> None:
         self._finite, self.beta2 = True, beta2
         self._growth.update(sums.squared_gradient * self.acting.clips.undoing[1] ** 2)
         if beta2 is not None:
+            if self.acting.natural.is_outdated(sums.coordinates):
+                self._start(*read())
             self.acting.natural.update(sums.squared_gradient, beta2=beta2)
 
     def _act(self, sums: StepSums, updates: int, read: Read) -> list[GuardAction]:

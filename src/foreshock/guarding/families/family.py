@@ -56,8 +56,8 @@ class Family:
 
     Attributes:
         metric: Parameters with a state → their A⁻¹ in the step about to be taken.
-        raised: What to write so that v_t of a parameter is k times what it would be, k ≥ 1 a number or one for
-            each coordinate; nothing where no write would do that.
+        raised: What to write so that v_t of a parameter is k times what it would be, k ≥ 1 a number or one
+            for each coordinate; nothing where no write would do that.
         rate: cη/2 of one parameter of Adam; 0 where `metric` has to be asked.
         momentum: A parameter's decay of the first moment, and the direct share of the gradient, in the step
             about to be taken.

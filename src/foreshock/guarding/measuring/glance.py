@@ -23,11 +23,16 @@ READ: frozenset[Measure] = frozenset({"secant", "preconditioned gradient"})
 
 
 class Glance:
-    """What the last full reading leaves for the steps after it; see the module."""
+    """What the last full reading leaves for the steps after it; see the module.
+
+    Attributes:
+        coordinates: How many coordinates had a gradient then; ask `suits` first.
+    """
 
     def __init__(self) -> None:
         self._slots: list[Slot] = []
         self._ahead = 0
+        self.coordinates = 0
 
     def suits(self, optimizer: Optimizer) -> bool:
         """Return whether the last full reading was of the parameters, states and groups that there are now.
@@ -66,6 +71,7 @@ class Glance:
         # The gradient is not held: it may be freed before the next step.
         self._slots = [slot._replace(gradient=slot.key, parameter=slot.key) for slot in slots]
         self._ahead = max(slot.updates for slot in slots) - step
+        self.coordinates = sum(key.numel() for key in keys)
 
     def forget(self) -> None:
         """Have everything read at the next step."""

@@ -35,6 +35,7 @@ class StepSums:
         length: dᵀA⁻¹d over the same parameters, or a lower bound of it.
         moved: How many bundles they are, over all processes: where some moved elsewhere and none here, this
             process has to go along.
+        coordinates: How many coordinates they are that have a gradient, over all processes.
         preconditioned_gradient: gᵀD⁻¹g; NaN if it was not asked for.
     """
 
@@ -42,6 +43,7 @@ class StepSums:
     change: float = math.nan
     length: float = math.nan
     moved: float = 0.0
+    coordinates: float = math.nan
     preconditioned_gradient: float = math.nan
 
     @property
@@ -101,7 +103,10 @@ class Measurer:
             for (one, _), bundle in zip(moved, members, strict=True)
         ]
         fetched = iter(fetch([*sizes, *itertools.chain(*known)]))
-        rows = [[(next(fetched) / slot.scale) ** 2, 0.0, 0.0, 0.0] for slot in self.slots]
+        rows = [
+            [(next(fetched) / slot.scale) ** 2, 0.0, 0.0, 0.0, float(slot.gradient.numel())]
+            for slot in self.slots
+        ]
         rates = per_group(self.slots, self.family.rate)
         last, present = self.unclipped
         for (one, (place, *_)), products in zip(moved, known, strict=True):
@@ -110,7 +115,7 @@ class Measurer:
             squared = rest.pop() if slot.coupled_decay else 0.0
             # The buffer is −d. The gradient of the last step was unscaled when its product was taken.
             change = slot.sign * (before * slot.scale * last - now * present) + slot.coupled_decay * squared
-            rows[place][1:] = change, _bound(slot, one, rest, rate=rates[id(slot.group)]), 1.0
+            rows[place][1:4] = change, _bound(slot, one, rest, rate=rates[id(slot.group)]), 1.0
         return StepSums(*self.total(rows))
 
     def _exact(self, sums: StepSums, moved: Sequence[Pair], metric: Metric) -> StepSums:

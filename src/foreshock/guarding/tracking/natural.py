@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from foreshock.dynamics import LagWindow
+from foreshock.guarding.tracking.presence import FOR_GOOD, Presence
 
 
 class NaturalMoment:
@@ -14,6 +15,9 @@ class NaturalMoment:
 
     The lag is that of V (`foreshock.dynamics.LagWindow`). With the true Σv it would be inflated by every
     raise, and arm the guard by its own doing.
+
+    V is a sum over the coordinates that had a gradient. Where others have one from now on, it begins anew:
+    what were frozen would count for as long as v remembers, and v seem to lag.
 
     Attributes:
         started: Whether `start` was called.
@@ -33,7 +37,7 @@ class NaturalMoment:
         self._natural = self._raised = 0.0
         self._forgotten = 1.0  # β₂ᵗ, of the bias correction.
         self._touched = False
-        self._window = LagWindow()
+        self._window, self._presence = LagWindow(), Presence()
         self.started = False
 
     @property
@@ -41,16 +45,28 @@ class NaturalMoment:
         """The lag at the last step; NaN before it is known."""
         return self._window.lag
 
-    def start(self, total: float, *, beta2: float, updates: int) -> None:
-        """Begin with an optimizer that has made some updates.
+    def is_outdated(self, coordinates: float) -> bool:
+        """Take into account how many coordinates have a gradient; return whether to `start` with them.
 
         Args:
-            total: Σv.
+            coordinates: Their number, over all processes.
+        """
+        return self._presence.changed(coordinates) or not self.started
+
+    def start(self, total: float, *, beta2: float, updates: int) -> None:
+        """Begin, or begin anew, with an optimizer that has made some updates.
+
+        Args:
+            total: Σv over the coordinates that have a gradient, raises included: of others than before, the
+                same share of it is taken for raises.
             beta2: β₂.
             updates: How many it made.
         """
-        self._natural = self._raised = total
+        share = self._natural / self._raised if self._raised > 0 else 1.0
+        self._natural, self._raised = total * share, total
         self._forgotten = beta2**updates
+        # The gradients since the others left: of a single one, of a mini-batch, no mean can be had.
+        self._window.begin_anew(kept=FOR_GOOD - 1)
         self.started = True
 
     def update(self, squared_gradient: float, *, beta2: float) -> None:
@@ -98,6 +114,7 @@ class NaturalMoment:
             "touched": self._touched,
             "started": self.started,
             "window": self._window.state_dict(),
+            "presence": self._presence.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -105,4 +122,5 @@ class NaturalMoment:
         self._natural, self._raised = float(state["natural"]), float(state["raised"])
         self._forgotten, self._touched = float(state["forgotten"]), bool(state["touched"])
         self._window.load_state_dict(state["window"])
+        self._presence.load_state_dict(state.get("presence", ()))
         self.started = bool(state["started"])
