@@ -11,7 +11,7 @@ from torch import nn, optim
 from foreshock.guarding import guard
 from foreshock.guarding.families.family import find_family
 from foreshock.guarding.families.slots import read_slots
-from foreshock.preconditioner import read_preconditioner
+from foreshock.preconditioner import find_reader, read_preconditioner
 from guarding.training import ADAMS, OTHERS, WAYS, Script, asked, data, network, squared, train, weights
 
 STATE = {"Adamax": "exp_inf", "RMSprop": "square_avg"}
@@ -152,7 +152,8 @@ REFUSED = {
     "adagrad": (lambda p: optim.Adagrad(p), "never falls"),
     "adadelta": (lambda p: optim.Adadelta(p), "itself an average"),
     "sparse": (lambda p: optim.SparseAdam(p), "SparseAdam"),
-    "lbfgs": (lambda p: optim.LBFGS(p), "not diagonal"),
+    "lbfgs": (lambda p: optim.LBFGS(p), "LBFGS can't be guarded: its step is not diagonal"),
+    "asgd": (lambda p: optim.ASGD(p), "ASGD can't be guarded: it has a step of its own"),
 }
 
 
@@ -163,7 +164,7 @@ def test_what_can_not_be_guarded_is_refused_with_the_reason(name):
         guard(make(list(network().parameters())))
 
 
-def test_an_overridden_step_is_not_guarded_and_a_mere_subclass_is():
+def test_an_overridden_step_is_not_guarded_and_a_mere_subclass_is(monkeypatch):
     class Renamed(optim.AdamW):
         pass
 
@@ -172,8 +173,16 @@ def test_an_overridden_step_is_not_guarded_and_a_mere_subclass_is():
             return None
 
     guard(Renamed(network().parameters())).detach()
-    with pytest.raises(TypeError, match="Other is not an optimizer Foreshock can read"):
-        guard(Other(network().parameters()))
+    reader = find_reader(optim.AdamW(network().parameters()))
+    for readers in ({}, {Other: reader}):
+        monkeypatch.setattr("foreshock.preconditioner.registry._READERS", readers)
+        with pytest.raises(TypeError) as refused:
+            guard(Other(network().parameters()))
+        assert str(refused.value) == (
+            "Other can't be guarded: it has a step of its own, and how to raise its second moment is not "
+            "known. What can be: Adafactor, Adam, AdamW, Adamax, NAdam, RAdam, RMSprop, and subclasses of "
+            "them that don't override step"
+        )
 
 
 def test_a_parameter_in_half_precision_is_measured_in_single():

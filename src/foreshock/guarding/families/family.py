@@ -21,11 +21,13 @@ from foreshock.guarding.families.moments import (
 )
 from foreshock.guarding.families.slots import Slot
 from foreshock.preconditioner import ParameterStep, SecondMoment, find_reader, stock_name, unwrap
+from foreshock.preconditioner.families import REFUSED as UNREADABLE
 from foreshock.stability import momentum_factor, with_decoupled_decay
 from foreshock.vectors import local
 
 _REFUSED: Mapping[str, str] = MappingProxyType(
     {
+        **UNREADABLE,
         "torch.optim.SGD": "it has no second moment to raise: lower the learning rate, or clip",
         "torch.optim.Muon": "its step is not diagonal and has no second moment: guard the AdamW beside it "
         "on its own, or clip",
@@ -34,7 +36,7 @@ _REFUSED: Mapping[str, str] = MappingProxyType(
     }
 )
 
-_UNKNOWN = "how to raise its second moment is not known"
+_UNKNOWN = "it has a step of its own, and how to raise its second moment is not known"
 
 
 @dataclass(frozen=True)
@@ -85,29 +87,32 @@ def find_family(optimizer: Optimizer) -> Family:
         TypeError: If it can't be guarded, with the reason and what to do instead.
     """
     inner = unwrap(optimizer)
-    reader = find_reader(inner)
     name = stock_name(inner)
+    if name is None or (name not in _ADAM and name not in _RAISED):
+        raise TypeError(f"{type(inner).__name__} can't be guarded: {_reason(inner, name)}. {_known()}")
+    reader = find_reader(inner)
     moment = lambda slot: reader.second_moment(slot.state, slot.group)  # noqa: E731
     momentum = partial(_momentum, reader.step)
-    if name is None:
-        raise TypeError(f"{type(inner).__name__} can't be guarded: {_UNKNOWN}. {_known()}")
-    if name in ("torch.optim.Adam", "torch.optim.AdamW"):
+    if name in _ADAM:
         decoupled = name.endswith("W")
         metric = partial(_adam_metric, decoupled=decoupled)
         rate = partial(_adam_rate, decoupled=decoupled)
         return Family(metric, raise_average, moment, rate, momentum, decoupled=decoupled)
-    if name in _RAISED:
-        factored = name in _FACTORED
-        metric = partial(_read_metric, reader.step)
-        unknown = lambda _: 0.0  # noqa: E731
-        return Family(
-            metric, _RAISED[name], moment, unknown, momentum, diagonal=not factored, decoupled=factored
-        )
-    raise TypeError(f"{type(inner).__name__} can't be guarded: {_REFUSED.get(name, _UNKNOWN)}. {_known()}")
+    factored = name in _FACTORED
+    metric = partial(_read_metric, reader.step)
+    unknown = lambda _: 0.0  # noqa: E731
+    return Family(metric, _RAISED[name], moment, unknown, momentum, diagonal=not factored, decoupled=factored)
+
+
+def _reason(inner: Optimizer, name: str | None) -> str:
+    """Return why an optimizer can't be guarded; a reader, which a monitor needs, would not help."""
+    cls = type(inner)
+    public = f"torch.optim.{cls.__name__}" if cls.__module__.startswith("torch.optim.") else ""
+    return _REFUSED.get(name or public, _UNKNOWN)
 
 
 def _known() -> str:
-    names = sorted(name.rpartition(".")[2] for name in ("torch.optim.Adam", "torch.optim.AdamW", *_RAISED))
+    names = sorted(name.rpartition(".")[2] for name in (*_ADAM, *_RAISED))
     return f"What can be: {', '.join(names)}, and subclasses of them that don't override step"
 
 
@@ -166,6 +171,7 @@ def _single(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype.itemsize < 4 else tensor
 
 
+_ADAM = ("torch.optim.Adam", "torch.optim.AdamW")
 _FACTORED = frozenset({"torch.optim.Adafactor"})
 _RAISED: Mapping[str, Callable[[Slot, Tensor | float], list[Write]]] = MappingProxyType(
     {
