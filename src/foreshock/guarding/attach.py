@@ -13,6 +13,8 @@ from foreshock.guarding.policies import POLICIES, Policy
 from foreshock.guarding.record import GuardAction
 from foreshock.preconditioner import as_optimizers, unwrap
 
+_MEMBERS = ("name", "needs", "exact_from", "scales_decay", "decide", "state_dict", "load_state_dict")
+
 
 def guard(
     optimizer: Optimizer | Sequence[Optimizer],
@@ -38,7 +40,8 @@ def guard(
         The guard. It acts until `Guard.detach`.
 
     Raises:
-        TypeError: If the optimizer can't be guarded, or lacks the option that the policy changes.
+        TypeError: If the optimizer can't be guarded or lacks the option that the policy changes, or if what
+            was given is no policy.
         ValueError: If there is no such policy, or there are several optimizers.
 
     Example:
@@ -64,6 +67,7 @@ def guard(
             raise ValueError(f"there is no policy {policy!r}; there are {', '.join(POLICIES)}")
         chosen = POLICIES[policy]()
     else:
+        _require_policy(policy)
         chosen = copy.deepcopy(policy)
     watched = Guard(several[0], chosen, on_action=on_action, kept=kept, group=group)
     _require_option(watched, chosen)
@@ -85,6 +89,15 @@ def as_guard(guard_or_policy: Guard | Policy | str, optimizer: Optimizer | Seque
     if unwrap(guard_or_policy.optimizer) not in [unwrap(one) for one in as_optimizers(optimizer)]:
         raise ValueError("the guard is one of another optimizer: make it of the one that is monitored")
     return guard_or_policy
+
+
+def _require_policy(policy: object) -> None:
+    allowed = f"a policy is one of the names {', '.join(POLICIES)}, or an object with options: Secant()"
+    if isinstance(policy, type):
+        raise TypeError(f"policy is the class {policy.__name__}; {allowed}: call it, {policy.__name__}()")
+    missing = [member for member in _MEMBERS if not hasattr(policy, member)]
+    if missing:
+        raise TypeError(f"policy is {policy!r}, which has no {', '.join(missing)}; {allowed}")
 
 
 def _require_option(watched: Guard, policy: Policy) -> None:
