@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foreshock.dynamics import SecondMomentSums, second_moment_lag
+from foreshock.dynamics import LagWindow, SecondMomentSums, second_moment_lag
 
 
 @given(
@@ -35,6 +35,29 @@ def test_first_step_has_a_lag_ratio_of_one_and_no_exponent():
     lag = second_moment_lag([SecondMomentSums(3.0, 0.0, 0.999, 1)])
     assert lag.lag_ratio == pytest.approx(1.0)
     assert math.isnan(lag.decay_exponent)
+
+
+def test_gradients_that_were_zero_hide_no_lag_that_is_known():
+    window = LagWindow()
+    lags = []
+    for step in range(120):
+        window.update(second_moment=1.0, squared_gradient=0.0 if step < 3 else 0.5)
+        lags.append(window.lag)
+    assert all(math.isnan(lag) for lag in lags[:3])
+    # The mean still has the three zeros in it at first: it is 1/8 of four.
+    assert lags[3:53] == pytest.approx([8.0] * 50)
+    assert lags[-1] == pytest.approx(2.0)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(1e-6, 1e6)), min_size=1, max_size=90))
+def test_where_each_step_has_a_lag_it_is_the_largest_of_fifty(steps):
+    window = LagWindow()
+    for second_moment, squared_gradient in steps:
+        window.update(second_moment=second_moment, squared_gradient=squared_gradient)
+    means = [
+        math.fsum(g for _, g in steps[max(0, i - 29) : i + 1]) / min(30, i + 1) for i in range(len(steps))
+    ]
+    assert window.lag == max([v / mean for (v, _), mean in zip(steps, means, strict=True)][-50:])
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,8 @@ class LagWindow:
     small, and v would never seem to lag.
 
     Attributes:
-        lag: The lag at the last step; NaN before it is known.
+        lag: The lag at the last step; NaN before it is known, and while all gradients of 30 steps were zero.
+            Steps without a lag don't count among the 50.
 
     Example:
         >>> window = LagWindow()
@@ -131,7 +132,7 @@ class LagWindow:
         self._gradients.append(squared_gradient)
         mean = math.fsum(self._gradients) / len(self._gradients)
         self._lags.append(second_moment / mean if mean > 0 else math.nan)
-        self.lag = max(self._lags)
+        self.lag = max((lag for lag in self._lags if not math.isnan(lag)), default=math.nan)
 
     def begin_anew(self, *, kept: int) -> None:
         """Forget the lags, and all but the last gradients.
