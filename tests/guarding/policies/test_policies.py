@@ -42,6 +42,15 @@ def test_every_policy_is_idle_on_a_calm_run_and_where_nothing_is_known(make):
         assert not policy.decide(seen(step))
 
 
+def test_each_reason_to_raise_v_is_bounded_and_their_product_counts():
+    policy = MeanSquare(largest=1.1)
+    for step in range(200):
+        policy.decide(seen(step, preconditioned_gradient=1.0))
+    for step in range(200, 205):
+        decisions = policy.decide(seen(step, lag=9.0, mean_square=5.0, preconditioned_gradient=1e4))
+    assert decisions[0].factor == pytest.approx(1.1 * 1.1)
+
+
 @pytest.mark.parametrize("make", [Secant, LowerBeta2, LowerRate, RaiseEpsilon])
 def test_the_secant_is_not_believed_while_v_is_young(make):
     assert not make().decide(seen(9, secant=5.0))

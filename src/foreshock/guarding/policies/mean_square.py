@@ -28,7 +28,8 @@ class MeanSquare:
         threshold: Mean-square ratio from which to act, in (0, 2).
         lag: Lag of v from which to act, > 0.
         burst: Factor on the preconditioned gradient's usual size from which to act near the edge, > 1.
-        largest: Largest factor on √v, or on 1/‖g‖, in one step, > 1.
+        largest: Largest factor on √v in one step that either of two reasons asks for, the ratio and a burst
+            near the edge, > 1: where both do, their product counts. A clip is not bounded by it.
         remedy: ``"raise"`` raises all of v; ``"clip"`` instead scales gradients down to `burst` times their
             usual size, while armed.
 
