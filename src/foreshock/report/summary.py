@@ -88,7 +88,7 @@ class RunSummary:
         definition: What counted as a spike.
         meta: The header's description of the run.
         guard: Name of the guard's policy, and the number of steps on which it changed something; None if it
-            never did, or there was none.
+            told nothing at all, not even to stand aside, or there was none.
     """
 
     name: str
@@ -172,8 +172,9 @@ def summarise(run: Run, definition: SpikeDefinition | None = None) -> RunSummary
 
 
 def _guard(run: Run) -> tuple[str, int] | None:
-    rows = [row for row in run.records.get("guard", []) if row.get("remedy") not in ("none", _ASIDE)]
-    return (str(rows[-1].get("policy")), len({row["step"] for row in rows})) if rows else None
+    rows = run.records.get("guard", [])
+    changed = {row["step"] for row in rows if row.get("remedy") not in ("none", _ASIDE)}
+    return (str(rows[-1].get("policy")), len(changed)) if rows else None
 
 
 def _sharpest(run: Run, onset: int) -> tuple[str, float] | None:
