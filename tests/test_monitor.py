@@ -17,6 +17,7 @@ from torch import nn, optim
 from cases import CASES, Case
 from foreshock.batches import MicroBatches
 from foreshock.monitor import Monitor
+from foreshock.report.summary import summarise
 from foreshock.runlog import read_run
 
 OPTIMIZERS = {
@@ -296,6 +297,14 @@ def test_a_resumed_monitor_continues_the_same_forecast(tmp_path):
     smaller = Monitor(other, optim.Adam(other.parameters()), loss_fn)
     with pytest.raises(ValueError, match="the state is of a model with"):
         smaller.load_state_dict(saved[2])
+
+
+def test_a_guard_that_never_acted_is_told_in_the_report(tmp_path):
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters(), lr=1e-6)
+    with Monitor(model, optimizer, loss_fn, run=tmp_path, guard="auto", probe_every=5) as monitor:
+        steps(model, optimizer, monitor, batch, loss_fn, 12)
+    assert summarise(read_run(tmp_path)).guard == ("auto", 0)
 
 
 def test_a_resumed_monitor_knows_that_batches_differ(tmp_path):

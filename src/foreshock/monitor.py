@@ -124,9 +124,11 @@ class Monitor:
         self._examples, self._learning_rate_at, self._on_alarm = examples, learning_rate_at, on_alarm
         self._step, self._measurements, self._failures = 0, 0, 0
         self._last = self._run.forecast(0, constant=self._batches.constant)
-        described = describe(model, self._optimizers) | dict(meta or {})
-        self._journal = Journal(None if run is None else RunLogWriter(run, meta=described))
         self._guard = None if guard is None else as_guard(guard, self._optimizers)
+        described = describe(model, self._optimizers) | dict(meta or {})
+        if self._guard is not None:
+            described["guard"] = self._guard.policy.name
+        self._journal = Journal(None if run is None else RunLogWriter(run, meta=described))
         if self._guard is not None:
             self._guard.tell(self._log_action)
             self._guard.monitored = True

@@ -277,6 +277,20 @@ def test_a_lower_rate_holds_against_a_scheduler_and_is_not_seen_by_it():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.06)
 
 
+def test_the_secant_is_that_of_the_rate_with_which_steps_are_made():
+    seen = []
+    for guarded in (True, False):
+        model, batch = network(), data()
+        optimizer = optim.Adam(model.parameters(), lr=0.01)
+        watched = guard(optimizer, Script({3: asked("learning rate", 0.5)} if guarded else {}))
+        train(model, optimizer, batch, 3)
+        if not guarded:
+            optimizer.param_groups[0]["lr"] = 0.005
+        train(model, optimizer, batch, 5)
+        seen.append([one.secant for one in watched.policy.seen if one.step > 3])
+    assert seen[0] == seen[1]
+
+
 DECOUPLED = {
     "adamw": optim.AdamW,
     "adam": partial(optim.Adam, decoupled_weight_decay=True),

@@ -64,10 +64,12 @@ class Engine:
         """Guard the coming step: everything until the optimizer moves. Return what was done."""
         self.restore()
         self.passed_by = False
+        self.acting.hold(decay=False)  # what is measured is of the rate with which the step will be made
         wanted = self._policy.needs
         needs = (wanted - _EVERY_FEW) | _MEANWHILE if self._wait else wanted
         begins = "secant" in wanted and self._wait <= 1
         actions = self._before(needs, begins=begins) if needs or begins else []
+        self.restore()
         self.acting.hold(decay=self._policy.scales_decay)
         return actions
 

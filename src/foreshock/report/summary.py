@@ -88,7 +88,7 @@ class RunSummary:
         definition: What counted as a spike.
         meta: The header's description of the run.
         guard: Name of the guard's policy, and the number of steps on which it changed something; None if it
-            told nothing at all, not even to stand aside, or there was none.
+            there was none.
     """
 
     name: str
@@ -174,7 +174,8 @@ def summarise(run: Run, definition: SpikeDefinition | None = None) -> RunSummary
 def _guard(run: Run) -> tuple[str, int] | None:
     rows = run.records.get("guard", [])
     changed = {row["step"] for row in rows if row.get("remedy") not in ("none", _ASIDE)}
-    return (str(rows[-1].get("policy")), len(changed)) if rows else None
+    policy = rows[-1].get("policy") if rows else run.meta.get("guard")
+    return None if policy is None else (str(policy), len(changed))
 
 
 def _sharpest(run: Run, onset: int) -> tuple[str, float] | None:

@@ -89,6 +89,16 @@ def test_a_resumed_guard_goes_on_with_the_same_displacement():
     assert all(map(math.isfinite, secants[0]))
 
 
+def test_a_state_of_other_shapes_is_refused():
+    trained = network()
+    watched = guard(optim.Adam(trained.parameters()), Script())
+    train(trained, watched.optimizer, data(), 3)
+    wider = torch.nn.Sequential(nn.Linear(3, 9), nn.Tanh(), nn.Linear(9, 2))
+    other = guard(optim.Adam(wider.parameters()), Script())
+    with pytest.raises(ValueError, match="the guard's state has 50 coordinates where this optimizer has 56"):
+        other.load_state_dict(watched.state_dict())
+
+
 def test_a_state_that_went_through_a_file_is_taken_back(tmp_path):
     model = network()
     watched = guard(optim.Adam(model.parameters()), Script())

@@ -192,10 +192,18 @@ class Displacement:
                 f"the guard's state is of an optimizer with {state['parameters']} parameters, this one has "
                 f"{len(parameters)}: build the optimizer as in the run that was saved"
             )
-        self._moved = []
+        found = []
         for kept in state["moved"]:
             keys = tuple(parameters[place] for place in kept["keys"])
-            self._moved.append(Moved(**{**_copied(kept, device=keys[0].device), "keys": keys}))
+            moved = Moved(**{**_copied(kept, device=keys[0].device), "keys": keys})
+            size = sum(as_real(key).numel() for key in keys)
+            if moved.back.numel() != size:
+                raise ValueError(
+                    f"the guard's state has {moved.back.numel()} coordinates where this optimizer has "
+                    f"{size}: load it into a guard of the same model"
+                )
+            found.append(moved)
+        self._moved = found
         self._alone = [weakref.ref(parameters[place]) for place in state["alone"]]
         self._backs = {_name(moved.keys): moved.back for moved in self._moved}
 

@@ -25,7 +25,7 @@ class MeanSquare:
     """Act when the mean-square ratio passes its edge while v lags.
 
     Attributes:
-        threshold: Mean-square ratio from which to act, in (0, 2).
+        threshold: Mean-square ratio from which to act, in (0.05, 2); it is brought .05 below that.
         lag: Lag of v from which to act, > 0.
         burst: Factor on the preconditioned gradient's usual size from which to act near the edge, > 1.
         largest: Largest factor on √v in one step that either of two reasons asks for, the ratio and a burst
@@ -57,7 +57,7 @@ class MeanSquare:
 
     def __post_init__(self) -> None:
         """Refuse impossible options."""
-        require_threshold("threshold", self.threshold, low=0, high=2)
+        require_threshold("threshold", self.threshold, low=_EASED, high=2)
         require_threshold("lag", self.lag, low=0, high=math.inf)
         require_threshold("burst", self.burst, low=1, high=math.inf)
         require_threshold("largest", self.largest, low=1, high=math.inf)
