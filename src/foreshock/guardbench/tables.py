@@ -125,7 +125,7 @@ def _times(entry: Mapping[str, float] | None) -> tuple[str, str]:
 
 
 def source_table(scores: Mapping[str, Any]) -> str:
-    """Return one row a method: whose code it is, where it was proposed, and how it was run.
+    """Return one row a method that was run: whose code it is, where it was proposed, and how it was run.
 
     Args:
         scores: What `compare` returned.
@@ -133,6 +133,7 @@ def source_table(scores: Mapping[str, Any]) -> str:
     rows = [
         (name, _WORDS[about["source"]], about["citation"], about["note"])
         for name, about in scores["methods"].items()
+        if any(name in groups["all"] for groups in scores["scores"].values())
     ]
     header = ("method", "code", "proposed in", "how it was run")
     return table(header, rows, words=header)
