@@ -51,6 +51,13 @@ def history(first: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def _chosen(scores: dict[str, Any]) -> str:
+    """Return the options that choose the methods that were run; nothing if all were."""
+    run = {name for groups in scores["scores"].values() for name in groups["all"]}
+    left_out = scores["methods"].keys() - run
+    return "".join(f" --method {name}" for name in scores["methods"] if name in run) if left_out else ""
+
+
 def publish(folder: Path, *, suite: str = "full", keep: bool = False) -> None:
     """Write scores, pages and figures.
 
@@ -67,7 +74,7 @@ def publish(folder: Path, *, suite: str = "full", keep: bool = False) -> None:
         scores = merge(scores, load_scores(RESULTS / f"{suite}.json"))
     text = json.dumps(scores, allow_nan=False, separators=(",", ":")).replace('{"config":', '\n{"config":')
     (RESULTS / f"{suite}.json").write_text(text + "\n", encoding="utf-8")
-    command = f"foreshock bench guard --suite {suite} --release"
+    command = f"foreshock bench guard --suite {suite} --release{_chosen(scores)}"
     told = history(load_scores(RESULTS / "first.json")) if suite == "full" else ""
     write_pages(scores, PAGES, command=command, history=told, name=page_of(suite))
 

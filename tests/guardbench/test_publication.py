@@ -113,10 +113,10 @@ def both_halves():
 def test_the_verdict_names_the_guard_and_the_best_of_the_others(both_halves):
     ours, best = verdict(both_halves, "held-out").split("\n\n")
     assert ours.startswith("In 1 runs the loss spikes 3 times (2 times above 8 ×")
-    assert "1 times (0 times above 8 × its usual value) with `guard-auto`" in ours
-    assert "training loss is 0.5 × Adam's, the validation loss 1.01 ×; in 0 runs" in ours
+    assert "once (never above 8 × its usual value) with `guard-auto`" in ours
+    assert "training loss is 0.5 × Adam's, the validation loss 1.01 ×; in 0 of 1 runs" in ours
     assert "Of the 2 measures of others `amsgrad` leaves the fewest spikes: the loss spikes 2 times" in best
-    assert "in 1 runs one of the two is above 1.1 × Adam's" in best
+    assert "in 1 of 1 runs one of the two is above 1.1 × Adam's" in best
     assert verdict(both_halves, "development").endswith("above 1.1 × Adam's.")
 
 

@@ -79,14 +79,18 @@ def overview_table(scores: Mapping[str, Any], split: str) -> str:
 
 
 def _times(spikes: Mapping[str, int]) -> str:
-    return f"{spikes[_SPIKES]} times ({spikes[_HIGH]} times above 8 × its usual value)"
+    return f"{_often(spikes[_SPIKES])} ({_often(spikes[_HIGH])} above 8 × its usual value)"
+
+
+def _often(count: int) -> str:
+    return {0: "never", 1: "once"}.get(count, f"{count} times")
 
 
 def _losses(entry: Mapping[str, Any]) -> str:
     loss, validation = (_finely(entry["ratios"][name]["mean"]) for name in ("mean_loss", "mean_validation"))
     return (
         f"The training loss is {loss} × Adam's, the validation loss {validation} ×; in {entry['harmed']} "
-        f"runs one of the two is above {HARM:g} × Adam's"
+        f"of {entry['runs']} runs one of the two is above {HARM:g} × Adam's"
     )
 
 
