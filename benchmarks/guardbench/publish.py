@@ -34,9 +34,8 @@ the last displacement showed the instability only when the loss had doubled. Sin
 gradient makes it act earlier, and outliers are scaled down to what is usual instead of to four times that.
 Later still, sums came to be rounded in another order, `auto` stands aside where it would raise v on more
 than half of the steps, and far below the edge the secant is measured every eighth step instead of every
-fourth, which the rows of `guard-epsilon`, `guard-beta2`, `guard-lr` and `guard-auto-beta2-0.95` were made
-without. Nothing was chosen on the held-out half, but its figures above are no longer those of an untouched
-one. Those of the first scoring, of seed 0, are:"""
+fourth, which the rows of `guard-epsilon`, `guard-beta2` and `guard-auto-beta2-0.95` were made without.
+Nothing was chosen on the held-out half, but its figures above are no longer those of an untouched one. Those of the first scoring, of seed 0, are:"""
 
 
 def history(first: dict[str, Any]) -> str:
