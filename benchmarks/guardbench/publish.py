@@ -35,7 +35,8 @@ gradient makes it act earlier, and outliers are scaled down to what is usual ins
 Later still, sums came to be rounded in another order, `auto` stands aside where it would raise v on more
 than half of the steps, and far below the edge the secant is measured every eighth step instead of every
 fourth, which the rows of `guard-epsilon`, `guard-beta2` and `guard-auto-beta2-0.95` were made without.
-Nothing was chosen on the held-out half, but its figures above are no longer those of an untouched one. Those of the first scoring, of seed 0, are:"""
+Nothing was chosen on the held-out half, but its figures above are no longer those of an untouched one.
+Those of the first scoring, of seed 0, are:"""
 
 
 def history(first: dict[str, Any]) -> str:
