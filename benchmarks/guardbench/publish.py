@@ -20,7 +20,7 @@ from benchmarks.guardbench.merging import merge
 
 from foreshock.guardbench.publication import load_scores, page_of, write_pages
 from foreshock.guardbench.suite import SUITES
-from foreshock.guardbench.tables import method_table
+from foreshock.guardbench.tables import method_table, methods_run
 from foreshock.spikebench.page import GROUPS
 
 RESULTS = Path(__file__).parent / "results"
@@ -53,7 +53,7 @@ def history(first: dict[str, Any]) -> str:
 
 def _chosen(scores: dict[str, Any]) -> str:
     """Return the options that choose the methods that were run; nothing if all were."""
-    run = {name for groups in scores["scores"].values() for name in groups["all"]}
+    run = methods_run(scores)
     left_out = scores["methods"].keys() - run
     return "".join(f" --method {name}" for name in scores["methods"] if name in run) if left_out else ""
 

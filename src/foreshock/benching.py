@@ -132,6 +132,7 @@ def guard(
         scores["costs"] = saved_costs(out / "costs.json", measure=not (partial or method))
         path = write_json(scores, out / "scores.json")
         command = f"foreshock bench guard --suite {suite.value}{' --release' if release else ''}"
+        command += "".join(f" --method {name}" for name in method or ())
         pages = write_pages(scores, out / "pages", command=command, name=page_of(suite.value))
     except (ImportError, OSError, ValueError) as error:
         raise _stop(error) from error

@@ -271,7 +271,9 @@ def test_methods_are_chosen_by_name_and_adam_is_always_there(tmp_path, tiny):
         "mlp-tiny-0-adam",
         "mlp-tiny-0-guard-secant",
     }
-    assert "What they cost" not in (tmp_path / "pages" / "guard.md").read_text()
+    page = (tmp_path / "pages" / "guard.md").read_text()
+    assert "What they cost" not in page
+    assert "`foreshock bench guard --suite quick --method guard-secant`" in page
     unknown = CliRunner().invoke(app, [*arguments, "--method", "guard"])
     assert unknown.exit_code == 1
     assert "there is no method 'guard'" in unknown.output

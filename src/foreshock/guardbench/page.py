@@ -18,6 +18,7 @@ from foreshock.guardbench.tables import (
     task_table,
 )
 from foreshock.spikebench.page import GROUPS
+from foreshock.spikebench.suite import DEVELOPMENT, HELD_OUT
 
 PAGE = "guard"
 """Name of the page, and beginning of the names of its figures."""
@@ -29,12 +30,11 @@ _TITLES = {
     PAGE: "Measures against loss spikes",
     NORMALISED: "Measures against loss spikes, with batch normalisation",
 }
-HELD_OUT = "held-out"
 _PEERS = ("torch", "pytorch_optimizer", "own")
 _MARK = "<!-- Made by foreshock bench guard: change that, not this. -->"
 _ABOUT = {
     HELD_OUT: "These are the runs of the held-out half of the suite, on which nothing was chosen",
-    "development": "These are the runs of the development half of the suite, on which rules and constants\n"
+    DEVELOPMENT: "These are the runs of the development half of the suite, on which rules and constants\n"
     "were chosen",
 }
 _HEAD = """# {title}

@@ -10,9 +10,10 @@ from typing import Any
 
 from foreshock.guardbench.figures import write_heat, write_pareto
 from foreshock.guardbench.overview import overview_table, verdict
-from foreshock.guardbench.page import HELD_OUT, NORMALISED, PAGE, main_page, other_page, page_name
+from foreshock.guardbench.page import NORMALISED, PAGE, main_page, other_page, page_name
 from foreshock.guardbench.tables import pick
 from foreshock.spikebench.page import GROUPS
+from foreshock.spikebench.suite import HELD_OUT
 
 
 def load_scores(path: str | os.PathLike[str]) -> dict[str, Any]:

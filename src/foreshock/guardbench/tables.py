@@ -130,13 +130,23 @@ def source_table(scores: Mapping[str, Any]) -> str:
     Args:
         scores: What `compare` returned.
     """
+    run = methods_run(scores)
     rows = [
         (name, _WORDS[about["source"]], about["citation"], about["note"])
         for name, about in scores["methods"].items()
-        if any(name in groups["all"] for groups in scores["scores"].values())
+        if name in run
     ]
     header = ("method", "code", "proposed in", "how it was run")
     return table(header, rows, words=header)
+
+
+def methods_run(scores: Mapping[str, Any]) -> set[str]:
+    """Return the names of the methods that have scores.
+
+    Args:
+        scores: What `compare` returned.
+    """
+    return {name for groups in scores["scores"].values() for name in groups["all"]}
 
 
 def pick(scores: Mapping[str, Any], split: str, group: str) -> Mapping[str, Any]:

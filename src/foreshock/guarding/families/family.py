@@ -19,7 +19,7 @@ from foreshock.guarding.families.moments import (
     raise_maximum,
     raise_square_average,
 )
-from foreshock.guarding.families.slots import Slot
+from foreshock.guarding.families.slots import ADAM, Slot
 from foreshock.preconditioner import ParameterStep, SecondMoment, find_reader, stock_name, unwrap
 from foreshock.preconditioner.families import REFUSED as UNREADABLE
 from foreshock.stability import momentum_factor, with_decoupled_decay
@@ -88,12 +88,12 @@ def find_family(optimizer: Optimizer) -> Family:
     """
     inner = unwrap(optimizer)
     name = stock_name(inner)
-    if name is None or (name not in _ADAM and name not in _RAISED):
+    if name is None or (name not in ADAM and name not in _RAISED):
         raise TypeError(f"{type(inner).__name__} can't be guarded: {_reason(inner, name)}. {_known()}")
     reader = find_reader(inner)
     moment = lambda slot: reader.second_moment(slot.state, slot.group)  # noqa: E731
     momentum = partial(_momentum, reader.step)
-    if name in _ADAM:
+    if name in ADAM:
         decoupled = name.endswith("W")
         metric = partial(_adam_metric, decoupled=decoupled)
         rate = partial(_adam_rate, decoupled=decoupled)
@@ -112,7 +112,7 @@ def _reason(inner: Optimizer, name: str | None) -> str:
 
 
 def _known() -> str:
-    names = sorted(name.rpartition(".")[2] for name in (*_ADAM, *_RAISED))
+    names = sorted(name.rpartition(".")[2] for name in (*ADAM, *_RAISED))
     return f"What can be: {', '.join(names)}, and subclasses of them that don't override step"
 
 
@@ -171,7 +171,6 @@ def _single(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype.itemsize < 4 else tensor
 
 
-_ADAM = ("torch.optim.Adam", "torch.optim.AdamW")
 _FACTORED = frozenset({"torch.optim.Adafactor"})
 _RAISED: Mapping[str, Callable[[Slot, Tensor | float], list[Write]]] = MappingProxyType(
     {

@@ -12,7 +12,9 @@ from torch.optim import Optimizer
 from foreshock.preconditioner import LiveParameter, live_groups, stock_name, unwrap
 from foreshock.vectors import is_sharded, local
 
-_ADAM = ("torch.optim.Adam", "torch.optim.AdamW")
+ADAM = ("torch.optim.Adam", "torch.optim.AdamW")
+"""Whose step is that of Adam."""
+
 _DECOUPLED = ("torch.optim.AdamW", "torch.optim.Adafactor")
 
 
@@ -85,7 +87,7 @@ def read_slots(optimizer: Optimizer, *, scale: float = 1.0, name: str | None = N
     name = name or stock_name(optimizer)
     here = [parameter for parameter, _, _ in found]
     converted = is_sharded(here) or any(parameter.is_complex() for parameter in here)
-    decoupled, plain_adam = name in _DECOUPLED, name in _ADAM
+    decoupled, plain_adam = name in _DECOUPLED, name in ADAM
     slots = []
     for (parameter, state, group), number in zip(found, numbers, strict=True):
         values, gradient, held = (
