@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from foreshock.tasks.data import load_digits, load_stdlib_text
+from foreshock.demo.data import load_digits, load_stdlib_text
 
 Batch = tuple[Tensor, Tensor]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from foreshock.guardbench.methods import METHODS
+from foreshock.lab.guardbench.methods import METHODS
 
 _SAME = ("config", "split", "group", "family", "rate", "steps", "plain_spikes", "plain_loss")
 
@@ -14,7 +14,7 @@ def merge(new: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
     """Return scores in which all methods of the new ones replace those of the kept ones.
 
     Args:
-        new: What `foreshock.guardbench.comparison.compare` returned, as read back from its file.
+        new: What `foreshock.lab.guardbench.comparison.compare` returned, as read back from its file.
         kept: Scores of an earlier run of the same suite.
 
     Returns:

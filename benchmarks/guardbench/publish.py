@@ -18,10 +18,10 @@ from typing import Any
 
 from benchmarks.guardbench.merging import merge
 
-from foreshock.guardbench.publication import load_scores, page_of, write_pages
-from foreshock.guardbench.suite import SUITES
-from foreshock.guardbench.tables import method_table, methods_run
-from foreshock.spikebench.page import GROUPS
+from foreshock.lab.guardbench.publication import load_scores, page_of, write_pages
+from foreshock.lab.guardbench.suite import SUITES
+from foreshock.lab.guardbench.tables import method_table, methods_run
+from foreshock.lab.spikebench.page import GROUPS
 
 RESULTS = Path(__file__).parent / "results"
 PAGES = Path(__file__).parents[2] / "docs" / "benchmarks"

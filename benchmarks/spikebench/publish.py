@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from foreshock.spikebench.page import benchmark_page
-from foreshock.spikebench.publication import load_scores, write_example, write_figures
-from foreshock.spikebench.trace import Trace
+from foreshock.lab.spikebench.page import benchmark_page
+from foreshock.lab.spikebench.publication import load_scores, write_example, write_figures
+from foreshock.lab.spikebench.trace import Trace
 
 _ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"

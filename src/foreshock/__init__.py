@@ -1,6 +1,7 @@
 """Foreshock forecasts, explains and prevents loss spikes in training with adaptive optimizers.
 
-Importing the package imports no torch; its names do, at first use.
+Importing the package imports no torch. Its names and submodules (``foreshock.optim`` and others) are
+imported at first use.
 """
 
 from __future__ import annotations
@@ -12,22 +13,22 @@ from foreshock._version import __version__
 
 if TYPE_CHECKING:
     from foreshock.batches import MicroBatches
-    from foreshock.blocks import BlockShare
-    from foreshock.curvature import CurvatureReading
-    from foreshock.eigen import StoppingRule
-    from foreshock.forecast import Alarm, Forecast
-    from foreshock.guarding import Guard, GuardAction, GuardSummary, guard
-    from foreshock.measurement import (
+    from foreshock.curvature import (
+        BlockShare,
+        CurvatureReading,
         MeanSquareStability,
+        NoiseReading,
         Sharpness,
+        SpectralDensity,
         mean_square_stability,
         preconditioned_sharpness,
         sharpness,
         spectrum,
     )
-    from foreshock.monitor import Monitor
-    from foreshock.noise import NoiseReading
-    from foreshock.observation import StepObservation
+    from foreshock.eigen import StoppingRule
+    from foreshock.forecast import Alarm, Forecast
+    from foreshock.guarding import Guard, GuardAction, GuardSummary, guard
+    from foreshock.monitor import Monitor, StepObservation
     from foreshock.operators import BackendChoice
     from foreshock.preconditioner import (
         LiveParameter,
@@ -57,6 +58,7 @@ __all__ = [
     "Run",
     "SecondMoment",
     "Sharpness",
+    "SpectralDensity",
     "StepObservation",
     "StoppingRule",
     "__version__",
@@ -72,39 +74,59 @@ __all__ = [
 _HOMES = {
     "Alarm": "foreshock.forecast",
     "BackendChoice": "foreshock.operators",
-    "BlockShare": "foreshock.blocks",
+    "BlockShare": "foreshock.curvature",
     "CurvatureReading": "foreshock.curvature",
     "Forecast": "foreshock.forecast",
     "Guard": "foreshock.guarding",
     "GuardAction": "foreshock.guarding",
     "GuardSummary": "foreshock.guarding",
     "LiveParameter": "foreshock.preconditioner",
-    "MeanSquareStability": "foreshock.measurement",
+    "MeanSquareStability": "foreshock.curvature",
     "MicroBatches": "foreshock.batches",
     "Monitor": "foreshock.monitor",
-    "NoiseReading": "foreshock.noise",
+    "NoiseReading": "foreshock.curvature",
     "ParameterStep": "foreshock.preconditioner",
     "Reader": "foreshock.preconditioner",
     "Run": "foreshock.runlog",
     "SecondMoment": "foreshock.preconditioner",
-    "Sharpness": "foreshock.measurement",
-    "StepObservation": "foreshock.observation",
+    "Sharpness": "foreshock.curvature",
+    "SpectralDensity": "foreshock.curvature",
+    "StepObservation": "foreshock.monitor",
     "StoppingRule": "foreshock.eigen",
     "guard": "foreshock.guarding",
-    "mean_square_stability": "foreshock.measurement",
-    "preconditioned_sharpness": "foreshock.measurement",
+    "mean_square_stability": "foreshock.curvature",
+    "preconditioned_sharpness": "foreshock.curvature",
     "read_run": "foreshock.runlog",
     "register_preconditioner": "foreshock.preconditioner",
-    "sharpness": "foreshock.measurement",
-    "spectrum": "foreshock.measurement",
+    "sharpness": "foreshock.curvature",
+    "spectrum": "foreshock.curvature",
 }
+_SUBMODULES = (
+    "batches",
+    "curvature",
+    "dynamics",
+    "eigen",
+    "forecast",
+    "guarding",
+    "operators",
+    "optim",
+    "preconditioner",
+    "report",
+    "runlog",
+    "spikes",
+    "stability",
+)
 
 
 def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return import_module(f"foreshock.{name}")
     if name not in _HOMES:
-        raise AttributeError(f"module 'foreshock' has no attribute {name!r}")
+        raise AttributeError(
+            f"module 'foreshock' has no attribute {name!r}; its names are listed by dir(foreshock)"
+        )
     return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted([*__all__, *_SUBMODULES])

@@ -13,9 +13,9 @@ and each later line a record of some `kind` with a `step`:
 ========== =========================================================================================
 kind       what it is
 ========== =========================================================================================
-step       the free signals of one training step (`foreshock.observation.StepObservation`)
+step       the free signals of one training step (`foreshock.monitor.StepObservation`)
 curvature  one probe (`foreshock.curvature.CurvatureReading`)
-noise      one measurement of how the curvature differs within a batch (`foreshock.noise.NoiseReading`)
+noise      one measurement of how the curvature differs within a batch (`foreshock.curvature.NoiseReading`)
 forecast   the forecast after a probe (`foreshock.forecast.Forecast`)
 alarm      a watch or an alarm (`foreshock.forecast.Alarm`)
 guard      an action of a guard (`foreshock.guarding.GuardAction`)

@@ -8,8 +8,8 @@ import pytest
 from benchmarks.guardbench import publish
 from benchmarks.guardbench.merging import merge
 
-from foreshock.guardbench.comparison import compare
-from guardbench.results import result
+from foreshock.lab.guardbench.comparison import compare
+from lab.guardbench.results import result
 
 PLAIN = [result(spikes=(4.0, 9.0)), result(config="calm", group="mini")]
 COSTS = {"step": 0.01, "methods": {}}

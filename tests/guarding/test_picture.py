@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from foreshock.experiments.guarded import GuardedRun, compare, draw, table
+from foreshock.lab.guardbench.illustration import GuardedRun, compare, draw, table
 
 
 def made_up():

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn, optim
 
-from foreshock.detection import detect_spikes
 from foreshock.guarding import guard
-from foreshock.monitor import Monitor
+from foreshock.lab.tasks import build_task
+from foreshock.monitor.monitor import Monitor
 from foreshock.runlog import read_run
-from foreshock.tasks import build_task
+from foreshock.spikes import detect_spikes
 
 
 def spikes(losses, *, factor=3.0, smooth=1):

@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from foreshock.detection import SpikeDefinition, detect_spikes
 from foreshock.report.summary import RunEvent, readings_of, recorded_losses, summarise
 from foreshock.runlog import Run, RunLogWriter, read_run
+from foreshock.spikes import SpikeDefinition, detect_spikes
 
 
 def losses(values, start=0):

@@ -3,7 +3,6 @@ import math
 
 import pytest
 
-from foreshock.detection import SpikeDefinition, SpikeEvent
 from foreshock.report.summary import Probes, RunEvent, RunSummary
 from foreshock.report.text import (
     false_alarm_table,
@@ -13,7 +12,7 @@ from foreshock.report.text import (
     to_text,
     verdict,
 )
-from foreshock.scoring import FalseAlarm, SpikeOutcome
+from foreshock.spikes import FalseAlarm, SpikeDefinition, SpikeEvent, SpikeOutcome
 
 PROBES = Probes(40, 0, 4.0, 0.001, 0, 1.0, ("autograd",))
 

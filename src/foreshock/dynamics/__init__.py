@@ -18,11 +18,6 @@ from foreshock.dynamics.mean_square import (
     noise_gain,
     population_factor,
 )
-from foreshock.dynamics.noise_trace import (
-    gaussian_noise_feedback,
-    noise_trace_feedback,
-    noise_trace_ratio,
-)
 from foreshock.dynamics.phases import PhaseDiagram, phase_diagram
 from foreshock.dynamics.quadratic import AdamSettings, Quadratic
 from foreshock.dynamics.recursion import (
@@ -72,7 +67,6 @@ __all__ = [
     "StageTracker",
     "adam_recursion",
     "find_excursions",
-    "gaussian_noise_feedback",
     "gradient_descent_recursion",
     "heavy_ball_recursion",
     "mean_square_map",
@@ -81,8 +75,6 @@ __all__ = [
     "nadam_recursion",
     "next_stage",
     "noise_gain",
-    "noise_trace_feedback",
-    "noise_trace_ratio",
     "phase_diagram",
     "population_factor",
     "second_moment_lag",

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from foreshock.curvature import LossFunction
 from foreshock.guarding.engine import Engine
 from foreshock.guarding.failures import Failures
 from foreshock.guarding.policies import Policy
 from foreshock.guarding.probing import EVERY, PairProber
 from foreshock.guarding.record import GuardAction, GuardSummary, Tally
 from foreshock.guarding.stepping import StepHooks, is_captured
-from foreshock.measurement import LossFunction
 
 _LOGGER = logging.getLogger("foreshock")
 _LONG_MEMORY = 0.99

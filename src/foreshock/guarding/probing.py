@@ -10,12 +10,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from foreshock.batches import BatchWatch, MicroBatches, split_batch
+from foreshock.curvature import LossFunction, NoiseProber, NoiseReading
 from foreshock.guarding.failures import Failures
 from foreshock.guarding.families import all_parameters
-from foreshock.measurement import LossFunction
-from foreshock.noise import NoiseReading
 from foreshock.preconditioner import read_preconditioner, unwrap
-from foreshock.prober import NoiseProber
 from foreshock.vectors import is_sharded
 
 EVERY = 10

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
     from foreshock.report.series import Chart
-    from foreshock.scoring import SpikeOutcome
+    from foreshock.spikes import SpikeOutcome
 
 _HERE = Path(__file__).parent
 

@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foreshock.detection import SpikeDefinition, detect_spikes
-from foreshock.scoring import FalseAlarm, Readings, SpikeOutcome, announcing, episode_gap, score
+from foreshock.spikes import (
+    FalseAlarm,
+    Readings,
+    SpikeDefinition,
+    SpikeOutcome,
+    announcing,
+    detect_spikes,
+    episode_gap,
+    score,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

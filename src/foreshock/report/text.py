@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from foreshock.report.summary import RunSummary
-    from foreshock.scoring import FalseAlarm, SpikeOutcome
+    from foreshock.spikes import FalseAlarm, SpikeOutcome
 
 _NOTHING = "–"
 

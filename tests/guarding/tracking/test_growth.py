@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn, optim
 
-from foreshock.guardbench.methods import method
-from foreshock.guardbench.suite import suite
-from foreshock.guardbench.training import train
 from foreshock.guarding import GuardSignals, Secant, guard
 from foreshock.guarding.tracking.growth import Growth
+from foreshock.lab.guardbench.methods import method
+from foreshock.lab.guardbench.suite import suite
+from foreshock.lab.guardbench.training import train
 from foreshock.stability import growth_factor
 from guarding.training import Script
 

@@ -2,8 +2,9 @@ r"""The mean-square ratio from pairs of half-batch gradients, measured now and t
 
 .. math:: \text{MSS} = μ + \frac{n}{c}\,\frac{σ^2}{μ}
 
-in the units of `foreshock.noise`, where μ is a multiple of the full-batch edge and n/c is 1/c for Adam. Mean
-and variance are averaged over about eight pairs, each on its own: the quotient of one pair has a heavy tail.
+in the units of `foreshock.curvature.noise`, where μ is a multiple of the full-batch edge and n/c is 1/c for
+Adam. Mean and variance are averaged over about eight pairs, each on its own: the quotient of one pair has a
+heavy tail.
 """
 
 from __future__ import annotations

@@ -1,0 +1,48 @@
+"""What all commands share: the console, tables, and errors as one line."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from foreshock.report import Table as Words
+
+
+def make_console() -> Console:
+    """Return the console that commands print to."""
+    return Console(highlight=False)
+
+
+def stopped(error: Exception) -> typer.Exit:
+    """Print an error as one line on standard error, and return what ends the command.
+
+    Args:
+        error: What went wrong.
+    """
+    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {error}", soft_wrap=True)
+    return typer.Exit(1)
+
+
+def print_table(console: Console, words: Words) -> None:
+    """Print a table of the report.
+
+    Args:
+        console: Where to.
+        words: The table; nothing is printed if it has no rows. What begins like the row above
+            leaves its first cell out.
+    """
+    if not words.rows:
+        return
+    table = Table(title=words.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for header in words.headers:
+        table.add_column(header, justify="right" if table.columns else "left", overflow="fold")
+    for before, row in itertools.pairwise((("",), *words.rows)):
+        first = row[0] if row[0] != before[0] else ""
+        table.add_row(first, *row[1:])
+    console.print(table)

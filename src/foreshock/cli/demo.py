@@ -1,0 +1,52 @@
+"""``foreshock demo``."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from foreshock.cli.console import make_console, stopped
+from foreshock.cli.report import print_overview, write_page, write_run_picture
+
+if TYPE_CHECKING:
+    from foreshock.demo.training import OnStep
+    from foreshock.demo.workload import Workload
+
+
+def demo(
+    quick: Annotated[bool, typer.Option("--quick", help="Train for a few seconds only.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the runs and the report.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the initial weights.")] = 0,
+    picture: Annotated[
+        Path | None, typer.Option(help="Also draw the first run into this .svg or .png file.")
+    ] = None,
+) -> None:
+    """Train two real networks whose losses spike by themselves, and forecast the spikes.
+
+    A small CNN on handwritten digits and a small Transformer on Python's own source, with stock Adam and
+    AdamW at a constant learning rate. Nothing is injected.
+    """
+    from foreshock.cli.progress import run_progress
+    from foreshock.demo.run import run_demo
+    from foreshock.runlog import read_run
+
+    console = make_console()
+    with ExitStack() as stack:
+
+        def start(workload: Workload) -> OnStep:
+            stack.close()
+            console.print(f"[bold]{workload.name}[/]: {workload.description}", soft_wrap=True)
+            return stack.enter_context(run_progress(console, workload.name, workload.steps))
+
+        try:
+            folders = run_demo(out, quick=quick, seed=seed, start=start)
+        except (ImportError, OSError) as error:
+            raise stopped(error) from error
+    runs = [read_run(folder) for folder in folders]
+    print_overview(console, runs)
+    write_page(console, runs, out / "report.html")
+    if picture is not None:
+        write_run_picture(console, runs[0], picture)

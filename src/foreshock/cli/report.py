@@ -1,0 +1,94 @@
+"""``foreshock report``, and what other commands print or write of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from foreshock.cli.console import make_console, print_table, stopped
+
+if TYPE_CHECKING:
+    from foreshock.runlog import Run
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or their .jsonl files.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The page; by default report.html in the first run."),
+    ] = None,
+    text: Annotated[bool, typer.Option("--text", help="Print the report, write no page.")] = False,
+    picture: Annotated[
+        Path | None, typer.Option(help="Also draw the first run into this .svg or .png file.")
+    ] = None,
+) -> None:
+    """Make one self-contained HTML page of one or more runs."""
+    from foreshock.report import summarise, to_text
+    from foreshock.runlog import read_run
+
+    console = make_console()
+    try:
+        read = [read_run(run) for run in runs]
+    except (OSError, ValueError) as error:
+        raise stopped(error) from error
+    if text:
+        for run in read:
+            typer.echo(to_text(summarise(run)))
+    else:
+        first = runs[0] if runs[0].is_dir() else runs[0].parent
+        write_page(console, read, output or first / "report.html")
+    if picture is not None:
+        write_run_picture(console, read[0], picture)
+
+
+def print_overview(console: Console, runs: list[Run]) -> None:
+    """Print the spikes of all runs as one table, and a verdict of each.
+
+    Args:
+        console: Where to.
+        runs: The runs.
+    """
+    from foreshock.report import overview_table, summarise, verdict
+
+    summaries = [summarise(run) for run in runs]
+    console.print()
+    print_table(console, overview_table(summaries))
+    for summary in summaries:
+        console.print(f"[bold]{summary.name}[/]: {verdict(summary)}.", soft_wrap=True)
+
+
+def write_page(console: Console, runs: list[Run], path: Path) -> None:
+    """Write the HTML page of some runs, and say where it is.
+
+    Args:
+        console: Where to say it.
+        runs: The runs.
+        path: The page.
+    """
+    from foreshock.report import write_html
+
+    try:
+        written = write_html(runs, path)
+    except (ImportError, OSError) as error:
+        raise stopped(error) from error
+    console.print(f"Report: {written.resolve()}", soft_wrap=True)
+
+
+def write_run_picture(console: Console, run: Run, path: Path) -> None:
+    """Draw a run into a file, and say where it is.
+
+    Args:
+        console: Where to say it.
+        run: The run.
+        path: The file, ``.svg`` or ``.png``.
+    """
+    from foreshock.report import write_picture
+
+    try:
+        written = write_picture(run, path)
+    except (ImportError, OSError, ValueError) as error:
+        raise stopped(error) from error
+    console.print(f"Picture: {written.resolve()}", soft_wrap=True)

@@ -1,0 +1,43 @@
+"""Curvature of a model: in one call, or probe by probe while it trains."""
+
+from foreshock.curvature.blocks import BlockShare, block_shares, name_parameters
+from foreshock.curvature.density import SpectralDensity, spectral_density
+from foreshock.curvature.measurement import (
+    LossFunction,
+    MeanSquareStability,
+    Sharpness,
+    loss_terms,
+    mean_square_stability,
+    part_terms,
+    preconditioned_sharpness,
+    sharpness,
+    spectrum,
+)
+from foreshock.curvature.noise import NoiseReading, measure_noise
+from foreshock.curvature.probe import CurvatureReading, ProbeMemory, ProbeSettings, probe_curvature
+from foreshock.curvature.prober import NoiseProber, Prober
+
+__all__ = [
+    "BlockShare",
+    "CurvatureReading",
+    "LossFunction",
+    "MeanSquareStability",
+    "NoiseProber",
+    "NoiseReading",
+    "ProbeMemory",
+    "ProbeSettings",
+    "Prober",
+    "Sharpness",
+    "SpectralDensity",
+    "block_shares",
+    "loss_terms",
+    "mean_square_stability",
+    "measure_noise",
+    "name_parameters",
+    "part_terms",
+    "preconditioned_sharpness",
+    "probe_curvature",
+    "sharpness",
+    "spectral_density",
+    "spectrum",
+]

@@ -1,0 +1,328 @@
+"""Curvature in one call, for a model and a batch at hand: no monitor, no training loop.
+
+All functions leave the model, its gradients and all random numbers as they were. `batch` is whatever
+``loss_fn(model, batch)`` takes, or `MicroBatches` for several that stand for one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from foreshock.batches import MicroBatches, count_examples
+from foreshock.curvature.blocks import BlockShare, block_shares, name_parameters
+from foreshock.curvature.density import SpectralDensity, spectral_density
+from foreshock.curvature.noise import measure_noise
+from foreshock.curvature.probe import CurvatureReading, ProbeSettings, probe_curvature
+from foreshock.dynamics import population_factor
+from foreshock.eigen import StoppingRule, largest_eigenvalues
+from foreshock.isolation import isolated
+from foreshock.operators import (
+    BackendChoice,
+    GradientFunction,
+    LinearOperator,
+    Loss,
+    LossTerm,
+    PreconditionedOperator,
+    choose_backend,
+    hessian_operator,
+    normalised_terms,
+)
+from foreshock.preconditioner import Preconditioner, as_optimizers, live_groups, read_preconditioner
+from foreshock.vectors import split, vector_dtype
+
+LossFunction = Callable[[nn.Module, Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Sharpness:
+    """The largest eigenvalue of the Hessian, and how far it can be believed.
+
+    Attributes:
+        value: λ_max(H), a lower bound of it within `error`.
+        error: Estimated absolute error.
+        residual: ‖Hq − λq‖.
+        eigenvalues: The largest eigenvalues, as many as asked for, in decreasing order.
+        converged: Whether all of them met the tolerance.
+        products: Hessian products spent.
+        backend: How products were computed, and why.
+        blocks: Share of every parameter tensor in the top eigenvector, the largest first.
+    """
+
+    value: float
+    error: float
+    residual: float
+    eigenvalues: tuple[float, ...]
+    converged: bool
+    products: int
+    backend: BackendChoice
+    blocks: tuple[BlockShare, ...]
+
+
+@dataclass(frozen=True)
+class MeanSquareStability:
+    """Stability under the noise of mini-batches, in the mean square, from several fresh batches.
+
+    Curvatures are in multiples of the full-batch edge, step sizes of all parameter groups folded in.
+
+    Attributes:
+        ratio: μ + (n/c)·σ²/μ along the top eigenvector of all batches; one is the edge. NaN if μ ≤ 0.
+        mean: μ, the curvature of all batches together along it.
+        variance: σ² = E‖(S_B − S)w‖² between single batches, unbiased.
+        noise_factor: n/c, by which momentum discounts the mean curvature but not its noise.
+        batches: Number of batches.
+        curvature: The curvature of all batches together.
+    """
+
+    ratio: float
+    mean: float
+    variance: float
+    noise_factor: float
+    batches: int
+    curvature: CurvatureReading
+
+
+def loss_terms(model: nn.Module, loss_fn: LossFunction, batch: Any) -> Loss:
+    """Return the loss of a batch, or of micro-batches weighted by their counts, to be differentiated.
+
+    Args:
+        model: The model.
+        loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
+        batch: A batch, or `MicroBatches`.
+    """
+    if not isinstance(batch, MicroBatches):
+        return lambda: loss_fn(model, batch)
+    return part_terms(model, loss_fn, batch)
+
+
+def part_terms(model: nn.Module, loss_fn: LossFunction, batch: MicroBatches) -> list[LossTerm]:
+    """Return the mean losses of micro-batches, weighted by their counts.
+
+    Args:
+        model: The model.
+        loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
+        batch: The micro-batches.
+    """
+    return [_term(model, loss_fn, part, count) for part, count in batch.weighted()]
+
+
+def sharpness(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    batch: Any,
+    *,
+    count: int = 1,
+    stop: StoppingRule | None = None,
+) -> Sharpness:
+    """Return λ_max(H), the largest eigenvalue of the Hessian of the loss on a batch.
+
+    Cost: 10 to 16 F to choose the backend, then 3 F and 2 F a product, ten products or so.
+
+    Args:
+        model: The model; all of its parameters that require a gradient count.
+        loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
+        batch: A batch, or `MicroBatches`. λ_max of a part of the data overestimates that of all.
+        count: How many of the largest eigenvalues to find, ≥ 1.
+        stop: When they are good enough; by default at an estimated relative error of 0.5 %.
+
+    Raises:
+        TypeError: If the loss is not a tensor.
+        ValueError: If the loss is not a scalar or does not depend on the model, or `count` is below one.
+
+    Example:
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> batch = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+        >>> round(sharpness(model, lambda model, batch: (model(batch) ** 2).mean(), batch).value, 4)
+        4.0
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError("the model has no parameter that requires a gradient")
+    loss = loss_terms(model, loss_fn, batch)
+    with isolated(model):
+        choice = choose_backend(loss, parameters, model=model)
+        with hessian_operator(choice, loss, parameters, model=model) as hessian:
+            found = largest_eigenvalues(hessian, _random_start(parameters), count, stop)
+    top = found[0]
+    return Sharpness(
+        value=top.value,
+        error=top.error,
+        residual=top.residual,
+        eigenvalues=found.values,
+        converged=found.converged,
+        products=found.products,
+        backend=choice,
+        blocks=block_shares(top.vector, name_parameters(model, parameters)),
+    )
+
+
+def preconditioned_sharpness(
+    model: nn.Module,
+    optimizer: Optimizer | Sequence[Optimizer],
+    loss_fn: LossFunction,
+    batch: Any,
+    *,
+    stop: StoppingRule | None = None,
+) -> CurvatureReading:
+    """Return the preconditioned curvature for the step that the optimizer would take on this batch.
+
+    The gradient of the batch is computed here, and is part of the preconditioner D, as it will be in the
+    step: ``.grad`` is neither needed nor changed.
+
+    Args:
+        model: The model.
+        optimizer: Its live optimizer, or several; its state may be empty.
+        loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
+        batch: A batch, or `MicroBatches`.
+        stop: When λ_max is good enough; by default at 0.5 % near the edge.
+
+    Returns:
+        The reading; its `stability_ratio` is one at the edge of stability.
+
+    Raises:
+        TypeError: If the loss is not a tensor, or the optimizer not registered.
+        ValueError: If the loss is not a scalar or does not depend on the model, or nothing would move.
+        FloatingPointError: If the loss or a product is not finite.
+    """
+    loss = loss_terms(model, loss_fn, batch)
+    with isolated(model):
+        preconditioner = _next_step(model, optimizer, loss)
+        choice = choose_backend(loss, preconditioner.parameters, model=model)
+        settings = ProbeSettings(choice, stop, model)
+        reading, _ = probe_curvature(loss, preconditioner, step=0, settings=settings)
+    return reading
+
+
+def mean_square_stability(
+    model: nn.Module,
+    optimizer: Optimizer | Sequence[Optimizer],
+    loss_fn: LossFunction,
+    batches: Sequence[Any],
+    *,
+    examples: int | None = None,
+) -> MeanSquareStability:
+    """Return the mean-square ratio for the optimizer's next step, from fresh batches of the training size.
+
+    In mini-batch training λ_max(Ĥ) < 2/η does not mean stable: the noise of the curvature counts, too
+    (for SGD see arXiv 2306.07850, with momentum `foreshock.dynamics.mean_square_ratio`). Here it is
+    measured along the top eigenvector of all batches. The preconditioner contains the gradient of all
+    batches together, as `preconditioned_sharpness` has it.
+
+    Cost: with k batches, 2k F besides `preconditioned_sharpness` over all of them.
+
+    Args:
+        model: The model.
+        optimizer: Its live optimizer, or several.
+        loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
+        batches: Two batches or more, of the size and drawn as in training; a dozen is a good number.
+        examples: Size of the training set, if it is seen again and again: its batches differ less.
+
+    Raises:
+        TypeError: If the loss is not a tensor, or the optimizer not registered.
+        ValueError: If there are fewer than two batches, the loss is not a scalar or does not depend on the
+            model, or nothing would move.
+        FloatingPointError: If the loss or a product is not finite.
+
+    Example:
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> batches = [torch.full((4, 1), value) for value in (1.0, 2.0)]
+        >>> loss_fn = lambda model, batch: (model(batch) ** 2).mean()
+        >>> found = mean_square_stability(model, optimizer, loss_fn, batches)
+        >>> round(found.mean, 4), round(found.variance, 4), round(found.ratio, 4)
+        (0.25, 0.045, 0.43)
+    """
+    parts = MicroBatches(batches)
+    terms = part_terms(model, loss_fn, parts)
+    with isolated(model):
+        preconditioner = _next_step(model, optimizer, terms)
+        choice = choose_backend(terms, preconditioner.parameters, model=model)
+        settings = ProbeSettings(choice, None, model)
+        curvature, memory = probe_curvature(terms, preconditioner, step=0, settings=settings)
+        reading, _ = measure_noise(terms, preconditioner, step=0, direction=memory.starts[0], model=model)
+    size = sum(map(count_examples, batches)) / len(batches)
+    # The reading has the variance of the mean of all batches.
+    variance = reading.variance * len(batches) * population_factor(size, examples)
+    noise = reading.noise_factor * variance / reading.mean if reading.mean > 0 else math.nan
+    return MeanSquareStability(
+        ratio=reading.mean + noise,
+        mean=reading.mean,
+        variance=variance,
+        noise_factor=reading.noise_factor,
+        batches=len(batches),
+        curvature=curvature,
+    )
+
+
+def spectrum(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    batch: Any,
+    *,
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
+    probes: int = 4,
+    steps: int = 40,
+) -> SpectralDensity:
+    """Return the spectral density of the Hessian, or of the preconditioned Hessian, on a batch.
+
+    Cost: `probes` × `steps` products.
+
+    Args:
+        model: The model.
+        loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
+        batch: A batch, or `MicroBatches`.
+        optimizer: With it, the spectrum is that of A^{1/2}HA^{1/2}, in multiples of the edge; None for H.
+        probes: Random vectors to average over, ≥ 1.
+        steps: Lanczos steps from each, ≥ 2.
+
+    Raises:
+        TypeError: If the loss is not a tensor, or the optimizer not registered.
+        ValueError: If the loss is not a scalar or does not depend on the model.
+    """
+    loss = loss_terms(model, loss_fn, batch)
+    with isolated(model):
+        if optimizer is None:
+            parameters: Sequence[Tensor] = [p for p in model.parameters() if p.requires_grad]
+            preconditioner = None
+        else:
+            preconditioner = _next_step(model, optimizer, loss)
+            parameters = preconditioner.parameters
+        choice = choose_backend(loss, parameters, model=model)
+        with hessian_operator(choice, loss, parameters, model=model) as hessian:
+            operator = hessian if preconditioner is None else _symmetric(hessian, preconditioner)
+            return spectral_density(operator, _random_start(parameters), probes=probes, steps=steps)
+
+
+def _term(model: nn.Module, loss_fn: LossFunction, batch: Any, count: float) -> LossTerm:
+    return LossTerm(lambda: loss_fn(model, batch), count)
+
+
+def _symmetric(hessian: LinearOperator, preconditioner: Preconditioner) -> PreconditionedOperator:
+    return PreconditionedOperator(
+        hessian,
+        preconditioner.scale_root(),
+        shift=preconditioner.coupled_decay(),
+        sign=preconditioner.sign,
+    )
+
+
+def _next_step(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], loss: Loss) -> Preconditioner:
+    """Return the step that would follow a gradient on this loss; leaves that gradient in ``.grad``."""
+    groups = [group for one in as_optimizers(optimizer) for group in live_groups(one)]
+    parameters = [p for group in groups for p in group["params"] if p.requires_grad]
+    gradient = GradientFunction(normalised_terms(loss), parameters, model)().gradient
+    for parameter, part in zip(parameters, split(gradient, parameters), strict=True):
+        parameter.grad = part.to(parameter.dtype)
+    return read_preconditioner(optimizer)
+
+
+def _random_start(parameters: Sequence[Tensor]) -> Tensor:
+    generator = torch.Generator(parameters[0].device).manual_seed(0)
+    size = sum(parameter.numel() for parameter in parameters)
+    return torch.randn(size, generator=generator, dtype=vector_dtype(parameters), device=parameters[0].device)

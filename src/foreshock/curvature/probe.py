@@ -1,0 +1,285 @@
+"""One probe: the loss on a batch and the step about to be taken → a curvature reading."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from foreshock.curvature.blocks import BlockShare, block_shares, name_parameters
+from foreshock.eigen import EigenResult, StoppingRule, largest_eigenvalue
+from foreshock.operators import (
+    BackendChoice,
+    DifferenceOperator,
+    HessianOperator,
+    Loss,
+    LossOperator,
+    PreconditionedOperator,
+    hessian_operator,
+)
+from foreshock.preconditioner import Preconditioner
+from foreshock.vectors import rayleigh_quotient, reciprocal
+
+_BLOCKS = 8
+_DEPTH = 8  # parts of a module's name: deeper nesting is put together
+
+
+@dataclass(frozen=True)
+class CurvatureReading:
+    """The preconditioned curvature at one step, as seen by the step about to be taken.
+
+    Ratios are multiples of the threshold 2/η, step sizes of all parameter groups folded in: one is the edge.
+    The unscaled curvatures exist only if all groups share one η and are None otherwise.
+
+    Attributes:
+        step: Step of the reading.
+        stability_ratio: λ_max(Ĥ)·η/2, a lower bound of it within `error_bound`.
+        error_bound: Estimated absolute error of `stability_ratio`.
+        preconditioned_sharpness: λ_max(Ĥ).
+        threshold: 2/η.
+        gradient_stability_ratio: gᵀĤg/‖g‖² · η/2 (Bai et al. 2025).
+        gradient_directional_curvature: gᵀĤg/‖g‖².
+        update_stability_ratio: c·uᵀHu/(uᵀDu) · η/2, u = D⁻¹m̂: a true Rayleigh quotient.
+        update_directional_curvature: c·uᵀHu/(uᵀDu).
+        alignment: Modulus of cos(q, D^{−1/2}g), q the top eigenvector of the symmetric form.
+        predicted_loss_change: gᵀΔθ + ½ΔθᵀHΔθ of the step, decoupled decay left out. Above zero: the
+            second-order model says that this very step raises the loss.
+        products: Hessian products spent.
+        converged: Whether λ_max met its tolerance.
+        backend: How the products were computed.
+        seconds: Wall time of the probe.
+        blocks: The modules with the largest shares of the top eigenvector, the largest first.
+        excess_loss: (qᵀA^{1/2}g)²/(2r), r the stability ratio: what of the loss lies along the top
+            eigenvector, on the quadratic model; NaN where r is not positive. It is what grows into a spike.
+        coverage: Share of the moving coordinates that all of this is about. Below one, some steps are not
+            linear in their gradient (Muon's), and those coordinates are held fixed: the directions are cut to
+            the others, and `predicted_loss_change` is NaN.
+    """
+
+    step: int
+    stability_ratio: float
+    error_bound: float
+    preconditioned_sharpness: float | None
+    threshold: float | None
+    gradient_stability_ratio: float
+    gradient_directional_curvature: float | None
+    update_stability_ratio: float
+    update_directional_curvature: float | None
+    alignment: float
+    predicted_loss_change: float
+    products: int
+    converged: bool
+    backend: str
+    seconds: float
+    blocks: tuple[BlockShare, ...] = ()
+    excess_loss: float = math.nan
+    coverage: float = 1.0
+
+    @property
+    def relative_error(self) -> float:
+        """`error_bound` relative to the ratio; infinite for a ratio of zero."""
+        return self.error_bound / abs(self.stability_ratio) if self.stability_ratio else math.inf
+
+
+@dataclass(frozen=True)
+class ProbeMemory:
+    """What one probe leaves to the next, which makes that cheap.
+
+    Attributes:
+        starts: The top eigenvector of the symmetric form and the runner-up, each of shape (n,): from both
+            the next solve sees when one overtakes the other. What overtakes from outside of them shows in the
+            gradient, which is the third start.
+        gain: ‖Hv‖/‖v‖ of the last product, from which finite differences take their step; None if exact.
+    """
+
+    starts: tuple[Tensor, ...]
+    gain: float | None = None
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """How a probe measures.
+
+    Attributes:
+        backend: How Hessian products are computed; None for double backward.
+        stop: When λ_max is good enough; None for 0.5 % near the edge and 2 % far from it.
+        model: The model behind the loss: for its buffers, and the names of blocks.
+    """
+
+    backend: BackendChoice | None = None
+    stop: StoppingRule | None = None
+    model: nn.Module | None = None
+
+    def operator(self, loss: Loss, parameters: Sequence[Tensor], gain: float | None = None) -> LossOperator:
+        """Return the Hessian of a loss, to be used in a ``with`` block."""
+        if self.backend is None:
+            return HessianOperator(loss, parameters, model=self.model)
+        return hessian_operator(self.backend, loss, parameters, model=self.model, gain=gain)
+
+
+def probe_curvature(
+    loss: Loss,
+    preconditioner: Preconditioner,
+    *,
+    step: int,
+    memory: ProbeMemory | None = None,
+    settings: ProbeSettings | None = None,
+) -> tuple[CurvatureReading, ProbeMemory]:
+    """Measure the preconditioned curvature for the step about to be taken. Call it inside `isolated`.
+
+    Cost: about 3 F for the graph and 2 F for each product: two for the directions, and for λ_max three or
+    more from a warm start.
+
+    Args:
+        loss: Returns the mean loss of the batch, a scalar tensor; or one `LossTerm` a micro-batch.
+        preconditioner: The step about to be taken; its learning rates must not all be zero.
+        step: Step number to put into the reading.
+        memory: What the last probe returned; None for a cold start. Of one with other parameters only the
+            vectors of the same size are used.
+        settings: How to measure.
+
+    Returns:
+        The reading, and what to pass to the next probe.
+
+    Raises:
+        TypeError: If the loss is not a tensor.
+        ValueError: If the loss is not a scalar or does not depend on the parameters, or nothing moves.
+        FloatingPointError: If the loss or a product is not finite.
+    """
+    began = time.perf_counter()
+    settings = settings or ProbeSettings()
+    if not preconditioner.largest_rate > 0:
+        raise ValueError(
+            "every learning rate is 0, or no parameter has a gradient: nothing moves in this step"
+        )
+    gain = None if memory is None else memory.gain
+    with settings.operator(loss, preconditioner.parameters, gain) as hessian:
+        if not math.isfinite(float(hessian.loss)):
+            raise FloatingPointError(f"the loss of the probed batch is {float(hessian.loss)}")
+        directions = _Directions.measure(hessian, preconditioner)
+        cold = directions.cold_start()
+        top = largest_eigenvalue(
+            directions.operator,
+            (*_usable(memory, cold), cold),
+            settings.stop or StoppingRule(threshold=1.0),
+            extra=directions.pairs(),
+        )
+        gain = hessian.gain if isinstance(hessian, DifferenceOperator) else None
+    rate = preconditioner.common_rate
+    unscaled = [
+        None if rate is None else ratio * 2 / rate
+        for ratio in (top.value, 1.0, directions.gradient_ratio, directions.update_ratio)
+    ]
+    reading = CurvatureReading(
+        step=step,
+        stability_ratio=top.value,
+        error_bound=top.error,
+        preconditioned_sharpness=unscaled[0],
+        threshold=unscaled[1],
+        gradient_stability_ratio=directions.gradient_ratio,
+        gradient_directional_curvature=unscaled[2],
+        update_stability_ratio=directions.update_ratio,
+        update_directional_curvature=unscaled[3],
+        alignment=directions.alignment(top.vector),
+        predicted_loss_change=directions.predicted_change,
+        products=hessian.products,
+        converged=top.converged,
+        backend=hessian.backend,
+        blocks=_largest_blocks(top.vector, preconditioner, settings.model),
+        excess_loss=directions.excess_loss(top),
+        coverage=preconditioner.coverage,
+        seconds=time.perf_counter() - began,
+    )
+    return reading, ProbeMemory(top.starts, gain)
+
+
+def _usable(memory: ProbeMemory | None, like: Tensor) -> tuple[Tensor, ...]:
+    return () if memory is None else tuple(start for start in memory.starts if start.shape == like.shape)
+
+
+@dataclass(frozen=True)
+class _Directions:
+    """The gradient and the update, each with its Hessian product."""
+
+    operator: PreconditionedOperator
+    scale_root: Tensor
+    gradient: Tensor
+    gradient_product: Tensor
+    descent: Tensor
+    descent_product: Tensor
+    whole: bool
+
+    @classmethod
+    def measure(cls, hessian: LossOperator, preconditioner: Preconditioner) -> _Directions:
+        scale_root = preconditioner.scale_root()
+        operator = PreconditionedOperator(
+            hessian, scale_root, shift=preconditioner.coupled_decay(), sign=preconditioner.sign
+        )
+        gradient, descent = preconditioner.gradient(), preconditioner.descent()
+        whole = preconditioner.coverage == 1
+        if not whole:
+            covered = scale_root > 0
+            gradient, descent = gradient * covered, descent * covered
+        return cls(
+            operator,
+            scale_root,
+            gradient,
+            operator.curvature(gradient),
+            descent,
+            operator.curvature(descent),
+            whole,
+        )
+
+    @property
+    def gradient_ratio(self) -> float:
+        return rayleigh_quotient(self.gradient, self.gradient_product * self.scale_root**2)
+
+    @property
+    def update_ratio(self) -> float:
+        return rayleigh_quotient(self.descent, self.descent_product, self._inverse_root() ** 2)
+
+    @property
+    def predicted_change(self) -> float:
+        change = torch.dot(self.descent, self.descent_product / 2 - self.gradient)
+        return float(change) if self.whole else math.nan
+
+    def alignment(self, vector: Tensor) -> float:
+        scaled = self.gradient * self.scale_root
+        return abs(float(torch.dot(vector, scaled) / torch.linalg.vector_norm(scaled)))
+
+    def excess_loss(self, top: EigenResult) -> float:
+        slope = float(torch.dot(top.vector, self.gradient * self.scale_root))
+        return slope**2 / (2 * top.value) if top.value > 0 else math.nan
+
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Return (y, S·y) of the directions that have a y, in the coordinates of the symmetric form."""
+        inverse = self._inverse_root()
+        known = [(self.descent * inverse, self.descent_product * self.scale_root)]
+        if bool((self.scale_root > 0).all()):
+            known.append((self.gradient * inverse, self.gradient_product * self.scale_root))
+        return [(y, product) for y, product in known if bool(y.any())]
+
+    def cold_start(self) -> Tensor:
+        """Return the preconditioned gradient with some noise, which reaches what it has no part in."""
+        generator = torch.Generator(self.gradient.device).manual_seed(0)
+        noise = torch.empty_like(self.gradient).normal_(generator=generator)
+        noise /= torch.linalg.vector_norm(noise)
+        scaled = self.gradient * self.scale_root
+        norm = float(torch.linalg.vector_norm(scaled))
+        return noise.mul_(0.1).add_(scaled, alpha=1 / norm) if 0 < norm < math.inf else noise
+
+    def _inverse_root(self) -> Tensor:
+        return reciprocal(self.scale_root)
+
+
+def _largest_blocks(
+    vector: Tensor, preconditioner: Preconditioner, model: nn.Module | None
+) -> tuple[BlockShare, ...]:
+    if model is None:
+        return ()
+    named = name_parameters(model, preconditioner.parameters)
+    return block_shares(vector, named, depth=_DEPTH)[:_BLOCKS]

@@ -1,1 +1,0 @@
-"""Experiments: one a file, each a configuration and a function that builds or runs it."""

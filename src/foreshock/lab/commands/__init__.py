@@ -1,0 +1,1 @@
+"""The laboratory's commands: ``foreshock bench`` and ``foreshock reproduce``."""

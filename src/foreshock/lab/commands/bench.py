@@ -1,0 +1,157 @@
+"""The ``bench`` commands: they parse, call and print. Showing help imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+bench = typer.Typer(help="Reproduce the benchmarks.", no_args_is_help=True)
+
+
+class Suite(StrEnum):
+    """Sizes of a suite."""
+
+    QUICK = "quick"
+    FULL = "full"
+
+
+class GuardSuite(StrEnum):
+    """Suites of GuardBench."""
+
+    QUICK = "quick"
+    FULL = "full"
+    NORMALISED = "normalised"
+
+
+@bench.callback()
+def _group() -> None:
+    """Reproduce the benchmarks."""
+
+
+@bench.command()
+def forecast(
+    suite: Annotated[Suite, typer.Option(help="quick: some minutes; full: hours, resumable.")] = Suite.QUICK,
+    out: Annotated[Path, typer.Option(help="Folder for traces, scores, tables and figures.")] = Path(
+        "runs/spikebench"
+    ),
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
+    release: Annotated[
+        bool, typer.Option("--release", help="Score the held-out half too: not while a rule is tuned.")
+    ] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Record nothing; score the traces that are there.")
+    ] = False,
+) -> None:
+    """Score Foreshock's forecasts and the rules it must beat on spontaneous spikes (SpikeBench).
+
+    Runs are trained and measured once; interrupted, the command goes on where it stopped.
+    """
+    from foreshock.lab.spikebench.publication import save_scores, score, summary, write_pages
+    from foreshock.lab.spikebench.run import is_recorded, record_suite, runs_of, trace_path
+    from foreshock.lab.spikebench.trace import Trace
+
+    console = Console(highlight=False)
+    runs = runs_of(suite.value, split=None if release else "development")
+    folder = out / "traces"
+    missing = [run for run in runs if not is_recorded(folder, run)]
+    if partial:
+        runs = [run for run in runs if run not in missing]
+    elif missing:
+        console.print(f"{len(missing)} of {len(runs)} runs to record, {jobs} at a time")
+        record_suite(runs, folder, jobs=jobs, on_done=_counter(console, len(missing)))
+    try:
+        scores = score([Trace.load(trace_path(folder, run)) for run in runs])
+        path = save_scores(scores, out / "scores.json")
+        pages = write_pages(scores, out / "pages")
+    except (ImportError, ValueError) as error:
+        raise _stop(error) from error
+    for split in scores["rules"]["scores"]:
+        typer.echo(f"\n## {split}\n\n{summary(scores, split)}")
+    _print_places(console, path, pages)
+
+
+@bench.command()
+def guard(
+    suite: Annotated[
+        GuardSuite,
+        typer.Option(help="quick: minutes; full: hours, resumable; normalised: with BatchNorm, an hour."),
+    ] = GuardSuite.QUICK,
+    out: Annotated[Path, typer.Option(help="Folder for results, scores, tables and figures.")] = Path(
+        "runs/guardbench"
+    ),
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
+    release: Annotated[
+        bool,
+        typer.Option("--release", help="Run the held-out half too: not while a guard is tuned."),
+    ] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Train nothing; score the results that are there.")
+    ] = False,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            help="Only this method, beside plain Adam; can be repeated. Times are left out.",
+        ),
+    ] = None,
+) -> None:
+    """Compare Foreshock's guards with other measures against loss spikes (GuardBench).
+
+    Every method trains the same tasks; interrupted, the command goes on where it stopped.
+    """
+    from foreshock.lab.guardbench.comparison import compare
+    from foreshock.lab.guardbench.cost import saved_costs
+    from foreshock.lab.guardbench.methods import chosen_methods
+    from foreshock.lab.guardbench.publication import page_of, summary, write_pages
+    from foreshock.lab.guardbench.run import is_done, left_out, load_result, result_path, run_suite, trials_of
+    from foreshock.lab.spikebench.files import write_json
+
+    console = Console(highlight=False)
+    split = None if release else "development"
+    try:
+        trials = trials_of(suite.value, split=split, methods=chosen_methods(method or ()))
+    except ValueError as error:
+        raise _stop(error) from error
+    folder = out / "results"
+    missing = [trial for trial in trials if not is_done(folder, trial)]
+    for name in left_out(suite.value, split=split):
+        console.print(f"{name} is left out: its data set is not on this machine")
+    try:
+        if partial:
+            trials = [trial for trial in trials if trial not in missing]
+        elif missing:
+            console.print(f"{len(missing)} of {len(trials)} trainings to run, {jobs} at a time")
+            run_suite(trials, folder, jobs=jobs, on_done=_counter(console, len(missing)))
+        scores = compare(load_result(result_path(folder, trial)) for trial in trials)
+        scores["costs"] = saved_costs(out / "costs.json", measure=not (partial or method))
+        path = write_json(scores, out / "scores.json")
+        command = f"foreshock bench guard --suite {suite.value}{' --release' if release else ''}"
+        command += "".join(f" --method {name}" for name in method or ())
+        pages = write_pages(scores, out / "pages", command=command, name=page_of(suite.value))
+    except (ImportError, OSError, ValueError) as error:
+        raise _stop(error) from error
+    for half in scores["scores"]:
+        typer.echo(f"\n## {half}\n\n{summary(scores, half)}")
+    _print_places(console, path, pages)
+
+
+def _counter(console: Console, total: int) -> Callable[[Path], None]:
+    """Return what prints a line for each file that is done."""
+    done = iter(range(1, total + 1))
+    return lambda path: console.print(f"  {next(done)}/{total}  {path.stem}")
+
+
+def _stop(error: Exception) -> typer.Exit:
+    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {error}", soft_wrap=True)
+    return typer.Exit(1)
+
+
+def _print_places(console: Console, scores: Path, pages: Sequence[Path]) -> None:
+    console.print(f"Scores: {scores.resolve()}", soft_wrap=True)
+    console.print(f"Tables and figures: {pages[0].parent.resolve()}", soft_wrap=True)

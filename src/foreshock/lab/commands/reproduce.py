@@ -1,0 +1,159 @@
+"""The ``reproduce`` command: it parses, calls and prints. Showing help imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from foreshock.lab.reproduction.experiment import Experiment, OnStep
+    from foreshock.lab.reproduction.runner import Order
+
+_LINES = 4
+
+
+class Scale(StrEnum):
+    """Sizes of the experiments."""
+
+    CPU = "cpu"
+    PAPER = "paper"
+
+
+def reproduce(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="quadratic, fnn-1d, fnn-50d, cnn, transformer, llm, interventions, cause; all; or page, "
+            "which only writes the pages from the results that are there."
+        ),
+    ],
+    scale: Annotated[
+        Scale, typer.Option(help="cpu: minutes each; paper: the paper's sizes, for a GPU.")
+    ] = Scale.CPU,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
+    first_seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, changes a setting; may be repeated.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder or archive with images for cnn and cause.")
+    ] = None,
+    text: Annotated[Path | None, typer.Option(help="Text file for llm.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for runs, results and pages.")] = Path(
+        "runs/reproduction"
+    ),
+    results: Annotated[
+        Path | None, typer.Option(help="Keep the results here instead of in the folder out.")
+    ] = None,
+    docs: Annotated[
+        Path | None, typer.Option(help="Write the pages and pictures into this documentation folder.")
+    ] = None,
+) -> None:
+    """Reproduce the paper's experiments and judge its claims by criteria in numbers.
+
+    Each seed is an ordinary run that `foreshock report` can read. Interrupted, the command goes on where it
+    stopped.
+    """
+    from foreshock.lab.reproduction.publication import publish
+
+    console = Console(highlight=False)
+    kept, target = results or out / "results", docs or out / "pages"
+    try:
+        changes = _changes(settings or [], data, text)
+        for order in _orders(name, scale.value, range(first_seed, first_seed + seeds), changes, out):
+            _carry_out(console, order, kept, target)
+        pages = publish(kept, scale.value, target)
+    except (ImportError, OSError, ValueError) as error:
+        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {error}", soft_wrap=True)
+        raise typer.Exit(1) from error
+    for page in pages:
+        console.print(f"Page: {page.resolve()}", soft_wrap=True)
+
+
+def _carry_out(console: Console, order: Order, kept: Path, target: Path) -> None:
+    """Run what is missing, keep the result, tell the verdicts and draw the pictures of the first seed."""
+    from foreshock.lab.reproduction.publication import PICTURES
+    from foreshock.lab.reproduction.results import save_result
+    from foreshock.lab.reproduction.runner import run_order
+
+    console.print(f"[bold]{order.experiment.name}[/]: {order.experiment.title}")
+    result = run_order(order, start=lambda name, seed: _progress(console, name, seed))
+    save_result(result, kept)
+    for claim in order.experiment.claims:
+        console.print(f"  {result.verdict(claim).value}: {claim.statement}", soft_wrap=True)
+    drawn = order.experiment.draw(order.seed_folder(order.seeds[0]), target / PICTURES)
+    console.print(f"  {len(drawn)} pictures, {sum(result.seconds):.0f} s of processor time")
+
+
+def _changes(settings: list[str], data: Path | None, text: Path | None) -> dict[str, list[str]]:
+    """Return the assignments that must hold, and those for experiments that have such a setting."""
+    optional = [f"path={data}"] if data is not None else []
+    if text is not None:
+        optional.append(f"text={text}")
+    return {"always": settings, "where possible": optional}
+
+
+def _orders(name: str, scale: str, seeds: range, changes: dict[str, list[str]], out: Path) -> list[Order]:
+    from foreshock.lab.reproduction.catalogue import EXPERIMENTS, find_experiment
+    from foreshock.lab.reproduction.runner import Order
+
+    if name == "page":
+        return []
+    if name == "all" and changes["always"]:
+        raise ValueError("--set changes one experiment; name it instead of all")
+    chosen = list(EXPERIMENTS.values()) if name == "all" else [find_experiment(name)]
+    return [
+        Order(
+            experiment,
+            scale,
+            _configure(experiment, scale, changes),
+            seeds,
+            out,
+            _command(experiment, scale, seeds, changes),
+        )
+        for experiment in chosen
+    ]
+
+
+def _configure(experiment: Experiment, scale: str, changes: dict[str, list[str]]) -> Any:
+    from foreshock.lab.reproduction.settings import with_settings
+
+    config = experiment.scales[scale]
+    known = {field.name for field in dataclasses.fields(config)}
+    possible = [text for text in changes["where possible"] if text.partition("=")[0] in known]
+    return with_settings(config, [*changes["always"], *possible])
+
+
+def _command(experiment: Experiment, scale: str, seeds: range, changes: dict[str, list[str]]) -> str:
+    words = ["foreshock", "reproduce", experiment.name]
+    if scale != Scale.CPU:
+        words += ["--scale", scale]
+    if len(seeds) != 3:
+        words += ["--seeds", str(len(seeds))]
+    if seeds.start:
+        words += ["--first-seed", str(seeds.start)]
+    for text in changes["always"]:
+        words += ["--set", text]
+    return shlex.join(words)
+
+
+def _progress(console: Console, name: str, seed: int) -> OnStep:
+    """Return a function that prints a line now and then, also where there is no terminal."""
+    last = {"done": 0, "part": 0}
+
+    def advance(done: int, total: int) -> None:
+        if done <= last["done"]:
+            last["part"] = 0  # The next part of the experiment has begun.
+        part = done * _LINES // total
+        if part > last["part"]:
+            last["part"] = part
+            console.print(f"  {name}, seed {seed}: {done} of {total}")
+        last["done"] = done
+
+    return advance

@@ -1,0 +1,195 @@
+"""Results → scores: each training against plain Adam's of the same configuration and seed."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from foreshock._version import __version__
+from foreshock.lab.guardbench.judging import HEIGHTS
+from foreshock.lab.guardbench.methods import METHODS, PLAIN
+
+Result = Mapping[str, Any]
+HARM = 1.1
+"""A mean loss above 1.1 × Adam's counts as harm."""
+
+_RATIOS = ("mean_loss", "mean_validation", "last_validation")
+
+
+def compare(results: Iterable[Result]) -> dict[str, Any]:
+    """Score results, by split, then by group of runs, then by method.
+
+    Only trainings whose plain Adam is there too are scored.
+
+    Args:
+        results: What `foreshock.lab.guardbench.run.load_result` read.
+
+    Returns:
+        ``foreshock``, the version; ``seeds``; ``methods``, where each is from; ``tasks``, one row a
+        configuration; ``scores``, by split, group and method. Groups are all, full, mini, language, and
+        ``family NAME``. JSON can hold it.
+
+    Raises:
+        ValueError: If nothing can be compared.
+    """
+    paired = _paired(results)
+    if not paired:
+        raise ValueError(
+            "no training has plain Adam's beside it: there is nothing to compare; run some first"
+        )
+    groups: dict[str, dict[str, dict[str, list[Pair]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(list))
+    )
+    for one, plain in paired:
+        for group in _groups_of(one):
+            groups[one["split"]][group][one["method"]].append((one, plain))
+    return {
+        "foreshock": __version__,
+        "seeds": sorted({one["seed"] for one, _ in paired}),
+        "methods": {
+            one.name: {"source": one.source, "citation": one.citation, "note": one.note} for one in METHODS
+        },
+        "tasks": _tasks(paired),
+        "scores": {
+            split: {
+                group: {name: aggregate(pairs) for name, pairs in _ordered(methods).items()}
+                for group, methods in sorted(found.items(), key=lambda item: _rank(item[0]))
+            }
+            for split, found in sorted(groups.items())
+        },
+    }
+
+
+Pair = tuple[Result, Result]
+
+
+def aggregate(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Put the trainings of one method together.
+
+    Args:
+        pairs: Each training with that of plain Adam.
+
+    Returns:
+        Counts of runs, diverged runs and spikes, of Adam too; median, worst and geometric mean of each ratio
+        of losses; ``harmed``, in how many runs the mean training or validation loss is above 1.1 × Adam's;
+        share of steps acted and passes per step.
+    """
+    scored = [compared(one, plain) for one, plain in pairs]
+    acted = [one["acted"] for one, _ in pairs if one["acted"] is not None]
+    return {
+        "runs": len(pairs),
+        "diverged": sum(one["diverged"] for one, _ in pairs),
+        "plain_diverged": sum(plain["diverged"] for _, plain in pairs),
+        "spikes": _counts([one for one, _ in pairs]),
+        "plain_spikes": _counts([plain for _, plain in pairs]),
+        "worst_ratio": _bounded(max(one["worst_ratio"] for one, _ in pairs)),
+        "ratios": {name: _spread([one[name] for one in scored]) for name in _RATIOS},
+        "harmed": sum(max(one["mean_loss"], one["mean_validation"]) > HARM for one in scored),
+        "acted": statistics.fmean(acted) if acted else None,
+        "passes": statistics.fmean(one["passes"] for one, _ in pairs),
+    }
+
+
+def compared(one: Result, plain: Result) -> dict[str, float]:
+    """Return the losses of a training ÷ those of plain Adam; infinite where only the training's is.
+
+    Args:
+        one: The training.
+        plain: Plain Adam's of the same configuration and seed.
+    """
+    return {name: _ratio(one[name], plain[name]) for name in _RATIOS}
+
+
+def _paired(results: Iterable[Result]) -> list[Pair]:
+    read = list(results)
+    plain = {(one["config"], one["seed"]): one for one in read if one["method"] == PLAIN}
+    return [(one, plain[key]) for one in read if (key := (one["config"], one["seed"])) in plain]
+
+
+def _tasks(paired: Sequence[Pair]) -> list[dict[str, Any]]:
+    """Return one row a configuration: Adam's spikes by seed, its mean loss; by method spikes and ratios."""
+    rows: dict[str, list[Pair]] = defaultdict(list)
+    for one, plain in paired:
+        rows[one["config"]].append((one, plain))
+    return [_task(pairs) for pairs in rows.values()]
+
+
+def _task(pairs: Sequence[Pair]) -> dict[str, Any]:
+    first = pairs[0][0]
+    methods: dict[str, list[Pair]] = defaultdict(list)
+    for one, plain in pairs:
+        methods[one["method"]].append((one, plain))
+    about = {name: first[name] for name in ("config", "split", "group", "family", "rate", "steps")}
+    scored = {name: _in_task(found) for name, found in _ordered(methods).items()}
+    free = [plain for _, plain in methods[PLAIN]]
+    return about | {
+        "plain_spikes": [_count(plain, 3) for plain in free],
+        "plain_loss": _spread([plain["mean_loss"] for plain in free])["mean"],
+        "methods": scored,
+    }
+
+
+def _in_task(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Return spikes over all seeds and geometric means of the ratios of losses."""
+    scored = [compared(one, plain) for one, plain in pairs]
+    return {
+        "spikes": sum(_count(one, 3) for one, _ in pairs),
+        "loss": _spread([one["mean_loss"] for one in scored])["mean"],
+        "validation": _spread([one["mean_validation"] for one in scored])["mean"],
+    }
+
+
+def _ordered(methods: Mapping[str, Any]) -> dict[str, Any]:
+    return {one.name: methods[one.name] for one in METHODS if one.name in methods}
+
+
+def _groups_of(one: Result) -> tuple[str, ...]:
+    return ("all", one["group"], f"family {one['family']}")
+
+
+def _rank(group: str) -> tuple[int, str]:
+    order = ("all", "full", "mini", "language")
+    return (order.index(group) if group in order else len(order), group)
+
+
+def _counts(runs: Sequence[Result]) -> dict[str, int]:
+    return {f"{height}x": sum(_count(one, height) for one in runs) for height in HEIGHTS}
+
+
+def _count(one: Result, height: float) -> int:
+    return sum(spike > height for spike in one["spikes"])
+
+
+def _ratio(value: float, plain: float) -> float:
+    if not math.isfinite(plain):
+        return 1.0 if not math.isfinite(value) else 0.0
+    if plain == 0:
+        return 1.0 if value == 0 else math.inf
+    return value / plain
+
+
+def _spread(ratios: Sequence[float]) -> dict[str, float | None]:
+    """Return median, worst and geometric mean; None where infinite, as JSON has no such number."""
+    logs = [math.log(ratio) if ratio > 0 else -math.inf for ratio in ratios]
+    mean = math.exp(statistics.fmean(logs)) if max(logs) < math.inf else math.inf
+    return {
+        "median": _bounded(statistics.median(ratios)),
+        "worst": _bounded(max(ratios)),
+        "mean": _bounded(mean),
+    }
+
+
+def unbounded(value: float | None) -> float:
+    """Return a ratio as scores hold it as a number; None stands for infinity, which JSON lacks.
+
+    Args:
+        value: The ratio, or None.
+    """
+    return math.inf if value is None else value
+
+
+def _bounded(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,162 @@
+"""Two trainings that spike by themselves, each with a guard and without, as a picture and a table.
+
+Run it as ``python -m foreshock.lab.guardbench.illustration FILE``: it draws FILE and prints the table. The
+full batch is guarded by the secant alone, mini-batches by pairs of half-batch gradients besides.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from foreshock.demo.threads import one_thread
+from foreshock.guarding import Guard, guard
+from foreshock.lab.tasks import OptimizerConfig, Task, build_optimizer, build_task
+from foreshock.report.appearance import BLUE, QUIET, RED, dress, label
+from foreshock.report.drawing import figure_class, save_figure
+from foreshock.spikes import SpikeDefinition, detect_spikes
+
+_SMOOTHING = 5
+_PASSES = 2  # of one measurement: two gradients of each half of a batch
+
+
+@dataclass(frozen=True)
+class GuardedRun:
+    """The same training twice.
+
+    Attributes:
+        name: What is trained, in words.
+        plain: Losses without a guard, shape (n,); of mini-batches their mean over five steps.
+        guarded: Losses with one.
+        acted: Steps on which the guard acted.
+        share: Their share.
+        passes: Forward and backward passes that measuring pairs took, per step.
+    """
+
+    name: str
+    plain: NDArray[np.float64]
+    guarded: NDArray[np.float64]
+    acted: tuple[int, ...]
+    share: float
+    passes: float
+
+    def spikes(self, factor: float) -> tuple[int, int]:
+        """Return how many spikes exceed `factor` × the median of 100 steps, without and with the guard."""
+        plain, guarded = (
+            len(detect_spikes(range(len(one)), one.tolist(), SpikeDefinition(factor=factor)))
+            for one in (self.plain, self.guarded)
+        )
+        return plain, guarded
+
+    @property
+    def loss_ratio(self) -> float:
+        """Geometric mean of the loss over the second half of training, guarded ÷ plain."""
+        half = len(self.plain) // 2
+        return float(np.exp(np.log(self.guarded[half:]).mean() - np.log(self.plain[half:]).mean()))
+
+
+def compare(name: str, *, batch_size: int | None, steps: int, seed: int = 0, **options: Any) -> GuardedRun:
+    """Train a fully connected network with Adam at η = 0.01, with ``foreshock.guard(optimizer)`` and without.
+
+    Args:
+        name: What it is, in words.
+        batch_size: Points in a batch; None for all.
+        steps: Steps of training, at least 200.
+        seed: Seed of the weights and of the order of the points.
+        **options: Options of the family ``mlp``.
+    """
+    losses, watched, spent = [], None, 0
+    for guarded in (False, True):
+        task = build_task("mlp", batch_size=batch_size, seed=seed, **options)
+        optimizer = build_optimizer(task.model, OptimizerConfig("adam", 0.01))
+        watched = guard(optimizer, kept=steps) if guarded else None
+        trail, spent = _train(task, optimizer, watched, steps)
+        smooth = np.ones(_SMOOTHING) / _SMOOTHING if batch_size is not None else np.ones(1)
+        losses.append(np.convolve(trail, smooth)[:steps])
+    actions = () if watched is None else watched.actions
+    acted = tuple(dict.fromkeys(one.step for one in actions if one.changes_something))
+    return GuardedRun(name, losses[0], losses[1], acted, len(acted) / steps, _PASSES * spent / steps)
+
+
+def _train(
+    task: Task, optimizer: torch.optim.Optimizer, watched: Guard | None, steps: int
+) -> tuple[list[float], int]:
+    trail, spent = [], 0
+    for _, batch in zip(range(steps), task.batches, strict=False):
+        optimizer.zero_grad()
+        loss = task.loss_fn(task.model, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if watched is not None:
+            spent += watched.measure(task.model, task.loss_fn, batch)
+        optimizer.step()
+        trail.append(loss.item())
+    return trail, spent
+
+
+def draw(runs: Sequence[GuardedRun], path: str | os.PathLike[str]) -> Path:
+    """Draw the losses of each run, one panel a run, with a mark where the guard acted.
+
+    Args:
+        runs: The runs.
+        path: File to write, ``.svg`` or ``.png``.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+    """
+    figure = figure_class()(figsize=(9, 2.6 * len(runs)), layout="constrained")
+    axes = figure.subplots(len(runs), 1, squeeze=False).ravel()
+    for axis, run in zip(axes, runs, strict=True):
+        axis.semilogy(run.plain, color=QUIET, linewidth=0.8, label="Adam")
+        axis.semilogy(run.guarded, color=BLUE, linewidth=1.1, label="Adam, guarded")
+        floor = min(run.plain.min(), run.guarded.min()) / 2
+        axis.plot(run.acted, [floor] * len(run.acted), "|", color=RED, markersize=6, label="the guard acts")
+        dress(axis)
+        label(axis, x="step", y="training loss", title=run.name)
+    axes[0].legend(frameon=False, fontsize=9, ncols=3, loc="upper right")
+    return save_figure(figure, path)
+
+
+def table(runs: Sequence[GuardedRun]) -> str:
+    """Return the runs as a Markdown table.
+
+    Args:
+        runs: The runs.
+    """
+    lines = [
+        "| | spikes > 3× | > 10× | loss ÷ Adam's | steps acted on | extra passes a step |",
+        "|---|---|---|---|---|---|",
+    ]
+    for run in runs:
+        low, high = ("{} → {}".format(*run.spikes(factor)) for factor in (3.0, 10.0))
+        numbers = f"{run.loss_ratio:.2f} | {run.share:.1%} | {run.passes:.2f}"
+        lines.append(f"| {run.name} | {low} | {high} | {numbers} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(path: str, *, steps: int = 3000) -> None:
+    """Train, draw and print.
+
+    Args:
+        path: File of the picture.
+        steps: Steps of each training.
+    """
+    deep = {"points": 50, "layers": 2, "width": 50}
+    with one_thread():
+        runs = [
+            compare("Full batch", batch_size=None, steps=steps),
+            compare("Mini-batches of 25 of 50 points", batch_size=25, steps=steps, **deep),
+        ]
+    draw(runs, path)
+    sys.stdout.write(table(runs))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

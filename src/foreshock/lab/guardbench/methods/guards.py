@@ -1,0 +1,179 @@
+"""Foreshock's guards, as a user attaches them: by one line, or handed to a monitor."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+import foreshock
+from foreshock.batches import count_examples
+from foreshock.guarding import GuardAction
+from foreshock.lab.guardbench.methods.method import Method, Subject
+from foreshock.lab.guardbench.methods.settings import with_short_memory
+from foreshock.runlog import read_run
+
+PROBE_EVERY = 10
+_CODE = ("foreshock.guarding",)
+RARELY = 40
+_OFFERED = "is offered each batch and measures pairs every ten steps"
+
+
+class CountedLoss:
+    """A loss function that counts what it costs, as shares of a batch with `examples` examples.
+
+    Args:
+        loss_fn: ``loss_fn(model, batch)``.
+    """
+
+    def __init__(self, loss_fn: Any) -> None:
+        self._loss_fn = loss_fn
+        self.examples = 1
+        self.passes = 0.0
+
+    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
+        """Evaluate; each evaluation counts as a forward and a backward pass."""
+        self.passes += count_examples(batch) / self.examples
+        loss: Tensor = self._loss_fn(model, batch)
+        return loss
+
+
+class Watched:
+    """Knows of each step whether a guard changed it."""
+
+    def __init__(self) -> None:
+        self._acted = False
+
+    def see(self, action: GuardAction) -> None:
+        """Take one action into account.
+
+        Args:
+            action: What the guard tells.
+        """
+        self._acted |= action.changes_something
+
+    def after_step(self) -> bool:
+        """Return whether the guard changed this step."""
+        acted, self._acted = self._acted, False
+        return acted
+
+
+class Guarding(Watched):
+    """A guard on the optimizer; it is offered each batch, so that it can measure pairs.
+
+    Args:
+        subject: What is trained.
+        policy: Name of the policy.
+        pairs: Every how many steps it may measure pairs on the batches that it is offered; None for never.
+    """
+
+    def __init__(self, subject: Subject, *, policy: str, pairs: int | None) -> None:
+        self._subject, self._pairs = subject, pairs
+        self._loss_fn = CountedLoss(subject.loss_fn)
+        super().__init__()
+        self._guard = foreshock.guard(subject.optimizer, policy=policy, on_action=self.see)
+
+    @property
+    def passes(self) -> float:
+        """What measuring cost, in F."""
+        return self._loss_fn.passes
+
+    def before_step(self, batch: Any, loss: float) -> None:
+        """Offer the batch."""
+        del loss
+        if self._pairs is not None:
+            self._loss_fn.examples = count_examples(batch)
+            self._guard.measure(self._subject.model, self._loss_fn, batch, every=self._pairs)
+
+    def close(self) -> None:
+        """Detach the guard."""
+        self._guard.detach()
+
+    def buffers(self) -> Any:
+        """Return what the guard holds."""
+        return self._guard.buffers()
+
+
+class Monitored(Watched):
+    """A guard that is told λ_max by a monitor, which probes every ten steps.
+
+    Args:
+        subject: What is trained.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="foreshock-")
+        super().__init__()
+        self._guard = foreshock.guard(subject.optimizer, policy="curvature", on_action=self.see)
+        self._monitor = foreshock.Monitor(
+            subject.model,
+            subject.optimizer,
+            subject.loss_fn,
+            guard=self._guard,
+            probe_every=PROBE_EVERY,
+            full_batch=subject.full_batch,
+            examples=subject.examples,
+            run=self._folder.name,
+        )
+
+    @property
+    def passes(self) -> float:
+        """What the probes cost: 3 F for the graph of a Hessian, 2 F for a product, 2 F for a pair."""
+        records = read_run(self._folder.name).records
+        probes = sum(3 + 2 * float(one["products"]) for one in records.get("curvature", ()))
+        return probes + 2 * len(records.get("noise", ()))
+
+    def before_step(self, batch: Any, loss: float) -> None:
+        """Let the monitor see the step."""
+        self._monitor.observe(batch, loss)
+
+    def close(self) -> None:
+        """Detach the guard and remove the monitor's log."""
+        self._monitor.close()
+        self._guard.detach()
+        self._folder.cleanup()
+
+    def buffers(self) -> Any:
+        """Return what guard and monitor hold."""
+        return self._guard.buffers(), self._monitor.state_dict()
+
+
+def _guard(policy: str, note: str = "", *, pairs: int | None = None) -> Method:
+    name = f"guard-{policy.replace('_', '-')}"
+    attach = partial(Guarding, policy=policy, pairs=pairs)
+    return Method(name, "foreshock", "Foreshock", note, intervene=attach, code=_CODE)
+
+
+_AUTO = _guard("auto", _OFFERED, pairs=PROBE_EVERY)
+GUARDS = (
+    _AUTO,
+    _guard("secant"),
+    _guard("mean_square", _OFFERED, pairs=PROBE_EVERY),
+    _guard("outlier"),
+    _guard("epsilon", "the remedy of Bai et al. 2025"),
+    _guard("beta2"),
+    _guard("lr"),
+    replace(
+        _AUTO,
+        name=f"guard-auto-every-{RARELY}",
+        note=f"the same, but measures pairs every {RARELY} steps: a quarter of the passes",
+        intervene=partial(Guarding, policy="auto", pairs=RARELY),
+    ),
+    replace(
+        _AUTO,
+        name="guard-auto-beta2-0.95",
+        note="on Adam with β₂ = .95: to be compared with beta2-0.95",
+        configure=with_short_memory,
+    ),
+    Method(
+        "guard-curvature",
+        "foreshock",
+        "Foreshock",
+        "by a monitor that probes every ten steps",
+        intervene=Monitored,
+        code=(*_CODE, "foreshock.monitor.monitor"),
+    ),
+)

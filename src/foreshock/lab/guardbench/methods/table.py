@@ -1,0 +1,52 @@
+"""All methods, in the order in which tables have them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from foreshock.lab.guardbench.methods.adam_atan2 import ADAM_ATAN2
+from foreshock.lab.guardbench.methods.cdat import CDAT
+from foreshock.lab.guardbench.methods.clipping import CLIPPING
+from foreshock.lab.guardbench.methods.growing_memory import GROWING_MEMORY
+from foreshock.lab.guardbench.methods.guards import GUARDS
+from foreshock.lab.guardbench.methods.method import Method
+from foreshock.lab.guardbench.methods.packages import PEERS
+from foreshock.lab.guardbench.methods.settings import PLAIN, SETTINGS
+
+METHODS: tuple[Method, ...] = (*SETTINGS, GROWING_MEMORY, ADAM_ATAN2, *PEERS, *CLIPPING, CDAT, *GUARDS)
+"""Plain Adam comes first."""
+
+
+def method(name: str) -> Method:
+    """Return a method by its name.
+
+    Raises:
+        ValueError: If there is none.
+
+    Example:
+        >>> method("amsgrad").source
+        'torch'
+    """
+    for one in METHODS:
+        if one.name == name:
+            return one
+    raise ValueError(f"there is no method {name!r}; there are {', '.join(one.name for one in METHODS)}")
+
+
+def chosen_methods(names: Collection[str]) -> tuple[Method, ...]:
+    """Return methods by their names, in the order of tables, with plain Adam, which all are compared with.
+
+    Args:
+        names: Their names; none for all methods.
+
+    Raises:
+        ValueError: If there is no such method.
+
+    Example:
+        >>> [one.name for one in chosen_methods(["guard-auto"])]
+        ['adam', 'guard-auto']
+    """
+    if not names:
+        return METHODS
+    wanted = {PLAIN, *(method(name).name for name in names)}
+    return tuple(one for one in METHODS if one.name in wanted)

@@ -1,0 +1,107 @@
+"""Cut a training at its alarms and let it go on under each measure, from the same state."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreshock.lab.reproduction.measures import Fork, Measure
+from foreshock.lab.reproduction.plan import Plan, to_device
+from foreshock.lab.reproduction.recording import Moment
+from foreshock.lab.tasks import build_optimizer
+
+WARM_UP = 300
+_REARMED = 0.99
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The state of a training before a step.
+
+    Attributes:
+        step: The step.
+        level: Median loss of the 20 steps before.
+        gradient_norm: Median of ‖g‖ over the 100 steps before.
+        model: State of the model.
+        optimizer: State of the optimizer.
+    """
+
+    step: int
+    level: float
+    gradient_norm: float
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+
+
+class AlarmCuts:
+    """Keep a cut at every alarm: where λ_max(Ĥ) rises through 2/η.
+
+    Args:
+        start: First step that counts.
+
+    Attributes:
+        cuts: What was kept.
+    """
+
+    def __init__(self, *, start: int = WARM_UP) -> None:
+        self.cuts: list[Cut] = []
+        self._start, self._armed = start, True
+        self._losses: deque[float] = deque(maxlen=20)
+        self._norms: deque[float] = deque(maxlen=100)
+
+    def __call__(self, moment: Moment) -> None:
+        """Look at one step."""
+        if moment.ratio >= 1 and self._armed and moment.step >= self._start:
+            self._armed = False
+            self.cuts.append(self._cut(moment))
+        self._armed = self._armed or moment.ratio < _REARMED
+        gradients = [p.grad for p in moment.model.parameters() if p.grad is not None]
+        self._losses.append(moment.loss)
+        self._norms.append(float(sum(gradient.square().sum() for gradient in gradients)) ** 0.5)
+
+    def _cut(self, moment: Moment) -> Cut:
+        return Cut(
+            step=moment.step,
+            level=float(np.median(self._losses)),
+            gradient_norm=float(np.median(self._norms)),
+            model=copy.deepcopy(moment.model.state_dict()),
+            optimizer=copy.deepcopy(moment.optimizer.state_dict()),
+        )
+
+
+def go_on(plan: Plan, seed: int, cut: Cut, measure: Measure, *, steps: int) -> NDArray[np.float64]:
+    """Train on from a cut under a measure and return the losses.
+
+    Args:
+        plan: The training, full batch.
+        seed: Its seed.
+        cut: Where to start.
+        measure: What to do there.
+        steps: Updates.
+
+    Returns:
+        Losses before each update, shape (steps,); NaN after one that is not finite.
+    """
+    task = plan.build(seed)
+    batch = to_device(next(iter(task.batches)), plan.place)
+    optimizer = build_optimizer(task.model, plan.optimizer)
+    task.model.load_state_dict(cut.model)
+    optimizer.load_state_dict(copy.deepcopy(cut.optimizer))
+    before = measure.begin(Fork(task.model, optimizer, cut.gradient_norm))
+    losses = np.full(steps, np.nan)
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss = task.loss_fn(task.model, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        losses[step] = loss.item()
+        if not np.isfinite(losses[step]):
+            break
+        if before is not None:
+            before(step)
+        optimizer.step()
+    return losses

@@ -1,0 +1,137 @@
+"""What Foreshock would have said in a recorded run: the product's own forecaster, fed from a trace.
+
+It gets what the monitor would have measured: of full batches probes of the curvature, at the stride of the
+trace; of mini-batches pairs of half-batches, every 10 steps while v lags and every 50 otherwise. The future
+of the learning rate is known to it, as a schedule is, and so is the size of the training set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from foreshock.dynamics import population_factor
+from foreshock.forecast import CurvatureSignals, Forecast, RunForecaster
+from foreshock.lab.spikebench.scores import Replay
+from foreshock.lab.spikebench.trace import Trace
+from foreshock.monitor.schedule import CURVATURE_AMONG_NOISE, FRESH_WAIT, LAGGING_WAIT
+from foreshock.spikes import ANNOUNCING, announcing
+
+_FIELDS = ("stability_ratio", "stability_error", "gradient_ratio", "predicted_change", "alignment")
+
+
+def replay(trace: Trace) -> Replay:
+    """Return the forecasts and alarms of a trace, one a step."""
+    beta2 = float(trace.meta["beta2"])
+    run = RunForecaster(beta2=beta2 if 0 < beta2 < 1 else None)
+    constant = trace.meta["kind"] == "full"
+    feed = _Feed(trace)
+    rows, states = [], []
+    for index, step in enumerate(trace.column("loss").steps.tolist()):
+        spent = feed.give(run, index, step)
+        forecast = run.forecast(step, constant=constant)
+        run.alarm(step, forecast)
+        states.append(forecast.state)
+        rows.append(_row(forecast, alarmed=run.level == "alarm", passes=spent))
+    columns = np.array(rows, dtype=np.float64).reshape(-1, 8).T
+    alarm, score, expected, low, high, height, passes, until = columns
+    steps, watch = trace.column("loss").steps, announcing(states)
+    return Replay(steps, watch, watch & (alarm > 0), score, expected, low, high, height, passes, until)
+
+
+class _Feed:
+    """Hand the columns of a trace to a forecaster, each at its step."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._every = {
+            name: trace.column(name).values
+            for name in ("loss", "gradient_norm", "second_moment", "learning_rate", "lag_ratio")
+        }
+        self._probes = _by_step(trace, (*_FIELDS, "excess_loss"))
+        self._pairs = _by_step(trace, ("pair_mean", "pair_square", "noise_factor"))
+        size = trace.meta["batch_size"]
+        self._costs = trace.meta["costs"]
+        self._measured_at, self._measurements = -FRESH_WAIT, 0
+        self._factor = 1.0 if size is None else population_factor(size, trace.meta.get("examples"))
+
+    def give(self, run: RunForecaster, index: int, step: int) -> float:
+        """Give what is known at a step; return what measuring it costs, in F."""
+        if index >= self._every["gradient_norm"].size:
+            return 0.0  # A run that overflowed has no gradient at its last step.
+        every = {name: float(values[index]) for name, values in self._every.items()}
+        run.see_step(
+            loss=every["loss"],
+            squared_gradient=every["gradient_norm"] ** 2,
+            second_moment=every["second_moment"],
+        )
+        if self._pairs:
+            return self._give_pair(run, step)
+        probe = self._probes.get(step)
+        if probe is None:
+            return 0.0
+        run.see_curvature(step, self._signals(probe, every), learning_rates=self._future(index))
+        return float(self._costs["probe"])
+
+    def _give_pair(self, run: RunForecaster, step: int) -> float:
+        pair = self._pairs.get(step)
+        if pair is None or step - self._measured_at < (LAGGING_WAIT if run.lagging else FRESH_WAIT):
+            return 0.0
+        run.see_noise(
+            mean=pair["pair_mean"],
+            variance=self._factor * pair["pair_square"],
+            noise_factor=pair["noise_factor"],
+        )
+        accompanied = self._measurements % CURVATURE_AMONG_NOISE == 0
+        self._measured_at, self._measurements = step, self._measurements + 1
+        return float(self._costs["pair"] + (self._costs["probe"] if accompanied else 0.0))
+
+    def _signals(self, probe: Mapping[str, float], every: Mapping[str, float]) -> CurvatureSignals:
+        ratio = probe["stability_ratio"]
+        return CurvatureSignals(
+            ratio=ratio,
+            learning_rate=every["learning_rate"],
+            relative_error=probe["stability_error"] / abs(ratio) if ratio else math.inf,
+            gradient_ratio=probe["gradient_ratio"],
+            predicted_change=probe["predicted_change"],
+            alignment=probe["alignment"],
+            excess_loss=probe["excess_loss"],
+            lag_ratio=every["lag_ratio"],
+            loss=every["loss"],
+            beta1=float(self._trace.meta["beta1"]),
+        )
+
+    def _future(self, index: int) -> list[float] | None:
+        rates = self._every["learning_rate"]
+        if not (rates[index] > 0 and rates.size > index + 1):
+            return None
+        ahead: list[float] = (rates[index + 1 :] / rates[index]).tolist()
+        return ahead
+
+
+def _by_step(trace: Trace, names: tuple[str, ...]) -> dict[int, Mapping[str, float]]:
+    steps = trace.column(names[0]).steps
+    values = {name: trace.column(name).held(steps).tolist() for name in names}
+    return {
+        step: {name: column[i] for name, column in values.items()} for i, step in enumerate(steps.tolist())
+    }
+
+
+def _row(forecast: Forecast, *, alarmed: bool, passes: float) -> tuple[float, ...]:
+    score = forecast.mean_square_ratio
+    if math.isnan(score):
+        score = forecast.stability_ratio
+    elif forecast.state not in ANNOUNCING:
+        score = min(score, 0.0)
+    return (
+        float(alarmed),
+        score,
+        forecast.steps_to_instability,
+        forecast.interval_low,
+        forecast.interval_high,
+        forecast.severity,
+        passes,
+        forecast.steps_to_spike,
+    )

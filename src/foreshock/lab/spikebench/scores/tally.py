@@ -1,0 +1,118 @@
+"""The alarms of one trace counted against its spikes, and such counts summed over traces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreshock.lab.spikebench.scores.truth import Truth
+from foreshock.lab.spikebench.spikes import TALL
+from foreshock.lab.spikebench.trace import Column
+from foreshock.spikes import Readings, SpikeEvent, episode_gap, score
+
+EARLY = 10
+
+
+@dataclass(frozen=True)
+class Tally:
+    """One trace at one threshold.
+
+    Attributes:
+        control: Whether the trace is a control.
+        heights: Height of each spike.
+        leads: Steps from the alarm to the onset of each spike; None where it was missed.
+        false_alarms: Episodes of alarm in which no spike started.
+        judged: Steps at which alarms are judged.
+        outside: Those of them outside spikes.
+        alarmed: Those of them, outside spikes, that spend in alarm.
+    """
+
+    control: bool
+    heights: tuple[float, ...]
+    leads: tuple[int | None, ...]
+    false_alarms: int
+    judged: int
+    outside: int
+    alarmed: int
+
+
+def tally(
+    truth: Truth, spikes: Sequence[SpikeEvent], steps: NDArray[np.int64], announces: NDArray[np.bool_]
+) -> Tally:
+    """Count alarms by the episodes of :func:`foreshock.spikes.scoring.score`.
+
+    Episodes are parted by 20 steps without alarm, or by two measurements where those are further apart: else
+    an alarm that never ceased would be counted once a measurement.
+
+    Args:
+        truth: The trace.
+        spikes: The spikes to count against.
+        steps: Steps at which the alarm is decided, of shape (n,).
+        announces: Whether there is one, of shape (n,).
+    """
+    nothing = np.zeros(steps.size)
+    result = (
+        score(
+            spikes,
+            Readings(steps, announces, nothing, nothing),
+            gap=episode_gap(steps),
+            judged_from=int(truth.judged[0]) if truth.judged.size else 0,
+        )
+        if steps.size
+        else None
+    )
+    held = Column(steps, announces.astype(float)).held(truth.judged) == 1
+    return Tally(
+        truth.control,
+        tuple(spike.height for spike in spikes),
+        tuple(outcome.lead for outcome in result.outcomes) if result else (None,) * len(spikes),
+        len(result.false_alarms) if result else 0,
+        int(truth.judged.size),
+        int(truth.outside.sum()),
+        int((held & truth.outside).sum()),
+    )
+
+
+def summed(tallies: Sequence[Tally]) -> dict[str, Any]:
+    """Return the counts and rates of many traces: recall, leads, false alarms, time in alarm."""
+    heights = [height for one in tallies for height in one.heights]
+    leads = [lead for one in tallies for lead in one.leads]
+    tall = [lead for height, lead in zip(heights, leads, strict=True) if height >= TALL]
+    return {
+        **_hits(leads),
+        "tall": _hits(tall),
+        "false_spiky": false_rate([one for one in tallies if not one.control]),
+        "false_control": false_rate([one for one in tallies if one.control]),
+        "share_spiky": alarm_share([one for one in tallies if not one.control]),
+        "share_control": alarm_share([one for one in tallies if one.control]),
+    }
+
+
+def false_rate(tallies: Sequence[Tally]) -> float | None:
+    """Return the false alarms per 1,000 judged steps; None without such steps."""
+    steps = sum(one.judged for one in tallies)
+    return 1000 * sum(one.false_alarms for one in tallies) / steps if steps else None
+
+
+def alarm_share(tallies: Sequence[Tally]) -> float | None:
+    """Return the share of judged steps outside spikes that is spent in alarm; None without such steps."""
+    steps = sum(one.outside for one in tallies)
+    return sum(one.alarmed for one in tallies) / steps if steps else None
+
+
+def _hits(leads: Sequence[int | None]) -> dict[str, Any]:
+    known = sorted(lead for lead in leads if lead is not None)
+    count = len(leads)
+    return {
+        "spikes": count,
+        "hits": len(known),
+        "recall": len(known) / count if count else None,
+        "recall_early": sum(lead >= EARLY for lead in known) / count if count else None,
+        "lead_median": float(np.median(known)) if known else None,
+        "lead_10": float(np.quantile(known, 0.1)) if known else None,
+        "leads": known,
+    }

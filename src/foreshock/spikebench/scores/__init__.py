@@ -1,7 +1,0 @@
-"""Scores of alarm rules and of forecasts, as plain dictionaries that JSON can hold."""
-
-from foreshock.spikebench.scores.alarms import score_rules
-from foreshock.spikebench.scores.forecasts import score_forecasts
-from foreshock.spikebench.scores.replays import Replay
-
-__all__ = ["Replay", "score_forecasts", "score_rules"]

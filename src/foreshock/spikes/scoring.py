@@ -1,0 +1,192 @@
+"""Announcements against what came: which spikes were forecast, how early, and what was a false alarm.
+
+A forecast *announces* an instability while its state is ``edge`` or ``armed``, see `announcing`.
+Announcements form episodes; a spike ends its episode, so that the next spike must be announced anew. An
+episode in which no spike starts is a false alarm, also when the curvature did cross the threshold in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreshock.spikes.detection import SpikeEvent
+
+_GAP = 20
+ANNOUNCING = ("edge", "armed")
+"""States of a forecast that announce an instability."""
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What was measured and announced at each probe, all of shape (n,).
+
+    Attributes:
+        steps: Steps of the probes, increasing.
+        announces: Whether the forecast of that step announced an instability.
+        stability_ratio: λ_max(Ĥ)·η/2.
+        gradient_stability_ratio: Gradient-directional curvature ·η/2.
+    """
+
+    steps: NDArray[np.int64]
+    announces: NDArray[np.bool_]
+    stability_ratio: NDArray[np.float64]
+    gradient_stability_ratio: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SpikeOutcome:
+    """One spike and what was known before it.
+
+    Attributes:
+        spike: The spike.
+        announced: Step at which its episode of announcements began; None if it was missed.
+        curvature_crossed: Step at which λ_max(Ĥ) passed 2/η for the last time before the peak; None
+            if it was not above.
+        gradient_crossed: The same for the gradient-directional curvature.
+    """
+
+    spike: SpikeEvent
+    announced: int | None
+    curvature_crossed: int | None
+    gradient_crossed: int | None
+
+    @property
+    def lead(self) -> int | None:
+        """Steps from the announcement to the onset of the spike; None if it was missed."""
+        return None if self.announced is None else self.spike.onset - self.announced
+
+
+@dataclass(frozen=True)
+class FalseAlarm:
+    """An episode of announcements in which no spike started.
+
+    Attributes:
+        start: First announcing step.
+        end: Last announcing step.
+        crossed: Whether the stability ratio reached one in it: an instability without a spike.
+        highest: Highest stability ratio in it.
+    """
+
+    start: int
+    end: int
+    crossed: bool
+    highest: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """All spikes of a run with their outcome, and the false alarms."""
+
+    outcomes: tuple[SpikeOutcome, ...]
+    false_alarms: tuple[FalseAlarm, ...]
+
+
+def announcing(states: Sequence[str]) -> NDArray[np.bool_]:
+    """Return whether a forecast announces, reading by reading: while its state is edge or armed.
+
+    A spike that begins does not withdraw its announcement: the state ``spike`` goes on with what was before.
+
+    Args:
+        states: States of consecutive forecasts, n of them.
+
+    Returns:
+        Shape (n,).
+
+    Example:
+        >>> announcing(["stable", "armed", "spike", "stable", "spike"]).tolist()
+        [False, True, True, False, False]
+    """
+    found: list[bool] = []
+    for state in states:
+        going_on = state == "spike" and bool(found) and found[-1]
+        found.append(state in ANNOUNCING or going_on)
+    return np.array(found, dtype=np.bool_)
+
+
+def episode_gap(steps: NDArray[np.int64]) -> int:
+    """Return after how many steps without an announcement an episode is over: 20, or two readings.
+
+    Args:
+        steps: Steps of the readings, increasing, shape (n,).
+    """
+    stride = float(np.median(np.diff(steps))) if steps.size > 1 else 0.0
+    return max(_GAP, math.ceil(2 * stride))
+
+
+def score(
+    spikes: Sequence[SpikeEvent], readings: Readings, *, gap: int = _GAP, judged_from: int = 0
+) -> Score:
+    """Match announcements with spikes.
+
+    Args:
+        spikes: Spikes, in order.
+        readings: Probes and announcements of the same run.
+        gap: An episode ends once this many steps passed without an announcement; a spike that starts
+            within `gap` steps of the last announcement belongs to the episode.
+        judged_from: First step at which a spike can be detected at all. An episode that ends before it is
+            not judged: nobody can say whether it was false.
+
+    Returns:
+        The score. An episode that is still open where the run ends is neither hit nor false; nor is one
+        that is over within `gap` steps of the end of a spike: it is the spike's own echo.
+
+    Raises:
+        ValueError: If the readings differ in length.
+    """
+    if len({column.shape for column in vars(readings).values()}) != 1:
+        raise ValueError("steps, announces and the two ratios must have the same shape")
+    outcomes = []
+    previous_end = -math.inf
+    for spike in spikes:
+        before = (readings.steps > previous_end) & (readings.steps <= spike.onset)
+        episodes = _episodes(readings.steps[before & readings.announces], gap)
+        episode = episodes[-1] if episodes and spike.onset - episodes[-1][1] <= gap else None
+        until_peak = (readings.steps > previous_end) & (readings.steps <= spike.peak)
+        outcomes.append(
+            SpikeOutcome(
+                spike,
+                episode[0] if episode else None,
+                _last_rise(readings.steps[until_peak], readings.stability_ratio[until_peak]),
+                _last_rise(readings.steps[until_peak], readings.gradient_stability_ratio[until_peak]),
+            )
+        )
+        previous_end = spike.end
+    alarms = _false_alarms(spikes, readings, gap)
+    return Score(tuple(outcomes), tuple(alarm for alarm in alarms if alarm.end >= judged_from))
+
+
+def _false_alarms(spikes: Sequence[SpikeEvent], readings: Readings, gap: int) -> list[FalseAlarm]:
+    alarms = []
+    ends = [-math.inf, *(spike.end for spike in spikes)]
+    onsets = [*(spike.onset for spike in spikes), math.inf]
+    for end, onset in zip(ends, onsets, strict=True):
+        inside = (readings.steps > end) & (readings.steps <= onset)
+        for first, last in _episodes(readings.steps[inside & readings.announces], gap):
+            still_open = last + gap >= min(onset, readings.steps[-1])
+            echo = last <= end + gap
+            if not still_open and not echo:
+                during = (readings.steps >= first) & (readings.steps <= last)
+                highest = float(np.nanmax(readings.stability_ratio[during], initial=-np.inf))
+                alarms.append(FalseAlarm(first, last, highest >= 1, highest))
+    return alarms
+
+
+def _episodes(announcing: NDArray[np.int64], gap: int) -> list[tuple[int, int]]:
+    if not announcing.size:
+        return []
+    parts = np.split(announcing, np.flatnonzero(np.diff(announcing) > gap) + 1)
+    return [(int(part[0]), int(part[-1])) for part in parts]
+
+
+def _last_rise(steps: NDArray[np.int64], ratio: NDArray[np.float64]) -> int | None:
+    """Return the step at which the ratio last rose through one, within the last stretch above it."""
+    above = np.flatnonzero(ratio >= 1)
+    if not above.size:
+        return None
+    below_before = np.flatnonzero(~(ratio[: above[-1]] >= 1))
+    return int(steps[below_before[-1] + 1]) if below_before.size else int(steps[0])

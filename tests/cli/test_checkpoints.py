@@ -1,0 +1,127 @@
+"""From a saved file and two names to a measurement, as the command does it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from foreshock.cli import checkpoints
+
+MODULE = """
+import torch
+from torch import nn
+
+torch.manual_seed(3)
+X, Y = torch.randn(20, 3), torch.randn(20, 1)
+
+def make():
+    return nn.Linear(3, 1)
+
+def full():
+    model = make()
+    return model, loss_fn, torch.optim.Adam(model.parameters(), lr=0.01)
+
+def loss_fn(model, batch):
+    return ((model(batch[0]) - batch[1]) ** 2).mean()
+
+def batches():
+    return [(X[i : i + 8], Y[i : i + 8]) for i in range(0, 20, 8)]
+
+fixed = batches()
+nothing = []
+number = 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Return a folder with a user's module and a checkpoint."""
+    (tmp_path / "usertrain.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "usertrain", raising=False)
+    model, loss_fn, optimizer = checkpoints.import_named("usertrain:full")()
+    batch = checkpoints.load_batches("usertrain:batches")[0]
+    loss_fn(model, batch).backward()
+    optimizer.step()
+    states = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(states, tmp_path / "last.pt")
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    return tmp_path
+
+
+def test_a_checkpoint_is_loaded_into_what_the_factory_makes(folder):
+    trainable = checkpoints.make_trainable("usertrain:full")
+    checkpoints.load_checkpoint(folder / "last.pt", trainable)
+    saved = torch.load(folder / "last.pt", weights_only=True)
+    assert torch.equal(trainable.model.weight, saved["model"]["weight"])
+    [state] = [trainable.optimizer.state[p] for p in (trainable.model.weight,)]
+    assert torch.equal(state["exp_avg_sq"], saved["optimizer"]["state"][0]["exp_avg_sq"])
+
+
+def test_a_model_alone_uses_the_loss_beside_it_and_bare_weights(folder):
+    trainable = checkpoints.make_trainable("usertrain:make")
+    checkpoints.load_checkpoint(folder / "weights.pt", trainable)
+    assert trainable.optimizer is None
+    assert trainable.loss_fn is sys.modules["usertrain"].loss_fn
+
+
+@pytest.mark.parametrize(("name", "count"), [("batches", 3), ("fixed", 3)])
+def test_batches_come_from_a_function_or_an_iterable(folder, name, count):
+    assert len(checkpoints.load_batches(f"usertrain:{name}")) == count
+    assert len(checkpoints.load_batches(f"usertrain:{name}", limit=2)) == 2
+
+
+class NotPlain:
+    """Something that a safe load refuses."""
+
+
+def test_what_does_not_fit_is_refused(folder):
+    full = checkpoints.make_trainable("usertrain:full")
+    with pytest.raises(ValueError, match="module:object"):
+        checkpoints.import_named("usertrain")
+    with pytest.raises(ValueError, match="has no 'absent'"):
+        checkpoints.import_named("usertrain:absent")
+    with pytest.raises(TypeError, match="must return a model"):
+        checkpoints.make_trainable("usertrain:batches")
+    with pytest.raises(ValueError, match="gives no batches"):
+        checkpoints.load_batches("usertrain:nothing")
+    with pytest.raises(TypeError, match="must give an iterable"):
+        checkpoints.load_batches("usertrain:number")
+    with pytest.raises(ValueError, match="has no optimizer state"):
+        checkpoints.load_checkpoint(folder / "weights.pt", full)
+    with pytest.raises(FileNotFoundError):
+        checkpoints.load_checkpoint(folder / "absent.pt", full)
+    torch.save({"model": NotPlain()}, folder / "object.pt")
+    with pytest.raises(ValueError, match="save state dicts, not whole objects"):
+        checkpoints.load_checkpoint(folder / "object.pt", full)
+    torch.save(nn.Linear(2, 2).state_dict(), folder / "other.pt")
+    with pytest.raises(ValueError, match="does not fit the model"):
+        checkpoints.load_checkpoint(folder / "other.pt", full)
+
+
+def test_the_command_prints_curvature_of_both_kinds(folder):
+    command = [sys.executable, "-m", "foreshock", "curvature", "last.pt"]
+    options = ["--model", "usertrain:full", "--data", "usertrain:batches", "--top", "2"]
+    run = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120, cwd=folder)
+    assert run.returncode == 0, run.stderr
+    x = sys.modules["usertrain"].X
+    augmented = torch.cat([x, torch.ones(20, 1)], dim=1).double()
+    expected = torch.linalg.eigvalsh(2 * augmented.T @ augmented / 20)[-1]
+    assert f"{float(expected):.4g}" in run.stdout
+    assert "stability ratio" in run.stdout
+    assert "double backward agrees" in run.stdout
+    broken = subprocess.run(
+        [*command, "--model", "usertrain:absent", "--data", "usertrain:batches"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=folder,
+    )
+    assert broken.returncode == 1
+    assert "has no 'absent'" in broken.stderr
+    assert "Traceback" not in broken.stderr

@@ -1,0 +1,35 @@
+"""Calls that end, calls that fail."""
+
+from pathlib import Path
+
+import pytest
+
+from foreshock.lab.spikebench.processes import finished
+
+
+def touch(folder: str, name: str) -> Path:
+    if name == "bad":
+        raise OSError("no such luck")
+    path = Path(folder) / name
+    path.touch()
+    return path
+
+
+def test_one_process_calls_in_order(tmp_path):
+    made = finished(touch, [(tmp_path, "a"), (tmp_path, "b")])
+    assert [path.name for path in made] == ["a", "b"]
+
+
+def test_at_least_one_process():
+    with pytest.raises(ValueError, match="jobs is 0; at least one process is needed"):
+        list(finished(touch, [], jobs=0))
+
+
+@pytest.mark.slow
+def test_what_others_write_is_not_lost_when_a_call_fails(tmp_path):
+    calls = [(str(tmp_path), name) for name in ("a", "b", "c")]
+    made = finished(Path.joinpath, [(tmp_path, 1), *[(tmp_path, name) for _, name in calls]], jobs=2)
+    names = []
+    with pytest.raises(TypeError):
+        names.extend(path.name for path in made)
+    assert set(names) <= {"a", "b", "c"}

@@ -1,0 +1,541 @@
+"""A monitored run is the same run; whatever goes wrong is told and harms nothing."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn, optim
+
+from cases import CASES, Case
+from foreshock.batches import MicroBatches
+from foreshock.monitor.monitor import Monitor
+from foreshock.report.summary import summarise
+from foreshock.runlog import read_run
+
+OPTIMIZERS = {
+    "adam": lambda p: optim.Adam(p, lr=0.01),
+    "adamw-fused": lambda p: optim.AdamW(p, lr=0.01, fused=True),
+    "amsgrad-foreach": lambda p: optim.Adam(p, lr=0.01, amsgrad=True, foreach=True),
+}
+
+
+def train(
+    case: Case, make: Callable[..., optim.Optimizer], *, steps: int, monitor: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Train with or without a monitor; return everything that training leaves behind."""
+    model, batch = case.build(dtype=torch.float32)
+    optimizer = make(list(model.parameters()))
+    random.seed(0)
+    np.random.seed(0)
+    watch = None if monitor is None else Monitor(model, optimizer, case.loss_fn, **monitor)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = case.loss_fn(model, batch)
+        loss.backward()
+        if watch is not None:
+            watch.observe(batch, loss)
+        optimizer.step()
+        losses.append(loss.item())
+    return {
+        "losses": losses,
+        "state": copy.deepcopy(model.state_dict()),
+        "gradients": [p.grad.clone() for p in model.parameters()],
+        "optimizer": copy.deepcopy(optimizer.state_dict()["state"]),
+        "torch": torch.get_rng_state(),
+        "numpy": np.random.get_state()[1].tolist(),
+        "python": random.getstate(),
+        "modes": [module.training for module in model.modules()],
+    }
+
+
+def assert_same(one: Any, other: Any, where: str = "run") -> None:
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for index, (left, right) in enumerate(zip(one, other, strict=True)):
+            assert_same(left, right, f"{where}[{index}]")
+    else:
+        assert one == other, where
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_monitored_run_is_bitwise_the_same(case, name, tmp_path):
+    """With batch norm and dropout among the cases: buffers and random numbers count."""
+    plain = train(case, OPTIMIZERS[name], steps=12, monitor=None)
+    watched = train(case, OPTIMIZERS[name], steps=12, monitor={"run": tmp_path, "probe_every": 2})
+    assert_same(plain, watched)
+    run = read_run(tmp_path)
+    assert len(run.records["curvature"]) == 6
+    assert [event["name"] for event in run.records["event"]] == ["backend"]
+
+
+def regression(dtype: torch.dtype = torch.float32):
+    case = CASES[0]
+    model, batch = case.build(dtype=dtype)
+    return model, batch, case.loss_fn
+
+
+def steps(model, optimizer, monitor, batch, loss_fn, count: int = 4):
+    """Train under a monitor; return the forecasts."""
+    forecasts = []
+    for _ in range(count):
+        optimizer.zero_grad()
+        loss = loss_fn(model, batch)
+        loss.backward()
+        forecasts.append(monitor.observe(batch, loss))
+        optimizer.step()
+    return forecasts
+
+
+def test_readings_are_those_of_the_step_that_is_taken(tmp_path):
+    """On ½·3·θ² with β₁ = 0 the ratio is 3η/(2D) with D the step's own denominator."""
+    theta = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(theta.weight)
+    optimizer = optim.Adam(theta.parameters(), lr=0.1, betas=(0.0, 0.9))
+    loss_fn = lambda model, batch: 1.5 * (model(batch) ** 2).mean()  # noqa: E731
+    batch = torch.ones(1, 1)
+    with Monitor(theta, optimizer, loss_fn, run=tmp_path, probe_every=1) as monitor:
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss = loss_fn(theta, batch)
+            loss.backward()
+            gradient = theta.weight.grad.item()
+            forecast = monitor.observe(batch, loss)
+            before = theta.weight.item()
+            optimizer.step()
+            denominator = -0.1 * gradient / (theta.weight.item() - before)
+            expected = 3 * 0.1 / (2 * denominator)
+            assert forecast.stability_ratio == pytest.approx(expected, rel=1e-4)  # float32 θ
+
+
+def test_the_run_log_has_all_that_was_measured(tmp_path):
+    model, batch, loss_fn = regression()
+    optimizer = optim.AdamW(model.parameters(), lr=1e-3)
+    with Monitor(model, optimizer, loss_fn, run=tmp_path, probe_every=2, meta={"name": "base"}) as monitor:
+        steps(model, optimizer, monitor, batch, loss_fn, 9)
+    run = read_run(tmp_path)
+    assert run.meta["name"] == "base"
+    assert run.meta["optimizer"] == "AdamW"
+    assert run.steps("step").tolist() == list(range(9))
+    assert run.steps("curvature").tolist() == run.steps("forecast").tolist() == [0, 2, 4, 6, 8]
+    assert np.all(np.isfinite(run.column("curvature", "gradient_stability_ratio")))
+    assert np.all(run.column("step", "gradient_norm") > 0)
+    assert math.isnan(run.column("step", "decay_exponent")[0])
+    assert np.all(run.column("step", "lag_ratio") > 0)
+
+
+def test_without_a_loss_function_only_free_signals_are_logged(tmp_path):
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters())
+    monitor = Monitor(model, optimizer, run=tmp_path)
+    forecasts = steps(model, optimizer, monitor, batch, loss_fn)
+    assert {forecast.state for forecast in forecasts} == {"unknown"}
+    assert "no loss_fn" in forecasts[0].basis
+    assert len(read_run(tmp_path).records["step"]) == 4
+
+
+def on_fresh_batches(monitor, model, optimizer, loss_fn, *, count: int, size: int = 12):
+    generator = torch.Generator().manual_seed(5)
+    forecasts = []
+    for _ in range(count):
+        batch = torch.randn(size, 3, generator=generator), torch.randn(size, 2, generator=generator)
+        forecasts += steps(model, optimizer, monitor, batch, loss_fn, 1)
+    return forecasts
+
+
+def test_mini_batches_are_judged_by_their_noise_and_not_called_stable_before_it_is_known(tmp_path):
+    model, _, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters(), lr=1e-5)
+    with Monitor(model, optimizer, loss_fn, run=tmp_path, probe_every=1) as monitor:
+        forecasts = on_fresh_batches(monitor, model, optimizer, loss_fn, count=9)
+    assert all(forecast.state == "unknown" for forecast in forecasts[:3])
+    assert "it can't be told whether every step sees the same data" in forecasts[0].basis
+    assert "usable measurements" in forecasts[2].basis
+    assert 0 < forecasts[-1].mean_square_ratio < 0.1
+    assert forecasts[-1].state == "stable"
+    assert math.isnan(forecasts[-1].steps_to_instability)
+    run = read_run(tmp_path)
+    assert run.steps("noise").tolist() == list(range(1, 9))
+    assert run.column("noise", "noise_factor") == pytest.approx(19.0, rel=1e-9)
+
+
+def test_the_noise_of_a_monitored_run_changes_nothing_in_training():
+    torch.manual_seed(0)
+    model, _, loss_fn = regression()
+    plain = copy.deepcopy(model)
+    for trained, watched in ((model, True), (plain, False)):
+        optimizer = optim.Adam(trained.parameters(), lr=1e-2)
+        monitor = Monitor(trained, optimizer, loss_fn if watched else None, probe_every=1)
+        on_fresh_batches(monitor, trained, optimizer, loss_fn, count=8)
+    for one, other in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_batches_of_a_small_set_differ_less(tmp_path):
+    """Twelve of twelve examples are the whole set: the noise counts for nothing, the ratio is the mean."""
+    ratios = {}
+    for examples in (None, 12):
+        model, _, loss_fn = regression()
+        optimizer = optim.Adam(model.parameters(), lr=1e-3)
+        monitor = Monitor(
+            model, optimizer, loss_fn, probe_every=1, examples=examples, run=tmp_path / str(examples)
+        )
+        ratios[examples] = on_fresh_batches(monitor, model, optimizer, loss_fn, count=8)[-1].mean_square_ratio
+    means = read_run(tmp_path / "12").column("noise", "mean")[-5:]
+    assert ratios[12] == pytest.approx(np.exp(np.mean(np.log(means))), rel=1e-6)
+    assert ratios[None] > 1.5 * ratios[12]
+
+
+def test_a_batch_that_can_not_be_split_is_probed_as_before(tmp_path):
+    model, _, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters(), lr=1e-3)
+    with Monitor(model, optimizer, loss_fn, run=tmp_path, probe_every=1) as monitor:
+        forecast = on_fresh_batches(monitor, model, optimizer, loss_fn, count=8, size=1)[-1]
+    assert "batches differ" in forecast.basis
+    events = read_run(tmp_path).records["event"]
+    assert [event["name"] for event in events] == ["backend", "no noise"]
+    assert "can't be split" in events[-1]["message"]
+    assert len(read_run(tmp_path).records["curvature"]) == 7
+
+
+def test_an_alarm_is_given_once_per_episode_and_to_whoever_asked(tmp_path):
+    """A quadratic at η where the ratio stays above one: a watch at the first reading, then an alarm."""
+    weight = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(weight.weight)
+    optimizer = optim.SGD(weight.parameters(), lr=0.7)
+    loss_fn = lambda model, batch: 1.5 * (model(batch) ** 2).mean()  # noqa: E731
+    given = []
+    with Monitor(
+        weight, optimizer, loss_fn, run=tmp_path, probe_every=1, full_batch=True, on_alarm=given.append
+    ) as monitor:
+        steps(weight, optimizer, monitor, torch.ones(1, 1), loss_fn, 6)
+    assert [(alarm.level, alarm.step) for alarm in given] == [("alarm", 0)]
+    assert "curvature along the gradient is 1.05 of the edge" in given[0].reason
+    logged = read_run(tmp_path).records["alarm"]
+    assert [(one["level"], one["step"]) for one in logged] == [("alarm", 0)]
+    assert logged[0]["forecast"]["stability_ratio"] == pytest.approx(1.05, rel=1e-5)
+
+
+def test_what_a_callback_raises_stops_the_step():
+    weight = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(weight.weight)
+    optimizer = optim.SGD(weight.parameters(), lr=0.7)
+    loss_fn = lambda model, batch: 1.5 * (model(batch) ** 2).mean()  # noqa: E731
+
+    def stop(alarm):
+        raise KeyboardInterrupt(alarm.reason)
+
+    monitor = Monitor(weight, optimizer, loss_fn, probe_every=1, full_batch=True, on_alarm=stop)
+    with pytest.raises(KeyboardInterrupt, match="armed"):
+        steps(weight, optimizer, monitor, torch.ones(1, 1), loss_fn, 1)
+
+
+def test_the_known_future_of_the_learning_rate_moves_the_forecast():
+    """With η a millionth from step 30 on, what would cross soon has far to go."""
+    case = CASES[0]
+    forecasts = {}
+    for name, rate_at in (("stays", None), ("falls", lambda step: 1.0 if step < 30 else 1e-6)):
+        model, batch = case.build(dtype=torch.float64)
+        optimizer = optim.Adam(model.parameters(), lr=1e-3)
+        monitor = Monitor(
+            model, optimizer, case.loss_fn, probe_every=1, full_batch=True, learning_rate_at=rate_at
+        )
+        forecasts[name] = steps(model, optimizer, monitor, batch, case.loss_fn, 25)
+    rising = [f for f in forecasts["stays"] if 5 < f.steps_to_instability < math.inf]
+    assert rising
+    late = [
+        falls.steps_to_instability
+        for stays, falls in zip(forecasts["stays"], forecasts["falls"], strict=True)
+        if 5 < stays.steps_to_instability < math.inf and stays.step + stays.steps_to_instability > 32
+    ]
+    assert late
+    assert all(ahead > 1000 for ahead in late)
+
+
+def test_the_budget_is_kept_in_real_time(tmp_path):
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters(), lr=1e-3)
+    with Monitor(model, optimizer, loss_fn, run=tmp_path, budget=0.05) as monitor:
+        steps(model, optimizer, monitor, batch, loss_fn, 200)
+    probed = len(read_run(tmp_path).records["curvature"])
+    assert 1 <= probed < 40
+
+
+def test_a_resumed_monitor_continues_the_same_forecast(tmp_path):
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters(), lr=1e-3)
+    monitor = Monitor(model, optimizer, loss_fn, run=tmp_path, probe_every=1)
+    steps(model, optimizer, monitor, batch, loss_fn, 10)
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict(), monitor.state_dict()))
+    [expected] = steps(model, optimizer, monitor, batch, loss_fn, 1)
+    again, _, _ = regression()
+    again.load_state_dict(saved[0])
+    second = optim.Adam(again.parameters(), lr=1e-3)
+    second.load_state_dict(saved[1])
+    resumed = Monitor(again, second, loss_fn, run=tmp_path, probe_every=1, full_batch=True)
+    resumed.load_state_dict(saved[2])
+    [forecast] = steps(again, second, resumed, batch, loss_fn, 1)
+    assert forecast == expected
+    assert read_run(tmp_path).steps("step").tolist() == list(range(11))
+    other = nn.Linear(2, 1)
+    smaller = Monitor(other, optim.Adam(other.parameters()), loss_fn)
+    with pytest.raises(ValueError, match="the state is of a model with"):
+        smaller.load_state_dict(saved[2])
+
+
+def test_a_guard_that_never_acted_is_told_in_the_report(tmp_path):
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters(), lr=1e-6)
+    with Monitor(model, optimizer, loss_fn, run=tmp_path, guard="auto", probe_every=5) as monitor:
+        steps(model, optimizer, monitor, batch, loss_fn, 12)
+    assert summarise(read_run(tmp_path)).guard == ("auto", 0)
+
+
+def test_a_resumed_monitor_knows_that_batches_differ(tmp_path):
+    saved = None
+    for part in ("first", "second"):
+        model, batch, loss_fn = regression()
+        optimizer = optim.Adam(model.parameters(), lr=1e-3)
+        monitor = Monitor(model, optimizer, loss_fn, run=tmp_path / part, probe_every=1)
+        if saved is not None:
+            monitor.load_state_dict(saved)
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = loss_fn(model, batch)
+            loss.backward()
+            monitor.observe(tuple(tensor.clone() for tensor in batch), loss)
+            optimizer.step()
+        saved = monitor.state_dict()
+    assert read_run(tmp_path / "first").steps("noise").tolist() == [1, 2]
+    assert read_run(tmp_path / "second").steps("noise").tolist() == [3, 4, 5]
+
+
+BAD_LOSS_FUNCTIONS = {
+    "vector": (lambda model, batch: (model(batch[0]) - batch[1]).square(), "add .mean()"),
+    "number": (lambda model, batch: 1.0, "returned float"),
+    "detached": (lambda model, batch: model(batch[0]).mean().detach(), "require a gradient"),
+    "foreign": (lambda model, batch: torch.ones(1, requires_grad=True).sum(), "does not depend"),
+    "failing": (lambda model, batch: model(batch["x"]), "TypeError"),
+    "nan": (lambda model, batch: model(batch[0]).mean() * math.nan, "probed batch is nan"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LOSS_FUNCTIONS)
+def test_a_wrong_loss_function_is_an_event_and_training_goes_on(name, tmp_path, caplog):
+    model, batch, loss_fn = regression()
+    untouched = copy.deepcopy(model)
+    wrong, message = BAD_LOSS_FUNCTIONS[name]
+    for trained, watch in ((model, True), (untouched, False)):
+        optimizer = optim.Adam(trained.parameters())
+        given = wrong if watch else None
+        monitor = Monitor(trained, optimizer, given, run=tmp_path / str(watch), probe_every=1)
+        forecasts = steps(trained, optimizer, monitor, batch, loss_fn, 6)
+        if watch:
+            assert message in forecasts[-1].basis
+            assert forecasts[-1].state == "unknown"
+    for one, other in zip(model.parameters(), untouched.parameters(), strict=True):
+        assert torch.equal(one, other)
+    events = read_run(tmp_path / "True").records["event"]
+    assert [event["name"] for event in events] == ["probe failed"] * 3
+    assert "no more probes" in events[-1]["message"]
+    assert message in caplog.text
+
+
+def test_a_warning_filter_that_raises_does_not_break_training(tmp_path):
+    """The monitor logs and never warns: under -W error a warning would end the run."""
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters())
+    monitor = Monitor(model, optimizer, lambda model, batch: None, probe_every=1)
+    assert len(steps(model, optimizer, monitor, batch, loss_fn, 5)) == 5
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_an_event(value, tmp_path):
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters())
+    monitor = Monitor(model, optimizer, loss_fn, run=tmp_path, probe_every=1)
+    steps(model, optimizer, monitor, batch, loss_fn, 3)
+    forecast = monitor.observe(batch, torch.tensor(value))
+    assert forecast.state == "unknown"
+    run = read_run(tmp_path)
+    assert run.records["event"][-1]["name"] == "non-finite loss"
+    assert run.records["step"][-1]["loss"] == pytest.approx(value, nan_ok=True)
+
+
+def test_a_warm_up_from_zero_starts_without_a_probe(tmp_path):
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters(), lr=1e-2)
+    schedule = optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(step / 5, 1.0))
+    monitor = Monitor(model, optimizer, loss_fn, run=tmp_path, probe_every=1)
+    for _ in range(12):
+        optimizer.zero_grad()
+        loss = loss_fn(model, batch)
+        loss.backward()
+        forecast = monitor.observe(batch, loss)
+        optimizer.step()
+        schedule.step()
+    run = read_run(tmp_path)
+    assert "every learning rate is 0" in run.records["event"][0]["message"]
+    assert run.steps("curvature")[0] == 1
+    assert forecast.state != "unknown"
+
+
+def test_a_full_disk_ends_the_log_and_not_the_training(tmp_path, monkeypatch, caplog):
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters())
+    monitor = Monitor(model, optimizer, loss_fn, run=tmp_path, probe_every=1)
+    steps(model, optimizer, monitor, batch, loss_fn, 2)
+
+    def full(descriptor, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("foreshock.runlog.os.write", full)
+    with caplog.at_level(logging.WARNING):
+        assert len(steps(model, optimizer, monitor, batch, loss_fn, 5)) == 5
+    assert "No space left" in caplog.text
+
+
+def strange_optimizer(model):
+    return optim.Adam([nn.Parameter(torch.ones(2)), *model.parameters()])
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda model: Monitor(model, optim.LBFGS(model.parameters())), TypeError, "LBFGS"),
+        (lambda model: Monitor(model, strange_optimizer(model)), ValueError, "1 of the optimizer's 7"),
+        (lambda model: Monitor(model, optim.Adam(model.parameters()), 3), TypeError, "loss_fn is 3"),
+        (
+            lambda model: Monitor(model, optim.Adam(model.parameters()), budget=0),
+            ValueError,
+            "share of wall time",
+        ),
+        (
+            lambda model: Monitor(model, optim.Adam(model.parameters()), run="/dev/null/run"),
+            OSError,
+            "run folder can't be written",
+        ),
+        (
+            lambda model: Monitor(model.requires_grad_(False), optim.Adam(model.parameters())),
+            ValueError,
+            "no parameter that requires a gradient",
+        ),
+    ],
+)
+def test_what_can_not_be_monitored_is_refused_before_training(make, error, message):
+    with pytest.raises(error, match=message):
+        make(regression()[0])
+
+
+def test_observe_refuses_a_loss_that_is_no_scalar():
+    model, batch, _ = regression()
+    monitor = Monitor(model, optim.Adam(model.parameters()))
+    with pytest.raises(ValueError, match=r"shape \(3,\)"):
+        monitor.observe(batch, torch.ones(3))
+
+
+def test_two_optimizers_are_watched_as_one(tmp_path):
+    model, batch, loss_fn = regression()
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    optimizers = [optim.Muon(matrices, lr=0.01), optim.AdamW(vectors, lr=0.01)]
+    with Monitor(model, optimizers, loss_fn, run=tmp_path, probe_every=1) as monitor:
+        for _ in range(4):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            loss = loss_fn(model, batch)
+            loss.backward()
+            monitor.observe(batch, loss)
+            for optimizer in optimizers:
+                optimizer.step()
+    run = read_run(tmp_path)
+    assert run.meta["optimizer"] == "Muon + AdamW"
+    assert run.column("curvature", "coverage") == pytest.approx(22 / 172)
+    expected = math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters()))
+    assert run.column("step", "gradient_norm")[-1] == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_accumulation_is_probed_as_the_whole_batch(tmp_path):
+    model, (x, y), loss_fn = regression(torch.float64)
+    parts = [(x[:7], y[:7]), (x[7:9], y[7:9]), (x[9:], y[9:])]
+    for name, given in (("whole", (x, y)), ("parts", MicroBatches(parts))):
+        trained = copy.deepcopy(model)
+        optimizer = optim.Adam(trained.parameters(), lr=0.01)
+        with Monitor(trained, optimizer, loss_fn, run=tmp_path / name, probe_every=1) as monitor:
+            for _ in range(3):
+                optimizer.zero_grad()
+                loss = sum(loss_fn(trained, part) * len(part[0]) / len(x) for part in parts)
+                loss.backward()
+                monitor.observe(given, loss)
+                optimizer.step()
+    one, other = (read_run(tmp_path / name) for name in ("whole", "parts"))
+    for column in ("stability_ratio", "gradient_stability_ratio", "predicted_loss_change"):
+        assert one.column("curvature", column) == pytest.approx(other.column("curvature", column), rel=1e-8)
+
+
+def test_scaled_gradients_give_the_same_readings(tmp_path):
+    model, batch, loss_fn = regression(torch.float64)
+    for name, scale in (("plain", 1.0), ("scaled", 1024.0)):
+        trained = copy.deepcopy(model)
+        optimizer = optim.AdamW(trained.parameters(), lr=0.01)
+        with Monitor(trained, optimizer, loss_fn, run=tmp_path / name, probe_every=1) as monitor:
+            for _ in range(3):
+                optimizer.zero_grad()
+                loss = loss_fn(trained, batch)
+                (loss * scale).backward()
+                monitor.observe(batch, loss, gradient_scale=scale)
+                for p in trained.parameters():
+                    p.grad /= scale
+                optimizer.step()
+    one, other = (read_run(tmp_path / name) for name in ("plain", "scaled"))
+    for kind, column in (("curvature", "stability_ratio"), ("step", "gradient_norm"), ("step", "lag_ratio")):
+        assert one.column(kind, column) == pytest.approx(other.column(kind, column), rel=1e-9)
+
+
+def test_the_log_names_the_modules_of_the_top_eigenvector(tmp_path):
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters())
+    with Monitor(model, optimizer, loss_fn, run=tmp_path, probe_every=1) as monitor:
+        steps(model, optimizer, monitor, batch, loss_fn, 1)
+    [reading] = read_run(tmp_path).records["curvature"]
+    assert {block["name"] for block in reading["blocks"]} == {"0", "2", "4"}
+    assert sum(block["share"] for block in reading["blocks"]) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_a_guard_goes_on_in_a_resumed_run_and_several_optimizers_have_none(tmp_path):
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters(), lr=1e-3)
+    monitor = Monitor(model, optimizer, loss_fn, guard="auto")
+    steps(model, optimizer, monitor, batch, loss_fn, 10)
+    again, _, _ = regression()
+    second = optim.Adam(again.parameters(), lr=1e-3)
+    second.load_state_dict(optimizer.state_dict())
+    resumed = Monitor(again, second, loss_fn, guard="auto")
+    resumed.load_state_dict(monitor.state_dict())
+    assert resumed.guard.step == 10
+    assert resumed.guard.lag == monitor.guard.lag
+    without = Monitor(again, second, loss_fn)
+    without.load_state_dict(monitor.state_dict())
+    assert without.guard is None
+    halves = list(model.parameters())
+    pair = [optim.Adam(halves[:2], lr=1e-3), optim.Adam(halves[2:], lr=1e-3)]
+    with pytest.raises(ValueError, match="2 optimizers"):
+        Monitor(model, pair, loss_fn, guard="secant")
+    with pytest.raises(ValueError, match="one of another optimizer"):
+        Monitor(again, second, loss_fn, guard=monitor.guard)
