@@ -10,47 +10,61 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foreshock.dynamics import adam_recursion, mean_square_ratio
-from foreshock.forecast import NoiseTracker
+from foreshock.forecast import MeanSquareAverage, noise_interval
 
 
-def track(measurements) -> NoiseTracker:
-    tracker = NoiseTracker()
+def average_of(measurements) -> MeanSquareAverage:
+    average = MeanSquareAverage()
     for mean, variance in measurements:
-        tracker.update(mean=mean, variance=variance, noise_factor=19.0)
-    return tracker
+        average.update(mean=mean, variance=variance, noise_factor=19.0)
+    return average
 
 
 @given(st.floats(0.01, 2), st.floats(0, 1))
 def test_one_value_all_along_is_the_ratio_of_the_recursion(mean, variance):
     """With η = 2(1 + β₁)/(1 − β₁) curvatures are in multiples of the edge."""
-    known = track([(mean, variance)] * 5).known()
+    average = average_of([(mean, variance)] * 5)
     expected = mean_square_ratio(adam_recursion(0.9), learning_rate=38.0, mean=mean, variance=variance)
-    assert known.ratio == pytest.approx(expected, rel=1e-9)
-    assert known.mean == pytest.approx(mean, rel=1e-9)
+    assert average.ratio == pytest.approx(expected, rel=1e-9)
+    assert average.curvature_share == pytest.approx(mean / expected, rel=1e-9)
 
 
-def test_one_rare_batch_does_not_decide():
-    usual, rare = (0.1, 0.001), (0.1, 10.0)
-    known = track([usual, usual, rare, usual, usual]).known()
-    single = 0.1 + 19 * 0.001 / 0.1
-    assert known.ratio == pytest.approx(single ** (4 / 5) * (0.1 + 1900) ** (1 / 5), rel=1e-9)
+def test_mean_and_variance_are_averaged_each_on_its_own():
+    average = MeanSquareAverage()
+    for mean in (0.1, 0.2, 0.1, 0.2):
+        average.update(mean=mean, variance=0.01, noise_factor=19.0)
+        assert math.isnan(average.ratio)
+    average.update(mean=math.nan, variance=0.01, noise_factor=19.0)
+    assert average.count == 4
+    average.update(mean=0.1, variance=0.03, noise_factor=19.0)
+    mean = 0.1
+    for value in (0.2, 0.1, 0.2, 0.1):
+        mean += (value - mean) / 8
+    assert average.ratio == pytest.approx(mean + 19 * (0.01 + 0.02 / 8) / mean)
+    assert average.curvature_share == pytest.approx(mean / average.ratio)
 
 
-def test_a_spike_is_forgotten_after_five_measurements():
-    known = track([(5.0, 100.0)] * 9 + [(0.1, 0.0)] * 5).known()
-    assert known.ratio == pytest.approx(0.1, rel=1e-9)
+def test_without_positive_mean_curvature_there_is_no_edge():
+    average = average_of([(0.1, 0.01)] * 5 + [(-1.0, 0.01)] * 99)
+    assert math.isnan(average.ratio)
+    assert math.isnan(average.curvature_share)
 
 
-def test_too_few_usable_measurements_tell_nothing():
-    tracker = track([(0.1, 0.0), (-0.2, 1.0), (0.0, 1.0), (0.1, 0.0)])
-    assert math.isnan(tracker.known().ratio)
-    assert tracker.known().count == 2
-    assert tracker.update(mean=0.1, variance=0.0, noise_factor=1.0).count == 3
+def test_a_raise_of_v_lowers_the_ratio_as_new_measurements_would():
+    average = average_of([(0.1, 0.01)] * 9)
+    average.lower(1.3)
+    assert average.ratio == pytest.approx(average_of([(0.1 / 1.3, 0.01 / 1.3**2)] * 9).ratio)
 
 
-def test_a_resumed_tracker_goes_on():
-    tracker, resumed = track([(0.1, 0.01), (0.2, 0.02), (-0.1, 0.0)]), NoiseTracker()
-    resumed.load_state_dict(json.loads(json.dumps(tracker.state_dict())))
-    assert resumed.known().count == tracker.known().count == 2
-    more = {"mean": 0.3, "variance": 0.0, "noise_factor": 19.0}
-    assert resumed.update(**more) == tracker.update(**more)
+def test_a_resumed_average_goes_on():
+    average, resumed = average_of([(0.1, 0.01), (0.2, 0.02), (-0.1, 0.0), (0.3, 0.0)]), MeanSquareAverage()
+    resumed.load_state_dict(json.loads(json.dumps(average.state_dict())))
+    for one in (average, resumed):
+        one.update(mean=0.3, variance=0.0, noise_factor=19.0)
+    assert resumed.count == average.count == 5
+    assert resumed.ratio == average.ratio
+
+
+def test_noise_is_measured_five_times_as_often_while_v_lags():
+    assert [noise_interval(lag) for lag in (0.5, 1.5, 1.6, math.nan)] == [50, 50, 10, 50]
+    assert [noise_interval(lag, every=4) for lag in (1.0, 2.0)] == [20, 4]

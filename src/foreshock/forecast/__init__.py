@@ -1,8 +1,8 @@
 """What is measured of a run → what comes, when, and how surely.
 
 `RunForecaster` takes all that is known of one run, step by step, and says what comes: a `Forecast` and, when
-it is due, an `Alarm`. Below it, `Forecaster` follows the stability ratio alone, and `NoiseTracker` the noise
-of mini-batches. None of them sees the model.
+it is due, an `Alarm`. Below it, `Forecaster` follows the stability ratio alone, and `MeanSquareAverage` the
+noise of mini-batches. None of them sees the model.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from foreshock.forecast.alarms import Alarm, AlarmBook, Level
 from foreshock.forecast.forecaster import Forecaster
 from foreshock.forecast.judgement import LAGGING, NOISY_EDGE
-from foreshock.forecast.noise import MeanSquare, NoiseTracker
+from foreshock.forecast.noise import NOISE_INTERVAL, MeanSquareAverage, noise_interval
 from foreshock.forecast.record import Forecast, State, unknown
 from foreshock.forecast.run import CurvatureSignals, RunForecaster
 from foreshock.forecast.signals import SignalTracker, StepSignals
@@ -18,6 +18,7 @@ from foreshock.forecast.spike import Outlook, SpikeSignals, outlook
 
 __all__ = [
     "LAGGING",
+    "NOISE_INTERVAL",
     "NOISY_EDGE",
     "Alarm",
     "AlarmBook",
@@ -25,14 +26,14 @@ __all__ = [
     "Forecast",
     "Forecaster",
     "Level",
-    "MeanSquare",
-    "NoiseTracker",
+    "MeanSquareAverage",
     "Outlook",
     "RunForecaster",
     "SignalTracker",
     "SpikeSignals",
     "State",
     "StepSignals",
+    "noise_interval",
     "outlook",
     "unknown",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from foreshock.forecast.noise import MeanSquare
+from foreshock.forecast.noise import FEWEST, MeanSquareAverage
 from foreshock.forecast.record import Forecast, State
 
 # The ratio is a geometric mean, which lies below the mean that the edge of one is about: the noise has a
@@ -15,12 +15,12 @@ NOISY_EDGE = 0.6
 LAGGING = 2.0
 
 
-def judge_noise(forecast: Forecast, known: MeanSquare, *, step: int, lag: float) -> Forecast:
+def judge_noise(forecast: Forecast, noise: MeanSquareAverage, *, step: int, lag: float) -> Forecast:
     """Return the forecast where batches differ and their noise was measured.
 
     Args:
         forecast: As the curvature has it. Its times are dropped: noise leaves no date.
-        known: The mean-square ratio.
+        noise: The measurements of the noise so far.
         step: Step number.
         lag: v above g².
     """
@@ -33,17 +33,16 @@ def judge_noise(forecast: Forecast, known: MeanSquare, *, step: int, lag: float)
         interval_low=nan,
         interval_high=nan,
         growth_rate=nan,
-        mean_square_ratio=known.ratio,
+        mean_square_ratio=noise.ratio,
         steps_to_spike=nan,
         severity=nan,
         cause_hint="",
     )
-    if math.isnan(known.ratio):
-        basis = f"{known.count} of 3 usable measurements of the noise of mini-batches"
+    if math.isnan(noise.ratio):
+        basis = _too_little(noise)
         return replace(timeless, state="unknown", basis=basis)
-    state, words = _noisy_state(known.ratio, lag)
-    share = known.mean / known.ratio
-    basis = f"{words}; {share:.0%} of the mean-square ratio is curvature, the rest its noise"
+    state, words = _noisy_state(noise.ratio, lag)
+    basis = f"{words}; {noise.curvature_share:.0%} of the mean-square ratio is curvature, the rest its noise"
     return replace(timeless, state=state, basis=basis)
 
 
@@ -87,3 +86,9 @@ def _noisy_state(ratio: float, lag: float) -> tuple[State, str]:
         return "armed", f"past the edge of mini-batches, and v is {lag:.1f} × g²"
     follows = "v follows g²" if lag <= LAGGING else "there is no second moment to lag"
     return "rising", f"past the edge of mini-batches, but {follows}: what grows is damped at once"
+
+
+def _too_little(noise: MeanSquareAverage) -> str:
+    if noise.count < FEWEST:
+        return f"{noise.count} of {FEWEST} measurements of the noise of mini-batches"
+    return "the mean curvature along the measured direction is not positive, so that there is no edge"

@@ -1,89 +1,117 @@
-r"""Measurements of the noisy curvature, one by one → the mean-square ratio, whose edge is one.
+r"""The noise of mini-batches: single measurements → the mean-square ratio, and when to measure again.
 
-Each measurement has a ratio of its own,
+The mean-square ratio is the edge of stability under a random curvature; one is the edge:
 
-.. math:: \text{MSS}_i = μ_i + n\,\frac{σ_i^2}{μ_i},
+.. math:: \text{MSS} = μ + \frac{n}{c}\,\frac{σ^2}{μ}
 
-and their distribution has a heavy tail: a batch with a rare example curves many times more. The mean of a
-few would be that of the last such batch. Their *geometric* mean over the last five is used: one outlier in
-five moves it by a fifth of its logarithm, and a spike that is over is forgotten after five measurements,
-where an exponential average of μ and σ² remembers it for hundreds of steps.
+in the units of `foreshock.curvature.NoiseReading`, where μ is a multiple of the full-batch edge and n/c is
+1/c for Adam. Mean and variance are averaged over about eight measurements, each on its own: the quotient of
+one measurement has a heavy tail, because a batch with a rare example curves many times more.
 
 Batches drawn from few examples differ less than independent ones: among N without replacement, the variance
-of the mean of B is smaller by (N − B)/(N − 1).
+of the mean of B is smaller by (N − B)/(N − 1); see `foreshock.dynamics.population_factor`.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-_KEPT = 5
-_FEWEST = 3
+NOISE_INTERVAL = 10
+"""Steps between two measurements of the noise while v lags, unless the user says otherwise."""
+
+FEWEST = 5
+"""Measurements before the ratio is given."""
+
+_MEMORY = 8
+_RELAXED = 5
+_WORTH_MEASURING = 1.5  # lag; a run counts as armed from 2, and the average should be known by then
 
 
-@dataclass(frozen=True)
-class MeanSquare:
-    """The mean-square ratio as far as it is known.
+def noise_interval(lag: float, *, every: int = NOISE_INTERVAL) -> int:
+    """Return the steps between two measurements of the noise: noise destabilises only while v lags.
 
-    Attributes:
-        ratio: Geometric mean of the last measurements; NaN if fewer than three of the last five were
-            usable, which is to say: it can't be told.
-        mean: μ in the same sense: what of the ratio is curvature, the rest being noise.
-        count: Usable measurements among the last five.
-    """
-
-    ratio: float
-    mean: float
-    count: int
-
-
-class NoiseTracker:
-    """Take measurements one by one.
+    Args:
+        lag: v above g², see `foreshock.dynamics.LagWindow`; NaN if unknown.
+        every: Steps while v lags, ≥ 1; five times as many otherwise.
 
     Example:
-        >>> tracker = NoiseTracker()
-        >>> for _ in range(3):
-        ...     known = tracker.update(mean=0.1, variance=0.001, noise_factor=19.0)
-        >>> round(known.ratio, 3), known.count
-        (0.29, 3)
+        >>> noise_interval(3.0), noise_interval(1.0), noise_interval(float("nan"))
+        (10, 50, 50)
+    """
+    return every if lag > _WORTH_MEASURING else _RELAXED * every
+
+
+class MeanSquareAverage:
+    """Take measurements one by one; the same estimator serves the forecast and the guard.
+
+    Attributes:
+        count: Finite measurements so far.
+
+    Example:
+        >>> average = MeanSquareAverage()
+        >>> for _ in range(5):
+        ...     average.update(mean=0.1, variance=0.001, noise_factor=19.0)
+        >>> round(average.ratio, 6)
+        0.29
+        >>> average.lower(1.1)
+        >>> round(average.ratio * 1.1, 6)
+        0.29
     """
 
     def __init__(self) -> None:
-        self._measured: deque[tuple[float, float]] = deque(maxlen=_KEPT)
+        self._mean = self._variance = self._noise_factor = math.nan
+        self.count = 0
 
-    def update(self, *, mean: float, variance: float, noise_factor: float) -> MeanSquare:
-        """Take one measurement and return what is known now.
+    def update(self, *, mean: float, variance: float, noise_factor: float) -> None:
+        """Take one measurement into account; one that is not finite is passed over.
 
         Args:
-            mean: μ along the direction, in multiples of the full-batch edge. Where it is not positive the
-                ratio is undefined, and the measurement counts as unusable.
-            variance: σ² ≥ 0 between batches.
+            mean: μ along the direction, in multiples of the full-batch edge.
+            variance: σ² ≥ 0 between batches, in the same units.
             noise_factor: n/c of the optimizer's recursion.
         """
-        ratio = mean + noise_factor * variance / mean if mean > 0 else math.nan
-        self._measured.append((ratio, mean))
-        return self.known()
+        if not (math.isfinite(mean) and math.isfinite(variance)):
+            return
+        self.count += 1
+        if self.count == 1:
+            self._mean, self._variance = mean, variance
+        self._mean += (mean - self._mean) / _MEMORY
+        self._variance += (variance - self._variance) / _MEMORY
+        self._noise_factor = noise_factor
 
-    def known(self) -> MeanSquare:
-        """Return what is known from the measurements so far."""
-        usable = [(ratio, mean) for ratio, mean in self._measured if 0 < ratio < math.inf]
-        if len(usable) < _FEWEST:
-            return MeanSquare(math.nan, math.nan, len(usable))
-        ratios, means = zip(*usable, strict=True)
-        return MeanSquare(_geometric_mean(ratios), _geometric_mean(means), len(usable))
+    @property
+    def ratio(self) -> float:
+        """The mean-square ratio; NaN before the fifth measurement and where the mean is not positive."""
+        if self.count < FEWEST or not self._mean > 0:
+            return math.nan
+        return self._mean + self._noise_factor * self._variance / self._mean
+
+    @property
+    def curvature_share(self) -> float:
+        """What of the ratio is mean curvature, in (0, 1], the rest being noise; NaN where it has no value."""
+        return self._mean / self.ratio
+
+    def lower(self, factor: float) -> None:
+        """Take into account that √v was multiplied: μ falls by the factor, σ² by its square.
+
+        Args:
+            factor: By how much, ≥ 1.
+        """
+        self._mean /= factor
+        self._variance /= factor**2
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed tracker needs, as plain values."""
-        return {"measured": [list(one) for one in self._measured]}
+        """Return what a resumed average needs, as plain values."""
+        return {
+            "mean": self._mean,
+            "variance": self._variance,
+            "noise_factor": self._noise_factor,
+            "count": self.count,
+        }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        self._measured.clear()
-        self._measured.extend((float(ratio), float(mean)) for ratio, mean in state["measured"])
-
-
-def _geometric_mean(values: tuple[float, ...]) -> float:
-    return math.exp(sum(map(math.log, values)) / len(values))
+        self._mean, self._variance = float(state["mean"]), float(state["variance"])
+        self._noise_factor, self.count = float(state["noise_factor"]), int(state["count"])

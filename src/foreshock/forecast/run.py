@@ -20,8 +20,8 @@ from foreshock.dynamics.threshold import LearningRates
 from foreshock.forecast.alarms import Alarm, AlarmBook, Level
 from foreshock.forecast.cycle import Cycle
 from foreshock.forecast.forecaster import Forecaster
-from foreshock.forecast.judgement import LAGGING, NOISY_EDGE, cause_hint, damped, judge_noise, qualified
-from foreshock.forecast.noise import MeanSquare, NoiseTracker
+from foreshock.forecast.judgement import NOISY_EDGE, cause_hint, damped, judge_noise, qualified
+from foreshock.forecast.noise import MeanSquareAverage
 from foreshock.forecast.record import Forecast, State, unknown
 from foreshock.forecast.signals import SignalTracker, StepSignals
 from foreshock.forecast.spike import SpikeSignals, outlook
@@ -92,12 +92,11 @@ class RunForecaster:
         self.noise_expected = True
         self._beta2 = beta2
         self._crossing = Forecaster(horizon=horizon, beta2=beta2)
-        self._noise = NoiseTracker()
+        self._noise = MeanSquareAverage()
         self._tracker = SignalTracker()
         self._book = AlarmBook()
         nan = math.nan
         self._signals = StepSignals(nan, nan, nan, nan)
-        self._known = MeanSquare(nan, nan, 0)
         self._measured = False
         self._cycle = Cycle()
         self._heights: deque[float] = deque(maxlen=_HEIGHTS)
@@ -118,7 +117,7 @@ class RunForecaster:
         self._signals = self._tracker.update(
             loss=loss, squared_gradient=squared_gradient, second_moment=second_moment
         )
-        ratio = self._known.ratio / NOISY_EDGE if self._measured else self._last.stability_ratio
+        ratio = self._noise.ratio / NOISY_EDGE if self._measured else self._last.stability_ratio
         self._cycle.see(
             loss=loss,
             lag_ratio=self._signals.reverse_lag**2,
@@ -152,8 +151,8 @@ class RunForecaster:
         self._trigger = _grown(seen)
 
     def see_noise(self, *, mean: float, variance: float, noise_factor: float) -> None:
-        """Take a measurement of the noisy curvature; see `NoiseTracker.update`."""
-        self._known = self._noise.update(mean=mean, variance=variance, noise_factor=noise_factor)
+        """Take a measurement of the noisy curvature; see `MeanSquareAverage.update`."""
+        self._noise.update(mean=mean, variance=variance, noise_factor=noise_factor)
         self._measured = True
 
     @property
@@ -162,9 +161,9 @@ class RunForecaster:
         return self._book.level
 
     @property
-    def lagging(self) -> bool:
-        """Whether v lags enough for noise to matter: then it is worth measuring often."""
-        return self._signals.lag > LAGGING
+    def lag(self) -> float:
+        """The lag at the last step; NaN before it is known."""
+        return self._signals.lag
 
     def cannot_tell(self, step: int, why: str) -> None:
         """Give the curvature forecast up, until the next reading.
@@ -228,7 +227,7 @@ class RunForecaster:
         self._noise.load_state_dict(state["noise"])
         self._tracker.load_state_dict(state["signals"])
         self._book.load_state_dict(state["book"])
-        self._known, self._measured = self._noise.known(), bool(state["measured"])
+        self._measured = bool(state["measured"])
         self._cycle.load_state_dict(state["cycle"])
         self._heights = deque(state["heights"], maxlen=_HEIGHTS)
         self._last, self._trigger = Forecast(**state["last"]), str(state["trigger"])
@@ -255,7 +254,7 @@ class RunForecaster:
 
     def _noisy(self, step: int, forecast: Forecast, *, constant: bool | None) -> Forecast:
         if self._measured:
-            return judge_noise(forecast, self._known, step=step, lag=self._signals.lag)
+            return judge_noise(forecast, self._noise, step=step, lag=self._signals.lag)
         if constant is False and self.noise_expected:
             return replace(forecast, state="unknown", basis="the noise of mini-batches was not measured yet")
         return qualified(forecast, constant=constant)

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from foreshock.curvature import LossFunction
+from foreshock.forecast import NOISE_INTERVAL
 from foreshock.guarding.engine import Engine
 from foreshock.guarding.failures import Failures
 from foreshock.guarding.policies import Policy
-from foreshock.guarding.probing import EVERY, PairProber
+from foreshock.guarding.probing import PairProber
 from foreshock.guarding.record import GuardAction, GuardSummary, Tally
 from foreshock.guarding.stepping import StepHooks, is_captured
 
@@ -119,7 +120,7 @@ class Guard:
         loss_fn: LossFunction,
         batch: Any,
         *,
-        every: int = EVERY,
+        every: int = NOISE_INTERVAL,
         gradient_scale: float = 1.0,
     ) -> bool:
         """Measure the noise of mini-batches, if that is due. Call it between ``backward()`` and ``step()``.

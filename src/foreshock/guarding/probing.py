@@ -11,16 +11,12 @@ from torch.optim import Optimizer
 
 from foreshock.batches import BatchWatch, MicroBatches, split_batch
 from foreshock.curvature import LossFunction, NoiseProber, NoiseReading
+from foreshock.forecast import NOISE_INTERVAL, noise_interval
 from foreshock.guarding.failures import Failures
 from foreshock.guarding.families import all_parameters
 from foreshock.preconditioner import read_preconditioner, unwrap
 from foreshock.vectors import is_sharded
 
-EVERY = 10
-"""Steps between two measurements while v lags, if nobody says otherwise."""
-
-_RELAXED = 5
-_NEARLY_ARMED = 1.5
 _LOGGER = logging.getLogger("foreshock")
 
 
@@ -65,7 +61,7 @@ class PairProber:
         step: int,
         lag: float,
         gradient_scale: float,
-        every: int = EVERY,
+        every: int = NOISE_INTERVAL,
     ) -> NoiseReading | None:
         """Return a reading if one is due and can be made.
 
@@ -86,8 +82,9 @@ class PairProber:
             raise ValueError(f"every is {every!r}; at least one step lies between two measurements")
         self.spent = False
         self._see(batch)
-        apart = every if lag > _NEARLY_ARMED else _RELAXED * every
-        if step % apart or self._batches.constant is not False or self._failures.given_up:
+        if step % noise_interval(lag, every=every):
+            return None
+        if self._batches.constant is not False or self._failures.given_up:
             return None
         parts = self._parts(batch) if self._can_measure(optimizer) else None
         if parts is None:

@@ -27,7 +27,7 @@ from foreshock.monitor.observation import (
     observe_step,
     second_moment_decay,
 )
-from foreshock.monitor.schedule import CURVATURE_AMONG_NOISE, ProbeSchedule
+from foreshock.monitor.schedule import CURVATURE_PROBE_INTERVAL, ProbeSchedule
 from foreshock.monitor.subject import as_number, check_parameters, describe, trained_size
 from foreshock.preconditioner import Preconditioner, as_optimizers, find_reader, read_preconditioner
 from foreshock.runlog import RunLogWriter
@@ -229,8 +229,8 @@ class Monitor:
     def _may_probe(self, step: int) -> bool:
         if self._failures >= _FAILURES_ALLOWED:
             return False
-        lagging = None if not self._noisy else self._run.lagging
-        return self._schedule.due(step, now=time.perf_counter(), forecast=self._last, lagging=lagging)
+        lag = self._run.lag if self._noisy else None
+        return self._schedule.due(step, now=time.perf_counter(), forecast=self._last, noise_lag=lag)
 
     @property
     def _noisy(self) -> bool:
@@ -245,7 +245,7 @@ class Monitor:
             return False
         began = time.perf_counter()
         kinds = [self._measure_noise] if self._noisy else []
-        if not self._noisy or self._measurements % CURVATURE_AMONG_NOISE == 0:
+        if not self._noisy or self._measurements % CURVATURE_PROBE_INTERVAL == 0:
             kinds.append(self._measure_curvature)
         self._measurements += 1
         try:

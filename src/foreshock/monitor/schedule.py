@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from foreshock.forecast import Forecast
+from foreshock.forecast import Forecast, noise_interval
 
 _SHARE_OF_TIME_LEFT = 0.1
 _LONGEST_WAIT = 200
-LAGGING_WAIT, FRESH_WAIT = 10, 50
-"""Steps between measurements of the noise, while v lags and otherwise."""
-
-CURVATURE_AMONG_NOISE = 50
-"""Where noise decides, one measurement in so many is accompanied by one of the curvature, which is dear."""
+CURVATURE_PROBE_INTERVAL = 50
+"""Where noise decides: how many measurements of it go by between two probes of the curvature."""
 
 
 class ProbeSchedule:
@@ -54,15 +51,17 @@ class ProbeSchedule:
         self._last_cost = 0.0
         self._last_step: int | None = None
 
-    def due(self, step: int, *, now: float, forecast: Forecast | None, lagging: bool | None = None) -> bool:
+    def due(
+        self, step: int, *, now: float, forecast: Forecast | None, noise_lag: float | None = None
+    ) -> bool:
         """Return whether to probe at this step.
 
         Args:
             step: Step number.
             now: Wall clock, seconds.
             forecast: The last forecast, if there is one.
-            lagging: Where the noise of mini-batches decides, whether v lags behind g²: measurements are due
-                after 10 steps then, and after 50 otherwise. None where the forecast has a date.
+            noise_lag: Where the noise of mini-batches decides, the lag of v: measurements are due after
+                `noise_interval` steps. None where the forecast has a date.
         """
         if self.every is not None:
             return step % self.every == 0
@@ -70,7 +69,7 @@ class ProbeSchedule:
             self._began = now
         if self._last_step is None:
             return True
-        wait = _wait(forecast) if lagging is None else LAGGING_WAIT if lagging else FRESH_WAIT
+        wait = _wait(forecast) if noise_lag is None else noise_interval(noise_lag)
         if step - self._last_step < wait:
             return False
         return self._total + self._last_cost <= self.budget * (now - self._began)

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.optim import Optimizer
 
+from foreshock.forecast import MeanSquareAverage
 from foreshock.guarding.altering.directions import find_directions
 from foreshock.guarding.altering.remedies import HeldOptions, Workbench
 from foreshock.guarding.families import Family, Slot, all_parameters
 from foreshock.guarding.measuring import Displacement, Reduction
 from foreshock.guarding.policies import Decision
-from foreshock.guarding.tracking import ClipRecord, NaturalMoment, PairAverage
+from foreshock.guarding.tracking import ClipRecord, NaturalMoment
 
 
 class Acting:
@@ -32,7 +33,7 @@ class Acting:
 
     def __init__(self, optimizer: Optimizer, family: Family) -> None:
         self._optimizer, self._family, self._held = optimizer, family, HeldOptions()
-        self.natural, self.pairs, self.clips = NaturalMoment(), PairAverage(), ClipRecord()
+        self.natural, self.pairs, self.clips = NaturalMoment(), MeanSquareAverage(), ClipRecord()
         self.rate_factor = 1.0
         self.failure: Exception | None = None
 
@@ -82,7 +83,7 @@ class Acting:
                     continue
                 done.append(decision)
                 if decision.remedy == "raise all":
-                    self.pairs.lowered(decision.factor)
+                    self.pairs.lower(decision.factor)
         except Exception as error:
             if not done:
                 raise
@@ -113,4 +114,4 @@ class Acting:
 
     def forget(self) -> None:
         """Begin anew: the optimizer got another state. A lower learning rate stays."""
-        self.natural, self.pairs, self.clips = NaturalMoment(), PairAverage(), ClipRecord()
+        self.natural, self.pairs, self.clips = NaturalMoment(), MeanSquareAverage(), ClipRecord()

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from foreshock.dynamics import population_factor
-from foreshock.forecast import CurvatureSignals, Forecast, RunForecaster
+from foreshock.forecast import CurvatureSignals, Forecast, RunForecaster, noise_interval
 from foreshock.lab.spikebench.scores import Replay
 from foreshock.lab.spikebench.trace import Trace
-from foreshock.monitor.schedule import CURVATURE_AMONG_NOISE, FRESH_WAIT, LAGGING_WAIT
+from foreshock.monitor.schedule import CURVATURE_PROBE_INTERVAL
 from foreshock.spikes import ANNOUNCING, announcing
 
 _FIELDS = ("stability_ratio", "stability_error", "gradient_ratio", "predicted_change", "alignment")
@@ -54,7 +54,7 @@ class _Feed:
         self._pairs = _by_step(trace, ("pair_mean", "pair_square", "noise_factor"))
         size = trace.meta["batch_size"]
         self._costs = trace.meta["costs"]
-        self._measured_at, self._measurements = -FRESH_WAIT, 0
+        self._measured_at, self._measurements = -math.inf, 0
         self._factor = 1.0 if size is None else population_factor(size, trace.meta.get("examples"))
 
     def give(self, run: RunForecaster, index: int, step: int) -> float:
@@ -77,14 +77,14 @@ class _Feed:
 
     def _give_pair(self, run: RunForecaster, step: int) -> float:
         pair = self._pairs.get(step)
-        if pair is None or step - self._measured_at < (LAGGING_WAIT if run.lagging else FRESH_WAIT):
+        if pair is None or step - self._measured_at < noise_interval(run.lag):
             return 0.0
         run.see_noise(
             mean=pair["pair_mean"],
             variance=self._factor * pair["pair_square"],
             noise_factor=pair["noise_factor"],
         )
-        accompanied = self._measurements % CURVATURE_AMONG_NOISE == 0
+        accompanied = self._measurements % CURVATURE_PROBE_INTERVAL == 0
         self._measured_at, self._measurements = step, self._measurements + 1
         return float(self._costs["pair"] + (self._costs["probe"] if accompanied else 0.0))
 
