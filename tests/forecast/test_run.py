@@ -105,7 +105,7 @@ def test_nothing_measured_is_unknown():
     assert a_run().forecast(120, constant=True).state == "unknown"
     forecast = noisy(a_run(), 0.2, 0.02, count=2).forecast(120, constant=False)
     assert forecast.state == "unknown"
-    assert "2 of 5 measurements" in forecast.basis
+    assert "2 of 3 usable" in forecast.basis
 
 
 def test_a_loss_off_its_level_is_a_spike_and_a_new_episode():

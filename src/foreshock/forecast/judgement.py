@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from foreshock.forecast.noise import FEWEST, MeanSquareAverage
+from foreshock.forecast.noise import FEWEST_TYPICAL, NoiseAverage
 from foreshock.forecast.record import Forecast, State
 
-# The ratio is a geometric mean, which lies below the mean that the edge of one is about: the noise has a
-# heavy tail. Both chosen on the development runs of SpikeBench, where .5 to .7 and 1.5 to 2 serve alike; at a
-# lag of 2.5 tall spikes are missed.
+# The edge of the *typical* mean-square ratio, which lies below the ratio that theory puts at one: the noise
+# has a heavy tail. Both were chosen on the development runs of SpikeBench, where .5 to .7 and 1.5 to 2 serve
+# alike; at a lag of 2.5 tall spikes are missed.
 NOISY_EDGE = 0.6
 LAGGING = 2.0
 
 
-def judge_noise(forecast: Forecast, noise: MeanSquareAverage, *, step: int, lag: float) -> Forecast:
+def judge_noise(forecast: Forecast, noise: NoiseAverage, *, step: int, lag: float) -> Forecast:
     """Return the forecast where batches differ and their noise was measured.
 
     Args:
@@ -34,14 +34,15 @@ def judge_noise(forecast: Forecast, noise: MeanSquareAverage, *, step: int, lag:
         interval_high=nan,
         growth_rate=nan,
         mean_square_ratio=noise.ratio,
+        typical_mean_square_ratio=noise.typical_ratio,
         steps_to_spike=nan,
         severity=nan,
         cause_hint="",
     )
-    if math.isnan(noise.ratio):
-        basis = _too_little(noise)
+    if math.isnan(noise.typical_ratio):
+        basis = f"{noise.usable} of {FEWEST_TYPICAL} usable measurements of the noise of mini-batches"
         return replace(timeless, state="unknown", basis=basis)
-    state, words = _noisy_state(noise.ratio, lag)
+    state, words = _noisy_state(noise.typical_ratio, lag)
     basis = f"{words}; {noise.curvature_share:.0%} of the mean-square ratio is curvature, the rest its noise"
     return replace(timeless, state=state, basis=basis)
 
@@ -86,9 +87,3 @@ def _noisy_state(ratio: float, lag: float) -> tuple[State, str]:
         return "armed", f"past the edge of mini-batches, and v is {lag:.1f} × g²"
     follows = "v follows g²" if lag <= LAGGING else "there is no second moment to lag"
     return "rising", f"past the edge of mini-batches, but {follows}: what grows is damped at once"
-
-
-def _too_little(noise: MeanSquareAverage) -> str:
-    if noise.count < FEWEST:
-        return f"{noise.count} of {FEWEST} measurements of the noise of mini-batches"
-    return "the mean curvature along the measured direction is not positive, so that there is no edge"

@@ -25,11 +25,13 @@ class Forecast:
             ratio surely grows, or reaches one where no visible rise of the loss is expected of it;
             ``recovery`` after a sudden fall, until there are enough new readings; ``spike`` while the loss
             has left its level; ``stable`` otherwise; ``unknown`` if it can't be told – which does not mean
-            safe. Where batches differ, ``armed``: past the edge of `mean_square_ratio` while v lags;
+            safe. Where batches differ, ``armed``: past the edge of `typical_mean_square_ratio` while v lags;
             ``rising``: past it while v follows g².
         basis: In words, what the forecast rests on, or what it lacks.
-        mean_square_ratio: Edge of stability under the noise of mini-batches, in the mean square; one is the
-            edge, as for `stability_ratio`. NaN if it was not measured.
+        mean_square_ratio: Stability ratio under the noise of mini-batches, in the mean square; one is the
+            edge, as for `stability_ratio`. NaN before the fifth measurement. The guard's is the same.
+        typical_mean_square_ratio: Geometric mean of its last five single measurements, by which the state is
+            judged; its edge is .6, because single measurements have a heavy tail. NaN if unknown.
         lag: v above g²: the largest Σv̂ over the mean ‖g‖² of 30 steps, of the last 50 steps; about one
             while v follows g², and NaN if unknown.
         reverse_lag: g² above v: the root mean square of g/√v̂ over coordinates, per step; about one while v
@@ -52,6 +54,7 @@ class Forecast:
     state: State
     basis: str
     mean_square_ratio: float = math.nan
+    typical_mean_square_ratio: float = math.nan
     lag: float = math.nan
     reverse_lag: float = math.nan
     steps_to_spike: float = math.nan
@@ -83,8 +86,9 @@ class Forecast:
 
     def __str__(self) -> str:
         """Return one line for people."""
-        if math.isfinite(self.mean_square_ratio):
-            return f"mean-square ratio {self.mean_square_ratio:.2f}, {self.state}: {self.basis}"
+        if math.isfinite(self.typical_mean_square_ratio):
+            ratio = self.typical_mean_square_ratio
+            return f"typical mean-square ratio {ratio:.2f}, {self.state}: {self.basis}"
         if not math.isfinite(self.stability_ratio):
             return f"no forecast: {self.basis}"
         text = f"stability ratio {self.stability_ratio:.3f}, {self.state}"

@@ -21,7 +21,7 @@ from foreshock.forecast.alarms import Alarm, AlarmBook, Level
 from foreshock.forecast.cycle import Cycle
 from foreshock.forecast.forecaster import Forecaster
 from foreshock.forecast.judgement import NOISY_EDGE, cause_hint, damped, judge_noise, qualified
-from foreshock.forecast.noise import MeanSquareAverage
+from foreshock.forecast.noise import NoiseAverage
 from foreshock.forecast.record import Forecast, State, unknown
 from foreshock.forecast.signals import SignalTracker, StepSignals
 from foreshock.forecast.spike import SpikeSignals, outlook
@@ -92,7 +92,7 @@ class RunForecaster:
         self.noise_expected = True
         self._beta2 = beta2
         self._crossing = Forecaster(horizon=horizon, beta2=beta2)
-        self._noise = MeanSquareAverage()
+        self._noise = NoiseAverage()
         self._tracker = SignalTracker()
         self._book = AlarmBook()
         nan = math.nan
@@ -117,7 +117,7 @@ class RunForecaster:
         self._signals = self._tracker.update(
             loss=loss, squared_gradient=squared_gradient, second_moment=second_moment
         )
-        ratio = self._noise.ratio / NOISY_EDGE if self._measured else self._last.stability_ratio
+        ratio = self._noise.typical_ratio / NOISY_EDGE if self._measured else self._last.stability_ratio
         self._cycle.see(
             loss=loss,
             lag_ratio=self._signals.reverse_lag**2,
@@ -151,7 +151,7 @@ class RunForecaster:
         self._trigger = _grown(seen)
 
     def see_noise(self, *, mean: float, variance: float, noise_factor: float) -> None:
-        """Take a measurement of the noisy curvature; see `MeanSquareAverage.update`."""
+        """Take a measurement of the noisy curvature; see `NoiseAverage.update`."""
         self._noise.update(mean=mean, variance=variance, noise_factor=noise_factor)
         self._measured = True
 

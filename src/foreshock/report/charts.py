@@ -133,7 +133,7 @@ def _countdown_top(expected: NDArray[np.float64], actual: NDArray[np.float64]) -
 
 def _noise(run: Run) -> Chart | None:
     lines = [
-        Line("mean-square ratio", "ratio", run.column("forecast", "mean_square_ratio")),
+        Line("typical mean-square ratio", "ratio", run.column("forecast", "typical_mean_square_ratio")),
         Line("v over g² (lag)", "lag", run.column("forecast", "lag")),
     ]
     if not np.isfinite(lines[0].values).any():

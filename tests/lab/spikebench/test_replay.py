@@ -80,8 +80,8 @@ def test_past_the_edge_it_is_an_alarm_only_if_something_grows():
 
 def test_mini_batches_are_judged_by_their_noise():
     armed = replay(mini(0.02))
-    assert not armed.watch[:40].any()
-    assert armed.watch[40:].all()
+    assert not armed.watch[:20].any()
+    assert armed.watch[20:].all()
     assert armed.score[50] == pytest.approx(0.2 + 19 * 0.02 / 0.2)
     assert math.isnan(armed.expected[50])
     assert not replay(mini(0.001)).watch.any()

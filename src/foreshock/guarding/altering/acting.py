@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.optim import Optimizer
 
-from foreshock.forecast import MeanSquareAverage
+from foreshock.forecast import NoiseAverage
 from foreshock.guarding.altering.directions import find_directions
 from foreshock.guarding.altering.remedies import HeldOptions, Workbench
 from foreshock.guarding.families import Family, Slot, all_parameters
@@ -33,7 +33,7 @@ class Acting:
 
     def __init__(self, optimizer: Optimizer, family: Family) -> None:
         self._optimizer, self._family, self._held = optimizer, family, HeldOptions()
-        self.natural, self.pairs, self.clips = NaturalMoment(), MeanSquareAverage(), ClipRecord()
+        self.natural, self.pairs, self.clips = NaturalMoment(), NoiseAverage(), ClipRecord()
         self.rate_factor = 1.0
         self.failure: Exception | None = None
 
@@ -114,4 +114,4 @@ class Acting:
 
     def forget(self) -> None:
         """Begin anew: the optimizer got another state. A lower learning rate stays."""
-        self.natural, self.pairs, self.clips = NaturalMoment(), MeanSquareAverage(), ClipRecord()
+        self.natural, self.pairs, self.clips = NaturalMoment(), NoiseAverage(), ClipRecord()

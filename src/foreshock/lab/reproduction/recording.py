@@ -197,7 +197,7 @@ def logged_columns(folder: Path) -> dict[str, Column]:
     noise = run.steps("noise")
     if noise.size:
         columns["mean_square_ratio"] = Column(
-            run.steps("forecast"), run.column("forecast", "mean_square_ratio")
+            run.steps("forecast"), run.column("forecast", "typical_mean_square_ratio")
         )
     return columns
 

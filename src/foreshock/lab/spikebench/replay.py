@@ -120,7 +120,7 @@ def _by_step(trace: Trace, names: tuple[str, ...]) -> dict[int, Mapping[str, flo
 
 
 def _row(forecast: Forecast, *, alarmed: bool, passes: float) -> tuple[float, ...]:
-    score = forecast.mean_square_ratio
+    score = forecast.typical_mean_square_ratio
     if math.isnan(score):
         score = forecast.stability_ratio
     elif forecast.state not in ANNOUNCING:
