@@ -17,6 +17,7 @@ html_title = f"Foreshock {__version__}"
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
+autodoc_type_aliases = {"ArrayLike": "ArrayLike"}
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_typehints_format = "short"

@@ -217,6 +217,14 @@ def browser():
         started.close()
 
 
+# What is wider than the window, if it is no box that is meant to be scrolled by itself.
+TOO_WIDE = """() => [document.scrollingElement, ...document.querySelectorAll(".main, .main *")]
+  .filter(box => box.clientWidth > 1 && box.scrollWidth > box.clientWidth + 1)
+  .filter(box => getComputedStyle(box).overflowX !== "visible")
+  .filter(box => !box.closest(".table-wrapper, pre, div.math, .toc-drawer, .visually-hidden"))
+  .map(box => `${box.tagName}.${box.className} ${box.scrollWidth}`)"""
+
+
 @pytest.mark.browser
 @pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="needs chromium")
 def test_no_page_scrolls_sideways_on_a_telephone_or_asks_another_host(site, browser):
@@ -224,12 +232,22 @@ def test_no_page_scrolls_sideways_on_a_telephone_or_asks_another_host(site, brow
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: asked.append(f"console: {message.text}"))
-    wide = {}
+    too_wide = {}
     for path in sorted(site.rglob("*.html")):
         page.goto(path.as_uri())
-        width = page.evaluate("document.scrollingElement.scrollWidth")
-        if width > 360:
-            wide[str(path.relative_to(site))] = width
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= 360, path.name
+        if found := page.evaluate(TOO_WIDE):
+            too_wide[str(path.relative_to(site))] = found
     page.close()
-    assert wide == {}
+    assert too_wide == {}
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="needs chromium")
+def test_what_is_too_wide_is_found(site, browser):
+    page = browser.new_page(viewport={"width": 360, "height": 800})
+    page.goto((site / "index.html").as_uri())
+    page.evaluate("document.querySelector('article p').style.width = '900px'")
+    assert page.evaluate(TOO_WIDE) != []
+    page.close()
