@@ -1,18 +1,31 @@
+import sys
+from pathlib import Path
+
 from foreshock import __version__
+
+sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
 project = "Foreshock"
 copyright = "2026, the Foreshock authors"
 release = version = __version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "homes", "mathml"]
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
+html_css_files = ["pages.css"]
 html_title = f"Foreshock {__version__}"
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
+autodoc_type_aliases = {"ArrayLike": "ArrayLike"}
 autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
 autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
 autodoc_member_order = "bysource"
-# Links from the pages to files of the repository outside docs/ work on the forge, not in the built site.
-suppress_warnings = ["myst.xref_missing"]
+# `name` in a docstring is code, and a link where it is the name of something on these pages.
+default_role = "py:obj"
+# Every reference to something of Foreshock must be found. The rest are names of other projects, whose indexes
+# are not read (a build needs no network), and names of arguments.
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", r"(?!foreshock\.).*")]

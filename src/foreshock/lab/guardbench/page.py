@@ -64,7 +64,8 @@ Learning rate and decay are the task's, the rest of a method is as its authors p
   larger one.
 - **harmed**: runs whose training or validation loss is above {harm:g} × Adam's.
 - **acted**: share of the steps that were changed. **F/step**: forward and backward passes spent on measuring,
-  besides those of training. **step time**: mean, ÷ Adam's; see [what they cost](#what-they-cost).
+  besides those of training. **step time**: mean, ÷ Adam's; see
+  [what they cost](guard.md#what-they-cost).
 """
 _OTHER = """# {title}: development half
 
