@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow test-distributed test-browser lint types layers docs package
+.PHONY: demo test test-slow test-distributed test-browser lint types layers docs package check-tag
 .PHONY: bench-curvature bench-forecast bench-guard reproduce clean
 
 demo: $(VENV)/.demo
@@ -35,6 +35,10 @@ package: $(VENV)/.release
 	rm -rf dist
 	$(BIN)/python -m build
 	$(BIN)/python .ci/check_package.py dist
+
+# TAG=v1.2.3: the release that the tag names is the one that the files state. The shell gets it as a variable, unread.
+check-tag:
+	@$(PYTHON) .ci/check_tag.py "$$TAG"
 
 # Every experiment of the paper at CPU scale; what was run before is kept in runs/.
 reproduce: $(VENV)/.demo
