@@ -4,13 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint types layers docs bench-curvature bench-forecast bench-guard reproduce clean
+.PHONY: demo test test-slow test-distributed test-browser lint types layers docs package check-tag
+.PHONY: bench-curvature bench-forecast bench-guard reproduce clean
 
 demo: $(VENV)/.demo
 	$(BIN)/foreshock demo
 
 test: $(VENV)/.dev
 	$(BIN)/pytest -n 2
+
+# What `make test` leaves out, by its marker. The browser tests need chromium and skip themselves without it.
+test-slow test-distributed test-browser: $(VENV)/.dev
+	$(BIN)/pytest -n 2 -m $(@:test-%=%)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -24,6 +29,16 @@ layers: $(VENV)/.dev
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
+
+# Build the distributions and try the wheel in environments of its own. Needs a clean clone: untracked files would be packed.
+package: $(VENV)/.release
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python .ci/check_package.py dist
+
+# TAG=v1.2.3: the release that the tag names is the one that the files state. The shell gets it as a variable, unread.
+check-tag:
+	@$(PYTHON) .ci/check_tag.py "$$TAG"
 
 # Every experiment of the paper at CPU scale; what was run before is kept in runs/.
 reproduce: $(VENV)/.demo
