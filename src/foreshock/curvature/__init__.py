@@ -2,6 +2,7 @@
 
 from foreshock.curvature.blocks import BlockShare, block_shares, name_parameters
 from foreshock.curvature.density import SpectralDensity, spectral_density
+from foreshock.curvature.gauss_newton import gauss_newton_sharpness
 from foreshock.curvature.measurement import (
     LossFunction,
     MeanSquareStability,
@@ -30,6 +31,7 @@ __all__ = [
     "Sharpness",
     "SpectralDensity",
     "block_shares",
+    "gauss_newton_sharpness",
     "loss_terms",
     "mean_square_stability",
     "measure_noise",

@@ -148,7 +148,7 @@ def sharpness(
     with isolated(model):
         choice = choose_backend(loss, parameters, model=model)
         with hessian_operator(choice, loss, parameters, model=model) as hessian:
-            found = largest_eigenvalues(hessian, _random_start(parameters), count, stop)
+            found = largest_eigenvalues(hessian, random_start(parameters), count, stop)
     top = found[0]
     return Sharpness(
         value=top.value,
@@ -192,7 +192,7 @@ def preconditioned_sharpness(
     """
     loss = loss_terms(model, loss_fn, batch)
     with isolated(model):
-        preconditioner = _next_step(model, optimizer, loss)
+        preconditioner = next_step(model, optimizer, loss)
         choice = choose_backend(loss, preconditioner.parameters, model=model)
         settings = ProbeSettings(choice, stop, model)
         reading, _ = probe_curvature(loss, preconditioner, step=0, settings=settings)
@@ -241,7 +241,7 @@ def mean_square_stability(
     parts = MicroBatches(batches)
     terms = part_terms(model, loss_fn, parts)
     with isolated(model):
-        preconditioner = _next_step(model, optimizer, terms)
+        preconditioner = next_step(model, optimizer, terms)
         choice = choose_backend(terms, preconditioner.parameters, model=model)
         settings = ProbeSettings(choice, None, model)
         curvature, memory = probe_curvature(terms, preconditioner, step=0, settings=settings)
@@ -291,19 +291,25 @@ def spectrum(
             parameters: Sequence[Tensor] = [p for p in model.parameters() if p.requires_grad]
             preconditioner = None
         else:
-            preconditioner = _next_step(model, optimizer, loss)
+            preconditioner = next_step(model, optimizer, loss)
             parameters = preconditioner.parameters
         choice = choose_backend(loss, parameters, model=model)
         with hessian_operator(choice, loss, parameters, model=model) as hessian:
-            operator = hessian if preconditioner is None else _symmetric(hessian, preconditioner)
-            return spectral_density(operator, _random_start(parameters), probes=probes, steps=steps)
+            operator = hessian if preconditioner is None else symmetric_form(hessian, preconditioner)
+            return spectral_density(operator, random_start(parameters), probes=probes, steps=steps)
 
 
 def _term(model: nn.Module, loss_fn: LossFunction, batch: Any, count: float) -> LossTerm:
     return LossTerm(lambda: loss_fn(model, batch), count)
 
 
-def _symmetric(hessian: LinearOperator, preconditioner: Preconditioner) -> PreconditionedOperator:
+def symmetric_form(hessian: LinearOperator, preconditioner: Preconditioner) -> PreconditionedOperator:
+    """Return A^{1/2}HA^{1/2}, with coupled weight decay and the sign of a maximizing optimizer in it.
+
+    Args:
+        hessian: H, or another matrix in its place.
+        preconditioner: The step about to be taken.
+    """
     return PreconditionedOperator(
         hessian,
         preconditioner.scale_root(),
@@ -312,8 +318,16 @@ def _symmetric(hessian: LinearOperator, preconditioner: Preconditioner) -> Preco
     )
 
 
-def _next_step(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], loss: Loss) -> Preconditioner:
-    """Return the step that would follow a gradient on this loss; leaves that gradient in ``.grad``."""
+def next_step(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], loss: Loss) -> Preconditioner:
+    """Return the step that would follow a gradient on this loss; leaves that gradient in ``.grad``.
+
+    Call it inside `isolated`. Cost: 1 F.
+
+    Args:
+        model: The model.
+        optimizer: Its live optimizer, or several.
+        loss: The loss to take the gradient of.
+    """
     groups = [group for one in as_optimizers(optimizer) for group in live_groups(one)]
     parameters = [p for group in groups for p in group["params"] if p.requires_grad]
     gradient = GradientFunction(normalised_terms(loss), parameters, model)().gradient
@@ -322,7 +336,12 @@ def _next_step(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], los
     return read_preconditioner(optimizer)
 
 
-def _random_start(parameters: Sequence[Tensor]) -> Tensor:
+def random_start(parameters: Sequence[Tensor]) -> Tensor:
+    """Return a vector that an eigenvalue solver can start from, the same at each call, shape (n,).
+
+    Args:
+        parameters: The tensors that it is about.
+    """
     generator = torch.Generator(parameters[0].device).manual_seed(0)
     size = sum(parameter.numel() for parameter in parameters)
     return torch.randn(size, generator=generator, dtype=vector_dtype(parameters), device=parameters[0].device)
