@@ -62,7 +62,7 @@ def test_each_measure_changes_the_run_and_leaves_the_cut_alone(run, name):
 
 
 def fork():
-    task = PLAN.build(0)
+    task = PLAN.build_task(0)
     optimizer = build_optimizer(task.model, PLAN.optimizer)
     for _ in range(3):
         optimizer.zero_grad()

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foreshock.lab.reproduction.measures import Fork, Measure
-from foreshock.lab.reproduction.plan import Plan, to_device
-from foreshock.lab.reproduction.recording import Moment
-from foreshock.lab.tasks import build_optimizer
+from foreshock.lab.reproduction.plan import Moment, Plan
+from foreshock.lab.tasks import Step, Training
 
 WARM_UP = 300
 _REARMED = 0.99
@@ -87,21 +86,17 @@ def go_on(plan: Plan, seed: int, cut: Cut, measure: Measure, *, steps: int) -> N
     Returns:
         Losses before each update, shape (steps,); NaN after one that is not finite.
     """
-    task = plan.build(seed)
-    batch = to_device(next(iter(task.batches)), plan.place)
-    optimizer = build_optimizer(task.model, plan.optimizer)
-    task.model.load_state_dict(cut.model)
-    optimizer.load_state_dict(copy.deepcopy(cut.optimizer))
-    before = measure.begin(Fork(task.model, optimizer, cut.gradient_norm))
+    training = Training(replace(plan, steps=steps), seed)
+    training.model.load_state_dict(cut.model)
+    training.optimizer.load_state_dict(copy.deepcopy(cut.optimizer))
+    before = measure.begin(Fork(training.model, training.optimizer, cut.gradient_norm))
     losses = np.full(steps, np.nan)
-    for step in range(steps):
-        optimizer.zero_grad()
-        loss = task.loss_fn(task.model, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        losses[step] = loss.item()
-        if not np.isfinite(losses[step]):
-            break
-        if before is not None:
-            before(step)
-        optimizer.step()
+
+    def intervene(step: Step) -> None:
+        losses[step.index] = step.loss
+        if step.finite and before is not None:
+            before(step.index)
+
+    for _ in training.run(before_step=intervene):
+        pass
     return losses

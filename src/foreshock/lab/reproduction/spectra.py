@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from foreshock.curvature import spectrum
-from foreshock.lab.reproduction.recording import Moment
+from foreshock.lab.reproduction.plan import Moment
 
 SPECTRA = "spectra.npz"
 MOMENTS = ("before", "at", "after")

@@ -85,8 +85,12 @@ def fingerprint(run: Run) -> str:
 
 
 def as_plain(config: RunConfig) -> dict[str, Any]:
-    """Return a configuration as plain values."""
-    plain = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    """Return what a run of SpikeBench depends on as plain values.
+
+    The keys are fixed: other ones would make every recorded trace look outdated.
+    """
+    names = ("name", "family", "batch_size", "steps", "split", "role", "kind", "language")
+    plain = {name: getattr(config, name) for name in names}
     return plain | {"options": dict(config.options), "optimizer": dataclasses.asdict(config.optimizer)}
 
 
