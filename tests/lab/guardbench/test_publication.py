@@ -13,13 +13,19 @@ from foreshock.cli.app import app
 from foreshock.lab.guardbench import cost, methods
 from foreshock.lab.guardbench import run as running
 from foreshock.lab.guardbench.comparison import compare
-from foreshock.lab.guardbench.figures.heat import decades, write_heat
-from foreshock.lab.guardbench.figures.pareto import frontier, shares, untangle, write_pareto
+from foreshock.lab.guardbench.figures import decades, frontier, shares, untangle, write_heat, write_pareto
 from foreshock.lab.guardbench.methods import method
-from foreshock.lab.guardbench.overview import overview_table, verdict
 from foreshock.lab.guardbench.publication import load_scores, page_of, summary, write_pages
-from foreshock.lab.guardbench.tables import cost_table, family_table, harm_table, method_table, task_table
-from foreshock.lab.spikebench.files import write_json
+from foreshock.lab.guardbench.tables import (
+    cost_table,
+    family_table,
+    harm_table,
+    method_table,
+    overview_table,
+    task_table,
+    verdict,
+)
+from foreshock.lab.jobs import write_json
 from foreshock.lab.spikebench.suite import DEVELOPMENT, HELD_OUT, adam, configure
 from foreshock.report.drawing import figure_class
 from lab.guardbench.results import result

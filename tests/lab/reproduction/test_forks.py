@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from foreshock.lab.reproduction.experiments.interventions import InterventionConfig, peak
-from foreshock.lab.reproduction.forks import AlarmCuts, Cut, go_on
-from foreshock.lab.reproduction.measures import MEASURES, Fork
+from foreshock.lab.reproduction.forks import MEASURES, AlarmCuts, Cut, Fork, go_on
 from foreshock.lab.reproduction.plan import Plan
 from foreshock.lab.reproduction.recording import record
 from foreshock.lab.tasks import OptimizerConfig, build_optimizer

@@ -7,10 +7,15 @@ import pytest
 import torch
 
 from foreshock.curvature import preconditioned_sharpness, sharpness
-from foreshock.lab.reproduction.directions import BatchDirection, block_levels
+from foreshock.lab.reproduction.curvatures import (
+    MOMENTS,
+    SPECTRA,
+    BatchDirection,
+    SpectrumWatch,
+    block_levels,
+)
 from foreshock.lab.reproduction.plan import Plan
 from foreshock.lab.reproduction.recording import TRACE, record
-from foreshock.lab.reproduction.spectra import MOMENTS, SPECTRA, SpectrumWatch
 from foreshock.lab.spikebench.trace import Trace
 from foreshock.lab.tasks import OptimizerConfig, build_optimizer
 from foreshock.operators import HessianOperator

@@ -17,7 +17,7 @@ from foreshock.demo.threads import one_thread
 from foreshock.lab.guardbench.methods import METHODS, PLAIN, Method
 from foreshock.lab.guardbench.run import code_hash
 from foreshock.lab.guardbench.training import MethodRun
-from foreshock.lab.spikebench.files import write_json
+from foreshock.lab.jobs import write_json
 from foreshock.lab.spikebench.suite import DEVELOPMENT, RunConfig, adamw, configure
 
 ROUNDS = 40

@@ -17,8 +17,7 @@ from typing import Any
 from foreshock.lab.guardbench.methods import METHODS, Method, method
 from foreshock.lab.guardbench.suite import SUITES, suite
 from foreshock.lab.guardbench.training import train
-from foreshock.lab.spikebench.files import write_json
-from foreshock.lab.spikebench.processes import finished
+from foreshock.lab.jobs import finished, write_json
 from foreshock.lab.spikebench.run import as_plain, digest
 from foreshock.lab.spikebench.suite import SEEDS, RunConfig
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from foreshock.demo.threads import one_thread
-from foreshock.lab.reproduction.directions import BatchDirection, block_levels
+from foreshock.lab.reproduction.curvatures import BatchDirection, block_levels
 from foreshock.lab.reproduction.experiment import OnStep
 from foreshock.lab.reproduction.plan import Moment, Plan, Watcher
 from foreshock.lab.spikebench.measurements import Measurements

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from foreshock.lab.spikebench.processes import finished
+from foreshock.lab.jobs import finished
 from foreshock.lab.spikebench.recording import record
 from foreshock.lab.spikebench.suite import SEEDS, RunConfig, suite
 from foreshock.lab.spikebench.trace import Trace

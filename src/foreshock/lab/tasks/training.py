@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from foreshock.demo.options import check_choice, check_count
 from foreshock.lab.tasks.families import build_task
 from foreshock.lab.tasks.optimization import OptimizerConfig, build_optimizer, build_scheduler
-from foreshock.lab.tasks.outliers import OutlierBatches
+from foreshock.lab.tasks.streams import OutlierBatches
 from foreshock.lab.tasks.task import Batch, LossFunction, Task
 
 PRECISIONS = ("float32", "bfloat16")
