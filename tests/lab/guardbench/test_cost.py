@@ -7,12 +7,11 @@ import time
 import pytest
 
 from foreshock.lab.guardbench import cost
-from foreshock.lab.guardbench.config import GuardConfig
 from foreshock.lab.guardbench.cost import measure_costs, saved_costs
 from foreshock.lab.guardbench.methods import METHODS, Method, method
 from foreshock.lab.spikebench.suite import DEVELOPMENT, adam, configure
 
-SUBJECT = GuardConfig(configure(DEVELOPMENT, "mlp-tiny", adam(0.02), 5, 130, points=20, width=8))
+SUBJECT = configure(DEVELOPMENT, "mlp-tiny", adam(0.02), 5, 130, points=20, width=8)
 
 
 class Slow:

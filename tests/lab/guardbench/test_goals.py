@@ -6,7 +6,7 @@ import pytest
 
 from foreshock.lab.guardbench.comparison import compare
 from foreshock.lab.guardbench.goals import GUARD, goal_table, goals
-from foreshock.lab.guardbench.page import split_section
+from foreshock.lab.guardbench.publication import split_section
 from lab.guardbench.results import result
 
 

@@ -13,19 +13,24 @@ from foreshock.cli.app import app
 from foreshock.lab.guardbench import cost, methods
 from foreshock.lab.guardbench import run as running
 from foreshock.lab.guardbench.comparison import compare
-from foreshock.lab.guardbench.config import GuardConfig
-from foreshock.lab.guardbench.figures.heat import decades, write_heat
-from foreshock.lab.guardbench.figures.pareto import frontier, shares, untangle, write_pareto
+from foreshock.lab.guardbench.figures import decades, frontier, shares, untangle, write_heat, write_pareto
 from foreshock.lab.guardbench.methods import method
-from foreshock.lab.guardbench.overview import overview_table, verdict
 from foreshock.lab.guardbench.publication import load_scores, page_of, summary, write_pages
-from foreshock.lab.guardbench.tables import cost_table, family_table, harm_table, method_table, task_table
-from foreshock.lab.spikebench.files import write_json
+from foreshock.lab.guardbench.tables import (
+    cost_table,
+    family_table,
+    harm_table,
+    method_table,
+    overview_table,
+    task_table,
+    verdict,
+)
+from foreshock.lab.jobs import write_json
 from foreshock.lab.spikebench.suite import DEVELOPMENT, HELD_OUT, adam, configure
 from foreshock.report.drawing import figure_class
 from lab.guardbench.results import result
 
-TINY = GuardConfig(configure(DEVELOPMENT, "mlp-tiny", adam(0.02), 5, 130, points=20, width=8))
+TINY = configure(DEVELOPMENT, "mlp-tiny", adam(0.02), 5, 130, points=20, width=8)
 OTHER = configure(HELD_OUT, "mlp-hidden", adam(0.02), None, 130, points=20, width=8)
 COSTS = {
     "step": 0.0123,
@@ -234,7 +239,7 @@ def test_labels_at_one_place_are_stacked():
 def tiny(monkeypatch):
     """Let the suite be two tiny configurations, and measure costs of two methods on one of them."""
     chosen = tuple(method(name) for name in ("adam", "amsgrad", "guard-secant"))
-    monkeypatch.setattr(running, "suite", lambda size: (TINY, GuardConfig(OTHER)))
+    monkeypatch.setattr(running, "suite", lambda size: (TINY, OTHER))
     monkeypatch.setattr(methods.table, "METHODS", chosen)
     measured = partial(cost.measure_costs, chosen, subject=TINY, rounds=2)
     monkeypatch.setattr(cost, "measure_all_costs", lambda: measured() | {"larger": measured()})
@@ -291,5 +296,5 @@ def test_partial_scores_what_is_there_and_says_if_nothing_is(tmp_path, tiny):
 
 
 def test_the_high_rate_keeps_its_family():
-    assert GuardConfig(OTHER, "high").family == "mlp"
-    assert dataclasses.replace(TINY, outliers=0.1).family == "outliers"
+    assert dataclasses.replace(OTHER, rate="high").category == "mlp"
+    assert dataclasses.replace(TINY, outliers=0.1).category == "outliers"

@@ -9,7 +9,6 @@ import sys
 import pytest
 
 from foreshock.lab.guardbench import run as running
-from foreshock.lab.guardbench.config import GuardConfig
 from foreshock.lab.guardbench.methods import METHODS, method
 from foreshock.lab.guardbench.run import (
     Trial,
@@ -24,7 +23,7 @@ from foreshock.lab.guardbench.run import (
 from foreshock.lab.spikebench.suite import DEVELOPMENT, adam, configure
 from foreshock.lab.tasks.cifar import CIFAR10_VARIABLE
 
-TINY = GuardConfig(configure(DEVELOPMENT, "mlp-tiny", adam(0.02), 5, 30, points=20, width=8))
+TINY = configure(DEVELOPMENT, "mlp-tiny", adam(0.02), 5, 30, points=20, width=8)
 
 
 def trials(*names):
@@ -45,7 +44,7 @@ def test_changed_settings_are_trained_anew(tmp_path):
     [trial] = trials("adam")
     run_suite([trial], tmp_path)
     for changed in (
-        dataclasses.replace(TINY, run=dataclasses.replace(TINY.run, steps=31)),
+        dataclasses.replace(TINY, steps=31),
         dataclasses.replace(TINY, precision="bfloat16"),
         dataclasses.replace(TINY, outliers=0.1),
     ):
@@ -99,9 +98,7 @@ def test_a_result_holds_what_was_trained_and_what_came_of_it(tmp_path):
 
 
 def test_infinite_heights_survive(tmp_path):
-    wild = dataclasses.replace(
-        TINY, run=dataclasses.replace(TINY.run, steps=300, optimizer=adam(1e-4, schedule="constant"))
-    )
+    wild = dataclasses.replace(TINY, steps=300, optimizer=adam(1e-4, schedule="constant"))
     blown = dataclasses.replace(method("adam"), intervene=lambda subject: _Bomb(subject))
     [path] = run_suite([Trial(wild, 0, blown)], tmp_path)
     assert load_result(path)["spikes"] == [float("inf")]
@@ -137,11 +134,11 @@ def test_the_suites_have_their_seeds_and_every_method(monkeypatch):
     assert {trial.seed for trial in trials_of("quick")} == {0}
     assert {trial.config.split for trial in full} == {"development"}
     assert [trial.method for trial in full[: len(METHODS)]] == list(METHODS)
-    assert not any(trial.config.run.options.get("data") == "cifar10" for trial in trials_of("full"))
+    assert not any(trial.config.options.get("data") == "cifar10" for trial in trials_of("full"))
     assert set(left_out("full")) >= {"cnn-cifar", "cnn-cifar-batch-25-high"}
     assert left_out("full", split="development") == []
     monkeypatch.setenv(CIFAR10_VARIABLE, "somewhere")
-    assert any(trial.config.run.options.get("data") == "cifar10" for trial in trials_of("full"))
+    assert any(trial.config.options.get("data") == "cifar10" for trial in trials_of("full"))
 
 
 @pytest.mark.slow

@@ -5,10 +5,9 @@ import itertools
 
 import pytest
 
-from foreshock.lab.guardbench.config import both_rates
-from foreshock.lab.guardbench.suite import SUITES, suite
+from foreshock.lab.guardbench.suite import SUITES, both_rates, suite
 from foreshock.lab.spikebench.suite import DEVELOPMENT, adam, configure
-from foreshock.lab.tasks import FAMILIES, build_task
+from foreshock.lab.tasks import FAMILIES
 from foreshock.lab.tasks.cifar import CIFAR10_VARIABLE
 
 SPLITS = {"development", "held-out"}
@@ -16,9 +15,8 @@ both = pytest.mark.parametrize("size", SUITES)
 
 
 def settings(config):
-    run = config.run
-    plain = dict(run.options), dataclasses.asdict(run.optimizer), run.batch_size
-    return run.family, *plain, config.precision, config.outliers
+    plain = dict(config.options), dataclasses.asdict(config.optimizer), config.batch_size
+    return config.family, *plain, config.precision, config.outliers
 
 
 @both
@@ -31,12 +29,12 @@ def test_names_are_unique_and_usable_as_file_names(size):
 def test_every_family_and_group_is_on_both_sides():
     full = suite()
     families = {*FAMILIES, "outliers", "bfloat16", "control"} - {"anchors"}
-    assert {(c.family, c.split) for c in full} == set(itertools.product(families, SPLITS))
+    assert {(c.category, c.split) for c in full} == set(itertools.product(families, SPLITS))
     assert {(c.group, c.split) for c in full} == set(itertools.product(("full", "mini", "language"), SPLITS))
 
 
 def test_the_halves_are_balanced():
-    sides = [c.split for c in suite() if c.available or c.run.options.get("data") == "cifar10"]
+    sides = [c.split for c in suite() if c.available or c.options.get("data") == "cifar10"]
     assert abs(sides.count("development") - sides.count("held-out")) <= 6
 
 
@@ -70,16 +68,15 @@ def test_the_settings_that_guards_were_designed_on_are_development():
 def test_every_configuration_can_be_built_and_has_examples_to_validate_on(size):
     for config in suite(size):
         if config.available:
-            run = config.run
-            task = build_task(run.family, batch_size=run.batch_size, seed=0, **run.options)
+            task = config.build_task(0)
             assert task.validation is not None, config.name
-            assert run.steps > 200, "a running median of 100 steps must be able to judge most of the run"
+            assert config.steps > 200, "a running median of 100 steps must be able to judge most of the run"
 
 
 def test_the_high_rate_is_a_multiple_of_the_base_rate():
     base, high = both_rates(configure(DEVELOPMENT, "mlp-x", adam(0.01), None, 300), times=4)
     assert (base.rate, high.rate) == ("base", "high")
-    assert high.run.optimizer.learning_rate == pytest.approx(0.04)
+    assert high.optimizer.learning_rate == pytest.approx(0.04)
     assert high.name == "mlp-x-high"
 
 
@@ -97,6 +94,6 @@ def test_unknown_suite():
 
 
 def test_the_suite_with_batch_normalisation_has_full_and_mini_batches_on_both_sides():
-    found = {(c.group, c.split) for c in suite("normalised") if c.run.options["batch_norm"]}
+    found = {(c.group, c.split) for c in suite("normalised") if c.options["batch_norm"]}
     assert found == set(itertools.product(("full", "mini"), SPLITS))
-    assert {c.run.batch_size for c in suite("normalised")} == {None, 25, 128}
+    assert {c.batch_size for c in suite("normalised")} == {None, 25, 128}

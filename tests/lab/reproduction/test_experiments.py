@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from foreshock.lab.reproduction.catalogue import EXPERIMENTS
+from foreshock.lab.reproduction.experiments import EXPERIMENTS
 from foreshock.lab.reproduction.experiments.cause import before_spikes
 from foreshock.lab.reproduction.experiments.llm import LlmConfig
 from foreshock.lab.reproduction.experiments.quadratic import STARTS, QuadraticConfig, run

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from foreshock.lab.reproduction.experiments.interventions import InterventionConfig, peak
-from foreshock.lab.reproduction.forks import AlarmCuts, Cut, go_on
-from foreshock.lab.reproduction.measures import MEASURES, Fork
+from foreshock.lab.reproduction.forks import MEASURES, AlarmCuts, Cut, Fork, go_on
 from foreshock.lab.reproduction.plan import Plan
 from foreshock.lab.reproduction.recording import record
 from foreshock.lab.tasks import OptimizerConfig, build_optimizer
@@ -62,7 +61,7 @@ def test_each_measure_changes_the_run_and_leaves_the_cut_alone(run, name):
 
 
 def fork():
-    task = PLAN.build(0)
+    task = PLAN.build_task(0)
     optimizer = build_optimizer(task.model, PLAN.optimizer)
     for _ in range(3):
         optimizer.zero_grad()

@@ -5,12 +5,9 @@ import math
 
 import pytest
 
-from foreshock.lab.reproduction.catalogue import EXPERIMENTS
-from foreshock.lab.reproduction.claims import Claim
-from foreshock.lab.reproduction.experiment import Experiment, Outcome
-from foreshock.lab.reproduction.numbers import table
-from foreshock.lab.reproduction.principles import fill
-from foreshock.lab.reproduction.publication import EXPLORATION, PICTURES, publish
+from foreshock.lab.reproduction.experiment import Claim, Experiment, Outcome
+from foreshock.lab.reproduction.experiments import EXPERIMENTS
+from foreshock.lab.reproduction.page import EXPLORATION, PICTURES, fill, publish, table
 from foreshock.lab.reproduction.results import Result, load_result, load_results, save_result
 from foreshock.lab.reproduction.runner import OUTCOME, Order, run_order
 

@@ -7,10 +7,15 @@ import pytest
 import torch
 
 from foreshock.curvature import preconditioned_sharpness, sharpness
-from foreshock.lab.reproduction.directions import BatchDirection, block_levels
+from foreshock.lab.reproduction.curvatures import (
+    MOMENTS,
+    SPECTRA,
+    BatchDirection,
+    SpectrumWatch,
+    block_levels,
+)
 from foreshock.lab.reproduction.plan import Plan
 from foreshock.lab.reproduction.recording import TRACE, record
-from foreshock.lab.reproduction.spectra import MOMENTS, SPECTRA, SpectrumWatch
 from foreshock.lab.spikebench.trace import Trace
 from foreshock.lab.tasks import OptimizerConfig, build_optimizer
 from foreshock.operators import HessianOperator
@@ -45,7 +50,7 @@ def plan(request):
 
 
 def plain_losses(plan, seed):
-    task = plan.build(seed)
+    task = plan.build_task(seed)
     optimizer, losses = build_optimizer(task.model, plan.optimizer), []
     for _ in range(plan.steps):
         optimizer.zero_grad()
@@ -109,7 +114,7 @@ def test_columns_of_a_mini_batch_run(tmp_path):
 
 
 def test_the_direction_of_a_batch_against_the_dense_product():
-    task = MINI.build(0)
+    task = MINI.build_task(0)
     batch = next(task.batches)
     optimizer = build_optimizer(task.model, MINI.optimizer)
     task.loss_fn(task.model, batch).backward()
@@ -123,7 +128,7 @@ def test_the_direction_of_a_batch_against_the_dense_product():
 
 
 def test_levels_of_blocks_need_a_state():
-    task = FULL.build(0)
+    task = FULL.build_task(0)
     optimizer = build_optimizer(task.model, FULL.optimizer)
     task.loss_fn(task.model, next(task.batches)).backward()
     assert block_levels(task.model, optimizer) == {}
@@ -162,7 +167,7 @@ class FakeMoment:
     """A step of a small network with a ratio and a loss of our choice."""
 
     def __init__(self, step, ratio, loss):
-        task = FULL.build(0)
+        task = FULL.build_task(0)
         self.model, self.loss_fn, self.batch = task.model, task.loss_fn, next(task.batches)
         self.optimizer = build_optimizer(task.model, FULL.optimizer)
         self.step, self.ratio, self.loss = step, ratio, loss
@@ -191,4 +196,4 @@ def test_spectra_are_taken_before_at_and_after_a_spike(tmp_path):
 def test_a_plan_refuses_no_stride():
     with pytest.raises(ValueError, match="probe_every must be"):
         Plan(name="x", family="mlp", optimizer=OptimizerConfig(), steps=3, probe_every=0)
-    assert FULL.place == torch.device("cpu")
+    assert FULL.torch_device == torch.device("cpu")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from foreshock.lab.reproduction.catalogue import EXPERIMENTS
+from foreshock.lab.reproduction.experiments import EXPERIMENTS
 from foreshock.lab.reproduction.settings import with_settings
 
 LLM = EXPERIMENTS["llm"].scales["cpu"]

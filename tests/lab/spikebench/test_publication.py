@@ -105,10 +105,8 @@ def test_the_command_records_what_is_missing_and_scores_it(tmp_path, monkeypatch
         steps=130,
         split="development",
         role="spiky",
-        kind="full",
-        language=False,
     )
-    control = dataclasses.replace(tiny, name="tame", role="control", batch_size=10, kind="mini")
+    control = dataclasses.replace(tiny, name="tame", role="control", batch_size=10)
     monkeypatch.setattr(running, "suite", lambda size: (tiny, control))
     runner = CliRunner()
     arguments = ["bench", "forecast", "--out", str(tmp_path), "--jobs", "1"]

@@ -27,10 +27,8 @@ MINI = RunConfig(
     steps=31,
     split="development",
     role="spiky",
-    kind="mini",
-    language=False,
 )
-FULL = dataclasses.replace(MINI, batch_size=None, kind="full")
+FULL = dataclasses.replace(MINI, batch_size=None)
 
 
 @pytest.fixture(scope="module")

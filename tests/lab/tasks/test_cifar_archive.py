@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from foreshock.lab.tasks import cifar_download
-from foreshock.lab.tasks.cifar import CIFAR10_VARIABLE, load_cifar10
-from foreshock.lab.tasks.cifar_archive import BATCHES
+from foreshock.lab.tasks.cifar import BATCHES, CIFAR10_VARIABLE, load_cifar10
 from foreshock.lab.tasks.cifar_download import cached_archive, download, find_images
 
 

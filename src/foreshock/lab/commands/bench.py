@@ -110,7 +110,7 @@ def guard(
     from foreshock.lab.guardbench.methods import chosen_methods
     from foreshock.lab.guardbench.publication import page_of, summary, write_pages
     from foreshock.lab.guardbench.run import is_done, left_out, load_result, result_path, run_suite, trials_of
-    from foreshock.lab.spikebench.files import write_json
+    from foreshock.lab.jobs import write_json
 
     console = Console(highlight=False)
     split = None if release else "development"

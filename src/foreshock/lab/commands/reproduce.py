@@ -60,7 +60,7 @@ def reproduce(
     Each seed is an ordinary run that `foreshock report` can read. Interrupted, the command goes on where it
     stopped.
     """
-    from foreshock.lab.reproduction.publication import publish
+    from foreshock.lab.reproduction.page import publish
 
     console = Console(highlight=False)
     kept, target = results or out / "results", docs or out / "pages"
@@ -78,7 +78,7 @@ def reproduce(
 
 def _carry_out(console: Console, order: Order, kept: Path, target: Path) -> None:
     """Run what is missing, keep the result, tell the verdicts and draw the pictures of the first seed."""
-    from foreshock.lab.reproduction.publication import PICTURES
+    from foreshock.lab.reproduction.page import PICTURES
     from foreshock.lab.reproduction.results import save_result
     from foreshock.lab.reproduction.runner import run_order
 
@@ -100,7 +100,7 @@ def _changes(settings: list[str], data: Path | None, text: Path | None) -> dict[
 
 
 def _orders(name: str, scale: str, seeds: range, changes: dict[str, list[str]], out: Path) -> list[Order]:
-    from foreshock.lab.reproduction.catalogue import EXPERIMENTS, find_experiment
+    from foreshock.lab.reproduction.experiments import EXPERIMENTS, find_experiment
     from foreshock.lab.reproduction.runner import Order
 
     if name == "page":

@@ -14,23 +14,20 @@ import torch
 from torch import Tensor
 
 from foreshock.demo.threads import one_thread
-from foreshock.lab.guardbench.config import GuardConfig
 from foreshock.lab.guardbench.methods import METHODS, PLAIN, Method
 from foreshock.lab.guardbench.run import code_hash
-from foreshock.lab.guardbench.training import Training
-from foreshock.lab.spikebench.files import write_json
-from foreshock.lab.spikebench.suite import DEVELOPMENT, adamw, configure
+from foreshock.lab.guardbench.training import MethodRun
+from foreshock.lab.jobs import write_json
+from foreshock.lab.spikebench.suite import DEVELOPMENT, RunConfig, adamw, configure
 
 ROUNDS = 40
 WARM_UP = 12
 
-SUBJECT = GuardConfig(configure(DEVELOPMENT, "language-byte", adamw(1e-3, 0.1), 16, 10_000))
+SUBJECT = configure(DEVELOPMENT, "language-byte", adamw(1e-3, 0.1), 16, 10_000)
 """A Transformer of 135,000 parameters, of which a step takes 10 ms or more on one core."""
 
-LARGER = GuardConfig(
-    configure(
-        DEVELOPMENT, "language-byte", adamw(1e-3, 0.1), 16, 10_000, layers=4, width=192, heads=4, length=64
-    )
+LARGER = configure(
+    DEVELOPMENT, "language-byte", adamw(1e-3, 0.1), 16, 10_000, layers=4, width=192, heads=4, length=64
 )
 """One of two million parameters, of which a step takes 100 ms or more."""
 
@@ -49,7 +46,7 @@ ALSO_LARGER = (
 
 
 def measure_costs(
-    methods: Sequence[Method] = METHODS, *, subject: GuardConfig = SUBJECT, rounds: int = ROUNDS
+    methods: Sequence[Method] = METHODS, *, subject: RunConfig = SUBJECT, rounds: int = ROUNDS
 ) -> dict[str, Any]:
     """Time methods against plain Adam: one step of each in turn, in one process and on one thread.
 
@@ -73,8 +70,8 @@ def measure_costs(
         raise ValueError(f"rounds is {rounds!r}; at least one is needed")
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        plain = Training(subject, 0, METHODS[0])
-        others = {one.name: Training(subject, 0, one) for one in methods}
+        plain = MethodRun(subject, 0, METHODS[0])
+        others = {one.name: MethodRun(subject, 0, one) for one in methods}
         try:
             base, ratios = _timed(plain, others, rounds)
             size = plain.parameters
@@ -142,11 +139,11 @@ def tensor_bytes(value: Any) -> int:
 
 
 def _timed(
-    plain: Training, others: Mapping[str, Training], rounds: int
+    plain: MethodRun, others: Mapping[str, MethodRun], rounds: int
 ) -> tuple[float, dict[str, list[float]]]:
     for training in (plain, *others.values()):
         for _ in range(WARM_UP):
-            training.step()
+            next(training.steps)
     base: list[float] = [_step(plain)]
     ratios: dict[str, list[float]] = {name: [] for name in others}
     for _ in range(rounds):
@@ -157,7 +154,7 @@ def _timed(
     return statistics.median(base), ratios
 
 
-def _step(training: Training) -> float:
+def _step(run: MethodRun) -> float:
     began = time.perf_counter()
-    training.step()
+    next(run.steps)
     return time.perf_counter() - began

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from foreshock.demo.threads import one_thread
 from foreshock.guarding import Guard, guard
-from foreshock.lab.tasks import OptimizerConfig, Task, build_optimizer, build_task
+from foreshock.lab.tasks import OptimizerConfig, Step, Training, TrainingConfig
 from foreshock.report.appearance import BLUE, QUIET, RED, dress, label
 from foreshock.report.drawing import figure_class, save_figure
 from foreshock.spikes import SpikeDefinition, detect_spikes
@@ -73,12 +72,13 @@ def compare(name: str, *, batch_size: int | None, steps: int, seed: int = 0, **o
         seed: Seed of the weights and of the order of the points.
         **options: Options of the family ``mlp``.
     """
+    config = TrainingConfig(name, "mlp", OptimizerConfig("adam", 0.01), steps, batch_size, options)
     losses, watched, spent = [], None, 0
     for guarded in (False, True):
-        task = build_task("mlp", batch_size=batch_size, seed=seed, **options)
-        optimizer = build_optimizer(task.model, OptimizerConfig("adam", 0.01))
+        training = Training(config, seed)
+        optimizer = training.optimizer
         watched = guard(optimizer, kept=steps) if guarded else None
-        trail, spent = _train(task, optimizer, watched, steps)
+        trail, spent = _train(training, watched)
         smooth = np.ones(_SMOOTHING) / _SMOOTHING if batch_size is not None else np.ones(1)
         losses.append(np.convolve(trail, smooth)[:steps])
     actions = () if watched is None else watched.actions
@@ -86,19 +86,15 @@ def compare(name: str, *, batch_size: int | None, steps: int, seed: int = 0, **o
     return GuardedRun(name, losses[0], losses[1], acted, len(acted) / steps, _PASSES * spent / steps)
 
 
-def _train(
-    task: Task, optimizer: torch.optim.Optimizer, watched: Guard | None, steps: int
-) -> tuple[list[float], int]:
-    trail, spent = [], 0
-    for _, batch in zip(range(steps), task.batches, strict=False):
-        optimizer.zero_grad()
-        loss = task.loss_fn(task.model, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+def _train(training: Training, watched: Guard | None) -> tuple[list[float], int]:
+    spent = 0
+
+    def measure(step: Step) -> None:
+        nonlocal spent
         if watched is not None:
-            spent += watched.measure(task.model, task.loss_fn, batch)
-        optimizer.step()
-        trail.append(loss.item())
-    return trail, spent
+            spent += watched.measure(training.model, training.loss_fn, step.batch)
+
+    return [step.loss for step in training.run(before_step=measure)], spent
 
 
 def draw(runs: Sequence[GuardedRun], path: str | os.PathLike[str]) -> Path:

@@ -14,23 +14,26 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from foreshock.lab.guardbench.config import GuardConfig
 from foreshock.lab.guardbench.methods import METHODS, Method, method
 from foreshock.lab.guardbench.suite import SUITES, suite
 from foreshock.lab.guardbench.training import train
-from foreshock.lab.spikebench.files import write_json
-from foreshock.lab.spikebench.processes import finished
+from foreshock.lab.jobs import finished, write_json
 from foreshock.lab.spikebench.run import as_plain, digest
-from foreshock.lab.spikebench.suite import SEEDS
+from foreshock.lab.spikebench.suite import SEEDS, RunConfig
 
-BENCHMARK_CODE = ("foreshock.lab.guardbench.training", "foreshock.lab.guardbench.judging")
+BENCHMARK_CODE = (
+    "foreshock.lab.guardbench.training",
+    "foreshock.lab.guardbench.judging",
+    "foreshock.lab.tasks.training",
+)
+"""Modules that every result depends on: where their code changes, results are outdated."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
     """One training: a configuration, a seed and a method."""
 
-    config: GuardConfig
+    config: RunConfig
     seed: int
     method: Method
 
@@ -44,9 +47,7 @@ class Trial:
         """A hash of all that the result depends on: settings, and the code of method and benchmark."""
         config, one = self.config, self.method
         plain = {"rate": config.rate, "precision": config.precision, "outliers": config.outliers}
-        return digest(
-            as_plain(config.run), plain, self.seed, one.name, code_hash((*one.code, *BENCHMARK_CODE))
-        )
+        return digest(as_plain(config), plain, self.seed, one.name, code_hash((*one.code, *BENCHMARK_CODE)))
 
 
 def trials_of(name: str, *, split: str | None = None, methods: Iterable[Method] = METHODS) -> list[Trial]:
@@ -144,10 +145,10 @@ def train_one(trial: Trial, folder: Path) -> Path:
         "method": trial.method.name,
         "fingerprint": trial.fingerprint,
         "split": config.split,
-        "family": config.family,
+        "family": config.category,
         "group": config.group,
         "rate": config.rate,
-        "steps": config.run.steps,
+        "steps": config.steps,
     }
     return write_json(
         about | {name: _plain(value) for name, value in outcome.items()}, result_path(folder, trial)

@@ -9,11 +9,33 @@ digits, the rules, small images, byte text, addition modulo 59) is development. 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from foreshock.lab.guardbench.config import GuardConfig, alone, both_rates
-from foreshock.lab.spikebench.suite import DEVELOPMENT, HELD_OUT, adam, adamw, configure
+from foreshock.lab.spikebench.suite import DEVELOPMENT, HELD_OUT, RunConfig, adam, adamw, configure
+
+
+def both_rates(run: RunConfig, *, times: float = 3.0) -> tuple[RunConfig, RunConfig]:
+    """Return a run at its own learning rate and, as ``NAME-high``, at a multiple of it.
+
+    Args:
+        run: The run at the base rate.
+        times: The multiple.
+    """
+    fast = replace(run.optimizer, learning_rate=times * run.optimizer.learning_rate)
+    return run, replace(run, name=f"{run.name}-high", optimizer=fast, rate="high")
+
+
+def alone(run: RunConfig, **changes: Any) -> tuple[RunConfig]:
+    """Return a run at one rate only.
+
+    Args:
+        run: The run.
+        **changes: Other fields of the configuration, such as ``outliers`` or ``precision``.
+    """
+    return (replace(run, **changes),)
+
 
 _FRESH: dict[str, Any] = {"sequences": None}
 _BARE: dict[str, Any] = {"sequences": None, "norm": "none", "layers": 4, "width": 48}
@@ -178,14 +200,14 @@ _NORMALISED = (
         )
     ),
 )
-_SUITES: Mapping[str, tuple[GuardConfig, ...]] = MappingProxyType(
+_SUITES: Mapping[str, tuple[RunConfig, ...]] = MappingProxyType(
     {"full": _FULL, "quick": _QUICK, "normalised": _NORMALISED}
 )
 SUITES = tuple(_SUITES)
 """Names of the suites."""
 
 
-def suite(name: str = "full") -> tuple[GuardConfig, ...]:
+def suite(name: str = "full") -> tuple[RunConfig, ...]:
     """Return the configurations of a suite.
 
     Args:

@@ -19,7 +19,7 @@ from foreshock.dynamics import (
     next_stage,
     time_to_threshold,
 )
-from foreshock.lab.reproduction.episodes import median, rising_crossings
+from foreshock.lab.reproduction.patterns import median, rising_crossings
 
 RISE = 10.0
 """A spike is an excursion above the edge in which g² grows by more than this factor."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from foreshock.curvature import loss_terms
 from foreshock.eigen import StoppingRule, largest_eigenvalue
 from foreshock.isolation import isolated
-from foreshock.lab.reproduction.recording import Moment
+from foreshock.lab.reproduction.plan import Moment
 from foreshock.operators import PreconditionedOperator, choose_backend, hessian_operator
 from foreshock.preconditioner import read_preconditioner
 

@@ -1,16 +1,17 @@
-"""The page that confronts each claim with what was measured, made of results alone."""
+"""Results → the page that confronts each claim with what was measured, and the page of principles."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from foreshock.lab.reproduction.catalogue import EXPERIMENTS
-from foreshock.lab.reproduction.claims import Verdict
-from foreshock.lab.reproduction.experiment import Experiment
-from foreshock.lab.reproduction.numbers import UNKNOWN, shown, table
-from foreshock.lab.reproduction.results import Result
+from foreshock.lab.reproduction.experiment import Experiment, Verdict
+from foreshock.lab.reproduction.experiments import EXPERIMENTS
+from foreshock.lab.reproduction.results import Result, load_results
 
 _INTRODUCTION = """# The paper's experiments, reproduced
 
@@ -161,3 +162,131 @@ def _crossed(names: list[str], result: Result) -> str:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
+
+
+_FIELD = re.compile(r"\{\{(.*?)\}\}")
+
+
+def write_principles(results: Mapping[str, Result], path: Path) -> Path:
+    """Write the page of principles.
+
+    Args:
+        results: Results by experiment.
+        path: The Markdown file.
+    """
+    template = (
+        files("foreshock.lab.reproduction").joinpath("templates/principles.md").read_text(encoding="utf-8")
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(fill(template, results), encoding="utf-8")
+    return path
+
+
+def fill(template: str, results: Mapping[str, Result]) -> str:
+    """Return a template with its fields replaced; a dash stands for what was not measured.
+
+    Args:
+        template: The text.
+        results: Results by experiment.
+
+    Raises:
+        ValueError: If a field names no experiment, has an unknown form, or asks for a verdict on no claim.
+
+    Example:
+        >>> fill("spikes: {{fnn-1d | spikes}}", {})
+        'spikes: –'
+    """
+    return _FIELD.sub(lambda match: _filled(match[1], results), template)
+
+
+def _filled(field: str, results: Mapping[str, Result]) -> str:
+    name, quantity, *form = (part.strip() for part in field.split("|"))
+    if name not in EXPERIMENTS:
+        raise ValueError(f"{{{{{field}}}}} names no experiment; there are {', '.join(EXPERIMENTS)}")
+    if form not in ([], ["%"], ["seeds"], ["verdict"]):
+        raise ValueError(f"{{{{{field}}}}} has an unknown form; it may be %, seeds or verdict")
+    if name not in results:
+        return UNKNOWN
+    if form == ["verdict"]:
+        claims = [claim for claim in EXPERIMENTS[name].claims if claim.name == quantity]
+        if not claims:
+            raise ValueError(f"{{{{{field}}}}} asks for a verdict, but {name} has no such claim")
+        return results[name].verdict(claims[0]).value
+    if form == ["seeds"]:
+        return " / ".join(map(shown, results[name].values(quantity)))
+    value = results[name].median(quantity)
+    return percent(value) if form else shown(value)
+
+
+PICTURES = Path("images") / "reproduction"
+"""Where pictures lie in the folder of the pages."""
+
+EXPLORATION = "exploration"
+"""Folder of the results of seeds that settings were chosen on."""
+
+
+def publish(kept: Path, scale: str, target: Path) -> list[Path]:
+    """Write the page of verdicts and the page of principles.
+
+    Args:
+        kept: Folder of the results; those of the seeds that settings were chosen on are in its folder
+            ``exploration``, if there is one.
+        scale: "cpu" or "paper".
+        target: Folder of the pages; pictures are expected in ``images/reproduction`` below it.
+
+    Raises:
+        ValueError: If there are no results of that scale.
+    """
+    results = load_results(kept, scale)
+    if not results:
+        raise ValueError(
+            f"there are no results in {kept / scale}; run foreshock reproduce NAME or all first, or pass "
+            "--results"
+        )
+    explored = load_results(kept / EXPLORATION, scale)
+    told = kept.as_posix() if not kept.is_absolute() else kept.name
+    return [
+        write_page(results, explored, target / "reproduction.md", kept=told, pictures=target / PICTURES),
+        write_principles(results, target / "explanation" / "principles.md"),
+    ]
+
+
+UNKNOWN = "–"
+
+
+def shown(value: float) -> str:
+    """Return a number with three digits.
+
+    Example:
+        >>> [shown(value) for value in (0.12345, 10000.0, 1234567.0, float("nan"), float("inf"))]
+        ['0.123', '10,000', '1.23e+06', '–', '∞']
+    """
+    if math.isnan(value):
+        return UNKNOWN
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    text = f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+    return text.replace("-", "−") if text.startswith("-") else text
+
+
+def percent(value: float) -> str:
+    """Return a share in per cent.
+
+    Example:
+        >>> percent(0.6667), percent(float("nan"))
+        ('67 %', '–')
+    """
+    return UNKNOWN if math.isnan(value) else f"{100 * value:.0f} %"
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1) -> str:
+    """Return a Markdown table, its first columns aligned to the left and the others to the right.
+
+    Args:
+        headers: Heads of the columns.
+        rows: Cells, one text a column.
+        texts: How many columns are texts, aligned to the left.
+    """
+    rule = [*["---"] * texts, *["---:"] * (len(headers) - texts)]
+    lines = [headers, rule, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,4 +1,4 @@
-"""What a recorded full-batch run says about the paper's pattern: decay of v, crossing, alignment, spike."""
+"""How crossings of the edge, spikes and the decay of v follow each other in a recorded run."""
 
 from __future__ import annotations
 
@@ -6,21 +6,136 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foreshock.dynamics import Drift
-from foreshock.lab.reproduction.episodes import (
-    last_before,
-    log_growth,
-    mean_before,
-    median,
-    reached_before,
-    rising_crossings,
-    share_followed,
-    share_preceded,
-)
 from foreshock.lab.spikebench.spikes import ground_truth
 from foreshock.lab.spikebench.trace import Trace
 from foreshock.spikes import SpikeEvent
+
+Steps = NDArray[np.int64]
+Values = NDArray[np.float64]
+
+REARMED = 0.99
+"""A ratio must have been below this before its next rise through one counts as another crossing."""
+
+
+def rising_crossings(steps: Steps, ratio: Values, *, sustained: int = 1) -> list[int]:
+    """Return the steps at which a ratio rises through one.
+
+    Args:
+        steps: Steps of the readings, increasing, shape (n,).
+        ratio: Multiples of the threshold, shape (n,); NaN is neither above nor below.
+        sustained: Readings running that must be at or above one; the crossing is the first of them.
+
+    Example:
+        >>> ratio = np.array([0.5, 1.1, 0.9, 1.1, 1.2, 1.2])
+        >>> rising_crossings(np.arange(6), ratio), rising_crossings(np.arange(6), ratio, sustained=3)
+        ([1, 3], [3])
+    """
+    found, streak, armed = [], 0, True
+    for index, value in enumerate(ratio):
+        streak = streak + 1 if value >= 1 else 0
+        if streak == sustained and armed:
+            found.append(int(steps[index - sustained + 1]))
+            armed = False
+        armed = armed or value < REARMED
+    return found
+
+
+def last_before(events: Sequence[int], spike: SpikeEvent, *, within: int) -> int | None:
+    """Return the last of some steps that lies at a spike's onset or at most `within` steps before it.
+
+    Args:
+        events: Steps, increasing.
+        spike: The spike.
+        within: How far back to look.
+    """
+    near = [event for event in events if spike.onset - within <= event <= spike.onset]
+    return near[-1] if near else None
+
+
+def share_preceded(events: Sequence[int], spikes: Sequence[SpikeEvent], *, within: int) -> float:
+    """Return the share of spikes that one of some events precedes; NaN without spikes.
+
+    Args:
+        events: Steps, increasing.
+        spikes: The spikes.
+        within: Greatest number of steps from event to onset.
+    """
+    hits = [last_before(events, spike, within=within) is not None for spike in spikes]
+    return float(np.mean(hits)) if hits else math.nan
+
+
+def share_followed(events: Sequence[int], spikes: Sequence[SpikeEvent], *, within: int) -> float:
+    """Return the share of events that a spike's onset follows; NaN without events.
+
+    Args:
+        events: Steps, increasing.
+        spikes: The spikes.
+        within: Greatest number of steps from event to onset.
+    """
+    onsets = [spike.onset for spike in spikes]
+    hits = [any(event <= onset <= event + within for onset in onsets) for event in events]
+    return float(np.mean(hits)) if hits else math.nan
+
+
+def reached_before(
+    steps: Steps, ratio: Values, spikes: Sequence[SpikeEvent], *, within: int, level: float = 1.0
+) -> float:
+    """Return the share of spikes before whose onset a ratio reached a level; NaN without spikes.
+
+    Args:
+        steps: Steps of the readings, shape (n,).
+        ratio: The readings, shape (n,).
+        spikes: The spikes.
+        within: How many steps before the onset count.
+        level: What must be reached.
+    """
+    hits = []
+    for spike in spikes:
+        near = ratio[(steps >= spike.onset - within) & (steps <= spike.onset)]
+        near = near[~np.isnan(near)]
+        if near.size:
+            hits.append(float(near.max() >= level))
+    return float(np.mean(hits)) if hits else math.nan
+
+
+def mean_before(steps: Steps, values: Values, events: Sequence[int], *, window: int) -> Values:
+    """Return the mean of a quantity over the steps before each event, shape (events,)."""
+    means = [values[(steps >= event - window) & (steps < event)] for event in events]
+    return np.array([np.nanmean(part) if np.isfinite(part).any() else math.nan for part in means])
+
+
+def log_growth(steps: Steps, values: Values, event: int, *, window: int) -> float:
+    """Return ln of a positive quantity at an event over that `window` steps before, from a straight line.
+
+    Args:
+        steps: Steps of the readings, shape (n,).
+        values: The readings, shape (n,).
+        event: The step at which the window ends.
+        window: Its length, in steps.
+
+    Returns:
+        The slope of the line times `window`; NaN with fewer than three positive readings.
+
+    Example:
+        >>> steps = np.arange(0, 101, 10)
+        >>> round(log_growth(steps, np.exp(0.01 * steps), 100, window=50), 6)
+        0.5
+    """
+    chosen = (steps >= event - window) & (steps <= event) & (values > 0)
+    if chosen.sum() < 3:
+        return math.nan
+    slope = np.polyfit(steps[chosen], np.log(values[chosen]), 1)[0]
+    return float(slope * window)
+
+
+def median(values: Sequence[float]) -> float:
+    """Return the median of the numbers that are not NaN; NaN if none is left."""
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.median(known)) if known else math.nan
+
 
 NEAR = 30
 """Steps before an onset in which the directional curvature must have crossed."""

@@ -5,22 +5,20 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.optim import Optimizer
 
 from foreshock.demo.threads import one_thread
-from foreshock.lab.reproduction.directions import BatchDirection, block_levels
+from foreshock.lab.reproduction.curvatures import BatchDirection, block_levels
 from foreshock.lab.reproduction.experiment import OnStep
-from foreshock.lab.reproduction.plan import Plan, to_device
+from foreshock.lab.reproduction.plan import Moment, Plan, Watcher
 from foreshock.lab.spikebench.measurements import Measurements
 from foreshock.lab.spikebench.trace import Column, Trace
-from foreshock.lab.tasks import build_optimizer
+from foreshock.lab.tasks import Step, Training
 from foreshock.monitor.monitor import Monitor
 from foreshock.preconditioner import read_preconditioner
 from foreshock.runlog import read_run
@@ -36,29 +34,6 @@ _CURVATURE = {
     "predicted_loss_change": "predicted_change",
     "alignment": "alignment",
 }
-
-
-class Moment:
-    """What a watcher sees of a step, between ``backward()`` and ``step()``.
-
-    Attributes:
-        step: Number of updates before this one.
-        loss: Loss of the batch.
-        batch: The batch.
-        ratio: The last stability ratio that was measured; NaN before the first.
-        model: The model.
-        loss_fn: Its loss.
-        optimizer: Its optimizer.
-    """
-
-    def __init__(
-        self, step: int, loss: float, batch: Any, ratio: float, parts: tuple[nn.Module, Any, Optimizer]
-    ) -> None:
-        self.step, self.loss, self.batch, self.ratio = step, loss, batch, ratio
-        self.model, self.loss_fn, self.optimizer = parts
-
-
-Watcher = Callable[[Moment], None]
 
 
 def record(
@@ -83,17 +58,14 @@ def record(
     """
     for log in folder.glob("rank*.jsonl"):
         log.unlink()
-    threads = one_thread() if plan.place.type == "cpu" else contextlib.nullcontext()
+    threads = one_thread() if plan.torch_device.type == "cpu" else contextlib.nullcontext()
     with threads, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         recorder = _Recorder(plan, seed, folder, watchers)
         with recorder.monitor:
-            for step in range(plan.steps):
-                loss = recorder.train(step)
+            for step in recorder.training.run(before_step=recorder.before_step):
                 if on_step is not None:
-                    on_step(step + 1, plan.steps)
-                if not math.isfinite(loss):
-                    break
+                    on_step(step.index + 1, plan.steps)
     trace = recorder.trace()
     trace.save(folder / TRACE)
     return trace
@@ -104,53 +76,51 @@ class _Recorder:
 
     def __init__(self, plan: Plan, seed: int, folder: Path, watchers: tuple[Watcher, ...]) -> None:
         self._plan, self._seed, self._folder, self._watchers = plan, seed, folder, watchers
-        task = plan.build(seed)
-        self._model, self._loss_fn, self._batches = task.model, task.loss_fn, iter(task.batches)
-        self._optimizer = build_optimizer(task.model, plan.optimizer)
-        self._fixed = to_device(next(self._batches), plan.place) if plan.full_batch else None
-        self._measurements = Measurements(task.model, task.loss_fn, self._optimizer)
-        self._direction = BatchDirection(task.model, task.loss_fn)
+        self.training = training = Training(plan, seed)
+        self._measurements = Measurements(training.model, training.loss_fn, training.optimizer)
+        self._direction = BatchDirection(training.model, training.loss_fn)
         self._columns: dict[str, list[tuple[int, float]]] = defaultdict(list)
-        self._examples = task.examples
         self.monitor = Monitor(
-            task.model,
-            self._optimizer,
-            task.loss_fn,
+            training.model,
+            training.optimizer,
+            training.loss_fn,
             run=folder,
             probe_every=plan.probe_every,
             horizon=HORIZON,
             full_batch=plan.full_batch,
-            examples=task.examples,
+            examples=training.task.examples,
             meta={"name": f"{plan.name}, seed {seed}", "seed": seed, "steps": plan.steps},
         )
 
-    def train(self, step: int) -> float:
-        batch = self._fixed if self._fixed is not None else to_device(next(self._batches), self._plan.place)
-        self._optimizer.zero_grad()
-        loss = self._loss_fn(self._model, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        value = float(loss.item())
-        self._keep(step, {"loss": value})
-        forecast = self.monitor.observe(batch, value)
-        if not math.isfinite(value):
-            return value
-        self._measure(step, batch, value)
-        parts = (self._model, self._loss_fn, self._optimizer)
+    def before_step(self, step: Step) -> None:
+        self._keep(step, {"loss": step.loss})
+        forecast = self.monitor.observe(step.batch, step.loss)
+        if not step.finite:
+            return
+        self._measure(step)
+        training = self.training
+        moment = Moment(
+            step.index,
+            step.loss,
+            step.batch,
+            forecast.stability_ratio,
+            training.model,
+            training.loss_fn,
+            training.optimizer,
+        )
         for watcher in self._watchers:
-            watcher(Moment(step, value, batch, forecast.stability_ratio, parts))
-        self._optimizer.step()
-        return value
+            watcher(moment)
 
-    def _measure(self, step: int, batch: Any, loss: float) -> None:
-        plan = self._plan
-        if step % plan.sharpness_every == 0:
-            self._measurements.begin(step, batch, loss)
+    def _measure(self, step: Step) -> None:
+        plan, training = self._plan, self.training
+        if step.index % plan.sharpness_every == 0:
+            self._measurements.begin(step.index, step.batch, step.loss)
             self._keep(step, self._measurements.measure("sharpness"))
-        if step % plan.probe_every == 0:
-            self._keep(step, block_levels(self._model, self._optimizer))
-        if not plan.full_batch and step % plan.direction_every == 0:
+        if step.index % plan.probe_every == 0:
+            self._keep(step, block_levels(training.model, training.optimizer))
+        if not plan.full_batch and step.index % plan.direction_every == 0:
             try:
-                ratio = self._direction.measure(batch, read_preconditioner(self._optimizer))
+                ratio = self._direction.measure(step.batch, read_preconditioner(training.optimizer))
             except FloatingPointError:
                 ratio = math.nan
             self._keep(step, {"gradient_ratio": ratio})
@@ -159,9 +129,9 @@ class _Recorder:
         columns = {name: _column(points) for name, points in self._columns.items()}
         return Trace(self._meta(), logged_columns(self._folder) | columns)
 
-    def _keep(self, step: int, values: Mapping[str, float]) -> None:
+    def _keep(self, step: Step, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._columns[name].append((step, value))
+            self._columns[name].append((step.index, value))
 
     def _meta(self) -> dict[str, Any]:
         plan = self._plan
@@ -171,10 +141,10 @@ class _Recorder:
             "seed": self._seed,
             "split": "development",
             "role": "spiky",
-            "kind": "full" if plan.full_batch else "mini",
-            "language": plan.family == "language",
+            "kind": plan.kind,
+            "language": plan.language,
             "batch_size": plan.batch_size,
-            "examples": self._examples,
+            "examples": self.training.task.examples,
             "steps": plan.steps,
             "beta1": plan.optimizer.betas[0],
             "beta2": plan.optimizer.betas[1],

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foreshock.lab.reproduction.claims import Claim, Verdict
+from foreshock.lab.reproduction.experiment import Claim, Verdict
 
 
 @dataclass(frozen=True)

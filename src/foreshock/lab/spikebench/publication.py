@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from foreshock._version import __version__
-from foreshock.lab.spikebench.figures import write_fan, write_leads, write_recall, write_reliability
-from foreshock.lab.spikebench.files import write_json
+from foreshock.lab.jobs import write_json
+from foreshock.lab.spikebench.fan import write_fan
+from foreshock.lab.spikebench.figures import write_leads, write_recall, write_reliability
 from foreshock.lab.spikebench.page import GROUPS, headline_table, runs_table
 from foreshock.lab.spikebench.replay import replay
 from foreshock.lab.spikebench.scores import score_forecasts, score_rules

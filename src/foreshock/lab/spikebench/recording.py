@@ -12,18 +12,16 @@ import math
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from foreshock.demo.threads import one_thread
 from foreshock.lab.spikebench.measurements import Measurements
 from foreshock.lab.spikebench.suite import RunConfig
 from foreshock.lab.spikebench.trace import Column, Trace
-from foreshock.lab.tasks import build_task
-from foreshock.lab.tasks.optimization import build_optimizer, build_scheduler
+from foreshock.lab.tasks import Step, Training
 
 FULL_STRIDES = {
     "probe": 4,
@@ -58,12 +56,9 @@ def record(config: RunConfig, seed: int, *, on_step: Callable[[int, float], None
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         recorder = _Recorder(config, seed)
-        for step in range(config.steps):
-            loss = recorder.train(step)
+        for step in recorder.run():
             if on_step is not None:
-                on_step(step, loss)
-            if not math.isfinite(loss):
-                break
+                on_step(step.index, step.loss)
         return recorder.trace()
 
 
@@ -72,39 +67,35 @@ class _Recorder:
 
     def __init__(self, config: RunConfig, seed: int) -> None:
         self._config, self._seed = config, seed
-        task = build_task(config.family, batch_size=config.batch_size, seed=seed, **config.options)
-        self._task, self._batches = task, iter(task.batches)
-        self._optimizer = build_optimizer(task.model, config.optimizer)
-        self._scheduler = build_scheduler(self._optimizer, config.optimizer, config.steps)
-        self._strides = MINI_STRIDES if config.batch_size is not None else FULL_STRIDES
-        self._measurements = Measurements(task.model, task.loss_fn, self._optimizer)
+        self._training = Training(config, seed)
+        self._strides = FULL_STRIDES if config.full_batch else MINI_STRIDES
+        self._measurements = Measurements(
+            self._training.model, self._training.loss_fn, self._training.optimizer
+        )
         self._columns: dict[str, list[tuple[int, float]]] = defaultdict(list)
         self._seconds: dict[str, list[float]] = defaultdict(list)
         self._passes: dict[str, list[float]] = defaultdict(list)
+        self._linear_change = math.nan
 
-    def train(self, step: int) -> float:
-        batch = next(self._batches)
-        began = time.perf_counter()
-        self._optimizer.zero_grad()
-        loss: Tensor = self._task.loss_fn(self._task.model, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._seconds["F"].append(time.perf_counter() - began)
-        value = loss.item()
-        self._keep(step, {"loss": value})
-        if not math.isfinite(value):
-            return value
-        self._measurements.begin(step, batch, value)
+    def run(self) -> Iterator[Step]:
+        return self._training.run(before_step=self._before_step, after_step=self._after_step)
+
+    def _before_step(self, step: Step) -> None:
+        self._seconds["F"].append(step.seconds)
+        self._keep(step, {"loss": step.loss})
+        if not step.finite:
+            return
+        self._measurements.begin(step.index, step.batch, step.loss)
         free = self._measurements.free()
         self._keep(step, free)
+        self._linear_change = free["linear_change"]
         for kind, stride in self._strides.items():
-            if step % stride == 0 and kind != "trial":
+            if step.index % stride == 0 and kind != "trial":
                 self._keep(step, self._timed(kind))
-        self._optimizer.step()
-        if step % self._strides["trial"] == 0:
-            self._keep(step, {"trial_linear": free["linear_change"], **self._timed("trial")})
-        if self._scheduler is not None:
-            self._scheduler.step()
-        return value
+
+    def _after_step(self, step: Step) -> None:
+        if step.index % self._strides["trial"] == 0:
+            self._keep(step, {"trial_linear": self._linear_change, **self._timed("trial")})
 
     def trace(self) -> Trace:
         columns = {
@@ -120,9 +111,9 @@ class _Recorder:
         self._passes[kind].append(self._measurements.passes - before)
         return measured
 
-    def _keep(self, step: int, values: Mapping[str, float]) -> None:
+    def _keep(self, step: Step, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._columns[name].append((step, value))
+            self._columns[name].append((step.index, value))
 
     def _meta(self) -> dict[str, Any]:
         config = self._config
@@ -136,7 +127,7 @@ class _Recorder:
             "kind": config.kind,
             "language": config.language,
             "batch_size": config.batch_size,
-            "examples": self._task.examples,
+            "examples": self._training.task.examples,
             "steps": config.steps,
             "beta1": config.optimizer.betas[0],
             "beta2": config.optimizer.betas[1],

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from foreshock.lab.spikebench.processes import finished
+from foreshock.lab.jobs import finished
 from foreshock.lab.spikebench.recording import record
 from foreshock.lab.spikebench.suite import SEEDS, RunConfig, suite
 from foreshock.lab.spikebench.trace import Trace
@@ -85,8 +85,12 @@ def fingerprint(run: Run) -> str:
 
 
 def as_plain(config: RunConfig) -> dict[str, Any]:
-    """Return a configuration as plain values."""
-    plain = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    """Return what a run of SpikeBench depends on as plain values.
+
+    The keys are fixed: other ones would make every recorded trace look outdated.
+    """
+    names = ("name", "family", "batch_size", "steps", "split", "role", "kind", "language")
+    plain = {name: getattr(config, name) for name in names}
     return plain | {"options": dict(config.options), "optimizer": dataclasses.asdict(config.optimizer)}
 
 

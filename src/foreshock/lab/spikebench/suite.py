@@ -8,12 +8,13 @@ tenth of the learning rate, or text that is never seen twice under warm-up and c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from foreshock.lab.tasks import OptimizerConfig
+from foreshock.lab.tasks import OptimizerConfig, TrainingConfig
+from foreshock.lab.tasks.cifar import CIFAR10_VARIABLE
 
 SEEDS = (0, 1, 2)
 """Seeds of the full suite; the quick one uses the first."""
@@ -22,33 +23,38 @@ DEVELOPMENT: Literal["development"] = "development"
 HELD_OUT: Literal["held-out"] = "held-out"
 
 
-@dataclass(frozen=True)
-class RunConfig:
-    """One configuration of the suite; with a seed it is one run.
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(TrainingConfig):
+    """One configuration of a suite, of SpikeBench or GuardBench; with a seed it is one run.
 
     Attributes:
-        name: Unique, usable as a file name.
-        family: Family of the task, see `foreshock.lab.tasks.build_task`.
-        options: The family's options.
-        optimizer: Settings of the optimizer and its schedule.
-        batch_size: Examples in a batch; None for the full batch.
-        steps: Number of optimizer steps.
         split: "development" or "held-out".
         role: "spiky", or "control" for runs that should have no spike.
-        kind: "full" batch or "mini"-batch.
-        language: Whether the run is like a language model's: Transformer, discrete symbols, cross-entropy.
+        rate: Whether its learning rate is the task's base rate, or a multiple of it.
     """
 
-    name: str
-    family: str
-    options: Mapping[str, Any]
-    optimizer: OptimizerConfig
-    batch_size: int | None
-    steps: int
     split: Literal["development", "held-out"]
-    role: Literal["spiky", "control"]
-    kind: Literal["full", "mini"]
-    language: bool
+    role: Literal["spiky", "control"] = "spiky"
+    rate: Literal["base", "high"] = "base"
+
+    @property
+    def group(self) -> str:
+        """What is like a language model is "language"; else "full" batch or "mini"-batch."""
+        return "language" if self.language else self.kind
+
+    @property
+    def category(self) -> str:
+        """What GuardBench pools results by: control, outliers, bfloat16, or the family of the task."""
+        if self.role == "control":
+            return "control"
+        if self.outliers:
+            return "outliers"
+        return self.precision if self.precision != "float32" else self.family
+
+    @property
+    def available(self) -> bool:
+        """Whether its data set is on this machine."""
+        return self.options.get("data") != "cifar10" or bool(os.environ.get(CIFAR10_VARIABLE))
 
 
 def suite(size: str = "full") -> tuple[RunConfig, ...]:
@@ -90,18 +96,15 @@ def configure(
         role: "spiky", or "control" for runs that should have no spike.
         **options: The family's options.
     """
-    family = name.split("-", 1)[0]
     return RunConfig(
         name=name,
-        family=family,
+        family=name.split("-", 1)[0],
         options=MappingProxyType(options),
         optimizer=optimizer,
         batch_size=batch_size,
         steps=steps,
         split=split,
         role=role,
-        kind="full" if batch_size is None else "mini",
-        language=family in ("language", "addition"),
     )
 
 

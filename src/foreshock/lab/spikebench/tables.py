@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from foreshock.lab.spikebench.scores.forecasts import SPIKE_LEADS
-from foreshock.lab.spikebench.scores.replays import LEADS
+from foreshock.lab.spikebench.scores.forecasts import LEADS, SPIKE_LEADS
 
 At = Literal["default", "calibrated"]
 Cells = Sequence[str]

@@ -7,5 +7,16 @@ twice gives the same weights and the same batches.
 from foreshock.lab.tasks.families import FAMILIES, build_task
 from foreshock.lab.tasks.optimization import OptimizerConfig, build_optimizer, build_scheduler
 from foreshock.lab.tasks.task import Task
+from foreshock.lab.tasks.training import Step, Training, TrainingConfig
 
-__all__ = ["FAMILIES", "OptimizerConfig", "Task", "build_optimizer", "build_scheduler", "build_task"]
+__all__ = [
+    "FAMILIES",
+    "OptimizerConfig",
+    "Step",
+    "Task",
+    "Training",
+    "TrainingConfig",
+    "build_optimizer",
+    "build_scheduler",
+    "build_task",
+]

@@ -12,10 +12,8 @@ from torch import Tensor
 
 from foreshock.demo.options import check_count
 from foreshock.lab.tasks.causal import CausalSizes, CausalTransformer
-from foreshock.lab.tasks.losses import cross_entropy
-from foreshock.lab.tasks.seeding import build_seeded
 from foreshock.lab.tasks.streams import stream_batches
-from foreshock.lab.tasks.task import Task
+from foreshock.lab.tasks.task import Task, build_seeded, cross_entropy
 
 DATA_SEED = 0
 ANCHORS = 4

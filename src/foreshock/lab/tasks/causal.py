@@ -1,4 +1,7 @@
-"""A causal Transformer whose attention is written out, so that it can be differentiated twice."""
+"""Two causal Transformers whose attention is written out, so that it can be differentiated twice.
+
+`CausalTransformer` is like GPT, `LlamaTransformer` like LLaMA: RMSNorm, rotary positions, SwiGLU, no biases.
+"""
 
 from __future__ import annotations
 
@@ -122,4 +125,108 @@ class CausalTransformer(nn.Module):
         if self.last_only:
             stream = stream[:, -1]
         logits: Tensor = self.output(self.norm(stream))
+        return logits
+
+
+ROTARY_BASE = 10_000.0
+_HIDDEN_MULTIPLE = 8 / 3
+_ROUNDED_TO = 32
+
+
+def hidden_width(width: int) -> int:
+    """Return the width of the gated layer, 8/3 of the stream's, rounded up to a multiple of 32.
+
+    Example:
+        >>> hidden_width(1024)
+        2752
+    """
+    return -(-int(_HIDDEN_MULTIPLE * width) // _ROUNDED_TO) * _ROUNDED_TO
+
+
+def rotate(values: Tensor) -> Tensor:
+    """Turn pairs of coordinates by angles proportional to the position (Su et al. 2021).
+
+    Args:
+        values: Queries or keys, shape (…, length, even width).
+
+    Example:
+        >>> torch.equal(rotate(torch.ones(1, 2))[0], torch.ones(2))  # position 0 is left alone
+        True
+    """
+    length, width = values.shape[-2:]
+    rates = ROTARY_BASE ** (-torch.arange(0, width, 2, device=values.device) / width)
+    angles = torch.arange(length, device=values.device)[:, None] * rates
+    left, right = values.chunk(2, dim=-1)
+    cosine, sine = angles.cos().to(values.dtype), angles.sin().to(values.dtype)
+    return torch.cat([left * cosine - right * sine, left * sine + right * cosine], dim=-1)
+
+
+class LlamaBlock(nn.Module):
+    """Apply causal self-attention with rotary positions, then a gated layer; attention is written out."""
+
+    def __init__(self, sizes: CausalSizes) -> None:
+        """Create the layers.
+
+        Args:
+            sizes: Sizes of the Transformer.
+        """
+        super().__init__()
+        width, hidden = sizes.width, hidden_width(sizes.width)
+        self.heads = sizes.heads
+        self.attention_norm = nn.RMSNorm(width, eps=1e-6)
+        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
+        self.attention_output = nn.Linear(width, width, bias=False)
+        self.hidden_norm = nn.RMSNorm(width, eps=1e-6)
+        self.gate_and_value = nn.Linear(width, 2 * hidden, bias=False)
+        self.hidden_output = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, stream: Tensor) -> Tensor:
+        """Map a residual stream of shape (batch, length, width) to the next one."""
+        stream = stream + self._attend(self.attention_norm(stream))
+        gate, value = self.gate_and_value(self.hidden_norm(stream)).chunk(2, dim=-1)
+        output: Tensor = stream + self.hidden_output(functional.silu(gate) * value)
+        return output
+
+    def _attend(self, stream: Tensor) -> Tensor:
+        split = self.query_key_value(stream).unflatten(-1, (3, self.heads, -1))
+        query, key, value = split.permute(2, 0, 3, 1, 4)
+        scores = rotate(query) @ rotate(key).transpose(-1, -2) / query.shape[-1] ** 0.5
+        length = stream.shape[1]
+        future = torch.ones(length, length, dtype=torch.bool, device=stream.device).triu(1)
+        weights = scores.masked_fill(future, float("-inf")).softmax(dim=-1)
+        output: Tensor = self.attention_output((weights @ value).transpose(1, 2).flatten(2))
+        return output
+
+
+class LlamaTransformer(nn.Module):
+    """Predict the next symbol at every position (untied output)."""
+
+    def __init__(self, sizes: CausalSizes) -> None:
+        """Create the layers; matrices are drawn from N(0, .02²).
+
+        Args:
+            sizes: Sizes of the Transformer; `norm` must be "pre".
+
+        Raises:
+            ValueError: If a head has an odd width, or `norm` is not "pre".
+        """
+        super().__init__()
+        if sizes.width // sizes.heads % 2:
+            raise ValueError(
+                f"a head is {sizes.width // sizes.heads} wide; rotary positions turn pairs: choose width and "
+                "heads so that width/heads is even."
+            )
+        if sizes.norm != "pre":
+            raise ValueError(f"norm is {sizes.norm!r}; this architecture has it before each layer: 'pre'.")
+        self.embedding = nn.Embedding(sizes.vocabulary, sizes.width)
+        self.blocks = nn.Sequential(*(LlamaBlock(sizes) for _ in range(sizes.layers)))
+        self.norm = nn.RMSNorm(sizes.width, eps=1e-6)
+        self.output = nn.Linear(sizes.width, sizes.vocabulary, bias=False)
+        for parameter in self.parameters():
+            if parameter.ndim >= 2:
+                nn.init.normal_(parameter, std=INITIAL_DEVIATION)
+
+    def forward(self, symbols: Tensor) -> Tensor:
+        """Map symbols (batch, length) to logits (batch, length, vocabulary)."""
+        logits: Tensor = self.output(self.norm(self.blocks(self.embedding(symbols))))
         return logits

@@ -12,10 +12,8 @@ from torch.nn import functional
 from foreshock.demo.data import DIGIT_IMAGES, load_digits
 from foreshock.demo.options import check_choice, check_count
 from foreshock.lab.tasks.cifar import load_cifar10
-from foreshock.lab.tasks.losses import LABEL_LOSSES
-from foreshock.lab.tasks.seeding import build_seeded
 from foreshock.lab.tasks.streams import stream_batches
-from foreshock.lab.tasks.task import Task
+from foreshock.lab.tasks.task import LABEL_LOSSES, Task, build_seeded
 
 CLASSES = 10
 CHANNELS = (8, 16)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from foreshock.demo.options import check_choice, check_count
-from foreshock.lab.tasks.causal import CausalSizes, CausalTransformer
+from foreshock.lab.tasks.causal import CausalSizes, CausalTransformer, LlamaTransformer
 from foreshock.lab.tasks.corpus import (
     BYTES,
     check_context,
@@ -21,11 +21,8 @@ from foreshock.lab.tasks.corpus import (
     read_text,
     split_text,
 )
-from foreshock.lab.tasks.llama import LlamaTransformer
-from foreshock.lab.tasks.losses import cross_entropy
-from foreshock.lab.tasks.seeding import build_seeded
 from foreshock.lab.tasks.streams import check_batch_size, draw_batches, stream_batches
-from foreshock.lab.tasks.task import Task
+from foreshock.lab.tasks.task import Task, build_seeded, cross_entropy
 
 HELD_OUT = 64
 """Sequences held out of fresh text; a random batch can come across one of them."""

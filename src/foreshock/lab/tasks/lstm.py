@@ -17,10 +17,8 @@ from foreshock.lab.tasks.corpus import (
     read_text,
     split_text,
 )
-from foreshock.lab.tasks.losses import LABEL_LOSSES
-from foreshock.lab.tasks.seeding import build_seeded
 from foreshock.lab.tasks.streams import stream_batches
-from foreshock.lab.tasks.task import Batch, Task
+from foreshock.lab.tasks.task import LABEL_LOSSES, Batch, Task, build_seeded
 
 DIGIT_CLASSES = 10
 DIGIT_SIDE = 8

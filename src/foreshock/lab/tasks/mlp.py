@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from foreshock.demo.options import check_choice, check_count
-from foreshock.lab.tasks.losses import squared_error
-from foreshock.lab.tasks.perceptron import perceptron
-from foreshock.lab.tasks.seeding import build_seeded
 from foreshock.lab.tasks.streams import stream_batches
-from foreshock.lab.tasks.task import Task
+from foreshock.lab.tasks.task import Task, build_seeded, squared_error
 
 QUADRATIC_DIMENSION = 50
 HELD_OUT = 200
@@ -80,3 +78,20 @@ def _quadratic(points: int) -> tuple[Pair, Pair]:
     drawn = [torch.randn(count, QUADRATIC_DIMENSION, generator=generator) for count in (points, HELD_OUT)]
     train, held_out = ((x, (x @ linear + (x**2) @ diagonal).unsqueeze(1)) for x in drawn)
     return train, held_out
+
+
+def perceptron(inputs: int, *, width: int, layers: int) -> nn.Module:
+    """Return a tanh network with torch's default initial weights.
+
+    Args:
+        inputs: Number of inputs.
+        width: Units in each hidden layer.
+        layers: Number of hidden layers.
+
+    Returns:
+        A module that maps (N, inputs) to (N, 1).
+    """
+    modules: list[nn.Module] = []
+    for size, following in itertools.pairwise([inputs] + [width] * layers):
+        modules += [nn.Linear(size, following), nn.Tanh()]
+    return nn.Sequential(*modules, nn.Linear(width, 1))

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from foreshock.demo.options import check_choice, check_count
-from foreshock.lab.tasks.perceptron import perceptron
-from foreshock.lab.tasks.seeding import build_seeded
+from foreshock.lab.tasks.mlp import perceptron
 from foreshock.lab.tasks.streams import check_batch_size, draw_batches, stream_batches
-from foreshock.lab.tasks.task import Batch, LossFunction, Task
+from foreshock.lab.tasks.task import Batch, LossFunction, Task, build_seeded
 
 VISCOSITY = 0.01 / math.pi
 DATA_SEED = 0

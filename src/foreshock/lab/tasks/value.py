@@ -9,11 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from foreshock.demo.options import check_count
-from foreshock.lab.tasks.losses import squared_error
-from foreshock.lab.tasks.perceptron import perceptron
-from foreshock.lab.tasks.seeding import build_seeded
+from foreshock.lab.tasks.mlp import perceptron
 from foreshock.lab.tasks.streams import stream_batches
-from foreshock.lab.tasks.task import Batch, Task
+from foreshock.lab.tasks.task import Batch, Task, build_seeded, squared_error
 
 DIMENSION = 4
 DISCOUNT = 0.7

@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 
 from foreshock.lab.spikebench.scores import Replay, score_forecasts
-from foreshock.lab.spikebench.scores.crossings import crossings
-from foreshock.lab.spikebench.scores.forecasts import coverage, crossing_errors, reliability
-from foreshock.lab.spikebench.scores.replays import Ahead, forecasts_ahead
+from foreshock.lab.spikebench.scores.forecasts import (
+    Ahead,
+    coverage,
+    crossing_errors,
+    crossings,
+    forecasts_ahead,
+    reliability,
+)
 from foreshock.lab.spikebench.trace import Column
 from lab.spikebench.traces import column, spiky_loss, trace
 

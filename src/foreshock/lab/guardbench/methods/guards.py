@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import foreshock
 from foreshock.batches import count_examples
 from foreshock.guarding import GuardAction
+from foreshock.lab.guardbench.methods.adam_variants import with_short_memory
 from foreshock.lab.guardbench.methods.method import Method, Subject
-from foreshock.lab.guardbench.methods.settings import with_short_memory
 from foreshock.runlog import read_run
 
 PROBE_EVERY = 10

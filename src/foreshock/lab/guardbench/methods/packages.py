@@ -9,8 +9,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from foreshock.lab.guardbench.methods.groups import parameter_groups
-from foreshock.lab.guardbench.methods.method import Method
+from foreshock.lab.guardbench.methods.method import Method, parameter_groups
 from foreshock.lab.tasks import OptimizerConfig
 
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from foreshock.lab.guardbench.methods.adam_atan2 import ADAM_ATAN2
+from foreshock.lab.guardbench.methods.adam_variants import ADAM_VARIANTS, PLAIN
 from foreshock.lab.guardbench.methods.cdat import CDAT
 from foreshock.lab.guardbench.methods.clipping import CLIPPING
-from foreshock.lab.guardbench.methods.growing_memory import GROWING_MEMORY
 from foreshock.lab.guardbench.methods.guards import GUARDS
 from foreshock.lab.guardbench.methods.method import Method
 from foreshock.lab.guardbench.methods.packages import PEERS
-from foreshock.lab.guardbench.methods.settings import PLAIN, SETTINGS
 
-METHODS: tuple[Method, ...] = (*SETTINGS, GROWING_MEMORY, ADAM_ATAN2, *PEERS, *CLIPPING, CDAT, *GUARDS)
+METHODS: tuple[Method, ...] = (*ADAM_VARIANTS, *PEERS, *CLIPPING, CDAT, *GUARDS)
 """Plain Adam comes first."""
 
 

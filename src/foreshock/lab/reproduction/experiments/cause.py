@@ -9,17 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from foreshock.demo.options import check_choice, check_count
-from foreshock.lab.reproduction.claims import Claim
-from foreshock.lab.reproduction.episodes import median, share_followed
-from foreshock.lab.reproduction.experiment import Experiment, OnStep, Outcome
+from foreshock.lab.reproduction.experiment import Claim, Experiment, OnStep, Outcome
 from foreshock.lab.reproduction.experiments.cnn import CnnConfig
 from foreshock.lab.reproduction.experiments.fnn_1d import Fnn1dConfig
 from foreshock.lab.reproduction.experiments.fnn_50d import Fnn50dConfig
 from foreshock.lab.reproduction.experiments.llm import EXPERIMENT as LLM
 from foreshock.lab.reproduction.experiments.transformer import EXPERIMENT as TRANSFORMER
-from foreshock.lab.reproduction.figures.cause import CAPTIONS, draw_causes
+from foreshock.lab.reproduction.figures import CAUSE_CAPTIONS, draw_causes
 from foreshock.lab.reproduction.frozen import CauseWatch, Growth
-from foreshock.lab.reproduction.patterns import FAR
+from foreshock.lab.reproduction.patterns import FAR, median, share_followed
 from foreshock.lab.reproduction.plan import Plan
 from foreshock.lab.reproduction.recording import record
 from foreshock.lab.spikebench.spikes import ground_truth
@@ -179,5 +177,5 @@ EXPERIMENT = Experiment(
     run=run,
     claims=CLAIMS,
     draw=draw_causes,
-    figures=CAPTIONS,
+    figures=CAUSE_CAPTIONS,
 )

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from foreshock.lab.reproduction.claims import Claim
-from foreshock.lab.reproduction.experiment import Experiment, OnStep, Outcome
-from foreshock.lab.reproduction.figures.training import captions, draw_training
+from foreshock.lab.reproduction.curvatures import SpectrumWatch
+from foreshock.lab.reproduction.experiment import Claim, Experiment, OnStep, Outcome
+from foreshock.lab.reproduction.figures import captions, draw_training
 from foreshock.lab.reproduction.patterns import full_batch_pattern
 from foreshock.lab.reproduction.plan import Plan
 from foreshock.lab.reproduction.recording import record
-from foreshock.lab.reproduction.spectra import SpectrumWatch
 from foreshock.lab.tasks import OptimizerConfig
 
 

@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 
 from foreshock.demo.options import check_count
 from foreshock.demo.threads import one_thread
-from foreshock.lab.reproduction.claims import Claim
-from foreshock.lab.reproduction.episodes import median
-from foreshock.lab.reproduction.experiment import Experiment, OnStep, Outcome
+from foreshock.lab.reproduction.experiment import Claim, Experiment, OnStep, Outcome
 from foreshock.lab.reproduction.experiments.fnn_1d import Fnn1dConfig
-from foreshock.lab.reproduction.figures.interventions import CAPTIONS, draw_forks
-from foreshock.lab.reproduction.forks import AlarmCuts, Cut, go_on
-from foreshock.lab.reproduction.measures import MEASURES
+from foreshock.lab.reproduction.figures import FORK_CAPTIONS, draw_forks
+from foreshock.lab.reproduction.forks import MEASURES, AlarmCuts, Cut, go_on
+from foreshock.lab.reproduction.patterns import median
 from foreshock.lab.reproduction.recording import record
 
 FORKS = "forks.json"
@@ -194,5 +192,5 @@ EXPERIMENT = Experiment(
     run=run,
     claims=CLAIMS,
     draw=draw_forks,
-    figures=CAPTIONS,
+    figures=FORK_CAPTIONS,
 )

@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from foreshock.lab.reproduction.claims import Claim
-from foreshock.lab.reproduction.experiment import Experiment, OnStep, Outcome
-from foreshock.lab.reproduction.figures.memories import CAPTIONS, draw_memories
+from foreshock.lab.reproduction.experiment import Claim, Experiment, OnStep, Outcome
+from foreshock.lab.reproduction.figures import LLM_CAPTIONS, draw_memories
 from foreshock.lab.reproduction.plan import Plan
 from foreshock.lab.reproduction.recording import record
 from foreshock.lab.spikebench.spikes import ground_truth
@@ -180,5 +179,5 @@ EXPERIMENT = Experiment(
     run=run,
     claims=CLAIMS,
     draw=draw_memories,
-    figures=CAPTIONS,
+    figures=LLM_CAPTIONS,
 )

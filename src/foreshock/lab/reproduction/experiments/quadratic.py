@@ -17,7 +17,6 @@ from foreshock.dynamics import (
     phase_diagram,
     simulate,
 )
-from foreshock.lab.reproduction.claims import Claim
 from foreshock.lab.reproduction.cycles import (
     RISE,
     count_spikes,
@@ -26,8 +25,8 @@ from foreshock.lab.reproduction.cycles import (
     judge_first_crossing,
     judge_phases,
 )
-from foreshock.lab.reproduction.experiment import Experiment, OnStep, Outcome
-from foreshock.lab.reproduction.figures.quadratic import CAPTIONS, draw
+from foreshock.lab.reproduction.experiment import Claim, Experiment, OnStep, Outcome
+from foreshock.lab.reproduction.figures import QUADRATIC_CAPTIONS, draw_quadratic
 from foreshock.runlog import RunLogWriter
 
 STARTS = (1.0, 0.5, 2.0)
@@ -224,6 +223,6 @@ EXPERIMENT = Experiment(
     },
     run=run,
     claims=CLAIMS,
-    draw=draw,
-    figures=CAPTIONS,
+    draw=draw_quadratic,
+    figures=QUADRATIC_CAPTIONS,
 )

@@ -8,16 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from foreshock.lab.reproduction.claims import Claim
-from foreshock.lab.reproduction.episodes import (
+from foreshock.lab.reproduction.experiment import Claim, Experiment, OnStep, Outcome
+from foreshock.lab.reproduction.figures import captions, draw_training
+from foreshock.lab.reproduction.patterns import (
     last_before,
     median,
     reached_before,
     rising_crossings,
     share_followed,
 )
-from foreshock.lab.reproduction.experiment import Experiment, OnStep, Outcome
-from foreshock.lab.reproduction.figures.training import captions, draw_training
 from foreshock.lab.reproduction.plan import Plan
 from foreshock.lab.reproduction.recording import record
 from foreshock.lab.spikebench.spikes import ground_truth

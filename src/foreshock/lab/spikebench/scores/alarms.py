@@ -1,4 +1,4 @@
-"""All rules on all traces → one plain dictionary, by split and group."""
+"""All rules on all traces → one plain dictionary, by split and group; with the two rank statistics."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foreshock.lab.spikebench.rules import RULES, Rule, cost_per_step
-from foreshock.lab.spikebench.scores.ranks import auroc
-from foreshock.lab.spikebench.scores.tally import Tally, summed, tally
-from foreshock.lab.spikebench.scores.thresholds import calibrated, curve_grid
-from foreshock.lab.spikebench.scores.truth import Truth, truth_of
+from foreshock.lab.spikebench.scores.tally import Tally, calibrated, curve_grid, summed, tally
+from foreshock.lab.spikebench.spikes import Truth, truth_of
 from foreshock.lab.spikebench.trace import Column, Trace
 
 _BY_LEVEL = ("recall", "false_control", "false_spiky", "share_control")
@@ -153,3 +152,59 @@ def _entry(
         "calibrated": summed_by_class(calibrated_ones) if len(calibrated_ones) == len(used) else None,
         "curve": curve,
     }
+
+
+Floats = NDArray[np.float64]
+
+
+def auroc(scores: Floats, labels: NDArray[np.bool_]) -> float:
+    """Return the chance that a positive scores higher than a negative, a tie counting half.
+
+    Args:
+        scores: Scores, of shape (n,); NaN counts as lowest, as it is no alarm.
+        labels: Whether each is a positive, of shape (n,).
+
+    Returns:
+        The area, in [0, 1]; NaN without positives or without negatives.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> auroc(np.array([1.0, 2.0, 3.0]), np.array([False, True, False]))
+        0.5
+    """
+    if scores.shape != labels.shape:
+        raise ValueError(f"scores have shape {scores.shape}, labels {labels.shape}; they must pair up")
+    positives = int(labels.sum())
+    negatives = labels.size - positives
+    if not positives or not negatives:
+        return math.nan
+    rank = ranks(np.where(np.isnan(scores), -np.inf, scores))
+    wins = float(rank[labels].sum()) - positives * (positives + 1) / 2
+    return wins / (positives * negatives)
+
+
+def spearman(a: Floats, b: Floats) -> float:
+    """Return Spearman's rank correlation; NaN for fewer than three pairs or where all of one are equal.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> round(spearman(np.array([1.0, 2.0, 3.0]), np.array([1.0, 4.0, 90.0])), 12)
+        1.0
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"the two have shapes {a.shape} and {b.shape}; they must pair up")
+    x, y = ranks(a), ranks(b)
+    if a.size < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return math.nan
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def ranks(values: Floats) -> Floats:
+    """Return ranks from 1, equal values sharing their mean rank."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return np.asarray((last - (counts - 1) / 2)[inverse.reshape(-1)])

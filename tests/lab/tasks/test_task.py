@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from foreshock.lab.tasks.losses import cross_entropy, one_hot_error, squared_error
+from foreshock.lab.tasks.task import cross_entropy, one_hot_error, squared_error
 
 
 class Fixed(nn.Module):

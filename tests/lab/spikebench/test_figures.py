@@ -7,10 +7,14 @@ import sys
 import numpy as np
 import pytest
 
-from foreshock.lab.spikebench.figures import write_fan, write_leads, write_recall, write_reliability
-from foreshock.lab.spikebench.figures.fan import chosen
-from foreshock.lab.spikebench.figures.leads import lead_shares
-from foreshock.lab.spikebench.figures.recall import points
+from foreshock.lab.spikebench.fan import chosen, write_fan
+from foreshock.lab.spikebench.figures import (
+    lead_shares,
+    points,
+    write_leads,
+    write_recall,
+    write_reliability,
+)
 from foreshock.lab.spikebench.scores import Replay
 from foreshock.lab.spikebench.trace import Column
 from lab.spikebench.traces import spiky_loss, trace

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from foreshock.lab.reproduction.catalogue import EXPERIMENTS, find_experiment
-from foreshock.lab.reproduction.claims import Claim, Verdict
+from foreshock.lab.reproduction.experiment import Claim, Verdict
+from foreshock.lab.reproduction.experiments import EXPERIMENTS, find_experiment
 
 UP = Claim("x", "Much.", "amount", "at least", 2, 1)
 DOWN = Claim("x", "Little.", "amount", "at most", 1, 2)

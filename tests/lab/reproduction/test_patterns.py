@@ -6,17 +6,19 @@ import numpy as np
 import pytest
 
 from foreshock.dynamics import simulate_adam_on_quadratic
-from foreshock.lab.reproduction.episodes import (
+from foreshock.lab.reproduction.patterns import (
+    WINDOW,
+    full_batch_pattern,
     last_before,
     log_growth,
     mean_before,
     median,
+    pure_decay,
     reached_before,
     rising_crossings,
     share_followed,
     share_preceded,
 )
-from foreshock.lab.reproduction.patterns import WINDOW, full_batch_pattern, pure_decay
 from foreshock.lab.spikebench.trace import Column, Trace
 from foreshock.spikes import SpikeEvent
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foreshock.lab.spikebench.scores.replays import Replay
+from foreshock.lab.spikebench.scores.forecasts import Replay
 from foreshock.lab.spikebench.spikes import ground_truth
 from foreshock.lab.spikebench.trace import Column, Trace
 from foreshock.report.appearance import AMBER, BLUE, PURPLE, RED, SOFT, dress, label
@@ -19,6 +19,7 @@ from foreshock.report.forecasts import SHOWN_AHEAD, Fan
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
+
 
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 2.0, 5.0, 10.0)
 

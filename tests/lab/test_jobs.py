@@ -1,10 +1,11 @@
-"""Calls that end, calls that fail."""
+"""Trainings on several processes, and results as files."""
 
+import math
 from pathlib import Path
 
 import pytest
 
-from foreshock.lab.spikebench.processes import finished
+from foreshock.lab.jobs import finished, rounded, write_json
 
 
 def touch(folder: str, name: str) -> Path:
@@ -33,3 +34,15 @@ def test_what_others_write_is_not_lost_when_a_call_fails(tmp_path):
     with pytest.raises(TypeError):
         names.extend(path.name for path in made)
     assert set(names) <= {"a", "b", "c"}
+
+
+def test_floats_are_rounded_wherever_they_are():
+    assert rounded({"a": [1.23456, {"b": (2.34567e-9, 3)}]}) == {"a": [1.235, {"b": [2.346e-9, 3]}]}
+
+
+def test_a_file_that_can_not_be_written_whole_is_left_as_it_was(tmp_path):
+    path = write_json({"a": 1.0}, tmp_path / "new" / "x.json")
+    before = path.read_text()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json({"a": math.inf}, path)
+    assert path.read_text() == before

@@ -1,4 +1,4 @@
-"""Spikes that are left against the loss that is reached: down and to the left is better."""
+"""Two figures: spikes left against loss reached, and every method on every task."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foreshock.lab.guardbench.methods import PLAIN
-from foreshock.report.appearance import AMBER, BLUE, INK, QUIET, dress, label
+from foreshock.report.appearance import AMBER, BLUE, INK, QUIET, RED, SOFT, dress, label
 from foreshock.report.drawing import figure_class, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
     from matplotlib.transforms import BboxBase
+
 
 _LEAST, _MOST = 1e-2, 10.0
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
@@ -143,3 +144,65 @@ def frontier(points: Sequence[Point]) -> set[str]:
     return {
         name for name, x, y in points if not any(a <= x and b <= y and (a < x or b < y) for _, a, b in points)
     }
+
+
+_DECADES = 1.0
+
+
+def write_heat(tasks: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:
+    """Draw a table of methods and tasks.
+
+    Blue is a loss below Adam's, red above, fully so at a tenth and at tenfold; the number is that of spikes
+    above 3× over all seeds, and none is written for none.
+
+    Args:
+        tasks: Rows of the ``tasks`` of the scores.
+        path: File to write, ``.svg`` or ``.png``.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+        ValueError: If there is no task.
+    """
+    if not tasks:
+        raise ValueError("there is no task to draw")
+    names = list(dict.fromkeys(name for task in tasks for name in task["methods"]))
+    size = (0.36 * len(tasks) + 2.4, 0.24 * len(names) + 2.0)
+    figure = figure_class()(figsize=size, layout="constrained")
+    axis = figure.subplots()
+    colours = [[decades(task["methods"].get(name)) for task in tasks] for name in names]
+    image = axis.imshow(colours, cmap=_map(), vmin=-_DECADES, vmax=_DECADES, aspect="auto")
+    for row, name in enumerate(names):
+        for column, task in enumerate(tasks):
+            entry = task["methods"].get(name)
+            if entry is not None and entry["spikes"]:
+                axis.text(column, row, str(entry["spikes"]), ha="center", va="center", fontsize=7, color=INK)
+    look: dict[str, Any] = {"fontsize": 8, "color": INK}
+    axis.set_xticks(range(len(tasks)), [task["config"] for task in tasks], rotation=60, ha="right", **look)
+    axis.set_yticks(range(len(names)), names, **look)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axis, shrink=0.5, ticks=[-1, 0, 1])
+    bar.ax.set_yticklabels(["÷ 10", "Adam's", "× 10"], fontsize=8, color=SOFT)
+    bar.set_label("training loss", fontsize=9, color=SOFT)
+    return save_figure(figure, path)
+
+
+def decades(entry: Mapping[str, Any] | None) -> float:
+    """Return the common logarithm of the ratio of losses, within one decade; NaN where there is none.
+
+    Example:
+        >>> decades({"loss": 100.0}), decades({"loss": None}), decades({"loss": 1.0})
+        (1.0, 1.0, 0.0)
+    """
+    if entry is None:
+        return math.nan
+    loss = entry["loss"]
+    if loss is None:
+        return _DECADES
+    return max(-_DECADES, min(_DECADES, math.log10(loss))) if loss > 0 else -_DECADES
+
+
+def _map() -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("loss", [BLUE, "#ffffff", RED])

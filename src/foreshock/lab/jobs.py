@@ -1,9 +1,11 @@
-"""Many independent trainings on several processes."""
+"""Many independent trainings on several processes, and the small JSON files that results are kept in."""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -44,3 +46,40 @@ def finished(work: Callable[..., Path], calls: Sequence[tuple[Any, ...]], *, job
                 errors.append(error)
         if errors:
             raise errors[0]
+
+
+_DIGITS = 4
+
+
+def write_json(value: Any, path: str | os.PathLike[str]) -> Path:
+    """Write plain values with floats rounded to four digits; a file is there whole or not at all.
+
+    Args:
+        value: Mappings, sequences, strings and finite numbers.
+        path: File to write; its folder is made if missing.
+
+    Raises:
+        ValueError: If a number is not finite: JSON has no such number.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(rounded(value), indent=1, allow_nan=False) + "\n"
+    partial = target.with_name(f"partial-{target.name}")
+    partial.write_text(text, encoding="utf-8")
+    return partial.replace(target)
+
+
+def rounded(value: Any) -> Any:
+    """Return plain values with floats rounded to four significant digits.
+
+    Example:
+        >>> rounded({"a": (1.23456, 2)})
+        {'a': [1.235, 2]}
+    """
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {str(key): rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(item) for item in value]
+    return value
