@@ -23,6 +23,7 @@ from torch import Tensor
 
 from foreshock.eigen import KrylovSpace
 from foreshock.operators import LinearOperator
+from foreshock.representation import short_repr
 
 Array = NDArray[np.float64]
 
@@ -49,6 +50,14 @@ class SpectralDensity:
     upper: float
     size: int
     products: int
+
+    __repr__ = short_repr
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        edges = f"from {self.lower:.4g} to {self.upper:.4g}"
+        trace = f"trace {self.trace:.4g} ± {self.trace_error:.2g}"
+        return f"spectrum of {self.size} eigenvalues {edges}, {trace} ({self.products} products)"
 
     @property
     def trace(self) -> float:

@@ -39,6 +39,7 @@ from foreshock.operators.gradients import Evaluation
 from foreshock.operators.graph import GraphEvidence, has_compiled_module, read_graph
 from foreshock.operators.hessian import HessianOperator
 from foreshock.operators.loss import Loss, LossTerm, evaluate, normalised_terms
+from foreshock.representation import short_repr
 from foreshock.vectors import is_sharded
 
 DOUBLE_BACKWARD = "double backward"
@@ -70,6 +71,12 @@ class BackendChoice:
     precision: torch.dtype = torch.float32
     eager: bool = False
     keep_graph: bool = True
+
+    __repr__ = short_repr
+
+    def __str__(self) -> str:
+        """Return the name and the reason."""
+        return f"{self.name}: {self.reason}"
 
 
 def choose_backend(
