@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import inspect
 import pydoc
+import re
 import subprocess
 import sys
 import textwrap
@@ -96,6 +97,17 @@ def documented():
                     yield f"{name}.{member}", vars(item)[member]
 
 
+def of_submodules():
+    """Yield the public functions of the submodules that are not the package's own."""
+    for module in SUBMODULES:
+        for name in (
+            getattr(foreshock, module).__all__ if hasattr(getattr(foreshock, module), "__all__") else ()
+        ):
+            item = getattr(getattr(foreshock, module), name)
+            if inspect.isfunction(item) and name not in foreshock.__all__:
+                yield f"{module}.{name}", item
+
+
 def _arguments(item) -> list[str]:
     function = item.fget if isinstance(item, property) else item
     names = list(inspect.signature(function).parameters)
@@ -115,7 +127,7 @@ def _raises(item) -> bool:
     return any(isinstance(node, ast.Raise) and node.exc is not None for node in ast.walk(tree))
 
 
-@pytest.mark.parametrize(("name", "item"), list(documented()))
+@pytest.mark.parametrize(("name", "item"), [*documented(), *of_submodules()])
 def test_every_public_name_says_what_it_takes_returns_and_raises(name, item):
     text = inspect.getdoc(item) or ""
     assert text, name
@@ -127,9 +139,10 @@ def test_every_public_name_says_what_it_takes_returns_and_raises(name, item):
     if len(arguments) > 1 or (arguments and inspect.isclass(item)):
         assert heading in text
         for argument in arguments:
-            assert f"{argument}:" in text or f"{argument}`" in text, f"{name} does not explain {argument}"
+            explained = rf"^ +\*{{0,2}}{argument}(, \w+)*:|^ +\w+(, \w+)*, {argument}(, \w+)*:"
+            assert re.search(explained, text, re.MULTILINE), f"{name} does not explain {argument}"
     if inspect.isfunction(item) and inspect.signature(item).return_annotation not in ("None", "Self"):
-        assert text.startswith("Return") or "Returns:" in text
+        assert text.startswith(("Return", "Yield")) or "Returns:" in text or "Yields:" in text
     if _raises(item):
         assert "Raises:" in text + str(inspect.getdoc(getattr(item, "__post_init__", None)))
 

@@ -183,6 +183,9 @@ def spectral_density(
         steps: Products a probe, ≥ 2. The edges and isolated eigenvalues take 10 to 40, the bulk 40 to 100.
         seed: Seed of the random vectors.
 
+    Returns:
+        Nodes and weights of each probe, with what follows from them.
+
     Raises:
         ValueError: If `probes` or `steps` are too few, or `like` is not a vector.
         FloatingPointError: If a product is not finite.

@@ -92,6 +92,9 @@ def choose_backend(
         parameters: The tensors to differentiate by.
         model: The model behind the loss; None if `parameters` is all that the loss depends on.
 
+    Returns:
+        The backend to use, and why.
+
     Raises:
         TypeError: If the loss is not a tensor.
         ValueError: If the loss is not a scalar, or does not depend on any of `parameters`.
