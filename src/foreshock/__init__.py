@@ -1,17 +1,38 @@
 """Foreshock forecasts, explains and prevents loss spikes in training with adaptive optimizers.
 
-Importing the package imports no torch. Its names and submodules (``foreshock.optim`` and others) are
-imported at first use.
+Watch a run with `Monitor`, prevent its spikes with `guard`, measure curvature in one call with `sharpness`,
+`preconditioned_sharpness`, `mean_square_stability` and `spectrum`, read the log of a run with `read_run`::
+
+    monitor = foreshock.Monitor(model, optimizer, loss_fn, run="runs/base")
+    guard = foreshock.guard(optimizer)
+
+Importing the package imports neither torch nor numpy. Its names and submodules (``foreshock.optim`` and
+others) are imported at first use.
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from foreshock._version import __version__
 
 if TYPE_CHECKING:
+    from foreshock import batches as batches
+    from foreshock import curvature as curvature
+    from foreshock import dynamics as dynamics
+    from foreshock import eigen as eigen
+    from foreshock import forecast as forecast
+    from foreshock import guarding as guarding
+    from foreshock import monitor as monitor
+    from foreshock import operators as operators
+    from foreshock import optim as optim
+    from foreshock import preconditioner as preconditioner
+    from foreshock import report as report
+    from foreshock import runlog as runlog
+    from foreshock import spikes as spikes
+    from foreshock import stability as stability
     from foreshock.batches import MicroBatches
     from foreshock.curvature import (
         BlockShare,
@@ -74,36 +95,35 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Alarm": "foreshock.forecast",
-    "BackendChoice": "foreshock.operators",
-    "BlockShare": "foreshock.curvature",
-    "CurvatureReading": "foreshock.curvature",
-    "Forecast": "foreshock.forecast",
-    "Guard": "foreshock.guarding",
-    "GuardAction": "foreshock.guarding",
-    "GuardSummary": "foreshock.guarding",
-    "LiveParameter": "foreshock.preconditioner",
-    "MeanSquareStability": "foreshock.curvature",
-    "MicroBatches": "foreshock.batches",
-    "Monitor": "foreshock.monitor",
-    "NoiseReading": "foreshock.curvature",
-    "ParameterStep": "foreshock.preconditioner",
-    "Reader": "foreshock.preconditioner",
-    "Run": "foreshock.runlog",
-    "SecondMoment": "foreshock.preconditioner",
-    "Sharpness": "foreshock.curvature",
-    "SpectralDensity": "foreshock.curvature",
-    "StepObservation": "foreshock.monitor",
-    "StoppingRule": "foreshock.eigen",
-    "guard": "foreshock.guarding",
-    "gauss_newton_sharpness": "foreshock.curvature",
-    "mean_square_stability": "foreshock.curvature",
-    "preconditioned_sharpness": "foreshock.curvature",
-    "read_run": "foreshock.runlog",
-    "register_preconditioner": "foreshock.preconditioner",
-    "sharpness": "foreshock.curvature",
-    "spectrum": "foreshock.curvature",
+    "batches": ("MicroBatches",),
+    "curvature": (
+        "BlockShare",
+        "CurvatureReading",
+        "MeanSquareStability",
+        "NoiseReading",
+        "Sharpness",
+        "SpectralDensity",
+        "gauss_newton_sharpness",
+        "mean_square_stability",
+        "preconditioned_sharpness",
+        "sharpness",
+        "spectrum",
+    ),
+    "eigen": ("StoppingRule",),
+    "forecast": ("Alarm", "Forecast"),
+    "guarding": ("Guard", "GuardAction", "GuardSummary", "guard"),
+    "monitor": ("Monitor", "StepObservation"),
+    "operators": ("BackendChoice",),
+    "preconditioner": (
+        "LiveParameter",
+        "ParameterStep",
+        "Reader",
+        "SecondMoment",
+        "register_preconditioner",
+    ),
+    "runlog": ("Run", "read_run"),
 }
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _SUBMODULES = (
     "batches",
     "curvature",
@@ -111,6 +131,7 @@ _SUBMODULES = (
     "eigen",
     "forecast",
     "guarding",
+    "monitor",
     "operators",
     "optim",
     "preconditioner",
@@ -120,16 +141,21 @@ _SUBMODULES = (
     "stability",
 )
 
+# Hidden from type checkers, which would else take every misspelt name for one of type Any.
+if not TYPE_CHECKING:
 
-def __getattr__(name: str) -> Any:
-    if name in _SUBMODULES:
-        return import_module(f"foreshock.{name}")
-    if name not in _HOMES:
-        raise AttributeError(
-            f"module 'foreshock' has no attribute {name!r}; its names are listed by dir(foreshock)"
-        )
-    return getattr(import_module(_HOMES[name]), name)
+    def __getattr__(name: str) -> Any:
+        if name in _SUBMODULES:
+            return import_module(f"foreshock.{name}")
+        if name not in _HOME_OF:
+            # With name and obj, Python adds what may have been meant.
+            raise AttributeError(
+                f"module 'foreshock' has no attribute {name!r}; its names are listed by dir(foreshock)",
+                name=name,
+                obj=sys.modules[__name__],
+            )
+        return getattr(import_module(f"foreshock.{_HOME_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *_SUBMODULES])
+    return sorted({*__all__, *_SUBMODULES, *(name for name in globals() if name.startswith("__"))})

@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from foreshock.representation import short_repr
+
 _SETTLED = 10  # steps running with the same data
 
 
@@ -90,10 +92,19 @@ class MicroBatches:
 
     Raises:
         ValueError: If there are no batches, or the counts don't pair up with them or are not positive.
+
+    Example:
+        >>> import torch
+        >>> data = MicroBatches([torch.ones(6, 2), torch.ones(2, 2)])
+        >>> [count for _, count in data.weighted()]
+        [6, 2]
+        >>> tokens = MicroBatches([torch.ones(6, 2), torch.ones(2, 2)], counts=[90, 30])
     """
 
     batches: Sequence[Any]
     counts: Sequence[float] | None = None
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""

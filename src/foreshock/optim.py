@@ -22,6 +22,10 @@ class _Guarded(optim.Optimizer):
         super().__init__(params, *args, **options)
         self._hang(policy)
 
+    def __repr__(self) -> str:
+        """Return what the plain optimizer prints, and one line on the guard."""
+        return f"{super().__repr__()}\n{self.guard!r}"
+
     def state_dict(self) -> dict[str, Any]:
         """Return the optimizer's state, and the guard's under ``"guard"``."""
         return {**super().state_dict(), _KEY: self.guard.state_dict()}

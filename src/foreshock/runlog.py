@@ -147,13 +147,33 @@ class Run:
     records: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
     skipped: int = 0
 
+    def __repr__(self) -> str:
+        """Return one line: the file, the steps, the sessions, and how many records there are of each kind."""
+        counts = ", ".join(f"{len(rows)} {kind}" for kind, rows in self.records.items() if rows)
+        steps = [row["step"] for rows in self.records.values() for row in rows[:1] + rows[-1:]]
+        span = f"steps {min(steps)}–{max(steps)}" if steps else "no steps"
+        sessions = "1 session" if self.starts == 1 else f"{self.starts} sessions"
+        return f"<Run {self.path}: {span}, {sessions}, records: {counts or 'none'}>"
+
     def column(self, kind: str, name: str) -> NDArray[np.float64]:
-        """Return one field of all records of a kind, shape (n,); missing and null become NaN."""
+        """Return one field of all records of a kind, shape (n,); missing and null become NaN.
+
+        Args:
+            kind: Kind of the records, as in the table of this module; of one that has none, n is zero.
+            name: Name of a field that holds numbers, for instance ``"loss"`` of ``"step"``.
+
+        Raises:
+            ValueError: If the field holds something else than numbers.
+        """
         values = (row.get(name) for row in self.records.get(kind, []))
         return np.array([math.nan if v is None else float(v) for v in values], dtype=np.float64)
 
     def steps(self, kind: str) -> NDArray[np.int64]:
-        """Return the steps of all records of a kind, shape (n,)."""
+        """Return the steps of all records of a kind, shape (n,).
+
+        Args:
+            kind: Kind of the records; of one that has none, n is zero.
+        """
         return np.array([row["step"] for row in self.records.get(kind, [])], dtype=np.int64)
 
 
@@ -164,9 +184,23 @@ def read_run(run: str | os.PathLike[str], *, rank: int = 0) -> Run:
         run: Folder of the run, or a ``.jsonl`` file of it.
         rank: Which rank's file to read from a folder.
 
+    Returns:
+        The run, its records by kind.
+
     Raises:
         FileNotFoundError: If there is no log, with what is there instead.
-        ValueError: If the log was written by a newer schema, or nothing in it is a record.
+        ValueError: If the log was written by a newer schema, or has no header.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> log = RunLogWriter(folder)
+        >>> for step in range(3):
+        ...     log.write("step", {"step": step, "loss": 0.5**step})
+        >>> run = read_run(folder)  # also while it is still being written
+        >>> run.column("step", "loss").tolist(), run.steps("step").tolist()
+        ([1.0, 0.5, 0.25], [0, 1, 2])
+        >>> log.close()
     """
     path = _log_path(Path(run), rank)
     headers: list[dict[str, Any]] = []

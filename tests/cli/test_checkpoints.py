@@ -34,6 +34,9 @@ def batches():
 fixed = batches()
 nothing = []
 number = 3
+
+def failing():
+    return {}["lr"]
 """
 
 
@@ -41,6 +44,8 @@ number = 3
 def folder(tmp_path, monkeypatch):
     """Return a folder with a user's module and a checkpoint."""
     (tmp_path / "usertrain.py").write_text(MODULE)
+    (tmp_path / "broken.py").write_text("# Divides.\n1 / 0\n")
+    (tmp_path / "needy.py").write_text("import absent_too\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "usertrain", raising=False)
@@ -86,6 +91,20 @@ def test_what_does_not_fit_is_refused(folder):
         checkpoints.import_named("usertrain")
     with pytest.raises(ValueError, match="has no 'absent'"):
         checkpoints.import_named("usertrain:absent")
+    with pytest.raises(ImportError, match=r"there is no module 'absent': give a file of the working folder"):
+        checkpoints.import_named("absent:make")
+    with pytest.raises(ImportError, match=r"broken can't be imported: ZeroDivisionError.*broken.py, line 2"):
+        checkpoints.import_named("broken:make")
+    with pytest.raises(ImportError, match="needy can't be imported: No module named 'absent_too'"):
+        checkpoints.import_named("needy:make")
+    with pytest.raises(TypeError, match="called without arguments, but missing a required argument: 'model'"):
+        checkpoints.make_trainable("usertrain:loss_fn")
+    with pytest.raises(TypeError, match="usertrain:number is int; it must be a function"):
+        checkpoints.make_trainable("usertrain:number")
+    with pytest.raises(
+        RuntimeError, match=r"usertrain:failing failed: KeyError: 'lr' \(.*usertrain.py, line"
+    ):
+        checkpoints.make_trainable("usertrain:failing")
     with pytest.raises(TypeError, match="must return a model"):
         checkpoints.make_trainable("usertrain:batches")
     with pytest.raises(ValueError, match="gives no batches"):

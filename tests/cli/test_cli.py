@@ -107,3 +107,49 @@ def test_a_report_of_a_run_without_probes_says_so(tmp_path):
     log.close()
     assert "No curvature was measured" in foreshock("report", "--text", tmp_path).stdout
     assert json.loads(log.path.read_text().splitlines()[0])["schema"] == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("jinja2", ("report", "{run}")),
+        ("matplotlib", ("report", "--text", "{run}", "--picture", "{run}/run.svg")),
+        ("sklearn", ("demo", "--quick", "--out", "{run}/demo")),
+    ],
+)
+def test_without_an_extra_a_command_says_which_to_install(tmp_path, module, arguments):
+    log = RunLogWriter(tmp_path, meta={"name": "bare"})
+    for step in range(5):
+        log.write("step", {"step": step, "loss": 1.0})
+    log.close()
+    words = ["foreshock", *(word.format(run=tmp_path) for word in arguments)]
+    script = f"import sys; sys.modules[{module!r}] = None\nfrom foreshock.__main__ import main\nmain()"
+    run = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.argv = {words!r}\n{script}"], capture_output=True, text=True
+    )
+    assert run.returncode == 1
+    assert re.search(r'pip install "foreshock\[\w+\]"$', run.stderr.strip())
+    assert len(run.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (("report", "{run}", "--output", "/dev/null/page.html"), "name another file with --output"),
+        (("report", "--text", "{run}", "--picture", "/dev/null/run.svg"), "name another file with --picture"),
+        (("report", "{run}/absent"), "give the folder passed as run="),
+        (("demo", "--quick", "--out", "/dev/null/demo"), "name another folder with --out"),
+        (("curvature", "{run}/last.pt", "--model", "absent:make", "--data", "a:b"), "no module 'absent'"),
+        (("reproduce", "absent"), "there are quadratic"),
+    ],
+)
+def test_an_error_is_one_line_that_says_what_to_do(tmp_path, arguments, advice):
+    log = RunLogWriter(tmp_path, meta={"name": "bare"})
+    for step in range(5):
+        log.write("step", {"step": step, "loss": 1.0})
+    log.close()
+    run = foreshock(*(word.format(run=tmp_path) for word in arguments))
+    assert run.returncode == 1
+    [line] = run.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert advice in line

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -41,18 +44,21 @@ def import_named(name: str) -> Any:
 
     Raises:
         ValueError: If the name has another form, or there is no such object.
-        ImportError: If there is no such module.
+        ImportError: If there is no such module, or it can't be imported.
     """
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute):
         raise ValueError(f"{name!r} must have the form module:object, for instance train:make_model")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    module = importlib.import_module(module_name)
+    module = _import_module(module_name)
     try:
         return getattr(module, attribute)
     except AttributeError as error:
-        raise ValueError(f"module {module_name} has no {attribute!r}") from error
+        there = ", ".join(name for name in vars(module) if not name.startswith("_"))
+        raise ValueError(
+            f"module {module_name} ({module.__file__}) has no {attribute!r}; it has {there}"
+        ) from error
 
 
 def make_trainable(name: str) -> Trainable:
@@ -64,9 +70,10 @@ def make_trainable(name: str) -> Trainable:
 
     Raises:
         ValueError: If there is no such factory, or no loss function.
-        TypeError: If the factory returns something else.
+        TypeError: If the factory returns something else, or takes arguments.
+        RuntimeError: If the factory fails.
     """
-    made = import_named(name)()
+    made = _call(name, import_named(name))
     parts = made if isinstance(made, tuple) else (made,)
     model = parts[0] if parts else None
     if not isinstance(model, nn.Module) or len(parts) > 3:
@@ -109,7 +116,8 @@ def load_checkpoint(path: str | Path, into: Trainable) -> None:
     try:
         into.model.load_state_dict(content if state is None else state)
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit the model: {error}") from error
+        words = " ".join(str(error).split())
+        raise ValueError(f"{path} does not fit the model: {words}") from error
     if into.optimizer is None:
         return
     saved = _first_of(content, _OPTIMIZER_KEYS)
@@ -118,7 +126,10 @@ def load_checkpoint(path: str | Path, into: Trainable) -> None:
             f"{path} has no optimizer state (its keys: {', '.join(map(str, content))}); let the factory "
             "return no optimizer to measure the Hessian without a preconditioner"
         )
-    into.optimizer.load_state_dict(saved[0] if isinstance(saved, list) else saved)
+    try:
+        into.optimizer.load_state_dict(saved[0] if isinstance(saved, list) else saved)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path} does not fit the optimizer of the factory: {error}") from error
 
 
 def load_batches(name: str, *, limit: int | None = None) -> list[Any]:
@@ -130,16 +141,57 @@ def load_batches(name: str, *, limit: int | None = None) -> list[Any]:
 
     Raises:
         ValueError: If there is no such object, or it has no batches.
-        TypeError: If it is not iterable.
+        TypeError: If it is not iterable, or a function that takes arguments.
+        RuntimeError: If the function fails.
     """
     source = import_named(name)
-    batches: Iterable[Any] = source() if callable(source) and not isinstance(source, Iterable) else source
+    made = callable(source) and not isinstance(source, Iterable)
+    batches: Iterable[Any] = _call(name, source) if made else source
     if not isinstance(batches, Iterable) or isinstance(batches, (str, bytes, Tensor)):
         raise TypeError(f"{name} gives {type(batches).__name__}; it must give an iterable of batches")
     taken = list(islice(batches, limit))
     if not taken:
         raise ValueError(f"{name} gives no batches")
     return taken
+
+
+def _import_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise ImportError(f"{name} can't be imported: {error}") from error
+        raise ImportError(
+            f"there is no module {name!r}: give a file of the working folder ({Path.cwd()}) without .py, or "
+            "an installed module"
+        ) from error
+    except Exception as error:
+        raise ImportError(f"{name} can't be imported: {_where(error)}") from error
+
+
+def _call(name: str, function: Any) -> Any:
+    """Return what a function of the user's returns; its failure becomes one line that says where."""
+    if not callable(function):
+        raise TypeError(f"{name} is {type(function).__name__}; it must be a function without arguments")
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        raise TypeError(
+            f"{name} is called without arguments, but {error}: wrap it in a function without arguments"
+        ) from error
+    except ValueError:  # a function of C has no signature to ask
+        pass
+    try:
+        return function()
+    except Exception as error:
+        raise RuntimeError(f"{name} failed: {_where(error)}") from error
+
+
+def _where(error: Exception) -> str:
+    """Return an error with its type, and the last line of Python that it passed."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"
 
 
 def _loss_beside(name: str) -> Any:

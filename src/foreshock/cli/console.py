@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -19,13 +20,19 @@ def make_console() -> Console:
     return Console(highlight=False)
 
 
-def stopped(error: Exception) -> typer.Exit:
+def stopped(error: Exception, advice: str = "") -> typer.Exit:
     """Print an error as one line on standard error, and return what ends the command.
 
     Args:
         error: What went wrong.
+        advice: What to do about it, if the error itself does not say.
     """
-    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {error}", soft_wrap=True)
+    words = str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        words = f"{error.filename}: {error.strerror}"
+    words = "; ".join(filter(None, (" ".join(words.split()), advice)))
+    # Escaped: in "foreshock[cli]" rich would take the extra for markup and leave it out.
+    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(words)}", soft_wrap=True)
     return typer.Exit(1)
 
 

@@ -21,9 +21,16 @@ _SMOOTHING = 0.01  # of the width of the spectrum
 def curvature(
     checkpoint: Annotated[Path, typer.Argument(help="A file made by torch.save, of state dicts.")],
     model: Annotated[
-        str, typer.Option(help="module:factory → model, (model, loss_fn) or (model, loss_fn, optimizer).")
+        str,
+        typer.Option(
+            metavar="MODULE:FACTORY",
+            help="Function that returns model, (model, loss_fn) or (model, loss_fn, optimizer).",
+        ),
     ],
-    data: Annotated[str, typer.Option(help="module:batches, an iterable of batches or a function for one.")],
+    data: Annotated[
+        str,
+        typer.Option(metavar="MODULE:BATCHES", help="Iterable of batches, or a function that returns one."),
+    ],
     batches: Annotated[int | None, typer.Option(min=1, help="Use so many batches at most.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many eigenvalues of the Hessian to find.")] = 1,
     density: Annotated[
@@ -57,7 +64,7 @@ def curvature(
         if density is not None:
             found = spectrum(*subject, optimizer=trainable.optimizer)
             _write_density(console, found, density, scaled=reading is not None)
-    except (ImportError, OSError, TypeError, ValueError, FloatingPointError) as error:
+    except (ImportError, OSError, TypeError, ValueError, RuntimeError, FloatingPointError) as error:
         raise stopped(error) from error
 
 

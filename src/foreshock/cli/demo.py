@@ -43,8 +43,10 @@ def demo(
 
         try:
             folders = run_demo(out, quick=quick, seed=seed, start=start)
-        except (ImportError, OSError) as error:
+        except ImportError as error:
             raise stopped(error) from error
+        except OSError as error:
+            raise stopped(error, "name another folder with --out") from error
     runs = [read_run(folder) for folder in folders]
     print_overview(console, runs)
     write_page(console, runs, out / "report.html")

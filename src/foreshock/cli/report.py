@@ -72,8 +72,10 @@ def write_page(console: Console, runs: list[Run], path: Path) -> None:
 
     try:
         written = write_html(runs, path)
-    except (ImportError, OSError) as error:
+    except ImportError as error:
         raise stopped(error) from error
+    except OSError as error:
+        raise stopped(error, "name another file with --output") from error
     console.print(f"Report: {written.resolve()}", soft_wrap=True)
 
 
@@ -89,6 +91,8 @@ def write_run_picture(console: Console, run: Run, path: Path) -> None:
 
     try:
         written = write_picture(run, path)
-    except (ImportError, OSError, ValueError) as error:
+    except (ImportError, ValueError) as error:
         raise stopped(error) from error
+    except OSError as error:
+        raise stopped(error, "name another file with --picture") from error
     console.print(f"Picture: {written.resolve()}", soft_wrap=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from foreshock.representation import short_repr
 from foreshock.vectors import split
 
 
@@ -34,6 +35,12 @@ class BlockShare:
     share: float
     curvature_share: float | None
     size: int
+
+    __repr__ = short_repr
+
+    def __str__(self) -> str:
+        """Return the name and the share."""
+        return f"{self.name} {self.share:.0%}"
 
 
 def block_shares(

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from foreshock.eigen import KrylovSpace
 from foreshock.operators import LinearOperator
+from foreshock.representation import short_repr
 
 Array = NDArray[np.float64]
 
@@ -49,6 +50,14 @@ class SpectralDensity:
     upper: float
     size: int
     products: int
+
+    __repr__ = short_repr
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        edges = f"from {self.lower:.4g} to {self.upper:.4g}"
+        trace = f"trace {self.trace:.4g} ± {self.trace_error:.2g}"
+        return f"spectrum of {self.size} eigenvalues {edges}, {trace} ({self.products} products)"
 
     @property
     def trace(self) -> float:
@@ -173,6 +182,9 @@ def spectral_density(
         probes: How many random vectors, ≥ 1; with one, there are no standard errors.
         steps: Products a probe, ≥ 2. The edges and isolated eigenvalues take 10 to 40, the bulk 40 to 100.
         seed: Seed of the random vectors.
+
+    Returns:
+        Nodes and weights of each probe, with what follows from them.
 
     Raises:
         ValueError: If `probes` or `steps` are too few, or `like` is not a vector.

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from foreshock.dynamics import LinearRecursion, mean_square_ratio
 from foreshock.operators import Evaluation, GradientFunction, LossTerm, displaced, normalised_terms
 from foreshock.preconditioner import Preconditioner
+from foreshock.representation import short_repr
 from foreshock.vectors import reciprocal, turned, unit
 
 # Where D is far below its usual size (rows of an embedding that were never used), A has no bound.
@@ -67,6 +68,15 @@ class NoiseReading:
     loss_mismatch: float
     parts: int
     seconds: float
+
+    __repr__ = short_repr
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        return (
+            f"step {self.step}: curvature {self.mean:.3g} of the edge, standard deviation between batches "
+            f"{math.sqrt(max(self.variance, 0)):.3g}"
+        )
 
 
 def measure_noise(

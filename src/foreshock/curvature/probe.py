@@ -22,6 +22,7 @@ from foreshock.operators import (
     hessian_operator,
 )
 from foreshock.preconditioner import Preconditioner
+from foreshock.representation import short_repr
 from foreshock.vectors import rayleigh_quotient, reciprocal
 
 _BLOCKS = 8
@@ -78,6 +79,17 @@ class CurvatureReading:
     blocks: tuple[BlockShare, ...] = ()
     excess_loss: float = math.nan
     coverage: float = 1.0
+
+    __repr__ = short_repr
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        text = f"stability ratio {self.stability_ratio:.4g} ± {self.error_bound:.2g}"
+        if self.preconditioned_sharpness is not None:
+            text += f" (λ_max(Ĥ) {self.preconditioned_sharpness:.4g}, threshold 2/η {self.threshold:.4g})"
+        if not self.converged:
+            text += ", not converged: the true value may be larger"
+        return text + (f"; top eigenvector: {', '.join(map(str, self.blocks[:3]))}" if self.blocks else "")
 
     @property
     def relative_error(self) -> float:

@@ -54,6 +54,9 @@ def phase_diagram(
         steps: Number of updates, ≥ 1; a β₂ shows its spikes within some multiples of 1/(1 − β₂).
         dtype: Precision; see :func:`foreshock.dynamics.simulate`.
 
+    Returns:
+        Crossings and peaks of each pair, shape (n₁, n₂).
+
     Raises:
         ValueError: If an argument lies outside its interval.
 

@@ -89,6 +89,9 @@ def simulate(
             spike with it: ``np.longdouble`` then. (It is wider on x86 Linux and macOS, but a double on
             Windows and Apple silicon.)
 
+    Returns:
+        Loss, stability ratio and moments of all runs, each of shape (steps, runs), and the last θ.
+
     Raises:
         ValueError: If `steps` is below 1, or a noisy problem comes without `rng`.
 
@@ -190,6 +193,9 @@ def simulate_adam_on_quadratic(
         betas: (β₁, β₂).
         curvature: λ > 0.
         epsilon: ε.
+
+    Returns:
+        The same of one run, each of shape (steps,).
 
     Raises:
         ValueError: If an argument lies outside its interval.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from foreshock.forecast.record import Forecast
+from foreshock.representation import short_repr
 
 Level = Literal["watch", "alarm"]
 _GAP = 20
@@ -29,6 +30,12 @@ class Alarm:
     reason: str
     forecast: Forecast
     burst: float
+
+    __repr__ = short_repr
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        return f"{self.level} at step {self.step}: {self.reason}"
 
 
 class AlarmBook:

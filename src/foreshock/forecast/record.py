@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from foreshock.representation import short_repr
+
 State = Literal["unknown", "stable", "rising", "edge", "armed", "spike", "recovery"]
 
 
@@ -61,6 +63,8 @@ class Forecast:
     severity: float = math.nan
     stage: str = ""
     cause_hint: str = ""
+
+    __repr__ = short_repr
 
     @property
     def announces(self) -> bool:

@@ -248,6 +248,12 @@ class Guard:
         self._tally.load_state_dict(state["tally"])
         self._prober.load_state_dict(state["prober"])
 
+    def __repr__(self) -> str:
+        """Return one line: what is guarded, and on how many steps it acted."""
+        done = self.summary()
+        acted = f"acted on {done.acted} of {done.steps} steps"
+        return f"<Guard {done.policy!r} of {type(self._optimizer).__name__}: {acted}>"
+
     def __enter__(self) -> Self:
         """Return the guard itself."""
         return self

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from foreshock.representation import short_repr
+
 Remedy = Literal[
     "raise along", "raise all", "clip", "epsilon", "beta2", "learning rate", "stand aside", "none"
 ]
@@ -53,6 +55,12 @@ class GuardAction:
     threshold: float
     factor: float
 
+    __repr__ = short_repr
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        return f"step {self.step}: {_WORDS[self.remedy]}, factor {self.factor:.3g}: {self.reason}"
+
     @property
     def changes_something(self) -> bool:
         """Whether the step was changed: it is not where the guard stands aside or leaves it alone."""
@@ -84,6 +92,8 @@ class GuardSummary:
     stood_aside: int = 0
     not_finite: int = 0
     notes: tuple[str, ...] = ()
+
+    __repr__ = short_repr
 
     @property
     def share(self) -> float:

@@ -213,6 +213,12 @@ class Monitor:
             self._guard.load_state_dict(state["guard"])
         self._last = self._run.forecast(max(self._step - 1, 0), constant=self._batches.constant)
 
+    def __repr__(self) -> str:
+        """Return one line: what is watched, for how long, and the last forecast."""
+        watched = ", ".join(type(one).__name__ for one in self._optimizers)
+        guarded = "" if self._guard is None else f", guard {self._guard.policy.name!r}"
+        return f"<Monitor of {watched}{guarded}: {self._step} steps; {self._last}>"
+
     def __enter__(self) -> Self:
         """Return the monitor itself."""
         return self

@@ -17,6 +17,7 @@ from foreshock.preconditioner import (
     read_gradient_norm,
     read_second_moment_sums,
 )
+from foreshock.representation import short_repr
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class StepObservation:
     decay_exponent: float
     squared_gradient: float
     second_moment: float
+
+    __repr__ = short_repr
 
 
 def observe_step(

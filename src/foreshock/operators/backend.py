@@ -39,6 +39,7 @@ from foreshock.operators.gradients import Evaluation
 from foreshock.operators.graph import GraphEvidence, has_compiled_module, read_graph
 from foreshock.operators.hessian import HessianOperator
 from foreshock.operators.loss import Loss, LossTerm, evaluate, normalised_terms
+from foreshock.representation import short_repr
 from foreshock.vectors import is_sharded
 
 DOUBLE_BACKWARD = "double backward"
@@ -71,6 +72,12 @@ class BackendChoice:
     eager: bool = False
     keep_graph: bool = True
 
+    __repr__ = short_repr
+
+    def __str__(self) -> str:
+        """Return the name and the reason."""
+        return f"{self.name}: {self.reason}"
+
 
 def choose_backend(
     loss: Loss, parameters: Sequence[Tensor], *, model: nn.Module | None = None
@@ -84,6 +91,9 @@ def choose_backend(
         loss: Returns the mean loss, a scalar tensor; or one `LossTerm` a micro-batch.
         parameters: The tensors to differentiate by.
         model: The model behind the loss; None if `parameters` is all that the loss depends on.
+
+    Returns:
+        The backend to use, and why.
 
     Raises:
         TypeError: If the loss is not a tensor.

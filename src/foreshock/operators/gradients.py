@@ -98,6 +98,9 @@ def displaced(parameters: Sequence[Tensor], vector: Tensor, *, by: float) -> Ite
         parameters: The tensors to move, in place.
         vector: Direction, shape (n,).
         by: Multiple of it.
+
+    Yields:
+        Nothing; the parameters are displaced inside of the ``with`` block.
     """
     saved = [local(parameter).detach().clone() for parameter in parameters]
     try:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from foreshock.preconditioner.record import ParameterStep
+from foreshock.representation import short_repr
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class LiveParameter:
     gradient: Tensor
     state: Mapping[str, Any]
     group: Mapping[str, Any]
+
+    __repr__ = short_repr
 
     @property
     def step(self) -> int:
@@ -98,6 +101,8 @@ class SecondMoment:
     beta2: float
     step: int
 
+    __repr__ = short_repr
+
 
 def step_number(state: Mapping[str, Any]) -> int:
     """Return the number t ≥ 1 of the step about to be taken.
@@ -124,9 +129,26 @@ class Reader:
     Attributes:
         step: The parameter as its optimizer sees it → the step about to be taken.
         second_moment: (state, group) → the average of g² before the step, or None if there is none.
+
+    Example:
+        The reader of plain gradient descent, whose D is one:
+
+        >>> def read_step(live: LiveParameter) -> ParameterStep:
+        ...     gradient = live.used_gradient()
+        ...     return ParameterStep(
+        ...         gradient=gradient,
+        ...         numerator=gradient,
+        ...         denominator=live.identity(),
+        ...         learning_rate=live.learning_rate,
+        ...         momentum_factor=1.0,
+        ...     )
+        >>> Reader(step=read_step)
+        Reader(step=<read_step>)
     """
 
     step: Callable[[LiveParameter], ParameterStep]
     second_moment: Callable[[Mapping[str, Any], Mapping[str, Any]], SecondMoment | None] = (
         read_no_second_moment
     )
+
+    __repr__ = short_repr

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from foreshock.dynamics import LinearRecursion
+from foreshock.representation import short_repr
 from foreshock.vectors import flatten, split
 
 
@@ -56,6 +57,8 @@ class ParameterStep:
     sign: float = 1.0
     linear: bool = True
 
+    __repr__ = short_repr
+
     def displacement(self, parameter: Tensor) -> Tensor:
         """Return what the step adds to `parameter`, −η·n/D − ηw·θ."""
         moved = self.numerator / self.denominator * -self.learning_rate
@@ -73,6 +76,8 @@ class Preconditioner:
 
     parameters: tuple[Tensor, ...]
     steps: tuple[ParameterStep | None, ...]
+
+    __repr__ = short_repr
 
     @property
     def active(self) -> tuple[ParameterStep, ...]:

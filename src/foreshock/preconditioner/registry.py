@@ -30,6 +30,21 @@ def register_preconditioner(optimizer_class: type[Optimizer], reader: Reader) ->
 
     Raises:
         TypeError: If `optimizer_class` is not an optimizer class.
+
+    Example:
+        An optimizer whose step is that of one that is known, under a ``step`` of its own:
+
+        >>> class Counted(optim.AdamW):
+        ...     def step(self, closure=None):
+        ...         return super().step(closure)
+        >>> register_preconditioner(Counted, BUILT_IN["torch.optim.AdamW"])
+        >>> weight = torch.ones(3, requires_grad=True)
+        >>> optimizer = Counted([weight], lr=0.1)
+        >>> weight.square().sum().backward()
+        >>> predicted = weight.detach() + read_preconditioner(optimizer).displacement()
+        >>> optimizer.step()
+        >>> torch.allclose(weight, predicted)
+        True
     """
     if not (inspect.isclass(optimizer_class) and issubclass(optimizer_class, Optimizer)):
         raise TypeError(f"{optimizer_class!r} is not a subclass of torch.optim.Optimizer")

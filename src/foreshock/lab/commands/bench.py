@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 bench = typer.Typer(help="Reproduce the benchmarks.", no_args_is_help=True)
 
@@ -148,7 +149,7 @@ def _counter(console: Console, total: int) -> Callable[[Path], None]:
 
 
 def _stop(error: Exception) -> typer.Exit:
-    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {error}", soft_wrap=True)
+    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
     return typer.Exit(1)
 
 

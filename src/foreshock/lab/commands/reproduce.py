@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 if TYPE_CHECKING:
     from foreshock.lab.reproduction.experiment import Experiment, OnStep
@@ -39,7 +40,8 @@ def reproduce(
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
     first_seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, changes a setting; may be repeated.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated."),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder or archive with images for cnn and cause.")
@@ -70,7 +72,9 @@ def reproduce(
             _carry_out(console, order, kept, target)
         pages = publish(kept, scale.value, target)
     except (ImportError, OSError, ValueError) as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {error}", soft_wrap=True)
+        Console(stderr=True, highlight=False).print(
+            f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True
+        )
         raise typer.Exit(1) from error
     for page in pages:
         console.print(f"Page: {page.resolve()}", soft_wrap=True)

@@ -1,0 +1,90 @@
+"""How records print: short enough for a prompt, whatever is in them.
+
+The generated ``repr`` of a dataclass prints every number of every tensor and nests without end: the run log
+of an hour has megabytes. Here numbers have four significant digits, tensors are shown by shape and type,
+nested records by name; what is left at its default, or is NaN, is left out, and a long record ends with "…".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_LENGTH, _TEXT, _ITEMS = 260, 48, 3
+
+
+def short_repr(record: Any) -> str:
+    """Return a dataclass instance as ``Name(field=value, …)`` on one line of 300 characters at most.
+
+    Use it as a class's own ``__repr__``. No number of a tensor is read.
+
+    Args:
+        record: The instance.
+
+    Example:
+        >>> @dataclasses.dataclass
+        ... class Found:
+        ...     value: float
+        ...     note: str = ""
+        ...     __repr__ = short_repr
+        >>> Found(1 / 3)
+        Found(value=0.3333)
+    """
+    shown: list[str] = []
+    used = len(type(record).__name__)
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        if not field.repr or _says_nothing(field, value):
+            continue
+        part = f"{field.name}={_short(value)}"
+        used += len(part) + 2
+        if used > _LENGTH:
+            shown.append("…")
+            break
+        shown.append(part)
+    return f"{type(record).__name__}({', '.join(shown)})"
+
+
+def _says_nothing(field: dataclasses.Field[Any], value: Any) -> bool:
+    if isinstance(value, float) and math.isnan(value):
+        return True
+    # Of the same type first: a tensor compared with a default would answer with a tensor.
+    return type(value) is type(field.default) and bool(value == field.default)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"<{'×'.join(map(str, value.shape)) or 'scalar'} {value.dtype}>"
+    if isinstance(value, str):
+        return repr(value if len(value) <= _TEXT else value[: _TEXT - 1] + "…")
+    if isinstance(value, Mapping):
+        return _mapping(value)
+    if isinstance(value, Sequence):
+        return _sequence(value)
+    if dataclasses.is_dataclass(value):
+        return f"<{type(value).__name__}>"
+    if callable(value):
+        return f"<{getattr(value, '__name__', type(value).__name__)}>"
+    return repr(value)
+
+
+def _mapping(values: Mapping[Any, Any]) -> str:
+    if len(values) > _ITEMS or not all(isinstance(value, int | float) for value in values.values()):
+        return f"<{type(values).__name__} of {len(values)}>"
+    return f"{{{', '.join(f'{key!r}: {_short(value)}' for key, value in values.items())}}}"
+
+
+def _sequence(values: Sequence[Any]) -> str:
+    if any(isinstance(value, Sequence | Mapping) and not isinstance(value, str) for value in values):
+        return f"<{type(values).__name__} of {len(values)}>"
+    shown = [_short(value) for value in values[:_ITEMS]]
+    if len(values) > _ITEMS:
+        shown.append(f"… {len(values) - _ITEMS} more")
+    inside = ", ".join(shown)
+    if isinstance(values, list):
+        return f"[{inside}]"
+    return f"({inside},)" if len(values) == 1 else f"({inside})"

@@ -1,0 +1,95 @@
+"""Every script of examples/ runs as a stranger runs it, and prints what it promises."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+LONGEST = 80
+NUMBER = r"[-\d.e+]+"
+
+# What each one must print, as regular expressions. On the edge of stability a training is chaotic: when a
+# spike comes, how many there are and whether they were announced is not asked here.
+EXPECTED = {
+    "watch_training.py": [
+        r"<Run runs/watch/rank0.jsonl: steps 0–1999, 1 session, records: 2000 step,",
+        r"^2,000 steps, loss \d",
+        r"foreshock report runs/watch",
+    ],
+    "guard_training.py": [
+        r"^without +\d+ spikes?, the highest \d+ ×; final loss \d",
+        r"^with a guard +\d+ spikes?, the highest \d+ ×; final loss \d",
+        r"the guard acted on \d+ of 2000 steps",
+        r"^  step \d+: raised v along the unstable direction, factor 1\.",
+    ],
+    "mini_batches.py": [
+        r"^480 steps of 2 × 32 examples; the noise was measured on \d+ of them$",
+        rf"^mean-square ratio {NUMBER} \(1 is the edge\), v is at {NUMBER} × g²$",
+        rf"^mean-square ratio {NUMBER} of the edge: {NUMBER} of curvature and {NUMBER} of noise, from 12 b",
+    ],
+    "checkpoint_curvature.py": [
+        rf"^λ_max\(H\) {NUMBER} ± {NUMBER} ",
+        rf"^stability ratio {NUMBER} ± {NUMBER} \(λ_max\(Ĥ\) {NUMBER}, threshold 2/η 200\)",
+        r"^spectrum of 151 eigenvalues from ",
+        r"^\$ foreshock curvature .*last\.pt --model checkpoint_curvature:make --data check",
+        r"stability ratio λ_max\(Ĥ\)·η/2 +\d",
+    ],
+    "custom_optimizer.py": [
+        rf"^after 300 steps: stability ratio {NUMBER}, \w+",
+        r"^predicted and real step differ by \de-1[2-7]$",
+    ],
+    "custom_policy.py": [
+        r"^guard 'damp': acted on 2 of 300 steps",
+        r"^  step 100: scaled the gradient, factor 0.5: ",
+        r"^  step 200: scaled the gradient, factor 0.5: ",
+    ],
+}
+SLOW = {"guard_training.py", "checkpoint_curvature.py", "watch_training.py"}
+
+
+def test_every_example_is_short_run_here_and_listed():
+    scripts = {path.name: path for path in EXAMPLES.glob("*.py")}
+    assert set(scripts) == set(EXPECTED)
+    index = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    for name, path in scripts.items():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert len(lines) < LONGEST, name
+        assert f"python examples/{name}" in "\n".join(lines)
+        assert f"[{name}]({name})" in index
+
+
+def run_example(name: str, folder: Path) -> str:
+    # Modules beside the script are found, those of the repository only as the installed package would be.
+    run = subprocess.run(
+        [sys.executable, str(EXAMPLES / name)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "NO_COLOR": "1", "COLUMNS": "120"},
+    )
+    assert run.returncode == 0, run.stderr
+    assert not run.stderr, run.stderr
+    return run.stdout
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in EXPECTED]
+)
+def test_an_example_runs_anywhere_and_prints_what_it_promises(name, tmp_path):
+    shown = run_example(name, tmp_path)
+    for pattern in EXPECTED[name]:
+        assert re.search(pattern, shown, re.MULTILINE), f"{pattern!r} is not in:\n{shown}"
+    if name == "checkpoint_curvature.py":
+        # Python and the command measure the same, from the live objects and from the file.
+        live, saved = (
+            float(re.search(pattern, shown, re.MULTILINE)[1])
+            for pattern in (rf"^λ_max\(H\) ({NUMBER})", rf"λ_1\(H\) +({NUMBER})")
+        )
+        assert live == pytest.approx(saved, rel=1e-3)
