@@ -61,7 +61,8 @@ def measure_costs(
 
     Returns:
         ``step``, plain Adam's median time in seconds; ``parameters``, their number; and ``methods``: by name
-        the ratios ``median`` and ``mean``, and ``bytes`` kept for each parameter besides weight and gradient.
+        the ratios ``median`` and ``mean``, and ``bytes`` kept for each parameter on top of weight and
+        gradient.
 
     Raises:
         ValueError: If `rounds` is below one.

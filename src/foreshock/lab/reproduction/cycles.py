@@ -121,7 +121,7 @@ def judge_crossings(ratio: Extended) -> tuple[float, float]:
 
 
 def judge_first_crossing(runs: QuadraticRuns, column: int, *, beta2: float) -> dict[str, float]:
-    """Forecast the first crossing without momentum from the step at which v has become blind, and compare.
+    """Compare the first crossing without momentum with its forecast from where g² no longer affects v.
 
     Args:
         runs: Simulated runs.
@@ -143,7 +143,7 @@ def judge_first_crossing(runs: QuadraticRuns, column: int, *, beta2: float) -> d
 
 
 def judge_phases(phases: PhaseDiagram) -> dict[str, float]:
-    """Return how well a boundary 1 − β₂ = C(1 − β₁) tells spiking pairs from others, and the best C.
+    """Return how well a boundary 1 − β₂ = C(1 − β₁) separates spiking pairs from others, and the best C.
 
     Args:
         phases: The phase diagram.

@@ -178,7 +178,7 @@ def write_reliability(
     """Draw the observed share of crossings inside the interval against its nominal level.
 
     Args:
-        levels: By name of a group, its ``reliability`` of the forecast scores; at most five are told apart.
+        levels: By name of a group, its ``reliability`` of the forecast scores; at most five.
         path: File to write, ``.svg`` or ``.png``.
 
     Raises:

@@ -1,8 +1,8 @@
 """Train one configuration of the benchmark and record what every rule needs, in one pass.
 
 Training is that of a plain loop: measurements leave it as it was, so that the spikes are those that a user
-would see. Whatever is expensive is measured every few steps; what each measurement cost, as a multiple of one
-forward and backward pass (F) and in seconds, goes into the trace.
+would see. Expensive quantities are measured every few steps. The cost of each measurement, as a multiple of
+one forward and backward pass (F) and in seconds, is part of the trace.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ class OutlierBatches:
     """Corrupt a random share of a stream's batches: real targets × `factor`, labels shuffled in the batch.
 
     Iterate over it instead of over the stream. The first 20 batches, and 20 after each outlier, are left
-    alone, so that what an outlier does to the model can be told from the next outlier.
+    alone, so that the effect of one outlier can be distinguished from the next.
 
     Args:
         batches: Stream of (inputs, targets).

@@ -75,14 +75,14 @@ class Replay:
         steps: Steps at which they were made, increasing.
         watch: Whether a watch was on.
         alarm: Whether an alarm was on.
-        score: What rises towards an instability; NaN where it can't be told.
-        expected: Steps until the stability ratio reaches one; infinity if never, NaN if it can't be told.
+        score: What rises towards an instability; NaN where unknown.
+        expected: Steps until the stability ratio reaches one; infinity if never, NaN if unknown.
         low: Lower end of the 80 % interval of `expected`.
         high: Upper end.
-        height: Expected height of the spike over the median before it; NaN if it can't be told.
+        height: Expected height of the spike over the median before it; NaN if unknown.
         passes: What was measured for it cost, in forward and backward passes (F).
         until_spike: Steps until the loss is expected to be visibly off its level; infinity if never, NaN if
-            it can't be told.
+            unknown.
 
     Raises:
         ValueError: If they differ in shape, or `expected` is negative.
@@ -112,7 +112,7 @@ class Replay:
 
 @dataclass(frozen=True)
 class Ahead:
-    """Forecasts of crossings that came, each of shape (n,): made `actual` steps before the crossing.
+    """Forecasts of crossings that followed, each of shape (n,): made `actual` steps before the crossing.
 
     Attributes:
         lead: The nominal lead they were picked for; 0 for all within 300 steps.
@@ -170,7 +170,7 @@ def score_forecasts(traces: Sequence[Trace], replay: Callable[[Trace], Replay]) 
 
     Returns:
         By split and group: ``crossing``, the relative error at each lead (``median``, ``count``, and
-        ``without``: how many foresaw none); ``coverage`` of the 80 % interval; ``reliability``, nominal
+        ``without``: how many forecast none); ``coverage`` of the 80 % interval; ``reliability``, nominal
         against observed; ``spike``, the relative error of the time to a spike above 3× at leads of 10, 20 and
         50 steps; ``height``, Spearman's correlation with ln height over the spikes that the alarm
         hit; ``cost``, F a step; ``auroc`` of the score; and ``watch`` and ``alarm`` as for rules.
@@ -190,7 +190,7 @@ def score_forecasts(traces: Sequence[Trace], replay: Callable[[Trace], Replay]) 
 
 
 def crossing_errors(ahead: Ahead) -> dict[str, Any]:
-    """Return the relative errors of the crossing time at each lead, and how many foresaw no crossing."""
+    """Return the relative errors of the crossing time at each lead, and how many forecast no crossing."""
     found = {}
     for lead in LEADS:
         at = ahead.lead == lead
@@ -199,7 +199,7 @@ def crossing_errors(ahead: Ahead) -> dict[str, Any]:
 
 
 def spike_errors(pairs: Sequence[tuple[Truth, Replay]]) -> dict[str, Any]:
-    """Return the relative errors of the time to a spike at each lead, and how many foresaw none.
+    """Return the relative errors of the time to a spike at each lead, and how many forecast none.
 
     Spikes above 3× are asked for that come at least so many steps after the last one ended.
     """
@@ -285,13 +285,13 @@ def _tallies(truth: Truth, replay: Replay, on: NDArray[np.bool_]) -> dict[str, T
 
 
 def _heights(pairs: Sequence[tuple[Truth, Replay]], alarm: Sequence[dict[str, Tally]]) -> dict[str, Any]:
-    """Return the rank correlation of the last height forecast before the onset with what came."""
-    forecast, came = [], []
+    """Return the rank correlation of the last height forecast before the onset with the spike's height."""
+    forecast, observed = [], []
     for (truth, replay), tallies in zip(pairs, alarm, strict=True):
         known = Column(replay.steps, replay.height)
         for spike, lead in zip(truth.spikes["3x"], tallies["3x"].leads, strict=True):
             height = float(known.held(np.array([spike.onset - 1]))[0])
             if lead is not None and not math.isnan(height):
                 forecast.append(height)
-                came.append(math.log(spike.height))
-    return {"spearman": finite(spearman(np.array(forecast), np.array(came))), "count": len(came)}
+                observed.append(math.log(spike.height))
+    return {"spearman": finite(spearman(np.array(forecast), np.array(observed))), "count": len(observed)}
