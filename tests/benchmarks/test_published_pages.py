@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.spikebench import publish
+
 from foreshock.lab.reproduction.page import publish as publish_reproduction
 
 ROOT = Path(__file__).parents[2]

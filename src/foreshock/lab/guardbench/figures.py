@@ -146,7 +146,7 @@ def frontier(points: Sequence[Point]) -> set[str]:
     }
 
 
-_DECADES = 1.0
+_DECADES = 1.0  # of the colour scale, to either side
 
 
 def write_heat(tasks: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:

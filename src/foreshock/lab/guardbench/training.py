@@ -165,7 +165,8 @@ class MethodRun:
         )
 
     def _validate(self) -> float:
-        """Return the validation loss; with grad, since a loss may itself be made of derivatives."""
+        """Return the validation loss."""
+        # With grad, since the loss of a physics-informed network is itself made of derivatives.
         model = self.training.model
         model.eval()
         loss = self.training.loss_fn(model, self.training.task.validation).item()  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ from foreshock.lab.reproduction.patterns import median, rising_crossings
 RISE = 10.0
 """A spike is an excursion above the edge in which g² grows by more than this factor."""
 
+# g² below v/100 no longer holds v up: from here on v decays as β₂ᵗ.
 _BLIND = 0.01
 _CYCLE = (Stage.ONSET, Stage.PRECONDITIONER_GROWTH, Stage.LOSS_DECAY, Stage.PRECONDITIONER_DECAY)
 Extended = NDArray[np.longdouble]

@@ -20,8 +20,9 @@ from foreshock.guarding import guard
 from foreshock.lab.reproduction.plan import Moment, Plan
 from foreshock.lab.tasks import Step, Training
 
+# Adam's first steps can lie above the edge while v is young; alarms count once the run has settled.
 WARM_UP = 300
-_REARMED = 0.99
+_REARMED = 0.99  # the ratio must fall below this before its next rise through one is another alarm
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,15 @@ from foreshock.lab.reproduction.experiment import Experiment, Verdict
 from foreshock.lab.reproduction.experiments import EXPERIMENTS
 from foreshock.lab.reproduction.results import Result, load_results
 
+UNKNOWN = "–"
+
+PICTURES = Path("images") / "reproduction"
+"""Where figures lie in the folder of the pages."""
+EXPLORATION = "exploration"
+"""Folder of the results of seeds that settings were chosen on."""
+
+_FIELD = re.compile(r"\{\{(.*?)\}\}")
+
 _INTRODUCTION = """# The paper's experiments, reproduced
 
 *Adaptive Preconditioners Trigger Loss Spikes in Adam* (Bai et al. 2025, arXiv 2506.04805), run again by
@@ -164,9 +173,6 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-_FIELD = re.compile(r"\{\{(.*?)\}\}")
-
-
 def write_principles(results: Mapping[str, Result], path: Path) -> Path:
     """Write the page of principles.
 
@@ -218,13 +224,6 @@ def _filled(field: str, results: Mapping[str, Result]) -> str:
     return percent(value) if form else shown(value)
 
 
-PICTURES = Path("images") / "reproduction"
-"""Where figures lie in the folder of the pages."""
-
-EXPLORATION = "exploration"
-"""Folder of the results of seeds that settings were chosen on."""
-
-
 def publish(kept: Path, scale: str, target: Path) -> list[Path]:
     """Write the page of verdicts and the page of principles.
 
@@ -249,9 +248,6 @@ def publish(kept: Path, scale: str, target: Path) -> list[Path]:
         write_page(results, explored, target / "reproduction.md", kept=named, pictures=target / PICTURES),
         write_principles(results, target / "explanation" / "principles.md"),
     ]
-
-
-UNKNOWN = "–"
 
 
 def shown(value: float) -> str:

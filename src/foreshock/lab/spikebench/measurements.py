@@ -19,6 +19,8 @@ from foreshock.operators import BackendChoice, choose_backend, displaced, hessia
 from foreshock.preconditioner import read_preconditioner, read_second_moment_sums
 from foreshock.vectors import rayleigh_quotient, reciprocal
 
+# Multiples of the present step that the search for the critical rate covers, and halvings of the bracket:
+# 3 in the logarithm leave a bracket of a factor 2^(1/8), 9 %.
 _MOST_MULTIPLE = 64.0
 _BISECTIONS = 3
 

@@ -23,6 +23,8 @@ from foreshock.lab.spikebench.suite import RunConfig
 from foreshock.lab.spikebench.trace import Column, Trace
 from foreshock.lab.tasks import Step, Training
 
+# Steps between measurements. λ_max must be followed closely where it decides (full batch); in mini-batches
+# pairs of half-batches do, every ten steps as in the monitor while v lags. A trial is one forward pass.
 FULL_STRIDES = {
     "probe": 4,
     "sharpness": 12,

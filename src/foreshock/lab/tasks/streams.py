@@ -10,6 +10,11 @@ from torch import Tensor
 
 from foreshock.lab.tasks.task import Batch
 
+# The choice of outliers must not depend on the numbers that order the batches.
+OUTLIER_SEED_OFFSET = 17
+# Steps without outliers after each: twice the memory of Adam's momentum at β₁ = .9.
+REST = 20
+
 BATCH_SEED_OFFSET = 1_000_003
 """Batches must not be drawn with the very numbers that initialise the weights."""
 
@@ -90,10 +95,6 @@ def _epochs(tensors: tuple[Tensor, ...], batch_size: int, seed: int) -> Iterator
         for start in range(0, examples - batch_size + 1, batch_size):
             chosen = order[start : start + batch_size]
             yield tuple(tensor[chosen] for tensor in tensors)
-
-
-OUTLIER_SEED_OFFSET = 17
-REST = 20
 
 
 class OutlierBatches:

@@ -29,7 +29,7 @@ SPIKED = 3.0
 """An alarm counts if without intervention the loss rises above this multiple. A spike is postponed if it is
 absent until 10 steps after its undisturbed peak, but the loss rises above this multiple later on."""
 
-_GRACE = 10
+_GRACE = 10  # steps: under an intervention a spike that is not removed may come a little later
 
 
 @dataclass(frozen=True)

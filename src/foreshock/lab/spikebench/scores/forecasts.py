@@ -23,6 +23,15 @@ from foreshock.lab.spikebench.scores.tally import Tally
 from foreshock.lab.spikebench.spikes import Truth, truth_of
 from foreshock.lab.spikebench.trace import Column, Trace
 
+NOMINAL = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+SPIKE_LEADS = (10, 20, 50)
+_OUTER = NormalDist().inv_cdf(0.9)  # the 80 % interval ends there
+
+LEADS = (20, 50, 100, 200)
+"""Steps before a crossing at which forecasts of it are judged."""
+FURTHEST = 300
+"""Most steps before a crossing at which a forecast of it counts for the coverage of the interval."""
+
 
 @dataclass(frozen=True)
 class Crossing:
@@ -61,10 +70,6 @@ def crossings(ratio: Column) -> list[Crossing]:
             found.append(Crossing(float(steps[i - 1] + part * (steps[i] - steps[i - 1])), since))
         since = int(steps[i])
     return found
-
-
-LEADS = (20, 50, 100, 200)
-FURTHEST = 300
 
 
 @dataclass(frozen=True)
@@ -154,11 +159,6 @@ def forecasts_ahead(trace: Trace, replay: Replay) -> Ahead:
         replay.low[index],
         replay.high[index],
     )
-
-
-NOMINAL = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-SPIKE_LEADS = (10, 20, 50)
-_OUTER = NormalDist().inv_cdf(0.9)  # the 80 % interval ends there
 
 
 def score_forecasts(traces: Sequence[Trace], replay: Callable[[Trace], Replay]) -> dict[str, Any]:

@@ -14,7 +14,15 @@ from foreshock.lab.spikebench.spikes import TALL, Truth
 from foreshock.lab.spikebench.trace import Column
 from foreshock.spikes import Readings, SpikeEvent, episode_gap, score
 
-EARLY = 10
+FALSE_RATE = 0.5
+"""Most false alarms per 1,000 steps of development controls at a calibrated threshold."""
+ALARM_SHARE = 0.05
+"""Largest share of the steps in alarm: an alarm that never ends is a single false episode, or none."""
+# Thresholds are tried at these upper tails of all scores; geometric, since alarms are rare.
+_TAILS = np.geomspace(0.5, 2e-4, 80)
+_CURVE_TAILS = np.geomspace(0.6, 2e-4, 22)
+
+EARLY = 10  # steps: enough to act before the loss has left its level
 
 
 @dataclass(frozen=True)
@@ -116,12 +124,6 @@ def _hits(leads: Sequence[int | None]) -> dict[str, Any]:
         "lead_10": float(np.quantile(known, 0.1)) if known else None,
         "leads": known,
     }
-
-
-FALSE_RATE = 0.5
-ALARM_SHARE = 0.05
-_TAILS = np.geomspace(0.5, 2e-4, 80)
-_CURVE_TAILS = np.geomspace(0.6, 2e-4, 22)
 
 
 def calibrated(controls: Sequence[tuple[Truth, Column]]) -> float:
