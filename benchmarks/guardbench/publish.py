@@ -6,7 +6,10 @@ Run from the root of the repository, after ``foreshock bench guard --suite full 
 
 With ``--keep`` methods that were not trained in that folder keep the rows that are published, so that one
 method can be added without training the others again. The scores are kept beside this file, and those of the
-first scoring of the held-out half.
+first scoring of the held-out half. Without a folder the pages are written again from the published scores,
+for example after their wording has changed::
+
+    python -m benchmarks.guardbench.publish --suite normalised
 """
 
 from __future__ import annotations
@@ -28,19 +31,19 @@ PAGES = Path(__file__).parents[2] / "docs" / "benchmarks"
 _HISTORY = """\
 ## How the held-out half was scored before
 
-It was scored more than once. After the first scoring, of seed 0, the guard was changed
-by what all three seeds of the development half showed. A Transformer far above the edge spiked through it:
-the last displacement showed the instability only when the loss had doubled. Since then violent growth of the
-gradient makes it act earlier, and outliers are scaled down to what is usual instead of to four times that.
-Later still, sums came to be rounded in another order, `auto` stands aside where it would raise v on more
-than half of the steps, and far below the edge the secant is measured every eighth step instead of every
-fourth, which the rows of `guard-epsilon`, `guard-beta2` and `guard-auto-beta2-0.95` were made without.
+It was scored more than once. After the first scoring, of seed 0, the guard was changed because of what all
+three seeds of the development half showed. A Transformer far above the edge spiked in spite of it: the last
+displacement showed the instability only after the loss had doubled. Since then fast growth of the gradient
+makes the guard act earlier, and outliers are scaled down to the running reference instead of to four times
+that. Still later the order of summation changed, `auto` pauses where it would raise v on more than half of
+the steps, and far below the edge the secant is measured every eighth step instead of every fourth; the rows
+of `guard-epsilon`, `guard-beta2` and `guard-auto-beta2-0.95` were made before that.
 Nothing was chosen on the held-out half, but its figures above are no longer those of an untouched one.
 Those of the first scoring, of seed 0, are:"""
 
 
 def history(first: dict[str, Any]) -> str:
-    """Return what the page says at its end: what the first scoring of the held-out half was.
+    """Return the last section of the page: the first scoring of the held-out half.
 
     Args:
         first: Scores of the first scoring.
@@ -58,30 +61,36 @@ def _chosen(scores: dict[str, Any]) -> str:
     return "".join(f" --method {name}" for name in scores["methods"] if name in run) if left_out else ""
 
 
-def publish(folder: Path, *, suite: str = "full", keep: bool = False) -> None:
+def publish(folder: Path | None, *, suite: str = "full", keep: bool = False) -> None:
     """Write scores, pages and figures.
 
     Args:
-        folder: What ``foreshock bench guard`` wrote.
+        folder: What ``foreshock bench guard`` wrote; None to use the published scores.
         suite: Of which suite that is.
         keep: Whether methods that were not trained there keep the rows that are published.
 
     Raises:
         ValueError: If rows are to be kept, and plain Adam did not do the same there.
     """
-    scores = load_scores(folder / "scores.json")
+    published = RESULTS / f"{suite}.json"
+    scores = load_scores(folder / "scores.json" if folder is not None else published)
     if keep:
-        scores = merge(scores, load_scores(RESULTS / f"{suite}.json"))
+        scores = merge(scores, load_scores(published))
     text = json.dumps(scores, allow_nan=False, separators=(",", ":")).replace('{"config":', '\n{"config":')
-    (RESULTS / f"{suite}.json").write_text(text + "\n", encoding="utf-8")
+    published.write_text(text + "\n", encoding="utf-8")
     command = f"foreshock bench guard --suite {suite} --release{_chosen(scores)}"
-    told = history(load_scores(RESULTS / "first.json")) if suite == "full" else ""
-    write_pages(scores, PAGES, command=command, history=told, name=page_of(suite))
+    earlier = history(load_scores(RESULTS / "first.json")) if suite == "full" else ""
+    write_pages(scores, PAGES, command=command, history=earlier, name=page_of(suite))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Publish the scores of GuardBench.")
-    parser.add_argument("folder", type=Path, help="output folder of `foreshock bench guard`")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        help="output folder of `foreshock bench guard`; by default the published scores are used",
+    )
     parser.add_argument("--suite", default="full", choices=SUITES, help="which suite that is")
     parser.add_argument("--keep", action="store_true", help="keep the published rows of other methods")
     given = parser.parse_args()

@@ -5,7 +5,10 @@ Run from the root of the repository, after ``foreshock bench forecast --suite fu
     python -m benchmarks.spikebench.publish runs/spikebench
 
 What the page needs of the scores is kept as JSON beside this file; the traces, of which the fans are drawn,
-are not.
+are not. Without a folder the page is written again from the published scores, with the figures that are
+there, for example after its wording has changed::
+
+    python -m benchmarks.spikebench.publish
 """
 
 from __future__ import annotations
@@ -73,6 +76,16 @@ def publish(folder: Path) -> None:
     PAGE.write_text(page, encoding="utf-8")
 
 
+def republish() -> None:
+    """Write the page again from the published scores, with the figures that are there."""
+    scores = load_scores(RESULTS / "full.json")
+    first = json.loads((RESULTS / "first.json").read_text(encoding="utf-8"))
+    fans = [IMAGES / f"fan-{name}.svg" for name in EXAMPLES]
+    figures = [path for path in sorted(IMAGES.glob("*.svg")) if not path.name.startswith("fan-")]
+    page = benchmark_page(scores, [*figures, *fans], images="../images/spikebench", first=first)
+    PAGE.write_text(page, encoding="utf-8")
+
+
 def _brief(entry: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return None if entry is None else dict(entry) | {"default": None, "calibrated": None}
 
@@ -87,5 +100,14 @@ def _lines(scores: Mapping[str, Any]) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Publish the scores of SpikeBench.")
-    parser.add_argument("folder", type=Path, help="output folder of `foreshock bench forecast`")
-    publish(parser.parse_args().folder)
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        help="output folder of `foreshock bench forecast`; by default the published scores are used",
+    )
+    given = parser.parse_args().folder
+    if given is None:
+        republish()
+    else:
+        publish(given)

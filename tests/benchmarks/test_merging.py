@@ -70,3 +70,15 @@ def test_published_rows_of_other_methods_stay_if_that_is_asked_for(tmp_path, mon
         page = (tmp_path / "pages" / "guard.md").read_text()
         assert ("| amsgrad | 0 |" in page) == there
         assert "| **guard-auto** | 0 | 0.4 |" in page
+
+
+def test_without_a_folder_the_pages_are_made_of_the_published_scores(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(publish, "RESULTS", tmp_path)
+    monkeypatch.setattr(publish, "PAGES", tmp_path / "pages")
+    monkeypatch.setattr(publish, "history", lambda scores: "")
+    (tmp_path / "first.json").write_text(json.dumps(scored()))
+    (tmp_path / "full.json").write_text(json.dumps(scored(result("amsgrad", loss=0.9))))
+    publish.publish(None)
+    assert "| amsgrad | 0 | 0.9 |" in (tmp_path / "pages" / "guard.md").read_text()
+    assert "amsgrad" in json.loads((tmp_path / "full.json").read_text())["tasks"][0]["methods"]

@@ -12,7 +12,7 @@ from foreshock.cli.console import make_console, stopped
 from foreshock.cli.report import print_overview, write_page, write_run_picture
 
 if TYPE_CHECKING:
-    from foreshock.demo.training import OnStep
+    from foreshock.demo.run import OnStep
     from foreshock.demo.workload import Workload
 
 

@@ -1,4 +1,4 @@
-"""Checks of the options of task families."""
+"""Checks of the settings of the demo and of the laboratory's tasks."""
 
 from __future__ import annotations
 

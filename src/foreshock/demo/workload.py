@@ -1,4 +1,4 @@
-"""The record that an experiment hands to a training loop, and checks shared by the experiments."""
+"""The record that a network of the demo hands to its training loop, and the checks of their settings."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def check_adam_settings(*, learning_rate: float, betas: tuple[float, float]) -> 
     if not 0 < learning_rate < math.inf:
         raise ValueError(
             f"learning_rate must be positive and finite, got {learning_rate!r}; "
-            "the default of this experiment is known to spike."
+            "the default of this run is known to spike."
         )
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ValueError(f"betas must be two numbers in [0, 1), got {betas!r}.")

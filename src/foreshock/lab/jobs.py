@@ -14,7 +14,7 @@ from typing import Any
 def finished(work: Callable[..., Path], calls: Sequence[tuple[Any, ...]], *, jobs: int = 1) -> Iterator[Path]:
     """Call a function with each tuple of arguments and yield what it wrote as soon as it is there.
 
-    If a call fails, the others still go on: what they write is not lost.
+    If a call fails, the others still run to their end: what they write is not lost.
 
     Args:
         work: A function of a module, which other processes can import.

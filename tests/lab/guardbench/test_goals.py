@@ -1,4 +1,4 @@
-"""What the guard was built to reach, told from scores that reach it and from scores that don't."""
+"""The goals of the guard, judged on scores that reach them and on scores that don't."""
 
 from __future__ import annotations
 

@@ -118,9 +118,9 @@ def both_halves():
 def test_the_verdict_names_the_guard_and_the_best_of_the_others(both_halves):
     ours, best = verdict(both_halves, "held-out").split("\n\n")
     assert ours.startswith("In 1 runs the loss spikes 3 times (2 times above 8 ×")
-    assert "once (never above 8 × its usual value) with `guard-auto`" in ours
+    assert "once (never above 8 × its running median) with `guard-auto`" in ours
     assert "training loss is 0.5 × Adam's, the validation loss 1.01 ×; in 0 of 1 runs" in ours
-    assert "Of the 2 measures of others `amsgrad` leaves the fewest spikes: the loss spikes 2 times" in best
+    assert "Of the 2 methods by others `amsgrad` leaves the fewest spikes: the loss spikes 2 times" in best
     assert "in 1 of 1 runs one of the two is above 1.1 × Adam's" in best
     assert verdict(both_halves, "development").endswith("above 1.1 × Adam's.")
 
@@ -154,7 +154,7 @@ def test_the_held_out_half_comes_first_and_the_other_has_a_page_of_its_own(both_
 def test_another_suite_has_pages_and_figures_of_its_own(both_halves, tmp_path):
     main, other, *figures = write_pages(both_halves, tmp_path, command="x", name=page_of("normalised"))
     assert (main.name, other.name) == ("guard-normalised.md", "guard-normalised-development.md")
-    assert main.read_text().startswith("# Measures against loss spikes, with batch normalisation\n")
+    assert main.read_text().startswith("# Methods against loss spikes, with batch normalisation\n")
     assert "(guard-normalised-development.md)" in main.read_text()
     assert "(guard-normalised.md)" in other.read_text()
     assert all(path.name.startswith("guard-normalised-") for path in figures)

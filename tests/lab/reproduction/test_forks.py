@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from foreshock.lab.reproduction.experiments.interventions import InterventionConfig, peak
-from foreshock.lab.reproduction.forks import MEASURES, AlarmCuts, Cut, Fork, go_on
+from foreshock.lab.reproduction.forks import INTERVENTIONS, AlarmCuts, Cut, Fork, continue_from
 from foreshock.lab.reproduction.plan import Plan
 from foreshock.lab.reproduction.recording import record
 from foreshock.lab.tasks import OptimizerConfig, build_optimizer
@@ -38,10 +38,10 @@ def run(tmp_path_factory):
 
 def test_doing_nothing_repeats_the_run_bit_by_bit(run):
     losses, cut = run
-    assert go_on(PLAN, 1, cut, MEASURES["none"], steps=30).tolist() == losses[10:].tolist()
+    assert continue_from(PLAN, 1, cut, INTERVENTIONS["none"], steps=30).tolist() == losses[10:].tolist()
 
 
-@pytest.mark.parametrize("name", [name for name in MEASURES if name not in ("none", "guard")])
+@pytest.mark.parametrize("name", [name for name in INTERVENTIONS if name not in ("none", "guard")])
 def test_each_measure_changes_the_run_and_leaves_the_cut_alone(run, name):
     losses, cut = run
     if name == "amsgrad":
@@ -50,11 +50,11 @@ def test_each_measure_changes_the_run_and_leaves_the_cut_alone(run, name):
         for state in cut.optimizer["state"].values():
             state["exp_avg_sq"] *= 100
     before = copy.deepcopy(cut)
-    first = go_on(PLAN, 1, cut, MEASURES[name], steps=30)
-    again = go_on(PLAN, 1, cut, MEASURES[name], steps=30)
+    first = continue_from(PLAN, 1, cut, INTERVENTIONS[name], steps=30)
+    again = continue_from(PLAN, 1, cut, INTERVENTIONS[name], steps=30)
     assert first.tolist() == again.tolist()
     assert first[0] == losses[10]
-    other = go_on(PLAN, 1, cut, MEASURES["none"], steps=30)
+    other = continue_from(PLAN, 1, cut, INTERVENTIONS["none"], steps=30)
     assert first.tolist() != other.tolist()
     for key, tensor in before.model.items():
         assert torch.equal(tensor, cut.model[key])
@@ -82,20 +82,20 @@ def fork():
 )
 def test_measures_that_set_an_option(name, key, value):
     made = fork()
-    assert MEASURES[name].begin(made) is None
+    assert INTERVENTIONS[name].begin(made) is None
     assert all(group[key] == value for group in made.optimizer.param_groups)
 
 
 def test_a_halved_rate_comes_back_after_a_hundred_steps():
     made = fork()
-    before = MEASURES["rate-half-100"].begin(made)
+    before = INTERVENTIONS["rate-half-100"].begin(made)
     rates = []
     for step in (0, 99, 100):
         before(step)
         rates.append(made.optimizer.param_groups[0]["lr"])
     assert rates == [0.01, 0.01, 0.02]
     for_good = fork()
-    MEASURES["rate-half"].begin(for_good)(10_000)
+    INTERVENTIONS["rate-half"].begin(for_good)(10_000)
     assert for_good.optimizer.param_groups[0]["lr"] == 0.01
 
 
@@ -104,7 +104,7 @@ def test_v_is_held_at_the_squared_gradient():
     for parameter in made.model.parameters():
         parameter.grad = torch.full_like(parameter, 3.0)
         made.optimizer.state[parameter]["exp_avg_sq"].fill_(1.0)[:1] = 100.0
-    MEASURES["hold-v"].begin(made)(0)
+    INTERVENTIONS["hold-v"].begin(made)(0)
     for parameter in made.model.parameters():
         v = made.optimizer.state[parameter]["exp_avg_sq"]
         assert (v[0] == 100).all()
@@ -113,7 +113,7 @@ def test_v_is_held_at_the_squared_gradient():
 
 def test_the_norm_is_clipped_to_the_median():
     made = fork()
-    before = MEASURES["clip"].begin(made)
+    before = INTERVENTIONS["clip"].begin(made)
     before(0)
     norm = sum(p.grad.square().sum() for p in made.model.parameters()).sqrt()
     assert norm.item() == pytest.approx(0.01, rel=1e-4)
@@ -121,7 +121,7 @@ def test_the_norm_is_clipped_to_the_median():
 
 def test_the_guard_hooks_into_the_fork_alone():
     made, other = fork(), fork()
-    MEASURES["guard"].begin(made)
+    INTERVENTIONS["guard"].begin(made)
     assert made.optimizer._optimizer_step_pre_hooks
     assert not other.optimizer._optimizer_step_pre_hooks
 

@@ -17,7 +17,7 @@ from foreshock.dynamics import (
     mean_square_ratio,
     nadam_recursion,
 )
-from foreshock.lab.spikebench.feedback import gaussian_noise_feedback, noise_trace_feedback, noise_trace_ratio
+from lab.spikebench.feedback import gaussian_noise_feedback, noise_trace_feedback, noise_trace_ratio
 
 RECURSIONS = [
     gradient_descent_recursion(),

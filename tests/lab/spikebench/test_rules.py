@@ -9,9 +9,9 @@ import pytest
 
 from foreshock.dynamics.mean_square import mean_square_ratio
 from foreshock.dynamics.recursion import LinearRecursion
-from foreshock.lab.spikebench.feedback import noise_trace_feedback
 from foreshock.lab.spikebench.rules import RULES, cost_per_step
 from foreshock.lab.spikebench.trace import Trace
+from lab.spikebench.feedback import noise_trace_feedback
 from lab.spikebench.traces import column, meta, noisy_trace
 
 BY_NAME = {rule.name: rule for rule in RULES}

@@ -50,7 +50,7 @@ def forecast(
 ) -> None:
     """Score Foreshock's forecasts and the rules it must beat on spontaneous spikes (SpikeBench).
 
-    Runs are trained and measured once; interrupted, the command goes on where it stopped.
+    Runs are trained and measured once; an interrupted command resumes where it stopped.
     """
     from foreshock.lab.spikebench.publication import save_scores, score, summary, write_pages
     from foreshock.lab.spikebench.run import is_recorded, record_suite, runs_of, trace_path
@@ -102,9 +102,9 @@ def guard(
         ),
     ] = None,
 ) -> None:
-    """Compare Foreshock's guards with other measures against loss spikes (GuardBench).
+    """Compare Foreshock's guards with other methods against loss spikes (GuardBench).
 
-    Every method trains the same tasks; interrupted, the command goes on where it stopped.
+    Every method trains the same tasks; an interrupted command resumes where it stopped.
     """
     from foreshock.lab.guardbench.comparison import compare
     from foreshock.lab.guardbench.cost import saved_costs

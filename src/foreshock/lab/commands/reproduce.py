@@ -54,12 +54,12 @@ def reproduce(
         Path | None, typer.Option(help="Keep the results here instead of in the folder out.")
     ] = None,
     docs: Annotated[
-        Path | None, typer.Option(help="Write the pages and pictures into this documentation folder.")
+        Path | None, typer.Option(help="Write the pages and figures into this documentation folder.")
     ] = None,
 ) -> None:
     """Reproduce the paper's experiments and judge its claims by criteria in numbers.
 
-    Each seed is an ordinary run that `foreshock report` can read. Interrupted, the command goes on where it
+    Each seed is an ordinary run that `foreshock report` can read. An interrupted command resumes where it
     stopped.
     """
     from foreshock.lab.reproduction.page import publish
@@ -81,7 +81,7 @@ def reproduce(
 
 
 def _carry_out(console: Console, order: Order, kept: Path, target: Path) -> None:
-    """Run what is missing, keep the result, tell the verdicts and draw the pictures of the first seed."""
+    """Run what is missing, keep the result, print the verdicts and draw the figures of the first seed."""
     from foreshock.lab.reproduction.page import PICTURES
     from foreshock.lab.reproduction.results import save_result
     from foreshock.lab.reproduction.runner import run_order
@@ -92,7 +92,7 @@ def _carry_out(console: Console, order: Order, kept: Path, target: Path) -> None
     for claim in order.experiment.claims:
         console.print(f"  {result.verdict(claim).value}: {claim.statement}", soft_wrap=True)
     drawn = order.experiment.draw(order.seed_folder(order.seeds[0]), target / PICTURES)
-    console.print(f"  {len(drawn)} pictures, {sum(result.seconds):.0f} s of processor time")
+    console.print(f"  {len(drawn)} figures, {sum(result.seconds):.0f} s of processor time")
 
 
 def _changes(settings: list[str], data: Path | None, text: Path | None) -> dict[str, list[str]]:

@@ -1,1 +1,1 @@
-"""GuardBench: a benchmark of measures against loss spikes, Foreshock's guards among them."""
+"""GuardBench: a benchmark of methods against loss spikes, Foreshock's guards among them."""

@@ -20,8 +20,8 @@ from foreshock.lab.guardbench.training import MethodRun
 from foreshock.lab.jobs import write_json
 from foreshock.lab.spikebench.suite import DEVELOPMENT, RunConfig, adamw, configure
 
-ROUNDS = 40
-WARM_UP = 12
+ROUNDS = 40  # steps of each method: enough for a median, and for the rare steps that measure
+WARM_UP = 12  # untimed steps, in which state is allocated
 
 SUBJECT = configure(DEVELOPMENT, "language-byte", adamw(1e-3, 0.1), 16, 10_000)
 """A Transformer of 135,000 parameters, of which a step takes 10 ms or more on one core."""
@@ -61,7 +61,8 @@ def measure_costs(
 
     Returns:
         ``step``, plain Adam's median time in seconds; ``parameters``, their number; and ``methods``: by name
-        the ratios ``median`` and ``mean``, and ``bytes`` kept for each parameter besides weight and gradient.
+        the ratios ``median`` and ``mean``, and ``bytes`` kept for each parameter on top of weight and
+        gradient.
 
     Raises:
         ValueError: If `rounds` is below one.

@@ -57,8 +57,8 @@ def write_pareto(
         colour = BLUE if set(names) & set(ours) else AMBER if set(names) & best else INK if loud else QUIET
         axis.plot(x, y, "o", color=colour, markersize=7 if loud else 4.5, alpha=0.9, clip_on=False)
         look: dict[str, Any] = {"fontsize": 8 if loud else 6.5, "color": colour, "annotation_clip": False}
-        told = "\n".join(names)
-        labels.append(axis.annotate(told, (x, y), xytext=(5, 2), textcoords="offset points", **look))
+        text = "\n".join(names)
+        labels.append(axis.annotate(text, (x, y), xytext=(5, 2), textcoords="offset points", **look))
     axis.axvline(1, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
     axis.set_xscale("log")
     axis.set_yscale("symlog", linthresh=0.1, linscale=0.5)
@@ -117,7 +117,7 @@ def shares(found: Mapping[str, Any]) -> list[Point]:
 
 
 def clusters(points: Sequence[Point]) -> list[tuple[float, float, list[str]]]:
-    """Return the places of the points with the names of all that can't be told apart there.
+    """Return the places of the points with the names of all that can't be distinguished there.
 
     Example:
         >>> clusters([("a", 1.0, 0.5), ("b", 2.0, 0.5), ("c", 1.001, 0.5)])
@@ -146,7 +146,7 @@ def frontier(points: Sequence[Point]) -> set[str]:
     }
 
 
-_DECADES = 1.0
+_DECADES = 1.0  # of the colour scale, to either side
 
 
 def write_heat(tasks: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:

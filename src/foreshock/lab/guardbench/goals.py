@@ -1,4 +1,4 @@
-"""What the automatic guard was built to reach, and what the scores say of it."""
+"""The goals of the automatic guard, and which of them the scores reach."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Goal(NamedTuple):
 
 
 def goals(scores: Mapping[str, Any], split: str) -> list[Goal]:
-    """Return how far the automatic guard comes, goal by goal; those without runs are left out.
+    """Return for each goal what the automatic guard reached; those without runs are left out.
 
     Args:
         scores: What `comparison.compare` returned, with ``costs`` if they were measured.
@@ -124,8 +124,8 @@ def _losses(ours: Mapping[str, Any], runs: str) -> list[Goal]:
     found = []
     for field, word in (("mean_loss", "training loss"), ("mean_validation", "validation loss")):
         mean, worst = (unbounded(ours["ratios"][field][kind]) for kind in ("mean", "worst"))
-        told = f"{number(mean)}; worst run {number(worst)}"
-        found.append(Goal(runs, f"mean {word} at most 1.02 × Adam's", told, mean <= 1.02))
+        measured = f"{number(mean)}; worst run {number(worst)}"
+        found.append(Goal(runs, f"mean {word} at most 1.02 × Adam's", measured, mean <= 1.02))
     return found
 
 
@@ -150,8 +150,8 @@ def _high_rates(tasks: Sequence[Mapping[str, Any]]) -> list[Goal]:
         for high, low in pairs
     ]
     mean = math.exp(statistics.fmean(map(math.log, ratios)))
-    told = f"{calm} of {len(pairs)} tasks; mean loss {number(mean)} × Adam's at the base rate"
-    return [Goal("High rates", "no spike > 3× where Adam has some", told, calm == len(pairs))]
+    found = f"{calm} of {len(pairs)} tasks; mean loss {number(mean)} × Adam's at the base rate"
+    return [Goal("High rates", "no spike > 3× where Adam has some", found, calm == len(pairs))]
 
 
 def _controls(group: Mapping[str, Any]) -> list[Goal]:
@@ -165,13 +165,13 @@ def _controls(group: Mapping[str, Any]) -> list[Goal]:
 
 def _outliers(group: Mapping[str, Any]) -> Goal:
     ours, clip = (unbounded(group[name]["worst_ratio"]) for name in (GUARD, _CLIP))
-    told = f"{number(ours)} × the usual loss; {_CLIP}: {number(clip)}"
-    return Goal("Outlier batches", "worst loss no worse than with clipping", told, ours <= clip)
+    found = f"{number(ours)} × the running median; {_CLIP}: {number(clip)}"
+    return Goal("Outlier batches", "worst loss no worse than with clipping", found, ours <= clip)
 
 
 def _time(entry: Mapping[str, float], step: str) -> Goal:
-    told = f"{entry['median']:.3f}; mean, with pairs, {entry['mean']:.3f}"
-    return Goal(f"Steps of {step}", "at most 1.03 × Adam's", told, entry["median"] <= 1.03)
+    found = f"{entry['median']:.3f}; mean, with pairs, {entry['mean']:.3f}"
+    return Goal(f"Steps of {step}", "at most 1.03 × Adam's", found, entry["median"] <= 1.03)
 
 
 def _none(ours: Mapping[str, Any], height: str, runs: str) -> Goal:
@@ -181,5 +181,5 @@ def _none(ours: Mapping[str, Any], height: str, runs: str) -> Goal:
 
 def _gone(ours: Mapping[str, Any], height: str, aim: float, runs: str) -> Goal:
     left, plain = ours["spikes"][height], ours["plain_spikes"][height]
-    told = f"{plain - left} of {plain}"
-    return Goal(runs, f"{share(aim)} of the spikes > {height[:-1]}× gone", told, plain - left >= aim * plain)
+    found = f"{plain - left} of {plain}"
+    return Goal(runs, f"{share(aim)} of the spikes > {height[:-1]}× gone", found, plain - left >= aim * plain)

@@ -1,7 +1,7 @@
-"""Two trainings that spike by themselves, each with a guard and without, as a picture and a table.
+"""Two trainings that spike by themselves, each with a guard and without, as a figure and a table.
 
 Run it as ``python -m foreshock.lab.guardbench.illustration FILE``: it draws FILE and prints the table. The
-full batch is guarded by the secant alone, mini-batches by pairs of half-batch gradients besides.
+full batch is guarded by the secant alone, mini-batches also by pairs of half-batch gradients.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def main(path: str, *, steps: int = 3000) -> None:
     """Train, draw and print.
 
     Args:
-        path: File of the picture.
+        path: File of the figure.
         steps: Steps of each training.
     """
     deep = {"points": 50, "layers": 2, "width": 50}

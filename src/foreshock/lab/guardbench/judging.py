@@ -11,9 +11,9 @@ from foreshock.lab.spikebench.spikes import WINDOW, judged_column, spikes_above
 from foreshock.lab.spikebench.trace import Column
 from foreshock.spikes import SpikeDefinition
 
-HEIGHTS = (3, 8, 10)
+HEIGHTS = (3, 8, 10)  # multiples of the running median above which spikes are counted
 FLOOR = SpikeDefinition().floor
-CEILING = 10.0
+CEILING = 10.0  # × the first loss: by how much a failed run has failed is of no interest
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,9 @@ class Trial:
 
 
 def trials_of(name: str, *, split: str | None = None, methods: Iterable[Method] = METHODS) -> list[Trial]:
-    """Return the trainings of a suite whose data sets are there.
+    """Return the trainings of a suite whose data sets are on this machine.
 
-    All methods of a configuration and seed follow one another, so that what is there first can be compared.
+    All methods of a configuration and seed follow one another, so that a partial run can be scored.
 
     Args:
         name: Name of the suite; "quick" is for one seed, the others for three.
@@ -103,7 +103,7 @@ def run_suite(
     jobs: int = 1,
     on_done: Callable[[Path], None] | None = None,
 ) -> list[Path]:
-    """Train what has no result yet. Interrupted, it goes on where it stopped.
+    """Train what has no result yet. It resumes where it was interrupted.
 
     Args:
         trials: The trainings.

@@ -1,4 +1,4 @@
-"""The configurations of GuardBench, and which of them measures may be tuned on.
+"""The configurations of GuardBench, and which of them methods may be tuned on.
 
 The split was fixed before anything was tuned here, by configuration: both learning rates of a task lie on
 the same side, every family has tasks on both, and whatever the guards were designed on (sines, a hundred

@@ -66,7 +66,7 @@ def family_table(scores: Mapping[str, Any], split: str) -> str:
 
 
 def task_table(scores: Mapping[str, Any], split: str) -> str:
-    """Return one row a configuration: its kind, and how often plain Adam's loss spikes, by seed.
+    """Return one row a configuration: its group, and how often plain Adam's loss spikes, by seed.
 
     Args:
         scores: What `compare` returned.
@@ -212,7 +212,7 @@ _HIGH = "8x"
 
 
 def verdict(scores: Mapping[str, Any], split: str) -> str:
-    """Return in a few sentences what the automatic guard does over all runs, and the next best measure.
+    """Return in a few sentences what the automatic guard does over all runs, and the best method by others.
 
     Args:
         scores: What `foreshock.lab.guardbench.comparison.compare` returned.
@@ -228,16 +228,16 @@ def verdict(scores: Mapping[str, Any], split: str) -> str:
     if GUARD not in found or PLAIN not in found:
         return ""
     ours = found[GUARD]
-    told = (
+    text = (
         f"In {ours['runs']} runs the loss spikes {_count_of_times(ours['plain_spikes'])} with Adam, and "
         f"{_count_of_times(ours['spikes'])} with `{GUARD}`. {_loss_sentence(ours)}."
     )
     others = [name for name in found if scores["methods"][name]["source"] != "foreshock" and name != PLAIN]
     if not others:
-        return told
+        return text
     best = min(others, key=lambda name: _order(name, found[name]))
     return (
-        f"{told}\n\nOf the {len(others)} measures of others `{best}` leaves the fewest spikes: the loss "
+        f"{text}\n\nOf the {len(others)} methods by others `{best}` leaves the fewest spikes: the loss "
         f"spikes {_count_of_times(found[best]['spikes'])}. {_loss_sentence(found[best])}."
     )
 
@@ -245,7 +245,7 @@ def verdict(scores: Mapping[str, Any], split: str) -> str:
 def overview_table(scores: Mapping[str, Any], split: str) -> str:
     """Return one row a method: by group of runs the spikes left and the loss; harm; the time of a step.
 
-    Plain Adam comes first, then whoever leaves the fewest spikes.
+    Plain Adam comes first, then by how few spikes are left.
 
     Args:
         scores: What `compare` returned, with ``costs`` if they were measured.
@@ -274,7 +274,7 @@ def overview_table(scores: Mapping[str, Any], split: str) -> str:
 
 
 def _count_of_times(spikes: Mapping[str, int]) -> str:
-    return f"{_often(spikes[_SPIKES])} ({_often(spikes[_HIGH])} above 8 × its usual value)"
+    return f"{_often(spikes[_SPIKES])} ({_often(spikes[_HIGH])} above 8 × its running median)"
 
 
 def _often(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Train one configuration with one method, as a plain loop, and judge what came of it."""
+"""Train one configuration with one method, as a plain loop, and judge the losses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VALIDATIONS = 20
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What came of one training.
+    """The judgement of one training.
 
     Attributes:
         spikes: Heights of the spikes above 3 × the running median; infinite for one that overflowed.
@@ -33,7 +33,7 @@ class Outcome:
         last_validation: Validation loss at the end.
         diverged: Whether the training loss overflowed, or ended above where it began.
         acted: Share of the steps that an intervention changed; None if the method is none.
-        passes: Forward and backward passes spent per step besides that of training.
+        passes: Forward and backward passes spent per step, those of training not counted.
         seconds: Processor time of the training.
     """
 
@@ -165,7 +165,8 @@ class MethodRun:
         )
 
     def _validate(self) -> float:
-        """Return the validation loss; with grad, since a loss may itself be made of derivatives."""
+        """Return the validation loss."""
+        # With grad, since the loss of a physics-informed network is itself made of derivatives.
         model = self.training.model
         model.eval()
         loss = self.training.loss_fn(model, self.training.task.validation).item()  # type: ignore[arg-type]

@@ -19,6 +19,12 @@ from foreshock.operators import BackendChoice, PreconditionedOperator, choose_ba
 from foreshock.preconditioner import Preconditioner
 from foreshock.vectors import rayleigh_quotient
 
+SPECTRA = "spectra.npz"
+MOMENTS = ("before", "at", "after")
+_BEFORE, _AFTER, _RISEN = 0.9, 0.97, 1.2
+# Points of the grid, and width of a line as a share of the spectrum: about three points.
+_POINTS, _SMOOTHING = 400, 0.008
+
 BLOCKS = 4
 """How many blocks are followed: the largest tensors."""
 
@@ -79,18 +85,12 @@ def block_levels(model: nn.Module, optimizer: Optimizer) -> dict[str, float]:
     return levels
 
 
-SPECTRA = "spectra.npz"
-MOMENTS = ("before", "at", "after")
-_BEFORE, _AFTER, _RISEN = 0.9, 0.97, 1.2
-_POINTS, _SMOOTHING = 400, 0.008
-
-
 class SpectrumWatch:
     """Keep three spectra around the first spike after some steps.
 
     ``before``: where the stability ratio first passes 0.9; ``at``: where the ratio is at or above one and
-        the loss has
-    left its level, 1.2 × the median of the 100 steps before; ``after``: where the ratio is below 0.97 again.
+    the loss has left its level, 1.2 × the median of the 100 steps before; ``after``: where the ratio is
+    below 0.97 again.
 
     Args:
         folder: Where the spectra are kept.

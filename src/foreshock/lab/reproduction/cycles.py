@@ -24,6 +24,7 @@ from foreshock.lab.reproduction.patterns import median, rising_crossings
 RISE = 10.0
 """A spike is an excursion above the edge in which g² grows by more than this factor."""
 
+# g² below v/100 no longer holds v up: from here on v decays as β₂ᵗ.
 _BLIND = 0.01
 _CYCLE = (Stage.ONSET, Stage.PRECONDITIONER_GROWTH, Stage.LOSS_DECAY, Stage.PRECONDITIONER_DECAY)
 Extended = NDArray[np.longdouble]
@@ -121,7 +122,7 @@ def judge_crossings(ratio: Extended) -> tuple[float, float]:
 
 
 def judge_first_crossing(runs: QuadraticRuns, column: int, *, beta2: float) -> dict[str, float]:
-    """Forecast the first crossing without momentum from the step at which v has become blind, and compare.
+    """Compare the first crossing without momentum with its forecast from where g² no longer affects v.
 
     Args:
         runs: Simulated runs.
@@ -143,7 +144,7 @@ def judge_first_crossing(runs: QuadraticRuns, column: int, *, beta2: float) -> d
 
 
 def judge_phases(phases: PhaseDiagram) -> dict[str, float]:
-    """Return how well a boundary 1 − β₂ = C(1 − β₁) tells spiking pairs from others, and the best C.
+    """Return how well a boundary 1 − β₂ = C(1 − β₁) separates spiking pairs from others, and the best C.
 
     Args:
         phases: The phase diagram.

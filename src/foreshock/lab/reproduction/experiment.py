@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 
 class Verdict(StrEnum):
-    """What a claim came out as."""
+    """The verdict on a claim."""
 
     CONFIRMED = "confirmed"
     LIMITED = "confirmed with limits"
@@ -94,12 +94,12 @@ OnStep = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one seed of an experiment came out as.
+    """The result of one seed of an experiment.
 
     Attributes:
-        measured: The quantities of the claims, by name, and others worth telling; NaN where there was
+        measured: The quantities of the claims, by name, and others worth reporting; NaN where there was
             nothing to measure.
-        notes: What a reader must know of this run, such as which data stood in for others.
+        notes: What a reader must know about this run, such as which data were used instead of the paper's.
     """
 
     measured: Mapping[str, float]
@@ -117,8 +117,8 @@ class Experiment:
         scales: A frozen configuration for each of "cpu" and "paper".
         run: Runs one seed in a folder, which is empty, and returns what was measured.
         claims: What is judged.
-        draw: Draws pictures of a folder of one seed into a folder, and returns their files.
-        figures: Captions of these pictures, by file name.
+        draw: Draws figures of a folder of one seed into a folder, and returns their files.
+        figures: Captions of these figures, by file name.
     """
 
     name: str

@@ -24,7 +24,7 @@ _BELOW, _ABOVE = 0.3, 4.0
 
 
 def captions(name: str, *, spectra: bool = True) -> dict[str, str]:
-    """Return the captions of the pictures of one experiment, by file name.
+    """Return the captions of the figures of one experiment, by file name.
 
     Args:
         name: Name of the experiment.
@@ -44,11 +44,11 @@ def captions(name: str, *, spectra: bool = True) -> dict[str, str]:
 def draw_training(
     folder: Path, target: Path, name: str, *, first: int = 0, last: int | None = None
 ) -> list[Path]:
-    """Draw the pictures of a recorded training.
+    """Draw the figures of a recorded training.
 
     Args:
         folder: Folder of the run.
-        target: Folder of the pictures.
+        target: Folder of the figures.
         name: Name of the experiment.
         first: First step shown.
         last: Last step shown; None for the whole run.
@@ -155,11 +155,11 @@ _CYCLE_STEPS = 1500
 
 
 def draw_quadratic(folder: Path, target: Path) -> list[Path]:
-    """Draw both pictures.
+    """Draw both figures.
 
     Args:
         folder: Folder of the run.
-        target: Folder of the pictures.
+        target: Folder of the figures.
     """
     with np.load(folder / "quadratic.npz") as arrays:
         found = dict(arrays)
@@ -220,7 +220,7 @@ def draw_memories(folder: Path, target: Path) -> list[Path]:
 
     Args:
         folder: Folder of one seed, with a folder for each β₂.
-        target: Folder of the picture.
+        target: Folder of the figure.
     """
     runs = sorted(folder.glob(f"*/{TRACE}"), key=lambda path: path.parent.name, reverse=True)
     figure = figure_class()(figsize=(8, 1.8 * len(runs) + 0.4), layout="constrained")
@@ -255,7 +255,7 @@ def draw_forks(folder: Path, target: Path) -> list[Path]:
 
     Args:
         folder: Folder of one seed.
-        target: Folder of the picture.
+        target: Folder of the figure.
     """
     losses = json.loads((folder / "forks.json").read_text(encoding="utf-8"))["losses"]
     if not losses:
@@ -291,7 +291,7 @@ def draw_causes(folder: Path, target: Path) -> list[Path]:
 
     Args:
         folder: Folder of one seed.
-        target: Folder of the picture.
+        target: Folder of the figure.
     """
     kept = json.loads((folder / "growths.json").read_text(encoding="utf-8"))
     figure = figure_class()(figsize=(8, 2.9), layout="constrained")

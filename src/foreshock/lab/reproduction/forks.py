@@ -1,4 +1,4 @@
-"""Cut a training at its alarms and continue it under each measure, from the same state."""
+"""Cut a training at its alarms and continue it under each intervention, from the same state."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from foreshock.guarding import guard
 from foreshock.lab.reproduction.plan import Moment, Plan
 from foreshock.lab.tasks import Step, Training
 
+# Adam's first steps can lie above the edge while v is young; alarms count once the run has settled.
 WARM_UP = 300
-_REARMED = 0.99
+_REARMED = 0.99  # the ratio must fall below this before its next rise through one is another alarm
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,16 @@ class AlarmCuts:
         )
 
 
-def go_on(plan: Plan, seed: int, cut: Cut, measure: Measure, *, steps: int) -> NDArray[np.float64]:
-    """Train on from a cut under a measure and return the losses.
+def continue_from(
+    plan: Plan, seed: int, cut: Cut, intervention: Intervention, *, steps: int
+) -> NDArray[np.float64]:
+    """Continue a training from a cut under an intervention and return the losses.
 
     Args:
         plan: The training, full batch.
         seed: Its seed.
         cut: Where to start.
-        measure: What to do there.
+        intervention: What to do there.
         steps: Updates.
 
     Returns:
@@ -95,22 +98,22 @@ def go_on(plan: Plan, seed: int, cut: Cut, measure: Measure, *, steps: int) -> N
     training = Training(replace(plan, steps=steps), seed)
     training.model.load_state_dict(cut.model)
     training.optimizer.load_state_dict(copy.deepcopy(cut.optimizer))
-    before = measure.begin(Fork(training.model, training.optimizer, cut.gradient_norm))
+    before = intervention.begin(Fork(training.model, training.optimizer, cut.gradient_norm))
     losses = np.full(steps, np.nan)
 
-    def intervene(step: Step) -> None:
+    def before_step(step: Step) -> None:
         losses[step.index] = step.loss
         if step.finite and before is not None:
             before(step.index)
 
-    for _ in training.run(before_step=intervene):
+    for _ in training.run(before_step=before_step):
         pass
     return losses
 
 
 @dataclass(frozen=True)
 class Fork:
-    """A training that was cut at an alarm and goes on under a measure.
+    """A training that was cut at an alarm and continues under an intervention.
 
     Attributes:
         model: The model, its own copy.
@@ -128,8 +131,8 @@ BeforeStep = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Measure:
-    """One measure.
+class Intervention:
+    """One intervention at an alarm.
 
     Attributes:
         label: What it does, in a few words.
@@ -141,7 +144,7 @@ class Measure:
 
 
 def change(**options: float | tuple[float, float]) -> Callable[[Fork], None]:
-    """Return a measure that sets options of all parameter groups for good.
+    """Return an intervention that sets options of all parameter groups for good.
 
     Args:
         **options: Options of `torch.optim.Adam`, or ``beta2``.
@@ -159,7 +162,7 @@ def change(**options: float | tuple[float, float]) -> Callable[[Fork], None]:
 
 
 def scale_rate(factor: float, *, steps: float = math.inf) -> Callable[[Fork], BeforeStep]:
-    """Return a measure that multiplies η for some steps.
+    """Return an intervention that multiplies η for some steps.
 
     Args:
         factor: What η is multiplied by.
@@ -224,19 +227,19 @@ def _states(fork: Fork) -> list[tuple[Tensor, dict[str, Tensor]]]:
     ]
 
 
-MEASURES: Mapping[str, Measure] = MappingProxyType(
+INTERVENTIONS: Mapping[str, Intervention] = MappingProxyType(
     {
-        "none": Measure("nothing", _nothing),
-        "beta2-0.9": Measure("β₂ → 0.9", change(beta2=0.9)),
-        "beta2-0.99": Measure("β₂ → 0.99", change(beta2=0.99)),
-        "epsilon-0.1": Measure("ε → 0.1", change(eps=0.1)),
-        "epsilon-1e-3": Measure("ε → 10⁻³", change(eps=1e-3)),
-        "rate-half": Measure("η ÷ 2 for good", scale_rate(0.5)),
-        "rate-half-100": Measure("η ÷ 2 for 100 steps", scale_rate(0.5, steps=100)),
-        "hold-v": Measure("v ← max(v, g²) each step", hold_up_v),
-        "clip": Measure("clip ‖g‖ to its median", clip),
-        "amsgrad": Measure("AMSGrad from here on", amsgrad),
-        "guard": Measure("secant guard", _guard),
+        "none": Intervention("nothing", _nothing),
+        "beta2-0.9": Intervention("β₂ → 0.9", change(beta2=0.9)),
+        "beta2-0.99": Intervention("β₂ → 0.99", change(beta2=0.99)),
+        "epsilon-0.1": Intervention("ε → 0.1", change(eps=0.1)),
+        "epsilon-1e-3": Intervention("ε → 10⁻³", change(eps=1e-3)),
+        "rate-half": Intervention("η ÷ 2 for good", scale_rate(0.5)),
+        "rate-half-100": Intervention("η ÷ 2 for 100 steps", scale_rate(0.5, steps=100)),
+        "hold-v": Intervention("v ← max(v, g²) each step", hold_up_v),
+        "clip": Intervention("clip ‖g‖ to its median", clip),
+        "amsgrad": Intervention("AMSGrad from here on", amsgrad),
+        "guard": Intervention("secant guard", _guard),
     }
 )
-"""All measures by name; doing nothing comes first."""
+"""All interventions by name; doing nothing comes first."""

@@ -25,6 +25,8 @@ from foreshock.lab.reproduction.plan import Moment
 from foreshock.operators import PreconditionedOperator, choose_backend, hessian_operator
 from foreshock.preconditioner import read_preconditioner
 
+# In mini-batches the window ends this many steps before the loss reaches 3 × its median: a loss that has left
+# its level changes the landscape by itself.
 _MARGIN = 10
 
 
@@ -163,6 +165,7 @@ def _ratio(moment: Moment, batch: Any, place: _Point, scale: _Point) -> float:
                 operator = PreconditionedOperator(
                     hessian, scale.scale_root, shift=preconditioner.coupled_decay(), sign=preconditioner.sign
                 )
+                # The same start each time, so that the four eigenvalues differ by operator alone.
                 start = torch.randn(scale.scale_root.shape, generator=torch.Generator().manual_seed(0))
                 rule = StoppingRule(relative_tolerance=0.01)
                 return largest_eigenvalue(operator, start.to(scale.scale_root), rule).value

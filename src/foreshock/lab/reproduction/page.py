@@ -13,13 +13,22 @@ from foreshock.lab.reproduction.experiment import Experiment, Verdict
 from foreshock.lab.reproduction.experiments import EXPERIMENTS
 from foreshock.lab.reproduction.results import Result, load_results
 
+UNKNOWN = "–"
+
+PICTURES = Path("images") / "reproduction"
+"""Where figures lie in the folder of the pages."""
+EXPLORATION = "exploration"
+"""Folder of the results of seeds that settings were chosen on."""
+
+_FIELD = re.compile(r"\{\{(.*?)\}\}")
+
 _INTRODUCTION = """# The paper's experiments, reproduced
 
 *Adaptive Preconditioners Trigger Loss Spikes in Adam* (Bai et al. 2025, arXiv 2506.04805), run again by
-`foreshock reproduce all{option}`. The criteria stand in the code (`foreshock.lab.reproduction`), not
-here: **confirmed** if every seed reaches the bar, **confirmed with limits** if the median over seeds reaches
+`foreshock reproduce all{option}`. The criteria are part of the code (`foreshock.lab.reproduction`):
+**confirmed** if every seed reaches the bar, **confirmed with limits** if the median over seeds reaches
 the weaker bar, **not confirmed** otherwise, **not decided** where fewer than half of the seeds had anything
-to measure. Gaps in what we know of the paper's set-ups were filled as each section says; a verdict holds for
+to measure. Where the paper leaves a set-up open, each section says what was chosen; a verdict holds for
 the set-up described there.
 
 This page is written by `foreshock reproduce page{option} --results {results} --docs docs` from the results
@@ -27,19 +36,19 @@ kept there. {scale}
 """
 _HISTORY = """## What was fixed when
 
-Settings (η, decay, widths, layers, steps) were chosen on seeds 0 to 2 *because these runs spike*: that
-there are spikes is selected for, how they come is not. While these seeds were looked at, criteria
-changed, too:
+Settings (η, decay, widths, layers, steps) were chosen on seeds 0 to 2 *because these runs spike*: the
+existence of spikes is selected for, their mechanism is not. Criteria also changed while these seeds were
+examined:
 
-- `cause`: which crossings are events. At first any three; now only those that a spike follows, since that
-  is what the claim speaks of. This raised the share of v on `fnn-1d` and `cnn`.
-- `quadratic`: the forecast of the first crossing starts where v is blind, not at the first step; "no
-  spikes at β₁ = β₂" counts rises of g² instead of crossings; the grid of the phase diagram became finer.
-- `interventions`: a spike counts as postponed if it comes later than without the measure; steps and
+- `cause`: which crossings are events. At first any three; now only those that a spike follows, since the
+  claim is about those. This raised the share of v on `fnn-1d` and `cnn`.
+- `quadratic`: the forecast of the first crossing starts once g² no longer affects v, not at the first step;
+  "no spikes at β₁ = β₂" counts rises of g² instead of crossings; the grid of the phase diagram became finer.
+- `interventions`: a spike counts as postponed if it comes later than without the intervention; steps and
   alarms were cut.
 - Verdicts: none where fewer than half of the seeds have anything to measure.
 
-Then everything was fixed and run again on seeds that had never been run (`quadratic` has no randomness:
+Then everything was fixed and run on seeds that had never been run (`quadratic` has no randomness:
 its seeds are three starts, again). The verdicts are of those seeds alone; the last column of the table
 counts those that seeds 0 to 2 had given under the same criteria.
 """
@@ -63,8 +72,8 @@ def write_page(
         results: Results by experiment, at least one; experiments without one are named as missing.
         explored: Results of the seeds that settings were chosen on, by experiment; may be empty.
         path: The Markdown file.
-        kept: Where the results are, as the page tells it.
-        pictures: Folder of the pictures, below that of the page.
+        kept: Where the results are, as the page names it.
+        pictures: Folder of the figures, below that of the page.
     """
     [scale] = {result.scale for result in results.values()}
     option = "" if scale == "cpu" else f" --scale {scale}"
@@ -90,8 +99,8 @@ def _overview(results: Mapping[str, Result], explored: Mapping[str, Result]) -> 
             continue
         result, before = results[name], explored.get(name)
         minutes = f"{sum(result.seconds) / 60:.1f} min"
-        told = UNKNOWN if before is None else " / ".join(_counts(experiment, before))
-        rows.append([f"[`{name}`](#reproduce-{name})", *_counts(experiment, result), minutes, told])
+        earlier = UNKNOWN if before is None else " / ".join(_counts(experiment, before))
+        rows.append([f"[`{name}`](#reproduce-{name})", *_counts(experiment, result), minutes, earlier])
     verdicts = [verdict.value for verdict in Verdict]
     heads = ["experiment", *verdicts, "processor time, all seeds", "counts on seeds 0 to 2"]
     return table(heads, rows) + "\n"
@@ -164,9 +173,6 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-_FIELD = re.compile(r"\{\{(.*?)\}\}")
-
-
 def write_principles(results: Mapping[str, Result], path: Path) -> Path:
     """Write the page of principles.
 
@@ -183,7 +189,7 @@ def write_principles(results: Mapping[str, Result], path: Path) -> Path:
 
 
 def fill(template: str, results: Mapping[str, Result]) -> str:
-    """Return a template with its fields replaced; a dash stands for what was not measured.
+    """Return a template with its fields replaced; a dash stands for a quantity that was not measured.
 
     Args:
         template: The text.
@@ -218,13 +224,6 @@ def _filled(field: str, results: Mapping[str, Result]) -> str:
     return percent(value) if form else shown(value)
 
 
-PICTURES = Path("images") / "reproduction"
-"""Where pictures lie in the folder of the pages."""
-
-EXPLORATION = "exploration"
-"""Folder of the results of seeds that settings were chosen on."""
-
-
 def publish(kept: Path, scale: str, target: Path) -> list[Path]:
     """Write the page of verdicts and the page of principles.
 
@@ -232,7 +231,7 @@ def publish(kept: Path, scale: str, target: Path) -> list[Path]:
         kept: Folder of the results; those of the seeds that settings were chosen on are in its folder
             ``exploration``, if there is one.
         scale: "cpu" or "paper".
-        target: Folder of the pages; pictures are expected in ``images/reproduction`` below it.
+        target: Folder of the pages; figures are expected in ``images/reproduction`` below it.
 
     Raises:
         ValueError: If there are no results of that scale.
@@ -244,14 +243,11 @@ def publish(kept: Path, scale: str, target: Path) -> list[Path]:
             "--results"
         )
     explored = load_results(kept / EXPLORATION, scale)
-    told = kept.as_posix() if not kept.is_absolute() else kept.name
+    named = kept.as_posix() if not kept.is_absolute() else kept.name
     return [
-        write_page(results, explored, target / "reproduction.md", kept=told, pictures=target / PICTURES),
+        write_page(results, explored, target / "reproduction.md", kept=named, pictures=target / PICTURES),
         write_principles(results, target / "explanation" / "principles.md"),
     ]
-
-
-UNKNOWN = "–"
 
 
 def shown(value: float) -> str:

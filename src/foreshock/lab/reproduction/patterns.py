@@ -13,6 +13,13 @@ from foreshock.lab.spikebench.spikes import ground_truth
 from foreshock.lab.spikebench.trace import Trace
 from foreshock.spikes import SpikeEvent
 
+NEAR = 30
+"""Steps before an onset in which the directional curvature must have crossed."""
+FAR = 150
+"""Steps before an onset in which λ_max(Ĥ) must have crossed, and after a crossing for its spike."""
+WINDOW = 40
+"""Steps before a crossing over which v and the two curvatures are followed."""
+
 Steps = NDArray[np.int64]
 Values = NDArray[np.float64]
 
@@ -135,14 +142,6 @@ def median(values: Sequence[float]) -> float:
     """Return the median of the numbers that are not NaN; NaN if none is left."""
     known = [value for value in values if not math.isnan(value)]
     return float(np.median(known)) if known else math.nan
-
-
-NEAR = 30
-"""Steps before an onset in which the directional curvature must have crossed."""
-FAR = 150
-"""Steps before an onset in which λ_max(Ĥ) must have crossed, and after a crossing for its spike."""
-WINDOW = 40
-"""Steps before a crossing over which v and the two curvatures are followed."""
 
 
 def full_batch_pattern(trace: Trace) -> dict[str, float]:

@@ -24,7 +24,7 @@ from foreshock.preconditioner import read_preconditioner
 from foreshock.runlog import read_run
 
 TRACE = "trace.npz"
-HORIZON = 50
+HORIZON = 50  # these runs spike every hundred steps or so: a longer horizon would always be true
 
 _STEP = ("gradient_norm", "lag_ratio", "decay_exponent", "squared_gradient", "second_moment")
 _CURVATURE = {

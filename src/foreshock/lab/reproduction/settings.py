@@ -33,34 +33,34 @@ def with_settings(config: Config, assignments: Sequence[str]) -> Config:
 
 def _parse(config: Any, text: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
-    kinds = typing.get_type_hints(type(config))
+    types_by_name = typing.get_type_hints(type(config))
     if not separator:
-        raise ValueError(f"{text!r} is no assignment; write key=value, such as {next(iter(kinds))}=…")
-    if key not in kinds:
-        raise ValueError(f"There is no setting {key!r}; there are {', '.join(kinds)}.")
+        raise ValueError(f"{text!r} is no assignment; write key=value, such as {next(iter(types_by_name))}=…")
+    if key not in types_by_name:
+        raise ValueError(f"There is no setting {key!r}; there are {', '.join(types_by_name)}.")
     try:
-        return key, _convert(value, kinds[key])
+        return key, _convert(value, types_by_name[key])
     except (ValueError, SyntaxError) as error:
-        raise ValueError(f"{key} is {value!r}; it must be {_name(kinds[key])}.") from error
+        raise ValueError(f"{key} is {value!r}; it must be {_name(types_by_name[key])}.") from error
 
 
-def _convert(value: str, kind: Any) -> Any:
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        if value.lower() == "none" and type(None) in typing.get_args(kind):
+def _convert(value: str, wanted: Any) -> Any:
+    if typing.get_origin(wanted) in (typing.Union, types.UnionType):
+        if value.lower() == "none" and type(None) in typing.get_args(wanted):
             return None
-        return _convert(value, next(part for part in typing.get_args(kind) if part is not type(None)))
-    if typing.get_origin(kind) is tuple:
-        item = typing.get_args(kind)[0]
+        return _convert(value, next(part for part in typing.get_args(wanted) if part is not type(None)))
+    if typing.get_origin(wanted) is tuple:
+        item = typing.get_args(wanted)[0]
         return tuple(_convert(part.strip(), item) for part in value.strip("()[]").split(",") if part.strip())
-    if kind is bool:
+    if wanted is bool:
         return (
             {"true": True, "false": False}[value.lower()] if value.lower() in ("true", "false") else _refuse()
         )
-    if kind in (int, float):
+    if wanted in (int, float):
         number = ast.literal_eval(value)
-        if kind is int and not (isinstance(number, int) and not isinstance(number, bool)):
+        if wanted is int and not (isinstance(number, int) and not isinstance(number, bool)):
             _refuse()
-        return kind(number)
+        return wanted(number)
     return value
 
 
@@ -68,9 +68,9 @@ def _refuse() -> typing.NoReturn:
     raise ValueError
 
 
-def _name(kind: Any) -> str:
-    if typing.get_origin(kind) is tuple:
-        return f"a list of {_name(typing.get_args(kind)[0])} with commas between"
+def _name(wanted: Any) -> str:
+    if typing.get_origin(wanted) is tuple:
+        return f"a list of {_name(typing.get_args(wanted)[0])} with commas between"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    parts = typing.get_args(kind)
-    return " or ".join(_name(part) for part in parts) if parts else names.get(kind, "none")
+    parts = typing.get_args(wanted)
+    return " or ".join(_name(part) for part in parts) if parts else names.get(wanted, "none")

@@ -1,4 +1,4 @@
-"""The forecasts of one trace, as they were made, against what came."""
+"""The forecasts of one trace, drawn against the crossings and spikes that followed."""
 
 from __future__ import annotations
 

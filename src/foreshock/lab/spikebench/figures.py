@@ -116,6 +116,7 @@ def _markers(axis: Axes, forecast: Mapping[str, Any]) -> None:
             axis.plot(*at, marker=marker, label=f"forecast: {state}", clip_on=False, zorder=5, **look)
 
 
+# Steps of lead, roughly geometric: whether a lead is 5 or 10 steps matters, 205 or 210 does not.
 _EDGES = (0, 1, 5, 10, 20, 50, 100, 200, 500)
 _NAMES = ("missed", "0", "1–4", "5–9", "10–19", "20–49", "50–99", "100–199", "200–499", "500+")
 
@@ -178,7 +179,7 @@ def write_reliability(
     """Draw the observed share of crossings inside the interval against its nominal level.
 
     Args:
-        levels: By name of a group, its ``reliability`` of the forecast scores; at most five are told apart.
+        levels: By name of a group, its ``reliability`` of the forecast scores; at most five.
         path: File to write, ``.svg`` or ``.png``.
 
     Raises:

@@ -19,6 +19,8 @@ from foreshock.operators import BackendChoice, choose_backend, displaced, hessia
 from foreshock.preconditioner import read_preconditioner, read_second_moment_sums
 from foreshock.vectors import rayleigh_quotient, reciprocal
 
+# Multiples of the present step that the search for the critical rate covers, and halvings of the bracket:
+# 3 in the logarithm leave a bracket of a factor 2^(1/8), 9 %.
 _MOST_MULTIPLE = 64.0
 _BISECTIONS = 3
 
@@ -44,7 +46,7 @@ class Measurements:
         self._backend: BackendChoice | None = None
         self._last: tuple[Tensor, float] | None = None
         self.passes = 0.0
-        self._kinds: dict[str, Callable[[], Mapping[str, float]]] = {
+        self._by_name: dict[str, Callable[[], Mapping[str, float]]] = {
             "probe": self._probe,
             "pair": self._pair,
             "sharpness": self._sharpness,
@@ -61,7 +63,7 @@ class Measurements:
         self._move = self._preconditioner.displacement()
 
     def measure(self, kind: str) -> Mapping[str, float]:
-        """Return one kind of measurement, by column; nothing where something overflows, or nothing moves.
+        """Return one measurement, by column; nothing where it overflows, or where no parameter moves.
 
         ``trial`` is to be called after ``step()``, all others before it.
         """
@@ -70,7 +72,7 @@ class Measurements:
             return {}
         try:
             with isolated(self._model):
-                return self._kinds[kind]()
+                return self._by_name[kind]()
         except FloatingPointError:
             return {}
 

@@ -76,7 +76,7 @@ def load_scores(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def summary(scores: Mapping[str, Any], split: str) -> str:
-    """Return the main tables of one split as Markdown: rules and forecasts by kind of batch, and dates.
+    """Return the main tables of one split as Markdown: rules and forecasts by kind of batch, and timing.
 
     Args:
         scores: Scores.
@@ -121,7 +121,7 @@ def write_pages(scores: Mapping[str, Any], folder: str | os.PathLike[str]) -> li
 def write_example(
     trace: Trace, path: str | os.PathLike[str], *, window: tuple[int, int] | None = None
 ) -> Path:
-    """Draw the forecasts of one run against what came; see `write_fan`."""
+    """Draw the forecasts of one run against the crossings that followed; see `write_fan`."""
     return write_fan(trace, replay(trace), path, window=window)
 
 

@@ -1,8 +1,8 @@
 """Train one configuration of the benchmark and record what every rule needs, in one pass.
 
 Training is that of a plain loop: measurements leave it as it was, so that the spikes are those that a user
-would see. Whatever is expensive is measured every few steps; what each measurement cost, as a multiple of one
-forward and backward pass (F) and in seconds, goes into the trace.
+would see. Expensive quantities are measured every few steps. The cost of each measurement, as a multiple of
+one forward and backward pass (F) and in seconds, is part of the trace.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from foreshock.lab.spikebench.suite import RunConfig
 from foreshock.lab.spikebench.trace import Column, Trace
 from foreshock.lab.tasks import Step, Training
 
+# Steps between measurements. λ_max must be followed closely where it decides (full batch); in mini-batches
+# pairs of half-batches do, every ten steps as in the monitor while v lags. A trial is one forward pass.
 FULL_STRIDES = {
     "probe": 4,
     "sharpness": 12,

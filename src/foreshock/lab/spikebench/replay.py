@@ -1,4 +1,4 @@
-"""What Foreshock would have said in a recorded run: the product's own forecaster, fed from a trace.
+"""Foreshock's forecasts of a recorded run: the product's own forecaster, fed from a trace.
 
 It gets what the monitor would have measured: of full batches probes of the curvature, at the stride of the
 trace; of mini-batches pairs of half-batches, every 10 steps while v lags and every 50 otherwise. The future

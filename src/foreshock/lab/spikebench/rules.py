@@ -9,7 +9,8 @@ noise factor,
 
     MSS = r₀ + f·S/r₀,    F = R₂ + e/(1 − r₀ − e),    R₂ = f(S − S_w)/r₀,    e = f·S_w/(2r₀)
 
-(`foreshock.lab.spikebench.feedback`). Both are undefined before the fifth measurement and while r₀ ≤ 0.
+(F = 1 is the exact edge for batches of Gaussian rows). Both are undefined before the fifth measurement and
+while r₀ ≤ 0.
 In full batch the noise is zero and both are the stability ratio, which is used where no pairs were recorded.
 """
 

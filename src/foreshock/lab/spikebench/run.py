@@ -46,7 +46,7 @@ def record_suite(
 ) -> list[Path]:
     """Record the runs that have no trace yet.
 
-    Interrupted, it goes on where it stopped; a run whose configuration changed since is recorded anew.
+    It resumes where it was interrupted; a run whose configuration changed since is recorded anew.
 
     Args:
         runs: The runs.

@@ -24,7 +24,12 @@ from foreshock.lab.spikebench.trace import Column, Trace
 from foreshock.lab.spikebench.windows import trailing_mean
 from foreshock.spikes import SpikeDefinition, SpikeEvent, detect_spikes
 
+HORIZON = 50
+"""Steps ahead for which an alarm is asked whether a spike starts."""
+
+# Steps of the running median: longer than a spike, shorter than the trend of a loss curve.
 WINDOW = 100
+# Steps of the mean in which spikes of mini-batches are sought: one odd batch is no spike.
 SMOOTHING = 5
 TALL = 8.0
 _SUSTAINED, _AFTER, _REST = 1.03, 50, 10
@@ -112,9 +117,6 @@ def spikes_above(loss: Column, factor: float) -> list[SpikeEvent]:
     """Return the spikes above a multiple of the median of the 100 steps before."""
     definition = SpikeDefinition(factor=factor, window=WINDOW)
     return detect_spikes(loss.steps.tolist(), loss.values.tolist(), definition)
-
-
-HORIZON = 50
 
 
 @dataclass(frozen=True)

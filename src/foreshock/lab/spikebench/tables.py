@@ -54,7 +54,7 @@ def rule_table(
         group: all, full, mini, language or ``family NAME``.
         at: The rules' default thresholds, or those calibrated on development controls.
         spikes: Class of spikes: ``3x``, on text also ``+20 %`` or ``+3 % sustained``.
-        forecasts: What :func:`foreshock.lab.spikebench.scores.score_forecasts` returned, if at hand.
+        forecasts: What :func:`foreshock.lab.spikebench.scores.score_forecasts` returned; may be left out.
 
     Raises:
         ValueError: If there is no such split or group.

@@ -172,7 +172,6 @@ def _decode(content: bytes, name: str, *, fit: bool) -> Tensor:
 
 
 BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
-_SIDE = 32
 _ALTERNATIVES = (
     "delete it so that it is fetched anew, pass another folder or archive, or use data='digits', which come "
     "with scikit-learn."
@@ -219,10 +218,10 @@ def load_batches(place: Path, wanted: dict[int, int]) -> tuple[Tensor, Tensor]:
         for row, number in zip(pixels, numbers, strict=True):
             if left.get(number, 0) > 0:
                 left[number] -= 1
-                images.append(torch.from_numpy(row.reshape(3, _SIDE, _SIDE).copy()))
+                images.append(torch.from_numpy(row.reshape(3, SIDE, SIDE).copy()))
                 labels.append(number)
     if not images:
-        return torch.empty(0, 3, _SIDE, _SIDE), torch.empty(0, dtype=torch.int64)
+        return torch.empty(0, 3, SIDE, SIDE), torch.empty(0, dtype=torch.int64)
     return torch.stack(images) / 255, torch.tensor(labels, dtype=torch.int64)
 
 
@@ -273,6 +272,6 @@ def _parse(content: bytes, where: str) -> tuple[np.ndarray[Any, Any], list[int]]
         pixels, labels = np.asarray(read[b"data"]), [int(label) for label in read[b"labels"]]
     except Exception as error:
         raise ValueError(f"{where} is damaged ({type(error).__name__}: {error}): {_ALTERNATIVES}") from error
-    if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3 * _SIDE * _SIDE):
+    if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3 * SIDE * SIDE):
         raise ValueError(f"{where} has an array of shape {pixels.shape}, {pixels.dtype}: {_ALTERNATIVES}")
     return pixels, labels

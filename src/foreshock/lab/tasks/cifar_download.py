@@ -1,4 +1,4 @@
-"""Where images come from: a folder or archive at hand, the cache, the network, or scikit-learn's digits."""
+"""Where images come from: a local folder or archive, the cache, the network, or scikit-learn's digits."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def find_images(data: str = "auto", path: str | None = None) -> ImageSource:
     """Return where the images of an experiment come from.
 
     Args:
-        data: "cifar10", "digits" or "auto": CIFAR-10 if it is at hand or can be downloaded, else the digits.
+        data: "cifar10", "digits" or "auto": CIFAR-10 if it is here or can be downloaded, else the digits.
         path: A folder or archive; None to look in FORESHOCK_CIFAR10, the cache and the network.
 
     Raises:
@@ -100,6 +100,6 @@ def download(*, url: str = URL, md5: str = MD5) -> Path:
 
 def _advice(error: OSError) -> str:
     return (
-        f"CIFAR-10 is not at hand and can't be fetched ({error}). Pass a folder or archive as path, or set "
-        f"{CIFAR10_VARIABLE} to one: JPEG files in one folder a class, or cifar-10-python.tar.gz."
+        f"CIFAR-10 is not on this machine and can't be downloaded ({error}). Pass a folder or archive "
+        f"as path, or set {CIFAR10_VARIABLE}: JPEG files, one folder a class, or cifar-10-python.tar.gz."
     )

@@ -119,7 +119,7 @@ def split_text(sequences: Tensor, *, context: int) -> tuple[Tensor, Tensor]:
 
     Args:
         sequences: Shape (count, length + 1).
-        context: Symbols that are read before the first prediction counts, besides one.
+        context: Symbols that are read before the first prediction that counts, in addition to one.
 
     Returns:
         Shapes (count, length) and (count, length − context).
@@ -131,7 +131,7 @@ def check_context(context: int, *, length: int) -> None:
     """Raise unless some position of a sequence is predicted.
 
     Args:
-        context: Symbols that are read before the first prediction counts, besides one.
+        context: Symbols that are read before the first prediction that counts, in addition to one.
         length: Symbols that are read in all.
 
     Raises:

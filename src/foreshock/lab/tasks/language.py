@@ -58,7 +58,7 @@ def build_language(
         path: Text file; by default the source of Python's standard library, see `read_text`.
         sequences: Number of fixed sequences; None for fresh text, cut at random places at every step.
         length: Symbols that are read in each sequence.
-        context: Symbols that are read before the first prediction counts, besides one.
+        context: Symbols that are read before the first prediction that counts, in addition to one.
         vocabulary: Number of words; bytes always have 256.
         layers: Number of blocks.
         width: Width of the residual stream, a multiple of `heads`.

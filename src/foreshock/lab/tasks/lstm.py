@@ -47,7 +47,7 @@ def build_lstm(
         path: Text file, see `read_text`; not for the digits.
         examples: Number of images or sequences.
         length: Bytes in a sequence; the digits always have eight rows.
-        context: Bytes that are read before the first prediction counts, besides one; only for text.
+        context: Bytes read before the first prediction that counts, in addition to one; only for text.
         hidden: Width of the hidden state.
         loss: "mse", squared error to the one-hot label summed over classes, or "ce".
 

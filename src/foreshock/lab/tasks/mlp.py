@@ -15,7 +15,7 @@ from foreshock.lab.tasks.task import Task, build_seeded, squared_error
 
 QUADRATIC_DIMENSION = 50
 HELD_OUT = 200
-DATA_SEED = 0
+DATA_SEED = 0  # the target and its points stay the same for every seed of the weights
 
 Pair: TypeAlias = tuple[Tensor, Tensor]
 

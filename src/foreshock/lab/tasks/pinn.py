@@ -13,8 +13,8 @@ from foreshock.lab.tasks.mlp import perceptron
 from foreshock.lab.tasks.streams import check_batch_size, draw_batches, stream_batches
 from foreshock.lab.tasks.task import Batch, LossFunction, Task, build_seeded
 
-VISCOSITY = 0.01 / math.pi
-DATA_SEED = 0
+VISCOSITY = 0.01 / math.pi  # the usual test case, whose solution forms a shock at x = 0
+DATA_SEED = 0  # the points stay the same for every seed of the weights
 HELD_OUT = 256
 FREQUENCY = 4
 

@@ -10,6 +10,11 @@ from torch import Tensor
 
 from foreshock.lab.tasks.task import Batch
 
+# The choice of outliers must not depend on the numbers that order the batches.
+OUTLIER_SEED_OFFSET = 17
+# Steps without outliers after each: twice the memory of Adam's momentum at β₁ = .9.
+REST = 20
+
 BATCH_SEED_OFFSET = 1_000_003
 """Batches must not be drawn with the very numbers that initialise the weights."""
 
@@ -92,15 +97,11 @@ def _epochs(tensors: tuple[Tensor, ...], batch_size: int, seed: int) -> Iterator
             yield tuple(tensor[chosen] for tensor in tensors)
 
 
-OUTLIER_SEED_OFFSET = 17
-REST = 20
-
-
 class OutlierBatches:
     """Corrupt a random share of a stream's batches: real targets × `factor`, labels shuffled in the batch.
 
     Iterate over it instead of over the stream. The first 20 batches, and 20 after each outlier, are left
-    alone, so that what an outlier does to the model can be told from the next outlier.
+    alone, so that the effect of one outlier can be distinguished from the next.
 
     Args:
         batches: Stream of (inputs, targets).

@@ -19,9 +19,9 @@ from foreshock.lab.guardbench.methods.method import Method, Subject
 from foreshock.preconditioner import read_preconditioner
 from foreshock.vectors import flatten, split
 
-SIGMA = 2.0
+SIGMA = 2.0  # on the edge
 WEIGHT = 0.9
-EPS = 1e-12
+EPS = 1e-12  # only where the curvature along the update vanishes
 PASSES = 5.0
 """A graph of the Hessian is 3 forward and backward passes, a product 2."""
 

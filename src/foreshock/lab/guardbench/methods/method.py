@@ -37,7 +37,7 @@ class Subject:
 
 
 class Intervention(Protocol):
-    """Something that acts at each step besides the optimizer."""
+    """An action at each step in addition to the optimizer's."""
 
     @property
     def passes(self) -> float:
@@ -64,11 +64,11 @@ class Method:
         name: Unique, usable as a file name.
         source: Whose code it is.
         citation: Where it was proposed.
-        note: What a reader must know of how it was run; empty if nothing.
+        note: How it was run, where that is not obvious; may be empty.
         configure: Changes the settings of the plain optimizer.
         build: Makes the optimizer from model and settings.
         intervene: Attaches to a run what acts at each step; None if nothing does.
-        code: Modules or packages whose source results depend on, besides the benchmark's.
+        code: Modules or packages whose source the results depend on, in addition to the benchmark's.
     """
 
     name: str

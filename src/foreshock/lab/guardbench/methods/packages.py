@@ -18,7 +18,7 @@ def build_peer(name: str, **options: Any) -> Callable[[nn.Module, OptimizerConfi
 
     Args:
         name: Name of its class.
-        **options: Options besides learning rate, betas, weight decay and ε.
+        **options: Other options than learning rate, betas, weight decay and ε.
 
     Returns:
         Function of model and settings. It raises ImportError if the package is missing.

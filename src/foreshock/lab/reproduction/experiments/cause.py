@@ -25,7 +25,7 @@ from foreshock.lab.spikebench.trace import Trace
 from foreshock.lab.tasks.cifar_download import find_images
 
 GROWTHS = "growths.json"
-MOST_EVENTS = 12
+MOST_EVENTS = 12  # that are split; each costs four eigenvalues of the whole training set
 TRAININGS = ("fnn-1d", "fnn-50d", "cnn", "transformer", "llm")
 _PAPER_FULL = {"width": 1000, "device": "auto"}
 
@@ -79,7 +79,7 @@ class CauseConfig:
 
 def _shortened(plan: Plan, steps: int) -> Plan:
     """Return a mini-batch training without the measurements that are not needed here."""
-    rare = steps + 1
+    rare = steps + 1  # never
     return Plan(
         name=plan.name,
         family=plan.family,

@@ -27,7 +27,7 @@ class CnnConfig:
         beta2: β₂.
         images: Number of images.
         side: Height and width of the images, a multiple of 4.
-        data: "cifar10", "digits", or "auto": CIFAR-10 if it is at hand or can be downloaded, else digits.
+        data: "cifar10", "digits", or "auto": CIFAR-10 if it is here or can be downloaded, else digits.
         path: Folder or archive of CIFAR-10, or of other 32×32 images in one folder a class; None to look
             where the environment variable FORESHOCK_CIFAR10 says, in the cache, and on the network.
         probe_every: Steps between measurements of λ_max(Ĥ).

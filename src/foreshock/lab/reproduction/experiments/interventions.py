@@ -1,4 +1,4 @@
-"""Forks at the alarm: which measures remove a spike, at what cost, and which only postpone it."""
+"""Forks at the alarm: which interventions remove a spike, at what cost, and which only postpone it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from foreshock.demo.threads import one_thread
 from foreshock.lab.reproduction.experiment import Claim, Experiment, OnStep, Outcome
 from foreshock.lab.reproduction.experiments.fnn_1d import Fnn1dConfig
 from foreshock.lab.reproduction.figures import FORK_CAPTIONS, draw_forks
-from foreshock.lab.reproduction.forks import MEASURES, AlarmCuts, Cut, go_on
+from foreshock.lab.reproduction.forks import INTERVENTIONS, AlarmCuts, Cut, continue_from
 from foreshock.lab.reproduction.patterns import median
 from foreshock.lab.reproduction.recording import record
 
@@ -26,10 +26,10 @@ SOON = 150
 REMOVED = 1.5
 """It is removed if the loss stays below this multiple of its level at the alarm."""
 SPIKED = 3.0
-"""An alarm counts if without a measure the loss rises above this multiple. A spike is postponed if nothing is
-left of it by 10 steps after its undisturbed peak, but the loss rises above this multiple later on."""
+"""An alarm counts if without intervention the loss rises above this multiple. A spike is postponed if it is
+absent until 10 steps after its undisturbed peak, but the loss rises above this multiple later on."""
 
-_GRACE = 10
+_GRACE = 10  # steps: under an intervention a spike that is not removed may come a little later
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class InterventionConfig:
 
 
 def run(config: InterventionConfig, seed: int, folder: Path, on_step: OnStep) -> Outcome:
-    """Train one seed, cut it at its alarms and let it go on under every measure.
+    """Train one seed, cut it at its alarms and continue it under every intervention.
 
     Args:
         config: Settings.
@@ -91,19 +91,20 @@ def run(config: InterventionConfig, seed: int, folder: Path, on_step: OnStep) ->
     record(plan, seed, folder, watchers=(watch,), on_step=on_step)
     with one_thread():
         undisturbed = [
-            (cut, go_on(plan, seed, cut, MEASURES["none"], steps=config.after)) for cut in watch.cuts
+            (cut, continue_from(plan, seed, cut, INTERVENTIONS["none"], steps=config.after))
+            for cut in watch.cuts
         ]
         chosen = [pair for pair in undisturbed if peak(pair[1][:SOON], pair[0]) >= SPIKED][-config.alarms :]
         kept: dict[str, Any] = {"steps": [cut.step for cut, _ in chosen], "losses": {}}
         measured = {"alarms": float(len(watch.cuts)), "alarms_with_spike": float(len(chosen))}
-        for done, (name, measure) in enumerate(MEASURES.items(), start=1):
-            losses = [go_on(plan, seed, cut, measure, steps=config.after) for cut, _ in chosen]
+        for done, (name, intervention) in enumerate(INTERVENTIONS.items(), start=1):
+            losses = [continue_from(plan, seed, cut, intervention, steps=config.after) for cut, _ in chosen]
             measured |= _judge(name, chosen, losses)
             if losses:
-                kept["losses"][measure.label] = [
+                kept["losses"][intervention.label] = [
                     _rounded(loss) for loss in (losses[-1] / chosen[-1][0].level)
                 ]
-            on_step(done, len(MEASURES))
+            on_step(done, len(INTERVENTIONS))
     (folder / FORKS).write_text(json.dumps(kept), encoding="utf-8")
     return Outcome(measured)
 
@@ -123,7 +124,7 @@ def _judge(
     chosen: list[tuple[Cut, NDArray[np.float64]]],
     losses: list[NDArray[np.float64]],
 ) -> dict[str, float]:
-    """Return what became of the spikes under one measure, and the loss relative to doing nothing."""
+    """Return the share of spikes removed by one intervention, and the loss relative to doing nothing."""
     soon = [peak(loss[:SOON], cut) for loss, (cut, _) in zip(losses, chosen, strict=True)]
     whole = [peak(loss, cut) for loss, (cut, _) in zip(losses, chosen, strict=True)]
     removed = [value < REMOVED for value in soon]
@@ -183,7 +184,7 @@ EXPERIMENT = Experiment(
     name="interventions",
     title="What removes a spike",
     setup="The run of `fnn-1d`, cut wherever λ_max(Ĥ) rises through 2/η and the loss then rises above 3 × "
-    "its level within 150 steps; each measure goes on from the very same state for 700 steps. Costs are "
+    "its level within 150 steps; each intervention continues from the same state for 700 steps. Costs are "
     "medians of the loss around steps 200 and 500, relative to doing nothing.",
     scales={
         "cpu": InterventionConfig(),

@@ -33,7 +33,7 @@ STARTS = (1.0, 0.5, 2.0)
 """Where θ starts for seeds 0, 1, 2: the problem has no randomness, only η/θ_0 matters."""
 
 OTHER_PAIRS = ((0.0, 0.999), (0.9, 0.9), (0.9, 0.999))
-"""Pairs (β₁, β₂) whose spikes are counted besides."""
+"""Pairs (β₁, β₂) whose spikes are counted too."""
 
 Extended = NDArray[np.longdouble]
 
@@ -112,7 +112,7 @@ def _phases(config: QuadraticConfig) -> PhaseDiagram:
 def _keep(
     folder: Path, config: QuadraticConfig, runs: QuadraticRuns, phases: PhaseDiagram, descent: Extended
 ) -> None:
-    """Keep what the pictures are made of."""
+    """Save what the figures are made of."""
     np.savez_compressed(
         folder / "quadratic.npz",
         adam=_log10(runs.loss[:, 0]),
@@ -204,7 +204,7 @@ CLAIMS = (
     Claim(
         "boundary_agreement",
         "Whether Adam spikes is decided by β₂ relative to β₁: spikes need a v slower than m.",
-        "share of pairs (β₁, β₂) told right by the best boundary 1 − β₂ = C(1 − β₁)",
+        "share of pairs (β₁, β₂) classified correctly by the best boundary 1 − β₂ = C(1 − β₁)",
         "at least",
         0.95,
         0.85,

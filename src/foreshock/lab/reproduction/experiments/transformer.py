@@ -25,7 +25,7 @@ from foreshock.lab.tasks import OptimizerConfig
 from foreshock.spikes import SpikeEvent
 
 SUSTAINED = 5
-"""Steps running that make a crossing a sustained one."""
+"""Consecutive steps that make a crossing a sustained one."""
 AROUND = 30
 """Steps before an onset in which the crossing must lie, and after a crossing in which a spike is its own."""
 

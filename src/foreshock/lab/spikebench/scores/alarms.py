@@ -31,9 +31,9 @@ def score_rules(traces: Sequence[Trace], rules: Sequence[Rule] = RULES) -> dict[
         and ``curve``, at rising thresholds. A class has ``spikes``, ``hits``, ``recall``, ``recall_early``
         (a lead of ten steps or more), ``lead_median``, ``lead_10`` and ``leads``, the same for spikes of
         8× and more under ``tall``, and false alarms per 1,000 judged steps and the share of time in alarm,
-        on spiky runs and on controls. None stands for what can't be told, and for a calibrated threshold
-        if none would do; a kind without development controls has none at all. Traces without scores of a
-        rule don't count for it.
+        on spiky runs and on controls. None stands for an unavailable value, and for a calibrated threshold
+        if none qualifies; a kind of batch without development controls has none at all. Traces without
+        scores of a rule don't count for it.
     """
     truths = [truth_of(trace) for trace in traces]
     members = groups(truths)
@@ -75,7 +75,7 @@ def _belongs(meta: Mapping[str, Any], split: str, name: str) -> bool:
 
 
 def by_class(truth: Truth, column: Column, threshold: float) -> dict[str, Tally]:
-    """Return one tally for each class of spikes; those of 8× and more are told apart within that of 3×."""
+    """Return one tally for each class of spikes; the class of 3× counts spikes of 8× and more separately."""
     announces = column.values > threshold
     return {
         name: tally(truth, spikes, column.steps, announces)

@@ -23,6 +23,15 @@ from foreshock.lab.spikebench.scores.tally import Tally
 from foreshock.lab.spikebench.spikes import Truth, truth_of
 from foreshock.lab.spikebench.trace import Column, Trace
 
+NOMINAL = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+SPIKE_LEADS = (10, 20, 50)
+_OUTER = NormalDist().inv_cdf(0.9)  # the 80 % interval ends there
+
+LEADS = (20, 50, 100, 200)
+"""Steps before a crossing at which forecasts of it are judged."""
+FURTHEST = 300
+"""Most steps before a crossing at which a forecast of it counts for the coverage of the interval."""
+
 
 @dataclass(frozen=True)
 class Crossing:
@@ -63,10 +72,6 @@ def crossings(ratio: Column) -> list[Crossing]:
     return found
 
 
-LEADS = (20, 50, 100, 200)
-FURTHEST = 300
-
-
 @dataclass(frozen=True)
 class Replay:
     """Forecasts of one trace, as they would have been made, all of shape (n,).
@@ -75,14 +80,14 @@ class Replay:
         steps: Steps at which they were made, increasing.
         watch: Whether a watch was on.
         alarm: Whether an alarm was on.
-        score: What rises towards an instability; NaN where it can't be told.
-        expected: Steps until the stability ratio reaches one; infinity if never, NaN if it can't be told.
+        score: What rises towards an instability; NaN where unknown.
+        expected: Steps until the stability ratio reaches one; infinity if never, NaN if unknown.
         low: Lower end of the 80 % interval of `expected`.
         high: Upper end.
-        height: Expected height of the spike over the median before it; NaN if it can't be told.
+        height: Expected height of the spike over the median before it; NaN if unknown.
         passes: What was measured for it cost, in forward and backward passes (F).
         until_spike: Steps until the loss is expected to be visibly off its level; infinity if never, NaN if
-            it can't be told.
+            unknown.
 
     Raises:
         ValueError: If they differ in shape, or `expected` is negative.
@@ -112,7 +117,7 @@ class Replay:
 
 @dataclass(frozen=True)
 class Ahead:
-    """Forecasts of crossings that came, each of shape (n,): made `actual` steps before the crossing.
+    """Forecasts of crossings that followed, each of shape (n,): made `actual` steps before the crossing.
 
     Attributes:
         lead: The nominal lead they were picked for; 0 for all within 300 steps.
@@ -156,11 +161,6 @@ def forecasts_ahead(trace: Trace, replay: Replay) -> Ahead:
     )
 
 
-NOMINAL = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-SPIKE_LEADS = (10, 20, 50)
-_OUTER = NormalDist().inv_cdf(0.9)  # the 80 % interval ends there
-
-
 def score_forecasts(traces: Sequence[Trace], replay: Callable[[Trace], Replay]) -> dict[str, Any]:
     """Score forecasts.
 
@@ -170,7 +170,7 @@ def score_forecasts(traces: Sequence[Trace], replay: Callable[[Trace], Replay]) 
 
     Returns:
         By split and group: ``crossing``, the relative error at each lead (``median``, ``count``, and
-        ``without``: how many foresaw none); ``coverage`` of the 80 % interval; ``reliability``, nominal
+        ``without``: how many forecast none); ``coverage`` of the 80 % interval; ``reliability``, nominal
         against observed; ``spike``, the relative error of the time to a spike above 3× at leads of 10, 20 and
         50 steps; ``height``, Spearman's correlation with ln height over the spikes that the alarm
         hit; ``cost``, F a step; ``auroc`` of the score; and ``watch`` and ``alarm`` as for rules.
@@ -190,7 +190,7 @@ def score_forecasts(traces: Sequence[Trace], replay: Callable[[Trace], Replay]) 
 
 
 def crossing_errors(ahead: Ahead) -> dict[str, Any]:
-    """Return the relative errors of the crossing time at each lead, and how many foresaw no crossing."""
+    """Return the relative errors of the crossing time at each lead, and how many forecast no crossing."""
     found = {}
     for lead in LEADS:
         at = ahead.lead == lead
@@ -199,7 +199,7 @@ def crossing_errors(ahead: Ahead) -> dict[str, Any]:
 
 
 def spike_errors(pairs: Sequence[tuple[Truth, Replay]]) -> dict[str, Any]:
-    """Return the relative errors of the time to a spike at each lead, and how many foresaw none.
+    """Return the relative errors of the time to a spike at each lead, and how many forecast none.
 
     Spikes above 3× are asked for that come at least so many steps after the last one ended.
     """
@@ -285,13 +285,13 @@ def _tallies(truth: Truth, replay: Replay, on: NDArray[np.bool_]) -> dict[str, T
 
 
 def _heights(pairs: Sequence[tuple[Truth, Replay]], alarm: Sequence[dict[str, Tally]]) -> dict[str, Any]:
-    """Return the rank correlation of the last height forecast before the onset with what came."""
-    forecast, came = [], []
+    """Return the rank correlation of the last height forecast before the onset with the spike's height."""
+    forecast, observed = [], []
     for (truth, replay), tallies in zip(pairs, alarm, strict=True):
         known = Column(replay.steps, replay.height)
         for spike, lead in zip(truth.spikes["3x"], tallies["3x"].leads, strict=True):
             height = float(known.held(np.array([spike.onset - 1]))[0])
             if lead is not None and not math.isnan(height):
                 forecast.append(height)
-                came.append(math.log(spike.height))
-    return {"spearman": finite(spearman(np.array(forecast), np.array(came))), "count": len(came)}
+                observed.append(math.log(spike.height))
+    return {"spearman": finite(spearman(np.array(forecast), np.array(observed))), "count": len(observed)}

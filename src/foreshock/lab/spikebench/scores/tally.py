@@ -14,7 +14,15 @@ from foreshock.lab.spikebench.spikes import TALL, Truth
 from foreshock.lab.spikebench.trace import Column
 from foreshock.spikes import Readings, SpikeEvent, episode_gap, score
 
-EARLY = 10
+FALSE_RATE = 0.5
+"""Most false alarms per 1,000 steps of development controls at a calibrated threshold."""
+ALARM_SHARE = 0.05
+"""Largest share of the steps in alarm: an alarm that never ends is a single false episode, or none."""
+# Thresholds are tried at these upper tails of all scores; geometric, since alarms are rare.
+_TAILS = np.geomspace(0.5, 2e-4, 80)
+_CURVE_TAILS = np.geomspace(0.6, 2e-4, 22)
+
+EARLY = 10  # steps: enough to act before the loss has left its level
 
 
 @dataclass(frozen=True)
@@ -118,24 +126,18 @@ def _hits(leads: Sequence[int | None]) -> dict[str, Any]:
     }
 
 
-FALSE_RATE = 0.5
-ALARM_SHARE = 0.05
-_TAILS = np.geomspace(0.5, 2e-4, 80)
-_CURVE_TAILS = np.geomspace(0.6, 2e-4, 22)
-
-
 def calibrated(controls: Sequence[tuple[Truth, Column]]) -> float:
     """Return the lowest threshold with at most 0.5 false alarms per 1,000 steps on these controls.
 
-    Thresholds are tried downwards from the highest score until one fails. One fails also if more than
+    Thresholds are tried downwards from the highest score until one fails. A threshold also fails if more than
     5 % of the steps are spent in alarm: an alarm that never ends is a single episode, or none where the run
-    ends in it, so that without this the lowest threshold of all would do.
+    ends in it, so that without this the lowest threshold of all would qualify.
 
     Args:
-        controls: Controls of one kind, of the development split, with the scores of the rule.
+        controls: Controls with one kind of batch, of the development split, with the scores of the rule.
 
     Returns:
-        The threshold; infinity if none will do, NaN if there is no score.
+        The threshold; infinity if none qualifies, NaN if there is no score.
     """
     if not any(column.steps.size for _, column in controls):
         return math.nan

@@ -8,7 +8,7 @@ its Gauss–Newton part (K independent outputs that are averaged count as K rows
 
 so that in the eigenbasis of S, with M = E[δδᵀ] and Q = Σ_jλ_jM_jj, mode i feels a curvature noise of
 power (λ_i²M_ii + λ_iQ)/B, and M_ii = K_i(λ_i²M_ii + λ_iQ)/B at the edge, K_i the noise gain ‖G_i‖₂² of
-:mod:`foreshock.dynamics.mean_square`. Eliminating M_ii, all modes together are stable in mean square iff
+`foreshock.dynamics`. Eliminating M_ii, all modes together are stable in mean square iff
 
 .. math:: F = \sum_i \frac{K_iλ_i^2/B}{1 - K_iλ_i^2/B} < 1, \qquad K_iλ_i^2 < B
 

@@ -1,0 +1,24 @@
+"""Pages in the documentation are what the code makes of the published results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.spikebench import publish
+
+from foreshock.lab.reproduction.page import publish as publish_reproduction
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_of_spikebench_is_made_of_the_published_scores(tmp_path, monkeypatch):
+    monkeypatch.setattr(publish, "PAGE", tmp_path / "forecast.md")
+    publish.republish()
+    there = (ROOT / "docs" / "benchmarks" / "forecast.md").read_text(encoding="utf-8")
+    assert (tmp_path / "forecast.md").read_text(encoding="utf-8") == there
+
+
+def test_the_principles_are_filled_from_the_published_results(tmp_path):
+    publish_reproduction(ROOT / "benchmarks" / "reproduction" / "results", "cpu", tmp_path)
+    there = (ROOT / "docs" / "explanation" / "principles.md").read_text(encoding="utf-8")
+    assert (tmp_path / "explanation" / "principles.md").read_text(encoding="utf-8") == there
