@@ -22,6 +22,8 @@ from matrices import Matrix
 from oracles import dense_hessian
 from perturbed import from_perturbed_starts
 
+pytestmark = pytest.mark.training
+
 
 @dataclass(frozen=True)
 class Reading:
