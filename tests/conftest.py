@@ -1,16 +1,29 @@
-"""What all tests share: one thread, a fixed seed."""
+"""What all tests share: threads, a fixed seed, and trainings from perturbed starts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 
+from perturbed import Outcomes, from_perturbed_starts
+
+# One, unless another arithmetic is asked for.
+THREADS = int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0])
+
 
 @pytest.fixture(autouse=True)
-def _one_thread_and_seed() -> Iterator[None]:
-    torch.set_num_threads(1)
+def _threads_and_seed() -> Iterator[None]:
+    torch.set_num_threads(THREADS)
     torch.manual_seed(0)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="session")
+def perturbed() -> Callable[..., Outcomes]:
+    """Train from several perturbed starts: ``perturbed(train, starts=5)`` returns their `Outcomes`."""
+    torch.set_num_threads(THREADS)
+    return from_perturbed_starts

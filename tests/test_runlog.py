@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import numpy as np
 import pytest
@@ -62,17 +61,17 @@ def test_a_run_is_readable_while_it_is_written_and_after_kill_9(tmp_path):
         while True:
             log.write("step", {{"step": step, "loss": 1.0 / (step + 1)}})
             step += 1
+            if step == 100:
+                print("a hundred", flush=True)
     """)
-    writer = subprocess.Popen([sys.executable, "-c", script])
+    writer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + 30
-        seen = 0
-        while seen < 100 and time.monotonic() < deadline:
-            if (tmp_path / "rank0.jsonl").exists() and (tmp_path / "rank0.jsonl").stat().st_size:
-                seen = len(read_run(tmp_path).steps("step"))
+        assert writer.stdout.readline() == "a hundred\n"
+        seen = len(read_run(tmp_path).steps("step"))
+        assert writer.poll() is None
     finally:
         os.kill(writer.pid, signal.SIGKILL)
-        writer.wait()
+        writer.communicate()
     run = read_run(tmp_path)
     assert len(run.steps("step")) >= seen >= 100
     np.testing.assert_array_equal(run.steps("step"), np.arange(len(run.steps("step"))))

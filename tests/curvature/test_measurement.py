@@ -85,10 +85,11 @@ def test_spectrum_has_the_trace_and_the_edges_of_the_dense_matrix():
     model, batch = case.build()
     dense = dense_hessian(lambda: case.loss_fn(model, batch), list(model.parameters()))
     values = torch.linalg.eigvalsh(dense)
-    found = foreshock.spectrum(model, case.loss_fn, batch, probes=40, steps=len(dense))
+    found = foreshock.spectrum(model, case.loss_fn, batch, probes=6, steps=80)
     assert found.upper == pytest.approx(float(values[-1]), rel=1e-8)
     assert found.lower == pytest.approx(float(values[0]), rel=1e-8)
-    assert abs(found.trace - float(values.sum())) < 4 * found.trace_error
+    # Student's t with five degrees of freedom passes 6.9 once in a thousand.
+    assert abs(found.trace - float(values.sum())) < 6.9 * found.trace_error
     optimizer = optim.Adam(model.parameters(), lr=0.01)
     scaled = foreshock.spectrum(model, case.loss_fn, batch, optimizer=optimizer, probes=1, steps=100)
     reading = foreshock.preconditioned_sharpness(model, optimizer, case.loss_fn, batch, stop=TIGHT)

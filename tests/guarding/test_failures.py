@@ -121,8 +121,8 @@ def test_an_optimizer_that_goes_back_takes_the_guard_back():
     watched = guard(optimizer, Script())
     train(model, optimizer, batch, 12)
     saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
-    train(model, optimizer, batch, 800)
-    assert watched.lag > 100
+    train(model, optimizer, batch, 12)
+    assert watched.lag > 0
     watched.see_noise(mean=0.5, variance=0.1, noise_factor=19.0)
     model.load_state_dict(saved[0])
     optimizer.load_state_dict(saved[1])

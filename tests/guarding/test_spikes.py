@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -21,9 +22,9 @@ def spikes(losses, *, factor=3.0, smooth=1):
     return [spike for spike in detect_spikes(range(len(losses)), values.tolist()) if spike.height >= factor]
 
 
-def full_batch(policy, *, steps=2600):
+def full_batch(policy, *, steps=1300):
     """Train the network of sin x + sin 4x; return losses and guard."""
-    task = build_task("mlp", batch_size=None, seed=0)
+    task = build_task("mlp", batch_size=None, seed=0, points=50, width=100)
     optimizer = optim.Adam(task.model.parameters(), lr=0.01)
     watched = None if policy is None else guard(optimizer, policy)
     losses = []
@@ -36,25 +37,36 @@ def full_batch(policy, *, steps=2600):
     return losses, watched
 
 
+def late_loss(losses):
+    """Return the mean logarithm of the loss over the second half."""
+    return float(np.log(losses[len(losses) // 2 :]).mean())
+
+
 @pytest.fixture(scope="module")
-def unguarded():
-    torch.set_num_threads(1)
-    return full_batch(None)[0]
+def unguarded(perturbed):
+    return perturbed(lambda: full_batch(None)[0])
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("policy", ["secant", "auto"])
-def test_full_batch_spikes_vanish_and_the_loss_is_no_worse(unguarded, policy):
-    assert len(spikes(unguarded)) >= 4
-    losses, watched = full_batch(policy)
-    assert len(spikes(losses)) == 0
-    half = len(losses) // 2
-    assert np.log(losses[half:]).mean() < np.log(unguarded[half:]).mean()
-    assert 0 < watched.summary().share < 0.06
+def test_full_batch_spikes_vanish_and_the_loss_is_no_worse(perturbed, unguarded, policy):
+    unguarded.at_least(4, lambda losses: len(spikes(losses)) >= 1, seen=spikes)
+    guarded = perturbed(lambda: full_batch(policy))
+    guarded.at_least(4, lambda run: not spikes(run[0]), seen=lambda run: spikes(run[0]))
+    guarded.at_least(4, lambda run: 0 < run[1].summary().share < 0.06, seen=lambda run: run[1].summary())
+    gains = [
+        late_loss(plain) - late_loss(losses)
+        for plain, (losses, _) in zip(unguarded.each, guarded.each, strict=True)
+    ]
+    assert sum(gain > 0 for gain in gains) >= 4, gains
 
 
 @pytest.mark.parametrize("beta1", [0.0, 0.9])
 def test_a_quadratic_spikes_with_adam_and_not_with_a_guard(beta1):
-    """½θ² in float64: v decays until 1/√v̂ passes the edge, θ grows by orders of magnitude, v recovers."""
+    """½θ² in float64: v decays until 1/√v̂ passes the edge, θ grows by orders of magnitude, v recovers.
+
+    One start: the recursion is that of one number, and heights are compared by orders of magnitude.
+    """
     largest = {}
     for policy in (None, "secant"):
         theta = nn.Parameter(torch.ones(1, dtype=torch.float64))
@@ -71,6 +83,9 @@ def test_a_quadratic_spikes_with_adam_and_not_with_a_guard(beta1):
         largest[policy] = float(np.max(np.array(trail) / low))
     assert largest[None] > 10
     assert largest["secant"] < max(3.0, largest[None] ** 0.5)
+
+
+STEPS = 2000
 
 
 def mini_batch(policy, *, monitored, steps, folder=None):
@@ -96,22 +111,36 @@ def mini_batch(policy, *, monitored, steps, folder=None):
     return losses, watched
 
 
+def tall(losses):
+    return spikes(losses, factor=8.0, smooth=5)
+
+
 @pytest.mark.slow
+@pytest.mark.training
 @pytest.mark.parametrize("monitored", [True, False])
-def test_spikes_of_mini_batches_fall_with_pairs(monitored, tmp_path):
-    plain, _ = mini_batch(None, monitored=False, steps=3000)
-    assert len(spikes(plain, factor=8.0, smooth=5)) >= 2
-    losses, watched = mini_batch("auto", monitored=monitored, steps=3000, folder=tmp_path)
-    assert len(spikes(losses, factor=8.0, smooth=5)) == 0
-    assert watched.summary().share < 0.05
-    if monitored:
-        logged = read_run(tmp_path).records["guard"]
+def test_spikes_of_mini_batches_fall_with_pairs(perturbed, monitored, tmp_path):
+    plain = perturbed(lambda: mini_batch(None, monitored=False, steps=STEPS)[0])
+    plain.at_least(4, lambda losses: len(tall(losses)) >= 1, seen=tall)
+    folders = (tmp_path / str(start) for start in itertools.count())
+
+    def guarded():
+        folder = next(folders)
+        return *mini_batch("auto", monitored=monitored, steps=STEPS, folder=folder), folder
+
+    runs = perturbed(guarded)
+    runs.at_least(4, lambda run: not tall(run[0]), seen=lambda run: tall(run[0]))
+    runs.at_least(4, lambda run: run[1].summary().share < 0.05, seen=lambda run: run[1].summary())
+    for _, watched, folder in runs.each if monitored else ():
+        logged = read_run(folder).records["guard"]
         assert [row["step"] for row in logged] == [action.step for action in watched.actions]
         assert {row["remedy"] for row in logged} <= {"raise all", "raise along"}
 
 
 def test_a_monitor_lets_the_curvature_policy_act_on_the_measured_sharpness(tmp_path):
-    """A quadratic with an eigenvalue past the edge: v is raised until the ratio is the threshold."""
+    """A quadratic with an eigenvalue past the edge: v is raised until the ratio is the threshold.
+
+    One start of fifteen steps in float64: what is asserted is a closed form of the weights of one step.
+    """
     hessian = torch.diag(torch.tensor([200.0, 1.0], dtype=torch.float64))
     model = nn.Linear(2, 1, bias=False, dtype=torch.float64)
     loss_fn = lambda net, batch: 0.5 * net.weight[0] @ batch @ net.weight[0]  # noqa: E731

@@ -270,13 +270,38 @@ def test_the_known_future_of_the_learning_rate_moves_the_forecast():
     assert all(ahead > 1000 for ahead in late)
 
 
-def test_the_budget_is_kept_in_real_time(tmp_path):
+class Clock:
+    """A clock that stands still but for what adds to it."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+def test_the_budget_is_kept_by_the_clock(tmp_path, monkeypatch):
+    """A step takes a second, each loss that a probe asks for a quarter of it."""
+    clock = Clock()
+    monkeypatch.setattr("foreshock.monitor.monitor.time", clock)
     model, batch, loss_fn = regression()
     optimizer = optim.Adam(model.parameters(), lr=1e-3)
-    with Monitor(model, optimizer, loss_fn, run=tmp_path, budget=0.05) as monitor:
-        steps(model, optimizer, monitor, batch, loss_fn, 200)
-    probed = len(read_run(tmp_path).records["curvature"])
-    assert 1 <= probed < 40
+    asked = []
+
+    def probed_loss(model, batch):
+        clock.now += 0.25
+        asked.append(clock.now)
+        return loss_fn(model, batch)
+
+    with Monitor(model, optimizer, probed_loss, run=tmp_path, budget=0.1, full_batch=True) as monitor:
+        for _ in range(200):
+            steps(model, optimizer, monitor, batch, loss_fn, 1)
+            clock.now += 1.0
+    spent, probed = 0.25 * len(asked), len(read_run(tmp_path).records["curvature"])
+    assert clock.now == pytest.approx(200 + spent)
+    assert probed > 3
+    # A probe that costs more than the one before it may exceed the budget, once.
+    assert spent <= 0.1 * clock.now + 1
 
 
 def test_a_resumed_monitor_continues_the_same_forecast(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,6 +30,10 @@ def demo(
     A small CNN on handwritten digits and a small Transformer on Python's own source, with stock Adam and
     AdamW at a constant learning rate. Nothing is injected.
     """
+    try:
+        _require_writable(out)  # Before torch and the data are loaded, which takes seconds.
+    except OSError as error:
+        raise stopped(error) from error
     from foreshock.cli.progress import run_progress
     from foreshock.demo.run import run_demo
     from foreshock.runlog import read_run
@@ -52,3 +57,18 @@ def demo(
     write_page(console, runs, out / "report.html")
     if picture is not None:
         write_run_picture(console, runs[0], picture)
+
+
+def _require_writable(folder: Path) -> None:
+    """Make a folder if it is missing, and raise an OSError unless files can be made in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise type(error)(
+            error.errno,
+            f"the run folder can't be written ({error.strerror}): pass a folder that this process may "
+            "create files in as --out",
+            str(folder),
+        ) from error

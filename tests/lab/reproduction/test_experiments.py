@@ -1,5 +1,6 @@
 """Every experiment at a tiny size: it measures what its claims name; its logs and pictures can be read."""
 
+import itertools
 import math
 
 import numpy as np
@@ -59,6 +60,7 @@ def test_the_tiny_settings_cover_every_experiment():
 
 
 def test_the_quadratic_spikes_at_once_and_descends_smoothly_without_adam(tmp_path):
+    # No perturbation: every start is a seed of its own, in float64 and one dimension.
     config = QuadraticConfig(steps=3000, grid=6, grid_steps=600)
     for seed in range(len(STARTS)):
         folder = tmp_path / str(seed)
@@ -76,14 +78,22 @@ def test_the_quadratic_spikes_at_once_and_descends_smoothly_without_adam(tmp_pat
 
 
 @pytest.mark.slow
-def test_the_network_in_one_dimension_shows_the_pattern(tmp_path):
+@pytest.mark.training
+def test_the_network_in_one_dimension_shows_the_pattern(perturbed, tmp_path):
     experiment = EXPERIMENTS["fnn-1d"]
-    config = with_settings(experiment.scales["cpu"], ["steps=1600"])
-    measured = experiment.run(config, 0, tmp_path, lambda done, total: None).measured
-    assert measured["spikes"] >= 1
-    assert measured["direction_reached"] == 1
-    assert measured["decay_exponent"] > 0.9
-    assert measured["landscape_share"] < 0.3
+    config = with_settings(experiment.scales["cpu"], ["steps=1300", "width=100", "points=50"])
+    folders = (tmp_path / str(start) for start in itertools.count())
+
+    def measured():
+        folder = next(folders)
+        folder.mkdir()
+        return experiment.run(config, 0, folder, lambda done, total: None).measured
+
+    runs = perturbed(measured)
+    runs.at_least(4, lambda found: found["spikes"] >= 1)
+    runs.at_least(4, lambda found: found["direction_reached"] == 1)
+    runs.at_least(4, lambda found: found["decay_exponent"] > 0.9)
+    runs.at_least(4, lambda found: found["landscape_share"] < 0.3)
 
 
 def test_a_long_memory_is_compared_with_shorter_ones():

@@ -16,7 +16,7 @@ from foreshock.lab.spikebench.publication import load_scores, save_scores, score
 from foreshock.lab.spikebench.suite import RunConfig
 from foreshock.lab.spikebench.trace import Column, Trace
 from foreshock.lab.tasks import OptimizerConfig
-from lab.spikebench.test_replay import STEPS, every, full, mini
+from lab.spikebench.test_replay import STEPS, full, mini, sparse
 
 SPIKE = 340
 
@@ -30,7 +30,9 @@ def scores():
     noisy = mini(0.02)
     noisy = Trace(noisy.meta, noisy.columns | {"loss": Column(STEPS, np.where(loss > 1, 40.0, 1.0))})
     controls = [
-        Trace(dict(full().meta) | {"role": "control"}, {**full().columns, "stability_ratio": every(0.5)}),
+        Trace(
+            dict(full().meta) | {"role": "control"}, {**full().columns, "stability_ratio": sparse(0.5, 20)}
+        ),
         mini(0.0001, role="control"),
     ]
     return score([spiky, noisy, *controls])
