@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     )
     from foreshock.eigen import StoppingRule
     from foreshock.forecast import Alarm, Forecast
-    from foreshock.guarding import Guard, GuardAction, GuardSummary, guard
+    from foreshock.guarding import Guard, GuardAction, GuardSummary, guard, register_policy
     from foreshock.monitor import Monitor, StepObservation
     from foreshock.operators import BackendChoice
     from foreshock.preconditioner import (
@@ -66,6 +66,7 @@ __all__ = [
     "mean_square_stability",
     "preconditioned_sharpness",
     "read_run",
+    "register_policy",
     "register_preconditioner",
     "sharpness",
     "spectrum",
@@ -97,6 +98,7 @@ _HOMES = {
     "mean_square_stability": "foreshock.curvature",
     "preconditioned_sharpness": "foreshock.curvature",
     "read_run": "foreshock.runlog",
+    "register_policy": "foreshock.guarding",
     "register_preconditioner": "foreshock.preconditioner",
     "sharpness": "foreshock.curvature",
     "spectrum": "foreshock.curvature",

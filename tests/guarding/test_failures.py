@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 
 import pytest
@@ -64,7 +65,7 @@ def test_a_displacement_that_can_not_be_computed_does_not_leave_options_changed(
     watched = guard(optimizer, Script({3: asked("learning rate", 0.5)}))
     train(model, optimizer, batch, 5)
     with monkeypatch.context() as patched:
-        patched.setattr("foreshock.guarding.measuring.displacement.inner", lambda *_: 1 / 0)
+        patched.setattr("foreshock.guarding.displacement.inner", lambda *_: 1 / 0)
         optimizer.step()
     assert watched.summary().notes == ("the guard failed after step 5: ZeroDivisionError: division by zero",)
     assert optimizer.param_groups[0]["lr"] == 0.01
@@ -122,7 +123,7 @@ def test_an_optimizer_that_goes_back_takes_the_guard_back():
     saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
     train(model, optimizer, batch, 800)
     assert watched.lag > 100
-    watched.see_noise(mean=0.5, variance=0.1, noise_factor=19.0)
+    watched.record_noise(mean=0.5, variance=0.1, noise_factor=19.0)
     model.load_state_dict(saved[0])
     optimizer.load_state_dict(saved[1])
     assert math.isnan(watched.lag)
@@ -131,7 +132,7 @@ def test_an_optimizer_that_goes_back_takes_the_guard_back():
     assert math.isnan(back[0].secant)
     assert math.isfinite(back[1].secant)
     fresh = guard(optim.Adam(network().parameters()), Script())
-    assert watched._engine.acting.pairs.count == fresh._engine.acting.pairs.count == 0
+    assert watched._engine.memory.pairs == fresh._engine.memory.pairs == 0
     assert watched.lag < 30
 
 
@@ -228,7 +229,7 @@ def test_while_a_step_is_captured_in_a_graph_nothing_is_measured(monkeypatch):
     watched = guard(optimizer, Script())
     train(model, optimizer, batch, 3)
     with monkeypatch.context() as patched:
-        patched.setattr("foreshock.guarding.hook.is_captured", lambda: True)
+        patched.setattr(importlib.import_module("foreshock.guarding.guard"), "is_captured", lambda: True)
         train(model, optimizer, batch, 2)
     train(model, optimizer, batch, 3)
     assert [one.step for one in watched.policy.seen] == [1, 2, 5, 6, 7]

@@ -93,4 +93,4 @@ def test_a_learning_rate_that_was_lowered_stays_lower():
     train(model, optimizer, batch, 80)
     optimizer.load_state_dict(saved)
     assert watched.summary().remedies == {"learning rate": 1}
-    assert math.isclose(watched.state_dict()["engine"]["rate_factor"], 0.5)
+    assert math.isclose(watched.state_dict()["engine"]["memory"]["rate_factor"], 0.5)

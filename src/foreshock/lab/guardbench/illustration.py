@@ -77,7 +77,7 @@ def compare(name: str, *, batch_size: int | None, steps: int, seed: int = 0, **o
     for guarded in (False, True):
         task = build_task("mlp", batch_size=batch_size, seed=seed, **options)
         optimizer = build_optimizer(task.model, OptimizerConfig("adam", 0.01))
-        watched = guard(optimizer, kept=steps) if guarded else None
+        watched = guard(optimizer, max_actions=steps) if guarded else None
         trail, spent = _train(task, optimizer, watched, steps)
         smooth = np.ones(_SMOOTHING) / _SMOOTHING if batch_size is not None else np.ones(1)
         losses.append(np.convolve(trail, smooth)[:steps])
