@@ -34,6 +34,7 @@ class _Guarded(optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Become a copy with a guard of its own; ``load_state_dict`` calls it too, with none to give."""
         super().__setstate__(_without_guard(state))
+        # Hooks of the original are not copied: the copy attaches its own.
         if _KEY in state:
             self._attach(state[_KEY]["policy"])
             self.guard.load_state_dict(state[_KEY]["state"])
@@ -49,7 +50,7 @@ class _Guarded(optim.Optimizer):
             self.guard.load_state_dict(state_dict[_KEY])
 
     def _attach(self, policy: str | Policy) -> None:
-        # A copy gets the policy from before the first step: it goes back to that where a state is loaded.
+        # A copy gets the policy as it was before the first step: loading a state goes back to that.
         self._policy = copy.deepcopy(policy)
         self.guard = guard(self, policy)
 

@@ -22,7 +22,7 @@ from foreshock.guarding.sums import Reduction
 from foreshock.guarding.tracking import RunMemory
 from foreshock.preconditioner import Write
 
-_OUT_OF_PROPORTION = 1e6
+_OUT_OF_PROPORTION = 1e6  # at β₂ = 0.999 v forgets such a factor on √v in 28,000 steps
 _BELOW: Mapping[Remedy, float] = MappingProxyType({"beta2": 1.0})
 
 
@@ -74,6 +74,7 @@ class ActionApplier:
         Raises:
             ValueError: If one of them can't be done: nothing was.
         """
+        # Refused before anything is done: half of what a policy asks for may be worse than nothing.
         for decision in decisions:
             self._require(decision, step)
         done: list[Decision] = []
@@ -114,7 +115,7 @@ class ActionApplier:
     # Each of the following returns whether there is something to report: not if nothing could be changed.
 
     def _raise_all(self, decision: Decision, step: ComingStep) -> bool:
-        squared = decision.factor**2
+        squared = decision.factor**2  # the factor is that on √v
         raised = _write([write for slot in step.slots for write in self._family.raised(slot, squared)])
         if raised:
             self._memory.natural.raised(squared)
@@ -152,6 +153,7 @@ class ActionApplier:
             list(zip(sums[: len(before_each)], sums[len(before_each) :], strict=True))
         )
         if _write(writes):
+            # D², not v: it is what all families have, and ε is neglected.
             self._memory.natural.raised(after / before if 0 < before < math.inf else 1.0)
         return bool(writes)
 
@@ -198,7 +200,7 @@ class HeldOptions:
 
     Args:
         optimizer: The optimizer, unwrapped.
-        decoupled: Whether its weight decay is decoupled, where a parameter group doesn't tell.
+        decoupled: Whether its weight decay is decoupled, where a group has no ``decoupled_weight_decay``.
 
     Attributes:
         saved: The options to be put back: group, name, value.

@@ -61,6 +61,7 @@ def raise_factors(
     top = largest(max(fetch([w.max() for w in weights if w.numel()]), default=0.0))
     if not 0 < top < math.inf:
         raise ValueError(f"the largest weight is {top!r}; there is no direction to raise v along")
+    # Relative to the largest, so that α is of the order of the factor, whatever the scale of the weights.
     relative = [weight / top for weight in weights]
     [whole] = total([[share] for share in fetch([r.sum(dtype=torch.float64) for r in relative])])
     alpha = 0.0

@@ -118,6 +118,7 @@ class Displacement:
         """
         bundles, self._bundles = self._bundles, []
         slots = [slot for members in bundles for slot in members]
+        # A learning rate may be a tensor on an accelerator: one transfer for each group.
         rates = per_group(slots, lambda slot: float(slot.group["lr"]))
         for members in bundles:
             parameters = flat(members, lambda slot: slot.parameter)
@@ -236,6 +237,8 @@ def _name(keys: Iterable[Tensor]) -> tuple[int, ...]:
 
 def _moved(members: Bundle, back: Tensor, parameters: Tensor, *, rate: float) -> Moved:
     first, keys = members[0], tuple(slot.key for slot in members)
+    # The products with this step's gradient are taken now: it is gone when the next one is there. A fused
+    # optimizer has divided the scale of mixed precision out of ``.grad`` by now.
     product = inner(flat(members, lambda slot: slot.gradient), back)
     if not (first.plain_adam and "exp_avg" in first.state):
         return Moved(keys, back, product)

@@ -16,11 +16,12 @@ from foreshock.guarding.families import find_family
 from foreshock.guarding.parameters import all_parameters
 from foreshock.guarding.policies import Decision, GuardSignals, Policy
 from foreshock.guarding.record import GuardAction
-from foreshock.guarding.step_measurer import Measured, StepMeasurer
+from foreshock.guarding.step_measurer import StepMeasurer
+from foreshock.guarding.sums import Measured
 from foreshock.guarding.tracking import RunMemory
 from foreshock.preconditioner import unwrap
 
-_DOUBLED = 2.0
+_DOUBLED = 2.0  # ‖g‖²: below, no policy looks at the ratio that growth implies
 
 
 class Engine:
@@ -55,7 +56,8 @@ class Engine:
         """Guard the coming step: everything until the optimizer moves. Return what was done."""
         self.restore()
         self.skipped = False
-        # What is measured belongs to the learning rate with which the step will be made.
+        # What is measured belongs to the learning rate with which the step will be made. Weight decay is
+        # shortened afterwards: by how much, follows from what is done to v.
         self._hold(decay=False)
         wanted, exact_above = self._policy.needs, self._policy.exact_above
         measured = self._measurer.measure(

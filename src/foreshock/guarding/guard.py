@@ -112,6 +112,7 @@ class Guard:
             >>> weight.square().sum().backward()
             >>> watched.clipped(torch.nn.utils.clip_grad_norm_([weight], 1.0), max_norm=1.0)
         """
+        # The factor as torch.nn.utils.clip_grad_norm_ computes it, with its 1e-6.
         self._engine.memory.clips.set_clip_factor(min(1.0, max_norm / (float(total_norm) + 1e-6)))
 
     def measure(
@@ -157,7 +158,7 @@ class Guard:
         )
         if reading is not None:
             self.record_noise(mean=reading.mean, variance=reading.variance, noise_factor=reading.noise_factor)
-        return self._prober.spent
+        return self._prober.spent  # also where it failed half-way
 
     def record_noise(self, *, mean: float, variance: float, noise_factor: float) -> None:
         """Take one pair into account that was measured elsewhere, as by a `Monitor`, for the coming step.
@@ -268,6 +269,8 @@ class Guard:
 
     @torch.no_grad()
     def _before_step(self) -> None:
+        # Also after giving up, options that were changed for good stay so: a learning rate that was lowered
+        # must not jump back.
         if self._failures.given_up or is_captured():
             self._engine.skip()
             return
@@ -288,6 +291,7 @@ class Guard:
         try:
             self._engine.after()
         except Exception as error:  # noqa: BLE001 - a guard must never end a training run
+            # The engine has counted the step already.
             self._failures.failed(f"the guard failed after step {self.step - 1}", error)
             self._engine.drop()
         else:

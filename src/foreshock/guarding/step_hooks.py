@@ -49,6 +49,8 @@ class StepHooks:
         # Where step() is compiled, tracing the guard would take minutes, and again at each new number.
         untraced: Any = torch.compiler.disable
         self._before, self._after = untraced(before), untraced(after)
+        # torch calls hooks in the order of their registration: what one that is registered later does to the
+        # gradients, the guard does not see.
         self._handles: list[Any] = [
             inner.register_step_pre_hook(self._before_step),
             inner.register_step_post_hook(self._after_step),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from foreshock.guarding.families import Family, Metric
 from foreshock.guarding.parameters import Slot, all_parameters, per_group, read_slots, renew_slots
 from foreshock.guarding.policies import Measure
 from foreshock.guarding.sums import (
+    Measured,
     Pair,
     Reduction,
     energies,
@@ -38,29 +38,6 @@ _NEED_STATE: frozenset[Measure] = frozenset({"secant", "preconditioned gradient"
 # While the secant is below a third of the threshold, it is measured every eighth step. v that only decays
 # makes it grow by a factor of 1.004 in eight steps at β₂ = 0.999; what makes it grow faster shows in ‖g‖².
 _STRIDE, _FAR = 8, 1 / 3
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What was measured of the step about to be taken.
-
-    Attributes:
-        squared_gradient: ‖g‖².
-        coordinates: How many coordinates have a gradient, over all processes.
-        finite: Whether the gradient is, and its change.
-        updates: t ≥ 1 of the step.
-        beta2: β₂ of the step; None without a decaying average of g².
-        secant: The secant curvature in multiples of the edge, or an upper bound of it; NaN if there is none.
-        preconditioned_gradient: gᵀD⁻¹g; NaN if it was not needed.
-    """
-
-    squared_gradient: float
-    coordinates: float
-    finite: bool
-    updates: int
-    beta2: float | None
-    secant: float = math.nan
-    preconditioned_gradient: float = math.nan
 
 
 class GradientNormCache:
@@ -87,6 +64,7 @@ class GradientNormCache:
                 if place == len(known):
                     return False
                 slot = known[place]
+                # By identity, which costs nothing: load_state_dict makes new states and groups.
                 if slot.key is not parameter or slot.group is not group:
                     return False
                 if optimizer.state.get(parameter) is not slot.state or not slot.state:
@@ -180,6 +158,7 @@ class StepMeasurer:
             unclipped: Factors on the gradients of the last step and of this one that undo clipping.
             exact_above: The secant is exact above this value; below it an upper bound is enough.
         """
+        # ‖g‖² is needed meanwhile, to see growth.
         needs = (wanted - _RARELY) | _MEANWHILE if self._wait else wanted
         if not needs:
             return None
@@ -242,6 +221,7 @@ class StepMeasurer:
             self._cache.forget()
             self._slots = None
             return
+        # The secant of a step needs the displacement of the one before: recording begins a step early.
         begins = "secant" in wanted and self._wait <= 1
         far = measured is not None and measured.secant <= _FAR * exact_above
         if far and not self._wait and not growing_fast:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,29 @@ from foreshock.vectors import shard_groups
 
 Pair = tuple[Moved, tuple[int, ...]]
 """What moved in the last step, and the places of its parameters among the slots of this one."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of the step about to be taken.
+
+    Attributes:
+        squared_gradient: ‖g‖².
+        coordinates: How many coordinates have a gradient, over all processes.
+        finite: Whether the gradient is, and its change.
+        updates: t ≥ 1 of the step.
+        beta2: β₂ of the step; None without a decaying average of g².
+        secant: The secant curvature in multiples of the edge, or an upper bound of it; NaN if there is none.
+        preconditioned_gradient: gᵀD⁻¹g; NaN if it was not needed.
+    """
+
+    squared_gradient: float
+    coordinates: float
+    finite: bool
+    updates: int
+    beta2: float | None
+    secant: float = math.nan
+    preconditioned_gradient: float = math.nan
 
 
 class Reduction:
@@ -38,6 +62,7 @@ class Reduction:
 
     def __init__(self, slots: Sequence[Slot], group: Any = None) -> None:
         self._keys = [shard_groups(slot.key) if slot.sharded else () for slot in slots]
+        # Sums of shards and of whole tensors have to be kept apart: the latter are in every process already.
         self._here = not any(self._keys)
         self._group = group
         self._device = slots[0].parameter.device if slots else torch.device("cpu")
@@ -110,7 +135,7 @@ def secant_columns(
     last, present = unclipped
     now, before, *rest = products
     squared = rest.pop() if slot.coupled_decay else 0.0
-    # The buffer is −d, hence before − now. The last step's gradient was unscaled when its product was taken.
+    # The buffer is −d, hence before − now. Of the last step's gradient the scale was divided out already.
     change = slot.sign * (before * slot.scale * last - now * present) + slot.coupled_decay * squared
     return change, _bound(slot, moved, rest, rate=rate)
 

@@ -21,6 +21,8 @@ SUSTAINED = 3
 FOR_GOOD = 10
 """Steps in a row on which a number of coordinates must be the same to become the usual one."""
 
+# From here on the secant is measured at every step, however far from the threshold it was. Two such steps are
+# needed, because one large gradient makes one large factor.
 _FAST = 2.0
 _FAST_STEPS = 2
 _FORGOTTEN = 0.999  # a factor this near to one is rounded to one, so that training is left alone again
@@ -236,6 +238,7 @@ class NaturalMoment:
             updates: How many it made.
         """
         share = self._natural / self._raised if self._raised > 0 else 1.0
+        # How much of v is raises is unknown of the new coordinates; the share of the old ones stands for it.
         self._natural, self._raised = total * share, total
         self._forgotten = beta2**updates
         # Kept are the gradients since the coordinates changed: of a single mini-batch, no mean can be had.
@@ -251,6 +254,8 @@ class NaturalMoment:
         """
         if not math.isfinite(squared_gradient):
             return
+        # Two scalars stand for v and v without raises: of both, Σv follows ‖g‖² by the same recursion as each
+        # coordinate, and a raise is a factor on one of them.
         self._natural = beta2 * self._natural + (1 - beta2) * squared_gradient
         self._raised = beta2 * self._raised + (1 - beta2) * squared_gradient
         self._forgotten *= beta2
@@ -345,6 +350,7 @@ class RunMemory:
             second_moment: Returns Σv_{t−1} and the updates in it; called where v has to be taken over.
         """
         self.finite, self.beta2 = True, beta2
+        # Growth is that of the gradient before clipping: clipped gradients would all have the same norm.
         self.growth.update(squared_gradient * self.clips.undoing[1] ** 2)
         if beta2 is None:
             return
@@ -375,6 +381,7 @@ class RunMemory:
 
     def stepped(self) -> None:
         """Turn the coming step into the last one."""
+        # A gradient scaler leaves out a step whose gradient is not finite.
         if self.finite:
             self.clips.stepped()
         else:

@@ -22,7 +22,7 @@ def raise_average(live: LiveParameter, factor: Tensor | float, *, decoupled: boo
     Args:
         live: The parameter.
         factor: k ≥ 1, a number or one for each coordinate.
-        decoupled: Whether weight decay is decoupled, where the group doesn't tell.
+        decoupled: Whether weight decay is decoupled, where the group has no ``decoupled_weight_decay``.
     """
     average, beta2 = live.state["exp_avg_sq"], live.betas()[1]
     if not beta2 > 0:

@@ -13,6 +13,8 @@ from foreshock.guarding.policies.outlier import Outlier
 from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure
 from foreshock.guarding.policies.secant import Secant
 
+# Clipping what is merely large costs progress and prevents no spike that comes from v: only what exceeds all
+# of recent training by far is clipped.
 _NOVEL = 4.0
 _AFTER_OUTLIER = 2  # steps whose secant an outlier spoils: Δg has its gradient in this step and the next
 

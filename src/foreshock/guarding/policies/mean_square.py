@@ -136,6 +136,7 @@ class MeanSquare:
                 return ()
             reason = f"{where}; the gradient is {burst:.3g} × its usual size"
             return (Decision("clip", self.burst / burst, reason, burst, self.burst),)
+        # Each factor is capped: if the ratio stays high, the next step raises again.
         factor = 1.0
         if signals.mean_square > self.threshold:
             factor = min(signals.mean_square / (self.threshold - _EASED), self.largest)

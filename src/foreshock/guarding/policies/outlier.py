@@ -97,7 +97,7 @@ class Outlier:
         if not math.isfinite(size):
             return ()
         level = self._level()
-        if not size > self.multiple * level or not level > 0:
+        if not size > self.multiple * level or not level > 0:  # also while the level is NaN
             self._sizes.append(size)
             self._row = []
             return ()
