@@ -158,8 +158,9 @@ class ActionApplier:
         return bool(writes)
 
     def _clip(self, decision: Decision, step: ComingStep) -> bool:
+        # In ``.grad`` itself, before the optimizer adds weight decay to it.
         torch._foreach_mul_([slot.gradient for slot in step.slots], decision.factor)
-        self._memory.clips.multiply(decision.factor)
+        self._memory.clips.coming *= decision.factor
         return decision.factor != 1
 
     def _raise_epsilon(self, decision: Decision, _: ComingStep) -> bool:
@@ -173,6 +174,7 @@ class ActionApplier:
         """Switch β₂, v rescaled so that the bias correction of v̂ doesn't jump."""
         wanted, groups = decision.factor, self._optimizer.param_groups
         changed = any(float(group["betas"][1]) > wanted for group in groups)
+        # v̂ = v/(1 − β₂ᵗ): with a smaller β₂ the same v would be corrected by less, as if it had fallen.
         for slot in step.slots:
             beta2 = float(slot.group["betas"][1])
             made = slot.updates - 1
@@ -220,6 +222,7 @@ class HeldOptions:
             for group in self._optimizer.param_groups if factor != 1 else ():
                 if name == "weight_decay" and not group.get("decoupled_weight_decay", self._decoupled):
                     continue
+                # The value itself is put back, not divided out: it is the same bits again.
                 self.saved.append((group, name, group[name]))
                 group[name] = group[name] * factor
 

@@ -93,7 +93,7 @@ def _require_option(watched: Guard, policy: Policy) -> None:
     group = unwrap(watched.optimizer).param_groups[0]
     if option is None or (option in group and not (option == "eps" and isinstance(group[option], tuple))):
         return
-    watched.detach()
+    watched.detach()  # a guard that is refused must not stay on the optimizer
     raise TypeError(
         f"the policy {policy.name!r} changes {option!r}, which {type(watched.optimizer).__name__} doesn't "
         "have: take 'secant'"

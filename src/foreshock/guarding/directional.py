@@ -68,7 +68,7 @@ def raise_factors(
     for _ in range(_MOST_ITERATIONS):
         value, slope = (moment / whole for moment in total(_moments(relative, alpha)))
         step = (factor**2 - value**2) / (2 * value * slope)
-        alpha += max(step, 0.0)
+        alpha += max(step, 0.0)  # from below, except for rounding at the root
         if not step > _TOLERANCE * alpha:
             break
     return [r.mul_(alpha).add_(1) for r in relative]

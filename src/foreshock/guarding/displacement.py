@@ -62,6 +62,8 @@ class Moved(NamedTuple):
             momentum: −mᵀd.
             shrunk: mᵀθ before the step.
         """
+        # −ηm̂ᵀd and −ηm̂ᵀ(d + ηwθ) of the module's inequality. Where they are not positive, because of rounding
+        # or a state that was changed from outside, nothing is known.
         along = self.rate * momentum
         whole = along - self.rate * self.decay * shrunk
         return along * along / whole if along > 0 and whole > 0 else 0.0
@@ -103,7 +105,7 @@ class Displacement:
             if len(members) > 1:
                 whole = [slot.parameter.reshape(-1) for slot in members]
                 self._backs[name] = torch.cat(whole) if buffer is None else torch.cat(whole, out=buffer)
-            elif buffer is None:
+            elif buffer is None:  # a large parameter for the first time
                 self._backs[name] = members[0].parameter.clone()
             else:
                 reused.append(buffer)

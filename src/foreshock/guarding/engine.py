@@ -54,7 +54,7 @@ class Engine:
 
     def before(self) -> list[GuardAction]:
         """Guard the coming step: everything until the optimizer moves. Return what was done."""
-        self.restore()
+        self.restore()  # the last step may have raised, so that `after` was not called
         self.skipped = False
         # What is measured belongs to the learning rate with which the step will be made. Weight decay is
         # shortened afterwards: by how much, follows from what is done to v.
@@ -91,6 +91,7 @@ class Engine:
         try:
             self._measurer.after_step()
         finally:
+            # The step was made, whatever goes wrong while its displacement is computed.
             self.restore()
             self.step += 1
             self.memory.stepped()
@@ -162,7 +163,7 @@ class Engine:
         )
         decisions = self._policy.decide(self._signals(measured))
         if not decisions:
-            return []
+            return []  # on nearly all steps; nothing below is computed for them
         slots = self._measurer.slots
         directions = find_directions(
             slots,

@@ -83,6 +83,7 @@ class Family:
         """
         if self.plain_adam:
             return _adam_metric(slots)
+        # Copies: D of some readers is a view of the state or of one number, and sums are formed in place.
         records = [self.reader.step(slot.live) for slot in slots]
         return Metric(
             [_single(record.denominator).clone() for record in records],
@@ -143,6 +144,7 @@ def _reason(inner: Optimizer, name: str | None) -> str:
 def _adam_metric(slots: Sequence[Slot]) -> Metric:
     denominators: list[Tensor] = []
     rates: list[float] = []
+    # A parameter group has one β₂ and one ε, which the kernels over many tensors take as one number.
     for _, members in itertools.groupby(slots, key=lambda slot: id(slot.group)):
         together = list(members)
         group = together[0].group

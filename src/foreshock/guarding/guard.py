@@ -245,6 +245,7 @@ class Guard:
         Raises:
             ValueError: If it is of another policy, or of an optimizer with other parameters.
         """
+        # The engine first: it refuses a state of another policy or model before anything is changed.
         self._engine.load_state_dict(state["engine"])
         self._tally.load_state_dict(state["tally"])
         self._prober.load_state_dict(state["prober"])
@@ -300,6 +301,7 @@ class Guard:
 
     def _report(self, actions: Sequence[GuardAction]) -> None:
         for action in actions:
+            # Recorded before its callbacks run: one that raises must not hide what was done.
             self.actions.append(action)
             self._tally.add(action)
             if action.remedy == "cooldown":

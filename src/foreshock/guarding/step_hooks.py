@@ -78,6 +78,8 @@ class StepHooks:
             self._before()
             return None
 
+        # Before the closure runs, ``.grad`` is that of the last step. LBFGS, which calls it several times a
+        # step, can't be guarded.
         def with_guard() -> Any:
             loss = closure()
             self._before()

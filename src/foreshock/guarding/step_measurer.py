@@ -80,6 +80,7 @@ class GradientNormCache:
             step: Number of the step.
             summed: Whether sums are added up over processes.
         """
+        # Shards and complex numbers are converted at each reading, and sums over processes need all slots.
         whole = not summed and not any(slot.sharded or slot.key.is_complex() for slot in slots)
         if not (slots and whole and all(slot.state for slot in slots)):
             self.forget()
@@ -166,6 +167,8 @@ class StepMeasurer:
         scale = getattr(self._optimizer, "grad_scale", None)
         self._step, self._scale, self._slots = step, 1.0 if scale is None else float(scale), None
         known = self._cache.matches(self._optimizer)
+        # All processes have to branch alike, or some would wait in a sum for the others: where sums go over
+        # processes nothing is ever known, see `GradientNormCache.remember`.
         if known and not needs & _NEED_STATE:
             return self._cache.measure(self._family, step=step, scale=self._scale)
         self._slots = self._read_all(known=known)
@@ -223,6 +226,7 @@ class StepMeasurer:
             return
         # The secant of a step needs the displacement of the one before: recording begins a step early.
         begins = "secant" in wanted and self._wait <= 1
+        # A NaN secant is not far: it says nothing.
         far = measured is not None and measured.secant <= _FAR * exact_above
         if far and not self._wait and not growing_fast:
             self._wait, begins = _STRIDE, False
@@ -380,5 +384,6 @@ def norms(gradients: Sequence[Tensor]) -> list[Tensor]:
         return []
     if all(gradient.dtype.itemsize >= 4 for gradient in gradients):
         return list(torch._foreach_norm(list(gradients)))
+    # In half precision the square of an entry overflows or vanishes long before the entry does.
     wide = [None if gradient.dtype.itemsize >= 4 else torch.float32 for gradient in gradients]
     return [torch.linalg.vector_norm(g, dtype=dtype) for g, dtype in zip(gradients, wide, strict=True)]

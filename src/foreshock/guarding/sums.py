@@ -80,6 +80,7 @@ class Reduction:
 
     def largest(self, value: float) -> float:
         """Return the largest value of any process."""
+        # In the same order in every process, as collectives require: that of the parameters.
         groups = list(dict.fromkeys(group for key in self._keys for group in key))
         for group in (*groups, *(() if self._group is None else (self._group,))):
             [value] = self._reduced([value], group, torch.distributed.ReduceOp.MAX)

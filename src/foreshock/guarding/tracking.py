@@ -10,6 +10,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from foreshock.dynamics import LagWindow
@@ -28,24 +29,26 @@ _FAST_STEPS = 2
 _FORGOTTEN = 0.999  # a factor this near to one is rounded to one, so that training is left alone again
 
 
+@dataclass
 class ClipRecord:
     """Follow the factors on the gradients of the last step and of the coming one, to compare the two.
 
     Attributes:
         last: Factor on the gradients of the last step.
+        coming: Factor on those of the coming step; the guard multiplies it by its own.
 
     Example:
         >>> record = ClipRecord()
         >>> record.set_clip_factor(0.5)
         >>> record.undoing
         (1.0, 2.0)
-        >>> record.stepped()
+        >>> record.stepped(finite=True)
         >>> record.undoing
         (2.0, 1.0)
     """
 
-    def __init__(self, last: float = 1.0) -> None:
-        self.last, self._coming = last, 1.0
+    last: float = 1.0
+    coming: float = 1.0
 
     def set_clip_factor(self, factor: float) -> None:
         """Set the factor by which the training loop multiplied the coming gradients.
@@ -53,23 +56,15 @@ class ClipRecord:
         Args:
             factor: In [0, 1].
         """
-        self._coming = factor
+        self.coming = factor
 
-    def multiply(self, factor: float) -> None:
-        """Record that the guard multiplied the coming gradients besides.
+    def stepped(self, *, finite: bool) -> None:
+        """Turn the coming step into the last one, unless a gradient scaler left it out.
 
         Args:
-            factor: The factor.
+            finite: Whether its gradient was finite.
         """
-        self._coming *= factor
-
-    def stepped(self) -> None:
-        """Turn the coming step into the last one."""
-        self.last, self._coming = self._coming, 1.0
-
-    def skipped(self) -> None:
-        """Forget the coming step, which the optimizer left out: the last one stays the last."""
-        self._coming = 1.0
+        self.last, self.coming = self.coming if finite else self.last, 1.0
 
     @property
     def undoing(self) -> tuple[float, float]:
@@ -77,7 +72,7 @@ class ClipRecord:
 
         NaN for what can't be undone, so that there is no secant.
         """
-        last, coming = self.last, self._coming
+        last, coming = self.last, self.coming
         return 1 / last if last > 0 else math.nan, 1 / coming if coming > 0 else math.nan
 
 
@@ -130,6 +125,7 @@ class Growth:
         self._squares.extend(state)
 
     def _least(self, steps: int) -> float:
+        # A gradient of zero makes no factor.
         squares = list(self._squares)[-steps - 1 :]
         if len(squares) <= steps or not min(squares) > 0:
             return math.nan
@@ -381,11 +377,7 @@ class RunMemory:
 
     def stepped(self) -> None:
         """Turn the coming step into the last one."""
-        # A gradient scaler leaves out a step whose gradient is not finite.
-        if self.finite:
-            self.clips.stepped()
-        else:
-            self.clips.skipped()
+        self.clips.stepped(finite=self.finite)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, as plain values."""

@@ -127,6 +127,7 @@ class MeanSquare:
         near = signals.lag > self.lag / 2 and signals.mean_square > self.threshold / 2
         self.needs = _WITH_BURST if near else _PAIRS
         burst = self._burst.update(signals.preconditioned_gradient)
+        # Noise above the edge does no harm while v follows g² and takes back at once what it amplified.
         if signals.updates <= _SETTLED or not signals.lag > self.lag:
             return ()
         where = f"the mean-square ratio is {signals.mean_square:.3g} and v is {signals.lag:.3g} × g²"

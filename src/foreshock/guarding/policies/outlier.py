@@ -101,6 +101,7 @@ class Outlier:
             self._sizes.append(size)
             self._row = []
             return ()
+        # Outside of the history: a few outliers would make the next one look usual.
         self._row.append(size)
         if len(self._row) > _IN_A_ROW:
             self._sizes.clear()

@@ -12,6 +12,7 @@ from foreshock.guarding.record import Remedy
 Measure = Literal["secant", "norm", "preconditioned gradient", "pairs", "curvature"]
 """What a policy needs to be measured."""
 
+# At β₂ = 0.999 the bias correction hides how few they are: v̂ of two gradients is as noisy as the gradients.
 WARM_UP = 10
 """Updates at the start in which v averages too few gradients to be judged."""
 
