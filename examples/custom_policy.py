@@ -27,7 +27,7 @@ class Damp:
     factor: float = 0.5
     name: ClassVar[str] = "damp"
     needs: ClassVar[frozenset] = frozenset({"preconditioned gradient"})  # measured for us at each step
-    exact_from: ClassVar[float] = float("inf")  # we do not use the secant
+    exact_above: ClassVar[float] = float("inf")  # we do not use the secant
     scales_decay: ClassVar[bool] = False  # we do not raise v
     _usual: float = field(default=0.0, init=False, repr=False)
 

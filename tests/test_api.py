@@ -244,7 +244,7 @@ def test_a_repr_shows_the_numbers_that_matter(session):
     assert "60 steps" in repr(session["monitor"])
     assert "<40×1 torch.float32>" in repr(session["step"])
     assert repr(session["optimizer"]).splitlines()[-1] == repr(session["guard"])
-    assert "of 60 steps" in repr(session["guard"])
+    assert "60 steps" in repr(session["guard"])
     assert "factor 0.4" in str(session["action"])
 
 

@@ -55,7 +55,7 @@ def run(source: str, names: dict[str, object]) -> None:
 
 
 def test_the_page_has_just_the_blocks_that_are_run_here():
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
 
 
 def test_an_optimizer_is_registered_monitored_and_checked_against_its_own_step(names):
@@ -98,9 +98,16 @@ def test_a_policy_acts_where_it_says_and_takes_its_memory_along(names):
         model, torch.optim.AdamW(model.parameters()), names["loss_fn"], guard=names["HalveOutliers"]()
     )
     assert monitor.guard.policy.name == "halve outliers"
+    run(BLOCKS[3], names)
+    assert names["guard"] is not guard
+    assert type(names["guard"].policy) is names["HalveOutliers"]
+    by_name = foreshock.Monitor(
+        model, torch.optim.AdamW(model.parameters()), names["loss_fn"], guard="halve outliers"
+    )
+    assert type(by_name.guard.policy) is names["HalveOutliers"]
 
 
 def test_an_operator_of_ones_own_has_its_largest_eigenvalue_found(names):
-    run(BLOCKS[3], names)
+    run(BLOCKS[4], names)
     assert names["found"].value == pytest.approx(5, rel=5e-3)
     assert names["found"].converged

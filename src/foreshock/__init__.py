@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     )
     from foreshock.eigen import StoppingRule
     from foreshock.forecast import Alarm, Forecast
-    from foreshock.guarding import Guard, GuardAction, GuardSummary, guard
+    from foreshock.guarding import Guard, GuardAction, GuardSummary, guard, register_policy
     from foreshock.monitor import Monitor, StepObservation
     from foreshock.operators import BackendChoice
     from foreshock.preconditioner import (
@@ -89,6 +89,7 @@ __all__ = [
     "mean_square_stability",
     "preconditioned_sharpness",
     "read_run",
+    "register_policy",
     "register_preconditioner",
     "sharpness",
     "spectrum",
@@ -111,7 +112,7 @@ _HOMES = {
     ),
     "eigen": ("StoppingRule",),
     "forecast": ("Alarm", "Forecast"),
-    "guarding": ("Guard", "GuardAction", "GuardSummary", "guard"),
+    "guarding": ("Guard", "GuardAction", "GuardSummary", "guard", "register_policy"),
     "monitor": ("Monitor", "StepObservation"),
     "operators": ("BackendChoice",),
     "preconditioner": (

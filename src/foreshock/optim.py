@@ -20,7 +20,7 @@ class _Guarded(optim.Optimizer):
 
     def __init__(self, params: Any, *args: Any, policy: str | Policy = "auto", **options: Any) -> None:
         super().__init__(params, *args, **options)
-        self._hang(policy)
+        self._attach(policy)
 
     def __repr__(self) -> str:
         """Return what the plain optimizer prints, and one line on the guard."""
@@ -38,8 +38,9 @@ class _Guarded(optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Become a copy with a guard of its own; ``load_state_dict`` calls it too, with none to give."""
         super().__setstate__(_without_guard(state))
+        # Hooks of the original are not copied: the copy attaches its own.
         if _KEY in state:
-            self._hang(state[_KEY]["policy"])
+            self._attach(state[_KEY]["policy"])
             self.guard.load_state_dict(state[_KEY]["state"])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -52,8 +53,8 @@ class _Guarded(optim.Optimizer):
         if _KEY in state_dict:
             self.guard.load_state_dict(state_dict[_KEY])
 
-    def _hang(self, policy: str | Policy) -> None:
-        # A copy gets the policy from before the first step: it goes back to that where a state is loaded.
+    def _attach(self, policy: str | Policy) -> None:
+        # A copy gets the policy as it was before the first step: loading a state goes back to that.
         self._policy = copy.deepcopy(policy)
         self.guard = guard(self, policy)
 

@@ -102,4 +102,4 @@ def lowered_once():
     saved = copy.deepcopy(optimizer.state_dict())
     train(model, optimizer, batch, 80)
     optimizer.load_state_dict(saved)
-    return watched.summary().remedies, watched.state_dict()["engine"]["rate_factor"]
+    return watched.summary().remedies, watched.state_dict()["engine"]["memory"]["rate_factor"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 import random
 from functools import partial
@@ -92,7 +93,7 @@ def test_actions_are_told_kept_and_summed_up():
     decisions = {3: asked("raise all", 1.5), 5: asked("clip", 0.25), 6: asked("raise along", 1.2)}
     model, batch = network(), data()
     optimizer = optim.Adam(model.parameters(), lr=0.01)
-    watched = guard(optimizer, Script(decisions), on_action=told.append, kept=2)
+    watched = guard(optimizer, Script(decisions), on_action=told.append, max_actions=2)
     train(model, optimizer, batch, 10)
     assert [(a.step, a.remedy, a.factor, a.policy) for a in told] == [
         (3, "raise all", 1.5, "script"),
@@ -361,8 +362,10 @@ def test_beta2_of_adamax_is_changed_without_a_bias_to_correct():
 def test_the_public_function_is_not_shadowed_by_a_module():
     import foreshock.guarding
 
+    module = importlib.import_module("foreshock.guarding.guard")
     assert callable(foreshock.guard)
     assert foreshock.guard is foreshock.guarding.guard
+    assert module.Guard is Guard
 
 
 def test_policies_by_name_and_by_instance():
@@ -377,8 +380,8 @@ def test_policies_by_name_and_by_instance():
         guard(optimizer, "magic")
     with pytest.raises(ValueError, match="2 optimizers"):
         guard([optimizer, optimizer])
-    with pytest.raises(ValueError, match="kept is 0"):
-        Guard(optimizer, Secant(), kept=0)
+    with pytest.raises(ValueError, match="max_actions is 0"):
+        Guard(optimizer, Secant(), max_actions=0)
 
 
 @pytest.mark.parametrize(
@@ -522,7 +525,7 @@ def test_far_from_the_edge_the_secant_is_measured_every_eighth_step_and_held_opt
     model, batch = network(), data()
     optimizer = optim.Adam(model.parameters(), lr=1e-6)
     script = Script({3: asked("learning rate", 0.5)}, needs=("secant", "norm"))
-    script.exact_from = 0.9
+    script.exact_above = 0.9
     watched = guard(optimizer, script)
     rates = []
     optimizer.register_step_pre_hook(lambda one, *_: rates.append(one.param_groups[0]["lr"]))
@@ -547,7 +550,7 @@ def test_an_overflow_does_not_let_an_old_displacement_stand_for_the_last_one():
     model, batch = network(), data()
     optimizer = optim.AdamW(model.parameters(), lr=1e-6, fused=True)
     script = Script(needs=("secant", "norm"))
-    script.exact_from = 0.9
+    script.exact_above = 0.9
     watched = guard(optimizer, script)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     scaled_training(optimizer, model, batch, scaler, steps=12, overflow_at=(8,))

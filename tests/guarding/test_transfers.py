@@ -7,8 +7,7 @@ import torch
 from torch import nn, optim
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from foreshock.guarding import guard
-from foreshock.guarding.measuring import bundles
+from foreshock.guarding import guard, parameters
 from guarding.training import Script, asked, data, squared
 
 
@@ -43,10 +42,10 @@ def reads(layers, decisions, way):
 
 @pytest.mark.parametrize("decisions", [{}, {3: asked("raise along", 1.5)}], ids=["idle", "acting"])
 @pytest.mark.parametrize("rate", [0.01, torch.tensor(0.01)], ids=["number", "tensor"])
-@pytest.mark.parametrize("small", [bundles.SMALL, 0], ids=["together", "one by one"])
+@pytest.mark.parametrize("small", [parameters.SMALL, 0], ids=["together", "one by one"])
 def test_reads_do_not_grow_with_the_number_of_parameters(decisions, rate, small, monkeypatch):
     """Step counts on the CPU are read one by one; on an accelerator they come in one transfer."""
-    monkeypatch.setattr(bundles, "SMALL", small)
+    monkeypatch.setattr(parameters, "SMALL", small)
     few, many = (
         reads(layers, decisions, {"lr": rate, "foreach": not torch.is_tensor(rate)}) for layers in (1, 9)
     )

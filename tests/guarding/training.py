@@ -31,7 +31,7 @@ class Script:
     """A policy that does what it is told at given steps, and remembers what it saw."""
 
     name = "script"
-    exact_from = -math.inf
+    exact_above = -math.inf
 
     def __init__(self, decisions=None, needs=("secant", "preconditioned gradient"), scales_decay=False):
         self.decisions = decisions or {}

@@ -1,7 +1,7 @@
 """Guards: policies that keep an optimizer from making loss spikes, and the hooks that carry them out."""
 
 from foreshock.guarding.attach import as_guard, guard
-from foreshock.guarding.hook import Guard
+from foreshock.guarding.guard import Guard
 from foreshock.guarding.policies import (
     POLICIES,
     Auto,
@@ -15,11 +15,13 @@ from foreshock.guarding.policies import (
     Policy,
     RaiseEpsilon,
     Secant,
+    register_policy,
 )
-from foreshock.guarding.record import GuardAction, GuardSummary
+from foreshock.guarding.record import ActionLog, GuardAction, GuardSummary
 
 __all__ = [
     "POLICIES",
+    "ActionLog",
     "Auto",
     "CurvatureDriven",
     "Decision",
@@ -36,4 +38,5 @@ __all__ = [
     "Secant",
     "as_guard",
     "guard",
+    "register_policy",
 ]

@@ -8,12 +8,10 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from foreshock.guarding.hook import Guard
-from foreshock.guarding.policies import POLICIES, Policy
+from foreshock.guarding.guard import Guard
+from foreshock.guarding.policies import Policy, make_policy, require_policy
 from foreshock.guarding.record import GuardAction
 from foreshock.preconditioner import as_optimizers, unwrap
-
-_MEMBERS = ("name", "needs", "exact_from", "scales_decay", "decide", "state_dict", "load_state_dict")
 
 
 def guard(
@@ -21,18 +19,19 @@ def guard(
     policy: str | Policy = "auto",
     *,
     on_action: Callable[[GuardAction], None] | None = None,
-    kept: int = 1000,
+    max_actions: int = 1000,
     group: Any = None,
 ) -> Guard:
     """Keep an optimizer from making loss spikes, by hooks on its ``step()``.
 
     Args:
         optimizer: Adam, AdamW, NAdam, RAdam, Adamax, RMSprop or Adafactor of ``torch.optim``, a subclass that
-            doesn't override ``step``, or a wrapper around one.
-        policy: ``"auto"``, the name of another policy, or a policy with options such as
-            ``foreshock.guarding.Secant(threshold=0.85)``, which is copied.
+            doesn't override ``step``, a wrapper around one, or another one whose registered
+            `foreshock.Reader` has a `raise_second_moment`.
+        policy: ``"auto"``, the name of another policy (`foreshock.register_policy` adds to them), or a policy
+            with options such as ``foreshock.guarding.Secant(threshold=0.85)``, which is copied.
         on_action: Called with each `GuardAction`. What it raises ends the training step.
-        kept: How many of the last actions to keep, ≥ 1.
+        max_actions: How many of the last actions to keep, ≥ 1.
         group: Process group to add sums up over, where plain tensors are parts of parameters (FSDP1, ZeRO).
             FSDP2 and DistributedDataParallel need none.
 
@@ -40,8 +39,8 @@ def guard(
         The guard. It acts until `Guard.detach`.
 
     Raises:
-        TypeError: If the optimizer can't be guarded or lacks the option that the policy changes, or if what
-            was given is no policy.
+        TypeError: If the optimizer can't be guarded or lacks the option that the policy changes, or if
+            `policy` is no policy.
         ValueError: If there is no such policy, or there are several optimizers.
 
     Example:
@@ -63,19 +62,17 @@ def guard(
             "of all: one of them alone can't be judged"
         )
     if isinstance(policy, str):
-        if policy not in POLICIES:
-            raise ValueError(f"there is no policy {policy!r}; there are {', '.join(POLICIES)}")
-        chosen = POLICIES[policy]()
+        chosen = make_policy(policy)
     else:
-        _require_policy(policy)
+        require_policy(policy)
         chosen = copy.deepcopy(policy)
-    watched = Guard(several[0], chosen, on_action=on_action, kept=kept, group=group)
+    watched = Guard(several[0], chosen, on_action=on_action, max_actions=max_actions, group=group)
     _require_option(watched, chosen)
     return watched
 
 
 def as_guard(guard_or_policy: Guard | Policy | str, optimizer: Optimizer | Sequence[Optimizer]) -> Guard:
-    """Return a guard of an optimizer: the one that is given, or a new one of the policy that is.
+    """Return the guard that was given, or a new one of the policy that was given.
 
     Args:
         guard_or_policy: A guard, a policy, or the name of one.
@@ -91,21 +88,12 @@ def as_guard(guard_or_policy: Guard | Policy | str, optimizer: Optimizer | Seque
     return guard_or_policy
 
 
-def _require_policy(policy: object) -> None:
-    allowed = f"a policy is one of the names {', '.join(POLICIES)}, or an object with options: Secant()"
-    if isinstance(policy, type):
-        raise TypeError(f"policy is the class {policy.__name__}; {allowed}: call it, {policy.__name__}()")
-    missing = [member for member in _MEMBERS if not hasattr(policy, member)]
-    if missing:
-        raise TypeError(f"policy is {policy!r}, which has no {', '.join(missing)}; {allowed}")
-
-
 def _require_option(watched: Guard, policy: Policy) -> None:
     option = {"epsilon": "eps", "beta2": "betas"}.get(policy.name)
     group = unwrap(watched.optimizer).param_groups[0]
     if option is None or (option in group and not (option == "eps" and isinstance(group[option], tuple))):
         return
-    watched.detach()
+    watched.detach()  # a guard that is refused must not stay on the optimizer
     raise TypeError(
         f"the policy {policy.name!r} changes {option!r}, which {type(watched.optimizer).__name__} doesn't "
         "have: take 'secant'"

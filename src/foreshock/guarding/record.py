@@ -1,20 +1,18 @@
-"""What a guard tells: each action as a record, and all of them as a summary."""
+"""What a guard reports: each action as a record, the last of them, and all of them as a summary."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from foreshock.representation import short_repr
 
-Remedy = Literal[
-    "raise along", "raise all", "clip", "epsilon", "beta2", "learning rate", "stand aside", "none"
-]
+Remedy = Literal["raise along", "raise all", "clip", "epsilon", "beta2", "learning rate", "cooldown", "none"]
 """What an action changes, see `GuardAction`."""
 
-_CHANGES_NOTHING: frozenset[Remedy] = frozenset({"stand aside", "none"})
+_CHANGES_NOTHING: frozenset[Remedy] = frozenset({"cooldown", "none"})
 
 _WORDS: Mapping[Remedy, str] = {
     "raise along": "raised v along the unstable direction",
@@ -23,7 +21,7 @@ _WORDS: Mapping[Remedy, str] = {
     "epsilon": "raised ε",
     "beta2": "lowered β₂",
     "learning rate": "lowered the learning rate",
-    "stand aside": "stood aside",
+    "cooldown": "paused raising v",
     "none": "left a step alone whose gradient was not finite",
 }
 
@@ -37,8 +35,8 @@ class GuardAction:
         policy: Name of the policy that decided.
         remedy: What was changed: ``"raise along"``, v of the coordinates that carry the unstable direction;
             ``"raise all"``, all of v; ``"clip"``, the gradient; ``"epsilon"``, ``"beta2"`` and ``"learning
-            rate"``, that option. Nothing by ``"stand aside"``, which says that raising v does not help, and
-            by ``"none"``: the gradient was not finite.
+            rate"``, that option. Nothing by ``"cooldown"``, after which v is not raised for a while because
+            it does not help, and by ``"none"``: the gradient was not finite.
         reason: Why, in words.
         value: What was measured.
         threshold: What it was compared with.
@@ -63,8 +61,63 @@ class GuardAction:
 
     @property
     def changes_something(self) -> bool:
-        """Whether the step was changed: it is not where the guard stands aside or leaves it alone."""
+        """Whether the step was changed: it is not by a cooldown, nor where the gradient was not finite."""
         return self.remedy not in _CHANGES_NOTHING
+
+
+class ActionLog(Sequence[GuardAction]):
+    """The last actions of a guard, the oldest first; slices of it are lists.
+
+    Args:
+        limit: How many to keep, ≥ 1.
+
+    Example:
+        >>> log = ActionLog(limit=2)
+        >>> for step in (3, 5, 8):
+        ...     log.append(GuardAction(step, "secant", "raise along", "why", 0.99, 0.9, 1.1))
+        >>> log
+        <2 actions, the last one 'raise along' at step 8>
+        >>> [action.step for action in log[-2:]]
+        [5, 8]
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._actions: deque[GuardAction] = deque(maxlen=limit)
+
+    def append(self, action: GuardAction) -> None:
+        """Keep one more action; the oldest one goes where there are too many."""
+        self._actions.append(action)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._actions)
+
+    @overload
+    def __getitem__(self, index: int) -> GuardAction: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[GuardAction]: ...
+
+    def __getitem__(self, index: int | slice) -> GuardAction | list[GuardAction]:
+        """Return one action, or a list of some."""
+        if isinstance(index, slice):
+            return list(self._actions)[index]
+        return self._actions[index]
+
+    def __iter__(self) -> Iterator[GuardAction]:
+        """Iterate over them, the oldest first."""
+        return iter(self._actions)
+
+    def __repr__(self) -> str:
+        """Return how many there are, and the last one."""
+        return f"<{self.describe()}>"
+
+    def describe(self) -> str:
+        """Return in words how many there are, and the last one."""
+        if not self._actions:
+            return "no actions"
+        count, last = len(self), self._actions[-1]
+        return f"{count} action{'s' if count > 1 else ''}, the last one {last.remedy!r} at step {last.step}"
 
 
 @dataclass(frozen=True)
@@ -78,7 +131,7 @@ class GuardSummary:
         remedies: How often each remedy was used.
         largest_raise: The largest factor on √v in one step; 1 if v was never raised.
         strongest_clip: The smallest factor on a gradient; 1 if none was clipped.
-        stood_aside: How often it gave up raising v for a while.
+        cooldowns: How often it paused raising v for a while.
         not_finite: Episodes of gradients that were not finite, which the guard leaves alone.
         notes: What the guard could not do, and why.
     """
@@ -89,7 +142,7 @@ class GuardSummary:
     remedies: Mapping[Remedy, int] = field(default_factory=dict)
     largest_raise: float = 1.0
     strongest_clip: float = 1.0
-    stood_aside: int = 0
+    cooldowns: int = 0
     not_finite: int = 0
     notes: tuple[str, ...] = ()
 
@@ -108,8 +161,8 @@ class GuardSummary:
             parts.append(f"largest factor on √v {self.largest_raise:.3g}")
         if self.strongest_clip < 1:
             parts.append(f"smallest factor on a gradient {self.strongest_clip:.3g}")
-        if self.stood_aside:
-            parts.append(f"{_WORDS['stand aside']} {self.stood_aside} ×")
+        if self.cooldowns:
+            parts.append(f"{_WORDS['cooldown']} {self.cooldowns} ×")
         if self.not_finite:
             parts.append(f"{_WORDS['none']} {self.not_finite} ×")
         return "; ".join([head, *parts, *self.notes])
@@ -127,7 +180,7 @@ class Tally:
         self._counts: Counter[Remedy] = Counter()
         self._acted, self._last = 0, -1
         self._raise, self._clip = 1.0, 1.0
-        self._aside = ""
+        self._cooldown = ""
 
     @property
     def raised(self) -> bool:
@@ -137,8 +190,8 @@ class Tally:
     def add(self, action: GuardAction) -> None:
         """Take one action into account; several of one step count as one step acted on."""
         self._counts[action.remedy] += 1
-        if action.remedy == "stand aside":
-            self._aside = action.reason
+        if action.remedy == "cooldown":
+            self._cooldown = action.reason
         if not action.changes_something:
             return
         if action.step != self._last:
@@ -165,9 +218,9 @@ class Tally:
             remedies=remedies,
             largest_raise=self._raise,
             strongest_clip=self._clip,
-            stood_aside=self._counts["stand aside"],
+            cooldowns=self._counts["cooldown"],
             not_finite=self._counts["none"],
-            notes=(*([self._aside] if self._aside else []), *notes),
+            notes=(*([self._cooldown] if self._cooldown else []), *notes),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -178,12 +231,12 @@ class Tally:
             "last": self._last,
             "raise": self._raise,
             "clip": self._clip,
-            "aside": self._aside,
+            "cooldown": self._cooldown,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self._counts = Counter(state["counts"])
         self._acted, self._last = int(state["acted"]), int(state["last"])
-        self._aside = str(state["aside"])
+        self._cooldown = str(state["cooldown"])
         self._raise, self._clip = float(state["raise"]), float(state["clip"])

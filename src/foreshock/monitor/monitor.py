@@ -128,7 +128,7 @@ class Monitor:
             described["guard"] = self._guard.policy.name
         self._journal = Journal(None if run is None else RunLogWriter(run, meta=described))
         if self._guard is not None:
-            self._guard.tell(self._log_action)
+            self._guard.add_callback(self._log_action)
             self._guard.monitored = True
 
     @property
@@ -277,7 +277,7 @@ class Monitor:
             self._journal.event(seen.step, "backend", f"{choice.name}: {choice.reason}", level=level)
         self._journal.write("curvature", reading)
         if self._guard is not None and prober.top_vector is not None:
-            self._guard.see_curvature(reading.stability_ratio, prober.top_vector)
+            self._guard.record_curvature(reading.stability_ratio, prober.top_vector)
         signals = curvature_signals(seen, reading, preconditioner)
         self._run.see_curvature(seen.step, signals, learning_rates=self._future_rates(seen.step))
 
@@ -295,7 +295,7 @@ class Monitor:
         self._journal.write("noise", reading)
         self._warn_of_mismatch(reading)
         seen_by = (
-            [self._run.see_noise] if self._guard is None else [self._run.see_noise, self._guard.see_noise]
+            [self._run.see_noise] if self._guard is None else [self._run.see_noise, self._guard.record_noise]
         )
         for see_noise in seen_by:
             see_noise(

@@ -1,9 +1,11 @@
 """Live optimizer state → D_t and the update of the step about to be taken."""
 
-from foreshock.preconditioner.live import LiveParameter, Reader, SecondMoment
+from foreshock.preconditioner.live import LiveParameter, Reader, SecondMoment, Write
 from foreshock.preconditioner.record import ParameterStep, Preconditioner
 from foreshock.preconditioner.registry import (
+    find_raising_reader,
     find_reader,
+    raising_names,
     read_gradient_norm,
     read_preconditioner,
     read_second_moment_sums,
@@ -18,9 +20,12 @@ __all__ = [
     "Preconditioner",
     "Reader",
     "SecondMoment",
+    "Write",
     "as_optimizers",
+    "find_raising_reader",
     "find_reader",
     "live_groups",
+    "raising_names",
     "read_gradient_norm",
     "read_preconditioner",
     "read_second_moment_sums",

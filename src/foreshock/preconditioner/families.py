@@ -1,4 +1,4 @@
-"""The optimizers that Foreshock reads by itself, by class name: no other library is imported for it."""
+"""The optimizers that Foreshock reads and guards by itself, by class name: no other library is imported."""
 
 from __future__ import annotations
 
@@ -21,20 +21,41 @@ from foreshock.preconditioner.low_bit import (
 from foreshock.preconditioner.muon import read_muon_step
 from foreshock.preconditioner.nadam import read_nadam_step
 from foreshock.preconditioner.radam import read_radam_step
+from foreshock.preconditioner.raising import (
+    raise_average,
+    raise_factored,
+    raise_maximum,
+    raise_square_average,
+)
 from foreshock.preconditioner.rmsprop import read_rmsprop_second_moment, read_rmsprop_step
 from foreshock.preconditioner.sgd import read_sgd_step
 
 _TORCH = {
     "Adadelta": Reader(read_adadelta_step, read_adadelta_second_moment),
-    "Adafactor": Reader(read_adafactor_step, read_adafactor_second_moment),
+    "Adafactor": Reader(
+        read_adafactor_step,
+        read_adafactor_second_moment,
+        raise_factored,
+        elementwise=False,  # of a matrix only sums over rows and columns are kept
+        decoupled_decay=True,
+    ),
     "Adagrad": Reader(read_adagrad_step),
-    "Adam": Reader(partial(read_adam_step, decoupled=False), read_adam_second_moment),
-    "Adamax": Reader(read_adamax_step),
-    "AdamW": Reader(partial(read_adam_step, decoupled=True), read_adam_second_moment),
+    "Adam": Reader(
+        partial(read_adam_step, decoupled=False),
+        read_adam_second_moment,
+        partial(raise_average, decoupled=False),
+    ),
+    "Adamax": Reader(read_adamax_step, raise_second_moment=raise_maximum),
+    "AdamW": Reader(
+        partial(read_adam_step, decoupled=True),
+        read_adam_second_moment,
+        partial(raise_average, decoupled=True),
+        decoupled_decay=True,
+    ),
     "Muon": Reader(read_muon_step),
-    "NAdam": Reader(read_nadam_step, read_adam_second_moment),
-    "RAdam": Reader(read_radam_step, read_adam_second_moment),
-    "RMSprop": Reader(read_rmsprop_step, read_rmsprop_second_moment),
+    "NAdam": Reader(read_nadam_step, read_adam_second_moment, raise_average),
+    "RAdam": Reader(read_radam_step, read_adam_second_moment, raise_average),
+    "RMSprop": Reader(read_rmsprop_step, read_rmsprop_second_moment, raise_square_average),
     "SGD": Reader(read_sgd_step),
 }
 _BITSANDBYTES = {

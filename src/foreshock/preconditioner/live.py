@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,13 +122,24 @@ def read_no_second_moment(state: Mapping[str, Any], group: Mapping[str, Any]) ->
     """
 
 
+Write = tuple[Tensor, Tensor]
+"""A tensor of an optimizer's state, and what to write into it."""
+
+
 @dataclass(frozen=True)
 class Reader:
-    """How to read one family of optimizers.
+    """How to read one family of optimizers, and how to guard it.
 
     Attributes:
         step: The parameter as its optimizer sees it → the step about to be taken.
         second_moment: (state, group) → the average of g² before the step, or None if there is none.
+        raise_second_moment: (the parameter, k) → what to write into its state *before* the step, so that the
+            v with which the step is made is k times what it would have been: D without ε is √k times as
+            large. k ≥ 1 is a number, or a tensor of the parameter's shape. It writes nothing itself; an empty
+            list says that no write would do it. None: a guard refuses the optimizer.
+        elementwise: Whether k may be a tensor, that is, whether v has an entry for each coordinate.
+        decoupled_decay: Whether ``weight_decay`` is decoupled from the gradient, where the parameter group
+            has no ``decoupled_weight_decay`` that says so.
 
     Example:
         The reader of plain gradient descent, whose D is one:
@@ -150,5 +161,8 @@ class Reader:
     second_moment: Callable[[Mapping[str, Any], Mapping[str, Any]], SecondMoment | None] = (
         read_no_second_moment
     )
+    raise_second_moment: Callable[[LiveParameter, Tensor | float], Sequence[Write]] | None = None
+    elementwise: bool = True
+    decoupled_decay: bool = False
 
     __repr__ = short_repr

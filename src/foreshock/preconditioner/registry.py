@@ -24,6 +24,9 @@ _READERS: dict[type[Optimizer], Reader] = {}
 def register_preconditioner(optimizer_class: type[Optimizer], reader: Reader) -> None:
     """Teach Foreshock a further optimizer, or another reader of one that it knows.
 
+    A monitor needs `Reader.step`. A guard also needs `Reader.raise_second_moment`, and follows the lag only
+    of an optimizer with a `Reader.second_moment`.
+
     Args:
         optimizer_class: The class; subclasses that don't override ``step`` are understood too.
         reader: How to read it. Check it by comparing `ParameterStep.displacement` with one real step.
@@ -61,10 +64,9 @@ def find_reader(optimizer: Optimizer) -> Reader:
         TypeError: If its class is not registered, with the names that are, or can't be read in principle.
     """
     cls = type(unwrap(optimizer))
-    for base in cls.__mro__:
-        reader = _READERS.get(base) or BUILT_IN.get(_public_name(base))
-        if reader is not None and _same_step(cls, base):
-            return reader
+    reader = next(_readers(cls), None)
+    if reader is not None:
+        return reader
     reason = REFUSED.get(_public_name(cls))
     if reason is not None:
         raise TypeError(f"{cls.__name__} can't be monitored: {reason}")
@@ -74,6 +76,25 @@ def find_reader(optimizer: Optimizer) -> Reader:
         "and subclasses of them that don't override step): teach it with "
         "foreshock.register_preconditioner(cls, reader)"
     )
+
+
+def find_raising_reader(optimizer: Optimizer) -> Reader | None:
+    """Return the reader that says how the second moment of an optimizer is raised; None if there is none.
+
+    A registered reader that doesn't say so leaves a subclass of a built-in optimizer to the built-in one.
+
+    Args:
+        optimizer: A live optimizer, or a wrapper around one.
+    """
+    readers = _readers(type(unwrap(optimizer)))
+    return next((reader for reader in readers if reader.raise_second_moment is not None), None)
+
+
+def raising_names() -> list[str]:
+    """Return the names of the optimizers whose second moment can be raised, sorted."""
+    built_in = [name.rpartition(".")[2] for name, one in BUILT_IN.items() if one.raise_second_moment]
+    registered = [cls.__name__ for cls, one in _READERS.items() if one.raise_second_moment]
+    return sorted({*built_in, *registered})
 
 
 def stock_name(optimizer: Optimizer) -> str | None:
@@ -216,6 +237,14 @@ def _require_scale(scale: float) -> None:
             f"gradient_scale is {scale!r}; it must be a positive number: pass scaler.get_scale() before "
             "unscale_, and leave it out after"
         )
+
+
+def _readers(cls: type[Optimizer]) -> Iterator[Reader]:
+    """Yield the readers of a class, then of its bases with the same step, registered ones before built-in."""
+    for base in cls.__mro__:
+        for reader in (_READERS.get(base), BUILT_IN.get(_public_name(base))):
+            if reader is not None and _same_step(cls, base):
+                yield reader
 
 
 def _public_name(cls: type) -> str:

@@ -92,7 +92,7 @@ def test_the_armed_clip_scales_the_burst_down():
 
 @pytest.mark.parametrize("usual", ["median", "third largest"])
 def test_outliers_are_clipped_and_a_new_level_is_accepted(usual):
-    policy = Outlier(usual=usual)
+    policy = Outlier(reference=usual)
     for step in range(100):
         assert not policy.decide(seen(step, preconditioned_gradient=1.0))
     factors = []
@@ -104,7 +104,7 @@ def test_outliers_are_clipped_and_a_new_level_is_accepted(usual):
 
 @pytest.mark.parametrize("usual", ["median", "third largest"])
 def test_nothing_is_an_outlier_of_gradients_that_were_zero(usual):
-    policy = Outlier(usual=usual, left=1.0, size="norm")
+    policy = Outlier(reference=usual, clip_to=1.0, size="norm")
     for step in range(60):
         assert not policy.decide(seen(step, squared_gradient=0.0))
     for step in range(60, 260):
@@ -113,7 +113,7 @@ def test_nothing_is_an_outlier_of_gradients_that_were_zero(usual):
 
 
 def test_what_is_left_of_an_outlier_can_be_less_than_what_makes_it_one():
-    policy = Outlier(multiple=4.0, left=1.0, size="norm")
+    policy = Outlier(multiple=4.0, clip_to=1.0, size="norm")
     for step in range(100):
         assert not policy.decide(seen(step, squared_gradient=1.0 if step % 2 else 9.0))
     [decision] = policy.decide(seen(100, squared_gradient=400.0))
@@ -122,7 +122,7 @@ def test_what_is_left_of_an_outlier_can_be_less_than_what_makes_it_one():
 
 
 def test_rare_outliers_are_clipped_each_time():
-    policy = Outlier(usual="third largest")
+    policy = Outlier(reference="third largest")
     clipped = [
         step
         for step in range(400)
@@ -178,9 +178,9 @@ OPTIONS = [
     (MeanSquare, {"largest": math.nan}, "largest"),
     (MeanSquare, {"remedy": "pray"}, "remedy"),
     (Outlier, {"multiple": 1.0}, "multiple"),
-    (Outlier, {"left": 0.0}, "left"),
-    (Outlier, {"left": 3.5}, "left"),
-    (Outlier, {"usual": "mode"}, "usual"),
+    (Outlier, {"clip_to": 0.0}, "clip_to"),
+    (Outlier, {"clip_to": 3.5}, "clip_to"),
+    (Outlier, {"reference": "mode"}, "reference"),
     (Outlier, {"size": "huge"}, "size"),
     (RaiseEpsilon, {"value": 0.0}, "value"),
     (LowerBeta2, {"value": 1.0}, "value"),

@@ -180,17 +180,17 @@ def test_thresholds_are_checked():
 def test_the_bound_lies_above_the_secant_and_is_tight_without_weight_decay(name, decay):
     """Where only a bound is wanted no D is computed; it must never hide a secant past the threshold."""
     seen = {}
-    for exact_from in (-math.inf, math.inf):
+    for exact_above in (-math.inf, math.inf):
         problem = Quadratic()
         optimizer = CONFIGS[name][0](problem.tensors)
         optimizer.param_groups[0]["weight_decay"] = decay
         script = Script()
-        script.exact_from = exact_from
+        script.exact_above = exact_above
         watched = guard(optimizer, script)
         for step in range(90):
             problem.backward(1.0 + 0.5 * math.sin(step))
             optimizer.step()
-        seen[exact_from] = {one.step: one.secant for one in watched.policy.seen}
+        seen[exact_above] = {one.step: one.secant for one in watched.policy.seen}
     exact, bound = seen.values()
     common = [step for step in bound if step > 1 and math.isfinite(bound[step])]
     assert len(common) >= 10

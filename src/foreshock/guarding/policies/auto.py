@@ -1,27 +1,90 @@
-"""The policy for whoever doesn't want to choose: all that acts on v, and clipping of what was never seen."""
+"""The default policy: all that acts on v, clipping of gradients without precedent, and when to pause."""
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from foreshock.guarding.policies.mean_square import MeanSquare
 from foreshock.guarding.policies.outlier import Outlier
-from foreshock.guarding.policies.patience import ASIDE, MOST, WINDOW, Patience
 from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure
 from foreshock.guarding.policies.secant import Secant
 
+# Clipping what is merely large costs progress and prevents no spike that comes from v: only what exceeds all
+# of recent training by far is clipped.
 _NOVEL = 4.0
-_AFTER_OUTLIER = 2
-_STANDING_ASIDE = Decision(
-    "stand aside",
+_AFTER_OUTLIER = 2  # steps whose secant an outlier spoils: Δg has its gradient in this step and the next
+
+WINDOW, MOST, COOLDOWN = 100, 50, 200
+"""After raises on more than 50 of the last 100 steps, none for 200."""
+
+_PAUSE = Decision(
+    "cooldown",
     1.0,
     f"v was to be raised on more than {MOST} of the last {WINDOW} steps: the learning rate is too high in "
-    f"itself. Lower it, or warm it up for longer; nothing but outliers is acted on for {ASIDE} steps",
+    f"itself. Lower it, or warm it up for longer; nothing but outliers is acted on for {COOLDOWN} steps",
     (MOST + 1) / WINDOW,
     MOST / WINDOW,
 )
+
+
+class Cooldown:
+    """Follow on which steps v was raised, and say when to pause.
+
+    Where v has to be raised again and again, raising it is not what helps: a learning rate that is far too
+    high from the first step needs more than what v forgot.
+
+    Example:
+        >>> cooldown = Cooldown()
+        >>> [cooldown.starts(step, raises=True) for step in range(51)].index(True)
+        50
+        >>> cooldown.active(50), cooldown.active(249), cooldown.active(250)
+        (True, True, False)
+    """
+
+    def __init__(self) -> None:
+        self._raised: deque[int] = deque()
+        self._until = 0
+
+    def active(self, step: int) -> bool:
+        """Return whether a step lies in a cooldown.
+
+        Args:
+            step: Its number.
+        """
+        # From both sides: after a return to an earlier checkpoint, `until` is of steps that are made again.
+        return self._until - COOLDOWN <= step < self._until
+
+    def starts(self, step: int, *, raises: bool) -> bool:
+        """Take a step into account, and return whether a cooldown starts with it.
+
+        Args:
+            step: Its number.
+            raises: Whether v is to be raised.
+        """
+        if self._raised and self._raised[-1] >= step:
+            self._raised.clear()  # those were the steps of another run
+        while self._raised and self._raised[0] <= step - WINDOW:
+            self._raised.popleft()
+        if raises:
+            self._raised.append(step)
+        if len(self._raised) <= MOST:
+            return False
+        self._raised.clear()
+        self._until = step + COOLDOWN
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs, as plain values."""
+        return {"raised": list(self._raised), "until": self._until}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self._raised = deque(state["raised"])
+        self._until = int(state["until"])
 
 
 @dataclass
@@ -29,9 +92,9 @@ class Auto:
     """Secant, mean-square ratio where pairs are measured, and clipping of gradients without precedent.
 
     A gradient counts as an outlier only above four times the third *largest* of the last 100 steps, and is
-    scaled down to that third largest. It spoils the secant of its own step and of the next, which are passed
-    over. Where v would have to be raised on more than half of the last 100 steps, the learning rate is too
-    high in itself: it stands aside for 200 steps, and says so.
+    scaled down to that third largest. It spoils the secant of its own step and of the next, on which the
+    secant is ignored. Where v would have to be raised on more than half of the last 100 steps, the learning
+    rate is too high in itself: v is not raised for 200 steps, which is reported as a cooldown.
 
     Attributes:
         secant: Against spikes of the full batch.
@@ -47,12 +110,12 @@ class Auto:
     secant: Secant = field(default_factory=Secant)
     mean_square: MeanSquare = field(default_factory=MeanSquare)
     outlier: Outlier = field(
-        default_factory=lambda: Outlier(multiple=_NOVEL, left=1, usual="third largest", size="norm")
+        default_factory=lambda: Outlier(multiple=_NOVEL, clip_to=1, reference="third largest", size="norm")
     )
     name: ClassVar[str] = "auto"
     scales_decay: ClassVar[bool] = True
-    _patience: Patience = field(default_factory=Patience, init=False, repr=False, compare=False)
-    _blind_until: int = field(default=0, init=False, repr=False, compare=False)
+    _cooldown: Cooldown = field(default_factory=Cooldown, init=False, repr=False, compare=False)
+    _spoiled_until: int = field(default=0, init=False, repr=False, compare=False)
 
     @property
     def needs(self) -> frozenset[Measure]:
@@ -60,26 +123,31 @@ class Auto:
         return self.secant.needs | self.mean_square.needs | self.outlier.needs
 
     @property
-    def exact_from(self) -> float:
+    def exact_above(self) -> float:
         """The threshold of the secant."""
         return self.secant.threshold
 
-    def decide(self, seen: GuardSignals) -> Sequence[Decision]:
+    def decide(self, signals: GuardSignals) -> Sequence[Decision]:
         """Return what the three ask for, the clip first.
 
         Args:
-            seen: The step about to be taken.
+            signals: The step about to be taken.
         """
-        clips = self.outlier.decide(seen)
-        if clips:
-            self._blind_until = seen.step + _AFTER_OUTLIER
-        blind = self._blind_until - _AFTER_OUTLIER <= seen.step < self._blind_until
-        asked = [*clips, *self.mean_square.decide(seen), *(() if blind else self.secant.decide(seen))]
+        step = signals.step
+        asked = [*self.outlier.decide(signals)]
+        if asked:
+            self._spoiled_until = step + _AFTER_OUTLIER
+        spoiled = self._spoiled_until - _AFTER_OUTLIER <= step < self._spoiled_until
+        # On most steps neither was measured, and there is nothing to ask those two.
+        if not math.isnan(signals.mean_square) or not math.isnan(signals.preconditioned_gradient):
+            asked += self.mean_square.decide(signals)
+        if not (math.isnan(signals.secant) or spoiled):
+            asked += self.secant.decide(signals)
         others = [one for one in asked if not one.remedy.startswith("raise")]
-        if self._patience.aside(seen.step):
+        if self._cooldown.active(step):
             return others
-        if self._patience.ends(seen.step, raises=len(others) < len(asked)):
-            return [*others, _STANDING_ASIDE]
+        if self._cooldown.starts(step, raises=len(others) < len(asked)):
+            return [*others, _PAUSE]
         return asked
 
     def state_dict(self) -> dict[str, Any]:
@@ -87,13 +155,13 @@ class Auto:
         return {
             "mean_square": self.mean_square.state_dict(),
             "outlier": self.outlier.state_dict(),
-            "patience": self._patience.state_dict(),
-            "blind_until": self._blind_until,
+            "cooldown": self._cooldown.state_dict(),
+            "spoiled_until": self._spoiled_until,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self.mean_square.load_state_dict(state["mean_square"])
         self.outlier.load_state_dict(state["outlier"])
-        self._patience.load_state_dict(state["patience"])
-        self._blind_until = int(state["blind_until"])
+        self._cooldown.load_state_dict(state["cooldown"])
+        self._spoiled_until = int(state["spoiled_until"])

@@ -21,7 +21,7 @@ from foreshock.guarding.policies.policy import (
 class CurvatureDriven:
     """Raise v along the top eigenvector when the stability ratio passes the threshold.
 
-    It acts on steps with a probe and on no others: it is as quick as the monitor's budget lets it be.
+    It acts only on steps with a probe: how soon depends on the monitor's budget.
 
     Attributes:
         threshold: In multiples of the edge, in (0, 1).
@@ -45,20 +45,20 @@ class CurvatureDriven:
         require_threshold("threshold", self.threshold, low=0, high=1)
 
     @property
-    def exact_from(self) -> float:
+    def exact_above(self) -> float:
         """Infinity: the secant is not used."""
         return math.inf
 
-    def decide(self, seen: GuardSignals) -> Sequence[Decision]:
+    def decide(self, signals: GuardSignals) -> Sequence[Decision]:
         """Return the raise that brings the ratio back to the threshold, if it was measured above it.
 
         Args:
-            seen: The step about to be taken.
+            signals: The step about to be taken.
         """
-        if seen.updates <= WARM_UP or not seen.curvature > self.threshold:
+        if signals.updates <= WARM_UP or not signals.curvature > self.threshold:
             return ()
-        factor, reason = seen.curvature / self.threshold, curvature_reason(seen)
-        return (Decision("raise along", factor, reason, seen.curvature, self.threshold, "eigenvector"),)
+        factor, reason = signals.curvature / self.threshold, curvature_reason(signals)
+        return (Decision("raise along", factor, reason, signals.curvature, self.threshold, "eigenvector"),)
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the policy has no memory."""

@@ -3,21 +3,70 @@ r"""The guard against spikes that the noise of mini-batches drives, which live f
 What decides there is the mean-square ratio, and it harms only while v lags behind g². So: armed by the lag
 of the natural second moment, the ratio past its edge raises all of v a little at each step; a burst of the
 preconditioned gradient helps out just below the edge. Decoupled weight decay shrinks with the steps that
-this shortens: it would otherwise win over them.
+this shortens: it would otherwise outweigh them.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from foreshock.forecast.signals import SignalTracker
 from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure, require_threshold
 
-_SETTLED = 100
-_EASED = 0.05
+_SETTLED = 100  # updates before v and the average over pairs mean anything
+_EASED = 0.05  # below the threshold it is brought, so that it does not act at every step
+_NEAR = 0.15  # below the threshold, where a burst alone is acted on
+_SMOOTHING, _WINDOW, _FEWEST = 5, 100, 20
+
+
+# The preconditioned gradient takes a pass over v: only where both lag and ratio are at half their thresholds.
+_PAIRS: frozenset[Measure] = frozenset({"pairs"})
+_WITH_BURST: frozenset[Measure] = frozenset({"pairs", "preconditioned gradient"})
+
+
+class Burst:
+    """How far the gradient is above its own usual size: √(EMA₅ of gᵀD⁻¹g over its median of 100 steps).
+
+    Smoothed over five steps: the size of single mini-batch gradients varies by more than a burst does.
+
+    Example:
+        >>> burst = Burst()
+        >>> for _ in range(60):
+        ...     level = burst.update(0.1)
+        >>> round(level, 6), round(burst.update(2.0), 6)
+        (1.0, 2.19089)
+    """
+
+    def __init__(self) -> None:
+        self._recent = math.nan
+        self._levels: deque[float] = deque(maxlen=_WINDOW)
+
+    def update(self, energy: float) -> float:
+        """Take one step into account, and return its level; NaN before there are 20, or if it has none.
+
+        Args:
+            energy: gᵀD⁻¹g; ignored if it is not finite.
+        """
+        if not math.isfinite(energy):
+            return math.nan
+        first = math.isnan(self._recent)
+        self._recent = energy if first else self._recent + (energy - self._recent) / _SMOOTHING
+        self._levels.append(self._recent)
+        usual = statistics.median(self._levels) if len(self._levels) >= _FEWEST else math.nan
+        return math.sqrt(self._recent / usual) if usual > 0 else math.nan
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs, as plain values."""
+        return {"recent": self._recent, "levels": list(self._levels)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self._recent = float(state["recent"])
+        self._levels = deque(state["levels"], maxlen=_WINDOW)
 
 
 @dataclass
@@ -52,8 +101,8 @@ class MeanSquare:
     remedy: Literal["raise", "clip"] = "raise"
     name: ClassVar[str] = "mean_square"
     scales_decay: ClassVar[bool] = True
-    _signals: SignalTracker = field(default_factory=SignalTracker, init=False, repr=False, compare=False)
-    _near: bool = field(default=False, init=False, repr=False, compare=False)
+    needs: frozenset[Measure] = field(default=_PAIRS, init=False, repr=False, compare=False)
+    _burst: Burst = field(default_factory=Burst, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse impossible options."""
@@ -65,49 +114,45 @@ class MeanSquare:
             raise ValueError(f"remedy is {self.remedy!r}; it is 'raise' or 'clip'")
 
     @property
-    def needs(self) -> frozenset[Measure]:
-        """Pairs; and the preconditioned gradient while both lag and ratio are at half their thresholds."""
-        return frozenset({"pairs", "preconditioned gradient"} if self._near else {"pairs"})
-
-    @property
-    def exact_from(self) -> float:
+    def exact_above(self) -> float:
         """Infinity: the secant is not used."""
         return math.inf
 
-    def decide(self, seen: GuardSignals) -> Sequence[Decision]:
+    def decide(self, signals: GuardSignals) -> Sequence[Decision]:
         """Return a raise of v, or a clip, if the run is armed.
 
         Args:
-            seen: The step about to be taken.
+            signals: The step about to be taken.
         """
-        self._near = seen.lag > self.lag / 2 and seen.mean_square > self.threshold / 2
-        burst = self._signals.update(
-            loss=math.nan, squared_gradient=seen.preconditioned_gradient, second_moment=math.nan
-        ).burst
-        if seen.updates <= _SETTLED or not seen.lag > self.lag:
+        near = signals.lag > self.lag / 2 and signals.mean_square > self.threshold / 2
+        self.needs = _WITH_BURST if near else _PAIRS
+        burst = self._burst.update(signals.preconditioned_gradient)
+        # Noise above the edge does no harm while v follows g² and takes back at once what it amplified.
+        if signals.updates <= _SETTLED or not signals.lag > self.lag:
             return ()
-        where = f"the mean-square ratio is {seen.mean_square:.3g} and v is {seen.lag:.3g} × g²"
-        near = seen.mean_square > self.threshold - 0.15
+        where = f"the mean-square ratio is {signals.mean_square:.3g} and v is {signals.lag:.3g} × g²"
+        near = signals.mean_square > self.threshold - _NEAR
         if self.remedy == "clip":
-            if not (seen.mean_square > self.threshold and burst > self.burst):
+            if not (signals.mean_square > self.threshold and burst > self.burst):
                 return ()
             reason = f"{where}; the gradient is {burst:.3g} × its usual size"
             return (Decision("clip", self.burst / burst, reason, burst, self.burst),)
+        # Each factor is capped: if the ratio stays high, the next step raises again.
         factor = 1.0
-        if seen.mean_square > self.threshold:
-            factor = min(seen.mean_square / (self.threshold - _EASED), self.largest)
+        if signals.mean_square > self.threshold:
+            factor = min(signals.mean_square / (self.threshold - _EASED), self.largest)
         helped = min(burst / self.burst, self.largest) if near and burst > self.burst else 1.0
         if helped > 1:
             where += f"; the gradient is {burst:.3g} × its usual size"
         if not factor * helped > 1:
             return ()
-        return (Decision("raise all", factor * helped, where, seen.mean_square, self.threshold),)
+        return (Decision("raise all", factor * helped, where, signals.mean_square, self.threshold),)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed policy needs, as plain values."""
-        return {"signals": self._signals.state_dict(), "near": self._near}
+        return {"burst": self._burst.state_dict(), "near": self.needs == _WITH_BURST}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        self._signals.load_state_dict(state["signals"])
-        self._near = bool(state["near"])
+        self._burst.load_state_dict(state["burst"])
+        self.needs = _WITH_BURST if state["near"] else _PAIRS

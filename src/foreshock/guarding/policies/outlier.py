@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure, require_threshold
 
 _WINDOW = 100
-_FEWEST = 50
+_FEWEST = 50  # sizes before any is an outlier
 _IN_A_ROW = 3
 
 
@@ -29,14 +29,14 @@ class Outlier:
     """Scale a gradient down to a multiple of the usual size.
 
     Outliers don't enter their own history; but after three in a row it is no outlier but a new level, which
-    is accepted: a changed task or data set is not held up.
+    is accepted: a changed task or data set must not be clipped for ever.
 
     Attributes:
         multiple: Sizes above this multiple of the usual one are outliers, > 1.
-        left: What is left of an outlier, as a multiple of the usual size, > 0 and at most `multiple`; None
-            for `multiple`.
-        usual: The ``"median"`` of the last 100 steps, or their ``"third largest"``, which only a size without
-            precedent exceeds: three, because the history may have begun with outliers.
+        clip_to: What an outlier is scaled down to, as a multiple of the usual size, > 0 and at most
+            `multiple`; None for `multiple`.
+        reference: The usual size: the ``"median"`` of the last 100 steps, or their ``"third largest"``, which
+            only a size without precedent exceeds: three, because the history may begin with outliers.
         size: ``"preconditioned"``, q; or ``"norm"``, ‖g‖, which costs no pass over v.
 
     Raises:
@@ -52,8 +52,8 @@ class Outlier:
     """
 
     multiple: float = 3.0
-    left: float | None = None
-    usual: Literal["median", "third largest"] = "median"
+    clip_to: float | None = None
+    reference: Literal["median", "third largest"] = "median"
     size: Literal["preconditioned", "norm"] = "preconditioned"
     name: ClassVar[str] = "outlier"
     scales_decay: ClassVar[bool] = False
@@ -65,13 +65,12 @@ class Outlier:
     def __post_init__(self) -> None:
         """Refuse impossible options."""
         require_threshold("multiple", self.multiple, low=1, high=math.inf)
-        if self.left is not None and not 0 < self.left <= self.multiple:
+        if self.clip_to is not None and not 0 < self.clip_to <= self.multiple:
             raise ValueError(
-                f"left is {self.left!r}: what is left of an outlier is above 0 and at most multiple, "
-                f"{self.multiple!r}"
+                f"clip_to is {self.clip_to!r}; it must lie in (0, {self.multiple!r}], up to multiple"
             )
-        if self.usual not in ("median", "third largest"):
-            raise ValueError(f"usual is {self.usual!r}; it is 'median' or 'third largest'")
+        if self.reference not in ("median", "third largest"):
+            raise ValueError(f"reference is {self.reference!r}; it is 'median' or 'third largest'")
         if self.size not in ("preconditioned", "norm"):
             raise ValueError(f"size is {self.size!r}; it is 'preconditioned' or 'norm'")
 
@@ -81,25 +80,28 @@ class Outlier:
         return frozenset({"preconditioned gradient"} if self.size == "preconditioned" else {"norm"})
 
     @property
-    def exact_from(self) -> float:
+    def exact_above(self) -> float:
         """Infinity: the secant is not used."""
         return math.inf
 
-    def decide(self, seen: GuardSignals) -> Sequence[Decision]:
+    def decide(self, signals: GuardSignals) -> Sequence[Decision]:
         """Return a clip if the gradient is an outlier.
 
         Args:
-            seen: The step about to be taken.
+            signals: The step about to be taken.
         """
-        square = seen.preconditioned_gradient if self.size == "preconditioned" else seen.squared_gradient
+        square = (
+            signals.preconditioned_gradient if self.size == "preconditioned" else signals.squared_gradient
+        )
         size = math.sqrt(square) if square >= 0 else math.nan
         if not math.isfinite(size):
             return ()
         level = self._level()
-        if not size > self.multiple * level or not level > 0:
+        if not size > self.multiple * level or not level > 0:  # also while the level is NaN
             self._sizes.append(size)
             self._row = []
             return ()
+        # Outside of the history: a few outliers would make the next one look usual.
         self._row.append(size)
         if len(self._row) > _IN_A_ROW:
             self._sizes.clear()
@@ -107,9 +109,9 @@ class Outlier:
             self._row = []
             return ()
         times = size / level
-        reason = f"the gradient is {times:.3g} × the {self.usual} of the last {_WINDOW} steps"
-        left = self.multiple if self.left is None else self.left
-        return (Decision("clip", left / times, reason, times, self.multiple),)
+        reason = f"the gradient is {times:.3g} × the {self.reference} of the last {_WINDOW} steps"
+        clip_to = self.multiple if self.clip_to is None else self.clip_to
+        return (Decision("clip", clip_to / times, reason, times, self.multiple),)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed policy needs, as plain values."""
@@ -125,4 +127,4 @@ class Outlier:
         """Return the usual size; NaN, which no size exceeds, while there are too few."""
         if len(self._sizes) < _FEWEST:
             return math.nan
-        return statistics.median(self._sizes) if self.usual == "median" else sorted(self._sizes)[-3]
+        return statistics.median(self._sizes) if self.reference == "median" else sorted(self._sizes)[-3]

@@ -1,4 +1,4 @@
-"""What a policy gets to see of a step, and what it may ask for."""
+"""The numbers of a step that a policy decides on, and what it may ask for."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from foreshock.guarding.record import Remedy
 Measure = Literal["secant", "norm", "preconditioned gradient", "pairs", "curvature"]
 """What a policy needs to be measured."""
 
+# At β₂ = 0.999 the bias correction hides how few they are: v̂ of two gradients is as noisy as the gradients.
 WARM_UP = 10
-"""Updates at the start on which v is too young to be judged."""
+"""Updates at the start in which v averages too few gradients to be judged."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class GuardSignals:
     Attributes:
         step: Updates that the guard saw before.
         updates: t ≥ 1, the number of this update as the optimizer counts.
-        secant: dᵀΔg/(dᵀA⁻¹d), d the last displacement and Δg the change of the gradient along it; or, below
-            what the policy calls `Policy.exact_from`, an upper bound of it.
+        secant: dᵀΔg/(dᵀA⁻¹d), d the last displacement and Δg the change of the gradient along it. Below
+            `Policy.exact_above` it may be an upper bound instead.
         squared_gradient: ‖g‖².
         preconditioned_gradient: gᵀD⁻¹g.
         lag: Largest V̂ over the mean ‖g‖² of 30 steps, of the last 50 steps, V the second moment as it would
@@ -83,18 +84,18 @@ class Policy(Protocol):
         """What has to be measured at the coming step; the lag is followed for whoever needs pairs."""
 
     @property
-    def exact_from(self) -> float:
-        """Secant curvature from which on it has to be exact; below, an upper bound is told instead."""
+    def exact_above(self) -> float:
+        """Secant curvature above which it has to be exact; an upper bound may be returned below."""
 
     @property
     def scales_decay(self) -> bool:
         """Whether decoupled weight decay shrinks with the steps that raising v shortens."""
 
-    def decide(self, seen: GuardSignals) -> Sequence[Decision]:
+    def decide(self, signals: GuardSignals) -> Sequence[Decision]:
         """Return what to do before the step is taken; nothing on most steps.
 
         Args:
-            seen: The step about to be taken.
+            signals: The step about to be taken.
         """
 
     def state_dict(self) -> dict[str, Any]:
@@ -104,14 +105,14 @@ class Policy(Protocol):
         """Continue from `state_dict()`."""
 
 
-def secant_reason(seen: GuardSignals) -> str:
+def secant_reason(signals: GuardSignals) -> str:
     """Return in words what the secant showed."""
-    return f"the curvature along the last displacement is {seen.secant:.3g} of the edge"
+    return f"the curvature along the last displacement is {signals.secant:.3g} of the edge"
 
 
-def curvature_reason(seen: GuardSignals) -> str:
+def curvature_reason(signals: GuardSignals) -> str:
     """Return in words what a probe of the curvature showed."""
-    return f"the preconditioned sharpness is {seen.curvature:.3g} of the edge"
+    return f"the preconditioned sharpness is {signals.curvature:.3g} of the edge"
 
 
 def require_threshold(name: str, value: float, *, low: float, high: float) -> None:

@@ -25,11 +25,14 @@ from foreshock.guarding.policies.policy import (
     secant_reason,
 )
 
-# Near the edge a few percent are asked for, after a sudden rise of the learning rate up to two: what asks for
-# more is no curvature, but weights or gradients that were changed between two steps.
+# Near the edge a few percent are needed, after a sudden rise of the learning rate a factor of up to two: what
+# seems to need more is no curvature, but weights or gradients that were changed between two steps.
 _LARGEST_RAISE = 10.0
+
+# Far above the edge ‖g‖² multiplies at every step, see `foreshock.guarding.tracking.Growth`. The secant has
+# to show some curvature too: gradients also grow without any, at the start of training or with new data.
 _VIOLENT = 2.2
-_SEEN = 0.3
+_SOME_CURVATURE = 0.3
 
 
 @dataclass
@@ -61,25 +64,25 @@ class Secant:
         require_threshold("threshold", self.threshold, low=0, high=1)
 
     @property
-    def exact_from(self) -> float:
+    def exact_above(self) -> float:
         """The threshold."""
         return self.threshold
 
-    def decide(self, seen: GuardSignals) -> Sequence[Decision]:
+    def decide(self, signals: GuardSignals) -> Sequence[Decision]:
         """Return the raise that brings the secant curvature back to the threshold, if it is above.
 
         Args:
-            seen: The step about to be taken.
+            signals: The step about to be taken.
         """
-        if seen.updates <= WARM_UP:
+        if signals.updates <= WARM_UP:
             return ()
-        if seen.secant > self.threshold:
-            factor = min(seen.secant / self.threshold, _LARGEST_RAISE)
-            return (Decision("raise along", factor, secant_reason(seen), seen.secant, self.threshold),)
-        if seen.secant > _SEEN and seen.growth > _VIOLENT:
-            factor = min(seen.grown_ratio / self.threshold, _LARGEST_RAISE)
-            reason = f"‖g‖² grew {seen.growth:.3g}-fold three times; {secant_reason(seen)}"
-            return (Decision("raise along", factor, reason, seen.grown_ratio, self.threshold),)
+        if signals.secant > self.threshold:
+            factor = min(signals.secant / self.threshold, _LARGEST_RAISE)
+            return (Decision("raise along", factor, secant_reason(signals), signals.secant, self.threshold),)
+        if signals.secant > _SOME_CURVATURE and signals.growth > _VIOLENT:
+            factor = min(signals.grown_ratio / self.threshold, _LARGEST_RAISE)
+            reason = f"‖g‖² grew {signals.growth:.3g}-fold three times; {secant_reason(signals)}"
+            return (Decision("raise along", factor, reason, signals.grown_ratio, self.threshold),)
         return ()
 
     def state_dict(self) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def compare(name: str, *, batch_size: int | None, steps: int, seed: int = 0, **o
     for guarded in (False, True):
         training = Training(config, seed)
         optimizer = training.optimizer
-        watched = guard(optimizer, kept=steps) if guarded else None
+        watched = guard(optimizer, max_actions=steps) if guarded else None
         trail, spent = _train(training, watched)
         smooth = np.ones(_SMOOTHING) / _SMOOTHING if batch_size is not None else np.ones(1)
         losses.append(np.convolve(trail, smooth)[:steps])

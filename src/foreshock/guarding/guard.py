@@ -1,0 +1,310 @@
+"""The guard of one optimizer: attached to it by hooks, and idle until it must act."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from foreshock.curvature import LossFunction
+from foreshock.failures import Failures
+from foreshock.forecast import NOISE_INTERVAL
+from foreshock.guarding.engine import Engine
+from foreshock.guarding.pair_prober import PairProber
+from foreshock.guarding.policies import Policy
+from foreshock.guarding.record import ActionLog, GuardAction, GuardSummary, Tally
+from foreshock.guarding.step_hooks import StepHooks, is_captured
+from foreshock.preconditioner import unwrap
+
+_LOGGER = logging.getLogger("foreshock")
+_LONG_MEMORY = 0.99
+
+
+class Guard:
+    """Keep one optimizer from making loss spikes; made by `foreshock.guard`.
+
+    On a step on which it does not act, training is bitwise what it would be without. What the guard remembers
+    is in the guard and not in the optimizer, whose ``state_dict`` any plain optimizer can load.
+
+    Args:
+        optimizer: The optimizer.
+        policy: When and how to act.
+        on_action: Called with each `GuardAction`. What it raises ends the training step.
+        max_actions: How many of the last actions to keep, ≥ 1.
+        group: Process group to add sums up over, where plain tensors are parts of parameters (FSDP1, ZeRO).
+
+    Attributes:
+        policy: The policy.
+        actions: The last actions, the oldest first: a sequence, ``guard.actions[-5:]`` are the last five.
+        monitored: Whether a `Monitor` measures for it.
+
+    Raises:
+        TypeError: If the optimizer can't be guarded.
+        ValueError: If `max_actions` is below one, or the optimizer has a guard already.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        policy: Policy,
+        *,
+        on_action: Callable[[GuardAction], None] | None = None,
+        max_actions: int = 1000,
+        group: Any = None,
+    ) -> None:
+        if not max_actions >= 1:
+            raise ValueError(f"max_actions is {max_actions!r}; keep at least one action")
+        self._engine = Engine(optimizer, policy, group=group)
+        self._optimizer, self.policy = optimizer, policy
+        self.actions = ActionLog(max_actions)
+        self._callbacks = [] if on_action is None else [on_action]
+        self._tally = Tally(policy.name)
+        self._prober = PairProber()
+        self._failures = Failures("guard")
+        self._has_curvature = False
+        self.monitored = False
+        self._hooks = StepHooks(
+            optimizer,
+            before=self._before_step,
+            after=self._after_step,
+            reading=self._engine.restore,
+            replaced=self._engine.optimizer_loaded,
+        )
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer that is guarded."""
+        return self._optimizer
+
+    @property
+    def step(self) -> int:
+        """Number of updates seen."""
+        return self._engine.step
+
+    @property
+    def lag(self) -> float:
+        """How far the second moment, without the guard's raises, is above g²; NaN before it is known."""
+        return self._engine.memory.natural.lag
+
+    @property
+    def mean_square_ratio(self) -> float:
+        """Mean-square ratio from the pairs measured so far; NaN before the fifth."""
+        return self._engine.memory.mean_square
+
+    def clipped(self, total_norm: Tensor | float, *, max_norm: float) -> None:
+        """Report that the gradients of the coming step were clipped by their norm.
+
+        The secant compares the gradients of two steps, which clipping falsifies; with this call it is undone.
+
+        Args:
+            total_norm: The norm before clipping, as ``torch.nn.utils.clip_grad_norm_`` returns it.
+            max_norm: What it was clipped to.
+
+        Example:
+            >>> from foreshock import guard
+            >>> weight = torch.ones(2, requires_grad=True)
+            >>> watched = guard(torch.optim.Adam([weight]))
+            >>> weight.square().sum().backward()
+            >>> watched.clipped(torch.nn.utils.clip_grad_norm_([weight], 1.0), max_norm=1.0)
+        """
+        # The factor as torch.nn.utils.clip_grad_norm_ computes it, with its 1e-6.
+        self._engine.memory.clips.set_clip_factor(min(1.0, max_norm / (float(total_norm) + 1e-6)))
+
+    def measure(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        batch: Any,
+        *,
+        every: int = NOISE_INTERVAL,
+        gradient_scale: float = 1.0,
+    ) -> bool:
+        """Measure the noise of mini-batches, if that is due. Call it between ``backward()`` and ``step()``.
+
+        Two gradients of each half of the batch, 2 F, every ten steps while v lags and every fifty otherwise:
+        2/`every` F a step at most. Nothing where every step sees the same data, or where the policy needs no
+        pairs. Training is left as it was. Under DistributedDataParallel every process has to call it.
+
+        Args:
+            model: The model.
+            loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
+            batch: The batch of this step; of an accumulation, `MicroBatches`.
+            every: Steps between two measurements while v lags, ≥ 1; five times as many otherwise. More steps
+                cost less, and see the noise later.
+            gradient_scale: What ``.grad`` still has to be divided by.
+
+        Returns:
+            Whether anything was spent.
+
+        Raises:
+            ValueError: If `every` is below one.
+        """
+        if "pairs" not in self.policy.needs or self._failures.given_up or not self._hooks.attached:
+            return False
+        reading = self._prober.measure(
+            model,
+            loss_fn,
+            self._optimizer,
+            batch,
+            step=self.step,
+            lag=self.lag,
+            gradient_scale=gradient_scale,
+            every=every,
+        )
+        if reading is not None:
+            self.record_noise(mean=reading.mean, variance=reading.variance, noise_factor=reading.noise_factor)
+        return self._prober.spent  # also where it failed half-way
+
+    def record_noise(self, *, mean: float, variance: float, noise_factor: float) -> None:
+        """Take one pair into account that was measured elsewhere, as by a `Monitor`, for the coming step.
+
+        Args:
+            mean: μ, as a multiple of the full-batch edge (`NoiseReading`).
+            variance: σ² in the same units.
+            noise_factor: n/c of the optimizer's recursion.
+        """
+        self._engine.memory.record_noise(mean=mean, variance=variance, noise_factor=noise_factor)
+
+    def record_curvature(self, ratio: float, vector: Tensor) -> None:
+        """Take the largest eigenvalue at the coming step into account, as measured by a `Monitor`.
+
+        Args:
+            ratio: Stability ratio.
+            vector: Its eigenvector of the symmetric form, shape (n,), in the order of the trained parameters.
+        """
+        self._has_curvature = True
+        self._engine.curvature = (ratio, vector)
+
+    def add_callback(self, callback: Callable[[GuardAction], None]) -> None:
+        """Call a further function with each action.
+
+        Args:
+            callback: The function. What it raises ends the training step.
+        """
+        self._callbacks.append(callback)
+
+    def summary(self) -> GuardSummary:
+        """Return what the guard did so far; ``str()`` of it is in words."""
+        notes = (*self._failures.notes, *self._short_memory(), *self._prober.notes, *self._unmeasured())
+        return self._tally.summary(self.step, notes)
+
+    def _unmeasured(self) -> tuple[str, ...]:
+        """Return what the policy needs and nobody measures."""
+        if self.monitored or not self.step:
+            return ()
+        if "pairs" in self.policy.needs and not (self._prober.asked or self._engine.memory.pairs):
+            return (
+                "the noise of mini-batches was not measured, so that only what needs none was guarded: call "
+                "guard.measure(model, loss_fn, batch) between backward() and step(), or pass the guard to "
+                "a Monitor",
+            )
+        if self.policy.needs == {"curvature"} and not self._has_curvature:
+            return (
+                "λ_max was never measured, so that nothing was guarded: pass the guard to a Monitor, or take "
+                "the policy 'secant', which needs none",
+            )
+        return ()
+
+    def _short_memory(self) -> tuple[str, ...]:
+        beta2 = self._engine.memory.beta2
+        if beta2 is None or beta2 >= _LONG_MEMORY or not self._tally.raised:
+            return ()
+        return (
+            f"with β₂ = {beta2:g} v forgets within {round(1 / (1 - beta2))} steps what the guard gives back, "
+            "which keeps few spikes away: a guard works best with β₂ = 0.999",
+        )
+
+    def detach(self) -> None:
+        """Remove the hooks from the optimizer. Detaching twice is harmless."""
+        self._hooks.remove()
+        self._engine.restore()
+
+    def buffers(self) -> list[Tensor]:
+        """Return the tensors that the guard holds between steps: one of each parameter's size at most."""
+        return self._engine.buffers()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs to go on with the same guard; the last actions are left out."""
+        return {
+            "engine": self._engine.state_dict(),
+            "tally": self._tally.state_dict(),
+            "prober": self._prober.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()` of a guard of the same policy on the same optimizer.
+
+        Args:
+            state: What `state_dict` returned.
+
+        Raises:
+            ValueError: If it is of another policy, or of an optimizer with other parameters.
+        """
+        # The engine first: it refuses a state of another policy or model before anything is changed.
+        self._engine.load_state_dict(state["engine"])
+        self._tally.load_state_dict(state["tally"])
+        self._prober.load_state_dict(state["prober"])
+
+    def __repr__(self) -> str:
+        """Return what is guarded and how, and what was done."""
+        name = type(unwrap(self._optimizer)).__name__
+        return f"<Guard {self.policy.name!r} of {name}: {self.step} steps, {self.actions.describe()}>"
+
+    def __enter__(self) -> Self:
+        """Return the guard itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Detach from the optimizer."""
+        self.detach()
+
+    @torch.no_grad()
+    def _before_step(self) -> None:
+        # Also after giving up, options that were changed for good stay so: a learning rate that was lowered
+        # must not jump back.
+        if self._failures.given_up or is_captured():
+            self._engine.skip()
+            return
+        try:
+            actions = self._engine.before()
+        except Exception as error:  # noqa: BLE001 - a guard must never end a training run
+            self._failures.failed(f"the guard failed at step {self.step}", error)
+            self._engine.skip()
+            return
+        try:
+            self._report(actions)
+        except BaseException:  # of a callback: the step is not made, and nothing may stay changed for it
+            self._engine.restore()
+            raise
+
+    @torch.no_grad()
+    def _after_step(self) -> None:
+        try:
+            self._engine.after()
+        except Exception as error:  # noqa: BLE001 - a guard must never end a training run
+            # The engine has counted the step already.
+            self._failures.failed(f"the guard failed after step {self.step - 1}", error)
+            self._engine.drop()
+        else:
+            if self._failures.in_a_row and not self._engine.skipped:
+                self._failures.succeeded()
+
+    def _report(self, actions: Sequence[GuardAction]) -> None:
+        for action in actions:
+            # Recorded before its callbacks run: one that raises must not hide what was done.
+            self.actions.append(action)
+            self._tally.add(action)
+            if action.remedy == "cooldown":
+                _LOGGER.warning("guard: %s", action.reason)
+            for callback in self._callbacks:
+                callback(action)

@@ -1,0 +1,103 @@
+"""The hooks of a guard on an optimizer: around its steps, and where its state is read or replaced.
+
+In their order: *before* a step, once its gradients are known, the guard measures and may write into v; then
+torch's own update runs; *after* it, options that were changed for the step are put back. A step that raises
+skips the second hook, so that options are also put back before the next step and before the state is saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from foreshock.preconditioner import unwrap
+
+
+class StepHooks:
+    """Call a guard around the steps of one optimizer.
+
+    Args:
+        optimizer: The optimizer, or a wrapper around it.
+        before: Called when the gradients of a step are known and nothing has moved yet.
+        after: Called after a step that was completed.
+        reading: Called before the optimizer's state is read: also after a step that raised.
+        replaced: Called after another state was loaded.
+
+    Raises:
+        ValueError: If the optimizer has a guard already.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        before: Callable[[], None],
+        after: Callable[[], None],
+        reading: Callable[[], None],
+        replaced: Callable[[], None],
+    ) -> None:
+        inner = unwrap(optimizer)
+        if _is_guarded(inner):
+            raise ValueError(
+                f"this {type(inner).__name__} has a guard already, and two would undo each other's changes: "
+                "detach() that one first, or pass it on (as guard=… of a Monitor; of an optimizer of "
+                "foreshock.optim it is its .guard)"
+            )
+        # Where step() is compiled, tracing the guard would take minutes, and again at each new number.
+        untraced: Any = torch.compiler.disable
+        self._before, self._after = untraced(before), untraced(after)
+        # torch calls hooks in the order of their registration: what one that is registered later does to the
+        # gradients, the guard does not see.
+        self._handles: list[Any] = [
+            inner.register_step_pre_hook(self._before_step),
+            inner.register_step_post_hook(self._after_step),
+            inner.register_state_dict_pre_hook(lambda _: reading()),
+            inner.register_load_state_dict_post_hook(lambda _: replaced()),
+        ]
+
+    @property
+    def attached(self) -> bool:
+        """Whether the hooks are still there."""
+        return bool(self._handles)
+
+    def remove(self) -> None:
+        """Remove the hooks; doing so twice is harmless."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _before_step(
+        self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Call `before`; of a step with a closure, once that has computed the gradients."""
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is None:
+            self._before()
+            return None
+
+        # Before the closure runs, ``.grad`` is that of the last step. LBFGS, which calls it several times a
+        # step, can't be guarded.
+        def with_guard() -> Any:
+            loss = closure()
+            self._before()
+            return loss
+
+        if "closure" in kwargs:
+            return args, {**kwargs, "closure": with_guard}
+        return (args[0], with_guard, *args[2:]), kwargs
+
+    def _after_step(self, *_: Any) -> None:
+        self._after()
+
+
+def is_captured() -> bool:
+    """Return whether the step is being captured in a CUDA graph, where reading a number is an error."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+def _is_guarded(optimizer: Optimizer) -> bool:
+    hooks = getattr(optimizer, "_optimizer_step_pre_hooks", {}).values()
+    return any(isinstance(getattr(hook, "__self__", None), StepHooks) for hook in hooks)

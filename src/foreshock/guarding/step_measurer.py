@@ -1,0 +1,389 @@
+"""What to measure of the step about to be taken, and when.
+
+Most steps need ‖g‖² only, which takes no state of the optimizer: t and β₂ follow from the last step at which
+everything was read. The secant needs the last displacement and products with it. It is measured at every step
+near the threshold, and at every eighth step while it is far below, unless the gradient grows fast.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from foreshock.guarding.displacement import Displacement
+from foreshock.guarding.families import Family, Metric
+from foreshock.guarding.parameters import Slot, all_parameters, per_group, read_slots, renew_slots
+from foreshock.guarding.policies import Measure
+from foreshock.guarding.sums import (
+    Measured,
+    Pair,
+    Reduction,
+    energies,
+    lengths,
+    secant_columns,
+    secant_products,
+)
+from foreshock.stability import growing_ratio
+
+_RARELY: frozenset[Measure] = frozenset({"secant"})
+_MEANWHILE: frozenset[Measure] = frozenset({"norm"})
+_NEED_STATE: frozenset[Measure] = frozenset({"secant", "preconditioned gradient"})
+
+# While the secant is below a third of the threshold, it is measured every eighth step. v that only decays
+# makes it grow by a factor of 1.004 in eight steps at β₂ = 0.999; what makes it grow faster shows in ‖g‖².
+_STRIDE, _FAR = 8, 1 / 3
+
+
+class GradientNormCache:
+    """What the last full reading leaves for the steps after it, so that ‖g‖² needs no state of the optimizer.
+
+    Ask `matches` before `measure` and `slots`.
+    """
+
+    def __init__(self) -> None:
+        self._slots: list[Slot] = []
+        self._ahead, self._coordinates = 0, 0
+
+    def matches(self, optimizer: Optimizer) -> bool:
+        """Return whether the last full reading was of the parameters, states and groups that there are now.
+
+        Args:
+            optimizer: The optimizer, unwrapped.
+        """
+        known, place = self._slots, 0
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if not parameter.requires_grad or parameter.grad is None:
+                    continue
+                if place == len(known):
+                    return False
+                slot = known[place]
+                # By identity, which costs nothing: load_state_dict makes new states and groups.
+                if slot.key is not parameter or slot.group is not group:
+                    return False
+                if optimizer.state.get(parameter) is not slot.state or not slot.state:
+                    return False
+                place += 1
+        return place == len(known) > 0
+
+    def remember(self, slots: Sequence[Slot], *, step: int, summed: bool) -> None:
+        """Go on from a full reading, if all parameters are real, have a state and are whole in this process.
+
+        Args:
+            slots: All parameters with a gradient.
+            step: Number of the step.
+            summed: Whether sums are added up over processes.
+        """
+        # Shards and complex numbers are converted at each reading, and sums over processes need all slots.
+        whole = not summed and not any(slot.sharded or slot.key.is_complex() for slot in slots)
+        if not (slots and whole and all(slot.state for slot in slots)):
+            self.forget()
+            return
+        # The gradient is not held: it may be freed before the next step.
+        self._slots = [slot._replace(gradient=slot.key, parameter=slot.key) for slot in slots]
+        self._ahead = max(slot.updates for slot in slots) - step
+        self._coordinates = sum(slot.key.numel() for slot in slots)
+
+    def forget(self) -> None:
+        """Have everything read at the next step."""
+        self._slots = []
+
+    def measure(self, family: Family, *, step: int, scale: float) -> Measured:
+        """Return ‖g‖², and what is known besides without reading anything.
+
+        Args:
+            family: How to read the optimizer.
+            step: Number of the step.
+            scale: What ``.grad`` still has to be divided by.
+        """
+        gradients = [slot.key.grad for slot in self._slots if slot.key.grad is not None]
+        squared = math.fsum((norm / scale) ** 2 for norm in fetch(norms(gradients)))
+        return Measured(
+            squared_gradient=squared,
+            coordinates=self._coordinates,
+            finite=math.isfinite(squared),
+            updates=step + self._ahead,
+            beta2=_beta2(family, self._slots[0]),
+        )
+
+    def slots(self, *, step: int, scale: float) -> list[Slot]:
+        """Return all parameters with a gradient as a full reading would.
+
+        Args:
+            step: Number of the step.
+            scale: What ``.grad`` still has to be divided by.
+        """
+        slots = renew_slots(self._slots, scale=scale)
+        self._ahead = max(slot.updates for slot in slots) - step
+        return slots
+
+
+class StepMeasurer:
+    """Measure the steps of one optimizer: `measure` before a step, `record` after what the guard did to it.
+
+    Args:
+        optimizer: The optimizer, unwrapped.
+        family: How to read it.
+        group: Process group to add sums up over besides, or None.
+
+    Attributes:
+        displacement: The last step, if it was recorded.
+    """
+
+    def __init__(self, optimizer: Optimizer, family: Family, *, group: Any = None) -> None:
+        self._optimizer, self._family, self._group = optimizer, family, group
+        self.displacement, self._cache = Displacement(), GradientNormCache()
+        self._wait = 0  # steps until the secant is measured again
+        self._step, self._scale = 0, 1.0
+        self._slots: Sequence[Slot] | None = None  # of the coming step; None while they were not read
+
+    def measure(
+        self,
+        wanted: frozenset[Measure],
+        *,
+        step: int,
+        unclipped: tuple[float, float],
+        exact_above: float,
+    ) -> Measured | None:
+        """Return what a policy needs of the coming step; None if it needs nothing or nothing has a state yet.
+
+        Args:
+            wanted: What the policy needs.
+            step: Number of the step.
+            unclipped: Factors on the gradients of the last step and of this one that undo clipping.
+            exact_above: The secant is exact above this value; below it an upper bound is enough.
+        """
+        # ‖g‖² is needed meanwhile, to see growth.
+        needs = (wanted - _RARELY) | _MEANWHILE if self._wait else wanted
+        if not needs:
+            return None
+        # What torch.amp.GradScaler leaves to the own step of a fused optimizer.
+        scale = getattr(self._optimizer, "grad_scale", None)
+        self._step, self._scale, self._slots = step, 1.0 if scale is None else float(scale), None
+        known = self._cache.matches(self._optimizer)
+        # All processes have to branch alike, or some would wait in a sum for the others: where sums go over
+        # processes nothing is ever known, see `GradientNormCache.remember`.
+        if known and not needs & _NEED_STATE:
+            return self._cache.measure(self._family, step=step, scale=self._scale)
+        self._slots = self._read_all(known=known)
+        if not self.slots:
+            return None
+        return self._measure_sums(self.slots, needs, unclipped=unclipped, exact_above=exact_above)
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The parameters that the coming step will move and that have a state."""
+        if self._slots is None:
+            self._slots = self._cache.slots(step=self._step, scale=self._scale)
+        return [slot for slot in self._slots if slot.state]
+
+    @property
+    def reduction(self) -> Reduction:
+        """Sums over processes of numbers that belong to `slots`."""
+        return Reduction(self.slots, self._group)
+
+    def second_moment_total(self) -> tuple[float, int]:
+        """Return Σv_{t−1} over all processes, and how many updates are in it."""
+        slots = self.slots
+        moments = [self._family.second_moment(slot) for slot in slots]
+        rows = [
+            [0.0 if one is None or one.previous is None else float(one.previous.sum())] for one in moments
+        ]
+        return self.reduction.total(rows)[0], slots[0].updates - 1
+
+    def grown_ratio(self, growth: float) -> float:
+        """Return the stability ratio that makes ‖g‖² grow by a factor at each step, alike in all processes.
+
+        Args:
+            growth: The factor.
+        """
+        decay, share = self._family.momentum(self.slots[0])
+        ratio = growing_ratio(math.sqrt(growth), beta1=decay, direct_share=share)
+        # The first parameter, whose momentum it is, may be another one in another process.
+        return self.reduction.largest(ratio)
+
+    def record(
+        self, measured: Measured | None, *, wanted: frozenset[Measure], growing_fast: bool, exact_above: float
+    ) -> None:
+        """Record the coming step where the next one is to be compared with it. Call it after `measure`.
+
+        Args:
+            measured: What `measure` returned.
+            wanted: What the policy needed.
+            growing_fast: Whether ‖g‖² grows so fast that the secant can't wait for its turn.
+            exact_above: As of `measure`.
+        """
+        if measured is not None and not measured.finite:
+            # A gradient scaler skips such a step: the last displacement stays the last, t does not go on.
+            self._cache.forget()
+            self._slots = None
+            return
+        # The secant of a step needs the displacement of the one before: recording begins a step early.
+        begins = "secant" in wanted and self._wait <= 1
+        # A NaN secant is not far: it says nothing.
+        far = measured is not None and measured.secant <= _FAR * exact_above
+        if far and not self._wait and not growing_fast:
+            self._wait, begins = _STRIDE, False
+        elif self._wait and growing_fast and not begins:
+            self._wait, begins = 1, True
+        if begins:
+            self.displacement.begin(self.slots if self._slots is None else self._slots)
+        elif not self.displacement.empty:
+            self.displacement.forget()
+        self._slots = None  # gradients are not held until the next step
+
+    def after_step(self) -> None:
+        """Finish the record of the step that was made."""
+        try:
+            if not self.displacement.empty:
+                self.displacement.end()
+        finally:
+            self._wait = max(self._wait - 1, 0)
+
+    def reread(self) -> None:
+        """Have everything read at the next step: the optimizer's state was replaced."""
+        self._cache.forget()
+
+    def forget(self) -> None:
+        """Forget all steps so far."""
+        self.displacement, self._slots, self._wait = Displacement(), None, 0
+        self._cache.forget()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs."""
+        displacement = self.displacement.state_dict(all_parameters(self._optimizer))
+        return {"wait": self._wait, "displacement": displacement}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self._cache.forget()
+        self.displacement.load_state_dict(state["displacement"], all_parameters(self._optimizer))
+        self._wait = int(state["wait"])
+
+    def _read_all(self, *, known: bool) -> list[Slot]:
+        """Return the parameters with a gradient."""
+        if known:
+            return self._cache.slots(step=self._step, scale=self._scale)
+        slots = read_slots(
+            self._optimizer,
+            scale=self._scale,
+            decoupled=self._family.reader.decoupled_decay,
+            plain_adam=self._family.plain_adam,
+        )
+        self._cache.remember(slots, step=self._step, summed=self._group is not None)
+        return slots
+
+    def _measure_sums(
+        self,
+        slots: Sequence[Slot],
+        needs: frozenset[Measure],
+        *,
+        unclipped: tuple[float, float],
+        exact_above: float,
+    ) -> Measured:
+        moved = self.displacement.pairs(slots) if "secant" in needs else []
+        total = self.reduction.total
+        squared, coordinates, change, length, bundles = total(self._rows(slots, moved, unclipped))
+        secant, energy = _quotient(change, length), math.nan
+        finite = math.isfinite(squared) and not math.isinf(change)
+        # Only sums over all processes may decide here: whoever goes on below waits there for all others.
+        closer = bundles > 0 and not secant <= exact_above
+        preconditioned = "preconditioned gradient" in needs
+        if finite and (closer or preconditioned):
+            metric = self._family.metric(slots)
+            if preconditioned:
+                [energy] = total([[one] for one in fetch(energies(slots, metric))])
+            if closer:
+                [exact] = total(_lengths(slots, moved, metric))
+                secant = _quotient(change, exact)
+        return Measured(
+            squared_gradient=squared,
+            coordinates=coordinates,
+            finite=finite,
+            updates=max(slot.updates for slot in slots),
+            beta2=_beta2(self._family, slots[0]),
+            secant=secant,
+            preconditioned_gradient=energy,
+        )
+
+    def _rows(
+        self, slots: Sequence[Slot], moved: Sequence[Pair], unclipped: tuple[float, float]
+    ) -> list[list[float]]:
+        """Return of each parameter ‖g‖², its coordinates, dᵀΔg, the bound on dᵀA⁻¹d, and bundles that moved.
+
+        What belongs to a bundle is in the row of its first parameter.
+        """
+        sizes = norms([slot.gradient for slot in slots])
+        products = secant_products(slots, moved)
+        fetched = iter(fetch([*sizes, *itertools.chain(*products)]))
+        rows = [
+            [(next(fetched) / slot.scale) ** 2, float(slot.gradient.numel()), 0.0, 0.0, 0.0] for slot in slots
+        ]
+        rates = per_group(slots, self._family.rate)
+        for (one, (place, *_)), tensors in zip(moved, products, strict=True):
+            numbers, slot = [next(fetched) for _ in tensors], slots[place]
+            rate = rates[id(slot.group)]
+            rows[place][2:] = *secant_columns(slot, one, numbers, rate=rate, unclipped=unclipped), 1.0
+        return rows
+
+
+def _beta2(family: Family, slot: Slot) -> float | None:
+    """Return β₂ of the coming step; None without a decaying average of g²."""
+    if family.plain_adam:
+        return float(slot.group["betas"][1])
+    moment = family.second_moment(slot)
+    return None if moment is None else moment.beta2
+
+
+def _lengths(slots: Sequence[Slot], moved: Sequence[Pair], metric: Metric) -> list[list[float]]:
+    """Return dᵀA⁻¹d of each parameter; 0 of one that did not move or has no learning rate."""
+    squares, rates = lengths(moved, metric), metric.rates
+    found = dict(zip(squares, fetch(list(squares.values())), strict=True))
+    return [[found[i] / rates[i] if i in found and rates[i] > 0 else 0.0] for i in range(len(slots))]
+
+
+def _quotient(change: float, length: float) -> float:
+    return change / length if length > 0 else math.nan
+
+
+def fetch(values: Sequence[Tensor]) -> list[float]:
+    """Return scalar tensors as numbers, in one transfer: each makes the host wait for the device.
+
+    Args:
+        values: Scalars, of any devices and types; the type of the first must do for all.
+
+    Example:
+        >>> fetch([torch.tensor(1.0), torch.tensor(2)])
+        [1.0, 2.0]
+    """
+    if not values:
+        return []
+    like = values[0]
+    if all(value.device == like.device and value.dtype == like.dtype for value in values):
+        return list(torch.stack(list(values)).tolist())
+    return list(torch.stack([value.to(like.device, like.dtype) for value in values]).tolist())
+
+
+def norms(gradients: Sequence[Tensor]) -> list[Tensor]:
+    """Return the Euclidean norm of each tensor, in float32 at least.
+
+    Args:
+        gradients: Tensors of any shapes and types.
+
+    Example:
+        >>> [float(norm) for norm in norms([torch.tensor([3.0, 4.0]), torch.tensor([[2.0]])])]
+        [5.0, 2.0]
+    """
+    if not gradients:
+        return []
+    if all(gradient.dtype.itemsize >= 4 for gradient in gradients):
+        return list(torch._foreach_norm(list(gradients)))
+    # In half precision the square of an entry overflows or vanishes long before the entry does.
+    wide = [None if gradient.dtype.itemsize >= 4 else torch.float32 for gradient in gradients]
+    return [torch.linalg.vector_norm(g, dtype=dtype) for g, dtype in zip(gradients, wide, strict=True)]

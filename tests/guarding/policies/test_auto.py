@@ -1,0 +1,103 @@
+"""Where v has to be raised again and again, raising it is not what helps."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import nn, optim
+
+from foreshock.guarding import Auto, GuardSignals, guard
+from foreshock.guarding.policies.auto import COOLDOWN, MOST, WINDOW, Cooldown
+from guarding.training import Script, asked
+
+
+def raised(cooldown, steps):
+    return [step for step in steps if cooldown.starts(step, raises=True)]
+
+
+def test_half_of_the_steps_are_endured_and_more_are_not():
+    assert raised(Cooldown(), range(0, 10 * WINDOW, 2)) == []
+    assert raised(Cooldown(), range(WINDOW)) == [MOST]
+
+
+def test_steps_that_are_long_ago_do_not_count():
+    cooldown = Cooldown()
+    assert raised(cooldown, [*range(MOST), *range(WINDOW, WINDOW + MOST)]) == []
+
+
+def test_it_goes_on_after_loading():
+    cooldown, other = Cooldown(), Cooldown()
+    raised(cooldown, range(MOST))
+    other.load_state_dict(cooldown.state_dict())
+    assert other.starts(MOST, raises=True)
+    cooldown.load_state_dict(other.state_dict())
+    assert cooldown.active(MOST + COOLDOWN - 1)
+    assert not cooldown.active(MOST + COOLDOWN)
+
+
+def test_auto_pauses_and_comes_back():
+    policy = Auto()
+    told = [
+        [one.remedy for one in policy.decide(GuardSignals(step=step, updates=step + 1, secant=1.5))]
+        for step in range(11, 11 + 500)
+    ]
+    pauses = [place for place, remedies in enumerate(told) if remedies == ["cooldown"]]
+    assert pauses == [MOST, MOST + COOLDOWN + MOST]
+    assert told[:MOST] == [["raise along"]] * MOST
+    assert told[MOST + 1 : MOST + COOLDOWN] == [[]] * (COOLDOWN - 1)
+    assert told[MOST + COOLDOWN] == ["raise along"]
+
+
+def test_a_policy_that_is_handed_on_starts_again():
+    policy = Auto()
+    seen = [GuardSignals(step=step, updates=step + 1, secant=1.5) for step in range(500)]
+    assert [] in [list(policy.decide(one)) for one in seen[11:]]
+    assert [one.remedy for one in policy.decide(seen[11])] == ["raise along"]
+    cooldown = Cooldown()
+    raised(cooldown, range(900, 900 + MOST))
+    assert not cooldown.starts(0, raises=True)
+
+
+def test_only_raises_count_and_only_they_are_held_back():
+    policy = Auto()
+    policy.outlier.decide = lambda _: asked("clip", 0.5)
+    calm = [GuardSignals(step=step, updates=step + 1) for step in range(200)]
+    assert all([one.remedy for one in policy.decide(seen)] == ["clip"] for seen in calm)
+    policy.mean_square.decide = lambda _: asked("raise all", 1.1)
+    wild = [GuardSignals(step=step, updates=step + 1, mean_square=0.99) for step in range(200, 300)]
+    told = [[one.remedy for one in policy.decide(seen)] for seen in wild]
+    assert told[0] == ["clip", "raise all"]
+    assert told[MOST] == ["clip", "cooldown"]
+    assert told[-1] == ["clip"]
+
+
+def test_a_resumed_run_still_says_why_it_cooldowns():
+    theta = nn.Parameter(torch.zeros(2))
+    watched = guard(optim.Adam([theta]), Script({3: asked("cooldown", 1.0)}))
+    for _ in range(6):
+        theta.grad = torch.tensor([1.0, -1.0])
+        watched.optimizer.step()
+    state = watched.state_dict()
+    watched.detach()
+    again = guard(watched.optimizer, Script())
+    again.load_state_dict(state)
+    assert str(again.summary()) == str(watched.summary())
+    assert again.summary().notes == ("the test asked for it",)
+
+
+def test_a_cooldown_is_reported_and_changes_nothing(caplog):
+    theta = nn.Parameter(torch.zeros(2))
+    watched = guard(optim.Adam([theta], lr=1e-3))
+    watched.policy.outlier.decide = lambda _: asked("raise all", 1.01)
+    with caplog.at_level(logging.WARNING, logger="foreshock"):
+        for _ in range(MOST + 20):
+            theta.grad = torch.tensor([1.0, -1.0])
+            watched.optimizer.step()
+    summary = watched.summary()
+    assert summary.cooldowns == 1
+    assert summary.acted == MOST == summary.remedies["raise all"]
+    assert "the learning rate is too high" in str(summary)
+    assert "paused raising v 1 ×" in str(summary)
+    assert sum("too high" in record.message for record in caplog.records) == 1
+    assert [action.remedy for action in watched.actions][-1] == "cooldown"

@@ -1,0 +1,165 @@
+"""An instability far above the edge: the gradient shows it before the last displacement does."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn, optim
+
+from foreshock.guarding import GuardSignals, Secant, guard
+from foreshock.guarding.tracking import Growth
+from foreshock.stability import adam_threshold, growth_factor
+from guarding.training import Script
+
+
+def after(*squares):
+    growth = Growth()
+    for square in squares:
+        growth.update(square)
+    return growth
+
+
+def test_growth_is_what_three_factors_have_in_common():
+    assert after(1.0, 9.0, 18.0, 90.0).sustained == 2.0
+    assert after(5.0, 1.0, 9.0, 18.0, 90.0).sustained == 2.0
+    assert after(9.0, 1.0, 9.0, 81.0).sustained == pytest.approx(1 / 9)
+
+
+@pytest.mark.parametrize(
+    "squares", [(1.0, 9.0, 81.0), (0.0, 1.0, 9.0, 81.0), (1.0, 9.0, math.inf, 9.0, 81.0)]
+)
+def test_without_three_factors_there_is_no_growth(squares):
+    assert math.isnan(after(*squares).sustained)
+
+
+def test_one_large_gradient_is_no_growth():
+    for squares in ((1.0, 1.0, 1.0, 1e6), (1.0, 1.0, 1e6, 1.0), (1.0, 1e6, 1.0, 1.0)):
+        growth = after(*squares)
+        assert growth.sustained <= 1
+        assert not growth.growing_fast
+    assert after(1.0, 2.0, 4.0).growing_fast
+    assert not after(1.0, 1.9, 4.0).growing_fast
+
+
+def test_growth_goes_on_after_loading():
+    growth = Growth()
+    growth.load_state_dict(after(1.0, 3.0, 9.0).state_dict())
+    growth.update(27.0)
+    assert growth.sustained == 3.0
+
+
+@pytest.mark.parametrize(
+    ("secant", "growth", "acts"),
+    [(0.5, 3.0, True), (0.5, 2.0, False), (0.2, 3.0, False), (0.5, math.nan, False), (math.nan, 3.0, False)],
+)
+def test_violent_growth_raises_v_once_the_displacement_shows_the_direction(secant, growth, acts):
+    seen = GuardSignals(step=99, updates=100, secant=secant, growth=growth, grown_ratio=1.5)
+    decisions = Secant().decide(seen)
+    assert bool(decisions) == acts
+    if acts:
+        assert decisions[0].factor == pytest.approx(1.5 / 0.9)
+        assert decisions[0].value == 1.5
+        assert "grew 3-fold" in decisions[0].reason
+
+
+def test_the_secant_is_measured_as_soon_as_the_gradient_doubles_twice():
+    """Far from the edge it is measured every eighth step only."""
+    script = Script(needs=("secant",))
+    script.exact_above = 0.9
+    theta = nn.Parameter(torch.zeros(2))
+    optimizer = optim.Adam([theta], lr=1e-6)
+    watched = guard(optimizer, script)
+    for step in range(24):
+        theta.grad = torch.full((2,), 1.0 if step < 11 else 2.0 ** (step - 10))
+        optimizer.step()
+    measured = [one.step for one in watched.policy.seen if not math.isnan(one.secant)]
+    assert measured[:2] == [1, 9]
+    # Doubled at 11 and 12: the displacement of 12 is remembered, and from 13 on each step is measured.
+    assert measured[2:] == list(range(13, 24))
+
+
+def growing(make, *, steps=14, told=False):
+    """Return the last signals of a run whose gradient grows 1.8-fold at each step."""
+    theta = nn.Parameter(torch.zeros(2))
+    watched = guard(make([theta]), Script(needs=("norm",)))
+    for step in range(steps):
+        theta.grad = torch.full((2,), 1.8**step)
+        if told:
+            watched.clipped(torch.nn.utils.clip_grad_norm_([theta], 0.5), max_norm=0.5)
+        watched.optimizer.step()
+    return watched.policy.seen[-1]
+
+
+def test_the_ratio_of_the_growth_is_that_of_the_recursion_of_the_optimizer():
+    adam = growing(lambda p: optim.Adam(p, lr=1e-6, betas=(0.8, 0.99)))
+    assert adam.growth == pytest.approx(1.8**2, rel=1e-5)
+    assert growth_factor(adam.grown_ratio, beta1=0.8) == pytest.approx(1.8, rel=1e-5)
+    assert growing(lambda p: optim.RMSprop(p, lr=1e-6)).grown_ratio == pytest.approx(1.4, rel=1e-5)
+
+    nadam = growing(lambda p: optim.NAdam(p, lr=1e-6, momentum_decay=1e6))
+    # With its weights at their limits, u = (1 − β₁)g + β₁m after thirteen steps of bias correction.
+    direct, averaged = 0.1 / (1 - 0.9**14), 0.9 / (1 - 0.9**15)
+    share = direct / (direct + averaged * 0.1 / 1.9)
+    assert growth_factor(nadam.grown_ratio, beta1=0.9, direct_share=share) == pytest.approx(1.8, rel=1e-4)
+    assert nadam.grown_ratio > 1.1 * adam.grown_ratio
+
+
+def test_clipping_that_the_guard_is_told_of_does_not_hide_growth():
+    make = partial(optim.Adam, lr=1e-6)
+    assert growing(make, told=True).growth == pytest.approx(growing(make).growth, rel=1e-4)
+
+
+def test_growth_is_not_that_over_steps_that_were_skipped(monkeypatch):
+    """What grew 1.5-fold at each step has grown more than threefold over three of them."""
+    theta = nn.Parameter(torch.zeros(2))
+    watched = guard(optim.Adam([theta], lr=1e-6), Script(needs=("norm",)))
+    for step in range(24):
+        theta.grad = torch.full((2,), 1.5 ** (step / 2))
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                importlib.import_module("foreshock.guarding.guard"),
+                "is_captured",
+                lambda step=step: step % 3 > 0,
+            )
+            watched.optimizer.step()
+    assert all(math.isnan(one.growth) for one in watched.policy.seen)
+
+
+def far_above_the_edge(policy, *, steps=60, rise=40):
+    """Train two weights with Adam whose v stands still; from one step on the first is half above the edge.
+
+    The second has a constant gradient, which decides where the displacement points. No run is chaotic: the
+    recursion is linear, in float64, and the guard acts long before rounding errors have grown.
+    """
+    theta = nn.Parameter(torch.tensor([1e-9, 0.0], dtype=torch.float64))
+    optimizer = optim.Adam([theta], lr=0.1, betas=(0.9, 1 - 1e-12), eps=1e-300)
+    moments = {
+        name: torch.full((2,), value).double() for name, value in (("exp_avg", 0.0), ("exp_avg_sq", 1.0))
+    }
+    optimizer.state[theta] = {"step": torch.tensor(1e13), **moments}
+    watched = None if policy is None else guard(optimizer, policy)
+    distances = []
+    for step in range(steps):
+        curvature = adam_threshold(0.1, beta1=0.9) * (0.5 if step < rise else 1.5)
+        theta.grad = torch.stack([curvature * theta.detach()[0], torch.tensor(1e-3).double()])
+        optimizer.step()
+        distances.append(abs(theta[0].item()))
+    return distances, watched
+
+
+def test_what_grows_far_above_the_edge_is_caught_by_its_growth():
+    """‖g‖² grows twelvefold a step; when the displacement shows half of the edge it is stopped."""
+    free, _ = far_above_the_edge(None)
+    assert free[-1] / free[-2] == pytest.approx(growth_factor(1.5, beta1=0.9), rel=1e-3)
+    assert growth_factor(1.5, beta1=0.9) ** 2 > 12
+    guarded, watched = far_above_the_edge("secant")
+    first = watched.actions[0]
+    assert "grew" in first.reason
+    assert "0.46 of the edge" in first.reason
+    # From then on it falls, from where it was three steps after the gradient of the other weight.
+    assert guarded[-1] < max(guarded) < 1e-3
+    assert free[-1] > 1e4 * max(guarded)
