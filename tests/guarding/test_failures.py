@@ -10,7 +10,6 @@ import torch
 from torch import optim
 
 from foreshock.guarding import GuardSignals, Secant, guard
-from foreshock.guarding.failures import Failures
 from guarding.training import Script, asked, data, network, squared, train, weights
 
 
@@ -199,45 +198,6 @@ def test_frozen_parameters_leave_the_secant_and_come_back():
     # Small tensors are measured together; when one is frozen first, that can't be done. Later it is alone.
     assert [one.step for one in watched.policy.seen if not math.isfinite(one.secant)] == [5]
     assert watched.summary().notes == ()
-
-
-def test_a_failure_is_told_once_and_a_success_ends_a_row():
-    failures = Failures(allowed=2)
-    for _ in range(3):
-        failures.failed("it failed", ValueError("so"))
-        assert not failures.given_up
-        failures.succeeded()
-    assert failures.notes == ("it failed: ValueError: so",)
-    failures.failed("it failed", ValueError("so"))
-    failures.failed("it failed", ValueError("so"))
-    assert failures.given_up
-
-
-def test_giving_up_is_told_whatever_failed_before(caplog):
-    """By itself and apart from one another, other things failed before."""
-    failures = Failures()
-    for step in range(5):
-        failures.failed(f"it failed at step {step}", ValueError("reason " + "abcde"[step]))
-        failures.succeeded()
-    assert len(failures.notes) == 3
-    for step in range(5, 8):
-        failures.failed(f"it failed at step {step}", ValueError("so"))
-    assert failures.notes[3:] == (
-        "it failed at step 7: ValueError: so (3 failures in a row: it is not tried again)",
-    )
-    assert failures.notes[3] in caplog.text
-
-
-def test_the_same_failure_at_another_step_is_no_news():
-    failures = Failures()
-    for step in (7, 19, 300):
-        failures.failed(f"it failed at step {step}", ValueError("so"))
-        failures.succeeded()
-    failures.failed("it failed after step 301", ValueError("so"))
-    assert failures.notes == (
-        "it failed at step 7: ValueError: so",
-        "it failed after step 301: ValueError: so",
-    )
 
 
 # The compiler warns about its own doings.

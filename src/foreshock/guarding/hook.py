@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from foreshock.curvature import LossFunction
+from foreshock.failures import Failures
 from foreshock.forecast import NOISE_INTERVAL
 from foreshock.guarding.engine import Engine
-from foreshock.guarding.failures import Failures
 from foreshock.guarding.policies import Policy
 from foreshock.guarding.probing import PairProber
 from foreshock.guarding.record import GuardAction, GuardSummary, Tally
@@ -65,7 +65,7 @@ class Guard:
         self._listeners = [] if on_action is None else [on_action]
         self._tally = Tally(policy.name)
         self._prober = PairProber()
-        self._failures = Failures()
+        self._failures = Failures("guard")
         self._saw_curvature = False
         self.monitored = False
         self._hooks = StepHooks(

@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 
 from foreshock.batches import BatchWatch, MicroBatches, split_batch
 from foreshock.curvature import LossFunction, NoiseProber, NoiseReading
+from foreshock.failures import Failures
 from foreshock.forecast import NOISE_INTERVAL, noise_interval
-from foreshock.guarding.failures import Failures
 from foreshock.guarding.families import all_parameters
 from foreshock.preconditioner import read_preconditioner, unwrap
 from foreshock.vectors import is_sharded
@@ -30,7 +30,7 @@ class PairProber:
     def __init__(self) -> None:
         self._prober = NoiseProber()
         self._batches = BatchWatch()
-        self._failures = Failures()
+        self._failures = Failures("guard")
         self._calls, self._measured = 0, False
         self._whole = ""  # why a batch could not be split
         self.spent = False
