@@ -106,4 +106,4 @@ def test_a_report_of_a_run_without_probes_says_so(tmp_path):
         log.write("step", {"step": step, "loss": 1.0})
     log.close()
     assert "No curvature was measured" in foreshock("report", "--text", tmp_path).stdout
-    assert json.loads(log.path.read_text().splitlines()[0])["schema"] == 1
+    assert json.loads(log.path.read_text().splitlines()[0])["schema"] == 2

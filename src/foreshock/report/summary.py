@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from foreshock.runlog import Run
 
-_ASIDE = "stand aside"
+_COOLDOWN = "cooldown"
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def summarise(run: Run, definition: SpikeDefinition | None = None) -> RunSummary
 
 def _guard(run: Run) -> tuple[str, int] | None:
     rows = run.records.get("guard", [])
-    changed = {row["step"] for row in rows if row.get("remedy") not in ("none", _ASIDE)}
+    changed = {row["step"] for row in rows if row.get("remedy") not in ("none", _COOLDOWN)}
     policy = rows[-1].get("policy") if rows else run.meta.get("guard")
     return None if policy is None else (str(policy), len(changed))
 
@@ -254,12 +254,12 @@ def _events(run: Run) -> list[RunEvent]:
         RunEvent(str(row.get("name") or ""), str(row.get("message") or ""), row["step"])
         for row in run.records.get("event", [])
     ]
-    aside = [
-        RunEvent("guard stands aside", str(row.get("reason") or ""), row["step"])
+    paused = [
+        RunEvent("guard cooldown", str(row.get("reason") or ""), row["step"])
         for row in run.records.get("guard", [])
-        if row.get("remedy") == _ASIDE
+        if row.get("remedy") == _COOLDOWN
     ]
-    return sorted([*events, *aside], key=lambda event: event.step) if aside else events
+    return sorted([*events, *paused], key=lambda event: event.step) if paused else events
 
 
 def _number(value: float | None) -> float:

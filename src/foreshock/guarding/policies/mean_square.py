@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from foreshock.forecast.signals import SignalTracker
+from foreshock.dynamics import SignalTracker
 from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure, require_threshold
 
 _SETTLED = 100

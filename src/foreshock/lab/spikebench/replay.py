@@ -12,8 +12,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from foreshock.dynamics import population_factor
-from foreshock.forecast import CurvatureSignals, Forecast, RunForecaster, noise_interval
+from foreshock.dynamics import instant_lag, population_factor
+from foreshock.forecast import EdgeReading, Forecast, RunForecaster, noise_interval
 from foreshock.lab.spikebench.scores import Replay
 from foreshock.lab.spikebench.trace import Trace
 from foreshock.monitor.schedule import CURVATURE_PROBE_INTERVAL
@@ -72,7 +72,7 @@ class _Feed:
         probe = self._probes.get(step)
         if probe is None:
             return 0.0
-        run.see_curvature(step, self._signals(probe, every), learning_rates=self._future(index))
+        run.see_curvature(step, self._reading(probe, every), learning_rates=self._future(index))
         return float(self._costs["probe"])
 
     def _give_pair(self, run: RunForecaster, step: int) -> float:
@@ -88,17 +88,18 @@ class _Feed:
         self._measured_at, self._measurements = step, self._measurements + 1
         return float(self._costs["pair"] + (self._costs["probe"] if accompanied else 0.0))
 
-    def _signals(self, probe: Mapping[str, float], every: Mapping[str, float]) -> CurvatureSignals:
+    def _reading(self, probe: Mapping[str, float], every: Mapping[str, float]) -> EdgeReading:
+        # Recorded traces keep the names and directions of their columns; here is where the two meet.
         ratio = probe["stability_ratio"]
-        return CurvatureSignals(
-            ratio=ratio,
+        return EdgeReading(
+            stability_ratio=ratio,
             learning_rate=every["learning_rate"],
             relative_error=probe["stability_error"] / abs(ratio) if ratio else math.inf,
-            gradient_ratio=probe["gradient_ratio"],
-            predicted_change=probe["predicted_change"],
+            gradient_stability_ratio=probe["gradient_ratio"],
+            predicted_loss_change=probe["predicted_change"],
             alignment=probe["alignment"],
             excess_loss=probe["excess_loss"],
-            lag_ratio=every["lag_ratio"],
+            instant_lag=instant_lag(1.0, every["lag_ratio"]),
             loss=every["loss"],
             beta1=float(self._trace.meta["beta1"]),
         )
