@@ -28,14 +28,14 @@ drops them.
 Logs of schema 1 are read too, also where a later session of the same run has schema 2. Their records come
 back as those of schema 2 would be:
 
-========== ================================ ======================================================
-kind       schema 1                         schema 2
-========== ================================ ======================================================
-step       ``lag_ratio``, Σg²/Σv̂           ``instant_lag`` = 1/``lag_ratio``; infinity for zero
-forecast   ``reverse_lag``, √(‖g‖²/Σv̂)     dropped: 1/``instant_lag`` is its square
-alarm      its ``forecast``                 like a forecast
-guard      ``remedy`` ``"stand aside"``     ``"cooldown"``
-========== ================================ ======================================================
+========== ============================ ==========================================================
+kind       schema 1                     schema 2
+========== ============================ ==========================================================
+step       ``lag_ratio``                ``instant_lag``, its reciprocal Σv̂/Σg²; infinity for zero
+forecast   ``reverse_lag``              none: its square was the reciprocal of ``instant_lag``
+alarm      its ``forecast``             as a record of kind forecast
+guard      ``remedy: "stand aside"``    ``remedy: "cooldown"``
+========== ============================ ==========================================================
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class RunLogWriter:
                 str(self.path),
             ) from error
         self._descriptor = descriptor
-        # A monitor that is never closed still gives its file back.
+        # A monitor that is never closed still closes its file when it is collected.
         self._close = weakref.finalize(self, os.close, descriptor)
         if torn:
             os.write(descriptor, b"\n")

@@ -1,4 +1,4 @@
-"""A run as a whole: which edge decides, what is said of it, and when an alarm is given."""
+"""A run as a whole: which edge decides, what the forecast says, and when an alarm is given."""
 
 from __future__ import annotations
 

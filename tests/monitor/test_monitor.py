@@ -1,4 +1,4 @@
-"""A monitored run is the same run; whatever goes wrong is told and harms nothing."""
+"""A monitored run is the same run; whatever goes wrong is recorded and harms nothing."""
 
 from __future__ import annotations
 

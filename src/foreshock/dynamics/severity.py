@@ -14,7 +14,7 @@ x/(1 − G⁻²), so
 .. math:: x_{\text{peak}} ≈ (r_{\max}^2 - 1)(1 - G^{-2})/(1 - β_2):
 
 the loss must grow until g² exceeds v some dozens of times, from wherever it was. That is why the lag before a
-spike tells its height: magnification = x_peak/x.
+spike decides its height: magnification = x_peak/x.
 
 Assumed: the amplitude follows the larger root of the frozen recursion at once; the landscape is a quadratic
 (plus the steady growth of the drift); v rises alike in all coordinates that the eigenvector lives on. On

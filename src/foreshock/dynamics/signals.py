@@ -108,6 +108,7 @@ def second_moment_lag(sums: Sequence[SecondMomentSums]) -> SecondMomentLag:
         >>> lag.instant_lag, round(lag.decay_exponent, 12)
         (inf, 1.0)
     """
+    # Sums first, quotient then: a mean of quotients would be decided by coordinates that hardly move.
     above = instant_lag(sum(part.corrected for part in sums), sum(part.squared_gradient for part in sums))
     current = sum(part.current for part in sums)
     previous = sum(part.previous for part in sums)

@@ -2,7 +2,7 @@
 
 Stable decrease, decay of the preconditioner, onset, growth of the preconditioner, decay of the loss (Bai et
 al. 2025, arXiv 2506.04805), as a state machine. All evidence is averaged over a few steps and has two
-thresholds, one to believe it and one to give it up, and a new stage must be seen several steps running: noise
+thresholds, one to believe it and one to drop it, and a new stage must be seen several steps running: noise
 does not flip it.
 """
 
@@ -45,7 +45,7 @@ class StageEvidence:
 
 @dataclass(frozen=True)
 class StageRules:
-    """Thresholds; pairs are (give up, believe).
+    """Thresholds; pairs are (drop, believe).
 
     Attributes:
         above_edge: Of the stability ratio. Overshoots are 1.01 to 1.07: the second must not exceed one.
@@ -84,7 +84,7 @@ class StageRules:
             and self.growing[0] >= self.growing[1]
         )
         if not ordered:
-            raise ValueError("a pair is (give up, believe): the first must be the weaker evidence")
+            raise ValueError("a pair is (drop, believe): the first must be the weaker evidence")
         if not (self.memory >= 1 and self.dwell >= 1 and self.patience >= 1):
             lengths = (self.memory, self.dwell, self.patience)
             raise ValueError(f"memory, dwell and patience are {lengths}; each must be at least 1")

@@ -1,6 +1,6 @@
 """All that is known of one run, step by step → its forecast and its alarms.
 
-Three kinds of input arrive at their own times: the free signals at every step, readings of the curvature, and
+Three types of input arrive at their own times: the free signals at every step, readings of the curvature, and
 measurements of its noise. Where every step sees the same data the edge is that of the stability ratio, whose
 crossing is forecast; where batches differ it is that of the mean-square ratio, whose noise leaves no
 date, and what is forecast is that the run is armed.
@@ -25,7 +25,7 @@ from foreshock.forecast.spike import cause_hint, outlook
 
 BURST = 1.5
 SPIKE = 3.0
-# On the development runs of SpikeBench one of the last five readings foretold 1.5 × or more before each of
+# On the development runs of SpikeBench one of the last five readings predicted 1.5 × or more before each of
 # 150 spikes, and none did on controls; 1.2 to 2 × and three to ten readings serve as well.
 VISIBLE = 1.5
 _HEIGHTS = 5
@@ -39,8 +39,8 @@ class RunForecaster:
         beta2: Decay of the second moment, in (0, 1), if there is one.
 
     Attributes:
-        noise_expected: Whether measurements of the noise will come where batches differ. Until then nothing
-            is said there; without any, a batch past its own edge is announced.
+        noise_expected: Whether measurements of the noise will come where batches differ. Until then the
+            state is unknown there; without any, a batch past its own edge is announced.
 
     Example:
         >>> run = RunForecaster(beta2=0.999)
@@ -82,6 +82,7 @@ class RunForecaster:
         self._statistics = self._signals.update(
             loss=loss, squared_gradient=squared_gradient, second_moment=second_moment
         )
+        # The stages need a ratio whose edge is one, whichever of the two edges decides.
         ratio = self._noise.ratio / NOISY_EDGE if self._noise_seen else self._last.stability_ratio
         self._stages.update(
             loss=loss,

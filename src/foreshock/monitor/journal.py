@@ -33,7 +33,7 @@ class Journal:
         try:
             self._log.write(kind, record)
         except OSError as error:
-            self._log = None
+            self._log = None  # not tried again: a full disk would warn at each step
             _LOGGER.warning("the run log ends here, training goes on: %s", error)
 
     def event(self, step: int, name: str, message: str, *, level: int | None = logging.WARNING) -> None:

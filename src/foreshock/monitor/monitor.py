@@ -43,17 +43,18 @@ class Monitor:
         run: Folder of the run log; None keeps none.
         budget: Share of wall time for probes, in (0, 1).
         probe_every: Probe every so many steps instead, whatever it costs.
-        horizon: An instability forecast within so many steps is announced.
-        full_batch: Whether every step sees the same data; None to find out from the batches. 2/η is the edge
-            of stability only then: a noisy batch moves it.
+        horizon: An instability that is forecast within so many steps is announced.
+        full_batch: Whether every step sees the same data, so that 2/η is the edge of stability: batches that
+            differ move it. None to find out from the batches.
         examples: Size of the training set, if it is seen again and again: batches drawn from few examples
             differ less. None if it is large or unknown.
         learning_rate_at: The schedule's learning rate at a step number, in any unit, so that the forecast
             knows the future of the threshold; None for a rate that stays.
-        on_alarm: Called with each `Alarm`. What it raises ends the training step: that is how to stop.
-        guard: A guard of the optimizer, or the policy of one to be made: it gets what the probes measure, and
-            its actions go to the log.
-        meta: What the run is, for the log: plain JSON values.
+        on_alarm: Called with each `Alarm`. An exception that it raises ends the training step: raise one to
+            stop training.
+        guard: A guard of the optimizer, or the policy of one to be made: it gets the readings of the probes,
+            and its actions go to the log.
+        meta: Description of the run for the log: plain JSON values.
 
     Raises:
         TypeError: If the optimizer's class is not registered, or `loss_fn` is not callable.
@@ -112,6 +113,7 @@ class Monitor:
         self._last = self._run.forecast(0, constant=self._batches.constant)
         if self._guard is not None:
             self._guard.tell(self._log_action)
+            # The guard then doesn't remark that nobody measures for it.
             self._guard.monitored = True
 
     @property
@@ -139,6 +141,7 @@ class Monitor:
         step, value = self._step, _as_number(loss)
         self._step += 1
         seen = observe_step(self._subject.optimizers, step=step, loss=value, gradient_scale=gradient_scale)
+        # Before anything that may fail or raise: a log without the last step hides what ended the run.
         self._journal.write("step", seen)
         self._run.see_step(
             loss=value,
@@ -152,6 +155,7 @@ class Monitor:
             seen, batch, constant=constant, forecast=self._last, gradient_scale=gradient_scale
         )
         self._last = self._run.forecast(step, constant=constant)
+        # In between a forecast only counts down: the log needs those that rest on something new.
         if measured:
             self._journal.write("forecast", self._last)
         self._give_alarm(step)

@@ -8,8 +8,15 @@ from dataclasses import dataclass
 
 from torch.optim import Optimizer
 
+from foreshock.curvature import CurvatureReading
 from foreshock.dynamics import second_moment_lag
-from foreshock.preconditioner import live_groups, read_gradient_norm, read_second_moment_sums
+from foreshock.forecast import EdgeReading
+from foreshock.preconditioner import (
+    Preconditioner,
+    live_groups,
+    read_gradient_norm,
+    read_second_moment_sums,
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ def observe_step(
         loss: Loss of the step.
         gradient_scale: What ``.grad`` still has to be divided by.
     """
+    # Of the step about to be taken: v_t with its present gradient, which the optimizer has not seen yet.
     sums = read_second_moment_sums(optimizers, gradient_scale=gradient_scale)
     lag = second_moment_lag(sums)
     norm = read_gradient_norm(optimizers, gradient_scale=gradient_scale)
@@ -59,6 +67,33 @@ def observe_step(
         learning_rate=max(float(group["lr"]) for one in optimizers for group in live_groups(one)),
         instant_lag=lag.instant_lag,
         decay_exponent=lag.decay_exponent,
+        # v and g² over the same coordinates, so that their quotient is one where v follows.
         squared_gradient=sum(part.squared_gradient for part in sums) if sums else norm**2,
         second_moment=sum(part.corrected for part in sums) if sums else math.nan,
+    )
+
+
+def edge_reading(
+    seen: StepObservation, reading: CurvatureReading, preconditioner: Preconditioner
+) -> EdgeReading:
+    """Return the plain numbers of a reading and its step that a forecast takes.
+
+    Args:
+        seen: The free signals of the step.
+        reading: The curvature at that step.
+        preconditioner: The step about to be taken.
+    """
+    recursion = preconditioner.recursion
+    return EdgeReading(
+        stability_ratio=reading.stability_ratio,
+        learning_rate=preconditioner.largest_rate,
+        relative_error=reading.relative_error,
+        gradient_stability_ratio=reading.gradient_stability_ratio,
+        predicted_loss_change=reading.predicted_loss_change,
+        alignment=reading.alignment,
+        excess_loss=reading.excess_loss,
+        instant_lag=seen.instant_lag,
+        loss=seen.loss,
+        beta1=recursion.decay,
+        direct_share=recursion.direct,
     )

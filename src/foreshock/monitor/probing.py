@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from foreshock.batches import count_examples, split_batch
-from foreshock.curvature import CurvatureReading, NoiseReading, Prober
+from foreshock.curvature import NoiseReading, Prober
 from foreshock.dynamics import population_factor
 from foreshock.failures import Failures
-from foreshock.forecast import EdgeReading, Forecast, RunForecaster
+from foreshock.forecast import Forecast, RunForecaster
 from foreshock.guarding import Guard
 from foreshock.monitor.journal import Journal
-from foreshock.monitor.observation import StepObservation
+from foreshock.monitor.observation import StepObservation, edge_reading
 from foreshock.monitor.schedule import CURVATURE_PROBE_INTERVAL, ProbeSchedule
 from foreshock.monitor.subject import Subject
 from foreshock.preconditioner import Preconditioner, read_preconditioner
@@ -78,16 +78,19 @@ class ProbeRunner:
         if self._prober is None:
             self._run.mark_unavailable(step, "no loss_fn was given, so no curvature is measured")
             return False
+        # Noise decides only where batches surely differ; until two of them were seen the curvature is probed.
         noisy = constant is False and self._run.noise_expected
         lag = self._run.lag if noisy else None
         now = time.perf_counter()
         if self._failures.given_up or not self._schedule.due(step, now=now, forecast=forecast, noise_lag=lag):
             return False
+        # The first step of many warmups: nothing moves, so there is no ratio. It must not count as a failure.
         if not seen.learning_rate > 0:
             self._run.mark_unavailable(step, "every learning rate is 0: nothing moves")
             self._journal.event(step, "no probe", "every learning rate is 0: nothing moves")
             return False
         measured = self._measure(self._prober, seen, batch, noisy=noisy, gradient_scale=gradient_scale)
+        # A failed probe is charged too: otherwise failures would come as fast as steps.
         end = time.perf_counter()
         self._schedule.spent(step, seconds=end - now, now=end)
         return measured
@@ -114,6 +117,7 @@ class ProbeRunner:
     def _measure(
         self, prober: Prober, seen: StepObservation, batch: Any, *, noisy: bool, gradient_scale: float
     ) -> bool:
+        # Where noise decides, the curvature is of interest only now and then, and costs several times more.
         measures = [self._measure_noise] if noisy else []
         if not noisy or self._measurements % CURVATURE_PROBE_INTERVAL == 0:
             measures.append(self._measure_curvature)
@@ -153,6 +157,7 @@ class ProbeRunner:
             parts = split_batch(batch)
             factor = population_factor(sum(map(count_examples, parts.batches)), self._subject.examples)
         except ValueError as error:
+            # From then on the forecast rests on single batches, and says so.
             self._run.noise_expected = False
             self._journal.event(seen.step, "no noise", f"the noise of batches can't be measured: {error}")
             return
@@ -182,29 +187,3 @@ class ProbeRunner:
         self._run.mark_unavailable(step, f"the probe failed: {message}")
         # `Failures` has logged it, once a cause; the run log gets each one.
         self._journal.event(step, "probe failed", message, level=None)
-
-
-def edge_reading(
-    seen: StepObservation, reading: CurvatureReading, preconditioner: Preconditioner
-) -> EdgeReading:
-    """Return the plain numbers of a reading and its step that a forecast takes.
-
-    Args:
-        seen: The free signals of the step.
-        reading: The curvature at that step.
-        preconditioner: The step about to be taken.
-    """
-    recursion = preconditioner.recursion
-    return EdgeReading(
-        stability_ratio=reading.stability_ratio,
-        learning_rate=preconditioner.largest_rate,
-        relative_error=reading.relative_error,
-        gradient_stability_ratio=reading.gradient_stability_ratio,
-        predicted_loss_change=reading.predicted_loss_change,
-        alignment=reading.alignment,
-        excess_loss=reading.excess_loss,
-        instant_lag=seen.instant_lag,
-        loss=seen.loss,
-        beta1=recursion.decay,
-        direct_share=recursion.direct,
-    )

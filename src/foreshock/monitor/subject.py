@@ -44,7 +44,7 @@ class Subject:
         if self.examples is not None and not self.examples >= 1:
             raise ValueError(f"examples is {self.examples!r}; pass the size of the training set, or None")
         for optimizer in self.optimizers:
-            find_reader(optimizer)
+            find_reader(optimizer)  # raises for a class that can't be read
         self._check_parameters()
 
     @property
@@ -57,6 +57,7 @@ class Subject:
         """β₂ of the first parameter group that has one; None if none has."""
         for optimizer in self.optimizers:
             for group in live_groups(optimizer):
+                # RMSprop calls its decay alpha.
                 betas = group.get("betas")
                 decay = float(betas[1]) if betas is not None else float(group.get("alpha", math.nan))
                 if 0 < decay < 1:

@@ -150,6 +150,7 @@ def _directions(run: Run) -> Chart | None:
     lines = [Line(label, role, run.column("curvature", c)) for label, (role, c) in names.items()]
     if not any(np.isfinite(line.values).any() for line in lines[1:]):
         return None
+    # Along single directions the curvature may be negative, so the axis is linear and symmetric.
     limits = ratio_range(lines[0].values)
     style = Style(threshold=1.0, clip=None if limits is None else (-limits[1], limits[1]))
     return chart("directions", run.steps("curvature"), lines, style)
