@@ -169,16 +169,18 @@ def assert_alike(one, other):
             assert value == other[name], name
 
 
-def test_each_session_of_a_resumed_run_is_read_by_its_own_schema(tmp_path):
-    old, new = ((RUNS / f"schema-{schema}.jsonl").read_text().splitlines(True) for schema in (1, 2))
-    later = [line for line in new[1:] if json.loads(line)["step"] >= 100]
-    (tmp_path / "rank0.jsonl").write_text("".join([*old, new[0], *later]))
-    run = read_run(tmp_path)
-    assert (run.starts, run.schema) == (2, 2)
-    lag = run.column("step", "instant_lag")
-    np.testing.assert_allclose(
-        lag, read_run(RUNS / "schema-2.jsonl").column("step", "instant_lag"), rtol=1e-12
+@pytest.mark.parametrize(("first", "second"), [(1, 2), (2, 1)])
+def test_each_session_of_a_resumed_run_is_read_by_its_own_schema(tmp_path, first, second):
+    before, after = (
+        (RUNS / f"schema-{schema}.jsonl").read_text().splitlines(keepends=True) for schema in (first, second)
     )
+    later = [line for line in after[1:] if json.loads(line)["step"] >= 100]
+    (tmp_path / "rank0.jsonl").write_text("".join([*before, after[0], *later]))
+    run = read_run(tmp_path)
+    assert (run.starts, run.schema) == (2, second)
+    lag = run.column("step", "instant_lag")
+    expected = read_run(RUNS / "schema-2.jsonl").column("step", "instant_lag")
+    np.testing.assert_allclose(lag, expected, rtol=1e-12)
     assert np.isfinite(lag).all()
     assert not any("lag_ratio" in row for row in run.records["step"])
 

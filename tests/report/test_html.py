@@ -57,14 +57,6 @@ def test_a_caption_keeps_its_words_and_links_each_term_once(name):
     assert len(anchors) == len(set(anchors))
 
 
-def test_the_longer_of_two_terms_is_linked():
-    assert linked("Lag, the instant lag.")[:3] == [
-        ("Lag", "term-lag"),
-        (", the ", ""),
-        ("instant lag", "term-instant-lag"),
-    ]
-
-
 def test_one_run_has_no_navigation(spiky, tmp_path):
     page = write_html([spiky], tmp_path / "one.html").read_text()
     assert "<nav" not in page

@@ -103,3 +103,9 @@ def test_a_term_of_a_caption_opens_the_glossary_at_its_place(page):
         "document.querySelector('#term-stability-ratio').getBoundingClientRect().top < innerHeight"
     )
     assert "amplifies" in place.inner_text()
+
+
+def test_the_glossary_opens_where_the_browser_itself_would_not_open_it(page):
+    page.evaluate("addEventListener('click', event => event.preventDefault())")
+    page.locator("#run-1 [data-chart=ratio] a.term").first.click()
+    assert page.locator("details.glossary").get_attribute("open") is not None

@@ -55,8 +55,7 @@ TERMS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# Longer terms first: "instant lag" is not a "lag" with a word before it.
-_TERM = re.compile(rf"\b({'|'.join(sorted(TERMS, key=len, reverse=True))})\b", re.IGNORECASE)
+_TERM = re.compile(rf"\b({'|'.join(TERMS)})\b", re.IGNORECASE)
 
 
 def anchor(term: str) -> str:
