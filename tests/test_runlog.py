@@ -9,13 +9,16 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from foreshock.forecast import Forecast
-from foreshock.runlog import RunLogWriter, read_run
+from foreshock.runlog import SCHEMA, RunLogWriter, read_run
+
+RUNS = Path(__file__).parent / "runs"
 
 
 def test_records_come_back_as_they_were(tmp_path):
@@ -120,7 +123,7 @@ def test_a_late_record_does_not_shield_obsolete_ones(tmp_path):
     RunLogWriter(tmp_path).write("event", {"step": 3, "name": "x", "message": "y"})
     run = read_run(tmp_path)
     assert run.steps("event").tolist() == [0, 1, 3]
-    assert (run.starts, run.schema) == (2, 1)
+    assert (run.starts, run.schema) == (2, SCHEMA)
     assert run.version
 
 
@@ -142,3 +145,63 @@ def test_what_is_no_run_is_refused(tmp_path):
     (tmp_path / "new.jsonl").write_text('{"kind":"header","schema":99,"created":"","meta":{}}\n')
     with pytest.raises(ValueError, match="schema 99"):
         read_run(tmp_path / "new.jsonl")
+
+
+def test_a_log_of_schema_1_reads_as_the_same_run_in_schema_2():
+    old, new = (read_run(RUNS / f"schema-{schema}.jsonl") for schema in (1, 2))
+    assert (old.schema, new.schema) == (1, 2)
+    assert old.records.keys() == new.records.keys() == {"step", "curvature", "forecast", "alarm", "event"}
+    for kind, rows in old.records.items():
+        for one, other in zip(rows, new.records[kind], strict=True):
+            assert_alike(one, other)
+
+
+def assert_alike(one, other):
+    """Compare two records of the same measurement, up to rounding; the time that it took may differ."""
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if isinstance(value, dict):
+            assert_alike(value, other[name])
+        elif isinstance(value, float) and name != "seconds":
+            assert value == pytest.approx(other[name], rel=1e-9, nan_ok=True), name
+        elif name not in ("seconds", "blocks"):
+            assert value == other[name], name
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 2), (2, 1)])
+def test_each_session_of_a_resumed_run_is_read_by_its_own_schema(tmp_path, first, second):
+    before, after = (
+        (RUNS / f"schema-{schema}.jsonl").read_text().splitlines(keepends=True) for schema in (first, second)
+    )
+    later = [line for line in after[1:] if json.loads(line)["step"] >= 100]
+    (tmp_path / "rank0.jsonl").write_text("".join([*before, after[0], *later]))
+    run = read_run(tmp_path)
+    assert (run.starts, run.schema) == (2, second)
+    lag = run.column("step", "instant_lag")
+    expected = read_run(RUNS / "schema-2.jsonl").column("step", "instant_lag")
+    np.testing.assert_allclose(lag, expected, rtol=1e-12)
+    assert np.isfinite(lag).all()
+    assert not any("lag_ratio" in row for row in run.records["step"])
+
+
+def test_what_schema_1_called_otherwise_is_renamed(tmp_path):
+    rows = [
+        {"kind": "header", "schema": 1, "created": "", "meta": {}},
+        {"kind": "step", "step": 0, "loss": 1.0, "lag_ratio": 0.0},
+        {"kind": "step", "step": 1, "loss": 1.0, "lag_ratio": "NaN"},
+        {"kind": "step", "step": 2, "loss": 1.0, "lag_ratio": None},
+        {"kind": "step", "step": 3, "loss": 1.0, "lag_ratio": 4.0},
+        {"kind": "guard", "step": 3, "remedy": "stand aside", "policy": "auto"},
+        {"kind": "guard", "step": 4, "remedy": "clip", "policy": "auto"},
+        {"kind": "alarm", "step": 4, "level": "watch", "forecast": {"state": "edge", "reverse_lag": 1.0}},
+        {"kind": "forecast", "step": 4, "lag": 3.0, "reverse_lag": 1.0, "mean_square_ratio": 0.7},
+    ]
+    (tmp_path / "rank0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = read_run(tmp_path)
+    np.testing.assert_array_equal(run.column("step", "instant_lag"), [math.inf, math.nan, math.nan, 0.25])
+    assert [row["remedy"] for row in run.records["guard"]] == ["cooldown", "clip"]
+    assert run.records["alarm"][0]["forecast"] == {"state": "edge"}
+    assert run.column("forecast", "lag").tolist() == [3.0]
+    assert "reverse_lag" not in run.records["forecast"][0]
+    assert run.column("forecast", "typical_mean_square_ratio").tolist() == [0.7]
+    assert math.isnan(run.column("forecast", "mean_square_ratio")[0])

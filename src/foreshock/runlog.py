@@ -6,7 +6,7 @@ and no infinity; they are kept as the strings ``"NaN"``, ``"Infinity"`` and ``"-
 
 The first line of every session is a header::
 
-    {"kind": "header", "schema": 1, "foreshock": "0.1.0", "created": "…", "meta": {…}}
+    {"kind": "header", "schema": 2, "foreshock": "0.1.0", "created": "…", "meta": {…}}
 
 and each later line a record of some `kind` with a `step`:
 
@@ -24,6 +24,19 @@ event      something that happened: a failed probe, a non-finite loss (`name`, `
 
 A session that resumes an earlier step makes the old records from that step on obsolete: the reader
 drops them.
+
+Logs of schema 1 are read too, also where a later session of the same run has schema 2. Their records come
+back as those of schema 2 would be:
+
+========== ============================ ==========================================================
+kind       schema 1                     schema 2
+========== ============================ ==========================================================
+step       ``lag_ratio``                ``instant_lag``, its reciprocal Σv̂/Σg²; infinity for zero
+forecast   ``reverse_lag``              none: its square was the reciprocal of ``instant_lag``
+forecast   ``mean_square_ratio``        ``typical_mean_square_ratio``; the former becomes NaN
+alarm      its ``forecast``             as a record of kind forecast
+guard      ``remedy: "stand aside"``    ``remedy: "cooldown"``
+========== ============================ ==========================================================
 """
 
 from __future__ import annotations
@@ -47,7 +60,7 @@ from foreshock._version import __version__
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-SCHEMA = 1
+SCHEMA = 2
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -79,7 +92,7 @@ class RunLogWriter:
                 str(self.path),
             ) from error
         self._descriptor = descriptor
-        # A monitor that is never closed still gives its file back.
+        # A monitor that is never closed still closes its file when it is collected.
         self._close = weakref.finalize(self, os.close, descriptor)
         if torn:
             os.write(descriptor, b"\n")
@@ -132,7 +145,7 @@ class Run:
         meta: `meta` of the last header.
         created: Time of the first header, ISO 8601.
         version: Version of Foreshock that wrote the last session.
-        schema: Schema of the last session.
+        schema: Schema that the last session was written with; `records` are of the present one.
         starts: Number of sessions: one, and one more for each time the run was resumed.
         records: Records by kind, ordered by step.
         skipped: Lines that could not be read (a torn last line, for instance).
@@ -219,6 +232,9 @@ def read_run(run: str | os.PathLike[str], *, rank: int = 0) -> Run:
                 if restarted:
                     _drop_from(records, row["step"])
                     restarted = False
+                # Each session says how its rows were written: a resumed run may have been upgraded between.
+                if headers and headers[-1]["schema"] == 1:
+                    _upgrade_from_1(row)
                 records.setdefault(row["kind"], []).append(row)
     if not headers:
         raise ValueError(f"{path} has no header line: it is not a Foreshock run log")
@@ -262,6 +278,22 @@ def _decode_line(line: bytes) -> dict[str, Any] | None:
     if row["kind"] == "header":
         return row if "schema" in row and "meta" in row else None
     return _decode(row) if isinstance(row.get("step"), int) else None
+
+
+def _upgrade_from_1(row: dict[str, Any]) -> None:
+    """Give a row of schema 1 the names and meanings of schema 2; see the table of this module."""
+    if row["kind"] == "step" and "lag_ratio" in row:
+        ratio = row.pop("lag_ratio")
+        row["instant_lag"] = None if ratio is None else 1 / ratio if ratio else math.inf
+    elif row["kind"] in ("forecast", "alarm"):
+        forecast = row if row["kind"] == "forecast" else row.get("forecast", {})
+        forecast.pop("reverse_lag", None)
+        if "mean_square_ratio" in forecast:
+            # What now has that name can't be had from the geometric mean that was logged.
+            forecast["typical_mean_square_ratio"] = forecast["mean_square_ratio"]
+            forecast["mean_square_ratio"] = math.nan
+    elif row["kind"] == "guard" and row.get("remedy") == "stand aside":
+        row["remedy"] = "cooldown"
 
 
 def _drop_from(records: dict[str, list[dict[str, Any]]], step: int) -> None:

@@ -1,14 +1,13 @@
-"""A run as a whole: which edge decides, what is said of it, and when an alarm is given."""
+"""A run as a whole: which edge decides, what the forecast says, and when an alarm is given."""
 
 from __future__ import annotations
 
 import json
 import math
 
-import numpy as np
 import pytest
 
-from foreshock.forecast import AlarmBook, CurvatureSignals, Forecast, RunForecaster, SignalTracker
+from foreshock.forecast import AlarmBook, EdgeReading, Forecast, RunForecaster
 
 QUIET = {"loss": 1.0, "squared_gradient": 0.01, "second_moment": 1.0}
 
@@ -16,13 +15,13 @@ QUIET = {"loss": 1.0, "squared_gradient": 0.01, "second_moment": 1.0}
 def a_run(steps: int = 120, **free: float) -> RunForecaster:
     run = RunForecaster(beta2=0.999)
     for _ in range(steps):
-        run.see_step(**QUIET | free)
+        run.record_step(**QUIET | free)
     return run
 
 
 def noisy(run: RunForecaster, mean: float, variance: float, count: int = 5) -> RunForecaster:
     for _ in range(count):
-        run.see_noise(mean=mean, variance=variance, noise_factor=19.0)
+        run.record_noise(mean=mean, variance=variance, noise_factor=19.0)
     return run
 
 
@@ -52,13 +51,13 @@ def test_where_v_follows_the_edge_does_not_arm():
     assert "v follows g²" in forecast.basis
 
 
-def reading(ratio: float, *, lag_ratio: float, excess_loss: float = 1e-4) -> CurvatureSignals:
-    return CurvatureSignals(
+def reading(ratio: float, *, instant_lag: float, excess_loss: float = 1e-4) -> EdgeReading:
+    return EdgeReading(
         ratio,
         learning_rate=1e-3,
         alignment=0.9,
         excess_loss=excess_loss,
-        lag_ratio=lag_ratio,
+        instant_lag=instant_lag,
         loss=1.0,
         beta1=0.9,
     )
@@ -68,8 +67,8 @@ def test_an_edge_past_which_all_is_damped_is_not_announced():
     lagging, following = a_run(), a_run(second_moment=0.01)
     for step in range(0, 120, 4):
         ratio = 1.02 * math.exp(5e-4 * (step - 116))
-        lagging.see_curvature(step, reading(ratio, lag_ratio=1e-3))
-        following.see_curvature(step, reading(ratio, lag_ratio=1.0))
+        lagging.record_curvature(step, reading(ratio, instant_lag=1e3))
+        following.record_curvature(step, reading(ratio, instant_lag=1.0))
     announced, damped = (run.forecast(119, constant=True) for run in (lagging, following))
     assert announced.state == "armed"
     assert announced.severity > 1.5 > damped.severity
@@ -82,20 +81,20 @@ def test_one_in_five_readings_that_foretells_a_spike_is_enough():
     run = a_run(second_moment=0.01)
     states = []
     for step in range(0, 120, 4):
-        run.see_curvature(step, reading(math.exp(5e-4 * step), lag_ratio=1e-3 if step == 40 else 1.0))
+        run.record_curvature(step, reading(math.exp(5e-4 * step), instant_lag=1e3 if step == 40 else 1.0))
         states.append(run.forecast(step, constant=True).state)
     assert [4 * i for i, state in enumerate(states) if state == "armed"] == [0, 4, 8, 12, 40, 44, 48, 52, 56]
 
 
 def test_without_a_height_the_edge_is_announced():
     run = a_run(second_moment=0.01)
-    run.see_curvature(0, CurvatureSignals(1.01, learning_rate=1e-3))
+    run.record_curvature(0, EdgeReading(1.01, learning_rate=1e-3))
     assert run.forecast(0, constant=True).state == "armed"
 
 
 def test_without_noise_the_same_readings_are_judged_by_the_full_batch_edge():
     run = noisy(a_run(), 0.2, 0.02)
-    run.see_curvature(120, CurvatureSignals(1.02, learning_rate=1e-3))
+    run.record_curvature(120, EdgeReading(1.02, learning_rate=1e-3))
     forecast = run.forecast(120, constant=True)
     assert (forecast.state, forecast.stability_ratio) == ("armed", 1.02)
     assert math.isnan(forecast.mean_square_ratio)
@@ -113,11 +112,11 @@ def test_a_loss_off_its_level_is_a_spike_and_a_new_episode():
     assert run.alarm(120, run.forecast(120, constant=False)).level == "watch"
     assert run.alarm(121, run.forecast(121, constant=False)) is None
     for _ in range(5):
-        run.see_step(**QUIET | {"loss": 9.0})
+        run.record_step(**QUIET | {"loss": 9.0})
     assert run.forecast(126, constant=False).state == "spike"
     assert run.alarm(126, run.forecast(126, constant=False)) is None
     for _ in range(10):
-        run.see_step(**QUIET)
+        run.record_step(**QUIET)
     assert run.alarm(136, run.forecast(136, constant=False)).level == "watch"
 
 
@@ -125,7 +124,7 @@ def test_a_gradient_that_bursts_makes_an_alarm_of_a_watch():
     run = noisy(a_run(), 0.2, 0.02)
     run.alarm(120, run.forecast(120, constant=False))
     for _ in range(5):
-        run.see_step(**QUIET | {"squared_gradient": 0.09})
+        run.record_step(**QUIET | {"squared_gradient": 0.09})
     alarm = run.alarm(125, run.forecast(125, constant=False))
     assert alarm.level == "alarm"
     assert alarm.burst > 1.5
@@ -156,16 +155,16 @@ def test_a_steady_rise_of_the_ratio_names_its_likely_cause():
     for growth, words in ((5e-4, "no faster than v decays"), (5e-3, "landscape or schedule")):
         run = a_run()
         for step in range(0, 100, 5):
-            seen = CurvatureSignals(
+            seen = EdgeReading(
                 0.5 * math.exp(growth * step),
                 learning_rate=1e-3,
                 alignment=0.5,
                 excess_loss=1e-4,
-                lag_ratio=0.01,
+                instant_lag=100.0,
                 loss=1.0,
                 beta1=0.9,
             )
-            run.see_curvature(step, seen)
+            run.record_curvature(step, seen)
         forecast = run.forecast(99, constant=True)
         assert words in forecast.cause_hint
         assert forecast.steps_to_spike > forecast.steps_to_instability > 0
@@ -174,50 +173,19 @@ def test_a_steady_rise_of_the_ratio_names_its_likely_cause():
 
 def test_a_resumed_run_goes_on_alike():
     run, resumed = noisy(a_run(), 0.2, 0.02), RunForecaster(beta2=0.999)
-    run.see_curvature(119, CurvatureSignals(0.9, learning_rate=1e-3))
+    run.record_curvature(119, EdgeReading(0.9, learning_rate=1e-3))
     run.alarm(120, run.forecast(120, constant=False))
     resumed.load_state_dict(json.loads(json.dumps(run.state_dict())))
     for one in (run, resumed):
-        one.see_step(**QUIET)
-        one.see_noise(mean=0.3, variance=0.02, noise_factor=19.0)
+        one.record_step(**QUIET)
+        one.record_noise(mean=0.3, variance=0.02, noise_factor=19.0)
     assert resumed.forecast(121, constant=False) == run.forecast(121, constant=False)
     assert resumed.alarm(121, resumed.forecast(121, constant=False)) is None
 
 
-def test_lag_is_the_largest_of_fifty_steps():
-    tracker = SignalTracker()
-    squares = np.full(200, 0.1)
-    squares[100] = 10.0
-    lags = [tracker.update(loss=1.0, squared_gradient=g, second_moment=1.0).lag for g in squares]
-    assert lags[99] == pytest.approx(10)
-    assert lags[149] == pytest.approx(10)
-    short = [tracker.update(loss=1.0, squared_gradient=10.0, second_moment=1.0).lag for _ in range(80)]
-    # Fifty steps after the burst the old lag is out of sight.
-    assert short[48] == pytest.approx(10)
-    assert short[79] == pytest.approx(0.1)
-
-
-def test_a_spike_that_v_has_forgotten_hides_no_lag():
-    """With β₂ = .95, v forgets a spike of 10⁴ × within 180 steps; what it then lags behind is the present."""
-    tracker = SignalTracker()
-    v = 1.0
-    for step in range(300):
-        square = 1e4 if step == 100 else 1.0 if step < 200 else 0.01
-        v = 0.95 * v + 0.05 * square
-        lag = tracker.update(loss=1.0, squared_gradient=square, second_moment=v).lag
-        if step == 225:
-            assert lag > 2.5
-
-
-def test_without_a_second_moment_there_is_no_lag():
-    signals = SignalTracker().update(loss=1.0, squared_gradient=1.0, second_moment=math.nan)
-    assert math.isnan(signals.lag)
-    assert math.isnan(signals.reverse_lag)
-
-
 def test_before_its_noise_is_measured_a_mini_batch_run_is_unknown():
     run = a_run()
-    run.see_curvature(119, CurvatureSignals(1.2, learning_rate=1e-3))
+    run.record_curvature(119, EdgeReading(1.2, learning_rate=1e-3))
     assert run.forecast(120, constant=False).state == "unknown"
     run.noise_expected = False
     assert run.forecast(120, constant=False).state == "armed"
@@ -225,7 +193,7 @@ def test_before_its_noise_is_measured_a_mini_batch_run_is_unknown():
 
 def test_a_forecast_from_noise_is_of_its_own_step():
     run = noisy(a_run(), 0.2, 0.02)
-    run.see_curvature(100, CurvatureSignals(1.2, learning_rate=1e-3))
+    run.record_curvature(100, EdgeReading(1.2, learning_rate=1e-3))
     forecast = run.forecast(120, constant=False)
     assert forecast.step == 120
     assert math.isnan(forecast.stability_ratio)

@@ -230,5 +230,5 @@ def test_without_a_decaying_average_there_is_no_lag(optimizer):
     largest_error(optimizer, steps=2)
     assert read_second_moment_sums(optimizer) == []
     lag = second_moment_lag([])
-    assert math.isnan(lag.lag_ratio)
+    assert math.isnan(lag.instant_lag)
     assert math.isnan(lag.decay_exponent)

@@ -56,7 +56,7 @@ def _step(step: int, loss: float, g: float, v: float, exponent: float) -> dict[s
         "loss": loss,
         "gradient_norm": abs(g),
         "learning_rate": 0.3,
-        "lag_ratio": g * g / v,
+        "instant_lag": v / (g * g),
         "decay_exponent": exponent,
     }
 

@@ -40,12 +40,12 @@ def test_the_lines_are_the_log(spiky):
     assert drawn["ratio"]["fans"]
 
 
-def test_the_countdown_compares_the_forecast_with_what_came(spiky):
+def test_the_countdown_compares_the_forecast_with_the_outcome(spiky):
     chart = by_id(spiky)["countdown"]
     values = {series["label"]: series["values"] for series in chart["series"]}
     at = chart["x"].index(590)
     assert values["80 % at least"][at] <= values["forecast"][at] <= values["80 % at most"][at]
-    assert values["forecast"][at] == pytest.approx(values["what came"][at], rel=0.2)
+    assert values["forecast"][at] == pytest.approx(values["outcome"][at], rel=0.2)
     upper, lower = chart["band"]
     assert chart["series"][upper]["label"] == "80 % at most"
     assert chart["series"][lower]["label"] == "80 % at least"
@@ -55,8 +55,8 @@ def test_a_noisy_run_shows_the_edge_of_mini_batches(tmp_path):
     writer = RunLogWriter(tmp_path / "noisy")
     run = RunForecaster(beta2=0.999)
     for step in range(60):
-        run.see_step(loss=1.0, squared_gradient=0.01, second_moment=1.0)
-        run.see_noise(mean=0.2, variance=0.02, noise_factor=19.0)
+        run.record_step(loss=1.0, squared_gradient=0.01, second_moment=1.0)
+        run.record_noise(mean=0.2, variance=0.02, noise_factor=19.0)
         writer.write("forecast", run.forecast(step, constant=False))
     writer.close()
     chart = by_id(read_run(tmp_path / "noisy"))["noise"]

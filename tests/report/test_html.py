@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from foreshock.report.captions import CAPTIONS
+from foreshock.report.glossary import TERMS, linked
 from foreshock.report.html import embed, write_html
 
 
@@ -34,6 +36,25 @@ def test_each_run_has_its_section_and_verdict(page):
     assert re.search(r'<p class="verdict">\d+ spikes, \d+ announced, median [\d.]+ steps', page)
     assert "no curvature was measured, so nothing was announced" in page
     assert [len(data["charts"]) for data in data_of(page)] == [7, 3]
+
+
+def test_terms_of_the_captions_lead_to_one_glossary_on_the_page(page):
+    links = re.findall(r'<a class="term" href="#([^"]+)">([^<]+)</a>', page)
+    assert {"stability ratio", "edge", "instant lag", "alignment"} <= {words.lower() for _, words in links}
+    for target, words in links:
+        assert target == f"term-{words.lower().replace(' ', '-')}"
+        assert len(re.findall(rf'<div id="{target}"><dt>{words}</dt><dd>', page, re.IGNORECASE)) == 1
+    assert page.count('<details class="glossary"') == 1
+    assert len(re.findall(r'<div id="term-', page)) == len(TERMS)
+
+
+@pytest.mark.parametrize("name", CAPTIONS)
+def test_a_caption_keeps_its_words_and_links_each_term_once(name):
+    caption = CAPTIONS[name]["caption"]
+    pieces = linked(caption)
+    assert "".join(words for words, _ in pieces) == caption
+    anchors = [target for _, target in pieces if target]
+    assert len(anchors) == len(set(anchors))
 
 
 def test_one_run_has_no_navigation(spiky, tmp_path):

@@ -91,3 +91,21 @@ def test_a_narrow_screen_does_not_scroll_sideways(page):
     page.set_viewport_size({"width": 400, "height": 800})
     page.wait_for_function("foreshockRuns[0].plots[0].width < 400")
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+def test_a_term_of_a_caption_opens_the_glossary_at_its_place(page):
+    box = page.locator("details.glossary")
+    assert box.get_attribute("open") is None
+    page.locator("#run-1 [data-chart=ratio] a.term", has_text="stability ratio").click()
+    assert box.get_attribute("open") is not None
+    place = page.locator("#term-stability-ratio")
+    page.wait_for_function(
+        "document.querySelector('#term-stability-ratio').getBoundingClientRect().top < innerHeight"
+    )
+    assert "amplifies" in place.inner_text()
+
+
+def test_the_glossary_opens_where_the_browser_itself_would_not_open_it(page):
+    page.evaluate("addEventListener('click', event => event.preventDefault())")
+    page.locator("#run-1 [data-chart=ratio] a.term").first.click()
+    assert page.locator("details.glossary").get_attribute("open") is not None

@@ -141,17 +141,17 @@ def test_a_log_cut_short_says_so(spiky, tmp_path):
 
 def test_actions_of_a_guard_are_counted_by_steps(tmp_path):
     log = RunLogWriter(tmp_path)
-    for step, remedy in ((3, "clip"), (3, "raise all"), (4, "none"), (9, "raise all"), (9, "stand aside")):
+    for step, remedy in ((3, "clip"), (3, "raise all"), (4, "none"), (9, "raise all"), (9, "cooldown")):
         log.write("guard", {"step": step, "policy": "auto", "remedy": remedy, "reason": "why"})
     log.close()
     summary = summarise(read_run(tmp_path))
     assert summary.guard == ("auto", 2)
-    assert summary.events == (RunEvent("guard stands aside", "why", 9),)
+    assert summary.events == (RunEvent("guard cooldown", "why", 9),)
 
 
 def test_a_guard_that_only_stood_aside_was_there(tmp_path):
     log = RunLogWriter(tmp_path)
-    for step, remedy in ((4, "none"), (9, "stand aside")):
+    for step, remedy in ((4, "none"), (9, "cooldown")):
         log.write("guard", {"step": step, "policy": "auto", "remedy": remedy, "reason": "why"})
     log.close()
     assert summarise(read_run(tmp_path)).guard == ("auto", 0)

@@ -33,7 +33,7 @@ def demo(
     try:
         _require_writable(out)  # Before torch and the data are loaded, which takes seconds.
     except OSError as error:
-        raise stopped(error) from error
+        raise stopped(error, "name another folder with --out") from error
     from foreshock.cli.progress import run_progress
     from foreshock.demo.run import run_demo
     from foreshock.runlog import read_run
@@ -61,14 +61,6 @@ def demo(
 
 def _require_writable(folder: Path) -> None:
     """Make a folder if it is missing, and raise an OSError unless files can be made in it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise type(error)(
-            error.errno,
-            f"the run folder can't be written ({error.strerror}): pass a folder that this process may "
-            "create files in as --out",
-            str(folder),
-        ) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=folder):
+        pass

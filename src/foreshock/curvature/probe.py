@@ -54,9 +54,9 @@ class CurvatureReading:
         backend: How the products were computed.
         seconds: Wall time of the probe.
         blocks: The modules with the largest shares of the top eigenvector, the largest first.
-        excess_loss: (qᵀA^{1/2}g)²/(2r), r the stability ratio: what of the loss lies along the top
-            eigenvector, on the quadratic model; NaN where r is not positive. It is what grows into a spike.
-        coverage: Share of the moving coordinates that all of this is about. Below one, some steps are not
+        excess_loss: (qᵀA^{1/2}g)²/(2r), r the stability ratio: the part of the loss along the top
+            eigenvector, on the quadratic model; NaN where r is not positive. It grows into a spike.
+        coverage: Share of the moving coordinates that the reading covers. Below one, some steps are not
             linear in their gradient (Muon's), and those coordinates are held fixed: the directions are cut to
             the others, and `predicted_loss_change` is NaN.
     """
@@ -99,7 +99,7 @@ class CurvatureReading:
 
 @dataclass(frozen=True)
 class ProbeMemory:
-    """What one probe leaves to the next, which makes that cheap.
+    """What one probe hands to the next, to make it cheaper.
 
     Attributes:
         starts: The top eigenvector of the symmetric form and the runner-up, each of shape (n,): from both

@@ -1,6 +1,6 @@
-"""Probes of a model in training: one backend for all, and each starts from what the last one left.
+"""Probes of a model in training: one backend for all, and each starts from the result of the last one.
 
-Two kinds: of the curvature of a batch, by Hessian products, and of its noise, by the gradients of its parts.
+Two types: of the curvature of a batch, by Hessian products, and of its noise, by the gradients of its parts.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class NoiseProber:
             parts: Micro-batches, or the halves that `split_batch` makes of a batch.
             preconditioner: The step about to be taken.
             step: Its number, for the reading.
-            loss: Loss of the whole batch, to compare with; NaN if it is not known.
+            loss: Loss of the whole batch, to compare with; NaN if unknown.
 
         Raises:
             Exception: Whatever the loss function raises.
@@ -99,9 +99,11 @@ class Prober:
             step: Its number, for the reading.
 
         Raises:
-            Exception: Whatever the loss function or a product raises. The next probe chooses anew.
+            Exception: Whatever the loss function or a product raises. The next probe then chooses a backend
+                again.
         """
         loss = loss_terms(self._model, self._loss_fn, batch)
+        # Unset until the probe succeeds: the backend may be why one fails.
         chosen, self.backend = self.backend, None
         with isolated(self._model):
             if chosen is None:
@@ -127,7 +129,7 @@ class Prober:
         return self._noise.probe(self._model, self._loss_fn, parts, preconditioner, step=step, loss=loss)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the last probes left, from which a resumed run starts warm."""
+        """Return the vectors of the last probes, from which a resumed run starts warm."""
         direction = self._noise.state_dict()
         if self._memory is None:
             return {"starts": None, "gain": None, "direction": direction}

@@ -2,15 +2,14 @@ r"""How the second moment v follows, or fails to follow, the squared gradient, a
 
 While g² ≪ v the average only decays, v_t ≈ β₂ v_{t−1}, and the preconditioned curvature grows like
 β₂^{−t/2} although the landscape stands still (Bai et al. 2025, arXiv 2506.04805). This package has the closed
-forms of that statement, the five stages of the cycle, what is to be expected of the next spike, the smallest
-systems that show it, Adam on a quadratic, and the edge of stability under the noise of mini-batches, which
-is one of the mean square. Floats and numpy only.
+forms of that statement, the lag of v, the five stages of the cycle, what is to be expected of the next spike,
+the smallest systems that show it, Adam on a quadratic, and the edge of stability under the noise of
+mini-batches, which is one of the mean square. Floats and numpy only.
 """
 
 from __future__ import annotations
 
 from foreshock.dynamics.excursions import Excursion, find_excursions
-from foreshock.dynamics.lag import LagWindow, SecondMomentLag, SecondMomentSums, second_moment_lag
 from foreshock.dynamics.mean_square import (
     mean_square_map,
     mean_square_ratio,
@@ -28,6 +27,15 @@ from foreshock.dynamics.recursion import (
     nadam_recursion,
 )
 from foreshock.dynamics.severity import Severity, severity, steps_to_visible_spike
+from foreshock.dynamics.signals import (
+    LagWindow,
+    SecondMomentLag,
+    SecondMomentSums,
+    SignalTracker,
+    StepStatistics,
+    instant_lag,
+    second_moment_lag,
+)
 from foreshock.dynamics.simulation import (
     Moment,
     QuadraticRun,
@@ -38,8 +46,8 @@ from foreshock.dynamics.simulation import (
 )
 from foreshock.dynamics.stages import (
     Stage,
+    StageEvidence,
     StageRules,
-    StageSignals,
     StageState,
     StageTracker,
     next_stage,
@@ -60,15 +68,18 @@ __all__ = [
     "SecondMomentLag",
     "SecondMomentSums",
     "Severity",
+    "SignalTracker",
     "Stage",
+    "StageEvidence",
     "StageRules",
-    "StageSignals",
     "StageState",
     "StageTracker",
+    "StepStatistics",
     "adam_recursion",
     "find_excursions",
     "gradient_descent_recursion",
     "heavy_ball_recursion",
+    "instant_lag",
     "mean_square_map",
     "mean_square_ratio",
     "mean_square_spectral_radius",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from foreshock.dynamics.quadratic import AdamSettings, Quadratic, Real
 from foreshock.dynamics.simulation import trajectory
 
-_REARMED = 0.99  # below this ratio the next crossing counts anew
+_REARMED = 0.99  # below this ratio the next crossing counts as a new one
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ x/(1 − G⁻²), so
 .. math:: x_{\text{peak}} ≈ (r_{\max}^2 - 1)(1 - G^{-2})/(1 - β_2):
 
 the loss must grow until g² exceeds v some dozens of times, from wherever it was. That is why the lag before a
-spike tells its height: magnification = x_peak/x.
+spike decides its height: magnification = x_peak/x.
 
 Assumed: the amplitude follows the larger root of the frozen recursion at once; the landscape is a quadratic
 (plus the steady growth of the drift); v rises alike in all coordinates that the eigenvector lives on. On
@@ -53,7 +53,7 @@ class Severity:
 def severity(
     ratio: float,
     *,
-    lag_ratio: float,
+    instant_lag: float,
     drift: Drift,
     growth_factor: Callable[[float], float],
     share: float = 1.0,
@@ -64,7 +64,7 @@ def severity(
 
     Args:
         ratio: Present stability ratio, > 0.
-        lag_ratio: Present Σg²/Σv̂ over the coordinates concerned, > 0.
+        instant_lag: Present Σv̂/Σg² over the coordinates concerned, > 0.
         drift: Decay of v, growth of the landscape, and the schedule.
         growth_factor: G(r), by which a step multiplies the deviation, such as
             ``lambda r: foreshock.stability.growth_factor(r, beta1=0.9)``. Where something keeps the
@@ -81,17 +81,18 @@ def severity(
     Example:
         >>> def growth(ratio):  # of gradient descent
         ...     return abs(1 - 2 * ratio)
-        >>> expected = severity(1.0, lag_ratio=1e-8, drift=Drift(beta2=0.999), growth_factor=growth)
+        >>> expected = severity(1.0, instant_lag=1e8, drift=Drift(beta2=0.999), growth_factor=growth)
         >>> expected.steps_to_peak, round(expected.peak_ratio, 3)
         (154.0, 1.069)
     """
-    if not (0 < ratio < math.inf and 0 < lag_ratio < math.inf and 0 < share <= 1):
+    if not (0 < ratio < math.inf and 0 < instant_lag < math.inf and 0 < share <= 1):
         raise ValueError(
-            f"ratio, lag_ratio and share are {(ratio, lag_ratio, share)}; all must be positive and finite, "
-            "and the share at most one"
+            f"ratio, instant_lag and share are {(ratio, instant_lag, share)}; all must be positive and "
+            "finite, and the share at most one"
         )
     beta2 = drift.beta2
-    uncorrected = lag_ratio if drift.step is None else lag_ratio / (1 - beta2**drift.step)
+    # The model counts in units of v, not of v̂, hence the bias correction κ.
+    uncorrected = 1 / (instant_lag if drift.step is None else instant_lag * (1 - beta2**drift.step))
     log_moving, resting = math.log(share * uncorrected), (1 - share) * uncorrected
     start, log_second, now, peak = log_moving, 0.0, ratio, 0.0
     crossing = math.inf

@@ -1,17 +1,19 @@
-"""The five stages of a spike cycle, told from scalars of each step.
+"""The five stages of a spike cycle, recognised from scalars of each step.
 
 Stable decrease, decay of the preconditioner, onset, growth of the preconditioner, decay of the loss (Bai et
-al. 2025, arXiv 2506.04805), as a state machine. Every evidence has two thresholds, one to believe it and
-one to give it up, is averaged over a few steps, and a new stage must be seen several steps running: noise
+al. 2025, arXiv 2506.04805), as a state machine. All evidence is averaged over a few steps and has two
+thresholds, one to believe it and one to drop it, and a new stage must be seen several steps running: noise
 does not flip it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
+
+_NAMES = ("stage", "candidate")
 
 
 class Stage(StrEnum):
@@ -25,17 +27,17 @@ class Stage(StrEnum):
 
 
 @dataclass(frozen=True)
-class StageSignals:
-    """What one step shows; NaN for what was not measured.
+class StageEvidence:
+    """What one step shows of its stage; NaN for what was not measured.
 
     Attributes:
-        lag_ratio: Σg²/Σv̂.
+        instant_lag: Σv̂/Σg².
         decay_exponent: log(Σv_t/Σv_{t−1})/log β₂.
         stability_ratio: The ratio whose edge is one; the last one measured holds.
         loss_growth: ln(L_t/L_{t−1}).
     """
 
-    lag_ratio: float
+    instant_lag: float
     decay_exponent: float
     stability_ratio: float = math.nan
     loss_growth: float = math.nan
@@ -43,27 +45,27 @@ class StageSignals:
 
 @dataclass(frozen=True)
 class StageRules:
-    """Thresholds; pairs are (give up, believe).
+    """Thresholds; pairs are (drop, believe).
 
     Attributes:
         above_edge: Of the stability ratio. Overshoots are 1.01 to 1.07: the second must not exceed one.
         blind: Of the decay exponent, for "v decays". The exponent is near 1 − Σg²/Σv.
         growing: Of the decay exponent, for "v grows"; believed *below* the second.
-        lag_ratio: Above it v is not blind, whatever the exponent says (v_t grows by itself while the bias
+        instant_lag: Below it v is not blind, whatever the exponent says (v_t grows by itself while the bias
             correction is not over).
         recovered: ln of the loss over that at the crossing, below which it has returned.
         fallen: ln of the peak loss over the loss, above which a loss counts as having returned if v already
             decays again: a simulated quadratic may cross the edge at a loss of 1e-197, and never return to
             it.
         patience: Steps without a new low after which a loss counts as having returned as far as it will.
-        memory: Steps over which exponent and lag ratio are averaged, ≥ 1.
+        memory: Steps over which the exponent and g² over v are averaged, ≥ 1.
         dwell: Steps running that must show another stage before it is entered, ≥ 1.
     """
 
     above_edge: tuple[float, float] = (0.99, 1.0)
     blind: tuple[float, float] = (0.3, 0.6)
     growing: tuple[float, float] = (0.5, 0.0)
-    lag_ratio: float = 0.6
+    instant_lag: float = 1 / 0.6
     recovered: float = 0.1
     fallen: float = 4.6
     patience: int = 20
@@ -82,7 +84,7 @@ class StageRules:
             and self.growing[0] >= self.growing[1]
         )
         if not ordered:
-            raise ValueError("a pair is (give up, believe): the first must be the weaker evidence")
+            raise ValueError("a pair is (drop, believe): the first must be the weaker evidence")
         if not (self.memory >= 1 and self.dwell >= 1 and self.patience >= 1):
             lengths = (self.memory, self.dwell, self.patience)
             raise ValueError(f"memory, dwell and patience are {lengths}; each must be at least 1")
@@ -98,7 +100,7 @@ class StageState:
         candidate: Stage that the last steps showed.
         streak: How many of them running.
         exponent: Averaged decay exponent.
-        lag_ratio: Averaged lag ratio.
+        instant_lag: Averaged instant lag, a harmonic mean: see `_averaged_lag`.
         above: Whether the ratio is believed above the edge.
         blind: Whether v is believed to decay.
         growing: Whether v is believed to grow.
@@ -113,7 +115,7 @@ class StageState:
     candidate: Stage = Stage.STABLE_DECREASE
     streak: int = 0
     exponent: float = math.nan
-    lag_ratio: float = math.nan
+    instant_lag: float = math.nan
     above: bool = False
     blind: bool = False
     growing: bool = False
@@ -135,77 +137,98 @@ class StageState:
 _DEFAULT_RULES = StageRules()
 
 
-def next_stage(state: StageState, signals: StageSignals, rules: StageRules = _DEFAULT_RULES) -> StageState:
+def next_stage(state: StageState, seen: StageEvidence, rules: StageRules = _DEFAULT_RULES) -> StageState:
     """Return the state after one more step.
 
     Args:
         state: State so far.
-        signals: What the step shows.
+        seen: What the step shows.
         rules: Thresholds.
 
     Example:
         >>> state = StageState()
         >>> for _ in range(3):
-        ...     signals = StageSignals(lag_ratio=0.01, decay_exponent=0.99, stability_ratio=0.7)
-        ...     state = next_stage(state, signals)
+        ...     seen = StageEvidence(instant_lag=100.0, decay_exponent=0.99, stability_ratio=0.7)
+        ...     state = next_stage(state, seen)
         >>> state.stage.value
         'preconditioner_decay'
     """
-    seen = _weigh(state, signals, rules)
-    target = _target(seen, rules)
-    streak = seen.streak + 1 if target is seen.candidate else 1
-    if target is seen.stage:
-        return replace(seen, candidate=target, streak=streak, steps=seen.steps + 1)
-    if streak < rules.dwell:
-        return replace(seen, candidate=target, streak=streak, steps=seen.steps + 1)
-    return replace(seen, stage=target, candidate=target, streak=streak, steps=1)
+    state = _weigh(state, seen, rules)
+    target = _target(state, rules)
+    streak = state.streak + 1 if target is state.candidate else 1
+    if target is state.stage or streak < rules.dwell:
+        return replace(state, candidate=target, streak=streak, steps=state.steps + 1)
+    return replace(state, stage=target, candidate=target, streak=streak, steps=1)
 
 
-@dataclass
 class StageTracker:
-    """One state machine for each block, and one for the whole.
-
-    Attributes:
-        rules: Thresholds.
-        states: State of each name.
+    """Follow one run through its stages.
 
     Example:
         >>> tracker = StageTracker()
-        >>> tracker.update({"": StageSignals(1.0, -3.0, 0.2), "head": StageSignals(0.01, 0.99, 0.2)})
-        {'': <Stage.STABLE_DECREASE: 'stable_decrease'>, 'head': <Stage.STABLE_DECREASE: 'stable_decrease'>}
+        >>> for _ in range(4):
+        ...     tracker.update(loss=1.0, instant_lag=100.0, decay_exponent=0.99, stability_ratio=0.7)
+        >>> tracker.stage
+        'preconditioner_decay'
     """
 
-    rules: StageRules = _DEFAULT_RULES
-    states: dict[str, StageState] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._state = StageState()
+        self._loss = math.nan
+        self._known = False
 
-    def update(self, signals: Mapping[str, StageSignals]) -> dict[str, Stage]:
-        """Take one step's signals and return the stage of each name given.
+    @property
+    def stage(self) -> str:
+        """The present stage; empty while no step had a decay exponent."""
+        return self._state.stage.value if self._known else ""
+
+    def update(
+        self, *, loss: float, instant_lag: float, decay_exponent: float, stability_ratio: float
+    ) -> None:
+        """Take one step into account.
 
         Args:
-            signals: Of each parameter block, and of the whole under a name of its own such as ``""``.
+            loss: Loss of the step.
+            instant_lag: Σv̂/Σg².
+            decay_exponent: log(Σv_t/Σv_{t−1})/log β₂; a step without it is skipped.
+            stability_ratio: The last known ratio whose edge is one; NaN if there is none.
         """
-        for name, seen in signals.items():
-            self.states[name] = next_stage(self.states.get(name, StageState()), seen, self.rules)
-        return {name: self.states[name].stage for name in signals}
+        if math.isnan(decay_exponent):
+            return
+        growth = math.log(loss / self._loss) if 0 < loss < math.inf and self._loss > 0 else math.nan
+        evidence = StageEvidence(instant_lag, decay_exponent, stability_ratio, growth)
+        self._state = next_stage(self._state, evidence)
+        self._loss = loss if 0 < loss < math.inf else math.nan
+        self._known = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs, as plain values."""
+        state = {name: str(value) if name in _NAMES else value for name, value in vars(self._state).items()}
+        return {"state": state, "loss": self._loss, "known": self._known}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self._state = StageState(**state["state"])
+        self._loss, self._known = float(state["loss"]), bool(state["known"])
 
 
-def _weigh(state: StageState, signals: StageSignals, rules: StageRules) -> StageState:
-    exponent = _averaged(state.exponent, signals.decay_exponent, rules.memory)
-    lag_ratio = _averaged(state.lag_ratio, signals.lag_ratio, rules.memory)
-    ratio = signals.stability_ratio
+def _weigh(state: StageState, seen: StageEvidence, rules: StageRules) -> StageState:
+    exponent = _averaged(state.exponent, seen.decay_exponent, rules.memory)
+    lag = _averaged_lag(state.instant_lag, seen.instant_lag, rules.memory)
+    ratio = seen.stability_ratio
     above = state.above if math.isnan(ratio) else ratio >= rules.above_edge[0 if state.above else 1]
     # Comparisons with NaN are false: what is not known is not believed.
-    blind = exponent >= rules.blind[0 if state.blind else 1] and not lag_ratio > rules.lag_ratio
+    blind = exponent >= rules.blind[0 if state.blind else 1] and not lag < rules.instant_lag
     growing = exponent < rules.growing[0 if state.growing else 1]
     settled = state.stage in (Stage.STABLE_DECREASE, Stage.PRECONDITIONER_DECAY)
     began = above and not state.above and settled
-    growth = signals.loss_growth if math.isfinite(signals.loss_growth) else 0.0
+    growth = seen.loss_growth if math.isfinite(seen.loss_growth) else 0.0
     rise = 0.0 if began else state.rise + growth
     improved = above or rise < state.low
     return replace(
         state,
         exponent=exponent,
-        lag_ratio=lag_ratio,
+        instant_lag=lag,
         above=above,
         blind=blind,
         growing=growing,
@@ -230,3 +253,13 @@ def _averaged(average: float, value: float, memory: float) -> float:
     if math.isnan(value) or math.isnan(average):
         return average if math.isnan(value) else value
     return average + (value - average) / memory
+
+
+def _averaged_lag(average: float, value: float, memory: float) -> float:
+    """Average g² over v, return v over g²: a step with hardly any gradient must not outweigh all others."""
+    share = _averaged(_reciprocal(average), _reciprocal(value), memory)
+    return _reciprocal(share)
+
+
+def _reciprocal(value: float) -> float:
+    return 1 / value if value else math.inf

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from foreshock.dynamics.lag import require_beta2
+from foreshock.dynamics.signals import require_beta2
 
 FURTHEST = 20_000  # steps walked one by one, at most: some tens of milliseconds
 

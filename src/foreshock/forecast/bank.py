@@ -1,4 +1,4 @@
-"""A bank of Kalman filters, one a regime of noise, weighted by how well each foretells the readings."""
+"""A bank of Kalman filters, one a regime of noise, weighted by how well each predicts the readings."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _NEGLIGIBLE = 1e-4  # weight
 
 @dataclass(frozen=True)
 class Bank:
-    """What n filters know of (level, passing slope, lasting slope) after a reading.
+    """The state of n filters of (level, passing slope, lasting slope) after a reading.
 
     Attributes:
         step: Step of the reading.
         means: Shape (n, 3).
         covariances: Shape (n, 3, 3).
         weights: Shape (n,), sum one.
-        outlying: −1, 0 or 1, shape (n,): on which side the reading was too far off to be believed.
+        outlying: −1, 0 or 1, shape (n,): on which side the reading was too far off to be trusted.
     """
 
     step: int
@@ -35,7 +35,7 @@ class Bank:
 
     @classmethod
     def start(cls, step: int, level: Array, passing: Array, lasting: Array, weights: Array) -> Bank:
-        """Return a bank that knows its state from three means and variances.
+        """Return a bank whose state is given by three means and variances.
 
         Args:
             step: Step of the reading.
@@ -77,7 +77,7 @@ class Bank:
         return replace(self, means=means, covariances=covariances, weights=weights)
 
     def moved(self, regimes: Regimes, gap: int) -> Bank:
-        """Return what is foretold for `gap` steps later."""
+        """Return the state predicted for `gap` steps later."""
         transition = regimes.transition(gap)
         means = np.einsum("nij,nj->ni", transition, self.means)
         covariances = transition @ self.covariances @ transition.swapaxes(1, 2)
@@ -85,15 +85,15 @@ class Bank:
         return replace(self, step=self.step + gap, means=means, covariances=covariances)
 
     def corrected(self, reading: float, variances: Array, *, weigh: bool) -> Bank:
-        """Return what is known after a reading of the level at this step.
+        """Return the state after a reading of the level at this step.
 
         A reading beyond three standard deviations pulls no more than one at three, unless the one before was
-        off on the same side: a single one is an outlier, two are news.
+        off on the same side: a single one is an outlier, two in a row are a change.
 
         Args:
             reading: The level, as read.
             variances: Of the reading's error under each regime, shape (n,).
-            weigh: Whether the filters are judged by it.
+            weigh: Whether the weights of the filters are updated by it.
         """
         surprise = reading - self.means[:, 0]
         variance = self.covariances[:, 0, 0] + variances

@@ -1,4 +1,4 @@
-"""How wide the intervals should be, from what became of earlier forecasts."""
+"""How wide the intervals should be, from the errors of earlier forecasts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from foreshock.forecast.motion import Array
 
 LEADS = np.arange(0.0, 101.0, 4.0)
-"""Steps ahead at which forecasts are kept, to be compared with what comes."""
+"""Steps ahead at which forecasts are kept, to be compared with the outcome."""
 
-_SHORTEST = 30.0  # steps; what a forecast said of the next few readings tells nothing of its reach
+_SHORTEST = 30.0  # steps; errors over the next few readings say nothing about longer horizons
 _PRIOR = 4.0  # comparisons that the filters' own deviations are worth
 _FORGET = 0.95  # a comparison
 _FURTHEST = 9.0  # squared deviations; one comparison counts no more
@@ -34,7 +34,7 @@ class Calibration:
 
     @property
     def factor(self) -> float:
-        """What deviations are to be multiplied with."""
+        """The factor for the deviations of the next forecast."""
         return min(max(math.sqrt(self._squares / self._count), _LOWEST), _HIGHEST)
 
     def keep(self, step: int, means: Array, deviations: Array) -> None:

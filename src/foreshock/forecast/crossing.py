@@ -1,9 +1,9 @@
 r"""Readings of ln(ratio) → when it will reach zero: a bank of Kalman filters, one a regime of noise.
 
 Each filter follows level, passing and lasting slope (`foreshock.forecast.motion`) under its own noise. After
-every reading the filters are weighted by how well they foretold it, and a small share of each is replaced by
+every reading the filters are weighted by how well they predicted it, and a small share of each is replaced by
 the mean of all, so that a regime that was wrong for long is ready when its time comes (interacting multiple
-models, Blom and Bar-Shalom 1988). A sudden fall starts the level anew, while the lasting slope goes on from
+models, Blom and Bar-Shalom 1988). A sudden fall restarts the level, while the lasting slope goes on from
 what it was at the peak: v decays after a spike as it did before.
 
 The forecast is the mixture of the filters' normal distributions of x(k), moved by the known schedule. One is
@@ -25,9 +25,9 @@ from foreshock.forecast.calibration import LEADS, Calibration
 from foreshock.forecast.motion import Array, Regimes
 
 AHEAD: Array = np.unique(np.concatenate((np.arange(32), np.round(np.geomspace(32, 1e5, 200)))))
-"""Steps ahead at which the future is looked at, ascending from 0; no forecast is longer."""
+"""Steps ahead at which a forecast is evaluated, ascending from 0; no forecast is longer."""
 
-_DIFFUSE = 1e4  # variance of a slope of which nothing is known
+_DIFFUSE = 1e4  # variance of an unknown slope
 _ERROR_SHARE = 0.1  # bounds of λ_max are about ten times its error, by the scatter about smooth stretches
 _ROUND = 6  # steps
 _REOPENED = 0.3  # how far a spike changes the lasting slope, as a share of it
@@ -56,7 +56,7 @@ class CrossingModel:
     """Follow ln(ratio/η) through its readings.
 
     Args:
-        drop: Fall of the logarithm below what is foretold that starts the level anew, if it also exceeds four
+        drop: Fall of the logarithm below the prediction that restarts the level, if it also exceeds four
             standard deviations.
         beta2: Second-moment decay, if known: −½ ln β₂ is then the first guess of the slope.
     """
@@ -92,8 +92,8 @@ class CrossingModel:
             return
         gap = step - self._bank.step
         bank = self._bank.mixed().moved(self._regimes, gap)
-        foretold, uncertainty = bank.level
-        surprise = logarithm - foretold
+        predicted, uncertainty = bank.level
+        surprise = logarithm - predicted
         deviation = math.sqrt(uncertainty + float(bank.weights @ variances))
         if self.readings > 1 and surprise < -max(self.drop, 4 * deviation):
             slope, spread = max(self._rise, default=(0.0, *bank.slope))[1:]

@@ -1,4 +1,4 @@
-"""Readings of one run, one by one → `Forecast`: its states and its words."""
+"""Readings of one run, one by one → `Forecast`: its times and its state."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _ENOUGH_AFTER_FALL = 2  # readings: the lasting slope is known from before
 
 
 class Forecaster:
-    """Follow ln(ratio) through its readings and say when it will reach zero.
+    """Follow ln(ratio) through its readings and forecast when it will reach zero.
 
-    Readings may come at any spacing. A reading that falls below what is foretold, by more than `drop` and by
-    more than four standard deviations, starts the level anew: a spike has lifted v. What is known of the
+    Readings may come at any spacing. A reading that falls below the prediction, by more than `drop` and by
+    more than four standard deviations, restarts the level: a spike has lifted v. What is known of the
     slope between spikes stays.
 
     Args:
         horizon: An instability forecast within this many steps makes the state ``edge``, > 0.
         fewest: The first forecast, and the end of a recovery, need this many readings, ≥ 3.
-        drop: Fall of ln(ratio) that starts the level anew, > 0.
+        drop: Fall of ln(ratio) that restarts the level, > 0.
         beta2: Decay of the second moment, in (0, 1), if known. The slope under pure decay of v, −½ ln β₂ a
             step, is then the first guess, to be corrected by the readings.
 
@@ -128,5 +128,5 @@ def _logarithms(present: float, future: LearningRates | None) -> NDArray[np.floa
     """Return ln η at each of the steps `AHEAD`."""
     if future is None:
         return math.log(present)
-    drift = Drift(0.5, learning_rates=future)  # its decay is not asked for
+    drift = Drift(0.5, learning_rates=future)  # only its schedule is used, not the decay of v
     return math.log(present) + np.array([drift.decoupled(int(k)) for k in AHEAD])

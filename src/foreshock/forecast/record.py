@@ -1,14 +1,60 @@
-"""What a forecast says."""
+"""What goes into a forecast, what it says, and the alarms that follow.
+
+There are two levels of alarm, each given once per episode: *watch*, an instability is near; *alarm*, it
+begins.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from foreshock.representation import short_repr
 
 State = Literal["unknown", "stable", "rising", "edge", "armed", "spike", "recovery"]
+Level = Literal["watch", "alarm"]
+_GAP = 20
+
+
+@dataclass(frozen=True)
+class EdgeReading:
+    """What a forecast takes of one curvature reading and its step: plain numbers, named as where measured.
+
+    Attributes:
+        stability_ratio: λ_max(Ĥ)·η/2.
+        learning_rate: η of the step.
+        relative_error: Bound on the relative error of `stability_ratio`.
+        gradient_stability_ratio: Gradient-directional curvature ·η/2.
+        predicted_loss_change: Change of the loss in this step, by the second-order model.
+        alignment: |cos| of the preconditioned gradient and the top eigenvector.
+        excess_loss: L_q, the part of the loss that lies along the top eigenvector.
+        instant_lag: Σv̂/Σg².
+        loss: The loss.
+        beta1: Decay of the first moment.
+        direct_share: Share of the gradient itself in the momentum factor; 0 for Adam.
+    """
+
+    stability_ratio: float
+    learning_rate: float
+    relative_error: float = 0.0
+    gradient_stability_ratio: float = math.nan
+    predicted_loss_change: float = math.nan
+    alignment: float = math.nan
+    excess_loss: float = math.nan
+    instant_lag: float = math.nan
+    loss: float = math.nan
+    beta1: float = 0.0
+    direct_share: float = 0.0
+
+    __repr__ = short_repr
+
+    @property
+    def growing(self) -> str:
+        """What of the reading says that the loss is about to rise, in words; empty if nothing."""
+        if self.gradient_stability_ratio >= 1:
+            return f"the curvature along the gradient is {self.gradient_stability_ratio:.2f} of the edge"
+        return "this step raises the loss of its own batch" if self.predicted_loss_change > 0 else ""
 
 
 @dataclass(frozen=True)
@@ -19,16 +65,16 @@ class Forecast:
         step: Step of the reading.
         stability_ratio: λ_max(Ĥ)·η/2 at that step; NaN if none was measured yet.
         steps_to_instability: Steps until the ratio reaches one; 0 at or above it, infinity if it does
-            not rise, NaN if it can't be told.
+            not rise, NaN if unknown.
         interval_low: Lower end of the 80 % interval of `steps_to_instability`.
         interval_high: Upper end; infinity if the rise itself is in doubt.
-        growth_rate: Fitted growth of ln(ratio) a step; NaN if it can't be told.
+        growth_rate: Fitted growth of ln(ratio) a step; NaN if unknown.
         state: ``armed`` at or above one; ``edge`` if one is reached within the horizon; ``rising`` if the
             ratio surely grows, or reaches one where no visible rise of the loss is expected of it;
             ``recovery`` after a sudden fall, until there are enough new readings; ``spike`` while the loss
-            has left its level; ``stable`` otherwise; ``unknown`` if it can't be told – which does not mean
-            safe. Where batches differ, ``armed``: past the edge of `typical_mean_square_ratio` while v lags;
-            ``rising``: past it while v follows g².
+            has left its level; ``stable`` otherwise; ``unknown`` if the readings don't say – which does not
+            mean safe. Where batches differ, ``armed``: past the edge of `typical_mean_square_ratio` while v
+            lags; ``rising``: past it while v follows g².
         basis: In words, what the forecast rests on, or what it lacks.
         mean_square_ratio: Stability ratio under the noise of mini-batches, in the mean square; one is the
             edge, as for `stability_ratio`. NaN before the fifth measurement. The guard's is the same.
@@ -36,15 +82,13 @@ class Forecast:
             judged; its edge is .6, because single measurements have a heavy tail. NaN if unknown.
         lag: v above g²: the largest Σv̂ over the mean ‖g‖² of 30 steps, of the last 50 steps; about one
             while v follows g², and NaN if unknown.
-        reverse_lag: g² above v: the root mean square of g/√v̂ over coordinates, per step; about one while v
-            follows g², and NaN if unknown.
         steps_to_spike: Steps until the loss is expected to leave its level; infinity if none is expected,
-            NaN if it can't be told.
-        severity: Expected peak of the loss in the next spike, as a multiple of its level before; NaN if it
-            can't be told.
+            NaN if unknown.
+        severity: Expected peak of the loss in the next spike, as a multiple of its level before; NaN if
+            unknown.
         stage: Where in the cycle of a spike the run is, one of `foreshock.dynamics.Stage`; empty if unknown.
         cause_hint: In words, what drives the ratio; empty if unknown. A hint: only a test with one part
-            frozen tells for sure.
+            frozen proves it.
     """
 
     step: int
@@ -58,7 +102,6 @@ class Forecast:
     mean_square_ratio: float = math.nan
     typical_mean_square_ratio: float = math.nan
     lag: float = math.nan
-    reverse_lag: float = math.nan
     steps_to_spike: float = math.nan
     severity: float = math.nan
     stage: str = ""
@@ -104,7 +147,7 @@ class Forecast:
 
 
 def unknown(step: int, basis: str, *, stability_ratio: float = math.nan) -> Forecast:
-    """Return the forecast that says that it can't tell, and why.
+    """Return the forecast that says that nothing is known, and why.
 
     Args:
         step: Step it is made at.
@@ -113,3 +156,85 @@ def unknown(step: int, basis: str, *, stability_ratio: float = math.nan) -> Fore
     """
     nan = math.nan
     return Forecast(step, stability_ratio, nan, nan, nan, nan, "unknown", basis)
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """One alarm, with the numbers that made it.
+
+    Attributes:
+        step: Step it was given at.
+        level: ``watch``: an instability is forecast within the horizon, or the edge is passed. ``alarm``: the
+            edge is passed *and* something grows: the gradient, or the curvature along it is beyond the edge.
+        reason: In words, with the numbers.
+        forecast: The forecast behind it.
+        burst: √(EMA₅‖g‖² over its median of 100 steps) at that step.
+    """
+
+    step: int
+    level: Level
+    reason: str
+    forecast: Forecast
+    burst: float
+
+    __repr__ = short_repr
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        return f"{self.level} at step {self.step}: {self.reason}"
+
+
+class AlarmBook:
+    """Turn forecasts and triggers into alarms, one of each level per episode.
+
+    An episode ends once `gap` steps passed in which the forecast announced nothing, or with a spike: the next
+    spike gets its own alarms.
+
+    Args:
+        gap: Steps without an announcement that end an episode, ≥ 1.
+    """
+
+    def __init__(self, gap: int = _GAP) -> None:
+        self._gap = gap
+        self._given: set[Level] = set()
+        self._last_announced: int | None = None
+
+    def update(self, step: int, forecast: Forecast, *, trigger: str = "", burst: float) -> Alarm | None:
+        """Return the alarm that is due at a step, if there is one.
+
+        Args:
+            step: Step number.
+            forecast: The forecast of that step.
+            trigger: What has been seen to grow, in words; empty if nothing.
+            burst: For the record.
+        """
+        quiet = self._last_announced is not None and step - self._last_announced > self._gap
+        if forecast.state == "spike" or quiet:
+            self._given.clear()
+            self._last_announced = None
+        if not forecast.announces or forecast.state == "spike":
+            return None
+        self._last_announced = step
+        level: Level = "alarm" if trigger and forecast.state == "armed" else "watch"
+        if level in self._given:
+            return None
+        # After an alarm a watch of the same episode would be no news.
+        self._given |= {"watch", level}
+        reason = f"{forecast}; {trigger}" if trigger and level == "alarm" else str(forecast)
+        return Alarm(step, level, reason, forecast, burst)
+
+    @property
+    def level(self) -> Level | None:
+        """The highest level given in the present episode; None outside of episodes."""
+        if "alarm" in self._given:
+            return "alarm"
+        return "watch" if self._given else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed book needs, as plain values."""
+        return {"given": sorted(self._given), "last_announced": self._last_announced}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self._given = set(state["given"])
+        self._last_announced = state["last_announced"]

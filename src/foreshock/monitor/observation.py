@@ -1,4 +1,4 @@
-"""The free signals of one training step: what loss, gradients and optimizer state tell without a probe."""
+"""The free signals of one training step: what loss, gradients and optimizer state show without a probe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from foreshock.curvature import CurvatureReading
 from foreshock.dynamics import second_moment_lag
-from foreshock.forecast import CurvatureSignals
+from foreshock.forecast import EdgeReading
 from foreshock.preconditioner import (
     Preconditioner,
     live_groups,
@@ -29,7 +29,8 @@ class StepObservation:
         loss: The training loss.
         gradient_norm: ‖g‖ over all parameters of the optimizer.
         learning_rate: The largest η of a parameter group.
-        lag_ratio: Σg²/Σv̂.
+        instant_lag: v above g² at this step, Σv̂/Σg²; infinity at a zero gradient, NaN without a second
+            moment. The `lag` of a forecast looks at some dozens of steps.
         decay_exponent: log(Σv_t/Σv_{t−1})/log β₂.
         squared_gradient: Σg² over the coordinates that have a second moment, or over all if none has.
         second_moment: Σv̂ over them; NaN if none has.
@@ -39,7 +40,7 @@ class StepObservation:
     loss: float
     gradient_norm: float
     learning_rate: float
-    lag_ratio: float
+    instant_lag: float
     decay_exponent: float
     squared_gradient: float
     second_moment: float
@@ -58,6 +59,7 @@ def observe_step(
         loss: Loss of the step.
         gradient_scale: What ``.grad`` still has to be divided by.
     """
+    # Of the step about to be taken: v_t with its present gradient, which the optimizer has not seen yet.
     sums = read_second_moment_sums(optimizers, gradient_scale=gradient_scale)
     lag = second_moment_lag(sums)
     norm = read_gradient_norm(optimizers, gradient_scale=gradient_scale)
@@ -65,34 +67,19 @@ def observe_step(
         step=step,
         loss=loss,
         gradient_norm=norm,
-        learning_rate=largest_rate(optimizers),
-        lag_ratio=lag.lag_ratio,
+        learning_rate=max(float(group["lr"]) for one in optimizers for group in live_groups(one)),
+        instant_lag=lag.instant_lag,
         decay_exponent=lag.decay_exponent,
+        # v and g² over the same coordinates, so that their quotient is one where v follows.
         squared_gradient=sum(part.squared_gradient for part in sums) if sums else norm**2,
         second_moment=sum(part.corrected for part in sums) if sums else math.nan,
     )
 
 
-def largest_rate(optimizers: Sequence[Optimizer]) -> float:
-    """Return the largest learning rate of a parameter group."""
-    return max(float(group["lr"]) for optimizer in optimizers for group in live_groups(optimizer))
-
-
-def second_moment_decay(optimizers: Sequence[Optimizer]) -> float | None:
-    """Return β₂ of the first parameter group that has one; None if none has."""
-    for optimizer in optimizers:
-        for group in live_groups(optimizer):
-            betas = group.get("betas")
-            decay = float(betas[1]) if betas is not None else float(group.get("alpha", math.nan))
-            if 0 < decay < 1:
-                return decay
-    return None
-
-
-def curvature_signals(
+def edge_reading(
     seen: StepObservation, reading: CurvatureReading, preconditioner: Preconditioner
-) -> CurvatureSignals:
-    """Return a reading as the plain numbers that a forecast takes.
+) -> EdgeReading:
+    """Return the plain numbers of a reading and its step that a forecast takes.
 
     Args:
         seen: The free signals of the step.
@@ -100,15 +87,15 @@ def curvature_signals(
         preconditioner: The step about to be taken.
     """
     recursion = preconditioner.recursion
-    return CurvatureSignals(
-        ratio=reading.stability_ratio,
+    return EdgeReading(
+        stability_ratio=reading.stability_ratio,
         learning_rate=preconditioner.largest_rate,
         relative_error=reading.relative_error,
-        gradient_ratio=reading.gradient_stability_ratio,
-        predicted_change=reading.predicted_loss_change,
+        gradient_stability_ratio=reading.gradient_stability_ratio,
+        predicted_loss_change=reading.predicted_loss_change,
         alignment=reading.alignment,
         excess_loss=reading.excess_loss,
-        lag_ratio=seen.lag_ratio,
+        instant_lag=seen.instant_lag,
         loss=seen.loss,
         beta1=recursion.decay,
         direct_share=recursion.direct,

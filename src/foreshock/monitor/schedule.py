@@ -1,4 +1,4 @@
-"""When to spend the next probe: the budget says how often, the forecast says where it matters."""
+"""When to probe next: the budget says how often, the forecast says where it matters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from foreshock.forecast import Forecast, noise_interval
 _SHARE_OF_TIME_LEFT = 0.1
 _LONGEST_WAIT = 200
 CURVATURE_PROBE_INTERVAL = 50
-"""Where noise decides: how many measurements of it go by between two probes of the curvature."""
+"""Where batches differ: measurements of the noise from one probe of the curvature, expensive, to the next."""
 
 
 class ProbeSchedule:
@@ -19,7 +19,7 @@ class ProbeSchedule:
     With `every`, probes come at fixed steps. Otherwise the wall time of probes is kept below `budget` of all
     wall time since the first step, and within that a probe is due after a tenth of the forecast time to
     instability, as an adaptive integrator picks its step: rarely far from the edge, densely near it.
-    What is saved far away is spent near.
+    What is not spent far away is left for then.
 
     Args:
         budget: Share of wall time that probes may take, in (0, 1).
@@ -84,12 +84,13 @@ class ProbeSchedule:
         """
         if self._began is None:
             self._began = now - seconds
+        # The last cost stands for the next: the first probe, which chooses a backend, is the most expensive.
         self._total += seconds
         self._last_cost = seconds
         self._last_step = step
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed schedule needs, as plain values; the clock starts anew."""
+        """Return what a resumed schedule needs, as plain values; the clock restarts."""
         return {"last_step": self._last_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -98,6 +99,8 @@ class ProbeSchedule:
 
 
 def _wait(forecast: Forecast | None) -> float:
+    # Without a date more readings are needed first. With one its lower end counts too: a crossing that comes
+    # early must not be missed.
     if forecast is None or math.isnan(forecast.steps_to_instability):
         return 1
     ahead = min(forecast.steps_to_instability, forecast.interval_low)

@@ -2,73 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from foreshock.preconditioner import unwrap
+from foreshock.curvature import LossFunction
+from foreshock.preconditioner import find_reader, live_groups, unwrap
 
 
-def as_number(loss: Tensor | float) -> float:
-    """Return the loss of a step as a number.
+@dataclass(frozen=True)
+class Subject:
+    """A training run as its user describes it; the arguments of the same names of `foreshock.Monitor`.
 
-    Raises:
-        ValueError: If it is not a scalar.
-    """
-    value = loss.detach() if isinstance(loss, Tensor) else loss
-    if isinstance(value, Tensor) and value.numel() != 1:
-        raise ValueError(
-            f"observe was given a loss of shape {tuple(value.shape)}; pass the scalar that backward() "
-            "was called on"
-        )
-    return float(value)
-
-
-def trained_parameters(optimizers: Sequence[Optimizer]) -> Iterator[Tensor]:
-    """Yield the parameters that the optimizers train."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            yield from (parameter for parameter in group["params"] if parameter.requires_grad)
-
-
-def trained_size(optimizers: Sequence[Optimizer]) -> int:
-    """Return the number of coordinates that the optimizers train."""
-    return sum(parameter.numel() for parameter in trained_parameters(optimizers))
-
-
-def check_parameters(model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-    """Refuse optimizers that don't fit the model.
+    Attributes:
+        model: The model.
+        optimizers: Its optimizers.
+        loss_fn: ``loss_fn(model, batch)`` → mean loss; None if no curvature is to be measured.
+        examples: Size of the training set; None if it is large or unknown.
+        learning_rate_at: The schedule's learning rate at a step number; None for a rate that stays.
 
     Raises:
-        ValueError: If they have parameters that are not the model's, or none to train, or complex ones.
+        TypeError: If an optimizer's class is not registered, or `loss_fn` is not callable.
+        ValueError: If `examples` is below one, or the optimizers have parameters that are not the model's, or
+            none to train, or complex ones.
     """
-    owned = {id(parameter) for parameter in model.parameters()}
-    moving = list(trained_parameters(optimizers))
-    strangers = [parameter for parameter in moving if id(parameter) not in owned]
-    if strangers:
-        raise ValueError(
-            f"{len(strangers)} of the optimizer's {len(moving)} parameters are not the model's (the first "
-            f"has shape {tuple(strangers[0].shape)}): build the optimizer after the model was moved or "
-            "wrapped, and put several models into one nn.ModuleList"
-        )
-    if not moving:
-        raise ValueError("the optimizer has no parameter that requires a gradient")
-    if any(parameter.is_complex() for parameter in moving):
-        raise ValueError("complex parameters are not supported: their Hessian is not one real matrix")
 
+    model: nn.Module
+    optimizers: Sequence[Optimizer]
+    loss_fn: LossFunction | None = None
+    examples: int | None = None
+    learning_rate_at: Callable[[int], float] | None = None
 
-def describe(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
-    """Return what the log's header says of a run, as plain values."""
-    group = optimizers[0].param_groups[0]
-    description: dict[str, Any] = {
-        "model": type(model).__name__,
-        "optimizer": " + ".join(type(unwrap(optimizer)).__name__ for optimizer in optimizers),
-        "parameters": trained_size(optimizers),
-        "groups": sum(len(optimizer.param_groups) for optimizer in optimizers),
-        "learning_rate": float(group["lr"]),
-    }
-    if "betas" in group:
-        description["betas"] = [float(beta) for beta in group["betas"]]
-    return description
+    def __post_init__(self) -> None:
+        """Refuse what can't be watched: before training, an error is cheap."""
+        if self.loss_fn is not None and not callable(self.loss_fn):
+            raise TypeError(f"loss_fn is {self.loss_fn!r}; pass a function loss_fn(model, batch) -> loss")
+        if self.examples is not None and not self.examples >= 1:
+            raise ValueError(f"examples is {self.examples!r}; pass the size of the training set, or None")
+        for optimizer in self.optimizers:
+            find_reader(optimizer)  # raises for a class that can't be read
+        self._check_parameters()
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates that the optimizers train."""
+        return sum(parameter.numel() for parameter in self._trained())
+
+    @property
+    def beta2(self) -> float | None:
+        """β₂ of the first parameter group that has one; None if none has."""
+        for optimizer in self.optimizers:
+            for group in live_groups(optimizer):
+                # RMSprop calls its decay alpha.
+                betas = group.get("betas")
+                decay = float(betas[1]) if betas is not None else float(group.get("alpha", math.nan))
+                if 0 < decay < 1:
+                    return decay
+        return None
+
+    def future_rates(self, step: int) -> Callable[[int], float] | None:
+        """Return k ↦ η_{t+k}/η_t; None if the schedule is unknown or its present rate is not positive.
+
+        Args:
+            step: The present step t.
+        """
+        rate_at = self.learning_rate_at
+        if rate_at is None:
+            return None
+        present = float(rate_at(step))
+        if not 0 < present < math.inf:
+            return None
+        return lambda ahead: float(rate_at(step + ahead)) / present
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the log's header says of the run, as plain values."""
+        group = self.optimizers[0].param_groups[0]
+        description: dict[str, Any] = {
+            "model": type(self.model).__name__,
+            "optimizer": " + ".join(type(unwrap(optimizer)).__name__ for optimizer in self.optimizers),
+            "parameters": self.size,
+            "groups": sum(len(optimizer.param_groups) for optimizer in self.optimizers),
+            "learning_rate": float(group["lr"]),
+        }
+        if "betas" in group:
+            description["betas"] = [float(beta) for beta in group["betas"]]
+        return description
+
+    def _trained(self) -> Iterator[Tensor]:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                yield from (parameter for parameter in group["params"] if parameter.requires_grad)
+
+    def _check_parameters(self) -> None:
+        owned = {id(parameter) for parameter in self.model.parameters()}
+        moving = list(self._trained())
+        strangers = [parameter for parameter in moving if id(parameter) not in owned]
+        if strangers:
+            raise ValueError(
+                f"{len(strangers)} of the optimizer's {len(moving)} parameters are not the model's (the "
+                f"first has shape {tuple(strangers[0].shape)}): build the optimizer after the model was "
+                "moved or wrapped, and put several models into one nn.ModuleList"
+            )
+        if not moving:
+            raise ValueError("the optimizer has no parameter that requires a gradient")
+        if any(parameter.is_complex() for parameter in moving):
+            raise ValueError("complex parameters are not supported: their Hessian is not one real matrix")

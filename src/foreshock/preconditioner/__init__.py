@@ -1,6 +1,14 @@
 """Live optimizer state → D_t and the update of the step about to be taken."""
 
-from foreshock.preconditioner.live import LiveParameter, Reader, SecondMoment, Write
+from foreshock.preconditioner.live import (
+    LiveParameter,
+    Reader,
+    SecondMoment,
+    Write,
+    as_optimizers,
+    live_groups,
+    unwrap,
+)
 from foreshock.preconditioner.record import ParameterStep, Preconditioner
 from foreshock.preconditioner.registry import (
     find_raising_reader,
@@ -12,7 +20,6 @@ from foreshock.preconditioner.registry import (
     register_preconditioner,
     stock_name,
 )
-from foreshock.preconditioner.wrappers import as_optimizers, live_groups, unwrap
 
 __all__ = [
     "LiveParameter",

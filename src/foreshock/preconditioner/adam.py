@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 
-from foreshock.preconditioner.live import LiveParameter, SecondMoment, step_number
+from foreshock.preconditioner.live import LiveParameter
 from foreshock.preconditioner.record import ParameterStep
 from foreshock.stability import momentum_factor, with_decoupled_decay
 
@@ -44,13 +41,3 @@ def read_adam_step(live: LiveParameter, *, decoupled: bool) -> ParameterStep:
         decoupled_decay=decay if decoupled else 0.0,
         sign=live.sign,
     )
-
-
-def read_adam_second_moment(state: Mapping[str, Any], group: Mapping[str, Any]) -> SecondMoment:
-    """Return v_{t−1}, β₂ and t.
-
-    Args:
-        state: Optimizer state of one parameter.
-        group: Its parameter group.
-    """
-    return SecondMoment(state.get("exp_avg_sq"), float(group["betas"][1]), step_number(state))

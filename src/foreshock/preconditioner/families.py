@@ -9,9 +9,9 @@ from types import MappingProxyType
 from foreshock.preconditioner.adadelta import read_adadelta_second_moment, read_adadelta_step
 from foreshock.preconditioner.adafactor import read_adafactor_second_moment, read_adafactor_step
 from foreshock.preconditioner.adagrad import read_adagrad_step
-from foreshock.preconditioner.adam import read_adam_second_moment, read_adam_step
+from foreshock.preconditioner.adam import read_adam_step
 from foreshock.preconditioner.adamax import read_adamax_step
-from foreshock.preconditioner.live import Reader
+from foreshock.preconditioner.live import Reader, read_adam_second_moment
 from foreshock.preconditioner.low_bit import (
     read_bitsandbytes_second_moment,
     read_bitsandbytes_step,

@@ -1,16 +1,28 @@
-"""What a reader gets to see of one parameter, and what it answers."""
+"""A live optimizer: what it wraps, its groups, and what a reader gets to see of one parameter and answers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from foreshock.preconditioner.record import ParameterStep
 from foreshock.representation import short_repr
+
+# Optimizers that wrap another one, and where: known by name, so that nothing has to be imported.
+_INNER: Mapping[str, str] = MappingProxyType(
+    {
+        "accelerate.optimizer.AcceleratedOptimizer": "optimizer",
+        "lightning.pytorch.core.optimizer.LightningOptimizer": "optimizer",
+        "pytorch_lightning.core.optimizer.LightningOptimizer": "optimizer",
+        "torch.distributed.optim.zero_redundancy_optimizer.ZeroRedundancyOptimizer": "optim",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -113,6 +125,16 @@ def step_number(state: Mapping[str, Any]) -> int:
     return int(state.get("step", 0)) + 1
 
 
+def read_adam_second_moment(state: Mapping[str, Any], group: Mapping[str, Any]) -> SecondMoment:
+    """Return v_{t−1}, β₂ and t of the optimizers that keep their state as Adam does.
+
+    Args:
+        state: Optimizer state of one parameter.
+        group: Its parameter group.
+    """
+    return SecondMoment(state.get("exp_avg_sq"), float(group["betas"][1]), step_number(state))
+
+
 def read_no_second_moment(state: Mapping[str, Any], group: Mapping[str, Any]) -> None:
     """Return None: there is no decaying average of g², hence no lag of it.
 
@@ -166,3 +188,62 @@ class Reader:
     decoupled_decay: bool = False
 
     __repr__ = short_repr
+
+
+def qualified_name(cls: type) -> str:
+    """Return module and name of a class.
+
+    Args:
+        cls: Any class.
+    """
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def unwrap(optimizer: Optimizer) -> Optimizer:
+    """Return the optimizer that takes the steps, and has the state.
+
+    Args:
+        optimizer: An optimizer, or a wrapper around one: accelerate's, Lightning's or torch's
+            ZeroRedundancyOptimizer, of which it is this process's share.
+    """
+    return _chain(optimizer)[-1]
+
+
+def as_optimizers(optimizers: Optimizer | Sequence[Optimizer]) -> tuple[Optimizer, ...]:
+    """Return the optimizers as a tuple, wrappers left on.
+
+    Args:
+        optimizers: One, or several that share the parameters of a model between them.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    several = tuple(optimizers) if isinstance(optimizers, Sequence) else (optimizers,)
+    if not several:
+        raise ValueError("no optimizer was given")
+    return several
+
+
+def live_groups(optimizer: Optimizer) -> Iterator[Mapping[str, Any]]:
+    """Yield the parameter groups as the next step will see them.
+
+    A scheduler changes the groups of the optimizer it was given. ZeroRedundancyOptimizer copies its options
+    to the inner optimizer only inside ``step()``: until then the outer ones are right.
+
+    Args:
+        optimizer: An optimizer or a wrapper.
+    """
+    outer, inner = optimizer, unwrap(optimizer)
+    for theirs, ours in zip(outer.param_groups, inner.param_groups, strict=True):
+        yield ours if theirs is ours else {**ours, **theirs, "params": ours["params"]}
+
+
+def _chain(optimizer: Optimizer) -> list[Optimizer]:
+    chain = [optimizer]
+    while (name := _inner_name(type(chain[-1]))) is not None:
+        chain.append(getattr(chain[-1], name))
+    return chain
+
+
+def _inner_name(cls: type) -> str | None:
+    return next((_INNER[name] for base in cls.__mro__ if (name := qualified_name(base)) in _INNER), None)

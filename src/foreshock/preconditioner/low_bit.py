@@ -9,8 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foreshock.preconditioner.adam import read_adam_second_moment, read_adam_step
-from foreshock.preconditioner.live import LiveParameter, SecondMoment, step_number
+from foreshock.preconditioner.adam import read_adam_step
+from foreshock.preconditioner.live import (
+    LiveParameter,
+    SecondMoment,
+    read_adam_second_moment,
+    step_number,
+)
 from foreshock.preconditioner.record import ParameterStep
 
 # bitsandbytes keeps one scale for so many entries.

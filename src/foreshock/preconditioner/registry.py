@@ -13,9 +13,15 @@ from torch.optim import Optimizer
 
 from foreshock.dynamics import SecondMomentSums
 from foreshock.preconditioner.families import BUILT_IN, REFUSED
-from foreshock.preconditioner.live import LiveParameter, Reader
+from foreshock.preconditioner.live import (
+    LiveParameter,
+    Reader,
+    as_optimizers,
+    live_groups,
+    qualified_name,
+    unwrap,
+)
 from foreshock.preconditioner.record import ParameterStep, Preconditioner
-from foreshock.preconditioner.wrappers import as_optimizers, live_groups, qualified_name, unwrap
 from foreshock.vectors import total_norm
 
 _READERS: dict[type[Optimizer], Reader] = {}

@@ -13,74 +13,70 @@ CAPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "loss": {
             "title": "Loss",
             "caption": (
-                "The training loss, on a logarithmic axis. Red marks a spike, with its height"
-                " over the median before it; amber is the time between its announcement and "
-                "its onset; grey is a false alarm."
+                "The training loss, on a logarithmic axis. Red marks a spike, with its height over the "
+                "median before it; amber is the time between its announcement and its onset; grey is a "
+                "false alarm."
             ),
         },
         "ratio": {
             "title": "Stability ratio and its forecasts",
             "caption": (
-                "The largest eigenvalue of the preconditioned Hessian over the threshold 2/η."
-                " At 1 the optimizer begins to amplify errors instead of damping them. Each "
-                "amber fan is a forecast as it was made: the dashed line leads to where the "
-                "threshold was expected, the fan to the ends of the 80 % interval. Of every "
-                "rise the first forecasts with a bounded interval are drawn that expected it "
-                "within 200, 100 and 50 steps. The axis keeps to where the ratio spends"
-                " its time; what leaves it is off scale. With mini-batches instability can begin "
-                "well below 1: a low ratio is no proof of safety."
+                "The stability ratio: the largest eigenvalue of the preconditioned Hessian over the "
+                "threshold 2/η. At 1, the edge, the optimizer begins to amplify errors instead of damping "
+                "them. Each amber fan is a forecast as it was made: the dashed line leads to where the "
+                "threshold was expected, the fan to the ends of the 80 % interval. Of every rise the first "
+                "forecasts with a bounded interval are drawn that expected it within 200, 100 and 50 "
+                "steps. The axis keeps to where the ratio spends its time; what leaves it is off scale. "
+                "With mini-batches instability can begin well below 1: a low ratio is no proof of safety."
             ),
         },
         "countdown": {
             "title": "Countdown to instability",
             "caption": (
-                "At each reading, in how many steps the ratio was forecast to reach 1 (amber,"
-                " with its 80 % interval) and in how many it did (the sawtooth). A good "
-                "forecast lies on the sawtooth; forecasts beyond the axis leave it at the "
-                "top."
+                "At each reading, in how many steps the stability ratio was forecast to reach 1 (amber, "
+                "with its 80 % interval) and in how many it did (the sawtooth). A good forecast lies on "
+                "the sawtooth; forecasts beyond the axis leave it at the top."
             ),
         },
         "noise": {
             "title": "The edge of mini-batches",
             "caption": (
-                "Where batches differ, the noise of the curvature moves the edge: the mean-square "
-                "ratio is the mean curvature and what its noise adds, averaged over five "
-                "measurements. The dotted line is what counts as its edge. A run is armed while the"
-                " ratio is past it and v lags behind the squared gradient, by more than twice; "
-                "while v follows, what grows is damped at once."
+                "Where batches differ, the noise of the curvature moves the edge: the mean-square ratio is "
+                "the mean curvature and what its noise adds, here the typical one of the last five "
+                "measurements. The dotted line is what counts as its edge. A run is armed while the ratio "
+                "is past it and the lag of v is above 2; while v follows the squared gradient, what grows "
+                "is damped at once."
             ),
         },
         "directions": {
             "title": "Curvature along the gradient and the update",
             "caption": (
-                "The same curvature along the directions that training moves in, over 2/η. "
-                "The top direction is the risk. The trigger is the gradient turning into it: "
-                "when the curve along the gradient passes 1 as well, the loss is about to "
-                "rise."
+                "The same curvature along the directions that training moves in, over 2/η. The top "
+                "direction is the risk. The trigger is the gradient turning into it: when the curve along "
+                "the gradient passes the edge at 1 as well, the loss is about to rise."
             ),
         },
         "alignment": {
             "title": "Alignment of the gradient with the top direction",
             "caption": (
-                "The cosine between the preconditioned gradient and the top eigenvector. Near"
-                " 0 the gradient doesn't see the unstable direction, near 1 it sees little "
+                "The alignment is the cosine between the preconditioned gradient and the top eigenvector. "
+                "Near 0 the gradient hardly has a part in the unstable direction, near 1 it has little "
                 "else."
             ),
         },
         "lag": {
             "title": "Lag of the second moment",
             "caption": (
-                "The squared gradient over the second moment v that divides it. Far below 1, "
-                "v remembers gradients that are long gone; above 1, the gradient has outgrown"
-                " it."
+                "The instant lag: the second moment v over the squared gradient that it averages. Far "
+                "above 1, v remembers gradients that are long gone; below 1, the gradient has outgrown it."
             ),
         },
         "decay": {
             "title": "Decay exponent of the second moment",
             "caption": (
-                "At 1, v only decays, by β₂ a step: it is blind to the gradient, and the "
-                "stability ratio climbs although the landscape stands still. At 0 or below, v"
-                " is growing. The axis ends at −2; sudden growth passes below it."
+                "At 1, v only decays, by β₂ a step: it does not follow the gradient, and the stability "
+                "ratio climbs although the landscape stands still. At 0 or below, v is growing. The axis "
+                "ends at −2; sudden growth passes below it."
             ),
         },
     }

@@ -111,20 +111,20 @@ def _countdown(run: Run) -> Chart | None:
             Line("80 % at most", "bound", high),
             Line("80 % at least", "bound", low),
             Line("forecast", "forecast", expected),
-            Line("what came", "actual", actual),
+            Line("outcome", "actual", actual),
         ],
         Style(range=(0.0, _countdown_top(expected, actual)), band=(0, 1), follows=3, marks="spikes"),
     )
 
 
 def _countdown_top(expected: NDArray[np.float64], actual: NDArray[np.float64]) -> float:
-    """Return the upper limit of the countdown: what came decides, else the smaller forecasts.
+    """Return the upper limit of the countdown: the outcome decides, else the smaller forecasts.
 
     The first rise is often many times longer than the later ones; its beginning may leave the axis.
     """
-    came = actual[np.isfinite(actual)]
-    starts = came[1:][np.diff(came) > 0]
-    teeth = np.concatenate((came[:1], starts))
+    seen = actual[np.isfinite(actual)]
+    starts = seen[1:][np.diff(seen) > 0]
+    teeth = np.concatenate((seen[:1], starts))
     if len(teeth) and teeth.max() > 0:
         return float(min(1.2 * teeth.max(), max(3 * np.median(teeth), 100.0)))
     finite = expected[np.isfinite(expected)]
@@ -134,7 +134,7 @@ def _countdown_top(expected: NDArray[np.float64], actual: NDArray[np.float64]) -
 def _noise(run: Run) -> Chart | None:
     lines = [
         Line("typical mean-square ratio", "ratio", run.column("forecast", "typical_mean_square_ratio")),
-        Line("v over g² (lag)", "lag", run.column("forecast", "lag")),
+        Line("lag: v above g²", "lag", run.column("forecast", "lag")),
     ]
     if not np.isfinite(lines[0].values).any():
         return None
@@ -150,6 +150,7 @@ def _directions(run: Run) -> Chart | None:
     lines = [Line(label, role, run.column("curvature", c)) for label, (role, c) in names.items()]
     if not any(np.isfinite(line.values).any() for line in lines[1:]):
         return None
+    # Along single directions the curvature may be negative, so the axis is linear and symmetric.
     limits = ratio_range(lines[0].values)
     style = Style(threshold=1.0, clip=None if limits is None else (-limits[1], limits[1]))
     return chart("directions", run.steps("curvature"), lines, style)
@@ -161,7 +162,7 @@ def _alignment(run: Run) -> Chart | None:
 
 
 def _lag(run: Run) -> Chart | None:
-    line = Line("Σg² ÷ Σv̂", "lag", run.column("step", "lag_ratio"))
+    line = Line("Σv̂ ÷ Σg²", "lag", run.column("step", "instant_lag"))
     return chart("lag", run.steps("step"), [line], Style(log=True, threshold=1.0))
 
 

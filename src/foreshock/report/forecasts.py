@@ -1,4 +1,4 @@
-"""Forecasts against what came: which to draw, and when the ratio really crossed."""
+"""Forecasts against outcomes: which forecasts to draw, and when the ratio really crossed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def fans(run: Run, *, ahead: tuple[float, ...] = SHOWN_AHEAD) -> list[Fan]:
     """Return the forecasts to draw: of each rise the first that expected the threshold so near.
 
     The choice looks at nothing but the forecasts themselves, so that good ones aren't picked with
-    hindsight. Those whose interval has no upper end can't be drawn and are passed over. A rise ends
+    hindsight. Those whose interval has no upper end can't be drawn and are skipped. A rise ends
     when the ratio reaches one or falls back.
 
     Args:

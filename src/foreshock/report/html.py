@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from foreshock._version import __version__
 from foreshock.report.charts import to_mapping
+from foreshock.report.glossary import TERMS, anchor, linked
 from foreshock.report.summary import RunSummary, summarise
 from foreshock.report.text import Table, false_alarm_table, notes, number, spike_table, verdict
 from foreshock.runlog import Run
@@ -67,7 +68,9 @@ def write_html(runs: Sequence[Run], path: str | os.PathLike[str]) -> Path:
         title=sections[0].summary.name if len(runs) == 1 else f"{len(runs)} runs",
         version=__version__,
         styles=_asset("uPlot.min.css") + _asset("report.css"),
+        glossary=[(anchor(term), term, meaning) for term, meaning in TERMS.items()],
         scripts=[_asset(name) for name in ("uPlot.iife.min.js", "overlays.js", "report.js")],
+        # Two hyphens could end the comment that the licence stands in.
         licence=html.escape(_asset("uPlot.LICENSE").strip()).replace("--", "- -"),
     )
     target = Path(path)
@@ -124,7 +127,10 @@ def _section(run: Run) -> _Section:
         spikes=spike_table(summary),
         windows=[_window(outcome) for outcome in summary.outcomes],
         false_alarms=false_alarm_table(summary),
-        charts=[{**chart, "description": _description(chart)} for chart in data["charts"]],
+        charts=[
+            {**chart, "description": _description(chart), "words": linked(chart["caption"])}
+            for chart in data["charts"]
+        ],
         basis=_basis(summary),
         data=embed(data),
     )
@@ -154,7 +160,7 @@ def _tiles(summary: RunSummary) -> Sequence[tuple[str, str]]:
 
 
 def _description(chart: Chart) -> str:
-    """Return what a person who doesn't see the chart is told."""
+    """Return the chart in words, for those who don't see it."""
     x = chart["x"]
     parts = []
     for series in chart["series"]:

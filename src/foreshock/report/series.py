@@ -75,6 +75,7 @@ def chart(name: str, steps: NDArray[np.int64], lines: Sequence[Line], style: Sty
         JSON-able values: `id`, `title`, `caption`, `x`, `series` (each `label`, `role`, `values`)
         and the fields of `Style`.
     """
+    # uPlot needs x to increase, and a record may be logged late.
     order = np.argsort(steps, kind="stable")
     columns = [_drawable(line.values[order], log=style.log) for line in lines]
     if not any(np.isfinite(column).any() for column in columns):
@@ -98,7 +99,7 @@ def digits(value: float) -> float:
     Args:
         value: Any float but NaN.
     """
-    return float(f"{min(max(value, -_BEYOND), _BEYOND):.6g}")
+    return float(f"{value if math.isfinite(value) else math.copysign(_BEYOND, value):.6g}")
 
 
 def _drawable(values: NDArray[np.float64], *, log: bool) -> NDArray[np.float64]:

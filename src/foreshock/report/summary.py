@@ -1,4 +1,4 @@
-"""A run in numbers: its spikes, what was known before each, and what that knowledge rests on."""
+"""A run in numbers: its spikes, what was known before each, and the probes behind that knowledge."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from foreshock.runlog import Run
 
-_ASIDE = "stand aside"
+_COOLDOWN = "cooldown"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class RunEvent:
     """Something that happened in a run.
 
     Attributes:
-        name: Kind of the event, such as ``probe_failed``.
+        name: Type of the event, such as ``probe failed``.
         message: What happened, in words.
         step: Step at which it happened.
     """
@@ -73,7 +73,7 @@ class RunSummary:
 
     Attributes:
         name: Name of the run; by default that of its folder.
-        description: What the run is, in the words of whoever started it; may be empty.
+        description: What the run is, in the words of the person who started it; may be empty.
         source: The log the numbers come from.
         version: Version of Foreshock that wrote it, and the log's schema.
         starts: Number of sessions that wrote it.
@@ -150,6 +150,7 @@ def summarise(run: Run, definition: SpikeDefinition | None = None) -> RunSummary
     steps, losses = recorded_losses(run)
     finite = losses[np.isfinite(losses)]
     spikes = detect_spikes(steps.tolist(), losses.tolist(), definition)
+    # Before the window is full no spike can be detected, and no announcement be called false.
     judged_from = int(steps[min(definition.window, len(steps) - 1)]) if len(steps) else 0
     result = score(spikes, readings_of(run), gap=episode_gap(run.steps("forecast")), judged_from=judged_from)
     return RunSummary(
@@ -181,7 +182,8 @@ def summarise(run: Run, definition: SpikeDefinition | None = None) -> RunSummary
 
 def _guard(run: Run) -> tuple[str, int] | None:
     rows = run.records.get("guard", [])
-    changed = {row["step"] for row in rows if row.get("remedy") not in ("none", _ASIDE)}
+    # Steps, not actions: one step may be raised and clipped.
+    changed = {row["step"] for row in rows if row.get("remedy") not in ("none", _COOLDOWN)}
     policy = rows[-1].get("policy") if rows else run.meta.get("guard")
     return None if policy is None else (str(policy), len(changed))
 
@@ -215,8 +217,8 @@ def readings_of(run: Run) -> Readings:
     nan = math.nan
     curvature = {row["step"]: row for row in run.records.get("curvature", [])}
     forecasts = run.records.get("forecast", [])
-    told = announcing([str(row.get("state")) for row in forecasts])
-    announced = {row["step"]: row for row, on in zip(forecasts, told, strict=True) if on}
+    announcements = announcing([str(row.get("state")) for row in forecasts])
+    announced = {row["step"]: row for row, on in zip(forecasts, announcements, strict=True) if on}
     ratio = {step: _number(row.get("stability_ratio")) for step, row in (announced | curvature).items()}
     steps = sorted(step for step in ratio if math.isfinite(ratio[step]) or step in announced)
     gradient = [
@@ -254,12 +256,12 @@ def _events(run: Run) -> list[RunEvent]:
         RunEvent(str(row.get("name") or ""), str(row.get("message") or ""), row["step"])
         for row in run.records.get("event", [])
     ]
-    aside = [
-        RunEvent("guard stands aside", str(row.get("reason") or ""), row["step"])
+    paused = [
+        RunEvent("guard cooldown", str(row.get("reason") or ""), row["step"])
         for row in run.records.get("guard", [])
-        if row.get("remedy") == _ASIDE
+        if row.get("remedy") == _COOLDOWN
     ]
-    return sorted([*events, *aside], key=lambda event: event.step) if aside else events
+    return sorted([*events, *paused], key=lambda event: event.step) if paused else events
 
 
 def _number(value: float | None) -> float:

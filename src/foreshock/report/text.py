@@ -83,11 +83,11 @@ def false_alarm_table(summary: RunSummary) -> Table:
         (
             f"{alarm.start:,}" if alarm.start == alarm.end else f"{alarm.start:,}–{alarm.end:,}",
             f"{alarm.highest:.3f}" if math.isfinite(alarm.highest) else _NOTHING,
-            _what_came(alarm),
+            _outcome(alarm),
         )
         for alarm in summary.false_alarms
     )
-    return Table("False alarms", ("Steps", "Highest ratio", "What came"), rows)
+    return Table("False alarms", ("Steps", "Highest ratio", "Outcome"), rows)
 
 
 def overview_table(summaries: Sequence[RunSummary]) -> Table:
@@ -259,7 +259,7 @@ def _aligned(table: Table) -> Sequence[str]:
     ]
 
 
-def _what_came(alarm: FalseAlarm) -> str:
+def _outcome(alarm: FalseAlarm) -> str:
     if not math.isfinite(alarm.highest):
         return "no spike (by the noise of batches)"
     return "unstable, but no spike" if alarm.crossed else "threshold not reached"

@@ -94,6 +94,7 @@ def detect_spikes(
         raise ValueError(f"{step.size} steps but {loss.size} losses; they must pair up")
     if np.any(np.diff(step) <= 0):
         raise ValueError("steps must increase strictly; a resumed run is cut at its restart first")
+    # An overflow shows as NaN or infinity, whichever the loss function makes of it: both are a spike.
     loss = np.where(np.isnan(loss), np.inf, loss)
     finite = loss[np.isfinite(loss)]
     floor = definition.floor * abs(finite[0]) if finite.size else 0.0
@@ -109,6 +110,7 @@ def detect_spikes(
             peak = i + int(np.argmax(loss[i : last + 1]))
             height = float(loss[peak] / reference) if reference > 0 else math.inf
             events.append(SpikeEvent(int(step[i]), int(step[peak]), int(step[last]), reference, height))
+            # The reference of the next spike may reach into this one: a median bears that, a mean would not.
             free_from = last + definition.rest + 1
     return events
 

@@ -1,7 +1,7 @@
-"""Announcements against what came: which spikes were forecast, how early, and what was a false alarm.
+"""Announcements against spikes: which spikes were forecast, how early, and what was a false alarm.
 
 A forecast *announces* an instability while its state is ``edge`` or ``armed``, see `announcing`.
-Announcements form episodes; a spike ends its episode, so that the next spike must be announced anew. An
+Announcements form episodes; a spike ends its episode, so that the next spike must be announced again. An
 episode in which no spike starts is a false alarm, also when the curvature did cross the threshold in it.
 """
 
@@ -129,7 +129,7 @@ def score(
         gap: An episode ends once this many steps passed without an announcement; a spike that starts
             within `gap` steps of the last announcement belongs to the episode.
         judged_from: First step at which a spike can be detected at all. An episode that ends before it is
-            not judged: nobody can say whether it was false.
+            not judged: whether it was false is unknown.
 
     Returns:
         The score. An episode that is still open where the run ends is neither hit nor false; nor is one
@@ -146,6 +146,7 @@ def score(
         before = (readings.steps > previous_end) & (readings.steps <= spike.onset)
         episodes = _episodes(readings.steps[before & readings.announces], gap)
         episode = episodes[-1] if episodes and spike.onset - episodes[-1][1] <= gap else None
+        # Up to the peak, not the onset: a crossing in between is late, but seen.
         until_peak = (readings.steps > previous_end) & (readings.steps <= spike.peak)
         outcomes.append(
             SpikeOutcome(

@@ -12,8 +12,8 @@ from foreshock.dynamics import (
     PhaseDiagram,
     QuadraticRuns,
     Stage,
+    StageEvidence,
     StageRules,
-    StageSignals,
     StageState,
     find_excursions,
     next_stage,
@@ -78,13 +78,13 @@ def trace_stages(runs: QuadraticRuns) -> list[Stage]:
     growth = np.diff(np.log(loss), prepend=math.nan)
     unit = np.log(_shrink(second))
     for step in range(len(loss)):
-        signals = StageSignals(
-            lag_ratio=float(squared[step] / second[step]),
+        seen = StageEvidence(
+            instant_lag=float(second[step] / squared[step]) if squared[step] > 0 else math.inf,
             decay_exponent=float(decays[step] / unit),
             stability_ratio=float(runs.stability_ratio[step, 0]),
             loss_growth=float(growth[step]),
         )
-        state = next_stage(state, signals, StageRules())
+        state = next_stage(state, seen, StageRules())
         stages.append(state.stage)
     return stages
 

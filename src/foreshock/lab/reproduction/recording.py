@@ -26,7 +26,7 @@ from foreshock.runlog import read_run
 TRACE = "trace.npz"
 HORIZON = 50  # these runs spike every hundred steps or so: a longer horizon would always be true
 
-_STEP = ("gradient_norm", "lag_ratio", "decay_exponent", "squared_gradient", "second_moment")
+_STEP = ("gradient_norm", "decay_exponent", "squared_gradient", "second_moment")
 _CURVATURE = {
     "stability_ratio": "stability_ratio",
     "gradient_stability_ratio": "gradient_ratio",
@@ -161,6 +161,8 @@ def logged_columns(folder: Path) -> dict[str, Column]:
     """
     run = read_run(folder)
     columns = {name: Column(run.steps("step"), run.column("step", name)) for name in _STEP}
+    # A trace has the lag as Σg²/Σv̂, as those that were recorded earlier.
+    columns["lag_ratio"] = Column(run.steps("step"), 1 / run.column("step", "instant_lag"))
     steps = run.steps("curvature")
     for name, known in _CURVATURE.items():
         columns[known] = Column(steps, run.column("curvature", name))

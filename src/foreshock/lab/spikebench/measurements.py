@@ -89,7 +89,7 @@ class Measurements:
             "gradient_norm": float(gradient.norm()),
             "update_norm": float(move.norm()),
             "second_moment": sum(part.corrected for part in sums),
-            "lag_ratio": lag.lag_ratio,
+            "lag_ratio": 1 / lag.instant_lag,
             "decay_exponent": lag.decay_exponent,
             "preconditioned_square": float(torch.stack(squares).sum()),
             "linear_change": float(gradient @ move),

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from foreshock.dynamics import population_factor
-from foreshock.forecast import CurvatureSignals, Forecast, RunForecaster, noise_interval
+from foreshock.dynamics import instant_lag, population_factor
+from foreshock.forecast import EdgeReading, Forecast, RunForecaster, noise_interval
 from foreshock.lab.spikebench.scores import Replay
 from foreshock.lab.spikebench.trace import Trace
 from foreshock.monitor.schedule import CURVATURE_PROBE_INTERVAL
@@ -62,7 +62,7 @@ class _Feed:
         if index >= self._every["gradient_norm"].size:
             return 0.0  # A run that overflowed has no gradient at its last step.
         every = {name: float(values[index]) for name, values in self._every.items()}
-        run.see_step(
+        run.record_step(
             loss=every["loss"],
             squared_gradient=every["gradient_norm"] ** 2,
             second_moment=every["second_moment"],
@@ -72,14 +72,14 @@ class _Feed:
         probe = self._probes.get(step)
         if probe is None:
             return 0.0
-        run.see_curvature(step, self._signals(probe, every), learning_rates=self._future(index))
+        run.record_curvature(step, self._reading(probe, every), learning_rates=self._future(index))
         return float(self._costs["probe"])
 
     def _give_pair(self, run: RunForecaster, step: int) -> float:
         pair = self._pairs.get(step)
         if pair is None or step - self._measured_at < noise_interval(run.lag):
             return 0.0
-        run.see_noise(
+        run.record_noise(
             mean=pair["pair_mean"],
             variance=self._factor * pair["pair_square"],
             noise_factor=pair["noise_factor"],
@@ -88,17 +88,18 @@ class _Feed:
         self._measured_at, self._measurements = step, self._measurements + 1
         return float(self._costs["pair"] + (self._costs["probe"] if accompanied else 0.0))
 
-    def _signals(self, probe: Mapping[str, float], every: Mapping[str, float]) -> CurvatureSignals:
+    def _reading(self, probe: Mapping[str, float], every: Mapping[str, float]) -> EdgeReading:
+        # Recorded traces keep the names and directions of their columns; here is where the two meet.
         ratio = probe["stability_ratio"]
-        return CurvatureSignals(
-            ratio=ratio,
+        return EdgeReading(
+            stability_ratio=ratio,
             learning_rate=every["learning_rate"],
             relative_error=probe["stability_error"] / abs(ratio) if ratio else math.inf,
-            gradient_ratio=probe["gradient_ratio"],
-            predicted_change=probe["predicted_change"],
+            gradient_stability_ratio=probe["gradient_ratio"],
+            predicted_loss_change=probe["predicted_change"],
             alignment=probe["alignment"],
             excess_loss=probe["excess_loss"],
-            lag_ratio=every["lag_ratio"],
+            instant_lag=instant_lag(1.0, every["lag_ratio"]),
             loss=every["loss"],
             beta1=float(self._trace.meta["beta1"]),
         )

@@ -9,7 +9,7 @@ every step
 ``gradient_norm``          ‖g‖
 ``update_norm``            ‖Δθ‖ of the step
 ``second_moment``          Σv̂
-``lag_ratio``              Σg²/Σv̂
+``lag_ratio``              Σg²/Σv̂, one over the instant lag
 ``decay_exponent``         log(Σv_t/Σv_{t−1})/log β₂
 ``preconditioned_square``  gᵀD⁻¹g
 ``linear_change``          gᵀΔθ of the step

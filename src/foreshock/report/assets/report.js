@@ -11,7 +11,7 @@
   function format(value) {
     if (value == null) return "–";
     const size = Math.abs(value);
-    if (size >= 1e9) return value > 0 ? "never" : "–";
+    if (size >= 1e9) return value.toExponential(2);
     if (size >= 1000) return Math.round(value).toLocaleString("en");
     if (size !== 0 && size < 1e-3) return value.toExponential(size === Number(`1e${Math.round(Math.log10(size))}`) ? 0 : 2);
     return String(Number(value.toPrecision(4)));
@@ -75,7 +75,7 @@
       label: s.label,
       stroke: colour(s.role),
       width: s.role === "bound" ? 0.5 : 1.5,
-      value: (u, v, si, idx) => (idx == null ? "" : format(s.values[idx])),
+      value: (u, v, si, idx) => (idx == null ? "" : far(s) && s.values[idx] >= 1e9 ? "never" : format(s.values[idx])),
       points: { size: 4 },
     }));
     return { data: [chart.x, ...values], options: [{ label: "step", value: (u, v) => (v == null ? "" : v.toLocaleString("en")) }, ...options] };
@@ -173,4 +173,10 @@
   window.addEventListener("beforeprint", () => { document.documentElement.dataset.print = ""; redraw(); });
   window.addEventListener("afterprint", () => { delete document.documentElement.dataset.print; redraw(); });
   window.foreshockRuns = runs;
+
+  // Not every browser opens a closed <details> for a link into it.
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("a.term");
+    if (link) document.querySelector(link.hash).closest("details").open = true;
+  });
 })();

@@ -174,6 +174,6 @@ GUARDS = (
         "Foreshock",
         "by a monitor that probes every ten steps",
         intervene=Monitored,
-        code=(*_CODE, "foreshock.monitor.monitor"),
+        code=(*_CODE, "foreshock.monitor"),
     ),
 )

@@ -144,7 +144,7 @@ def _log(folder: Path, config: QuadraticConfig, seed: int, runs: QuadraticRuns) 
                 "loss": float(runs.loss[step, 0]),
                 "gradient_norm": float(np.sqrt(squared)),
                 "learning_rate": config.learning_rate,
-                "lag_ratio": float(squared / corrected[step]),
+                "instant_lag": float(corrected[step] / squared) if squared > 0 else np.inf,
                 "squared_gradient": float(squared),
                 "second_moment": float(corrected[step]),
             },

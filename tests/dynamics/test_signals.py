@@ -1,14 +1,15 @@
-"""Lag statistics of the second moment."""
+"""The free signals of a step: the lag of the second moment, bursts of the gradient."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foreshock.dynamics import LagWindow, SecondMomentSums, second_moment_lag
+from foreshock.dynamics import LagWindow, SecondMomentSums, SignalTracker, instant_lag, second_moment_lag
 
 
 @given(
@@ -20,7 +21,7 @@ def test_groups_with_one_beta2_are_as_one_group(groups, beta2, step):
     parts = [SecondMomentSums(g, v, beta2, step) for g, v in groups]
     whole = SecondMomentSums(sum(g for g, _ in groups), sum(v for _, v in groups), beta2, step)
     split, joint = second_moment_lag(parts), second_moment_lag([whole])
-    assert split.lag_ratio == pytest.approx(joint.lag_ratio)
+    assert split.instant_lag == pytest.approx(joint.instant_lag)
     assert split.decay_exponent == pytest.approx(joint.decay_exponent, rel=1e-6, abs=1e-6)
 
 
@@ -31,9 +32,9 @@ def test_decay_exponent_is_zero_where_v_stands_still_and_one_where_it_is_blind()
     assert blind.decay_exponent == pytest.approx(1.0)
 
 
-def test_first_step_has_a_lag_ratio_of_one_and_no_exponent():
+def test_the_first_step_has_a_lag_of_one_and_no_exponent():
     lag = second_moment_lag([SecondMomentSums(3.0, 0.0, 0.999, 1)])
-    assert lag.lag_ratio == pytest.approx(1.0)
+    assert lag.instant_lag == pytest.approx(1.0)
     assert math.isnan(lag.decay_exponent)
 
 
@@ -58,6 +59,37 @@ def test_where_each_step_has_a_lag_it_is_the_largest_of_fifty(steps):
         math.fsum(g for _, g in steps[max(0, i - 29) : i + 1]) / min(30, i + 1) for i in range(len(steps))
     ]
     assert window.lag == max([v / mean for (v, _), mean in zip(steps, means, strict=True)][-50:])
+
+
+def test_the_lag_is_the_largest_of_fifty_steps():
+    tracker = SignalTracker()
+    squares = np.full(200, 0.1)
+    squares[100] = 10.0
+    lags = [tracker.update(loss=1.0, squared_gradient=g, second_moment=1.0).lag for g in squares]
+    assert lags[99] == pytest.approx(10)
+    assert lags[149] == pytest.approx(10)
+    short = [tracker.update(loss=1.0, squared_gradient=10.0, second_moment=1.0).lag for _ in range(80)]
+    # Fifty steps after the burst the old lag is out of sight.
+    assert short[48] == pytest.approx(10)
+    assert short[79] == pytest.approx(0.1)
+
+
+def test_a_spike_that_v_has_forgotten_hides_no_lag():
+    """With β₂ = .95, v forgets a spike of 10⁴ × within 180 steps; what it then lags behind is the present."""
+    tracker = SignalTracker()
+    v = 1.0
+    for step in range(300):
+        square = 1e4 if step == 100 else 1.0 if step < 200 else 0.01
+        v = 0.95 * v + 0.05 * square
+        lag = tracker.update(loss=1.0, squared_gradient=square, second_moment=v).lag
+        if step == 225:
+            assert lag > 2.5
+
+
+def test_without_a_second_moment_there_is_no_lag():
+    signals = SignalTracker().update(loss=1.0, squared_gradient=1.0, second_moment=math.nan)
+    assert math.isnan(signals.lag)
+    assert math.isnan(instant_lag(math.nan, 1.0))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,274 @@
+r"""What each step shows for free: how far v is above g², a gradient that bursts, a loss off its level.
+
+There is one lag, v above g², in two forms:
+
+- the *instant lag* of one step, Σv̂/Σg²: one while v follows the squared gradient, large while v is dominated
+  by history;
+- the *lag* itself (`LagWindow`), the largest Σv̂ over the mean ‖g‖² of 30 steps, of the last 50 steps, which
+  neither one large gradient nor one small one decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+_GRADIENT_MEMORY, _WINDOW = 30, 50
+_BURST_MEMORY = 5
+_LEVEL_WINDOW = 100
+_FEWEST = 20
+
+
+@dataclass(frozen=True)
+class SecondMomentLag:
+    """How far v is from following the squared gradient, at the update about to be taken.
+
+    Attributes:
+        instant_lag: Σv̂/Σg², see `instant_lag`.
+        decay_exponent: log(Σv_t/Σv_{t−1})/log β₂. One: pure decay, v is blind to the gradient. Zero
+            or less: v is growing. NaN before the second step.
+    """
+
+    instant_lag: float
+    decay_exponent: float
+
+
+@dataclass(frozen=True)
+class SecondMomentSums:
+    """Sums over some coordinates that share β₂, at the update about to be taken.
+
+    Attributes:
+        squared_gradient: Σ g_t².
+        previous: Σ v_{t−1}; zero at the first step.
+        beta2: Second-moment decay, in (0, 1).
+        step: Step number t ≥ 1 of the update about to be taken.
+    """
+
+    squared_gradient: float
+    previous: float
+    beta2: float
+    step: int
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values.
+
+        Raises:
+            ValueError: If `beta2` or `step` lies outside its interval.
+        """
+        require_beta2(self.beta2)
+        if not self.step >= 1:
+            raise ValueError(f"step is {self.step!r}; the first update of Adam is step 1")
+
+    @property
+    def current(self) -> float:
+        """Σ v_t, which the update itself will use."""
+        return self.beta2 * self.previous + (1 - self.beta2) * self.squared_gradient
+
+    @property
+    def corrected(self) -> float:
+        """Σ v̂_t, bias correction included."""
+        return self.current / (1 - self.beta2**self.step)
+
+
+def instant_lag(second_moment: float, squared_gradient: float) -> float:
+    """Return v above g² at one step, Σv̂/Σg².
+
+    Args:
+        second_moment: Σv̂; NaN without a second moment.
+        squared_gradient: Σg² over the same coordinates.
+
+    Returns:
+        The quotient; infinity where the gradient is zero, NaN where v is zero too or unknown, or the gradient
+        is not finite.
+
+    Example:
+        >>> instant_lag(3.0, 0.5), instant_lag(3.0, 0.0), instant_lag(0.0, 0.0)
+        (6.0, inf, nan)
+    """
+    if not (second_moment > 0 and math.isfinite(squared_gradient)):
+        return math.nan
+    return math.inf if squared_gradient == 0 else second_moment / squared_gradient
+
+
+def second_moment_lag(sums: Sequence[SecondMomentSums]) -> SecondMomentLag:
+    """Return the lag statistics over one or more groups of coordinates.
+
+    With several β₂ the decay exponent is log(Σv_t/Σv_{t−1})/log(Σβ₂v_{t−1}/Σv_{t−1}): one under pure decay.
+
+    Args:
+        sums: One entry for each group.
+
+    Example:
+        >>> lag = second_moment_lag([SecondMomentSums(0.0, 1.0, beta2=0.999, step=1000)])
+        >>> lag.instant_lag, round(lag.decay_exponent, 12)
+        (inf, 1.0)
+    """
+    # Sums first, quotient then: a mean of quotients would be decided by coordinates that hardly move.
+    above = instant_lag(sum(part.corrected for part in sums), sum(part.squared_gradient for part in sums))
+    current = sum(part.current for part in sums)
+    previous = sum(part.previous for part in sums)
+    if not (previous > 0 and 0 < current < math.inf):
+        return SecondMomentLag(above, math.nan)
+    decayed = sum(part.beta2 * part.previous for part in sums)
+    exponent = math.log(current / previous) / math.log(decayed / previous)
+    return SecondMomentLag(above, exponent)
+
+
+def require_beta2(beta2: float) -> None:
+    """Refuse a second-moment decay outside (0, 1).
+
+    Args:
+        beta2: β₂.
+
+    Raises:
+        ValueError: If it lies outside, or is NaN.
+    """
+    if not 0 < beta2 < 1:
+        raise ValueError(f"beta2 is {beta2!r}; it must lie in (0, 1)")
+
+
+class LagWindow:
+    """Follow v above g²: the largest Σv̂ over the mean ‖g‖² of 30 steps, of the last 50 steps.
+
+    The mean is over a finite window: an exponential mean would remember a spike for longer than v does where
+    β₂ is small, and v would never seem to lag.
+
+    Attributes:
+        lag: The lag at the last step; NaN before it is known, and while all gradients of 30 steps were zero.
+            Steps without a lag don't count among the 50.
+
+    Example:
+        >>> window = LagWindow()
+        >>> for _ in range(60):
+        ...     window.update(second_moment=1.0, squared_gradient=0.1)
+        >>> round(window.lag, 6)
+        10.0
+    """
+
+    def __init__(self) -> None:
+        self._gradients: deque[float] = deque(maxlen=_GRADIENT_MEMORY)
+        self._lags: deque[float] = deque(maxlen=_WINDOW)
+        self.lag = math.nan
+
+    def update(self, *, second_moment: float, squared_gradient: float) -> None:
+        """Take one step into account.
+
+        Args:
+            second_moment: Σv̂; NaN without a second moment.
+            squared_gradient: ‖g‖², finite, over the same coordinates.
+        """
+        self._gradients.append(squared_gradient)
+        mean = math.fsum(self._gradients) / len(self._gradients)
+        self._lags.append(second_moment / mean if mean > 0 else math.nan)
+        self.lag = max((lag for lag in self._lags if not math.isnan(lag)), default=math.nan)
+
+    def begin_anew(self, *, kept: int) -> None:
+        """Forget the lags, and all but the last gradients.
+
+        Args:
+            kept: How many of them are over the coordinates that count from now on.
+        """
+        self._gradients = deque(list(self._gradients)[-kept:], maxlen=_GRADIENT_MEMORY)
+        self._lags.clear()
+        self.lag = math.nan
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed window needs, as plain values."""
+        return {"gradients": list(self._gradients), "lags": list(self._lags), "lag": self.lag}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self._gradients = deque(state["gradients"], maxlen=_GRADIENT_MEMORY)
+        self._lags = deque(state["lags"], maxlen=_WINDOW)
+        self.lag = float(state["lag"])
+
+
+@dataclass(frozen=True)
+class StepStatistics:
+    """The free signals at one step, over the windows that smooth them; NaN until enough steps were seen.
+
+    Attributes:
+        lag: v above g², see `LagWindow`. Below about two v follows g², and crossing the edge does little.
+        burst: √(EMA₅‖g‖² over its own median of the last 100 steps).
+        loss_ratio: Mean loss of the last 5 steps over the median of the 100 before.
+    """
+
+    lag: float
+    burst: float
+    loss_ratio: float
+
+
+class SignalTracker:
+    """Take the free signals of steps one by one, and smooth them.
+
+    Example:
+        >>> tracker = SignalTracker()
+        >>> for _ in range(60):
+        ...     signals = tracker.update(loss=1.0, squared_gradient=0.1, second_moment=1.0)
+        >>> round(signals.lag, 6), round(signals.burst, 6)
+        (10.0, 1.0)
+    """
+
+    def __init__(self) -> None:
+        self._recent = math.nan
+        self._window = LagWindow()
+        self._levels: deque[float] = deque(maxlen=_LEVEL_WINDOW)
+        self._losses: deque[float] = deque(maxlen=_LEVEL_WINDOW + _BURST_MEMORY)
+
+    def update(self, *, loss: float, squared_gradient: float, second_moment: float) -> StepStatistics:
+        """Take one step into account and return the statistics at it.
+
+        Args:
+            loss: Loss of the step; one that is not finite is skipped.
+            squared_gradient: ‖g‖².
+            second_moment: Σv̂ of this step over the same coordinates; NaN without a second moment.
+        """
+        if not math.isfinite(squared_gradient):
+            return StepStatistics(math.nan, math.nan, math.nan)
+        self._window.update(second_moment=second_moment, squared_gradient=squared_gradient)
+        self._recent = _averaged(self._recent, squared_gradient, _BURST_MEMORY)
+        self._levels.append(self._recent)
+        if math.isfinite(loss):
+            self._losses.append(loss)
+        return StepStatistics(lag=self._window.lag, burst=self._burst(), loss_ratio=self._loss_ratio())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed tracker needs, as plain values."""
+        return {
+            "window": self._window.state_dict(),
+            "recent": self._recent,
+            "levels": list(self._levels),
+            "losses": list(self._losses),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self._recent = float(state["recent"])
+        self._window.load_state_dict(state["window"])
+        for name in ("levels", "losses"):
+            kept: deque[float] = getattr(self, f"_{name}")
+            kept.clear()
+            kept.extend(state[name])
+
+    def _burst(self) -> float:
+        if len(self._levels) < _FEWEST:
+            return math.nan
+        level = float(np.median(self._levels))
+        return math.sqrt(self._recent / level) if level > 0 else math.nan
+
+    def _loss_ratio(self) -> float:
+        losses = list(self._losses)
+        before = losses[:-_BURST_MEMORY]
+        if len(before) < _FEWEST:
+            return math.nan
+        level = float(np.median(before))
+        return float(np.mean(losses[-_BURST_MEMORY:])) / level if level > 0 else math.nan
+
+
+def _averaged(average: float, value: float, memory: float) -> float:
+    return value if math.isnan(average) else average + (value - average) / memory

@@ -1,0 +1,189 @@
+"""The probes of a run: what is due is measured, and handed to the forecast, the guard and the log."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from foreshock.batches import count_examples, split_batch
+from foreshock.curvature import NoiseReading, Prober
+from foreshock.dynamics import population_factor
+from foreshock.failures import Failures
+from foreshock.forecast import Forecast, RunForecaster
+from foreshock.guarding import Guard
+from foreshock.monitor.journal import Journal
+from foreshock.monitor.observation import StepObservation, edge_reading
+from foreshock.monitor.schedule import CURVATURE_PROBE_INTERVAL, ProbeSchedule
+from foreshock.monitor.subject import Subject
+from foreshock.preconditioner import Preconditioner, read_preconditioner
+
+_MISMATCH = 0.01
+
+
+class ProbeRunner:
+    """Probe the curvature where every step sees the same data, and mostly its noise where batches differ.
+
+    A failure of a probe becomes an event in the log; after three in a row there are no more probes.
+
+    Args:
+        subject: What is watched.
+        schedule: When to probe.
+        run: The forecast, which gets the readings.
+        guard: The guard, if there is one, which gets them too.
+        journal: The log.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        *,
+        schedule: ProbeSchedule,
+        run: RunForecaster,
+        guard: Guard | None,
+        journal: Journal,
+    ) -> None:
+        self._subject, self._schedule = subject, schedule
+        self._run, self._guard, self._journal = run, guard, journal
+        loss_fn = subject.loss_fn
+        self._prober = None if loss_fn is None else Prober(subject.model, loss_fn)
+        self._failures = Failures("monitor")
+        self._measurements = 0
+
+    def measure_if_due(
+        self,
+        seen: StepObservation,
+        batch: Any,
+        *,
+        constant: bool | None,
+        forecast: Forecast,
+        gradient_scale: float,
+    ) -> bool:
+        """Measure what is due at a step; return whether anything was measured.
+
+        Args:
+            seen: The free signals of the step.
+            batch: Its batch.
+            constant: Whether every step sees the same data; None if unknown.
+            forecast: The last forecast.
+            gradient_scale: What ``.grad`` still has to be divided by.
+        """
+        step = seen.step
+        if not math.isfinite(seen.loss):
+            self._journal.event(step, "non-finite loss", f"the loss is {seen.loss}; no probe was made")
+            self._run.mark_unavailable(step, f"the loss is {seen.loss}")
+            return False
+        if self._prober is None:
+            self._run.mark_unavailable(step, "no loss_fn was given, so no curvature is measured")
+            return False
+        # Noise decides only where batches surely differ; until two of them were seen the curvature is probed.
+        noisy = constant is False and self._run.noise_expected
+        lag = self._run.lag if noisy else None
+        now = time.perf_counter()
+        if self._failures.given_up or not self._schedule.due(step, now=now, forecast=forecast, noise_lag=lag):
+            return False
+        # The first step of many warmups: nothing moves, so there is no ratio. It must not count as a failure.
+        if not seen.learning_rate > 0:
+            self._run.mark_unavailable(step, "every learning rate is 0: nothing moves")
+            self._journal.event(step, "no probe", "every learning rate is 0: nothing moves")
+            return False
+        measured = self._measure(self._prober, seen, batch, noisy=noisy, gradient_scale=gradient_scale)
+        # A failed probe is charged too: otherwise failures would come as fast as steps.
+        end = time.perf_counter()
+        self._schedule.spent(step, seconds=end - now, now=end)
+        return measured
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs to go on probing as before."""
+        return {
+            "measurements": self._measurements,
+            "prober": None if self._prober is None else self._prober.state_dict(),
+            "schedule": self._schedule.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`.
+
+        Raises:
+            ValueError: If it belongs to a model of another size.
+        """
+        if self._prober is not None and state["prober"] is not None:
+            self._prober.load_state_dict(state["prober"], size=self._subject.size)
+        self._measurements = int(state["measurements"])
+        self._schedule.load_state_dict(state["schedule"])
+
+    def _measure(
+        self, prober: Prober, seen: StepObservation, batch: Any, *, noisy: bool, gradient_scale: float
+    ) -> bool:
+        # Where noise decides, the curvature is of interest only now and then, and costs several times more.
+        measures = [self._measure_noise] if noisy else []
+        if not noisy or self._measurements % CURVATURE_PROBE_INTERVAL == 0:
+            measures.append(self._measure_curvature)
+        self._measurements += 1
+        try:
+            preconditioner = read_preconditioner(self._subject.optimizers, gradient_scale=gradient_scale)
+            for measure in measures:
+                measure(prober, seen, batch, preconditioner)
+        except Exception as error:  # noqa: BLE001 - a probe must never end a training run
+            self._record_failure(seen.step, error)
+            return False
+        self._failures.succeeded()
+        return True
+
+    def _measure_curvature(
+        self, prober: Prober, seen: StepObservation, batch: Any, preconditioner: Preconditioner
+    ) -> None:
+        known = prober.backend
+        reading = prober.probe(batch, preconditioner, step=seen.step)
+        choice = prober.backend
+        if known is None and choice is not None:
+            level = logging.INFO if choice.verified else logging.WARNING
+            self._journal.event(seen.step, "backend", f"{choice.name}: {choice.reason}", level=level)
+        self._journal.write("curvature", reading)
+        if self._guard is not None and prober.top_vector is not None:
+            self._guard.record_curvature(reading.stability_ratio, prober.top_vector)
+        self._run.record_curvature(
+            seen.step,
+            edge_reading(seen, reading, preconditioner),
+            learning_rates=self._subject.future_rates(seen.step),
+        )
+
+    def _measure_noise(
+        self, prober: Prober, seen: StepObservation, batch: Any, preconditioner: Preconditioner
+    ) -> None:
+        try:
+            parts = split_batch(batch)
+            factor = population_factor(sum(map(count_examples, parts.batches)), self._subject.examples)
+        except ValueError as error:
+            # From then on the forecast rests on single batches, and says so.
+            self._run.noise_expected = False
+            self._journal.event(seen.step, "no noise", f"the noise of batches can't be measured: {error}")
+            return
+        reading = prober.probe_noise(parts, preconditioner, step=seen.step, loss=seen.loss)
+        self._journal.write("noise", reading)
+        self._warn_of_mismatch(reading)
+        for receiver in (self._run, self._guard):
+            if receiver is not None:
+                receiver.record_noise(
+                    mean=reading.mean, variance=factor * reading.variance, noise_factor=reading.noise_factor
+                )
+
+    def _warn_of_mismatch(self, reading: NoiseReading) -> None:
+        if reading.loss_mismatch > _MISMATCH:
+            self._journal.event(
+                reading.step,
+                "no parts",
+                "the loss of a batch is not the mean of that of its parts (batch normalisation, or no mean "
+                "over examples): the noise is overestimated",
+            )
+
+    def _record_failure(self, step: int, error: Exception) -> None:
+        self._failures.failed(f"the probe of step {step} failed", error)
+        message = f"{type(error).__name__}: {error}"
+        if self._failures.given_up:
+            message += f" ({self._failures.in_a_row} failures in a row: no more probes in this run)"
+        self._run.mark_unavailable(step, f"the probe failed: {message}")
+        # `Failures` has logged it, once a cause; the run log gets each one.
+        self._journal.event(step, "probe failed", message, level=None)
