@@ -9,7 +9,7 @@ is one of the mean square. Floats and numpy only.
 
 from __future__ import annotations
 
-from foreshock.dynamics.excursions import Excursion, find_excursions
+from foreshock.dynamics.crossings import Excursion, PhaseDiagram, find_excursions, phase_diagram
 from foreshock.dynamics.lag import LagWindow, SecondMomentLag, SecondMomentSums, second_moment_lag
 from foreshock.dynamics.mean_square import (
     mean_square_map,
@@ -18,7 +18,6 @@ from foreshock.dynamics.mean_square import (
     noise_gain,
     population_factor,
 )
-from foreshock.dynamics.phases import PhaseDiagram, phase_diagram
 from foreshock.dynamics.quadratic import AdamSettings, Quadratic
 from foreshock.dynamics.recursion import (
     LinearRecursion,

@@ -16,7 +16,7 @@ def read_rmsprop_step(live: LiveParameter) -> ParameterStep:
     """Return the step that ``torch.optim.RMSprop`` is about to take (Tieleman & Hinton 2012; Graves 2013).
 
     D_t = √v_t + ε, or √(v_t − ḡ_t²) + ε if centered, without bias correction. Momentum is heavy ball on g/D:
-    b_t = μb_{t−1} + g_t/D_t moves the parameter, n = D_t·b_t.
+    b_t = μb_{t−1} + g_t/D_t moves the parameter, so that n = D_t·b_t.
 
     Args:
         live: The parameter.
@@ -44,7 +44,7 @@ def read_rmsprop_step(live: LiveParameter) -> ParameterStep:
 
 
 def read_rmsprop_second_moment(state: Mapping[str, Any], group: Mapping[str, Any]) -> SecondMoment:
-    """Return v_{t−1}, α and t; the centering is left out.
+    """Return v_{t−1}, α (as β₂) and t; centering is ignored.
 
     Args:
         state: Optimizer state of one parameter.

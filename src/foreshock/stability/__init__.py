@@ -24,16 +24,14 @@ from __future__ import annotations
 
 from foreshock.stability.growth import growing_ratio, growth_factor, stability_ratio, steps_to_visible
 from foreshock.stability.momentum import (
-    blended_momentum_factor,
-    heavy_ball_factor,
-    momentum_factor,
-    with_decoupled_decay,
-)
-from foreshock.stability.thresholds import (
     adam_threshold,
+    blended_momentum_factor,
     gradient_descent_threshold,
+    heavy_ball_factor,
     heavy_ball_threshold,
+    momentum_factor,
     nadam_threshold,
+    with_decoupled_decay,
 )
 
 __all__ = [
