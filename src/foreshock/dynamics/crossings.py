@@ -15,19 +15,21 @@ from foreshock.dynamics.simulation import trajectory
 
 Column = Sequence[float] | NDArray[Any]
 
-_REARMED = 0.99  # below this ratio the next crossing counts anew
+_REARMED = 0.99  # the ratio must fall below this before another crossing is counted
 
 
 @dataclass(frozen=True)
 class Excursion:
-    """One excursion; steps count from 0, the first row.
+    """One excursion of the stability ratio above one, and the spike that it causes.
+
+    Steps are row numbers of the run, from 0.
 
     Attributes:
         start: First step with a ratio of at least one.
-        growth: First step from `start` on with Σv above that of the step before.
-        peak: Step of the largest Σg² up to the next excursion.
+        growth: First step from `start` on at which Σv is larger than at the step before.
+        peak: Step of the largest Σg² before the next excursion.
         end: First step after `start` with a ratio below one.
-        peak_ratio: Largest ratio in between.
+        peak_ratio: Largest ratio from `start` to `end`.
         log_magnification: ln of Σg² at `peak` divided by that at `start`.
     """
 
@@ -40,7 +42,9 @@ class Excursion:
 
 
 def find_excursions(ratio: Column, second_moment: Column, squared_gradient: Column) -> list[Excursion]:
-    """Return the complete excursions of a run: those after which the ratio rose through one again.
+    """Return the complete excursions of a run: those that are followed by another one.
+
+    The last excursion is left out, since its peak may lie beyond the end of the run.
 
     Args:
         ratio: Stability ratio of each step.
@@ -59,7 +63,10 @@ def find_excursions(ratio: Column, second_moment: Column, squared_gradient: Colu
     columns = [np.asarray(column) for column in (ratio, second_moment, squared_gradient)]
     ratios, moments, squares = columns
     if not ratios.shape == moments.shape == squares.shape:
-        raise ValueError(f"the columns have shapes {[column.shape for column in columns]}; they must agree")
+        raise ValueError(
+            f"ratio, second_moment and squared_gradient have shapes {[column.shape for column in columns]}; "
+            "they must agree: pass columns of the same run"
+        )
     above = ratios >= 1
     starts = np.flatnonzero(above[1:] & ~above[:-1]) + 1
     found = []
@@ -82,15 +89,16 @@ def find_excursions(ratio: Column, second_moment: Column, squared_gradient: Colu
 
 @dataclass(frozen=True)
 class PhaseDiagram:
-    """What Adam does on ½θ² over a grid of decays.
+    """Crossings of the edge by Adam on ½θ², over a grid of decays.
 
     Attributes:
         beta1: β₁ of the rows, shape (n₁,).
         beta2: β₂ of the columns, shape (n₂,).
-        crossings: How often the stability ratio rose through one, having been below 0.99, shape (n₁, n₂).
+        crossings: Number of times that the stability ratio rose through one after having been below 0.99,
+            shape (n₁, n₂).
         peak_ratio: Largest stability ratio, shape (n₁, n₂).
         late_peak_ratio: Largest stability ratio of the second half of the run, shape (n₁, n₂).
-        interval: Mean steps from one crossing to the next; NaN with fewer than two, shape (n₁, n₂).
+        interval: Mean number of steps from one crossing to the next, shape (n₁, n₂); NaN with fewer than two.
     """
 
     beta1: NDArray[np.float64]
@@ -111,13 +119,16 @@ def phase_diagram(
 ) -> PhaseDiagram:
     """Run Adam (ε = 0) from θ = 1 on ½θ² for every pair of decays.
 
-    With ε = 0 the curvature drops out of θ's path, and only η/θ_0 matters.
+    With ε = 0 a step does not depend on the scale of the gradient. The path of θ is therefore the same for
+    every curvature, and depends on η/θ_0 only.
+
+    Cost: all pairs run at once, with some twenty array operations per step.
 
     Args:
         beta1: Values of β₁.
         beta2: Values of β₂.
         learning_rate: η > 0.
-        steps: Number of updates, ≥ 1; a β₂ shows its spikes within some multiples of 1/(1 − β₂).
+        steps: Number of updates, ≥ 1; spikes appear within a few multiples of 1/(1 − β₂).
         dtype: Precision; see :func:`foreshock.dynamics.simulate`.
 
     Raises:
@@ -135,7 +146,7 @@ def phase_diagram(
     above = np.zeros(rows.size, dtype=bool)
     for step, moment in enumerate(trajectory(Quadratic(1.0), settings, steps=steps, dtype=dtype)):
         ratio = moment.stability_ratio
-        # Some pairs settle at one exactly: without the gap, rounding alone would cross it.
+        # Some pairs settle at one exactly. Without the gap from 0.99 to 1, rounding alone would count.
         now = np.where(above, ratio >= _REARMED, ratio >= 1)
         rising = now & ~above
         first = np.where(rising & (count == 0), step, first)

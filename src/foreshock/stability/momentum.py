@@ -1,4 +1,8 @@
-"""Momentum factors c: by how much momentum moves the edge of stability."""
+"""The momentum factor c of each optimizer, and its largest stable eigenvalue 2/(cη).
+
+The package's docstring derives both. c multiplies the curvature: with c < 1, momentum allows larger
+eigenvalues than gradient descent does.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,10 @@ def momentum_factor(beta1: float, step: int | None = None) -> float:
     if step is None:
         return (1 - beta1) / (1 + beta1)
     if not step >= 1:
-        raise ValueError(f"step is {step!r}; the first update of Adam is step 1")
+        raise ValueError(
+            f"step is {step!r}; it must be at least 1, the first update of Adam, or None once the bias "
+            "correction is over"
+        )
     return (1 - beta1) / (1 + beta1) / (1 - beta1**step)
 
 
@@ -34,8 +41,8 @@ def blended_momentum_factor(beta: float, *, gain: float, direct: float, averaged
 
     .. math:: c = a + \frac{bγ}{1 + β}
 
-    Adam is a = 0, b = 1/(1 − β₁ᵗ), γ = 1 − β₁. NAdam has a = (1 − μ_t)/(1 − Πμ), b = μ_{t+1}/(1 − Πμ·μ_{t+1})
-    (Dozat 2016), which makes (1 − β₁)(1 + 2β₁)/(1 + β₁) in the end.
+    Adam has a = 0, b = 1/(1 − β₁ᵗ) and γ = 1 − β₁. NAdam has a = (1 − μ_t)/(1 − Πμ) and
+    b = μ_{t+1}/(1 − Πμ·μ_{t+1}) (Dozat 2016), for which c tends to (1 − β₁)(1 + 2β₁)/(1 + β₁).
 
     Args:
         beta: β in [0, 1), the decay of m.
@@ -52,15 +59,17 @@ def blended_momentum_factor(beta: float, *, gain: float, direct: float, averaged
     """
     require_decay("beta", beta)
     if not (gain >= 0 and direct >= 0 and averaged >= 0):
-        raise ValueError(f"gain, direct and averaged are {(gain, direct, averaged)}; none is negative")
+        raise ValueError(
+            f"gain, direct and averaged are {(gain, direct, averaged)}; none of these weights may be negative"
+        )
     return direct + averaged * gain / (1 + beta)
 
 
 def heavy_ball_factor(momentum: float, *, dampening: float = 0.0, nesterov: bool = False) -> float:
     r"""Return c of ``torch.optim.SGD``: (1 − τ)/(1 + μ), or (1 + 2μ)/(1 + μ) with Nesterov momentum.
 
-    Heavy ball is b ← μb + (1 − τ)g with step b: a = 0, b = 1, γ = 1 − τ. torch's Nesterov step is g + μb
-    (τ = 0): a = 1, b = μ, γ = 1. RMSprop with momentum is heavy ball on g/D (τ = 0).
+    Heavy ball takes the step m ← μm + (1 − τ)g: a = 0, b = 1, γ = 1 − τ. torch's Nesterov step is g + μm with
+    τ = 0: a = 1, b = μ, γ = 1. RMSprop with momentum is heavy ball on g/D with τ = 0.
 
     Args:
         momentum: μ in [0, 1).
@@ -81,12 +90,12 @@ def heavy_ball_factor(momentum: float, *, dampening: float = 0.0, nesterov: bool
 
 
 def with_decoupled_decay(factor: float, shrinkage: float) -> float:
-    """Return the momentum factor with decoupled weight decay folded in, c/(1 − ηw/2).
+    """Return the momentum factor including decoupled weight decay, c/(1 − ηw/2).
 
     Args:
         factor: c without weight decay.
-        shrinkage: ηw ≥ 0, by which one step shrinks the parameters. From 2 on they oscillate and grow by
-            themselves: there is no stable curvature, and c is infinite.
+        shrinkage: ηw ≥ 0, the share by which one step shrinks the parameters. From 2 on they oscillate and
+            grow at any curvature, and c is infinite.
 
     Raises:
         ValueError: If `shrinkage` is negative.
@@ -96,7 +105,9 @@ def with_decoupled_decay(factor: float, shrinkage: float) -> float:
         2.0
     """
     if not shrinkage >= 0:
-        raise ValueError(f"shrinkage is {shrinkage!r}; weight decay and learning rate are not negative")
+        raise ValueError(
+            f"shrinkage is {shrinkage!r}; it must be the product of learning rate and weight decay, ≥ 0"
+        )
     return factor / (1 - shrinkage / 2) if shrinkage < 2 else math.inf
 
 
@@ -105,7 +116,7 @@ def gradient_descent_threshold(learning_rate: float, *, decoupled_decay: float =
 
     Args:
         learning_rate: η > 0.
-        decoupled_decay: w of decoupled weight decay; its effect is a factor (1 − ηw/2).
+        decoupled_decay: w of decoupled weight decay, which multiplies the threshold by 1 − ηw/2.
 
     Raises:
         ValueError: If `learning_rate` is not positive.
@@ -127,8 +138,8 @@ def heavy_ball_threshold(
 ) -> float:
     """Return the largest stable eigenvalue of H for ``torch.optim.SGD``, of D⁻¹H for RMSprop with momentum.
 
-    The condition is λ < (1 + μ)(2 − ηw)/((1 − τ)η). Nesterov momentum has (1 + μ)(2 − ηw)/((1 + 2μ)η), far
-    below: 1.36/η instead of 3.8/η at μ = 0.9.
+    The threshold is (1 + μ)(2 − ηw)/((1 − τ)η). With Nesterov momentum it is far lower,
+    (1 + μ)(2 − ηw)/((1 + 2μ)η): 1.36/η instead of 3.8/η at μ = 0.9.
 
     Args:
         learning_rate: η > 0.
@@ -153,7 +164,7 @@ def heavy_ball_threshold(
 def adam_threshold(learning_rate: float, *, beta1: float, decoupled_decay: float = 0.0) -> float:
     """Return the largest stable eigenvalue of D⁻¹H for Adam, once its bias correction is over.
 
-    The condition is λ < (1 + β₁)(2 − ηw)/((1 − β₁)η): 38/η at β₁ = 0.9. RAdam and Adamax have the same.
+    It is (1 + β₁)(2 − ηw)/((1 − β₁)η), which is 38/η at β₁ = 0.9; the same for RAdam and Adamax.
 
     Args:
         learning_rate: η > 0.
@@ -173,7 +184,7 @@ def adam_threshold(learning_rate: float, *, beta1: float, decoupled_decay: float
 def nadam_threshold(learning_rate: float, *, beta1: float, decoupled_decay: float = 0.0) -> float:
     """Return the largest stable eigenvalue of D⁻¹H for NAdam, once its momentum schedule is over.
 
-    The condition is λ < (1 + β₁)(2 − ηw)/((1 − β₁)(1 + 2β₁)η): 13.6/η at β₁ = 0.9, Adam's has 38/η.
+    It is (1 + β₁)(2 − ηw)/((1 − β₁)(1 + 2β₁)η): 13.6/η at β₁ = 0.9, where Adam has 38/η.
 
     Args:
         learning_rate: η > 0.
@@ -194,8 +205,8 @@ def nadam_threshold(learning_rate: float, *, beta1: float, decoupled_decay: floa
 def _threshold(learning_rate: float, factor: float, decoupled_decay: float) -> float:
     if not learning_rate > 0:
         raise ValueError(
-            f"learning_rate is {learning_rate!r}; a threshold exists only for a positive learning "
-            "rate (a warm-up often starts at 0: ask from its second step on)"
+            f"learning_rate is {learning_rate!r}; it must be positive, since at rate 0 every curvature is "
+            "stable (a warm-up often starts at 0: use its second step)"
         )
     rate = learning_rate * with_decoupled_decay(factor, learning_rate * decoupled_decay)
     return 2 / rate if rate else math.inf
@@ -205,11 +216,11 @@ def require_decay(name: str, value: float) -> None:
     """Refuse a decay outside [0, 1).
 
     Args:
-        name: What the argument is called.
+        name: Name of the argument, for the message.
         value: Its value.
 
     Raises:
-        ValueError: If it lies outside, or is NaN.
+        ValueError: If the value lies outside, or is NaN.
     """
     if not 0 <= value < 1:
         raise ValueError(f"{name} is {value!r}; it must lie in [0, 1)")
