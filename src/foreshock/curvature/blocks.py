@@ -157,6 +157,7 @@ def _gather(
                 size=sum(named[index][1].numel() for index in indices),
             )
         )
+    # By name where shares are equal, so that the order is the same on every machine.
     return tuple(sorted(blocks, key=lambda block: (-block.share, block.name)))
 
 

@@ -191,6 +191,7 @@ def preconditioned_sharpness(
         FloatingPointError: If the loss or a product is not finite.
     """
     loss = loss_terms(model, loss_fn, batch)
+    # One block for all, since next_step leaves its gradient in .grad.
     with isolated(model):
         preconditioner = next_step(model, optimizer, loss)
         choice = choose_backend(loss, preconditioner.parameters, model=model)
@@ -247,10 +248,12 @@ def mean_square_stability(
         choice = choose_backend(terms, preconditioner.parameters, model=model)
         settings = ProbeSettings(choice, None, model)
         curvature, memory = probe_curvature(terms, preconditioner, step=0, settings=settings)
+        # Along the top eigenvector: from the gradient, the direction would take many measurements to turn.
         reading, _ = measure_noise(terms, preconditioner, step=0, direction=memory.starts[0], model=model)
     size = sum(map(count_examples, batches)) / len(batches)
     # The reading has the variance of the mean of all k batches, which is 1/k of that between single ones.
     variance = reading.variance * len(batches) * population_factor(size, examples)
+    # Along a direction of no positive curvature there is no edge to compare with.
     noise = reading.noise_factor * variance / reading.mean if reading.mean > 0 else math.nan
     return MeanSquareStability(
         ratio=reading.mean + noise,

@@ -120,6 +120,7 @@ def measure_noise(
             f"the batch has {len(terms)} part, which has no variance: pass at least two micro-batches, or a "
             "batch of at least two examples"
         )
+    # In the coordinates of S a gradient g is A^{1/2}g.
     root = _trusted_root(preconditioner)
     here = [_gradient(term, preconditioner, model) for term in terms]
     gradients = _Spread.of([one.gradient * root for one in here], terms)
@@ -153,6 +154,7 @@ def measure_noise(
         # E‖ḡ‖² = ‖E[g]‖² + variance, hence the difference.
         gradient_signal=float(gradients.mean @ gradients.mean) - gradients.variance,
         gradient_noise=gradients.variance,
+        # 1 − 1/k if the loss is a sum, not a mean; a random amount with batch normalisation and dropout.
         loss_mismatch=abs(loss - whole) / max(abs(loss), abs(whole), 1e-30),
         parts=len(terms),
         seconds=time.perf_counter() - began,

@@ -68,9 +68,11 @@ def find_excursions(ratio: Column, second_moment: Column, squared_gradient: Colu
             "they must agree: pass columns of the same run"
         )
     above = ratios >= 1
+    # A run that begins above one has no crossing there, hence the comparison with the step before.
     starts = np.flatnonzero(above[1:] & ~above[:-1]) + 1
     found = []
     for start, following in itertools.pairwise(starts):
+        # argmax finds the first True; there is one, since another crossing follows.
         end = start + int(np.argmax(~above[start:following]))
         rising = moments[start:following] > moments[start - 1 : following - 1]
         peak = start + int(np.argmax(squares[start:following]))
@@ -81,6 +83,7 @@ def find_excursions(ratio: Column, second_moment: Column, squared_gradient: Colu
                 peak=int(peak),
                 end=int(end),
                 peak_ratio=float(ratios[start:end].max()),
+                # A difference of logarithms, in the precision of the run: the quotient can overflow a double.
                 log_magnification=float(np.log(squares[peak]) - np.log(squares[start])),
             )
         )

@@ -74,6 +74,7 @@ def mean_square_ratio(
     beta, direct, total = recursion.decay, recursion.direct, recursion.total
     shrunk = 2 - recursion.shrinkage  # 1 + s
     full_batch = learning_rate * mean * (total + direct * beta) / ((1 + beta) * shrunk)
+    # The general formula gives the same, but divides by zero at μ = 0.
     if variance == 0 and mean >= 0:
         return full_batch
     trace, determinant, lower = _characteristic(recursion, learning_rate * mean)
@@ -175,6 +176,7 @@ def _characteristic(recursion: LinearRecursion, curvature: float) -> tuple[float
     """Return T, Δ and 1 + Δ − T of the mean recursion; the last without cancellation."""
     beta, direct, total = recursion.decay, recursion.direct, recursion.total
     kept = 1 - recursion.shrinkage
+    # 1 + Δ − T = (1 − s)(1 − β) + ημ(g − aβ): for small ημ the left side loses all its digits.
     lower = recursion.shrinkage * (1 - beta) + curvature * (total - direct * beta)
     return kept + beta - total * curvature, beta * (kept - direct * curvature), lower
 
@@ -219,4 +221,5 @@ def population_factor(batch: float, examples: float | None) -> float:
         raise ValueError(
             f"examples is {examples!r}, but a batch has {batch!r} examples: pass the size of the training set"
         )
+    # The finite population correction of sampling theory (Cochran 1977, §2.5).
     return (examples - batch) / (examples - 1) if examples > 1 else 0.0

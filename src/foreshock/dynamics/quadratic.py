@@ -96,6 +96,7 @@ class Quadratic:
     def _root(self) -> NDArray[np.float64]:
         matrix = np.atleast_1d(np.asarray(self.hessian, dtype=float))
         values = matrix if self.is_diagonal else np.linalg.eigvalsh(matrix)
+        # Zero eigenvalues come out of eigvalsh slightly negative.
         root: NDArray[np.float64] = np.sqrt(np.maximum(values, 0.0))
         return root
 

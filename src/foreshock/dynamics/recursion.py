@@ -140,4 +140,5 @@ def nadam_recursion(beta1: float) -> LinearRecursion:
         >>> nadam_recursion(0.0).total
         1.0
     """
+    # Dozat's μ_t tends to β₁ and the product of all μ to zero: a = 1 − β₁, b = β₁.
     return LinearRecursion(decay=beta1, gain=1 - beta1, direct=1 - beta1, averaged=beta1)

@@ -157,7 +157,7 @@ def _iterate(
     m, v, largest = np.zeros_like(theta), np.zeros_like(theta), np.zeros_like(theta)
     # c without the bias correction of m, which is divided out below: (1 − β₁)/(1 + β₁)/(1 − ηw/2).
     factor = (one - beta1) / (one + beta1) / (one - eta * decay / 2)
-    # β₁ᵗ and β₂ᵗ; zero throughout stands for "no bias correction".
+    # β₁ᵗ and β₂ᵗ, multiplied up step by step; they stay zero without bias correction.
     power1, power2 = np.full_like(eta, settings.bias_correction), np.full_like(eta, settings.bias_correction)
     for _ in range(steps):
         power1, power2 = power1 * beta1, power2 * beta2

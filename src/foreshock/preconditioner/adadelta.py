@@ -22,6 +22,7 @@ def read_adadelta_step(live: LiveParameter) -> ParameterStep:
     rho, epsilon, decay = live.option("rho"), live.option("eps"), live.option("weight_decay")
     gradient = live.used_gradient(decay)
     second = (live.moment("square_avg") * rho).addcmul_(gradient, gradient, value=1 - rho)
+    # u_{t−1}: torch updates u only after the step. Before the first step it is zero, and ε alone counts.
     moved = live.moment("acc_delta").add(epsilon).sqrt_()
     return ParameterStep(
         gradient=gradient,

@@ -38,8 +38,11 @@ def read_adafactor_step(live: LiveParameter) -> ParameterStep:
         if gradient.dim() > 1
         else torch.lerp(live.moment("variance"), gradient * gradient, weight)
     )
+    # torch clamps V̂ at ε₁², so that D ≥ ε₁; the paper adds ε₁ to g² instead.
     denominator = estimate.clamp_(min=floor * floor).sqrt_()
     clipping = max(1.0, _rms(gradient / denominator) / live.option("d"))
+    # The learning rate of the paper is relative to the size of the tensor; torch's `lr` is an upper bound of
+    # it.
     size = max(float(smallest), _rms(live.parameter.detach())) * min(rate, 1 / step**0.5)
     shrinkage = rate * live.option("weight_decay")
     return ParameterStep(

@@ -84,8 +84,10 @@ def _in_float32(live: LiveParameter) -> LiveParameter:
 
 def _decoded(state: Mapping[str, Any], index: int) -> Tensor:
     codes: Tensor = state[f"state{index}"]
+    # Moments in 32 bits, as of small tensors, are not coded.
     if codes.dtype != torch.uint8:
         return codes.float()
+    # A code is an index into a map of 256 values in [−1, 1], which the block's largest modulus scales.
     scale = state[f"absmax{index}"].repeat_interleave(_BLOCK)[: codes.numel()]
     values: Tensor = state[f"qmap{index}"][codes.flatten().long()] * scale
     return values.view(codes.shape)

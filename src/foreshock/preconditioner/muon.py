@@ -39,7 +39,7 @@ def read_muon_step(live: LiveParameter) -> ParameterStep:
         numerator=update.to(live.parameter.dtype),
         denominator=live.identity(),
         learning_rate=rate,
-        momentum_factor=1.0,
+        momentum_factor=1.0,  # without meaning, since the step is not linear
         # Decay goes with η, not with the rate that is adjusted to the matrix's shape.
         decoupled_decay=shrinkage / rate if rate else 0.0,
         linear=False,

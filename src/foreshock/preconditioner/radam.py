@@ -24,6 +24,7 @@ def read_radam_step(live: LiveParameter) -> ParameterStep:
     decay, decoupled = live.option("weight_decay"), bool(live.group.get("decoupled_weight_decay", False))
     gradient = live.used_gradient(0.0 if decoupled else decay)
     first = torch.lerp(live.moment("exp_avg"), gradient, 1 - beta1)
+    # At β₂ = 0.999 the first five steps are momentum alone.
     rectification = _rectification(beta2, step)
     if rectification is None:
         denominator, rate = live.identity(), live.learning_rate

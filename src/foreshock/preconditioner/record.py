@@ -138,6 +138,7 @@ class Preconditioner:
         Raises:
             ValueError: If some parameter groups maximize and others minimize.
         """
+        # −H in one block and H in another, with the mixed derivatives in between, is not symmetric.
         signs = {step.sign for step in self.active}
         if len(signs) > 1:
             raise ValueError(

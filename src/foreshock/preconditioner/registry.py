@@ -120,6 +120,7 @@ def read_preconditioner(
             else:
                 gradient = _dense_gradient(parameter.grad, scale)
                 steps.append(reader.step(LiveParameter(parameter, gradient, state, group)))
+    # By identity: == compares tensors entry by entry.
     if len({id(parameter) for parameter in parameters}) < len(parameters):
         raise ValueError(
             "a parameter belongs to two of the optimizers, which would move it twice in one step: pass each "
@@ -154,6 +155,8 @@ def read_second_moment_sums(
             moving = [p for p in group["params"] if p.grad is not None]
             read = [reader.second_moment(inner.state.get(p, {}), group) for p in moving]
             known = [moment for moment in read if moment is not None]
+            # β₂ belongs to the group, and t is that of its first parameter: those that train together share
+            # it. At β₂ = 0 v is g² itself and cannot lag.
             if not known or not 0 < known[0].beta2 < 1:
                 continue
             gradients = [p.grad for p, moment in zip(moving, read, strict=True) if moment is not None]
@@ -200,6 +203,7 @@ def _dense_gradient(gradient: Tensor, scale: float) -> Tensor:
             f"a gradient has the layout {gradient.layout}, which moves only some rows; only dense gradients "
             "are read: build the embedding with sparse=False"
         )
+    # Not divided in place: .grad is the user's, and the scaler will unscale it itself.
     gradient = gradient.detach()
     return gradient if scale == 1 else gradient / scale
 

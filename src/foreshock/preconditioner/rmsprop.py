@@ -28,6 +28,7 @@ def read_rmsprop_step(live: LiveParameter) -> ParameterStep:
         mean = torch.lerp(live.moment("grad_avg"), gradient, 1 - alpha)
         second.addcmul_(mean, mean, value=-1)
     denominator = second.sqrt_().add_(live.option("eps"))
+    # torch's buffer b is of g/D, with the D of each earlier step; n = D_t·b_t makes η·n/D the step.
     numerator = gradient
     if momentum:
         numerator = torch.addcmul(gradient, live.moment("momentum_buffer"), denominator, value=momentum)

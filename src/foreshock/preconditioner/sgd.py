@@ -33,6 +33,7 @@ def read_sgd_step(live: LiveParameter) -> ParameterStep:
         learning_rate=live.learning_rate,
         momentum_factor=factor,
         momentum_decay=momentum,
+        # a = 1 with Nesterov momentum, hence a/c = 1/c.
         direct_share=1 / factor if nesterov and momentum else 0.0,
         coupled_decay=decay,
         sign=live.sign,

@@ -113,6 +113,7 @@ def growing_ratio(factor: float, *, beta1: float, direct_share: float = 0.0) -> 
             f"factor is {factor!r}; it must be finite and at least 1: a deviation that shrinks does not "
             "determine the ratio"
         )
+    # From ρ² + Tρ + det = 0, which is linear in r.
     mixed = beta1 * direct_share * (factor - 1)
     return (factor + 1) * (factor + beta1) / (2 * factor * (1 + beta1) - 2 * mixed)
 

@@ -26,6 +26,8 @@ def momentum_factor(beta1: float, step: int | None = None) -> float:
         19.0
     """
     require_decay("beta1", beta1)
+    # The bias correction 1/(1 − β₁ᵗ) makes the first steps larger, hence less stable: c = 10 times the final
+    # one at β₁ = 0.9 and t = 1.
     if step is None:
         return (1 - beta1) / (1 + beta1)
     if not step >= 1:
@@ -83,6 +85,7 @@ def heavy_ball_factor(momentum: float, *, dampening: float = 0.0, nesterov: bool
         >>> heavy_ball_factor(0.0), round(1 / heavy_ball_factor(0.9), 9)
         (1.0, 1.9)
     """
+    # Without momentum torch keeps no buffer, and ignores dampening as well as Nesterov.
     if momentum == 0:
         return 1.0
     weights = (1.0, momentum) if nesterov else (0.0, 1.0)
@@ -198,6 +201,7 @@ def nadam_threshold(learning_rate: float, *, beta1: float, decoupled_decay: floa
         >>> round(nadam_threshold(1.0, beta1=0.9), 2)
         13.57
     """
+    # μ_t → β₁ and Πμ → 0, so a = 1 − β₁ and b = β₁.
     factor = blended_momentum_factor(beta1, gain=1 - beta1, direct=1 - beta1, averaged=beta1)
     return _threshold(learning_rate, factor, decoupled_decay)
 
@@ -209,6 +213,7 @@ def _threshold(learning_rate: float, factor: float, decoupled_decay: float) -> f
             "stable (a warm-up often starts at 0: use its second step)"
         )
     rate = learning_rate * with_decoupled_decay(factor, learning_rate * decoupled_decay)
+    # c = 0 with a dampening of one: no gradient reaches the buffer, and every curvature is stable.
     return 2 / rate if rate else math.inf
 
 
