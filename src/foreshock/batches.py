@@ -85,6 +85,11 @@ def tensors_in(batch: Any) -> Iterator[Tensor]:
     Args:
         batch: Whatever a loss function takes: a tensor, or a (nested) sequence or mapping. Anything else has
             no tensors.
+
+    Example:
+        >>> import torch
+        >>> [tensor.tolist() for tensor in tensors_in({"x": (torch.ones(1), "label"), "y": torch.zeros(1)})]
+        [[1.0], [0.0]]
     """
     if isinstance(batch, Tensor):
         yield batch
@@ -201,7 +206,7 @@ def split_batch(batch: Any, parts: int = 2) -> MicroBatches:
     examples = count_examples(whole)
     if not 2 <= parts <= examples:
         raise ValueError(
-            f"a batch of {examples} examples cannot be split into {parts} parts; there must be at least 2 "
+            f"a batch of {examples} examples can't be split into {parts} parts; there must be at least 2 "
             "parts and an example for each: use larger batches"
         )
     if _is_list_of_samples(whole):

@@ -82,6 +82,12 @@ def accumulate(
         tensors: One tensor for each in `like`; None stands for zeros.
         like: The tensors that define the layout.
         weight: The multiple.
+
+    Example:
+        >>> vector = torch.zeros(3)
+        >>> accumulate(vector, [torch.ones(2), None], [torch.ones(2), torch.ones(1)], weight=0.5)
+        >>> vector
+        tensor([0.5000, 0.5000, 0.0000])
     """
     for part, tensor in zip(split(vector, like), tensors, strict=True):
         if tensor is not None:
@@ -123,6 +129,10 @@ def unit(vector: Tensor) -> Tensor | None:
 
     Args:
         vector: Shape (n,).
+
+    Example:
+        >>> unit(torch.tensor([3.0, 4.0])), unit(torch.zeros(2))
+        (tensor([0.6000, 0.8000]), None)
     """
     norm = float(torch.linalg.vector_norm(vector))
     return vector / norm if 0 < norm < math.inf else None
@@ -136,6 +146,10 @@ def turned(direction: Tensor, product: Tensor) -> Tensor:
     Args:
         direction: w, shape (n,), of length one.
         product: h, shape (n,).
+
+    Example:
+        >>> turned(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 5.0]))
+        tensor([0.9578, 0.2873])
     """
     towards = unit(product)
     moved = None if towards is None else unit(direction + _TOWARDS_PRODUCT * towards)

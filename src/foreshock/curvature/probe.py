@@ -55,18 +55,18 @@ class CurvatureReading:
         update_stability_ratio: c·uᵀHu/(uᵀDu) · η/2, u = D⁻¹m̂: a true Rayleigh quotient.
         update_directional_curvature: c·uᵀHu/(uᵀDu).
         alignment: Modulus of cos(q, D^{−1/2}g), q the top eigenvector of the symmetric form.
-        predicted_loss_change: gᵀΔθ + ½ΔθᵀHΔθ of the step, decoupled decay left out. Above zero: the
-            second-order model says that this very step raises the loss.
+        predicted_loss_change: gᵀΔθ + ½ΔθᵀHΔθ of the step without decoupled decay. If it is positive, this
+            step raises the loss according to the second-order model.
         products: Hessian products spent.
         converged: Whether λ_max met its tolerance.
         backend: How the products were computed.
         seconds: Wall time of the probe.
         blocks: The modules with the largest shares of the top eigenvector, the largest first.
-        excess_loss: (qᵀA^{1/2}g)²/(2r), r the stability ratio: what of the loss lies along the top
-            eigenvector, on the quadratic model; NaN where r is not positive. It is what grows into a spike.
-        coverage: Share of the moving coordinates that all of this is about. Below one, some steps are not
-            linear in their gradient (Muon's), and those coordinates are held fixed: the directions are cut to
-            the others, and `predicted_loss_change` is NaN.
+        excess_loss: (qᵀA^{1/2}g)²/(2r), with r the stability ratio: the part of the loss along the top
+            eigenvector in the quadratic model, which grows into a spike. NaN if r is not positive.
+        coverage: Share of the moving coordinates that the reading covers. If it is below one, some steps are
+            not linear in their gradient (Muon's), and their coordinates are held fixed: the directions are
+            restricted to the others, and `predicted_loss_change` is NaN.
     """
 
     step: int

@@ -31,6 +31,10 @@ class Drift:
             function of k. ``None``: constant.
         step: Step t of the present ratio, if v̂ is bias-corrected; ``None`` if the correction is over or there
             is none.
+
+    Example:
+        >>> round(Drift(beta2=0.999, growth=0.001).under_decay(100), 6)
+        0.150025
     """
 
     beta2: float

@@ -15,6 +15,13 @@ class NegatedOperator:
 
     Args:
         operator: S.
+
+    Example:
+        >>> from foreshock.operators import HessianOperator
+        >>> x = torch.nn.Parameter(torch.zeros(1))
+        >>> with HessianOperator(lambda: (x**2).sum(), [x]) as hessian:
+        ...     NegatedOperator(hessian)(torch.ones(1))
+        tensor([-2.])
     """
 
     def __init__(self, operator: LinearOperator) -> None:

@@ -124,6 +124,13 @@ def hessian_operator(
     Raises:
         TypeError: If the loss is not a tensor.
         ValueError: If the loss is not a scalar, or does not depend on any of `parameters`.
+
+    Example:
+        >>> x = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+        >>> loss = lambda: (x**3).sum()
+        >>> with hessian_operator(choose_backend(loss, [x]), loss, [x]) as hessian:
+        ...     hessian(torch.tensor([1.0, 1.0]))
+        tensor([ 6., 12.])
     """
     if choice.name == DOUBLE_BACKWARD:
         return HessianOperator(

@@ -47,6 +47,10 @@ def find_reader(optimizer: Optimizer) -> Reader:
 
     Raises:
         TypeError: If its class is not registered, or has no diagonal preconditioner that could be read.
+
+    Example:
+        >>> find_reader(optim.Adam([torch.zeros(1, requires_grad=True)])) is BUILT_IN["torch.optim.Adam"]
+        True
     """
     cls = type(unwrap(optimizer))
     # A subclass that overrides step() may do anything in it, so that its base's reader must not be used.
@@ -145,6 +149,13 @@ def read_second_moment_sums(
     Raises:
         TypeError: If an optimizer's class is not registered.
         ValueError: If `gradient_scale` is not a positive number.
+
+    Example:
+        >>> weight = torch.tensor([3.0, 4.0], requires_grad=True)
+        >>> (weight**2).sum().backward()
+        >>> [sums] = read_second_moment_sums(optim.Adam([weight]))
+        >>> sums.squared_gradient, sums.previous, sums.step
+        (100.0, 0.0, 1)
     """
     _require_scale(gradient_scale)
     sums = []
@@ -178,6 +189,12 @@ def read_gradient_norm(optimizers: Optimizer | Sequence[Optimizer], *, gradient_
 
     Raises:
         ValueError: If `gradient_scale` is not a positive number.
+
+    Example:
+        >>> weight = torch.tensor([3.0, 4.0], requires_grad=True)
+        >>> (weight**2).sum().backward()
+        >>> read_gradient_norm(optim.Adam([weight]))
+        10.0
     """
     _require_scale(gradient_scale)
     norms = []
