@@ -45,13 +45,15 @@ class NoiseReading:
     Curvatures are in multiples of the full-batch edge, step sizes of all parameter groups folded in.
 
     Attributes:
-        step: Step of the reading. mean: μ, the curvature of the batch along w: a lower bound of its stability
-        ratio. variance: σ² of S_B w between batches of this size, summed over all directions. variance_along:
-        The part of σ² that lies along w. noise_factor: n/c, by which momentum discounts the mean curvature
-        but not its noise: 19 at β₁ = 0.9. gradient_signal: ‖A^{1/2}E[g]‖², unbiased; it can be negative where
-        noise dominates. gradient_noise: Variance of A^{1/2}g between batches of this size. loss_mismatch:
-        Relative difference between the batch's loss and the weighted mean of its parts' losses.
-            If it is not small, the loss is not the mean of its parts (batch normalisation, dropout, a sum
+        step: Step of the reading.
+        mean: μ, the curvature of the batch along w: a lower bound of its stability ratio.
+        variance: σ² of S_B w between batches of this size, summed over all directions.
+        variance_along: The part of σ² that lies along w.
+        noise_factor: n/c, by which momentum discounts the mean curvature but not its noise: 19 at β₁ = 0.9.
+        gradient_signal: ‖A^{1/2}E[g]‖², unbiased; it can be negative where noise dominates.
+        gradient_noise: Variance of A^{1/2}g between batches of this size.
+        loss_mismatch: Relative difference between the batch's loss and the weighted mean of its parts. If
+            it is not small, the loss is not the mean of its parts (batch normalisation, dropout, a sum
             instead of a mean), and σ² is too large.
         parts: Number of parts k.
         seconds: Wall time of the measurement.

@@ -61,7 +61,7 @@ REFUSED: Mapping[str, str] = MappingProxyType(
     {
         "torch.optim.SparseAdam": "it moves only the rows that have a gradient, and its v decays "
         "only there: build the embedding with sparse=False and use Adam",
-        "torch.optim.LBFGS": "its preconditioner is not diagonal, and one step may evaluate several losses",
+        "torch.optim.LBFGS": "its step is not diagonal, and one step may evaluate several losses",
         "torch.optim.Rprop": "its step depends on the sign of the gradient only: it has no edge of stability",
     }
 )

@@ -33,7 +33,7 @@ def growth_factor(ratio: float, *, beta1: float, direct_share: float = 0.0) -> f
     For Adam and heavy ball (φ = 0) the equation is z² − (1 + β)(1 − 2r)z + β = 0.
 
     Args:
-        ratio: Stability ratio λ_max(Ĥ)·η/2; the factor is above one iff the ratio is.
+        ratio: Stability ratio λ_max(Ĥ)·η/2; the factor exceeds one if the ratio is above one or negative.
         beta1: Decay of the first moment or momentum, in [0, 1).
         direct_share: φ in [0, 1]: (1 + μ)/(1 + 2μ) for Nesterov momentum, (1 + β₁)/(1 + 2β₁) for NAdam, 0
             without either.
