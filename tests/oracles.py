@@ -14,6 +14,8 @@ def dense_hessian(closure: Callable[[], Tensor], parameters: Sequence[Tensor]) -
     with sdpa_kernel(SDPBackend.MATH):
         gradients = torch.autograd.grad(closure(), parameters, create_graph=True, allow_unused=True)
         flat = _joined(gradients, parameters)
+        if any(gradient is not None and gradient.is_sparse for gradient in gradients):
+            return _rows_of(flat, parameters)  # vectorising does not know sparse tensors
         size = len(flat)
         unit = torch.eye(size, dtype=flat.dtype)
         # One vectorised pass backward: bit for bit what n passes give, ten times as fast.
@@ -23,6 +25,11 @@ def dense_hessian(closure: Callable[[], Tensor], parameters: Sequence[Tensor]) -
         for row, p in zip(rows, parameters, strict=True)
     ]
     return torch.cat(blocks, dim=1).detach()
+
+
+def _rows_of(flat: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    rows = (torch.autograd.grad(entry, parameters, retain_graph=True, allow_unused=True) for entry in flat)
+    return torch.stack([_joined(row, parameters).detach() for row in rows])
 
 
 def reverse_hessian_product(

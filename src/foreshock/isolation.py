@@ -1,8 +1,9 @@
-"""Leave a user's training as it was: what a probe may touch is saved before and put back after.
+"""Keep a probe from changing the training: save what it may change, and restore that afterwards.
 
-A forward pass in train mode moves BatchNorm's running statistics, draws dropout masks, and may do
-whatever a user's loss function does. `isolated` puts back buffers, random number generators, ``.grad``
-and train mode, bit by bit, also when the probe fails. `Replay` evaluates again and again from one start.
+A forward pass in train mode moves BatchNorm's running statistics, draws dropout masks, and may have any side
+effect of the user's loss function. `isolated` restores buffers, random number generators, ``.grad`` and train
+mode, bit by bit, also if the probe fails. `Replay` repeats evaluations from the same random numbers and
+buffers.
 """
 
 from __future__ import annotations
@@ -20,14 +21,22 @@ from torch import Tensor, nn
 
 @contextmanager
 def isolated(model: nn.Module) -> Iterator[None]:
-    """Run a block after which `model` and every random number generator are as before.
+    """Run a block, then restore the model and all random number generators.
 
-    Restored are buffers (content and identity), ``.grad`` of all parameters (identity; content is never
-    written because ``.grad`` is None inside), train mode of every module, and the generators of torch
-    (CPU, and the devices of the model), numpy and Python. Parameters are the caller's to restore.
+    Restored are buffers (content and identity), ``.grad`` of all parameters (identity; its content is never
+    written to, because ``.grad`` is None inside the block), train mode of every module, and the generators
+    of torch (CPU and the CUDA devices of the model), numpy and Python. Parameters are not restored: the
+    caller must do that.
 
     Args:
-        model: The model that is about to be evaluated.
+        model: The model that is evaluated inside the block.
+
+    Example:
+        >>> layer = nn.BatchNorm1d(1)
+        >>> with isolated(layer):
+        ...     _ = layer(torch.tensor([[1.0], [3.0]]))
+        >>> layer.running_mean.item()
+        0.0
     """
     buffers = _saved_buffers(model)
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
@@ -38,6 +47,7 @@ def isolated(model: nn.Module) -> Iterator[None]:
             parameter.grad = None
         yield
     finally:
+        # Also if the probe fails: training goes on, and the failure is recorded.
         for parameter, gradient in gradients:
             parameter.grad = gradient
         for module, training in modes:
@@ -48,7 +58,7 @@ def isolated(model: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class RandomState:
-    """The state of all random number generators that a model may draw from.
+    """The state of all random number generators that a model may use.
 
     Attributes:
         torch_cpu: torch's generator on the CPU.
@@ -64,7 +74,12 @@ class RandomState:
 
     @classmethod
     def capture(cls, tensors: Sequence[Tensor]) -> Self:
-        """Return the present state, of the CPU and of the devices that `tensors` live on."""
+        """Return the present state, on the CPU and on the devices of `tensors`.
+
+        Args:
+            tensors: Tensors on the devices that the model uses.
+        """
+        # Only the devices in use: the model cannot draw from the others.
         devices = {tensor.device for tensor in tensors}
         cuda = [device.index for device in devices if device.type == "cuda"]
         return cls(
@@ -87,12 +102,12 @@ class Replay:
     """A block that starts from the same random numbers and buffers each time it is entered.
 
     Two evaluations of a loss then use the same dropout masks, and the same state of a layer that counts its
-    calls. After the block the generators go on from where they were outside, and the buffers are at the
-    start again.
+    calls. After the block the generators continue from their state outside of it, and the buffers have their
+    content of the start again.
 
     Args:
         model: The model that is evaluated; None if it has no buffers.
-        tensors: Tensors on the devices whose generators are drawn from, besides those of the model.
+        tensors: Tensors on further devices whose generators are used, besides those of the model.
 
     Example:
         >>> replay = Replay(None)
@@ -112,7 +127,7 @@ class Replay:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Run one block from the start."""
+        """Run one block from the random numbers and buffers of the start."""
         outside = RandomState.capture(self._tensors)
         self._start.restore()
         try:
@@ -136,9 +151,11 @@ def _saved_buffers(model: nn.Module) -> list[_SavedBuffer]:
 
 def _restore_buffers(buffers: Sequence[_SavedBuffer]) -> None:
     for module, name, buffer, saved in buffers:
-        # Writing what is there already would invalidate graphs that saved the buffer. Its version counter
-        # can't tell: batch norm's kernels do not raise it.
+        # Writing raises the version counter, which would invalidate graphs that saved the buffer: write only
+        # if something changed. The counter itself does not show that, since batch norm's kernels do not raise
+        # it.
         if not torch.equal(buffer, saved):
             with torch.no_grad():
                 buffer.copy_(saved)
+        # A module may also have replaced the buffer by another tensor.
         module._buffers[name] = buffer

@@ -1,8 +1,8 @@
 """Flat vectors over lists of parameter tensors.
 
-Eigen-solvers work on one flat vector, Hessian products on the list of tensors that the model has;
-`flatten` and `split` go between the two. Half-precision parameters get float32 vectors: a Krylov
-basis in bfloat16 would lose the digits that the threshold test needs.
+Eigensolvers work on one flat vector, Hessian products on the list of the model's tensors; `flatten` and
+`split` convert between the two. Half-precision parameters get float32 vectors, because a Krylov basis in
+bfloat16 (three digits) could not separate the two sides of the edge.
 """
 
 from __future__ import annotations
@@ -14,11 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# How far one measurement turns the direction. With less it would lag behind the top eigenvector, with more it
+# would follow the noise of single batches.
 _TOWARDS_PRODUCT = 0.3
 
 
 def vector_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
-    """Return the dtype of flat vectors over `tensors`: theirs, but float32 at least."""
+    """Return the dtype of flat vectors over `tensors`: the widest of theirs, and at least float32.
+
+    Args:
+        tensors: The tensors that define the layout.
+
+    Example:
+        >>> vector_dtype([torch.zeros(2, dtype=torch.bfloat16)])
+        torch.float32
+    """
     dtype = torch.float32
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
@@ -26,7 +36,12 @@ def vector_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return what this process holds of a tensor: its shard if it is distributed, else all of it."""
+    """Return the part of a tensor that this process holds: its shard if it is distributed, else all of it.
+
+    Args:
+        tensor: A tensor, distributed or not.
+    """
+    # By attribute: importing DTensor takes long, and is needed by few.
     shard: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return shard
 
@@ -39,8 +54,13 @@ def flatten(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
         like: The tensors that define the layout.
 
     Returns:
-        Shape (n,), n the total size of `like`, on the device of its first tensor. Of distributed tensors the
-        shards of this process are taken.
+        Shape (n,), with n the total size of `like`, on the device of its first tensor. Of distributed tensors
+        only the shards of this process are used.
+
+    Example:
+        >>> like = [torch.zeros(2, 2), torch.zeros(1)]
+        >>> flatten([torch.ones(2, 2), None], like)
+        tensor([1., 1., 1., 1., 0.])
     """
     size = sum(local(tensor.detach()).numel() for tensor in like)
     vector = torch.empty(size, dtype=vector_dtype(like), device=like[0].device)
@@ -55,13 +75,19 @@ def flatten(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
 def accumulate(
     vector: Tensor, tensors: Sequence[Tensor | None], like: Sequence[Tensor], *, weight: float
 ) -> None:
-    """Add a multiple of tensors to a flat vector, in place and without another vector.
+    """Add a multiple of tensors to a flat vector, in place and without a temporary vector.
 
     Args:
         vector: Shape (n,).
         tensors: One tensor for each in `like`; None stands for zeros.
         like: The tensors that define the layout.
         weight: The multiple.
+
+    Example:
+        >>> vector = torch.zeros(3)
+        >>> accumulate(vector, [torch.ones(2), None], [torch.ones(2), torch.ones(1)], weight=0.5)
+        >>> vector
+        tensor([0.5000, 0.5000, 0.0000])
     """
     for part, tensor in zip(split(vector, like), tensors, strict=True):
         if tensor is not None:
@@ -74,6 +100,10 @@ def split(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     Args:
         vector: Shape (n,).
         like: The tensors that define the layout.
+
+    Example:
+        >>> [part.tolist() for part in split(torch.arange(3.0), [torch.zeros(2), torch.zeros(1, 1)])]
+        [[0.0, 1.0], [[2.0]]]
     """
     shapes = [local(tensor.detach()).shape for tensor in like]
     parts = torch.split(vector, [shape.numel() for shape in shapes])
@@ -81,28 +111,45 @@ def split(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 
 
 def reciprocal(vector: Tensor) -> Tensor:
-    """Return 1/x where x > 0, else 0: the inverse of a diagonal on what it does not remove.
+    """Return 1/x where x > 0, else 0: the pseudoinverse of a non-negative diagonal matrix.
 
     Args:
         vector: Shape (n,).
+
+    Example:
+        >>> reciprocal(torch.tensor([4.0, 0.0]))
+        tensor([0.2500, 0.0000])
     """
+    # Through 1/∞ = 0, so that no 1/0 arises, which a later product with zero would turn into NaN.
     return torch.where(vector > 0, vector, torch.inf).reciprocal()
 
 
 def unit(vector: Tensor) -> Tensor | None:
-    """Return a vector at length one; None if its length is zero or not finite."""
+    """Return a vector scaled to length one; None if its length is zero or not finite.
+
+    Args:
+        vector: Shape (n,).
+
+    Example:
+        >>> unit(torch.tensor([3.0, 4.0])), unit(torch.zeros(2))
+        (tensor([0.6000, 0.8000]), None)
+    """
     norm = float(torch.linalg.vector_norm(vector))
     return vector / norm if 0 < norm < math.inf else None
 
 
 def turned(direction: Tensor, product: Tensor) -> Tensor:
-    """Return a unit vector turned towards its product: w + 0.3·h/‖h‖, at length one.
+    """Return a unit vector turned towards its product: w + 0.3·h/‖h‖, scaled to length one.
 
-    A power iteration that is spread over training. Where there is no product to turn to, w stays.
+    Repeated over training, this is a power iteration. If h is zero or not finite, w is returned.
 
     Args:
         direction: w, shape (n,), of length one.
         product: h, shape (n,).
+
+    Example:
+        >>> turned(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 5.0]))
+        tensor([0.9578, 0.2873])
     """
     towards = unit(product)
     moved = None if towards is None else unit(direction + _TOWARDS_PRODUCT * towards)
@@ -115,15 +162,19 @@ def _dense(tensor: Tensor) -> Tensor:
 
 
 def is_sharded(tensors: Sequence[Tensor]) -> bool:
-    """Return whether some tensors are distributed over processes."""
+    """Return whether any of the tensors is distributed over processes.
+
+    Args:
+        tensors: The tensors to look at.
+    """
     return any(hasattr(tensor, "to_local") for tensor in tensors)
 
 
 def inner_product(one: Tensor, other: Tensor, like: Sequence[Tensor]) -> Tensor:
     """Return the inner product of two vectors of which every process holds its shards, a scalar tensor.
 
-    Every process must call it. Without distributed tensors it is that of the two vectors at hand. Cost: one
-    all-reduce for each way in which tensors are sharded.
+    If a tensor is distributed, every process must call this. Cost: one all-reduce for each set of process
+    groups that tensors are sharded over.
 
     Args:
         one: Shape (n,).
@@ -133,6 +184,8 @@ def inner_product(one: Tensor, other: Tensor, like: Sequence[Tensor]) -> Tensor:
     if not is_sharded(like):
         return torch.dot(one, other)
     total = torch.zeros((), dtype=one.dtype, device=one.device)
+    # Grouped by process groups, so that few sums are exchanged. A tensor that is replicated has no groups,
+    # and adding up its copies would count it several times.
     sums: dict[tuple[Any, ...], Tensor] = {}
     for left, right, tensor in zip(split(one, like), split(other, like), like, strict=True):
         groups = shard_groups(tensor)
@@ -145,7 +198,7 @@ def inner_product(one: Tensor, other: Tensor, like: Sequence[Tensor]) -> Tensor:
 
 
 def shard_groups(tensor: Any) -> tuple[Any, ...]:
-    """Return the process groups over which a tensor is split, and not merely copied.
+    """Return the process groups over which a tensor is sharded, not those over which it is replicated.
 
     Args:
         tensor: A tensor, distributed or not.
@@ -165,7 +218,12 @@ def rayleigh_quotient(vector: Tensor, product: Tensor, metric: Tensor | None = N
     Args:
         vector: x, shape (n,).
         product: Sx, shape (n,).
-        metric: Diagonal of M, shape (n,); the identity if None.
+        metric: Diagonal of M, shape (n,); None for the identity.
+
+    Example:
+        >>> x = torch.tensor([1.0, 2.0])
+        >>> rayleigh_quotient(x, torch.tensor([3.0, 6.0]))
+        3.0
     """
     norm = torch.dot(vector, vector if metric is None else metric * vector)
     return float(torch.dot(vector, product) / norm)
@@ -177,8 +235,14 @@ def total_norm(tensors: Sequence[Tensor], *, order: float = 2) -> Tensor:
     Args:
         tensors: At least one tensor; sparse ones are allowed.
         order: 1 or 2.
+
+    Example:
+        >>> total_norm([torch.tensor([3.0]), torch.tensor([4.0])])
+        tensor(5.)
     """
+    # A sparse gradient may list a row several times; coalesce() adds them up, or the norm would be wrong.
     dense = [tensor.coalesce().values() if tensor.is_sparse else tensor for tensor in tensors]
+    # One fused kernel for all tensors: this runs at every step of training.
     norms = torch._foreach_norm([tensor.detach() for tensor in dense], order)
     together = torch.stack([norm.to(norms[0].device, vector_dtype([norm])) for norm in norms])
     total: Tensor = torch.linalg.vector_norm(together, order)

@@ -101,7 +101,7 @@ def _case(name, model, batch=regression, loss_fn=mean_squared_error, *, smooth=T
 
 
 _COMPILED = "before torch.compile agrees with differences"
-_HIDES = "hides something from it"
+_HIDES = "hides a part of the Hessian from double backward"
 
 ROWS = [
     *[Row(case) for case in CASES],
@@ -120,7 +120,7 @@ ROWS = [
     Row(
         _case("weight-norm", lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))),
         DIFFERENCES,
-        "WeightNormInterface hides something",
+        "WeightNormInterface hides a part",
         weight_normed,
     ),
     Row(_case("lstm", lambda: Recurrent(nn.LSTM), sequences)),

@@ -121,7 +121,7 @@ def test_bad_input_is_refused():
         foreshock.sharpness(nn.Identity(), case.loss_fn, batch)
     with pytest.raises(ValueError, match=r"add \.mean\(\)"):
         foreshock.sharpness(model, lambda model, batch: model(batch[0]), batch)
-    with pytest.raises(TypeError, match="can't be monitored"):
+    with pytest.raises(TypeError, match="cannot be monitored"):
         foreshock.preconditioned_sharpness(model, optim.LBFGS(model.parameters()), case.loss_fn, batch)
     with pytest.raises(ValueError, match="at least one batch"):
         foreshock.MicroBatches([])

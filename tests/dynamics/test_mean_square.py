@@ -209,7 +209,7 @@ ADAM = adam_recursion(0.9)
         (lambda: adam_recursion(1.0), "decay is 1.0|beta1 is 1.0"),
         (lambda: adam_recursion(0.9, step=0), "step is 0"),
         (lambda: ADAM.with_decoupled_decay(2.0), "weight decay alone makes"),
-        (lambda: LinearRecursion(0.5, -1.0, 0.0, 1.0), "none is negative"),
+        (lambda: LinearRecursion(0.5, -1.0, 0.0, 1.0), "none of them may be negative"),
         (lambda: mean_square_ratio(ADAM, learning_rate=0.1, mean=math.nan, variance=1.0), "mean is nan"),
         (lambda: mean_square_ratio(ADAM, learning_rate=0.1, mean=1.0, variance=-1.0), "clip it"),
         (lambda: mean_square_map(ADAM, learning_rate=-0.1, mean=1.0, variance=1.0), "learning_rate is -0.1"),

@@ -151,8 +151,14 @@ def test_adam_spikes_where_the_stability_ratio_passes_one():
     ("call", "message"),
     [
         (lambda: simulate(Quadratic(1.0), AdamSettings(0.1), steps=0), "steps is 0"),
-        (lambda: simulate(Quadratic(1.0, batch_size=2), AdamSettings(0.1), steps=5), "pass rng"),
-        (lambda: simulate(Quadratic(1.0, curvature_noise=1), AdamSettings(0.1), steps=5), "pass rng"),
+        (
+            lambda: simulate(Quadratic(1.0, batch_size=2), AdamSettings(0.1), steps=5),
+            "pass a source of random numbers",
+        ),
+        (
+            lambda: simulate(Quadratic(1.0, curvature_noise=1), AdamSettings(0.1), steps=5),
+            "pass a source of random numbers",
+        ),
         (lambda: simulate_adam_on_quadratic(5, learning_rate=0.1, betas=(1.0, 0.99)), "beta1 is 1.0"),
         (lambda: simulate_adam_on_quadratic(5, learning_rate=0.1, betas=(0.9, 0.0)), "beta2 is 0.0"),
         (lambda: AdamSettings(0.0), "learning_rate is 0.0"),

@@ -293,5 +293,5 @@ def test_two_starts_follow_two_eigenvectors_through_their_crossing(solver):
 
 @SOLVERS
 def test_no_start_at_all_is_refused(solver):
-    with pytest.raises(ValueError, match="start is empty"):
+    with pytest.raises(ValueError, match="start is an empty sequence"):
         largest_eigenvalue(Matrix(torch.eye(3)), [], solver=solver)

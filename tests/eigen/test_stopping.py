@@ -80,7 +80,7 @@ def test_without_a_threshold_zero_takes_an_exact_answer():
 
 @pytest.mark.parametrize(("tolerance", "products"), [(0.0, 20), (math.nan, 20), (1e-3, 0)])
 def test_an_impossible_stopping_rule_is_refused(tolerance, products):
-    with pytest.raises(ValueError, match="must be positive and max_products"):
+    with pytest.raises(ValueError, match="the first must be positive"):
         StoppingRule(tolerance, products)
 
 

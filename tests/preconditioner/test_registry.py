@@ -60,7 +60,7 @@ def test_unknown_optimizer_is_refused_by_name_with_the_way_out():
     ],
 )
 def test_what_can_not_be_read_is_refused_with_its_reason(cls, reason):
-    with pytest.raises(TypeError, match=f"{cls.__name__} can't be monitored.*{reason}"):
+    with pytest.raises(TypeError, match=f"{cls.__name__} cannot be monitored.*{reason}"):
         find_reader(cls(parameters()))
 
 

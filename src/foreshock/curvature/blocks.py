@@ -1,9 +1,9 @@
-r"""Which parameters an eigenvector lives in.
+r"""In which parameters an eigenvector is concentrated.
 
-A unit vector q is spread over the parameter tensors: block b holds the share :math:`\sum_{i∈b} q_i^2`. For an
-eigenvector of S the shares of the eigenvalue itself, :math:`\sum_{i∈b} q_i (Sq)_i / λ`, are the same numbers;
-for any other vector they are not, and those of the quadratic form may be negative: there the block's
-coupling to others lowers the curvature.
+A unit vector q is spread over the parameter tensors: block b has the share :math:`\sum_{i∈b} q_i^2`. For an
+eigenvector of S the shares of the eigenvalue itself, :math:`\sum_{i∈b} q_i (Sq)_i / λ`, are the same numbers.
+For any other vector the two differ, and a block's share of the quadratic form can be negative: its coupling
+to the other blocks then lowers the curvature.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from foreshock.vectors import split
 
 @dataclass(frozen=True)
 class BlockShare:
-    """The part of one block of parameters in a vector.
+    """The share of one block of parameters in a vector.
 
     Attributes:
-        name: The parameter's name, or the prefix of the modules that were put together.
-        share: Σ q_i² over the block, of a q scaled to length one; all blocks add up to one.
-        curvature_share: Σ q_i (Sq)_i / qᵀSq over the block; all blocks add up to one. None if no product was
-            given, NaN if the quadratic form is zero.
-        size: Number of entries. A share far above size/n says that the vector is concentrated here.
+        name: Name of the parameter, or the common prefix of the modules that were counted together.
+        share: Σ q_i² over the block, with q scaled to length one; the shares of all blocks add up to one.
+        curvature_share: Σ q_i (Sq)_i / qᵀSq over the block; the shares of all blocks add up to one. None if
+            no product was given, NaN if the quadratic form is zero.
+        size: Number of entries of the block. A share far above size/n means that the vector is concentrated
+            in it.
     """
 
     name: str
@@ -55,10 +56,10 @@ def block_shares(
     Args:
         vector: q, shape (n,), not zero; it need not have length one.
         named_parameters: The tensors that define the layout, in the order of the vector, with their names;
-            see `name_parameters`. A tensor that comes twice, under two names, counts once, under the first.
-        product: S·q, shape (n,).
-        depth: Put together the parameters of all modules whose names agree in the first `depth` parts:
-            with 2, ``blocks.3.attn.qkv.weight`` counts for ``blocks.3``. None: one block a tensor.
+            see `name_parameters`. A tensor that appears under two names counts once, under the first.
+        product: S·q, shape (n,), for `BlockShare.curvature_share`.
+        depth: Count together the parameters of all modules whose names agree in the first `depth` parts:
+            with 2, ``blocks.3.attn.qkv.weight`` counts for ``blocks.3``. None: each tensor is a block.
 
     Raises:
         ValueError: If `vector` is zero or not finite, if its size or that of `product` is not that of the
@@ -72,29 +73,44 @@ def block_shares(
         0 0.36 3
     """
     if depth is not None and not depth >= 1:
-        raise ValueError(f"depth is {depth!r}; it counts parts of module names, from 1, or is None")
+        raise ValueError(
+            f"depth is {depth!r}; it must be the number of leading parts of a module's name to group by, at "
+            "least 1, or None for one block per tensor"
+        )
     named = _once(named_parameters)
     size = sum(tensor.numel() for _, tensor in named)
     for label, tensor in (("vector", vector), ("product", product)):
         if tensor is not None and tensor.shape != (size,):
-            raise ValueError(f"{label} has shape {tuple(tensor.shape)}; the parameters have the size {size}")
+            raise ValueError(
+                f"{label} has shape {tuple(tensor.shape)}; it must be ({size},), one entry for each entry of "
+                "the parameters: pass the parameters that the vector was computed for, in the same order"
+            )
     squares = _sums(vector, vector, named)
     total = sum(squares)
     if not 0 < total < math.inf:
-        raise ValueError(f"the vector has the squared length {total}; it must be finite and not zero")
+        raise ValueError(
+            f"vector has the squared length {total}; it must be finite and not zero: a zero vector has no "
+            "shares, and NaN comes from a probe that failed"
+        )
     forms = None if product is None else _sums(vector, product, named)
     return _gather(named, [square / total for square in squares], forms, depth)
 
 
 def name_parameters(module: nn.Module, parameters: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
-    """Return parameters in their own order with the names that they have in a module.
+    """Return parameters in the given order, each with its name in a module.
 
     An optimizer keeps its parameters in the order of its groups, which need not be the module's. A tied
-    parameter has the first of its names.
+    parameter gets the first of its names.
 
     Args:
-        module: Where the names come from.
-        parameters: The tensors to name. One that is not in `module` is called ``unnamed.`` and its position.
+        module: The module whose names are used.
+        parameters: The tensors to name. A tensor that `module` does not have is called ``unnamed.`` plus its
+            position.
+
+    Example:
+        >>> layer = torch.nn.Linear(2, 1)
+        >>> [name for name, _ in name_parameters(layer, [layer.bias, layer.weight, torch.ones(1)])]
+        ['bias', 'weight', 'unnamed.2']
     """
     names: dict[int, str] = {}
     for name, tensor in module.named_parameters():
@@ -109,6 +125,7 @@ def _once(
 ) -> list[tuple[str, Tensor]]:
     items = named_parameters.items() if isinstance(named_parameters, Mapping) else named_parameters
     seen: dict[int, tuple[str, Tensor]] = {}
+    # By identity, since == compares tensors entry by entry. A tied tensor has its entries in q only once.
     for name, tensor in items:
         seen.setdefault(id(tensor), (name, tensor))
     return list(seen.values())
@@ -119,6 +136,7 @@ def _sums(left: Tensor, right: Tensor, named: Sequence[tuple[str, Tensor]]) -> l
     layout = [tensor for _, tensor in named]
     pairs = zip(split(left, layout), split(right, layout), strict=True)
     sums = [torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in pairs]
+    # One transfer from the device for all blocks, not one a block.
     values: list[float] = torch.stack(sums).double().tolist() if sums else []
     return values
 
@@ -146,10 +164,11 @@ def _gather(
                 size=sum(named[index][1].numel() for index in indices),
             )
         )
+    # By name where shares are equal, so that the order is the same on every machine.
     return tuple(sorted(blocks, key=lambda block: (-block.share, block.name)))
 
 
 def _prefix(name: str, depth: int | None) -> str:
-    """Return the first parts of the module's name; a parameter of the root module keeps its own."""
+    """Return the first parts of the module's name; a parameter of the root module keeps its own name."""
     modules = name.split(".")[:-1]
     return name if depth is None or not modules else ".".join(modules[:depth])

@@ -1,14 +1,15 @@
 r"""The density of all eigenvalues, by stochastic Lanczos quadrature.
 
-For a unit vector q, Lanczos from q gives Ritz values θ_i and the squares τ_i² of the first components of
-their vectors in the Krylov basis. They are the nodes and weights of the Gauss quadrature
+Started from a unit vector q, Lanczos gives Ritz values θ_i, and the first components τ_i of their vectors in
+the Krylov basis. The θ_i and τ_i² are the nodes and weights of the Gauss quadrature
 
 .. math:: q^T f(S)\, q \approx \sum_i τ_i^2 f(θ_i),
 
-exact for polynomials of degree 2m − 1 after m products (Golub and Meurant 2010, chapter 6). With random q of
-independent entries ±1/√n the expectation of the left side is tr f(S)/n: the average over a few probes
-estimates the density of eigenvalues, smoothed, without any one of them (Ubaru, Chen and Saad 2017; Ghorbani,
-Krishnan and Xiao 2019 for networks). The scatter between probes gives the standard error.
+exact for polynomials of degree 2m − 1 after m products (Golub and Meurant 2010, chapter 6). If q has
+independent random entries ±1/√n, the expectation of the left side is tr f(S)/n. The average over a few such
+probes therefore estimates the smoothed density of the eigenvalues, without computing any single one (Ubaru,
+Chen and Saad 2017; for networks Ghorbani, Krishnan and Xiao 2019). The scatter between probes gives the
+standard error.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ class SpectralDensity:
 
     Attributes:
         nodes: Ritz values of each probe in decreasing order, shape (probes, steps).
-        weights: Their quadrature weights, each row with the sum one, shape (probes, steps); zero pads the
-            rows of probes that found an invariant subspace early.
-        lower: Smallest Ritz value: the smallest eigenvalue lies at it or below.
-        upper: Largest Ritz value: the largest eigenvalue lies at it or above.
-        size: n.
-        products: Products spent.
+        weights: Their quadrature weights, shape (probes, steps); each row adds up to one. Rows of probes
+            that reached an invariant subspace early are padded with zeros.
+        lower: Smallest Ritz value, an upper bound of the smallest eigenvalue.
+        upper: Largest Ritz value, a lower bound of the largest eigenvalue.
+        size: The number n of eigenvalues.
+        products: Number of products spent.
     """
 
     nodes: Array
@@ -80,13 +81,17 @@ class SpectralDensity:
         return self._standard_error(self._moments(2))
 
     def grid(self, width: float, points: int = 500) -> Array:
-        """Return evenly spaced points that reach four widths beyond both edges, shape (points,).
+        """Return evenly spaced points from four widths below `lower` to four above `upper`, shape (points,).
 
         Args:
             width: Standard deviation of the smoothing, > 0.
-            points: How many, ≥ 2.
+            points: Number of points, ≥ 2.
+
+        Raises:
+            ValueError: If `width` is not positive.
         """
         _check_width(width)
+        # A Gaussian has 6e-5 of its mass beyond four standard deviations: the curve ends at zero for the eye.
         return np.linspace(self.lower - 4 * width, self.upper + 4 * width, points)
 
     def density(self, grid: ArrayLike, width: float) -> Array:
@@ -95,7 +100,7 @@ class SpectralDensity:
         Args:
             grid: Points x, shape (points,).
             width: Standard deviation of the Gaussian, > 0. Details finer than the spacing of the Ritz values
-                are not there to be seen.
+                are artefacts of the quadrature.
 
         Returns:
             The mean over the probes, shape (points,); its integral is one.
@@ -123,7 +128,7 @@ class SpectralDensity:
         return error
 
     def quantiles(self, shares: ArrayLike) -> Array:
-        """Return the smallest nodes at or below which the given shares of the eigenvalues lie.
+        """Return the quantiles: the smallest nodes at or below which the given shares of eigenvalues lie.
 
         Args:
             shares: Numbers in [0, 1], shape (k,).
@@ -147,6 +152,7 @@ class SpectralDensity:
         return found
 
     def _moments(self, power: int) -> Array:
+        # n·qᵀSᵖq of each probe, exact for p ≤ 2m − 1: an unbiased estimate of tr Sᵖ (Hutchinson 1990).
         moments: Array = self.size * (self.weights * self.nodes**power).sum(axis=1)
         return moments
 
@@ -162,6 +168,7 @@ class SpectralDensity:
         _check_width(width)
         points = np.asarray(grid, dtype=np.float64)
         total = np.zeros((len(self.nodes), len(points)))
+        # Column by column: the array of all nodes at all points would be m times as large.
         for column in range(self.nodes.shape[1]):
             distance = (points[None, :] - self.nodes[:, column, None]) / width
             total += self.weights[:, column, None] * np.exp(-(distance**2) / 2)
@@ -173,18 +180,19 @@ def spectral_density(
 ) -> SpectralDensity:
     """Estimate how the eigenvalues of a symmetric operator are distributed.
 
-    Cost: probes × steps products. Memory: steps + 2 vectors of size n. The global random state is not
-    touched.
+    Cost: probes × steps products. Memory: steps + 2 vectors of size n. The global random number generators
+    are not used.
 
     Args:
         operator: The symmetric operator S.
-        like: Any tensor of the shape (n,), the dtype and the device that S takes.
-        probes: How many random vectors, ≥ 1; with one, there are no standard errors.
-        steps: Products a probe, ≥ 2. The edges and isolated eigenvalues take 10 to 40, the bulk 40 to 100.
+        like: Any tensor of shape (n,) with the dtype and device of the vectors that S takes.
+        probes: Number of random vectors, ≥ 1; a single one has no standard errors.
+        steps: Products per probe, ≥ 2. The ends of the spectrum and isolated eigenvalues take 10 to 40, the
+            bulk 40 to 100.
         seed: Seed of the random vectors.
 
     Returns:
-        Nodes and weights of each probe, with what follows from them.
+        The density, with its moments and their standard errors.
 
     Raises:
         ValueError: If `probes` or `steps` are too few, or `like` is not a vector.
@@ -200,10 +208,14 @@ def spectral_density(
         (12.0, 50.0, 6.0)
     """
     if not probes >= 1 or not steps >= 2:
-        raise ValueError(f"probes {probes!r} must be at least 1 and steps {steps!r} at least 2")
+        raise ValueError(
+            f"probes is {probes!r} and steps is {steps!r}; probes must be at least 1 and steps at least 2 "
+            "(4 and 40 are the usual numbers)"
+        )
     if like.dim() != 1 or like.numel() == 0:
         raise ValueError(
-            f"like has shape {tuple(like.shape)}; it must be a vector of the operator's size, (n,)"
+            f"like has shape {tuple(like.shape)}; it must be a vector of the operator's size, (n,): pass a "
+            "flat one, as foreshock.vectors.flatten makes of a list of tensors"
         )
     generator = torch.Generator(like.device).manual_seed(seed)
     spaces = [_quadrature(operator, _random_signs(like, generator), steps) for _ in range(probes)]
@@ -228,16 +240,20 @@ def _quadrature(operator: LinearOperator, start: Tensor, steps: int) -> tuple[Ar
 
 
 def _random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
-    # Unit vectors of signs: of all independent entries they have the least variance of the trace.
+    # Of all vectors with independent entries, random signs give the trace with the least variance (Hutchinson
+    # 1990): 2·Σ_{i≠j} S_ij², to which Gaussian entries add 2·Σ S_ii².
     bits = torch.randint(2, like.shape, generator=generator, device=like.device, dtype=like.dtype)
     return bits.mul_(2).sub_(1).div_(math.sqrt(like.numel()))
 
 
 def _padded(values: Array, length: int, fill: float | None = None) -> Array:
+    # Padding nodes have weight zero; repeating the last one keeps the row sorted and within the spectrum.
     last = float(values[-1]) if fill is None else fill
     return np.concatenate([values, np.full(length - len(values), last)])
 
 
 def _check_width(width: float) -> None:
     if not width > 0:
-        raise ValueError(f"width is {width!r}; the smoothing must be positive")
+        raise ValueError(
+            f"width is {width!r}; it must be positive: a hundredth of upper − lower is a good start"
+        )

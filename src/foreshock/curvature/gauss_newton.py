@@ -2,9 +2,9 @@ r"""The largest eigenvalue of the Gauss–Newton part of the Hessian, plain or p
 
 .. math:: H = J^\top H_{out} J + \sum_i \frac{\partial ℓ}{\partial z_i}\,\nabla^2 z_i
 
-z are the model's outputs, ℓ their loss (Schraudolph 2002). Where the first part, G, carries λ_max, sharpness
-is a matter of how strongly the outputs depend on the weights; where λ_max(H) is much larger, of residuals and
-of the curvature of the model.
+z are the model's outputs and ℓ is their loss (Schraudolph 2002). If the first part, G, has nearly the same
+λ_max as H, the sharpness comes from how strongly the outputs depend on the weights. If λ_max(H) is much
+larger, it comes from the residuals and from the curvature of the model itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch.optim import Optimizer
 
 from foreshock.batches import MicroBatches
 from foreshock.curvature.blocks import block_shares, name_parameters
-from foreshock.curvature.measurement import Sharpness, next_step, random_start, symmetric_form
+from foreshock.curvature.form import next_step, random_start, symmetric_form
+from foreshock.curvature.measurement import Sharpness
 from foreshock.eigen import StoppingRule, largest_eigenvalues
 from foreshock.isolation import isolated
 from foreshock.operators import BackendChoice, GaussNewtonOperator, LinearOperator
@@ -38,24 +39,31 @@ def gauss_newton_sharpness(
 ) -> Sharpness:
     """Return λ_max of the generalised Gauss–Newton matrix G of a batch.
 
-    Compare it with `sharpness` of the same loss: the difference is what the curvature of the model itself
-    adds. Cost: one forward pass for the graph and about 2 F a product, ten products or so.
+    Compare it with `sharpness` of the same loss: the difference is due to the curvature of the model itself.
+
+    Cost: about 2 F for the graphs and under 2 F for each of about ten products; with an optimizer, 1 F more
+    for the gradient.
 
     Args:
-        model: The model; all of its parameters that require a gradient count, or those of the optimizer.
+        model: The model; G is over all of its parameters that require a gradient, or over those of the
+            optimizer.
         outputs_fn: ``outputs_fn(model, batch)`` → outputs z, one tensor of any shape.
-        loss_of_outputs: ``loss_of_outputs(z, batch)`` → mean loss, a scalar tensor; convex in z, or G is not
-            positive semidefinite.
+        loss_of_outputs: ``loss_of_outputs(z, batch)`` → mean loss, a scalar tensor. It must be convex in z
+            for G to be positive semidefinite.
         batch: One batch.
         optimizer: With it, the matrix is A^{1/2}GA^{1/2}, whose eigenvalues are multiples of the edge 2/η,
             for the step that the optimizer would take on this batch; None for G itself.
         count: How many of the largest eigenvalues to find, ≥ 1.
-        stop: When they are good enough; by default at an estimated relative error of 0.5 %.
+        stop: When they are accurate enough; by default at an estimated relative error of 0.5 %.
+
+    Returns:
+        The result for G; check its `converged`.
 
     Raises:
         TypeError: If outputs or loss are not tensors, the optimizer is not registered, or several batches
             were given.
-        ValueError: If the loss is not a scalar, or the outputs do not depend on the model.
+        ValueError: If the loss is not a scalar, if the outputs do not depend on the model, or if `count` is
+            below one.
 
     Example:
         >>> import torch
@@ -69,7 +77,8 @@ def gauss_newton_sharpness(
     """
     if isinstance(batch, MicroBatches):
         raise TypeError(
-            "gauss_newton_sharpness was given MicroBatches; pass one batch, or join them into one"
+            "gauss_newton_sharpness was given MicroBatches, but it measures one graph of outputs: pass one "
+            "batch, or join the micro-batches into one"
         )
     with isolated(model):
         preconditioner = None
@@ -79,7 +88,11 @@ def gauss_newton_sharpness(
             preconditioner = next_step(model, optimizer, loss)
             parameters = preconditioner.parameters
         if not parameters:
-            raise ValueError("the model has no parameter that requires a gradient")
+            raise ValueError(
+                "the model has no parameter that requires a gradient, so it has no Hessian: call "
+                "requires_grad_() on the parameters to measure"
+            )
+        # No choice of backend: differences of gradients would give H, not G.
         with GaussNewtonOperator(
             lambda: outputs_fn(model, batch), lambda z: loss_of_outputs(z, batch), parameters
         ) as matrix:

@@ -1,7 +1,7 @@
-"""Curvature in one call, for a model and a batch at hand: no monitor, no training loop.
+"""Curvature of a model on a batch in one call, without a monitor or a training loop.
 
-All functions leave the model, its gradients and all random numbers as they were. `batch` is whatever
-``loss_fn(model, batch)`` takes, or `MicroBatches` for several that stand for one.
+All functions restore the model, its gradients and the random number generators. `batch` is whatever
+``loss_fn(model, batch)`` takes, or `MicroBatches` for several batches that count as one.
 """
 
 from __future__ import annotations
@@ -12,46 +12,35 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from foreshock.batches import MicroBatches, count_examples
 from foreshock.curvature.blocks import BlockShare, block_shares, name_parameters
 from foreshock.curvature.density import SpectralDensity, spectral_density
+from foreshock.curvature.form import next_step, random_start, symmetric_form
 from foreshock.curvature.noise import measure_noise
 from foreshock.curvature.probe import CurvatureReading, ProbeSettings, probe_curvature
 from foreshock.dynamics import population_factor
 from foreshock.eigen import StoppingRule, largest_eigenvalues
 from foreshock.isolation import isolated
-from foreshock.operators import (
-    BackendChoice,
-    GradientFunction,
-    LinearOperator,
-    Loss,
-    LossTerm,
-    PreconditionedOperator,
-    choose_backend,
-    hessian_operator,
-    normalised_terms,
-)
-from foreshock.preconditioner import Preconditioner, as_optimizers, live_groups, read_preconditioner
+from foreshock.operators import BackendChoice, Loss, LossTerm, choose_backend, hessian_operator
 from foreshock.representation import short_repr
-from foreshock.vectors import split, vector_dtype
 
-LossFunction = Callable[[nn.Module, Any], Tensor]
+LossFunction = Callable[[nn.Module, Any], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Sharpness:
-    """The largest eigenvalue of the Hessian, and how far it can be believed.
+    """The largest eigenvalue of the Hessian, with its error and its eigenvector's blocks.
 
     Attributes:
-        value: λ_max(H), a lower bound of it within `error`.
-        error: Estimated absolute error.
-        residual: ‖Hq − λq‖.
-        eigenvalues: The largest eigenvalues, as many as asked for, in decreasing order.
-        converged: Whether all of them met the tolerance.
-        products: Hessian products spent.
+        value: Estimate of λ_max(H), a lower bound except for rounding.
+        error: Estimated absolute error of `value`.
+        residual: ‖Hq − λq‖ of the unit eigenvector q; some eigenvalue lies within it of `value`.
+        eigenvalues: The largest eigenvalues, as many as were requested, in decreasing order.
+        converged: Whether all of them met the tolerance. If not, raise `StoppingRule.max_products`.
+        products: Number of Hessian products spent.
         backend: How products were computed, and why.
         blocks: Share of every parameter tensor in the top eigenvector, the largest first.
     """
@@ -77,15 +66,16 @@ class Sharpness:
 
 @dataclass(frozen=True)
 class MeanSquareStability:
-    """Stability under the noise of mini-batches, in the mean square, from several fresh batches.
+    """Mean-square stability under the noise of mini-batches, from several fresh batches.
 
-    Curvatures are in multiples of the full-batch edge, step sizes of all parameter groups folded in.
+    Curvatures are in multiples of the full-batch edge, with the step sizes of all parameter groups included.
+    w is the top eigenvector of S, the symmetric form of all batches together; S_B is that of one batch.
 
     Attributes:
-        ratio: μ + (n/c)·σ²/μ along the top eigenvector of all batches; one is the edge. NaN if μ ≤ 0.
-        mean: μ, the curvature of all batches together along it.
-        variance: σ² = E‖(S_B − S)w‖² between single batches, unbiased.
-        noise_factor: n/c, by which momentum discounts the mean curvature but not its noise.
+        ratio: μ + (n/c)·σ²/μ, the mean-square ratio; one is the edge. NaN if μ ≤ 0.
+        mean: μ = wᵀSw.
+        variance: Unbiased estimate of σ² = E‖(S_B − S)w‖².
+        noise_factor: n/c: momentum multiplies the mean curvature by c and its noise by n.
         batches: Number of batches.
         curvature: The curvature of all batches together.
     """
@@ -106,7 +96,7 @@ class MeanSquareStability:
 
 
 def loss_terms(model: nn.Module, loss_fn: LossFunction, batch: Any) -> Loss:
-    """Return the loss of a batch, or of micro-batches weighted by their counts, to be differentiated.
+    """Return the loss to differentiate: that of a batch, or of micro-batches weighted by their counts.
 
     Args:
         model: The model.
@@ -139,20 +129,24 @@ def sharpness(
 ) -> Sharpness:
     """Return λ_max(H), the largest eigenvalue of the Hessian of the loss on a batch.
 
-    Cost: 10 to 16 F to choose the backend, then 3 F and 2 F a product, ten products or so.
+    Cost: about 10 F to choose the backend, 1.5 F for the graph and 2 F for each of about ten products.
 
     Args:
-        model: The model; all of its parameters that require a gradient count.
+        model: The model; H is over all of its parameters that require a gradient.
         loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
-        batch: A batch, or `MicroBatches`. λ_max of a part of the data overestimates that of all.
+        batch: A batch, or `MicroBatches`. λ_max of a part of the data overestimates that of all of it.
         count: How many of the largest eigenvalues to find, ≥ 1.
-        stop: When they are good enough; by default at an estimated relative error of 0.5 %.
+        stop: When they are accurate enough; by default at an estimated relative error of 0.5 %.
+
+    Returns:
+        The result; check its `converged`.
 
     Raises:
         TypeError: If the loss is not a tensor.
         ValueError: If the loss is not a scalar or does not depend on the model, or `count` is below one.
 
     Example:
+        >>> import torch
         >>> model = torch.nn.Linear(2, 1, bias=False)
         >>> batch = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
         >>> round(sharpness(model, lambda model, batch: (model(batch) ** 2).mean(), batch).value, 4)
@@ -160,7 +154,10 @@ def sharpness(
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
-        raise ValueError("the model has no parameter that requires a gradient")
+        raise ValueError(
+            "the model has no parameter that requires a gradient, so it has no Hessian: call "
+            "requires_grad_() on the parameters to measure"
+        )
     loss = loss_terms(model, loss_fn, batch)
     with isolated(model):
         choice = choose_backend(loss, parameters, model=model)
@@ -189,22 +186,25 @@ def preconditioned_sharpness(
 ) -> CurvatureReading:
     """Return the preconditioned curvature for the step that the optimizer would take on this batch.
 
-    The gradient of the batch is computed here, and is part of the preconditioner D, as it will be in the
-    step: ``.grad`` is neither needed nor changed.
+    The gradient of the batch is computed here, because the preconditioner D of a step contains the gradient
+    of that step. ``.grad`` is neither needed nor changed.
+
+    Cost: 1 F for the gradient, about 10 F to choose the backend, and one probe; see `probe_curvature`.
 
     Args:
         model: The model.
         optimizer: Its live optimizer, or several; its state may be empty.
         loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
         batch: A batch, or `MicroBatches`.
-        stop: When λ_max is good enough; by default at 0.5 % near the edge.
+        stop: When λ_max is accurate enough; by default at 0.5 % near the edge and 2 % far from it.
 
     Returns:
         The reading; its `stability_ratio` is one at the edge of stability.
 
     Raises:
         TypeError: If the loss is not a tensor, or the optimizer not registered.
-        ValueError: If the loss is not a scalar or does not depend on the model, or nothing would move.
+        ValueError: If the loss is not a scalar or does not depend on the model, or if the step would move no
+            parameter.
         FloatingPointError: If the loss or a product is not finite.
 
     Example:
@@ -218,6 +218,7 @@ def preconditioned_sharpness(
         0.2
     """
     loss = loss_terms(model, loss_fn, batch)
+    # One block for all, since next_step leaves its gradient in .grad.
     with isolated(model):
         preconditioner = next_step(model, optimizer, loss)
         choice = choose_backend(loss, preconditioner.parameters, model=model)
@@ -236,27 +237,29 @@ def mean_square_stability(
 ) -> MeanSquareStability:
     """Return the mean-square ratio for the optimizer's next step, from fresh batches of the training size.
 
-    In mini-batch training λ_max(Ĥ) < 2/η does not mean stable: the noise of the curvature counts, too
-    (for SGD see arXiv 2306.07850, with momentum `foreshock.dynamics.mean_square_ratio`). Here it is
-    measured along the top eigenvector of all batches. The preconditioner contains the gradient of all
-    batches together, as `preconditioned_sharpness` has it.
+    In mini-batch training λ_max(Ĥ) < 2/η does not imply stability: the noise of the curvature counts too
+    (for SGD see arXiv 2306.07850; for momentum, `foreshock.dynamics.mean_square_ratio`). The noise is
+    measured along the top eigenvector of all batches together. The preconditioner contains the gradient of
+    all batches together, as in `preconditioned_sharpness`.
 
-    Cost: with k batches, 2k F besides `preconditioned_sharpness` over all of them.
+    Cost: `preconditioned_sharpness` over all batches, and 2 F of one batch for each of them.
 
     Args:
         model: The model.
         optimizer: Its live optimizer, or several.
         loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
-        batches: Two batches or more, of the size and drawn as in training; a dozen is a good number.
-        examples: Size of the training set, if it is seen again and again: its batches differ less.
+        batches: At least two batches of the training size, drawn as in training; a dozen is enough.
+        examples: Size of the training set if training makes several passes over it: batches drawn without
+            replacement differ less than independent ones. None for data that are always fresh.
 
     Raises:
         TypeError: If the loss is not a tensor, or the optimizer not registered.
-        ValueError: If there are fewer than two batches, the loss is not a scalar or does not depend on the
-            model, or nothing would move.
+        ValueError: If there are fewer than two batches, if the loss is not a scalar or does not depend on
+            the model, if the step would move no parameter, or if `examples` is less than a batch has.
         FloatingPointError: If the loss or a product is not finite.
 
     Example:
+        >>> import torch
         >>> model = torch.nn.Linear(1, 1, bias=False)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> batches = [torch.full((4, 1), value) for value in (1.0, 2.0)]
@@ -272,10 +275,12 @@ def mean_square_stability(
         choice = choose_backend(terms, preconditioner.parameters, model=model)
         settings = ProbeSettings(choice, None, model)
         curvature, memory = probe_curvature(terms, preconditioner, step=0, settings=settings)
+        # Along the top eigenvector: from the gradient, the direction would take many measurements to turn.
         reading, _ = measure_noise(terms, preconditioner, step=0, direction=memory.starts[0], model=model)
     size = sum(map(count_examples, batches)) / len(batches)
-    # The reading has the variance of the mean of all batches.
+    # The reading has the variance of the mean of all k batches, which is 1/k of that between single ones.
     variance = reading.variance * len(batches) * population_factor(size, examples)
+    # Along a direction of no positive curvature there is no edge to compare with.
     noise = reading.noise_factor * variance / reading.mean if reading.mean > 0 else math.nan
     return MeanSquareStability(
         ratio=reading.mean + noise,
@@ -298,14 +303,14 @@ def spectrum(
 ) -> SpectralDensity:
     """Return the spectral density of the Hessian, or of the preconditioned Hessian, on a batch.
 
-    Cost: `probes` × `steps` products.
+    Cost: about 10 F to choose the backend, then `probes` × `steps` products of 2 F.
 
     Args:
         model: The model.
         loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
         batch: A batch, or `MicroBatches`.
         optimizer: With it, the spectrum is that of A^{1/2}HA^{1/2}, in multiples of the edge; None for H.
-        probes: Random vectors to average over, ≥ 1.
+        probes: Number of random vectors to average over, ≥ 1.
         steps: Lanczos steps from each, ≥ 2.
 
     Returns:
@@ -326,7 +331,7 @@ def spectrum(
     loss = loss_terms(model, loss_fn, batch)
     with isolated(model):
         if optimizer is None:
-            parameters: Sequence[Tensor] = [p for p in model.parameters() if p.requires_grad]
+            parameters: Sequence[torch.Tensor] = [p for p in model.parameters() if p.requires_grad]
             preconditioner = None
         else:
             preconditioner = next_step(model, optimizer, loss)
@@ -339,47 +344,3 @@ def spectrum(
 
 def _term(model: nn.Module, loss_fn: LossFunction, batch: Any, count: float) -> LossTerm:
     return LossTerm(lambda: loss_fn(model, batch), count)
-
-
-def symmetric_form(hessian: LinearOperator, preconditioner: Preconditioner) -> PreconditionedOperator:
-    """Return A^{1/2}HA^{1/2}, with coupled weight decay and the sign of a maximizing optimizer in it.
-
-    Args:
-        hessian: H, or another matrix in its place.
-        preconditioner: The step about to be taken.
-    """
-    return PreconditionedOperator(
-        hessian,
-        preconditioner.scale_root(),
-        shift=preconditioner.coupled_decay(),
-        sign=preconditioner.sign,
-    )
-
-
-def next_step(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], loss: Loss) -> Preconditioner:
-    """Return the step that would follow a gradient on this loss; leaves that gradient in ``.grad``.
-
-    Call it inside `isolated`. Cost: 1 F.
-
-    Args:
-        model: The model.
-        optimizer: Its live optimizer, or several.
-        loss: The loss to take the gradient of.
-    """
-    groups = [group for one in as_optimizers(optimizer) for group in live_groups(one)]
-    parameters = [p for group in groups for p in group["params"] if p.requires_grad]
-    gradient = GradientFunction(normalised_terms(loss), parameters, model)().gradient
-    for parameter, part in zip(parameters, split(gradient, parameters), strict=True):
-        parameter.grad = part.to(parameter.dtype)
-    return read_preconditioner(optimizer)
-
-
-def random_start(parameters: Sequence[Tensor]) -> Tensor:
-    """Return a vector that an eigenvalue solver can start from, the same at each call, shape (n,).
-
-    Args:
-        parameters: The tensors that it is about.
-    """
-    generator = torch.Generator(parameters[0].device).manual_seed(0)
-    size = sum(parameter.numel() for parameter in parameters)
-    return torch.randn(size, generator=generator, dtype=vector_dtype(parameters), device=parameters[0].device)

@@ -1,19 +1,20 @@
-r"""How much the curvature differs from batch to batch, from the parts of one batch.
+r"""The mean of the curvature and its variance from batch to batch, from the parts of one batch.
 
-In mini-batch training λ_max(Ĥ) < 2/η does not mean stable: what decides is mean-square stability under a
-*random* curvature (`foreshock.dynamics.mean_square_ratio`). Its mean and variance along a direction w are
-estimated from two halves of a batch, or from the micro-batches of an accumulation, without any Hessian
-product. With S_j = A^{1/2}H_jA^{1/2} of part j and h_j ≈ S_j w from two gradients,
+In mini-batch training λ_max(Ĥ) < 2/η does not imply stability: what decides is mean-square stability under a
+*random* curvature (`foreshock.dynamics.mean_square_ratio`). The mean and the variance of that curvature along
+a direction w are estimated from two halves of a batch, or from the micro-batches of an accumulation, without
+any Hessian product. With S_j = A^{1/2}H_jA^{1/2} of part j, and h_j ≈ S_j w from two gradients,
 
 .. math:: h_j = A^{1/2}\,[g_j(θ + ρA^{1/2}w) - g_j(θ)]/ρ, \qquad \bar h = \sum_j p_j h_j, \qquad
     μ = w^\top\bar h, \qquad σ^2 = \frac{1}{k - 1}\sum_j p_j\lVert h_j - \bar h\rVert^2,
 
-p_j the shares of the k parts in the batch: σ² is the variance of the whole batch's S_B w, unbiased if the
-examples are independent. ρ is the length of the step about to be taken in the metric A⁻¹, so that the
-curvature is seen as coarsely as training sees it. After each measurement w moves towards h̄, a power iteration
-that is spread over training: w ← w + 0.3·h̄/‖h̄‖, normalised.
+where p_j is the share of part j in the batch. σ² is the variance of S_B w of the whole batch, unbiased if the
+examples are independent. ρ is the length of the step about to be taken in the metric A⁻¹: the curvature is
+averaged over the same distance as in training. After each measurement w moves towards h̄, by one step of a
+power iteration that is spread over training: w ← w + 0.3·h̄/‖h̄‖, normalised.
 
-One batch in the two roles of mean and noise would overestimate: independent halves don't.
+Taking σ² from the products of successive whole batches instead would overestimate it, since the drift of w
+and S from step to step would count as noise. The parts of one batch share both.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from foreshock.preconditioner import Preconditioner
 from foreshock.representation import short_repr
 from foreshock.vectors import reciprocal, turned, unit
 
-# Where D is far below its usual size (rows of an embedding that were never used), A has no bound.
+# Coordinates whose D is below this fraction of its root mean square are left out. D is near zero in rows of
+# an embedding that were hardly ever used: A = cη/2D is unbounded there and would swamp mean and variance.
 _LEAST_DENOMINATOR = 1e-3
 
 
@@ -51,9 +53,9 @@ class NoiseReading:
         noise_factor: n/c, by which momentum discounts the mean curvature but not its noise: 19 at β₁ = 0.9.
         gradient_signal: ‖A^{1/2}E[g]‖², unbiased; it can be negative where noise dominates.
         gradient_noise: Variance of A^{1/2}g between batches of this size.
-        loss_mismatch: Relative difference of the batch's loss and the weighted mean of its parts; where it is
-            not small, the parts are not parts (batch normalisation, a loss that is no mean), and σ² is too
-            large.
+        loss_mismatch: Relative difference between the batch's loss and the weighted mean of its parts. If
+            it is not small, the loss is not the mean of its parts (batch normalisation, dropout, a sum
+            instead of a mean), and σ² is too large.
         parts: Number of parts k.
         seconds: Wall time of the measurement.
     """
@@ -88,32 +90,47 @@ def measure_noise(
     model: nn.Module | None = None,
     loss: float = math.nan,
 ) -> tuple[NoiseReading, Tensor]:
-    """Measure the curvature along a direction, and its noise, from the parts of a batch.
+    """Measure the curvature along a direction, and its variance between batches, from the parts of a batch.
 
     Call it inside `isolated`. Cost: two gradients of each part, 2 F in all, and no Hessian product.
 
     Args:
-        parts: The mean losses of two parts of the batch or more, weighted by their numbers of examples.
+        parts: The mean losses of at least two parts of the batch, weighted by their numbers of examples.
         preconditioner: The step about to be taken.
-        step: Its number, for the reading.
-        direction: w of shape (n,), as the last measurement returned it; None for the preconditioned gradient.
-            One of another size, of other parameters, counts as none.
-        model: The model behind the loss, for its buffers.
-        loss: Loss of the whole batch, to compare with; NaN if it is not known.
+        step: Step number to put into the reading.
+        direction: w of shape (n,), as returned by the last measurement; None for the preconditioned
+            gradient. A vector of another size is ignored: the trained parameters have changed.
+        model: The model that the loss evaluates, whose buffers are restored after each evaluation.
+        loss: Loss of the whole batch, to compare the parts with; NaN if unknown.
 
     Returns:
-        The reading, and the direction of the next measurement.
+        The reading, and the direction for the next measurement.
 
     Raises:
-        ValueError: If there are fewer than two parts, or nothing moves.
+        ValueError: If there are fewer than two parts, or the step moves no parameter.
         FloatingPointError: If a gradient is not finite.
+
+    Example:
+        Half the batch has curvature 2 and half 6 along the only parameter; at η = 0.5 the ratios are half
+        of 2/η = 4, so the mean is 1, and the variance of the mean of two such halves is 0.25:
+
+        >>> from foreshock.preconditioner import read_preconditioner
+        >>> weight = torch.ones(1, requires_grad=True)
+        >>> optimizer = torch.optim.SGD([weight], lr=0.5)
+        >>> parts = [LossTerm(lambda: (1 * weight**2).sum()), LossTerm(lambda: (3 * weight**2).sum())]
+        >>> (2 * weight**2).sum().backward()
+        >>> reading, _ = measure_noise(parts, read_preconditioner(optimizer), step=1)
+        >>> round(reading.mean, 6), round(reading.variance, 6)
+        (1.0, 0.25)
     """
     began = time.perf_counter()
     terms = normalised_terms(parts)
     if len(terms) < 2:
         raise ValueError(
-            "one part has no variance: pass at least two micro-batches, or a batch of at least two examples"
+            f"the batch has {len(terms)} part, which has no variance: pass at least two micro-batches, or a "
+            "batch of at least two examples"
         )
+    # In the coordinates of S a gradient g is A^{1/2}g.
     root = _trusted_root(preconditioner)
     here = [_gradient(term, preconditioner, model) for term in terms]
     gradients = _Spread.of([one.gradient * root for one in here], terms)
@@ -122,7 +139,12 @@ def measure_noise(
     w = unit(gradients.mean) if w is None else w
     length = _step_length(preconditioner, root)
     if w is None or not 0 < length < math.inf:
-        raise ValueError("nothing moves in this step: every learning rate is 0, or no gradient is there")
+        raise ValueError(
+            "every learning rate is 0, or no parameter has a gradient, so this step moves nothing and has no "
+            "edge of stability: measure between backward() and step(), at a learning rate above 0"
+        )
+    # One-sided differences, for `here` is known already. Over the length of a whole step their truncation is
+    # wanted: training feels the same average of the curvature.
     with displaced(preconditioner.parameters, w * root, by=length):
         there = [_gradient(term, preconditioner, model) for term in terms]
     products = [
@@ -139,8 +161,10 @@ def measure_noise(
         variance=curvature.variance,
         variance_along=curvature.along(w),
         noise_factor=_noise_factor(preconditioner.recursion, mean),
+        # E‖ḡ‖² = ‖E[g]‖² + variance, hence the difference.
         gradient_signal=float(gradients.mean @ gradients.mean) - gradients.variance,
         gradient_noise=gradients.variance,
+        # 1 − 1/k if the loss is a sum, not a mean; a random amount with batch normalisation and dropout.
         loss_mismatch=abs(loss - whole) / max(abs(loss), abs(whole), 1e-30),
         parts=len(terms),
         seconds=time.perf_counter() - began,
@@ -150,7 +174,7 @@ def measure_noise(
 
 @dataclass(frozen=True)
 class _Spread:
-    """Weighted mean of vectors, and the variance of that mean."""
+    """Weighted mean of the parts' vectors, and the variance of that mean between batches."""
 
     mean: Tensor
     vectors: list[Tensor]
@@ -172,6 +196,8 @@ class _Spread:
         return self._pooled([(float(torch.dot(direction, v)) - middle) ** 2 for v in self.vectors])
 
     def _pooled(self, squares: list[float]) -> float:
+        # A part with the share p of the batch deviates with the variance σ²/p, so each p·‖h − h̄‖² estimates
+        # σ² but for the one degree of freedom that the mean takes.
         weighted = sum(term.weight * square for term, square in zip(self.terms, squares, strict=True))
         return weighted / (len(squares) - 1)
 
@@ -182,7 +208,10 @@ def _gradient(term: LossTerm, preconditioner: Preconditioner, model: nn.Module |
 
 def _require_finite(variance: float) -> None:
     if not math.isfinite(variance):
-        raise FloatingPointError("a gradient of a part of the batch is not finite")
+        raise FloatingPointError(
+            "a gradient of a part of the batch is not finite: look for NaN or Inf in the batch and in the "
+            "parameters, or for a loss that is not defined on a part of a batch"
+        )
 
 
 def _weighted_loss(evaluations: Sequence[Evaluation], terms: Sequence[LossTerm]) -> float:
@@ -206,6 +235,7 @@ def _step_length(preconditioner: Preconditioner, root: Tensor) -> float:
 
 def _noise_factor(recursion: LinearRecursion, mean: float) -> float:
     """Return n/c, which depends on the mean only if the step has a share of the gradient itself."""
+    # Beyond the edge the ratio is infinite and below zero not defined; between, n/c changes slowly.
     mean = min(max(mean, 1e-3), 1.0)
     ratio = mean_square_ratio(recursion, learning_rate=2.0, mean=mean, variance=1.0)
     return (ratio - mean) * mean

@@ -1,4 +1,12 @@
-"""One probe: the loss on a batch and the step about to be taken → a curvature reading."""
+r"""One probe: from the loss on a batch and the step about to be taken to a curvature reading.
+
+A probe spends two Hessian products on the gradient g and the update u = η·n/D, which give the directional
+curvatures and the predicted change of the loss. The same two products then enlarge the subspace in which
+λ_max is sought, so that they are not spent on the directions alone. All eigenvalues are those of the
+symmetric form S = A^{1/2}HA^{1/2}, A = diag(cη/2D), in multiples of the edge of stability 2/η: an
+eigenvector q of S belongs to the direction A^{1/2}q of the parameters, and a direction d of the parameters
+to y = A^{-1/2}d.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from foreshock.curvature.blocks import BlockShare, block_shares, name_parameters
+from foreshock.curvature.form import symmetric_form
 from foreshock.eigen import EigenResult, StoppingRule, largest_eigenvalue
 from foreshock.operators import (
     BackendChoice,
@@ -25,8 +34,8 @@ from foreshock.preconditioner import Preconditioner
 from foreshock.representation import short_repr
 from foreshock.vectors import rayleigh_quotient, reciprocal
 
-_BLOCKS = 8
-_DEPTH = 8  # parts of a module's name: deeper nesting is put together
+_BLOCKS = 8  # blocks in a reading: enough to see where the top eigenvector lives, and a short log row
+_DEPTH = 8  # parts of a module's name: the parameters of deeper modules are counted together
 
 
 @dataclass(frozen=True)
@@ -47,18 +56,18 @@ class CurvatureReading:
         update_stability_ratio: c·uᵀHu/(uᵀDu) · η/2, u = D⁻¹m̂: a true Rayleigh quotient.
         update_directional_curvature: c·uᵀHu/(uᵀDu).
         alignment: Modulus of cos(q, D^{−1/2}g), q the top eigenvector of the symmetric form.
-        predicted_loss_change: gᵀΔθ + ½ΔθᵀHΔθ of the step, decoupled decay left out. Above zero: the
-            second-order model says that this very step raises the loss.
+        predicted_loss_change: gᵀΔθ + ½ΔθᵀHΔθ of the step without decoupled decay. If it is positive, this
+            step raises the loss according to the second-order model.
         products: Hessian products spent.
         converged: Whether λ_max met its tolerance.
         backend: How the products were computed.
         seconds: Wall time of the probe.
         blocks: The modules with the largest shares of the top eigenvector, the largest first.
-        excess_loss: (qᵀA^{1/2}g)²/(2r), r the stability ratio: the part of the loss along the top
-            eigenvector, on the quadratic model; NaN where r is not positive. It grows into a spike.
-        coverage: Share of the moving coordinates that the reading covers. Below one, some steps are not
-            linear in their gradient (Muon's), and those coordinates are held fixed: the directions are cut to
-            the others, and `predicted_loss_change` is NaN.
+        excess_loss: (qᵀA^{1/2}g)²/(2r), with r the stability ratio: the part of the loss along the top
+            eigenvector in the quadratic model, which grows into a spike. NaN if r is not positive.
+        coverage: Share of the moving coordinates that the reading covers. If it is below one, some steps are
+            not linear in their gradient (Muon's), and their coordinates are held fixed: the directions are
+            restricted to the others, and `predicted_loss_change` is NaN.
     """
 
     step: int
@@ -99,13 +108,14 @@ class CurvatureReading:
 
 @dataclass(frozen=True)
 class ProbeMemory:
-    """What one probe hands to the next, to make it cheaper.
+    """What the next probe can start from, to need fewer products.
 
     Attributes:
-        starts: The top eigenvector of the symmetric form and the runner-up, each of shape (n,): from both
-            the next solve sees when one overtakes the other. What overtakes from outside of them shows in the
-            gradient, which is the third start.
-        gain: ‖Hv‖/‖v‖ of the last product, from which finite differences take their step; None if exact.
+        starts: The top eigenvector of the symmetric form and the next one, each of shape (n,). Started from
+            both, the next solve notices when the second overtakes the first. A direction outside of both
+            that overtakes them appears in the gradient, which is the third start.
+        gain: ‖Hv‖/‖v‖ of the last product, from which finite differences predict their step; None for
+            double backward.
     """
 
     starts: tuple[Tensor, ...]
@@ -118,8 +128,9 @@ class ProbeSettings:
 
     Attributes:
         backend: How Hessian products are computed; None for double backward.
-        stop: When λ_max is good enough; None for 0.5 % near the edge and 2 % far from it.
-        model: The model behind the loss: for its buffers, and the names of blocks.
+        stop: When λ_max is accurate enough; None for 0.5 % near the edge and 2 % far from it.
+        model: The model that the loss evaluates: its buffers are restored between evaluations, and its
+            modules name the blocks. None: no buffers are restored, and no blocks are reported.
     """
 
     backend: BackendChoice | None = None
@@ -127,7 +138,13 @@ class ProbeSettings:
     model: nn.Module | None = None
 
     def operator(self, loss: Loss, parameters: Sequence[Tensor], gain: float | None = None) -> LossOperator:
-        """Return the Hessian of a loss, to be used in a ``with`` block."""
+        """Return the Hessian of a loss, to be used in a ``with`` block.
+
+        Args:
+            loss: Returns the mean loss, a scalar tensor; or one `LossTerm` per micro-batch.
+            parameters: The tensors to differentiate with respect to.
+            gain: ‖Hv‖/‖v‖ of the last probe, for finite differences.
+        """
         if self.backend is None:
             return HessianOperator(loss, parameters, model=self.model)
         return hessian_operator(self.backend, loss, parameters, model=self.model, gain=gain)
@@ -143,15 +160,15 @@ def probe_curvature(
 ) -> tuple[CurvatureReading, ProbeMemory]:
     """Measure the preconditioned curvature for the step about to be taken. Call it inside `isolated`.
 
-    Cost: about 3 F for the graph and 2 F for each product: two for the directions, and for λ_max three or
-    more from a warm start.
+    Cost: about 1.5 F for the graph and 2 F for each product: one product for each of the two directions, and
+    three or more for λ_max from a warm start.
 
     Args:
-        loss: Returns the mean loss of the batch, a scalar tensor; or one `LossTerm` a micro-batch.
+        loss: Returns the mean loss of the batch, a scalar tensor; or one `LossTerm` per micro-batch.
         preconditioner: The step about to be taken; its learning rates must not all be zero.
         step: Step number to put into the reading.
-        memory: What the last probe returned; None for a cold start. Of one with other parameters only the
-            vectors of the same size are used.
+        memory: What the last probe returned; None for a cold start. If the parameters have changed since,
+            only its vectors of the present size are used.
         settings: How to measure.
 
     Returns:
@@ -159,21 +176,40 @@ def probe_curvature(
 
     Raises:
         TypeError: If the loss is not a tensor.
-        ValueError: If the loss is not a scalar or does not depend on the parameters, or nothing moves.
+        ValueError: If the loss is not a scalar or does not depend on the parameters, or if the step moves no
+            parameter.
         FloatingPointError: If the loss or a product is not finite.
+
+    Example:
+        Gradient descent on ½·8·θ² at η = 0.1 is at 8·0.1/2 = 0.4 of the edge:
+
+        >>> from foreshock.preconditioner import read_preconditioner
+        >>> weight = torch.ones(1, requires_grad=True)
+        >>> optimizer = torch.optim.SGD([weight], lr=0.1)
+        >>> loss = lambda: (4 * weight**2).sum()
+        >>> loss().backward()
+        >>> reading, _ = probe_curvature(loss, read_preconditioner(optimizer), step=1)
+        >>> round(reading.stability_ratio, 6), reading.products
+        (0.4, 3)
     """
     began = time.perf_counter()
     settings = settings or ProbeSettings()
     if not preconditioner.largest_rate > 0:
         raise ValueError(
-            "every learning rate is 0, or no parameter has a gradient: nothing moves in this step"
+            "every learning rate is 0, or no parameter has a gradient, so this step moves nothing and has no "
+            "edge of stability: probe between backward() and step(), at a learning rate above 0"
         )
     gain = None if memory is None else memory.gain
     with settings.operator(loss, preconditioner.parameters, gain) as hessian:
         if not math.isfinite(float(hessian.loss)):
-            raise FloatingPointError(f"the loss of the probed batch is {float(hessian.loss)}")
+            raise FloatingPointError(
+                f"the loss of the probed batch is {float(hessian.loss)}, which has no curvature: look for "
+                "NaN or Inf in the batch and in the parameters"
+            )
         directions = _Directions.measure(hessian, preconditioner)
         cold = directions.cold_start()
+        # Three starts: the last eigenvector and its runner-up, if there are any, and always the cold start.
+        # From one vector a direction that overtakes stays hidden behind a small residual for several probes.
         top = largest_eigenvalue(
             directions.operator,
             (*_usable(memory, cold), cold),
@@ -181,6 +217,7 @@ def probe_curvature(
             extra=directions.pairs(),
         )
         gain = hessian.gain if isinstance(hessian, DifferenceOperator) else None
+    # Ratios are in multiples of 2/η; the curvatures themselves exist only if all groups share one η.
     rate = preconditioner.common_rate
     unscaled = [
         None if rate is None else ratio * 2 / rate
@@ -210,12 +247,16 @@ def probe_curvature(
 
 
 def _usable(memory: ProbeMemory | None, like: Tensor) -> tuple[Tensor, ...]:
+    # Another number of parameters, because a layer was frozen, for example, makes the vectors useless.
     return () if memory is None else tuple(start for start in memory.starts if start.shape == like.shape)
 
 
 @dataclass(frozen=True)
 class _Directions:
-    """The gradient and the update, each with its Hessian product."""
+    """The gradient and the update, each with its Hessian product, in the coordinates of the parameters.
+
+    `descent` is −Δθ without decoupled decay, `whole` whether all moving coordinates are covered.
+    """
 
     operator: PreconditionedOperator
     scale_root: Tensor
@@ -228,12 +269,12 @@ class _Directions:
     @classmethod
     def measure(cls, hessian: LossOperator, preconditioner: Preconditioner) -> _Directions:
         scale_root = preconditioner.scale_root()
-        operator = PreconditionedOperator(
-            hessian, scale_root, shift=preconditioner.coupled_decay(), sign=preconditioner.sign
-        )
+        operator = symmetric_form(hessian, preconditioner, scale_root)
         gradient, descent = preconditioner.gradient(), preconditioner.descent()
         whole = preconditioner.coverage == 1
         if not whole:
+            # A step that is not linear in its gradient has A = 0. Its coordinates are held fixed, or the
+            # directions would have parts that no ratio accounts for.
             covered = scale_root > 0
             gradient, descent = gradient * covered, descent * covered
         return cls(
@@ -248,14 +289,18 @@ class _Directions:
 
     @property
     def gradient_ratio(self) -> float:
+        # gᵀAHg/‖g‖², the λ_grad of Bai et al. (2025) in the Euclidean metric. AH is not symmetric, so this is
+        # no Rayleigh quotient of S and can exceed its λ_max.
         return rayleigh_quotient(self.gradient, self.gradient_product * self.scale_root**2)
 
     @property
     def update_ratio(self) -> float:
+        # uᵀHu/(uᵀA⁻¹u), a Rayleigh quotient of S at y = A^{-1/2}u: never above λ_max.
         return rayleigh_quotient(self.descent, self.descent_product, self._inverse_root() ** 2)
 
     @property
     def predicted_change(self) -> float:
+        # gᵀΔθ + ½ΔθᵀHΔθ with Δθ = −descent.
         change = torch.dot(self.descent, self.descent_product / 2 - self.gradient)
         return float(change) if self.whole else math.nan
 
@@ -271,12 +316,18 @@ class _Directions:
         """Return (y, S·y) of the directions that have a y, in the coordinates of the symmetric form."""
         inverse = self._inverse_root()
         known = [(self.descent * inverse, self.descent_product * self.scale_root)]
+        # y = A^{-1/2}d exists only if d vanishes wherever A does. The update does so by itself; the gradient
+        # need not, and H would carry what was cut off into the other coordinates of S·y.
         if bool((self.scale_root > 0).all()):
             known.append((self.gradient * inverse, self.gradient_product * self.scale_root))
         return [(y, product) for y, product in known if bool(y.any())]
 
     def cold_start(self) -> Tensor:
-        """Return the preconditioned gradient with some noise, which reaches what it has no part in."""
+        """Return the preconditioned gradient with a tenth of its length in noise.
+
+        A Krylov space from the gradient alone never leaves the eigenvectors that the gradient has a component
+        along; the noise has one along all of them.
+        """
         generator = torch.Generator(self.gradient.device).manual_seed(0)
         noise = torch.empty_like(self.gradient).normal_(generator=generator)
         noise /= torch.linalg.vector_norm(noise)

@@ -1,15 +1,15 @@
-r"""How the second moment v follows, or fails to follow, the squared gradient, and what that does.
+r"""How the second moment v follows the squared gradient, or fails to, and the spikes that result.
 
 While g² ≪ v the average only decays, v_t ≈ β₂ v_{t−1}, and the preconditioned curvature grows like
-β₂^{−t/2} although the landscape stands still (Bai et al. 2025, arXiv 2506.04805). This package has the closed
-forms of that statement, the lag of v, the five stages of the cycle, what is to be expected of the next spike,
-the smallest systems that show it, Adam on a quadratic, and the edge of stability under the noise of
-mini-batches, which is one of the mean square. Floats and numpy only.
+β₂^{−t/2} although the landscape does not change (Bai et al. 2025, arXiv 2506.04805). This package has the
+closed forms of that statement, the lag of v, the five stages of the cycle, the expected severity of the next
+spike, Adam on quadratics, which are the smallest systems that show it, and the edge of stability under the
+noise of mini-batches, which concerns the mean square. Floats and numpy only.
 """
 
 from __future__ import annotations
 
-from foreshock.dynamics.excursions import Excursion, find_excursions
+from foreshock.dynamics.crossings import Excursion, PhaseDiagram, find_excursions, phase_diagram
 from foreshock.dynamics.mean_square import (
     mean_square_map,
     mean_square_ratio,
@@ -17,7 +17,6 @@ from foreshock.dynamics.mean_square import (
     noise_gain,
     population_factor,
 )
-from foreshock.dynamics.phases import PhaseDiagram, phase_diagram
 from foreshock.dynamics.quadratic import AdamSettings, Quadratic
 from foreshock.dynamics.recursion import (
     LinearRecursion,

@@ -1,9 +1,9 @@
-r"""Mean-square stability: the edge when the curvature differs from batch to batch.
+r"""Mean-square stability: the edge of stability if the curvature differs from batch to batch.
 
-Let the curvature of :mod:`foreshock.dynamics.recursion` be h_t = μ + ξ_t, independent from step to step,
+Let the curvature in :mod:`foreshock.dynamics.recursion` be h_t = μ + ξ_t, independent from step to step,
 with mean μ and variance σ². The noise is multiplicative: it enters as −η(a + bγ)ξ_tδ_t in δ and γξ_tδ_t
-in m, and ξ_t is independent of δ_t. So E[δ²] stays bounded iff the mean recursion is stable and the
-noise that is fed back is smaller than the noise that was put in,
+in m, and ξ_t is independent of δ_t. Therefore E[δ²] stays bounded iff the mean recursion is stable and the
+noise that it feeds back is smaller than the noise that entered,
 
 .. math:: σ^2 \lVert G \rVert_2^2 < 1, \qquad G(z) = \frac{-η(gz - aβ)}{z^2 - Tz + Δ},
 
@@ -19,17 +19,19 @@ condition is *exactly*
 .. math:: \text{MSS} = r_0 + \frac{σ^2η^2[(g^2 + a^2β^2)(1 + Δ) - 2gaβT]}
     {(1 - Δ)(1 + Δ - T)(1 + β)(1 + s)} < 1,
 
-together with 1 + Δ − T > 0 and Δ < 1, which hold by themselves for μ > 0. Without weight decay it reads
+together with 1 + Δ − T > 0 and Δ < 1, which always hold for μ > 0. Without weight decay,
 
 .. math:: \text{MSS} = \frac{η}{2}\Bigl[cμ + n\,\frac{σ^2}{μ}\Bigr], \qquad
     c = a + \frac{bγ}{1 + β}, \qquad n = \frac{g - aβ + aβc\,ημ}{1 - β + aβ\,ημ}.
 
-Adam: c = (1 − β₁)/(1 + β₁)/(1 − β₁ᵗ) and n = 1/(1 − β₁ᵗ): momentum discounts the mean curvature, not its
-noise, and the bias correction multiplies both. Heavy ball: n = 1/(1 − μ). There is no restriction to
-real or complex roots or to small η. What is assumed: independent batches (sampling without replacement
-makes them anticorrelated within an epoch), a frozen D, one direction. And a mean-square
-edge is not an almost-sure edge: beyond it E[δ²] grows, carried by ever rarer excursions, while the median
-run may still contract. That is what is wanted for spikes, which are those excursions.
+For Adam, c = (1 − β₁)/(1 + β₁)/(1 − β₁ᵗ) and n = 1/(1 − β₁ᵗ): momentum reduces the mean curvature but not its
+noise, and the bias correction multiplies both. For heavy ball, n = 1/(1 − μ). The condition holds for real
+and complex roots and for any η.
+
+It assumes independent batches (sampling without replacement makes them anticorrelated within an epoch), a
+frozen D, and a single direction. The mean-square edge is not an almost-sure edge: beyond it E[δ²] grows
+because of rare, large excursions, while the median run may still contract. For spikes this is the right edge,
+since a spike is such an excursion.
 """
 
 from __future__ import annotations
@@ -45,21 +47,20 @@ from foreshock.dynamics.recursion import LinearRecursion
 def mean_square_ratio(
     recursion: LinearRecursion, *, learning_rate: float, mean: float, variance: float
 ) -> float:
-    """Return MSS: E[δ²] decays iff it is below one.
+    """Return the mean-square ratio (MSS): E[δ²] decays iff it is below one.
 
-    The module's docstring has the formula and its derivation. It is exact at the edge; away from it, its
-    distance from one is no growth rate (:func:`mean_square_spectral_radius` is).
+    The module's docstring derives the formula. The condition is exact, but the distance of the ratio from one
+    is not a growth rate; for that, see :func:`mean_square_spectral_radius`.
 
     Args:
         recursion: The optimizer.
         learning_rate: η ≥ 0.
         mean: μ, the mean curvature along the direction, of D⁻¹H (without the momentum factor).
-        variance: σ² ≥ 0 of that curvature between batches.
+        variance: σ² ≥ 0, the variance of that curvature between batches.
 
     Returns:
-        The ratio; with zero variance the ordinary stability ratio. Infinity where no noise is needed for
-        growth other than at the upper edge: negative (or, with noise, zero) mean curvature that weight
-        decay does not hold.
+        The ratio. With zero variance it is the ordinary stability ratio. It is infinite if the mean curvature
+        is negative, or zero with noise, unless weight decay keeps the direction stable.
 
     Raises:
         ValueError: If an argument lies outside its interval.
@@ -73,6 +74,7 @@ def mean_square_ratio(
     beta, direct, total = recursion.decay, recursion.direct, recursion.total
     shrunk = 2 - recursion.shrinkage  # 1 + s
     full_batch = learning_rate * mean * (total + direct * beta) / ((1 + beta) * shrunk)
+    # The general formula gives the same, but divides by zero at μ = 0.
     if variance == 0 and mean >= 0:
         return full_batch
     trace, determinant, lower = _characteristic(recursion, learning_rate * mean)
@@ -83,9 +85,9 @@ def mean_square_ratio(
 
 
 def noise_gain(recursion: LinearRecursion, *, learning_rate: float, mean: float) -> float:
-    r"""Return ‖G‖₂², by which the recursion amplifies white noise of its curvature.
+    r"""Return ‖G‖₂², the gain of the recursion for white noise of its curvature.
 
-    E[δ²] decays iff σ² times this is below one; G is in the module's docstring.
+    E[δ²] decays iff σ²·‖G‖₂² is below one. The module's docstring defines G.
 
     Args:
         recursion: The optimizer.
@@ -93,7 +95,7 @@ def noise_gain(recursion: LinearRecursion, *, learning_rate: float, mean: float)
         mean: μ, the mean curvature.
 
     Returns:
-        The gain; infinity where the mean recursion itself is not stable.
+        The gain; infinity if the mean recursion itself is not stable.
 
     Raises:
         ValueError: If an argument lies outside its interval.
@@ -117,7 +119,7 @@ def mean_square_map(
 ) -> NDArray[np.float64]:
     r"""Return the linear map of (E[δ²], E[δm], E[m²]) over one step, shape (3, 3).
 
-    With x = (δ, m) and x ← (A + ξB)x, E[xxᵀ] ← A E[xxᵀ] Aᵀ + σ²B E[xxᵀ] Bᵀ.
+    For x = (δ, m) and x ← (A + ξB)x, the second moments follow E[xxᵀ] ← A E[xxᵀ] Aᵀ + σ²B E[xxᵀ] Bᵀ.
 
     Args:
         recursion: The optimizer.
@@ -135,6 +137,7 @@ def mean_square_map(
     """
     _require_moments(learning_rate, mean, variance)
     rate, beta, gain = learning_rate, recursion.decay, recursion.gain
+    # A = [[p, q], [k, β]] and B = [[u, 0], [γ, 0]]: the noise multiplies δ only.
     p, q = 1 - recursion.shrinkage - rate * recursion.total * mean, -rate * recursion.averaged * beta
     u, k = -rate * recursion.total, gain * mean
     return np.array(
@@ -149,7 +152,7 @@ def mean_square_map(
 def mean_square_spectral_radius(
     recursion: LinearRecursion, *, learning_rate: float, mean: float, variance: float
 ) -> float:
-    """Return by how much one step multiplies E[δ²] in the long run.
+    """Return the factor by which one step multiplies E[δ²] in the long run.
 
     Args:
         recursion: The optimizer.
@@ -173,6 +176,7 @@ def _characteristic(recursion: LinearRecursion, curvature: float) -> tuple[float
     """Return T, Δ and 1 + Δ − T of the mean recursion; the last without cancellation."""
     beta, direct, total = recursion.decay, recursion.direct, recursion.total
     kept = 1 - recursion.shrinkage
+    # 1 + Δ − T = (1 − s)(1 − β) + ημ(g − aβ): for small ημ the left side loses all its digits.
     lower = recursion.shrinkage * (1 - beta) + curvature * (total - direct * beta)
     return kept + beta - total * curvature, beta * (kept - direct * curvature), lower
 
@@ -186,20 +190,23 @@ def _require_moments(learning_rate: float, mean: float, variance: float) -> None
     if not 0 <= learning_rate < math.inf:
         raise ValueError(f"learning_rate is {learning_rate!r}; it must be finite and not negative")
     if not math.isfinite(mean):
-        raise ValueError(f"mean is {mean!r}; a mean-square edge needs a measured mean curvature")
+        raise ValueError(
+            f"mean is {mean!r}; it must be finite, a measured mean curvature: check that the probe did not "
+            "fail"
+        )
     if not 0 <= variance < math.inf:
         raise ValueError(
             f"variance is {variance!r}; it must be finite and not negative (an estimate E[h²] − E[h]² can "
-            "fall below zero: clip it)"
+            "come out negative: clip it at 0)"
         )
 
 
 def population_factor(batch: float, examples: float | None) -> float:
-    """Return by how much drawing without replacement from a finite set lowers the variance of a batch.
+    """Return (N − B)/(N − 1), the variance of a batch drawn without replacement relative to fresh examples.
 
     Args:
-        batch: B, examples in a batch, ≥ 1.
-        examples: N, examples in the training set; None if they are drawn afresh, or N is unknown.
+        batch: B ≥ 1, the number of examples in a batch.
+        examples: N, the number of examples in the training set; None if every batch is fresh, or N unknown.
 
     Raises:
         ValueError: If there are fewer examples than the batch has.
@@ -214,4 +221,5 @@ def population_factor(batch: float, examples: float | None) -> float:
         raise ValueError(
             f"examples is {examples!r}, but a batch has {batch!r} examples: pass the size of the training set"
         )
+    # The finite population correction of sampling theory (Cochran 1977, §2.5).
     return (examples - batch) / (examples - 1) if examples > 1 else 0.0

@@ -1,4 +1,4 @@
-"""Quadratic problems and the settings of the Adam that is run on them."""
+"""Quadratic problems, and the hyperparameters of Adam to run on them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ Real = np.floating[Any]
 
 @dataclass(frozen=True)
 class Quadratic:
-    """½θᵀHθ, whose Hessian may differ from batch to batch.
+    """The loss ½θᵀHθ, whose Hessian may differ from batch to batch.
 
     Attributes:
         hessian: Eigenvalues of a diagonal H, shape (d,), or a symmetric H, shape (d, d); a scalar for d = 1.
         start: θ_0, a scalar or shape (d,).
-        curvature_noise: ρ ≥ 0. A step's Hessian is (1 + ρξ)H with ξ standard normal, drawn for each run and
+        curvature_noise: ρ ≥ 0. The Hessian of a step is (1 + ρξ)H, with a standard normal ξ for each run and
             step.
-        batch_size: B. A step's Hessian is (1/B)Σxxᵀ over B fresh rows x ~ N(0, H), which makes the problem
-            a linear regression without label noise. ``None``: no such noise. H must then be positive
-            semi-definite.
+        batch_size: B ≥ 1. The Hessian of a step is (1/B)Σxxᵀ over B fresh rows x ~ N(0, H): a linear
+            regression without label noise. H must then be positive semidefinite. ``None``: no such noise.
 
     Example:
         >>> Quadratic([3.0, 1.0]).dimension
@@ -43,7 +42,8 @@ class Quadratic:
         matrix = np.asarray(self.hessian, dtype=float)
         if not (matrix.ndim < 2 or (matrix.ndim == 2 and np.array_equal(matrix, matrix.T))):
             raise ValueError(
-                f"hessian has shape {matrix.shape}; it must be a scalar, eigenvalues or a symmetric matrix"
+                f"hessian has shape {matrix.shape}; it must be a scalar, eigenvalues (d,) or a symmetric "
+                "matrix (d, d)"
             )
         if not self.curvature_noise >= 0:
             raise ValueError(f"curvature_noise is {self.curvature_noise!r}; it must not be negative")
@@ -65,7 +65,11 @@ class Quadratic:
         return np.ndim(self.hessian) < 2
 
     def times(self, theta: NDArray[Real]) -> NDArray[Real]:
-        """Return Hθ for each run, shape (runs, d)."""
+        """Return Hθ for each run, shape (runs, d).
+
+        Args:
+            theta: Parameters, shape (runs, d).
+        """
         hessian = np.asarray(self.hessian, dtype=theta.dtype)
         return theta * hessian if self.is_diagonal else theta @ hessian
 
@@ -74,11 +78,12 @@ class Quadratic:
 
         Args:
             theta: Parameters, shape (runs, d).
-            rng: Where the batches come from; untouched if there is no noise.
+            rng: Source of the batches; not used if there is no noise.
         """
         if self.batch_size is None:
             gradient = self.times(theta)
         else:
+            # x = Q·diag(√λ)·z with z ~ N(0, 1) has the covariance H = Q·diag(λ)·Qᵀ; Q = 1 if H is diagonal.
             rows = rng.standard_normal((len(theta), self.batch_size, self.dimension)) * self._root()
             if not self.is_diagonal:
                 rows = rows @ self._basis().T
@@ -91,6 +96,7 @@ class Quadratic:
     def _root(self) -> NDArray[np.float64]:
         matrix = np.atleast_1d(np.asarray(self.hessian, dtype=float))
         values = matrix if self.is_diagonal else np.linalg.eigvalsh(matrix)
+        # Zero eigenvalues come out of eigvalsh slightly negative.
         root: NDArray[np.float64] = np.sqrt(np.maximum(values, 0.0))
         return root
 
@@ -101,7 +107,7 @@ class Quadratic:
 
 @dataclass(frozen=True)
 class AdamSettings:
-    """Hyperparameters of Adam; each a number, or one for each run, shape (runs,).
+    """Hyperparameters of Adam: each is a number for all runs, or one per run, shape (runs,).
 
     Attributes:
         learning_rate: η > 0.
@@ -110,7 +116,7 @@ class AdamSettings:
         epsilon: ε ≥ 0, outside the root.
         weight_decay: w ≥ 0, decoupled (AdamW).
         bias_correction: Whether m and v are divided by 1 − β₁ᵗ and 1 − β₂ᵗ.
-        amsgrad: Whether the largest v so far is used, as torch does.
+        amsgrad: Whether the largest v so far is used, as in torch.
 
     Example:
         >>> AdamSettings(0.1, beta1=[0.0, 0.9], beta2=0.99).runs
@@ -139,9 +145,15 @@ class AdamSettings:
         if not np.all(np.asarray(self.learning_rate) > 0):
             raise ValueError(f"learning_rate is {self.learning_rate!r}; it must be positive")
         if not (np.all(np.asarray(self.epsilon) >= 0) and np.all(np.asarray(self.weight_decay) >= 0)):
-            raise ValueError("epsilon and weight_decay must not be negative")
+            raise ValueError(
+                f"epsilon is {self.epsilon!r} and weight_decay is {self.weight_decay!r}; epsilon and "
+                "weight_decay must not be negative"
+            )
         if len(self._shape()) > 1:
-            raise ValueError(f"the settings have shape {self._shape()}; give one value for each run")
+            raise ValueError(
+                f"the settings have shape {self._shape()} together; each must be a number, or one value for "
+                "each run, shape (runs,)"
+            )
 
     @property
     def runs(self) -> int:
@@ -149,7 +161,12 @@ class AdamSettings:
         return int(np.prod(self._shape(), dtype=int))
 
     def column(self, name: str, dtype: type[Real]) -> NDArray[Real]:
-        """Return one hyperparameter for all runs, shape (runs, 1)."""
+        """Return one hyperparameter for all runs, shape (runs, 1).
+
+        Args:
+            name: Name of the field.
+            dtype: Precision.
+        """
         values = np.asarray(getattr(self, name), dtype=dtype)
         return np.broadcast_to(values, self._shape() or (1,)).reshape(-1, 1)
 

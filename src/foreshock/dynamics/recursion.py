@@ -1,8 +1,10 @@
-r"""The linear recursion that every optimizer here is on a quadratic, with D frozen.
+r"""Optimizers on a quadratic with D frozen, as linear recursions.
 
-Along one coordinate, with a curvature h_t (of H, or of D⁻¹H) that may differ from step to step,
+Along one coordinate δ, with a curvature h_t (of H, or of D⁻¹H) that may differ from step to step,
 
 .. math:: m_t = β\,m_{t-1} + γ h_t δ_t, \qquad δ_{t+1} = s\,δ_t - η\,(a h_t δ_t + b\,m_t).
+
+Below the same symbols are `decay` β, `gain` γ, `direct` a, `averaged` b, and s is one minus `shrinkage`.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class LinearRecursion:
             raise ValueError(f"decay is {self.decay!r}; it must lie in [0, 1)")
         if not (self.gain >= 0 and self.direct >= 0 and self.averaged >= 0):
             weights = (self.gain, self.direct, self.averaged)
-            raise ValueError(f"gain, direct and averaged are {weights}; none is negative")
+            raise ValueError(f"gain, direct and averaged are {weights}; none of them may be negative")
         if not 0 <= self.shrinkage < 2:
             raise ValueError(
                 f"shrinkage is {self.shrinkage!r}; it must lie in [0, 2): from 2 on, weight decay alone "
@@ -67,7 +69,12 @@ class LinearRecursion:
 
 
 def gradient_descent_recursion() -> LinearRecursion:
-    """Return the recursion of gradient descent, or of RMSprop without momentum (h of D⁻¹H)."""
+    """Return the recursion of gradient descent (h of H), or of RMSprop without momentum (h of D⁻¹H).
+
+    Example:
+        >>> gradient_descent_recursion().total
+        1.0
+    """
     return LinearRecursion(decay=0.0, gain=1.0, direct=0.0, averaged=1.0)
 
 
@@ -98,7 +105,7 @@ def heavy_ball_recursion(
 ) -> LinearRecursion:
     """Return the recursion of ``torch.optim.SGD``, or of RMSprop with momentum (h of D⁻¹H).
 
-    Heavy ball is m ← μm + (1 − τ)g with step m; torch's Nesterov step is g + μm.
+    Heavy ball takes the step m ← μm + (1 − τ)g; torch's Nesterov step is g + μm.
 
     Args:
         momentum: μ in [0, 1).
@@ -133,4 +140,5 @@ def nadam_recursion(beta1: float) -> LinearRecursion:
         >>> nadam_recursion(0.0).total
         1.0
     """
+    # Dozat's μ_t tends to β₁ and the product of all μ to zero: a = 1 − β₁, b = β₁.
     return LinearRecursion(decay=beta1, gain=1 - beta1, direct=1 - beta1, averaged=beta1)

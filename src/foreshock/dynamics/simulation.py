@@ -1,4 +1,4 @@
-"""Adam on quadratics: many runs at once, with or without curvature noise, in any precision."""
+"""Simulations of Adam on quadratics: many runs at once, with or without curvature noise, in any precision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from foreshock.dynamics.quadratic import AdamSettings, Quadratic, Real
 
 @dataclass(frozen=True)
 class QuadraticRun:
-    """Adam on ½λθ², one row a step.
+    """Adam on ½λθ², one row per step.
 
     Attributes:
         loss: ½λθ_t² before the update of step t, shape (steps,).
@@ -30,13 +30,14 @@ class QuadraticRun:
 
 @dataclass(frozen=True)
 class QuadraticRuns:
-    """Adam on a quadratic, one row a step and one column a run.
+    """Adam on a quadratic, one row per step and one column per run.
 
     Attributes:
-        loss: ½θ_tᵀHθ_t (of the full data, also where batches are noisy) before step t, shape (steps, runs).
+        loss: ½θ_tᵀHθ_t before step t, with the H of the full data also if batches are noisy, shape (steps,
+            runs).
         stability_ratio: λ_max(Ĥ_t)·η/2 of the update of step t, decoupled decay included, shape (steps,
             runs).
-        second_moment: Σv_t (AMSGrad: of the largest so far), without bias correction, shape (steps, runs).
+        second_moment: Σv_t without bias correction (AMSGrad: of the largest v so far), shape (steps, runs).
         squared_gradient: Σg_t² of the batch, shape (steps, runs).
         final: θ after the last step, shape (runs, d).
     """
@@ -50,7 +51,7 @@ class QuadraticRuns:
 
 @dataclass(frozen=True)
 class Moment:
-    """One step of all runs: everything before the update, and θ after it.
+    """One step of all runs: the quantities before the update, and θ after it.
 
     Attributes:
         loss: Loss before the update, shape (runs,).
@@ -77,7 +78,7 @@ def simulate(
 ) -> QuadraticRuns:
     """Run Adam on a quadratic for every setting at once.
 
-    Cost: some twenty array operations of shape (runs, d) a step; a full Hessian adds its eigenvalues,
+    Cost: some twenty array operations of shape (runs, d) per step; a full Hessian adds its eigenvalues,
     O(runs·d³), in double precision.
 
     Args:
@@ -85,9 +86,9 @@ def simulate(
         settings: Hyperparameters, one column for each run.
         steps: Number of updates, ≥ 1.
         rng: Source of the batches; needed only where the problem is noisy.
-        dtype: Precision. Between spikes θ can fall below 1e-308, where double precision ends and the next
-            spike with it: ``np.longdouble`` then. (It is wider on x86 Linux and macOS, but a double on
-            Windows and Apple silicon.)
+        dtype: Precision. Between spikes θ can fall below 1e-308, where double precision underflows and no
+            further spike can start; use ``np.longdouble`` then, which has a wider range on x86 Linux and
+            macOS, but is a double on Windows and Apple silicon.
 
     Returns:
         Loss, stability ratio and moments of all runs, each of shape (steps, runs), and the last θ.
@@ -119,7 +120,7 @@ def trajectory(
     rng: np.random.Generator | None = None,
     dtype: type[Real] = np.float64,
 ) -> Iterator[Moment]:
-    """Yield the steps of :func:`simulate` one by one, for reductions that need not keep them all.
+    """Yield the steps of :func:`simulate` one by one, without keeping them.
 
     Args:
         problem: The quadratic.
@@ -129,13 +130,22 @@ def trajectory(
         dtype: Precision.
 
     Raises:
-        ValueError: As :func:`simulate`.
+        ValueError: If `steps` is below 1, or a noisy problem comes without `rng`.
+
+    Example:
+        >>> last = list(trajectory(Quadratic(1.0), AdamSettings(0.1), steps=2))[-1]
+        >>> last.theta.round(3).tolist()
+        [[0.8]]
     """
+    # Checked here and not in the generator, whose body would run only at its first step.
     if not steps >= 1:
         raise ValueError(f"steps is {steps!r}; it must be at least 1")
     if rng is None:
         if problem.batch_size is not None or problem.curvature_noise:
-            raise ValueError("the problem is noisy: pass rng, such as numpy.random.default_rng(0)")
+            raise ValueError(
+                "rng is None, but the problem is noisy (curvature_noise or batch_size is set): pass a source "
+                "of random numbers, such as numpy.random.default_rng(0)"
+            )
         rng = np.random.default_rng(0)
     return _iterate(problem, settings, steps, rng, dtype)
 
@@ -148,11 +158,13 @@ def _iterate(
     one = dtype(1)
     theta = np.zeros((settings.runs, problem.dimension), dtype) + np.asarray(problem.start, dtype)
     m, v, largest = np.zeros_like(theta), np.zeros_like(theta), np.zeros_like(theta)
+    # c without the bias correction of m, which is divided out below: (1 − β₁)/(1 + β₁)/(1 − ηw/2).
     factor = (one - beta1) / (one + beta1) / (one - eta * decay / 2)
-    # β₁ᵗ and β₂ᵗ; zero throughout stands for "no bias correction".
+    # β₁ᵗ and β₂ᵗ, multiplied up step by step; they stay zero without bias correction.
     power1, power2 = np.full_like(eta, settings.bias_correction), np.full_like(eta, settings.bias_correction)
     for _ in range(steps):
         power1, power2 = power1 * beta1, power2 * beta2
+        # The ratio is that of the update of this step: v contains g before D is formed.
         loss = (theta * problem.times(theta)).sum(axis=1) / 2
         g = problem.gradient(theta, rng)
         m = beta1 * m + (one - beta1) * g
@@ -171,6 +183,7 @@ def _largest_eigenvalue(problem: Quadratic, denominator: NDArray[Real]) -> NDArr
         quotient: NDArray[Real] = np.asarray(problem.hessian, dtype=denominator.dtype) / denominator
         top: NDArray[Real] = quotient.max(axis=1)
         return top
+    # D^{-1/2}HD^{-1/2} is symmetric and has the eigenvalues of D⁻¹H. LAPACK has no long double.
     root = 1 / np.sqrt(denominator.astype(np.float64))
     symmetric = root[:, :, None] * np.asarray(problem.hessian, dtype=np.float64) * root[:, None, :]
     largest: NDArray[Real] = np.linalg.eigvalsh(symmetric)[:, -1].astype(denominator.dtype)

@@ -1,6 +1,6 @@
-r"""How the stability ratio will move, and when it reaches one.
+r"""The future of the stability ratio under known causes, and the step at which it reaches one.
 
-While v only decays, ln r grows by −½ ln β₂ a step. The landscape adds its own growth, the schedule changes
+While v only decays, ln r grows by −½ ln β₂ per step. The landscape adds its own growth, the schedule changes
 η, and early in training the bias correction of v̂ = v/(1 − β₂ᵗ) adds ½ ln((1 − β₂^{t+k})/(1 − β₂ᵗ)):
 
 .. math:: \ln r_k = \ln r_0 + k\,(\text{growth} - \tfrac12 \ln β_2) + \ln\frac{η_{t+k}}{η_t}
@@ -15,21 +15,26 @@ from dataclasses import dataclass
 
 from foreshock.dynamics.signals import require_beta2
 
-FURTHEST = 20_000  # steps walked one by one, at most: some tens of milliseconds
+FURTHEST = 20_000  # the most steps that are evaluated one by one, which takes some tens of milliseconds
 
 LearningRates = Sequence[float] | Callable[[int], float]
 
 
 @dataclass(frozen=True)
 class Drift:
-    """What will move the stability ratio besides the gradient itself.
+    """The causes that move the stability ratio apart from new gradients.
 
     Attributes:
         beta2: Second-moment decay, in (0, 1).
-        growth: Extra growth of ln λ per step, from the landscape.
-        learning_rates: η_{t+k}/η_t for k = 1, 2, …: a sequence, whose last entry holds from its end on, or a
+        growth: Growth of ln λ per step from the landscape.
+        learning_rates: η_{t+k}/η_t for k = 1, 2, …: a sequence, whose last entry holds after its end, or a
             function of k. ``None``: constant.
-        step: t, the step of the present ratio, if v̂ is bias-corrected and the correction is not over.
+        step: Step t of the present ratio, if v̂ is bias-corrected; ``None`` if the correction is over or there
+            is none.
+
+    Example:
+        >>> round(Drift(beta2=0.999, growth=0.001).under_decay(100), 6)
+        0.150025
     """
 
     beta2: float
@@ -61,7 +66,7 @@ class Drift:
         return self.growth * k + self._schedule(k)
 
     def correction(self, k: int) -> float:
-        """Return the part that comes from the bias correction of v̂.
+        """Return the part of ln r_k − ln r_0 that comes from the bias correction of v̂.
 
         Args:
             k: Steps ahead, ≥ 0.
@@ -92,7 +97,10 @@ class Drift:
         else:
             factor = self.learning_rates[min(k, len(self.learning_rates)) - 1]
         if not factor >= 0:
-            raise ValueError(f"the learning rate {k} steps ahead is {factor!r} times the present one")
+            raise ValueError(
+                f"the learning rate {k} steps ahead is {factor!r} times the present one; learning_rates must "
+                "be ratios η_{t+k}/η_t, none negative"
+            )
         return math.log(factor) if factor else -math.inf
 
 
@@ -104,25 +112,25 @@ def time_to_threshold(
     learning_rates: LearningRates | None = None,
     step: int | None = None,
 ) -> float:
-    r"""Return the steps until the stability ratio reaches one under pure decay of v.
+    r"""Return the number of steps until the stability ratio reaches one under pure decay of v.
 
-    With a constant learning rate, and the bias correction over,
+    With a constant learning rate, and after the bias correction,
 
     .. math:: k = -\ln r / (-\tfrac12 \ln β_2 + \text{growth}).
 
-    Otherwise ln r_k (the module's docstring) is followed step by step, and the crossing interpolated.
+    Otherwise ln r_k (see the module's docstring) is evaluated step by step, and the crossing interpolated.
 
     Args:
         ratio: Present stability ratio, λ_max(Ĥ)·η/2, in (0, 1].
         beta2: Second-moment decay, in (0, 1).
-        growth: Extra growth of ln λ per step, from the landscape.
+        growth: Growth of ln λ per step from the landscape.
         learning_rates: Known future of the schedule, η_{t+k}/η_t for k = 1, 2, …: a sequence, whose last
-            entry holds from its end on, or a function of k. ``None``: constant.
-        step: t of the present ratio, if the bias correction of v̂ is not over.
+            entry holds after its end, or a function of k. ``None``: constant.
+        step: Step t of the present ratio, if the bias correction of v̂ is not over.
 
     Returns:
-        Steps; infinity where one is not reached, or, where the learning rate is a function, not within
-            20,000 steps.
+        Steps; infinity if the ratio does not reach one. If the learning rate is a function, only 20,000 steps
+            are evaluated.
 
     Raises:
         ValueError: If an argument lies outside its interval.
@@ -134,23 +142,25 @@ def time_to_threshold(
         2771
     """
     if not 0 < ratio <= 1:
-        raise ValueError(f"ratio is {ratio!r}; it must lie in (0, 1]: above one is past the edge")
+        raise ValueError(f"ratio is {ratio!r}; it must lie in (0, 1]: above one the edge is already passed")
     drift = Drift(beta2, growth, learning_rates, step)
     if ratio == 1:
         return 0.0
     rate = growth - 0.5 * math.log(beta2)
     if learning_rates is None and step is None:
         return -math.log(ratio) / rate if rate > 0 else math.inf
+    # A sequence is constant after its end, and the bias correction fades: from there on ln r_k is a straight
+    # line, and only the steps before need be evaluated.
     sequence = () if learning_rates is None or callable(learning_rates) else learning_rates
     walked = len(sequence) if step is None and not callable(learning_rates) else max(FURTHEST, len(sequence))
     before = math.log(ratio)
     for k in range(1, walked + 1):
         now = math.log(ratio) + drift.under_decay(k)
         if now >= 0:
-            # After a step at rate zero there is no line to interpolate on: the jump is at k.
+            # After a step at rate zero, ln r is −∞ and there is no line to interpolate: the jump is at k.
             return k - now / (now - before) if math.isfinite(before) else float(k)
         before = now
-    # What is left of the bias correction by then is neglected.
+    # The remaining bias correction, at most ½β₂^20000, is neglected.
     if callable(learning_rates) or not (rate > 0 and math.isfinite(before)):
         return math.inf
     return walked - before / rate

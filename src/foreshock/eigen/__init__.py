@@ -1,8 +1,8 @@
-"""Extreme eigenvalues of a symmetric operator, each with what is known of its error.
+"""Extreme eigenvalues of a symmetric operator, each with an estimate of its error.
 
-`largest_eigenvalue` is what a probe uses; the rest serves attribution and analysis. One concept a file:
-`stopping` decides when enough is known, `krylov` and `light` are the two solvers, `transformed` the operators
-that turn other questions into that of the largest eigenvalue.
+A probe uses `largest_eigenvalue`; the rest is for attribution and analysis. `krylov` and `light` are the two
+solvers, `stopping` says when a value is accurate enough, and `transformed` has the operators that reduce
+other problems to that of the largest eigenvalue.
 """
 
 from foreshock.eigen.krylov import KrylovSpace

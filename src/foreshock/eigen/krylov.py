@@ -1,15 +1,16 @@
-r"""A subspace that grows by one product at a time, kept so that the products need not be.
+r"""A subspace that grows by one product at a time and does not store the products.
 
-Full orthogonalisation of basis, start block and remainder gives, for an orthonormal basis V (n × m),
+For an orthonormal basis V (n × m) of the subspace, full orthogonalisation of the products gives
 
-.. math:: S V = V T + E C, \qquad V^T E = 0,\ E^T E = 1,
+.. math:: S V = V T + E C, \qquad V^T E = 0,\ E^T E = 1.
 
-with T = VᵀSV (m × m) and C (b × m) small and E (n × b) the *frontier*: the part of the products that
-leaves the subspace. A Ritz vector Vy with T y = θ y has the residual E C y, so its norm and its direction are
-known without SV. The subspace is extended by the residual of the Ritz vector that is sought, and E is turned
-so that this residual is one of its vectors. From one start vector, b = 1, and this is the Lanczos method with
-full reorthogonalisation (Parlett 1998, §13.1 to 13.6); from a block it is the block Lanczos method (Golub and
-Underwood 1977), told to spend each product where it helps most.
+T = VᵀSV (m × m) and C (b × m) are small. E (n × b) is the *frontier*: the part of the products that lies
+outside of the subspace, in as many vectors as the subspace was started from. A Ritz vector Vy with Ty = θy
+has the residual ECy, whose norm and direction are thus known without SV. The subspace is extended by the
+residual of the Ritz vector that is wanted, after a reflection of E that makes this residual one of its
+vectors. From one start vector b = 1, and this is the Lanczos method with full reorthogonalisation (Parlett
+1998, §13.1 to 13.6). From several it is the block Lanczos method (Golub and Underwood 1977), except that each
+product goes to the Ritz pair that needs it.
 """
 
 from __future__ import annotations
@@ -30,35 +31,45 @@ Matrix = NDArray[np.float64]
 
 
 class KrylovSpace:
-    """V, T, E and C of one subspace. Memory: m + b vectors of size n, and one more in passing.
+    """V, T, E and C of one subspace. Memory: m + b vectors of size n, and one more during a product.
 
     Args:
-        vectors: What to start from, tensors of shape (n,) that become the space's own. A vector that is
-            nearly a combination of those before it is dropped.
-        products: S times each of them, likewise its own.
+        vectors: Start vectors, shape (n,) each; the space takes them over and overwrites them. A vector that
+            is nearly a combination of those before it is dropped.
+        products: S times each of them, taken over as well.
 
     Raises:
         FloatingPointError: If a product is not finite.
+
+    Example:
+        >>> scale = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)
+        >>> start = torch.ones_like(scale)
+        >>> space = KrylovSpace([start], [scale * start])
+        >>> float(space.values.round(6)[0])
+        2.666667
     """
 
     def __init__(self, vectors: list[Tensor], products: list[Tensor]) -> None:
         self.basis, images = _orthonormal_pairs(vectors, products)
         size = len(self.basis)
+        # The small matrices are float64 in numpy, whatever the dtype of the vectors: eigh of T then adds no
+        # error to that of the products, and needs no kernel of the device.
         self._matrix: Matrix = np.zeros((size, size))
         for column, image in enumerate(images):
             self._matrix[:, column] = _take_out(image, self.basis)
         _refuse_infinite(self._matrix)
+        # Rounding leaves T symmetric only to within eps; eigh would read one triangle and ignore the other.
         self._matrix = (self._matrix + self._matrix.T) / 2
         self._frontier: list[Tensor] = []
         self._coupling: Matrix = np.zeros((0, size))
-        # What is left of a vector that lies in the subspace is rounding, some eps of its length.
+        # A vector that lies in the subspace leaves a remainder of some eps of its length; ten is a margin.
         self._rounding = 10 * torch.finfo(self.basis[0].dtype).eps
         for column, image in enumerate(images):
             self._push(image, column)
 
     @property
     def exhausted(self) -> bool:
-        """Whether the subspace is invariant: there is nothing to extend it by."""
+        """Whether the subspace is invariant, so that it cannot be extended."""
         return not self._frontier
 
     @property
@@ -74,16 +85,18 @@ class KrylovSpace:
 
     @property
     def start_weights(self) -> Matrix:
-        """Squared components of the Ritz vectors along the first start vector, shape (m,); sum one."""
+        """Squared components of the Ritz vectors along the first start vector, shape (m,), of sum one."""
         weights: Matrix = self._ritz[1][0] ** 2
         return weights
 
     def errors(self) -> Matrix:
         """Return the estimated error of each Ritz value, shape (m,), rounding of the products included."""
         values, residuals = self.values, self.residuals
+        # Without this floor a value would seem exact as soon as the space is exhausted.
         rounding = torch.finfo(self.basis[0].dtype).eps * float(np.abs(values).max())
         errors = []
         for index, (value, residual) in enumerate(zip(values, residuals, strict=True)):
+            # Some eigenvalue lies within each Ritz value's residual, so the gap to it may be that much less.
             gaps = np.abs(np.delete(values, index) - value) - np.delete(residuals, index)
             errors.append(
                 estimated_error(float(residual), float(gaps.min()) if len(gaps) else 0.0, abs(value))
@@ -103,6 +116,8 @@ class KrylovSpace:
         if len(self._frontier) > 1:
             self._turn(self._coupling @ self._ritz[1][:, index])
         direction = self._frontier.pop(0)
+        # The new direction e is the first vector of E, so eᵀSV is the first row of C: T's new row costs
+        # nothing.
         row, self._coupling = self._coupling[0], self._coupling[1:]
         self.basis.append(direction)
         image = operator(direction)
@@ -131,7 +146,7 @@ class KrylovSpace:
         return values[::-1], weights[:, ::-1]
 
     def _push(self, image: Tensor, column: int) -> None:
-        """Put what is left of a product into the frontier."""
+        """Add to the frontier the part of a product that lies outside of the subspace and the frontier."""
         self._coupling[:, column] += _take_out(image, self._frontier)
         norm = float(torch.linalg.vector_norm(image))
         if norm > self._rounding * float(np.abs(self._matrix).max()) and len(self.basis) < image.numel():
@@ -141,11 +156,13 @@ class KrylovSpace:
             self._coupling = np.vstack([self._coupling, row])
 
     def drop_frontier(self) -> None:
-        """Free E: the subspace can't be extended any more, its Ritz pairs stay."""
+        """Free E, before eigenvectors are formed: the subspace keeps its Ritz pairs but cannot grow."""
         self._frontier.clear()
 
     def _turn(self, coefficients: Matrix) -> None:
         """Reflect the frontier so that its first vector is ± the combination with `coefficients`."""
+        # A Householder reflection works in place on E and C alike, and keeps E orthonormal. The sign is the
+        # one without cancellation (Golub and Van Loan 2013, §5.1).
         normal = coefficients / max(float(np.linalg.norm(coefficients)), np.finfo(np.float64).tiny)
         normal[0] += math.copysign(1.0, normal[0])
         normal /= np.linalg.norm(normal)
@@ -168,7 +185,8 @@ def _orthonormal_pairs(vectors: list[Tensor], products: list[Tensor]) -> tuple[l
         for coefficient, other in zip(inner, images, strict=True):
             image.sub_(other, alpha=float(coefficient))
         norm = float(torch.linalg.vector_norm(vector))
-        # Below this the product of what is left is mostly rounding of the products it is the difference of.
+        # The remainder's product is a difference of products, of relative rounding eps/(norm/before): below
+        # √eps less than half of its digits are good, and the vector is better dropped.
         if norm > math.sqrt(torch.finfo(vector.dtype).eps) * before:
             basis.append(vector.div_(norm))
             images.append(image.div_(norm))
@@ -180,7 +198,8 @@ def _take_out(vector: Tensor, directions: Sequence[Tensor]) -> Matrix:
     if not directions:
         return np.zeros(0)
     total = torch.zeros(len(directions), dtype=torch.float64)
-    # Twice is enough (Parlett 1998, §6.9).
+    # One Gram–Schmidt pass loses orthogonality where the remainder is small; two are enough (Parlett 1998,
+    # §6.9, "twice is enough"). The sums stay on the device until the end: one transfer for all of them.
     for _ in range(2):
         inner = []
         for direction in directions:
@@ -193,4 +212,7 @@ def _take_out(vector: Tensor, directions: Sequence[Tensor]) -> Matrix:
 
 def _refuse_infinite(components: Matrix) -> None:
     if not np.isfinite(components).all():
-        raise FloatingPointError("a Hessian product is not finite (overflow, or NaN in the model)")
+        raise FloatingPointError(
+            "a Hessian product is not finite: look for NaN or Inf in the parameters and the batch, or for "
+            "overflow in half precision"
+        )

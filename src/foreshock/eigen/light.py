@@ -1,11 +1,11 @@
 r"""The largest eigenvalue in six vectors: the locally optimal conjugate-gradient method.
 
-Of all that was tried so far only two directions are kept, the present vector x and the direction p in which
-it last moved; the residual r joins them, and the best vector in span{x, p, r} is the next x (Knyazev 2001,
-algorithm 5.1 with one vector and no preconditioner). One product a step, S r: the others are carried along
-by the same combinations. Started from an eigenvector and its runner-up, p is the second-best vector of the
-span instead, as in a thick restart (Wu and Simon 2000): from so near, seeing who overtakes is worth more
-than the conjugate direction.
+Only two directions are kept: the present vector x, and the direction p in which it last moved. Each step adds
+the residual r, and the best vector in span{x, p, r} is the next x (Knyazev 2001, algorithm 5.1 with one
+vector and no preconditioner). A step takes one product, Sr; Sx and Sp follow by the same combinations as x
+and p. If the solve starts from an eigenvector and its runner-up, p is instead the second-best vector of the
+span, as in a thick restart (Wu and Simon 2000): so close to the solution, noticing which of the two is the
+larger is worth more than the conjugate direction.
 """
 
 from __future__ import annotations
@@ -22,24 +22,27 @@ from foreshock.eigen.results import EigenResult, estimated_error
 from foreshock.eigen.stopping import StoppingRule
 from foreshock.operators import LinearOperator
 
-LIGHT_VECTORS = 6
+LIGHT_VECTORS = 6  # x, p, r and the product of each
 
-_PATIENCE = 6  # products after which a warm start was none, and the direction travelled serves better
+# A good warm start needs 3 to 6 products (docs/benchmarks/curvature.md). Where it takes more, the start was
+# not good, and the conjugate direction converges faster.
+_PATIENCE = 6
 
 Pair = tuple[Tensor, Tensor]
 Row = NDArray[np.float64]
 
 
-def light(
+def solve_light(
     operator: LinearOperator, starts: Iterator[Tensor], stop: StoppingRule, extra: Iterable[Pair] = ()
 ) -> EigenResult:
     """Return the largest eigenvalue. Memory: six vectors of size n, whatever the number of products.
 
     Args:
         operator: The symmetric operator S.
-        starts: Unit vectors, shape (n,), at least one, the best first; made one at a time, the solver's own.
+        starts: At least one unit vector, shape (n,), the best first. The solver overwrites them. An iterator,
+            so that only one exists at a time.
         stop: When to stop.
-        extra: Pairs (y, S·y) that are already known, left unchanged.
+        extra: Pairs (y, S·y) that are known already; they are not changed.
 
     Raises:
         FloatingPointError: If a product is not finite.
@@ -51,7 +54,7 @@ def light(
     for vector in starts:
         pair.join(vector, operator(vector))
         products += 1
-        del vector  # or what was left of it would be a seventh
+        del vector  # or it would be a seventh vector while the next start is made
     follow = products > 1
     for vector, image in extra:
         pair.join(vector.clone(), image.clone())
@@ -59,6 +62,7 @@ def light(
         direction = torch.add(pair.image, pair.vector, alpha=-pair.value)
         residual = float(torch.linalg.vector_norm(direction))
         error = estimated_error(residual, pair.gap, pair.value)
+        # Compared with the largest Ritz value seen, not with the present one, which may be near zero.
         exhausted = residual <= rounding * pair.scale
         converged = exhausted or stop.allows(pair.value, error)
         if converged or products >= stop.max_products or not pair.orthonormalise(direction):
@@ -66,11 +70,11 @@ def light(
         image = operator(direction)
         products += 1
         pair.absorb(direction, image, follow=follow and products < _PATIENCE)
-        del direction, image  # or the next residual would be a seventh
+        del direction, image  # or the next residual would be a seventh vector
 
 
 class _TravellingPair:
-    """x with Sx, and p with Sp: orthonormal, x the best in the last span{x, p, r}."""
+    """x with Sx, and p with Sp: x and p are orthonormal, x is the best vector in the last span{x, p, r}."""
 
     def __init__(self, vector: Tensor, image: Tensor) -> None:
         self.vector = vector
@@ -83,11 +87,11 @@ class _TravellingPair:
 
     @property
     def runner_up(self) -> Tensor | None:
-        """p, all that is left of the other directions."""
+        """p, the only other direction that is kept; None before the first step."""
         return None if self._travel is None else self._travel[0]
 
     def orthonormalise(self, vector: Tensor, image: Tensor | None = None) -> bool:
-        """Make `vector` orthonormal to x and p in place; return whether enough of it was left."""
+        """Make `vector` orthonormal to x and p in place; return whether enough of it remained."""
         before = float(torch.linalg.vector_norm(vector))
         for _ in range(2):
             for other, others_image in self._pairs():
@@ -96,7 +100,7 @@ class _TravellingPair:
                 if image is not None:
                     image.addcmul_(others_image, inner, value=-1)
         norm = float(torch.linalg.vector_norm(vector))
-        # Below this the product of what is left is mostly rounding of the products it is the difference of.
+        # As in `krylov`: below √eps less than half of the digits of the remainder's product are good.
         if not norm > math.sqrt(torch.finfo(vector.dtype).eps) * before:
             return False
         vector.div_(norm)
@@ -105,7 +109,7 @@ class _TravellingPair:
         return True
 
     def join(self, vector: Tensor, image: Tensor) -> None:
-        """Take any vector whose product is known into account, if it adds anything; overwrites both."""
+        """Add a vector whose product is known to the span, if it is independent; overwrites both."""
         if self.orthonormalise(vector, image):
             self.absorb(vector, image, follow=True)
 
@@ -122,6 +126,7 @@ class _TravellingPair:
         matrix = (matrix + matrix.T) / 2
         _refuse_infinite(matrix)
         values, weights = np.linalg.eigh(matrix)
+        # The second Ritz value's own residual, √(‖Sy‖² − θ²), may bring the next eigenvalue so much nearer.
         squares = _inner_products([w for _, w in pairs], [w for _, w in pairs])
         second = weights[:, -2]
         spread = max(float(second @ squares @ second) - float(values[-2]) ** 2, 0.0)
@@ -138,7 +143,9 @@ class _TravellingPair:
             self._travel = pairs[-1]
             _rotate(pairs[0], self._travel, scratch, first, second)
             return
-        # With u in span{p, r} orthogonal to the dropped combination, x takes what is left and p becomes u.
+        # Three vectors become two in place, without a seventh: with u in span{p, r} orthogonal to the
+        # combination that is dropped, p becomes u and x the third axis; then both are rotated within their
+        # plane.
         dropped = np.cross(first, second)
         along = np.array([0.0, dropped[2], -dropped[1]])
         length = float(np.linalg.norm(along))
@@ -179,4 +186,7 @@ def _inner_products(rows: list[Tensor], columns: list[Tensor]) -> NDArray[np.flo
 
 def _refuse_infinite(values: float | NDArray[np.float64]) -> None:
     if not np.isfinite(values).all():
-        raise FloatingPointError("a Hessian product is not finite (overflow, or NaN in the model)")
+        raise FloatingPointError(
+            "a Hessian product is not finite: look for NaN or Inf in the parameters and the batch, or for "
+            "overflow in half precision"
+        )

@@ -1,17 +1,17 @@
-r"""When an eigen-solver may stop: the nearer the threshold, the better it must know.
+r"""When an eigensolver may stop: the nearer the value is to the threshold, the more accurate it must be.
 
-A reading is used in two ways, and each sets a bound on its relative error e. Write d = \|ln(λ/threshold)\|
-for the distance to the threshold.
+A reading is used for two purposes, and each bounds its relative error e. Let d = \|ln(λ/threshold)\| be the
+distance to the threshold.
 
-- *When is the threshold reached?* A straight line of slope s through ln λ says in k = d/s steps. An error e
-  in ln λ shifts that by e/s, which relative to k is e/d: a crossing time good to a share φ takes e ≤ φ·d.
-- *How fast does it rise?* The slope through m readings of error e, evenly spread over W steps, has the
-  standard error √12·e/(W√m). For pure decay of v, s = −½ ln β₂ = 5·10⁻⁴ at β₂ = .999; to know it to a half
-  from m = 10 readings over W = 100 steps takes e ≤ ½·s·W·√m/√12 = 2.3 %. However far the threshold, an
-  error above `far_tolerance` = 2 % would leave the forecast without a slope.
+- *When is the threshold reached?* With a slope s of ln λ, in k = d/s steps. An error e in ln λ shifts this by
+  e/s, a fraction e/d of k. A crossing time that is accurate to a fraction φ therefore requires e ≤ φ·d.
+- *How fast does the value rise?* The slope through m readings of error e, evenly spread over W steps, has the
+  standard error √12·e/(W√m). Under pure decay of v the slope is s = −½ ln β₂ = 5·10⁻⁴ at β₂ = 0.999. To know
+  it to within a half from m = 10 readings over W = 100 steps requires e ≤ ½·s·W·√m/√12 = 2.3 %. However far
+  the threshold, with an error above `far_tolerance` = 2 % the forecast could not see the slope.
 
-At the threshold the first bound is zero, which no solver meets. Overshoots of the edge are a few percent,
-so 0.5 % keeps its two sides apart:
+At the threshold the first bound is zero, which no solver meets. Overshoots of the edge are a few percent, so
+an error of 0.5 % still separates its two sides:
 
 .. math:: e(λ) = \min(\max(φ\,|\ln(λ/\text{threshold})|,\ \text{relative\_tolerance}),\ \text{far\_tolerance})
 
@@ -23,22 +23,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-_SHARE_OF_DISTANCE = 0.1
+_SHARE_OF_DISTANCE = 0.1  # φ: a crossing time is good to a tenth
 
 
 @dataclass(frozen=True)
 class StoppingRule:
-    """When an eigen-solver may stop.
+    """When an eigensolver may stop.
 
     Attributes:
-        relative_tolerance: Once the estimated error is below this fraction of θ, > 0. The overshoot above
-            the edge is a few percent: an error of 0.5 % keeps the two sides of it apart.
-        max_products: After this many products in any case, ≥ 1. Not converging is no error.
-        threshold: The value on whose two sides different things happen, > 0: one for a stability ratio. With
-            it, `relative_tolerance` is what is demanded near it, and more is allowed further away. None: the
-            same tolerance everywhere.
-        far_tolerance: The most that is allowed far from `threshold`; no less than `relative_tolerance`
-            is ever used. Without `threshold`, not used.
+        relative_tolerance: Stop once the estimated error is at most this fraction of the eigenvalue, > 0.
+        max_products: Stop after this many products in any case, ≥ 1; the result then says that it has not
+            converged.
+        threshold: The value to compare eigenvalues with, > 0: one for a stability ratio. Near it
+            `relative_tolerance` applies, and farther away a larger error is allowed. None: the same
+            tolerance everywhere.
+        far_tolerance: The largest relative error that is allowed far from `threshold`, > 0. If it is less
+            than `relative_tolerance`, the latter applies. Not used without `threshold`.
 
     Example:
         >>> rule = StoppingRule(threshold=1.0)
@@ -59,8 +59,8 @@ class StoppingRule:
         """
         if not self.relative_tolerance > 0 or not self.max_products >= 1:
             raise ValueError(
-                f"relative_tolerance {self.relative_tolerance!r} must be positive and max_products "
-                f"{self.max_products!r} at least 1"
+                f"relative_tolerance is {self.relative_tolerance!r} and max_products is "
+                f"{self.max_products!r}; the first must be positive and the second at least 1"
             )
         if self.threshold is not None and not 0 < self.threshold < math.inf:
             raise ValueError(
@@ -68,13 +68,15 @@ class StoppingRule:
                 "or None for the same tolerance everywhere"
             )
         if not self.far_tolerance > 0:
-            raise ValueError(f"far_tolerance is {self.far_tolerance!r}; it must be positive")
+            raise ValueError(
+                f"far_tolerance is {self.far_tolerance!r}; it must be positive, such as 0.02 for 2 %"
+            )
 
     def tolerance(self, value: float) -> float:
         """Return the relative error that is allowed at an eigenvalue.
 
         Args:
-            value: The eigenvalue, as far as it is known.
+            value: The present estimate of the eigenvalue.
         """
         if self.threshold is None:
             return self.relative_tolerance
@@ -84,16 +86,15 @@ class StoppingRule:
         return max(min(_SHARE_OF_DISTANCE * distance, self.far_tolerance), self.relative_tolerance)
 
     def allows(self, value: float, error: float) -> bool:
-        """Return whether an eigenvalue with this estimated absolute error is good enough.
-
-        A value that is not positive is compared with the threshold instead of with itself: what matters
-        there is only that the threshold is far.
+        """Return whether an eigenvalue with this estimated absolute error is accurate enough.
 
         Args:
             value: The Ritz value.
-            error: Estimate of its absolute error, ≥ 0; NaN is never good enough.
+            error: Estimate of its absolute error, ≥ 0; NaN is never accurate enough.
         """
         scale = abs(value)
+        # Of a value that is not positive only the distance to the threshold matters: near zero, a relative
+        # tolerance of the value itself would take products without end.
         if self.threshold is not None and not value > 0:
             scale = max(scale, self.threshold)
         return error <= self.tolerance(value) * scale

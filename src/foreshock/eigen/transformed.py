@@ -1,4 +1,4 @@
-"""Operators made of another one: with its sign turned, or without some known eigenvectors."""
+"""Operators derived from another one: its negative, and its restriction away from known eigenvectors."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ class NegatedOperator:
 
     Args:
         operator: S.
+
+    Example:
+        >>> from foreshock.operators import HessianOperator
+        >>> x = torch.nn.Parameter(torch.zeros(1))
+        >>> with HessianOperator(lambda: (x**2).sum(), [x]) as hessian:
+        ...     NegatedOperator(hessian)(torch.ones(1))
+        tensor([-2.])
     """
 
     def __init__(self, operator: LinearOperator) -> None:
@@ -22,29 +29,30 @@ class NegatedOperator:
 
     @property
     def products(self) -> int:
-        """Products of S so far."""
+        """Number of products with S so far."""
         return self._operator.products
 
     @property
     def backend(self) -> str:
-        """How the products of S are computed."""
+        """How the products with S are computed."""
         return self._operator.backend
 
     def __call__(self, vector: Tensor) -> Tensor:
         """Return −S·vector, shape (n,). Cost: one product."""
+        # In place: an operator returns a new tensor (see `LinearOperator`).
         return self._operator(vector).neg_()
 
 
 class DeflatedOperator:
-    r"""PSP with P = 1 − QQᵀ: S with the known eigenvectors Q moved to the eigenvalue zero.
+    r"""PSP with P = 1 − QQᵀ: S with the eigenvalues of known eigenvectors Q set to zero.
 
-    Where Q are exact eigenvectors, the other eigenvalues stay as they are (Parlett 1998, §5.1). With Ritz
-    vectors of residual r the others move by r²/gap at most to leading order. Zero takes the places of the
-    known ones: a largest eigenvalue below zero is not found.
+    If Q are exact eigenvectors, the other eigenvalues do not change (Parlett 1998, §5.1). If they are Ritz
+    vectors of residual r, the others move by at most r²/gap to leading order. Since the known eigenvalues
+    become zero, a largest remaining eigenvalue below zero is not found.
 
     Args:
         operator: S.
-        known: Orthonormal vectors Q, each of shape (n,), kept by reference.
+        known: Orthonormal vectors Q, each of shape (n,); they are not copied.
 
     Raises:
         ValueError: If `known` are not orthonormal to within a hundredth.
@@ -72,17 +80,17 @@ class DeflatedOperator:
                 if not abs(inner - (other == index)) <= 0.01:
                     raise ValueError(
                         f"known vectors {other} and {index} have the scalar product {inner:.3g}; pass unit "
-                        "eigenvectors that are orthogonal to each other"
+                        "vectors that are orthogonal to each other, as EigenResults.vectors are"
                     )
 
     @property
     def products(self) -> int:
-        """Products of S so far."""
+        """Number of products with S so far."""
         return self._operator.products
 
     @property
     def backend(self) -> str:
-        """How the products of S are computed."""
+        """How the products with S are computed."""
         return self._operator.backend
 
     def __call__(self, vector: Tensor) -> Tensor:
@@ -90,9 +98,9 @@ class DeflatedOperator:
         return self._project(self._operator(self._project(vector.clone())))
 
     def pair(self, vector: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a pair (y, S·y) of S as one of this operator, (Py, PS·y). Cost: no product.
+        """Return the pair (Py, PS·y) of this operator for a pair (y, S·y) of S. Cost: no product.
 
-        Exact where the known vectors are eigenvectors; both arguments are left unchanged.
+        Exact if the known vectors are eigenvectors. Neither argument is changed.
 
         Args:
             vector: y, shape (n,).

@@ -1,12 +1,13 @@
-r"""Hessian products from differences of gradients: for everything that training can differentiate once.
+r"""Hessian products from finite differences of gradients, which need one derivative of the loss only.
 
 .. math::
     Hv ≈ \frac{g(θ + hv) - g(θ - hv)}{2h} \;\text{(central)}, \qquad
     Hv ≈ \frac{g(θ + hv) - g(θ)}{h} \;\text{(one-sided)}
 
-The step h follows from the relative change of the gradient, ρ = h‖Hv‖/‖g‖, not from ‖θ‖: rounding costs
-ε/ρ, truncation ρ² (central) or ρ (one-sided), so that the best ρ is of the order ε^{1/3} or ε^{1/2}, with ε
-the precision of the arithmetic (Nocedal and Wright 2006, §8.1). The factors, 2 and 3, are measured.
+The step h is chosen from the relative change of the gradient, ρ = h‖Hv‖/‖g‖, and not from ‖θ‖, because both
+errors depend on ρ. The gradients are rounded to ε‖g‖, with ε the precision of the arithmetic, so rounding
+makes a relative error ε/ρ of the product; truncation makes ρ² (central) or ρ (one-sided). The sum is smallest
+for ρ of the order ε^{1/3} or ε^{1/2} (Nocedal and Wright 2006, §8.1); the factors, 2 and 3, are measured.
 """
 
 from __future__ import annotations
@@ -23,21 +24,25 @@ from foreshock.operators.gradients import Evaluation, GradientFunction, displace
 from foreshock.operators.loss import Loss, normalised_terms
 from foreshock.vectors import flatten, inner_product, is_sharded, vector_dtype
 
-_ATTEMPTS = 4
+_ATTEMPTS = 4  # trials of h in one product; the second nearly always fits
+# A product is kept if its ρ is within these multiples of the best one. Rounding at a tenth of it is ten times
+# the least error, truncation at three times it nine times: still below 1e-3 in float32.
 _LEAST_CHANGE, _LARGEST_CHANGE = 0.1, 3.0
-_LARGEST_DISPLACEMENT = 0.1
+_LARGEST_DISPLACEMENT = 0.1  # of ‖θ‖: along flat directions the wanted ρ would take parameters far away
 
 
 @dataclass(frozen=True)
 class DifferenceScheme:
-    """How differences are taken.
+    """How finite differences are taken.
 
     Attributes:
-        central: Both sides, at 2 F a product; else one, at 1 F and less exact.
+        central: Whether to displace to both sides, at 2 F per product. One side takes 1 F and is less
+            accurate.
         precision: dtype of the coarsest arithmetic in the model, bfloat16 under such an autocast; None for
             the dtype of the parameters.
         change: ρ; None for the best one in that precision.
-        gain: Expected ‖Hv‖/‖v‖, as `DifferenceOperator.gain` of the last probe; None costs a trial.
+        gain: Expected ‖Hv‖/‖v‖, such as `DifferenceOperator.gain` of the last probe. None: the first product
+            takes a trial step, 2 F more (one-sided 1 F).
     """
 
     central: bool = True
@@ -46,7 +51,11 @@ class DifferenceScheme:
     gain: float | None = None
 
     def target(self, parameters: Sequence[Tensor]) -> float:
-        """Return ρ, the relative change of the gradient to aim for."""
+        """Return ρ, the relative change of the gradient to aim for.
+
+        Args:
+            parameters: The tensors that are displaced, of which the coarsest dtype counts.
+        """
         if self.change is not None:
             return self.change
         coarsest = max(torch.finfo(parameter.dtype).eps for parameter in parameters)
@@ -57,20 +66,22 @@ class DifferenceScheme:
 class DifferenceOperator(Closing):
     """The Hessian of a scalar loss, by finite differences of its gradient.
 
-    Each gradient is computed by ``backward()`` on displaced parameters, with the same random numbers; the
-    parameters are put back after every product, bit by bit, also when it fails. On models with kinks (ReLU,
-    max pooling) differences measure the curvature over a step, kinks included, and not the Hessian of the
-    smooth piece at hand.
+    Each gradient is computed by ``backward()`` on displaced parameters, with the same random numbers. The
+    parameters are restored bit by bit after every product, also if it fails. On models with kinks (ReLU, max
+    pooling) differences measure the curvature over a distance, kinks included, and not the Hessian of the
+    present smooth piece.
 
     `gain` is ‖Hv‖/‖v‖ of the last product, `change` its ρ, `evaluations` the number of gradients so far.
 
     Args:
-        loss: Returns the mean loss, a scalar tensor; or one `LossTerm` a micro-batch.
-        parameters: The tensors to differentiate by: all that are trained, or some of them, the others fixed.
-        model: The model behind the loss: its ``.grad`` and buffers are put back after each evaluation.
+        loss: Returns the mean loss, a scalar tensor; or one `LossTerm` per micro-batch.
+        parameters: The tensors to differentiate with respect to: all that are trained, or some of them with
+            the others fixed.
+        model: The model that the loss evaluates; its ``.grad`` and buffers are restored after each
+            evaluation.
         scheme: How differences are taken.
-        start: Loss and gradient at the present parameters, with the random numbers that are next; None costs
-            1 F.
+        start: Loss and gradient at the present parameters, from the random numbers that come next; None
+            computes them, at 1 F.
 
     Raises:
         TypeError: If the loss is not a tensor.
@@ -111,16 +122,16 @@ class DifferenceOperator(Closing):
 
     @property
     def backend(self) -> str:
-        """How products are computed, in words for the log."""
+        """How products are computed, as written to the log."""
         return "central differences" if self._central else "one-sided differences"
 
     @property
     def resolution(self) -> float:
-        """‖Hv‖/‖v‖ that the last step could just resolve: a twentieth of the change that was aimed for."""
+        """The least ‖Hv‖/‖v‖ that the last step could resolve: a twentieth of the one that fits its ρ."""
         return self._target * self._gradient_norm / (20 * self._used) if self._used else 0.0
 
     def __call__(self, vector: Tensor) -> Tensor:
-        """Return H·vector. Cost: 2 F (central) or 1 F, three times that at most while h is being found.
+        """Return H·vector. Cost: 2 F (central) or 1 F; while h is searched for, up to four times as much.
 
         Args:
             vector: Shape (n,).
@@ -134,13 +145,14 @@ class DifferenceOperator(Closing):
         norm = self._norm(vector)
         if norm == 0:
             return torch.zeros_like(vector)
+        # `distance` is ‖hv‖. The curvature of the last trial predicts the one that gives the wanted ρ.
         distance = self._first_distance()
         for _ in range(_ATTEMPTS):
             used = distance
             product = self._difference(vector, used / norm)
             gain = self._norm(product) / norm
             distance = self._distance(gain) if math.isfinite(gain) else used * 1e-3
-            # Near enough, or held by a limit.
+            # ρ is near enough to the best, or a limit in `_distance` keeps it where it is.
             if _LEAST_CHANGE <= used / distance <= _LARGEST_CHANGE:
                 break
         self._used = used
@@ -164,7 +176,7 @@ class DifferenceOperator(Closing):
     def _norm(self, vector: Tensor) -> float:
         if not is_sharded(self._parameters):
             return float(torch.linalg.vector_norm(vector))
-        # Every process must find the same h.
+        # The norm over the shards of all processes, since every process must find the same h.
         return math.sqrt(float(inner_product(vector, vector, self._parameters)))
 
     def _evaluate(self) -> Evaluation:
@@ -174,10 +186,11 @@ class DifferenceOperator(Closing):
     def _first_distance(self) -> float:
         if self.gain is not None:
             return self._distance(self.gain)
+        # No curvature is known yet: √eps·‖θ‖ moves θ by more than rounding and little enough for a trial.
         return 3 * math.sqrt(torch.finfo(vector_dtype(self._parameters)).eps) * self._size
 
     def _distance(self, gain: float) -> float:
-        """Return ‖hv‖ that changes the gradient by ρ, within what rounding of θ and curvature allow."""
+        """Return the ‖hv‖ that changes the gradient by ρ, within what rounding and ‖θ‖ allow."""
         coarsest = max(torch.finfo(parameter.dtype).eps for parameter in self._parameters)
         # Below 8 ε‖θ‖ the displaced parameters would be rounded to something else than θ + hv.
         least, largest = 8 * coarsest * self._size, _LARGEST_DISPLACEMENT * self._size

@@ -2,8 +2,8 @@ r"""The generalised Gauss–Newton matrix of a loss with a convex output loss (S
 
 .. math:: G = J^\top H_{out} J, \qquad J = \partial z/\partial θ, \quad H_{out} = \partial^2 ℓ/\partial z^2
 
-z are the outputs and ℓ their loss, L(θ) = ℓ(z(θ)). The Hessian is G plus the curvature of the model weighted
-by the residuals; G is positive semidefinite where ℓ is convex, and equal to H where z is linear in θ.
+z are the outputs and ℓ is their loss, L(θ) = ℓ(z(θ)). The Hessian is G plus the curvature of the model,
+weighted by the residuals. G is positive semidefinite if ℓ is convex in z, and equal to H if z is linear in θ.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from foreshock.vectors import flatten, split
 class GaussNewtonOperator(Closing):
     """The generalised Gauss–Newton matrix, by reverse mode only.
 
-    Jv is the derivative of u ↦ Jᵀu along v (the trick of two vector-Jacobian products): forward mode is
-    silently wrong through some normalisation layers. The graph is kept until `close`.
+    Jv is computed as the derivative of u ↦ Jᵀu along v, by two vector-Jacobian products, because forward mode
+    is silently wrong through some normalisation layers. The graph is kept until `close`. Cost: about 2 F
+    for the graphs.
 
     Args:
-        outputs_fn: Returns the outputs z, a tensor of any shape; evaluated once, here.
-        loss_of_outputs: z ↦ ℓ, a scalar; convex, or G is not positive semidefinite.
-        parameters: The tensors to differentiate by.
-        eager: Run compiled modules as they were written.
+        outputs_fn: Returns the outputs z, a tensor of any shape. It is called once, here.
+        loss_of_outputs: z ↦ ℓ, a scalar. It must be convex for G to be positive semidefinite.
+        parameters: The tensors to differentiate with respect to.
+        eager: Run compiled modules uncompiled.
 
     Raises:
         TypeError: If the outputs or their loss are not tensors.
@@ -55,6 +56,7 @@ class GaussNewtonOperator(Closing):
         self.products = 0
         self._parameters = tuple(parameters)
         with twice_differentiable(eager=eager):
+            # Weights that autocast cast in an earlier evaluation belong to that evaluation's graph.
             torch.clear_autocast_cache()
             outputs = outputs_fn()
             if not isinstance(outputs, Tensor):
@@ -62,9 +64,11 @@ class GaussNewtonOperator(Closing):
                     f"outputs_fn returned {type(outputs).__name__}; it must return the model's outputs as "
                     "one tensor (for a transformers model: model(**batch).logits)"
                 )
+            # ℓ is differentiated from a leaf, so that its second derivative stops at z: H_out, not H.
             cut = outputs.detach().requires_grad_()
             loss = evaluate(LossTerm(lambda: loss_of_outputs(cut)))
             (slope,) = torch.autograd.grad(loss, cut, create_graph=True)
+            # u ↦ Jᵀu is linear, so its derivative does not depend on the u at which its graph is built.
             weights = torch.zeros_like(outputs, requires_grad=True)
             pulled = _pull(outputs, self._parameters, weights)
             require_dependence(pulled)
@@ -74,7 +78,7 @@ class GaussNewtonOperator(Closing):
         self._graph: _Graph | None = _Graph(outputs, cut, slope, weights, pulled)
 
     def __call__(self, vector: Tensor) -> Tensor:
-        """Return G·vector. Cost: one product, about 2 F.
+        """Return G·vector. Cost: under 2 F.
 
         Args:
             vector: Shape (n,).
@@ -86,7 +90,7 @@ class GaussNewtonOperator(Closing):
             raise RuntimeError("the graph was freed by close(); build a new operator")
         self.products += 1
         graph, parts = self._graph, split(vector, self._parameters)
-        # A linear output loss has no curvature.
+        # A linear output loss has no curvature, and its slope no graph.
         if not graph.slope.requires_grad:
             return torch.zeros_like(vector)
         used = [(pull, part) for pull, part in zip(graph.pulled, parts, strict=True) if pull is not None]
@@ -108,7 +112,7 @@ class GaussNewtonOperator(Closing):
 
 @dataclass(frozen=True)
 class _Graph:
-    """z; the same without a graph; ∂ℓ/∂z of that; u; Jᵀu."""
+    """z (`outputs`), its leaf (`cut`), ∂ℓ/∂z there (`slope`), u (`weights`) and Jᵀu (`pulled`)."""
 
     outputs: Tensor
     cut: Tensor
@@ -118,7 +122,7 @@ class _Graph:
 
 
 def _pull(outputs: Tensor, parameters: Sequence[Tensor], weights: Tensor) -> tuple[Tensor | None, ...]:
-    """Return Jᵀ·weights, differentiable by `weights` if they require it."""
+    """Return Jᵀ·weights, differentiable with respect to `weights` if they require a gradient."""
     return torch.autograd.grad(
         outputs,
         parameters,

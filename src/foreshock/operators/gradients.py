@@ -1,4 +1,4 @@
-"""The gradient of a loss as training computes it, and displaced parameters that come back bit by bit."""
+"""The gradient of a loss as training computes it, and a displacement of parameters that is undone exactly."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Evaluation:
     """A loss and its gradient at one point.
 
     Attributes:
-        loss: A scalar tensor without graph.
+        loss: A scalar tensor without a graph.
         gradient: Shape (n,).
     """
 
@@ -31,15 +31,21 @@ class Evaluation:
 class GradientFunction:
     """Evaluate a loss and its gradient at the present parameters, from the same random numbers each time.
 
-    ``backward()`` works where `torch.autograd.grad` does not: reentrant checkpointing, sharded parameters.
-    ``.grad`` of whatever the loss depends on is put back, by identity. Where a parameter has a hook that runs
-    after accumulation (an optimizer that steps inside ``backward()``), `torch.autograd.grad` is used instead:
-    it runs no such hook.
+    The gradient is computed by ``backward()``, which works where `torch.autograd.grad` does not: with
+    reentrant checkpointing and with sharded parameters. Every ``.grad`` that it writes to is restored. If a
+    parameter has a hook that runs after accumulation (an optimizer that steps inside ``backward()``),
+    `torch.autograd.grad` is used instead, because it does not run such hooks.
 
     Args:
-        terms: The loss, weights adding up to one.
-        parameters: The tensors to differentiate by.
-        model: The model behind the loss; None if `parameters` is all that the loss depends on.
+        terms: The loss; the weights add up to one.
+        parameters: The tensors to differentiate with respect to.
+        model: The model that the loss evaluates; None if the loss depends on nothing but `parameters`.
+
+    Example:
+        >>> x = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+        >>> gradient_at = GradientFunction([LossTerm(lambda: (x**2).sum())], [x], None)
+        >>> gradient_at().gradient
+        tensor([2., 4.])
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class GradientFunction:
             TypeError: If the loss is not a tensor.
             ValueError: If the loss is not a scalar, or does not depend on the parameters.
         """
+        # By identity, not content: .grad is set to None below, so that backward() makes a new tensor.
         saved = {leaf: leaf.grad for leaf in self._leaves}
         losses, gradient = [], flatten([None] * len(self._parameters), self._parameters)
         reached: list[Tensor | None] = []
@@ -65,7 +72,8 @@ class GradientFunction:
             with torch.enable_grad(), self._replay():
                 for term in self._terms:
                     loss = evaluate(term)
-                    # A head or a second network that is no part of the model.
+                    # backward() also writes to leaves outside of the model, such as a head or a second
+                    # network.
                     saved.update({leaf: leaf.grad for leaf in leaves(loss) if leaf not in saved})
                     parts = self._differentiate(loss, saved)
                     reached += parts
@@ -74,7 +82,7 @@ class GradientFunction:
         finally:
             for leaf, grad in saved.items():
                 leaf.grad = grad
-            # Casts of displaced weights must not outlive the displacement.
+            # autocast caches casts of the weights; those of displaced weights must not reach training.
             torch.clear_autocast_cache()
         require_dependence(reached)
         return Evaluation(torch.stack(losses).sum(), gradient)
@@ -90,18 +98,27 @@ class GradientFunction:
 
 @contextmanager
 def displaced(parameters: Sequence[Tensor], vector: Tensor, *, by: float) -> Iterator[None]:
-    """Move parameters by a multiple of a vector; afterwards they are as before, bit by bit.
+    """Displace parameters by a multiple of a vector for the time of a block, then restore them bit by bit.
 
-    Version counters do not move either: a graph that the user keeps stays valid, and right.
+    Version counters do not change: a graph that the user keeps stays valid, and correct afterwards.
 
     Args:
-        parameters: The tensors to move, in place.
+        parameters: The tensors to displace, in place.
         vector: Direction, shape (n,).
         by: Multiple of it.
 
     Yields:
         Nothing; the parameters are displaced inside of the ``with`` block.
+
+    Example:
+        >>> x = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+        >>> with displaced([x], torch.tensor([1.0, 0.0]), by=0.5):
+        ...     x.tolist()
+        [1.5, 2.0]
+        >>> x.tolist()
+        [1.0, 2.0]
     """
+    # Subtracting what was added would not restore the bits. `.data` keeps the version counters as they are.
     saved = [local(parameter).detach().clone() for parameter in parameters]
     try:
         for parameter, old, part in zip(parameters, saved, split(vector, parameters), strict=True):

@@ -26,21 +26,22 @@ from foreshock.vectors import accumulate, flatten, split
 class HessianOperator(Closing):
     """The exact Hessian of a scalar loss, by double backward.
 
-    The graphs are built once and kept for all products: every product then sees the same dropout masks and
-    the same batch statistics. In-place changes of the parameters make them invalid. Leave the ``with`` block,
-    or call `close`, to free them: they hold 2.5 to 5 times the memory of a training step's graph.
+    The graphs are built once, at about 1.5 F, and kept for all products: every product then uses the same
+    dropout masks and the same batch statistics. In-place changes of the parameters invalidate them. They
+    hold 2.5 to 5 times the memory of a training step's graph, which the end of the ``with`` block frees.
 
-    With `keep_graph` off, every product builds and frees the graph of one micro-batch after the other, from
-    the same random numbers and buffers each time: the memory of one micro-batch, at 4 F instead of 2 F a
-    product.
+    Without `keep_graph`, every product builds and frees the graph of one micro-batch after the other, from
+    the same random numbers and buffers each time. That takes the memory of one micro-batch, and about 4 F
+    instead of 2 F per product.
 
     Args:
-        loss: Returns the mean loss, a scalar tensor; or one `LossTerm` a micro-batch. Evaluated here.
-        parameters: The tensors to differentiate by: all that are trained, or some of them, the others fixed.
-        model: The model behind the loss: its buffers are put back before every evaluation after the first.
-            Needed only without `keep_graph`.
-        keep_graph: Keep the graphs between products.
-        eager: Run compiled modules as they were written.
+        loss: Returns the mean loss, a scalar tensor; or one `LossTerm` per micro-batch. Evaluated here.
+        parameters: The tensors to differentiate with respect to: all that are trained, or some of them with
+            the others fixed.
+        model: The model that the loss evaluates; its buffers are restored before every evaluation after the
+            first. Needed only without `keep_graph`.
+        keep_graph: Whether to keep the graphs between products.
+        eager: Run compiled modules uncompiled.
 
     Raises:
         TypeError: If the loss is not a tensor.
@@ -75,7 +76,7 @@ class HessianOperator(Closing):
         self.loss, self.gradient = self._first_derivative()
 
     def __call__(self, vector: Tensor) -> Tensor:
-        """Return H·vector. Cost: one product, about 2 F with the graphs kept, else 4 F.
+        """Return H·vector. Cost: about 2 F with the graphs kept, else about 4 F.
 
         Args:
             vector: Shape (n,).
@@ -94,6 +95,7 @@ class HessianOperator(Closing):
             if self._replay is None:
                 return torch.zeros_like(vector)
             with self._replay():
+                # A generator: the graph of one micro-batch is freed before the next one is built.
                 graphs = (_Graph(term, self._parameters) for term in self._terms)
                 return self._sum(((graph.product(parts), graph.weight) for graph in graphs), vector)
 
@@ -123,6 +125,7 @@ class HessianOperator(Closing):
                     losses.append(graph.loss * graph.weight)
                     accumulate(gradient, graph.gradients, self._parameters, weight=graph.weight)
             else:
+                # Without a graph of the gradient (create_graph), which no product would use.
                 with self._replay():
                     for term in self._terms:
                         loss = evaluate(term)
@@ -145,10 +148,10 @@ class _Graph:
         self._parameters = parameters
 
     def product(self, parts: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        """Return H·vector by parameter, None where it is zero; `parts` are the vector's."""
+        """Return H·vector for each parameter, None where it is zero; `parts` are those of the vector."""
         outputs, weights = [], []
         for gradient, part in zip(self.gradients, parts, strict=True):
-            # A gradient that is constant in the parameters has no graph, and no Hessian.
+            # A gradient that is constant in the parameters has no graph, and contributes nothing to H.
             if gradient is not None and gradient.requires_grad:
                 outputs.append(gradient)
                 weights.append(part.to(gradient.dtype))

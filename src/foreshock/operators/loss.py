@@ -1,8 +1,8 @@
 r"""The loss that is differentiated: one closure, or micro-batches weighted by their counts.
 
-The mean over all examples is :math:`L = \sum_i w_i L_i` with :math:`w_i = n_i / \sum_j n_j`, n_i the number
-of examples (for language models: of predicted tokens) behind the mean L_i. The plain mean of the L_i would be
-another loss wherever the n_i differ.
+The mean over all examples is :math:`L = \sum_i w_i L_i` with :math:`w_i = n_i / \sum_j n_j`, where n_i is the
+number of examples (for language models: of predicted tokens) that the mean L_i is over. If the n_i differ,
+the plain mean of the L_i is a different loss.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class LossTerm:
 
     Attributes:
         closure: Returns the mean loss of the micro-batch, a scalar tensor.
-        weight: Its number of examples, > 0; any common factor cancels.
+        weight: Number of examples that the mean is over, > 0; a common factor of all weights cancels.
     """
 
     closure: Callable[[], Tensor]
@@ -37,10 +37,15 @@ def normalised_terms(loss: Loss) -> tuple[LossTerm, ...]:
     """Return the terms of a loss with weights that add up to one.
 
     Args:
-        loss: A closure that returns the mean loss, or one term a micro-batch.
+        loss: A closure that returns the mean loss, or one term per micro-batch.
 
     Raises:
         ValueError: If there is no term, or a weight is not a positive number.
+
+    Example:
+        >>> terms = [LossTerm(lambda: torch.ones(())), LossTerm(lambda: torch.zeros(()), weight=3.0)]
+        >>> [term.weight for term in normalised_terms(terms)]
+        [0.25, 0.75]
     """
     terms = (LossTerm(loss),) if callable(loss) else tuple(loss)
     if not terms:
@@ -62,8 +67,8 @@ def evaluate(term: LossTerm) -> Tensor:
         TypeError: If it is not a tensor.
         ValueError: If it is not a scalar, or has no graph.
     """
-    # A cast of the weights that autocast kept from another evaluation may be of other weights, or have
-    # another graph.
+    # autocast caches its casts of the weights. A cast from another evaluation may be of displaced weights, or
+    # belong to a graph that is freed already.
     torch.clear_autocast_cache()
     loss = term.closure()
     if not isinstance(loss, Tensor):
@@ -85,7 +90,7 @@ def evaluate(term: LossTerm) -> Tensor:
 
 
 def require_dependence(gradients: Sequence[Tensor | None]) -> None:
-    """Refuse a loss that has nothing to do with the parameters.
+    """Refuse a loss that does not depend on the parameters.
 
     Raises:
         ValueError: If all gradients are None.
@@ -102,14 +107,15 @@ def twice_differentiable(*, eager: bool = False) -> Iterator[None]:
     """Choose kernels whose backward can be differentiated again.
 
     Args:
-        eager: Run compiled modules as they were written: what ``torch.compile`` makes has no double backward.
+        eager: Run compiled modules uncompiled: the code of ``torch.compile`` has no double backward.
     """
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
-        # Flash and memory-efficient attention, and cuDNN's recurrent nets, have no double backward.
+        # Flash and memory-efficient attention, and cuDNN's recurrent networks, have no double backward:
+        # attention runs in its math kernel, recurrent networks in torch's own.
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         if eager:
-            # Only here: it imports the compiler, which takes seconds.
+            # Only if needed: set_stance imports the compiler, which takes seconds.
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield

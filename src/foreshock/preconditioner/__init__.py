@@ -1,4 +1,8 @@
-"""Live optimizer state → D_t and the update of the step about to be taken."""
+"""The step that a live optimizer is about to take: its preconditioner D_t and its update.
+
+`read_preconditioner` is the entry; each optimizer has a file with its formulas, `families` lists them by
+class, and `register_preconditioner` adds others.
+"""
 
 from foreshock.preconditioner.live import (
     LiveParameter,

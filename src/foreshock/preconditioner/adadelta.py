@@ -13,8 +13,8 @@ from foreshock.stability import heavy_ball_factor
 def read_adadelta_step(live: LiveParameter) -> ParameterStep:
     """Return the step that ``torch.optim.Adadelta`` is about to take (Zeiler 2012, arXiv 1212.5701).
 
-    D_t = √(v_t + ε)/√(u_{t−1} + ε), u the average of the squared steps: D has its own learning rate in it,
-    and lags twice.
+    D_t = √(v_t + ε)/√(u_{t−1} + ε), where u is the moving average of the squared steps. D thus contains a
+    learning rate of its own, and both of its averages can lag.
 
     Args:
         live: The parameter.
@@ -22,6 +22,7 @@ def read_adadelta_step(live: LiveParameter) -> ParameterStep:
     rho, epsilon, decay = live.option("rho"), live.option("eps"), live.option("weight_decay")
     gradient = live.used_gradient(decay)
     second = (live.moment("square_avg") * rho).addcmul_(gradient, gradient, value=1 - rho)
+    # u_{t−1}: torch updates u only after the step. Before the first step it is zero, and ε alone counts.
     moved = live.moment("acc_delta").add(epsilon).sqrt_()
     return ParameterStep(
         gradient=gradient,
@@ -35,7 +36,7 @@ def read_adadelta_step(live: LiveParameter) -> ParameterStep:
 
 
 def read_adadelta_second_moment(state: Mapping[str, Any], group: Mapping[str, Any]) -> SecondMoment:
-    """Return v_{t−1}, ρ and t; the average of the squared steps is left out.
+    """Return v_{t−1}, ρ (as β₂) and t; the average of the squared steps is left out.
 
     Args:
         state: Optimizer state of one parameter.

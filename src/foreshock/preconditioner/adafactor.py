@@ -13,17 +13,17 @@ from foreshock.preconditioner.live import LiveParameter, SecondMoment, step_numb
 from foreshock.preconditioner.record import ParameterStep
 from foreshock.stability import heavy_ball_factor, with_decoupled_decay
 
-# An average whose first weight is one needs no bias correction: β₂ᵗ must vanish.
+# In place of t: an average whose first weight is one needs no bias correction, so that β₂ᵗ must be zero.
 _NO_CORRECTION = 2**62
 
 
 def read_adafactor_step(live: LiveParameter) -> ParameterStep:
     """Return the step that ``torch.optim.Adafactor`` is about to take.
 
-    Source: Shazeer & Stern 2018, arXiv 1804.04235, as torch computes it.
-    The learning rate is the relative one, max(ε₂, RMS(θ))·min(η, 1/√t). D_t = max(√V̂_t, ε₁)·max(1, RMS(U)/d),
-    U the update before clipping: that D depends on θ through its RMS and on all of g through the clipping is
-    neglected, as its dependence on g is for every optimizer. Each tensor has its own learning rate.
+    As torch computes it, after Shazeer & Stern 2018, arXiv 1804.04235. Each tensor has its own learning rate,
+    max(ε₂, RMS(θ))·min(η, 1/√t). D_t = max(√V̂_t, ε₁)·max(1, RMS(U)/d), where U is the update before clipping.
+    D is held fixed in the stability ratio, as for every optimizer: its dependence on all of g through the
+    clipping, and that of the learning rate on θ, are neglected.
 
     Args:
         live: The parameter.
@@ -38,8 +38,11 @@ def read_adafactor_step(live: LiveParameter) -> ParameterStep:
         if gradient.dim() > 1
         else torch.lerp(live.moment("variance"), gradient * gradient, weight)
     )
+    # torch clamps V̂ at ε₁², so that D ≥ ε₁; the paper adds ε₁ to g² instead.
     denominator = estimate.clamp_(min=floor * floor).sqrt_()
     clipping = max(1.0, _rms(gradient / denominator) / live.option("d"))
+    # The learning rate of the paper is relative to the size of the tensor; torch's `lr` is an upper bound of
+    # it.
     size = max(float(smallest), _rms(live.parameter.detach())) * min(rate, 1 / step**0.5)
     shrinkage = rate * live.option("weight_decay")
     return ParameterStep(
@@ -55,9 +58,9 @@ def read_adafactor_step(live: LiveParameter) -> ParameterStep:
 
 
 def read_adafactor_second_moment(state: Mapping[str, Any], group: Mapping[str, Any]) -> SecondMoment | None:
-    """Return what has the sum of V̂_{t−1}, and β₂ = 1 − t^τ; None at the first step, where β₂ = 0.
+    """Return a tensor with the sum of V̂_{t−1}, and β₂ = 1 − t^τ; None at the first step, where β₂ = 0.
 
-    Of R·C/mean(R), the sum is the number of rows times that of C.
+    The sum of the estimate R·C/mean(R) over a matrix is the number of rows times the sum of C.
 
     Args:
         state: Optimizer state of one parameter.

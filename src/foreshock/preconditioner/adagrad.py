@@ -12,8 +12,8 @@ from foreshock.stability import heavy_ball_factor
 def read_adagrad_step(live: LiveParameter) -> ParameterStep:
     """Return the step that ``torch.optim.Adagrad`` is about to take (Duchi et al. 2011).
 
-    D_t = √(Σ_{i≤t} g_i²) + ε, and the learning rate is η/(1 + (t − 1)·`lr_decay`). D only grows: this is the
-    optimizer whose preconditioner can't cause a spike, and there are no lag statistics.
+    D_t = √(Σ_{i≤t} g_i²) + ε, and the learning rate is η/(1 + (t − 1)·`lr_decay`). D only grows, so that this
+    preconditioner cannot cause a spike, and there are no lag statistics.
 
     Args:
         live: The parameter.

@@ -10,21 +10,22 @@ from foreshock.stability import momentum_factor, with_decoupled_decay
 
 
 def read_adam_step(live: LiveParameter, *, decoupled: bool) -> ParameterStep:
-    """Return the step that ``torch.optim.Adam`` is about to take, gradient of now included.
+    """Return the step that ``torch.optim.Adam`` or ``AdamW`` is about to take.
 
-    D_t = √max(v)/√(1 − β₂ᵗ) + ε with the maximum over time under amsgrad, as torch computes it (Kingma &
-    Ba 2015, arXiv 1412.6980; Loshchilov & Hutter 2019, arXiv 1711.05101; Reddi et al. 2018).
-    A capturable or differentiable optimizer rounds 1 − βᵗ to float32, which is not repeated here: the first
-    steps agree to about 3e-5.
+    D_t = √v_t/√(1 − β₂ᵗ) + ε, with the largest v so far instead of v_t under amsgrad, as torch computes it
+    (Kingma & Ba 2015, arXiv 1412.6980; Loshchilov & Hutter 2019, arXiv 1711.05101; Reddi et al. 2018). v_t
+    contains the present gradient. A capturable or differentiable optimizer rounds 1 − βᵗ to float32, which is
+    not repeated here: the first steps agree to about 3e-5.
 
     Args:
         live: The parameter.
-        decoupled: Whether weight decay is decoupled, where the group doesn't tell.
+        decoupled: Whether weight decay is decoupled, if the group does not say so.
     """
     (beta1, beta2), step = live.betas(), live.step
     decay = live.option("weight_decay")
     decoupled = bool(live.group.get("decoupled_weight_decay", decoupled))
     gradient = live.used_gradient(0.0 if decoupled else decay)
+    # The same operations in the same order as torch's, so that the step agrees with it to rounding.
     first = torch.lerp(live.moment("exp_avg"), gradient, 1 - beta1)
     second = (live.moment("exp_avg_sq") * beta2).addcmul_(gradient, gradient, value=1 - beta2)
     if live.group["amsgrad"]:

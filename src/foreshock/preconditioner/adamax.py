@@ -12,8 +12,8 @@ from foreshock.stability import momentum_factor
 def read_adamax_step(live: LiveParameter) -> ParameterStep:
     """Return the step that ``torch.optim.Adamax`` is about to take (Kingma & Ba 2015, arXiv 1412.6980).
 
-    D_t = max(β₂D_{t−1}, |g_t| + ε), without bias correction. D follows a growing gradient at once and decays
-    like β₂ᵗ under a shrinking one. It is no average of g², so there are no lag statistics.
+    D_t = max(β₂D_{t−1}, |g_t| + ε), without bias correction. D follows a growing gradient at once, and decays
+    by β₂ per step under a shrinking one. It is not an average of g², so there are no lag statistics.
 
     Args:
         live: The parameter.

@@ -1,4 +1,4 @@
-"""The optimizers that Foreshock reads and guards by itself, by class name: no other library is imported."""
+"""The optimizers that are read and guarded by themselves, by class name: no other library is imported."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ _TORCH = {
     "RMSprop": Reader(read_rmsprop_step, read_rmsprop_second_moment, raise_square_average),
     "SGD": Reader(read_sgd_step),
 }
+# bitsandbytes' Adam has decoupled decay as its AdamW has, hence one reader for all.
 _BITSANDBYTES = {
     f"{module}.{prefix}{stem}{bits}": Reader(read_bitsandbytes_step, read_bitsandbytes_second_moment)
     for module, stem in (("adam", "Adam"), ("adamw", "AdamW"))
@@ -76,11 +77,12 @@ BUILT_IN: Mapping[str, Reader] = MappingProxyType(
     | {f"torchao.optim.adam.{name}": reader for name, reader in _TORCHAO.items()}
 )
 
+# Optimizers that cannot be read, with the reason and what to do instead.
 REFUSED: Mapping[str, str] = MappingProxyType(
     {
         "torch.optim.SparseAdam": "it moves only the rows that have a gradient, and its v decays "
         "only there: build the embedding with sparse=False and use Adam",
-        "torch.optim.LBFGS": "its step is not diagonal, and there may be several losses in one",
-        "torch.optim.Rprop": "its step is the sign of the gradient: it has no edge of stability",
+        "torch.optim.LBFGS": "its step is not diagonal, and one step may evaluate several losses",
+        "torch.optim.Rprop": "its step depends on the sign of the gradient only: it has no edge of stability",
     }
 )

@@ -191,7 +191,7 @@ class Reader:
 
 
 def qualified_name(cls: type) -> str:
-    """Return module and name of a class.
+    """Return the module and name of a class.
 
     Args:
         cls: Any class.
@@ -200,41 +200,49 @@ def qualified_name(cls: type) -> str:
 
 
 def unwrap(optimizer: Optimizer) -> Optimizer:
-    """Return the optimizer that takes the steps, and has the state.
+    """Return the optimizer that takes the steps and has the state.
 
     Args:
-        optimizer: An optimizer, or a wrapper around one: accelerate's, Lightning's or torch's
-            ZeroRedundancyOptimizer, of which it is this process's share.
+        optimizer: An optimizer, or a wrapper around one: accelerate's, Lightning's, or torch's
+            ZeroRedundancyOptimizer, whose inner optimizer has this process's share of the parameters.
     """
     return _chain(optimizer)[-1]
 
 
 def as_optimizers(optimizers: Optimizer | Sequence[Optimizer]) -> tuple[Optimizer, ...]:
-    """Return the optimizers as a tuple, wrappers left on.
+    """Return one optimizer or several as a tuple, without unwrapping them.
 
     Args:
-        optimizers: One, or several that share the parameters of a model between them.
+        optimizers: One optimizer, or several for different parameters of a model.
 
     Raises:
         ValueError: If there is none.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+        >>> as_optimizers(optimizer) == as_optimizers([optimizer])
+        True
     """
     several = tuple(optimizers) if isinstance(optimizers, Sequence) else (optimizers,)
     if not several:
-        raise ValueError("no optimizer was given")
+        raise ValueError("no optimizer was given: pass one, or a sequence of at least one")
     return several
 
 
 def live_groups(optimizer: Optimizer) -> Iterator[Mapping[str, Any]]:
-    """Yield the parameter groups as the next step will see them.
+    """Yield the parameter groups with the options that the next step will use.
 
-    A scheduler changes the groups of the optimizer it was given. ZeroRedundancyOptimizer copies its options
-    to the inner optimizer only inside ``step()``: until then the outer ones are right.
+    A scheduler changes the groups of the optimizer that it was given, which may be the wrapper.
+    ZeroRedundancyOptimizer copies its options to the inner optimizer only inside ``step()``. The options of
+    the wrapper are therefore the valid ones.
 
     Args:
-        optimizer: An optimizer or a wrapper.
+        optimizer: An optimizer or a wrapper around one.
     """
     outer, inner = optimizer, unwrap(optimizer)
     for theirs, ours in zip(outer.param_groups, inner.param_groups, strict=True):
+        # The parameters are those of the inner optimizer, which in ZeroRedundancyOptimizer has a share only.
         yield ours if theirs is ours else {**ours, **theirs, "params": ours["params"]}
 
 

@@ -1,4 +1,4 @@
-"""Adam with its moments in 8 or 4 bits: bitsandbytes and torchao, neither of which is imported here."""
+"""Adam with moments in 8 or 4 bits, of bitsandbytes and torchao; neither library is imported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from foreshock.preconditioner.live import (
 )
 from foreshock.preconditioner.record import ParameterStep
 
-# bitsandbytes keeps one scale for so many entries.
+# Entries per scale in bitsandbytes' blockwise quantisation.
 _BLOCK = 256
 
 
@@ -26,9 +26,9 @@ def read_bitsandbytes_step(live: LiveParameter) -> ParameterStep:
     """Return the step of bitsandbytes' Adam or AdamW, in any number of bits.
 
     Both have decoupled weight decay. The moments are the stored codes times the scale of their block
-    (Dettmers et al. 2022, arXiv 2110.02861); the step itself uses the new moments before they are quantized
-    again, so that it is exact in float32. Compared with the library on CPU only: kernels of a GPU that
-    decay the weights after the step instead of before differ by O(η²w).
+    (Dettmers et al. 2022, arXiv 2110.02861). The step uses the new moments before they are quantized again,
+    so that it is exact in float32. Tested against the library on CPU only; GPU kernels that decay the weights
+    after the step instead of before it differ by O(η²w).
 
     Args:
         live: The parameter.
@@ -37,7 +37,10 @@ def read_bitsandbytes_step(live: LiveParameter) -> ParameterStep:
         TypeError: If updates are clipped by `max_unorm`.
     """
     if "unorm_vec" in live.state:
-        raise TypeError("bitsandbytes' max_unorm clips updates, which Foreshock can't read; leave it at 0")
+        raise TypeError(
+            "the optimizer has bitsandbytes' max_unorm set, which clips updates by a norm that Foreshock "
+            "cannot read: leave max_unorm at 0"
+        )
     moments = (
         {} if not live.state else {"exp_avg": _decoded(live.state, 1), "exp_avg_sq": _decoded(live.state, 2)}
     )
@@ -86,13 +89,15 @@ def _in_float32(live: LiveParameter) -> LiveParameter:
 
 def _decoded(state: Mapping[str, Any], index: int) -> Tensor:
     codes: Tensor = state[f"state{index}"]
+    # Moments in 32 bits, as of small tensors, are not coded.
     if codes.dtype != torch.uint8:
         return codes.float()
+    # A code is an index into a map of 256 values in [−1, 1], which the block's largest modulus scales.
     scale = state[f"absmax{index}"].repeat_interleave(_BLOCK)[: codes.numel()]
     values: Tensor = state[f"qmap{index}"][codes.flatten().long()] * scale
     return values.view(codes.shape)
 
 
 def _dequantized(value: Any) -> Any:
-    # torch.Tensor has a method of this name too, which is about something else.
+    # Plain tensors have a method dequantize() too, for torch's own quantized dtypes: it raises for others.
     return value.dequantize() if isinstance(value, Tensor) and type(value) is not Tensor else value

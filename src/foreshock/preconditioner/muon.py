@@ -1,4 +1,4 @@
-"""Muon: an orthogonalised step, of which the stability ratio says nothing."""
+"""Muon: an orthogonalised step, which has no stability ratio."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from foreshock.preconditioner.record import ParameterStep
 def read_muon_step(live: LiveParameter) -> ParameterStep:
     """Return the step that ``torch.optim.Muon`` is about to take (Jordan et al. 2024; Liu et al. 2025).
 
-    The displacement is torch's own, Newton–Schulz iteration in bfloat16 included. The record is marked
-    as not linear: the size of the step does not depend on the size of the gradient, so no curvature
-    makes it grow and none lets it shrink. There is no 2/η to compare with; near a minimum it oscillates
-    with an amplitude of the order of η whatever the curvature. Its parameters are left out of the
-    stability ratio, which is then that of the others with these held fixed.
+    The displacement is torch's own, including the Newton–Schulz iteration in bfloat16. The record is marked
+    as not linear: the size of the step does not depend on that of the gradient, so the curvature can neither
+    amplify nor damp it. There is no threshold 2/η; near a minimum the parameter oscillates with an amplitude
+    of the order of η for any curvature. Muon's parameters are therefore left out of the stability ratio,
+    which is that of the other parameters with these held fixed.
 
     Args:
         live: The parameter, a matrix.
     """
+    # torch's private functions, so that the iteration agrees bit by bit; imported late, since older versions
+    # of torch have no Muon.
     muon = importlib.import_module("torch.optim._muon")
     momentum, group = live.option("momentum"), live.group
     gradient = live.used_gradient()
@@ -37,7 +39,8 @@ def read_muon_step(live: LiveParameter) -> ParameterStep:
         numerator=update.to(live.parameter.dtype),
         denominator=live.identity(),
         learning_rate=rate,
-        momentum_factor=1.0,
+        momentum_factor=1.0,  # without meaning, since the step is not linear
+        # Decay goes with η, not with the rate that is adjusted to the matrix's shape.
         decoupled_decay=shrinkage / rate if rate else 0.0,
         linear=False,
     )

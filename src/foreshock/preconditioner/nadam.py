@@ -14,8 +14,8 @@ def read_nadam_step(live: LiveParameter) -> ParameterStep:
     """Return the step that ``torch.optim.NAdam`` is about to take (Dozat 2016).
 
     n = (1 − μ_t)/(1 − Π_{i≤t} μ_i)·g_t + μ_{t+1}/(1 − Π_{i≤t+1} μ_i)·m_t with
-    μ_t = β₁(1 − ½·0.96^{tψ}), and D_t = √(v_t/(1 − β₂ᵗ)) + ε. The momentum factor holds for the two
-    weights of now.
+    μ_t = β₁(1 − ½·0.96^{tψ}), and D_t = √(v_t/(1 − β₂ᵗ)) + ε. The momentum factor is that of the two weights
+    of this step, which change slowly.
 
     Args:
         live: The parameter.
@@ -46,7 +46,7 @@ def read_nadam_step(live: LiveParameter) -> ParameterStep:
 
 
 def _product(live: LiveParameter) -> Tensor:
-    """Return Π_{i<t} μ_i in torch's own dtype for scalars: its rounding is part of the step."""
+    """Return Π_{i<t} μ_i in the dtype that torch uses for scalars: its rounding is part of the step."""
     product: Tensor | None = live.state.get("mu_product")
     if product is not None:
         return product.detach()

@@ -1,4 +1,4 @@
-"""RAdam: Adam whose adaptive part waits until v is worth something."""
+"""RAdam: Adam that divides by √v only once v averages enough gradients."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from foreshock.stability import momentum_factor, with_decoupled_decay
 def read_radam_step(live: LiveParameter) -> ParameterStep:
     """Return the step that ``torch.optim.RAdam`` is about to take (Liu et al. 2020, arXiv 1908.03265).
 
-    For ρ_t > 5 it has the learning rate r_t·η and D_t = (√v_t + ε)/√(1 − β₂ᵗ): ε is divided too. Before,
-    in the first few steps, it is momentum alone: learning rate η, D = 1.
+    For ρ_t > 5 the learning rate is r_t·η and D_t = (√v_t + ε)/√(1 − β₂ᵗ), with ε divided as well. In the
+    first few steps, before that, it is momentum alone: learning rate η and D = 1.
 
     Args:
         live: The parameter.
@@ -24,6 +24,7 @@ def read_radam_step(live: LiveParameter) -> ParameterStep:
     decay, decoupled = live.option("weight_decay"), bool(live.group.get("decoupled_weight_decay", False))
     gradient = live.used_gradient(0.0 if decoupled else decay)
     first = torch.lerp(live.moment("exp_avg"), gradient, 1 - beta1)
+    # At β₂ = 0.999 the first five steps are momentum alone.
     rectification = _rectification(beta2, step)
     if rectification is None:
         denominator, rate = live.identity(), live.learning_rate
@@ -40,14 +41,14 @@ def read_radam_step(live: LiveParameter) -> ParameterStep:
         momentum_factor=with_decoupled_decay(momentum_factor(beta1, step), shrinkage),
         momentum_decay=beta1,
         coupled_decay=0.0 if decoupled else decay,
-        # Decay is not rectified: the record's w is relative to its own learning rate.
+        # Decay is not rectified, while the record's w is relative to the rectified rate.
         decoupled_decay=shrinkage / rate if rate else 0.0,
         sign=live.sign,
     )
 
 
 def _rectification(beta2: float, step: int) -> float | None:
-    """Return r_t, or None while ρ_t ≤ 5."""
+    """Return r_t, or None while ρ_t ≤ 5, with ρ_t = `length` and ρ_∞ = `longest`."""
     longest = 2 / (1 - beta2) - 1
     length = longest - 2 * step * beta2**step / (1 - beta2**step)
     if not length > 5:

@@ -1,13 +1,12 @@
-r"""What the optimizer is about to do, as records.
+r"""Records of the step that an optimizer is about to take.
 
-The step about to be taken is θ ← θ − η·n/D − ηw·θ for every parameter tensor, n the bias-corrected
-first moment and D = √v̂ + ε the preconditioner *of this step*: it contains the present gradient,
-which torch adds to v only inside ``step()``. With the momentum factor c of `stability`, each
-parameter's step size is folded into
+For every parameter tensor the step is θ ← θ − η·n/D − ηw·θ, where n is the bias-corrected first moment and
+D = √v̂ + ε the preconditioner *of this step*: it contains the present gradient, which torch adds to v only
+inside ``step()``. Each parameter's step size, with the momentum factor c of `foreshock.stability`, is part of
 
 .. math:: A = \operatorname{diag}\Bigl(\frac{c\,η}{2D}\Bigr),
 
-so that the stability ratio is λ_max(A^{1/2} H A^{1/2}) whatever the parameter groups: with one group it
+so that the stability ratio is λ_max(A^{1/2} H A^{1/2}) for any parameter groups. With a single group it
 equals λ_max(Ĥ)·η/2.
 """
 
@@ -27,22 +26,23 @@ from foreshock.vectors import flatten, split
 
 @dataclass(frozen=True)
 class ParameterStep:
-    """The step about to be taken, for one parameter tensor; tensors have its shape.
+    """The step about to be taken, for one parameter tensor; all tensors have its shape.
 
-    `gradient` and `numerator` may share memory with ``.grad``: they are valid until that is written.
+    `gradient` and `numerator` may share memory with ``.grad``: they are valid until that is written to.
 
     Attributes:
-        gradient: g_t as the optimizer uses it: coupled weight decay added, sign turned by `maximize`.
-        numerator: n, gradient included: the bias-corrected first moment m̂_t, or what stands for it.
-        denominator: D_t, gradient included: √v̂_t + ε, or what stands for it.
-        learning_rate: η ≥ 0, relative step sizes and rectification included.
-        momentum_factor: c, decoupled weight decay included.
+        gradient: g_t as the optimizer uses it: with coupled weight decay added, and negated if it maximizes.
+        numerator: n, which contains g_t: the bias-corrected first moment m̂_t, or its counterpart.
+        denominator: D_t, which contains g_t: √v̂_t + ε, or its counterpart.
+        learning_rate: η ≥ 0, including relative step sizes and rectification.
+        momentum_factor: c, including decoupled weight decay.
         momentum_decay: β in [0, 1), the decay of the first moment or momentum buffer; 0 without one.
-        direct_share: a/c in [0, 1], the share of the gradient itself in c: Nesterov momentum and NAdam.
+        direct_share: a/c in [0, 1], the share of the gradient itself in c; not zero with Nesterov momentum
+            and NAdam.
         coupled_decay: wd of L2 regularisation, which adds wd·I to the Hessian.
-        decoupled_decay: w, such that the parameter shrinks by ηw.
-        sign: −1 if the optimizer maximizes, which turns the sign of the Hessian, else 1.
-        linear: Whether the step is linear in the gradient at fixed D; if not, it has no edge of stability.
+        decoupled_decay: w of decoupled weight decay, by which the parameter shrinks by ηw.
+        sign: −1 if the optimizer maximizes, which negates the Hessian; else 1.
+        linear: Whether the step is linear in the gradient at fixed D. If not, it has no edge of stability.
     """
 
     gradient: Tensor
@@ -60,7 +60,11 @@ class ParameterStep:
     __repr__ = short_repr
 
     def displacement(self, parameter: Tensor) -> Tensor:
-        """Return what the step adds to `parameter`, −η·n/D − ηw·θ."""
+        """Return Δθ = −η·n/D − ηw·θ, which the step adds to a parameter.
+
+        Args:
+            parameter: θ, of the same shape.
+        """
         moved = self.numerator / self.denominator * -self.learning_rate
         return moved.sub_(parameter.detach(), alpha=self.learning_rate * self.decoupled_decay)
 
@@ -69,9 +73,20 @@ class ParameterStep:
 class Preconditioner:
     """The step about to be taken, over all parameters that the optimizer moves.
 
+    Vectors over all of them have shape (n,), with n the total size of `parameters`.
+
     Attributes:
         parameters: The parameter tensors that require a gradient, in the optimizer's order.
-        steps: One record a tensor; None if it has no gradient and will not move.
+        steps: One record per tensor; None if it has no gradient and will not move.
+
+    Example:
+        >>> from foreshock.preconditioner import read_preconditioner
+        >>> weight = torch.tensor([3.0, 4.0], requires_grad=True)
+        >>> optimizer = torch.optim.SGD([weight], lr=0.5)
+        >>> (weight**2).sum().backward()
+        >>> step = read_preconditioner(optimizer)
+        >>> step.gradient(), step.displacement()
+        (tensor([6., 8.]), tensor([-3., -4.]))
     """
 
     parameters: tuple[Tensor, ...]
@@ -86,12 +101,12 @@ class Preconditioner:
 
     @property
     def covered(self) -> tuple[ParameterStep, ...]:
-        """The moving records that the stability ratio is about: those whose step is linear."""
+        """The records of the moving tensors that the stability ratio covers: those whose step is linear."""
         return tuple(step for step in self.active if step.linear)
 
     @property
     def coverage(self) -> float:
-        """Share of the moving coordinates that the stability ratio is about; NaN if nothing moves."""
+        """Share of the moving coordinates that the stability ratio covers; NaN if nothing moves."""
         moving = sum(step.gradient.numel() for step in self.active)
         return sum(step.gradient.numel() for step in self.covered) / moving if moving else math.nan
 
@@ -110,14 +125,15 @@ class Preconditioner:
         """The linear recursion of the covered steps, in units in which the step size is cη.
 
         With ``learning_rate=2`` and curvatures of A^{1/2}HA^{1/2}, its full-batch ratio is the stability
-        ratio itself. Groups whose momentum differs have one each; it is that of the most coordinates.
-        Decoupled weight decay is folded into c, whose bias correction multiplies mean and noise alike.
+        ratio itself. If groups differ in their momentum, it is the recursion of most coordinates. Decoupled
+        weight decay and bias correction are part of c: they multiply the mean curvature and its noise alike.
         """
         sizes: dict[tuple[float, float], int] = {}
         for step in self.covered:
             key = (step.momentum_decay, step.direct_share)
             sizes[key] = sizes.get(key, 0) + step.gradient.numel()
         decay, share = max(sizes, key=sizes.__getitem__, default=(0.0, 0.0))
+        # In units of c, a = φ and a + bγ/(1 + β) = 1; with γ = 1 that leaves b = (1 + β)(1 − φ).
         return LinearRecursion(decay=decay, gain=1.0, direct=share, averaged=(1 + decay) * (1 - share))
 
     @property
@@ -125,18 +141,19 @@ class Preconditioner:
         """−1 if the optimizer maximizes, else 1.
 
         Raises:
-            ValueError: If some parameter groups maximize and others don't.
+            ValueError: If some parameter groups maximize and others minimize.
         """
+        # −H in one block and H in another, with the mixed derivatives in between, is not symmetric.
         signs = {step.sign for step in self.active}
         if len(signs) > 1:
             raise ValueError(
                 "some parameter groups maximize and others minimize: such a game has no symmetric "
-                "preconditioned Hessian; monitor one of the players"
+                "preconditioned Hessian; pass the optimizer of one player only"
             )
         return signs.pop() if signs else 1.0
 
     def scale_root(self) -> Tensor:
-        """Return the diagonal of A^{1/2}, shape (n,); zero where nothing moves or the step is not linear.
+        """Return the diagonal of A^{1/2}, shape (n,), zero where nothing moves or the step is not linear.
 
         Raises:
             ValueError: If no step is linear.
@@ -152,12 +169,12 @@ class Preconditioner:
                 continue
             factor = step.momentum_factor * step.learning_rate / 2
             part.copy_(torch.sqrt(factor / step.denominator.to(part.dtype)))
-            # D = 0 takes ε = 0 and a gradient that was always zero: nothing there can move.
+            # D = 0 requires ε = 0 and a gradient that was always zero: such a coordinate does not move.
             part[step.denominator == 0] = 0
         return vector
 
     def coupled_decay(self) -> Tensor | None:
-        """Return the diagonal that L2 regularisation adds to the Hessian, shape (n,), if there is one."""
+        """Return the diagonal that L2 regularisation adds to the Hessian, shape (n,); None without any."""
         if not any(step.coupled_decay for step in self.active):
             return None
         vector = self._zeros()
@@ -170,14 +187,14 @@ class Preconditioner:
         return self._flat([None if step is None else step.gradient for step in self.steps])
 
     def descent(self) -> Tensor:
-        """Return η·n/D, by which the step is taken back, shape (n,); weight decay left out."""
+        """Return η·n/D, the negative of the step without decoupled weight decay, shape (n,)."""
         vector = self._zeros()
         for part, step in self._parts(vector):
             part.copy_(step.numerator / step.denominator * step.learning_rate)
         return vector
 
     def displacement(self) -> Tensor:
-        """Return what the step adds to the parameters, shape (n,); weight decay included."""
+        """Return Δθ, which the step adds to the parameters, shape (n,); weight decay included."""
         return self._flat(
             [
                 None if step is None else step.displacement(parameter)
@@ -197,4 +214,5 @@ class Preconditioner:
 
 
 def _common(values: Sequence[float]) -> float | None:
+    # Exactly equal: groups whose rates differ at all have no common threshold 2/η.
     return values[0] if values and all(value == values[0] for value in values) else None

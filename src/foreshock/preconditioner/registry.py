@@ -1,4 +1,4 @@
-"""Which reader understands which optimizer, and the reading itself."""
+"""Find the reader of an optimizer, and read its state with it."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ from foreshock.preconditioner.live import (
 from foreshock.preconditioner.record import ParameterStep, Preconditioner
 from foreshock.vectors import total_norm
 
+# Readers that users have registered, by class. They take precedence over the built-in ones.
 _READERS: dict[type[Optimizer], Reader] = {}
 
 
 def register_preconditioner(optimizer_class: type[Optimizer], reader: Reader) -> None:
-    """Teach Foreshock a further optimizer, or another reader of one that it knows.
+    """Register how to read an optimizer class that is not built in, or replace the reader of one that is.
 
     A monitor needs `Reader.step`. A guard also needs `Reader.raise_second_moment`, and follows the lag only
     of an optimizer with a `Reader.second_moment`.
 
     Args:
-        optimizer_class: The class; subclasses that don't override ``step`` are understood too.
-        reader: How to read it. Check it by comparing `ParameterStep.displacement` with one real step.
+        optimizer_class: The class; subclasses that do not override ``step`` are read the same way.
+        reader: How to read it. Test it by comparing `ParameterStep.displacement` with a real step.
 
     Raises:
         TypeError: If `optimizer_class` is not an optimizer class.
@@ -56,7 +57,9 @@ def register_preconditioner(optimizer_class: type[Optimizer], reader: Reader) ->
         True
     """
     if not (inspect.isclass(optimizer_class) and issubclass(optimizer_class, Optimizer)):
-        raise TypeError(f"{optimizer_class!r} is not a subclass of torch.optim.Optimizer")
+        raise TypeError(
+            f"{optimizer_class!r} is not a subclass of torch.optim.Optimizer; pass the class, not an instance"
+        )
     _READERS[optimizer_class] = reader
 
 
@@ -67,19 +70,24 @@ def find_reader(optimizer: Optimizer) -> Reader:
         optimizer: A live optimizer, or a wrapper around one that `unwrap` understands.
 
     Raises:
-        TypeError: If its class is not registered, with the names that are, or can't be read in principle.
+        TypeError: If its class is not registered, or has no diagonal preconditioner that could be read.
+
+    Example:
+        >>> find_reader(optim.Adam([torch.zeros(1, requires_grad=True)])) is BUILT_IN["torch.optim.Adam"]
+        True
     """
     cls = type(unwrap(optimizer))
+    # A subclass that overrides step() may do anything in it, so that its base's reader must not be used.
     reader = next(_readers(cls), None)
     if reader is not None:
         return reader
     reason = REFUSED.get(_public_name(cls))
     if reason is not None:
-        raise TypeError(f"{cls.__name__} can't be monitored: {reason}")
+        raise TypeError(f"{cls.__name__} cannot be monitored: {reason}")
     known = ", ".join(sorted({name.rpartition(".")[2] for name in BUILT_IN} | {c.__name__ for c in _READERS}))
     raise TypeError(
         f"{qualified_name(cls)} is not an optimizer Foreshock can read (it reads {known}, "
-        "and subclasses of them that don't override step): teach it with "
+        "and subclasses of them that do not override step): register a reader for it with "
         "foreshock.register_preconditioner(cls, reader)"
     )
 
@@ -104,7 +112,7 @@ def raising_names() -> list[str]:
 
 
 def stock_name(optimizer: Optimizer) -> str | None:
-    """Return the public name of the class whose step an optimizer takes; None if it is not a built-in one.
+    """Return the public name of the built-in class whose step an optimizer takes; None if there is none.
 
     Args:
         optimizer: A live optimizer, or a wrapper around one.
@@ -130,14 +138,21 @@ def read_preconditioner(
     Call it between ``backward()`` and ``step()``. Nothing is changed. Cost: about one optimizer step.
 
     Args:
-        optimizers: A live optimizer of a registered class, or several that share the parameters between
-            them, as Muon and AdamW do.
-        gradient_scale: What ``.grad`` still has to be divided by: ``scaler.get_scale()`` of a gradient scaler
-            before its ``unscale_``. A ``grad_scale`` that sits on the optimizer is divided out anyway.
+        optimizers: A live optimizer of a registered class, or several that have different parameters, such
+            as Muon for matrices and AdamW for the rest.
+        gradient_scale: The factor that ``.grad`` still contains: ``scaler.get_scale()`` of a gradient scaler
+            before its ``unscale_``. A ``grad_scale`` attribute of the optimizer is divided out in addition.
 
     Raises:
         TypeError: If an optimizer's class is not registered, or a gradient is not dense.
         ValueError: If `gradient_scale` is not a positive number, or a parameter has two optimizers.
+
+    Example:
+        >>> weight = torch.tensor([3.0, 4.0], requires_grad=True)
+        >>> optimizer = optim.Adam([weight], lr=0.1)
+        >>> (weight**2).sum().backward()
+        >>> read_preconditioner(optimizer).displacement()  # the first step of Adam is −η·sign(g)
+        tensor([-0.1000, -0.1000])
     """
     _require_scale(gradient_scale)
     parameters: list[Tensor] = []
@@ -151,8 +166,12 @@ def read_preconditioner(
             else:
                 gradient = _dense_gradient(parameter.grad, scale)
                 steps.append(reader.step(LiveParameter(parameter, gradient, state, group)))
+    # By identity: == compares tensors entry by entry.
     if len({id(parameter) for parameter in parameters}) < len(parameters):
-        raise ValueError("a parameter belongs to two of the optimizers: it would be moved twice in one step")
+        raise ValueError(
+            "a parameter belongs to two of the optimizers, which would move it twice in one step: pass each "
+            "optimizer once, and give each parameter to one of them"
+        )
     return Preconditioner(tuple(parameters), tuple(steps))
 
 
@@ -160,18 +179,25 @@ def read_preconditioner(
 def read_second_moment_sums(
     optimizers: Optimizer | Sequence[Optimizer], *, gradient_scale: float = 1.0
 ) -> list[SecondMomentSums]:
-    """Return Σg² and Σv_{t−1} by parameter group, the free part of the lag statistics.
+    """Return Σg² and Σv_{t−1} of each parameter group, from which the lag of v is computed at every step.
 
-    Groups without a decaying average of g² (SGD, Adagrad, Adamax, Muon, β₂ = 0) are left out. The gradient is
-    ``.grad`` as it is, coupled weight decay left out. Cost: two norms.
+    Groups without a decaying average of g² (SGD, Adagrad, Adamax, Muon, β₂ = 0) are left out. g is ``.grad``
+    without coupled weight decay. Cost: two norms.
 
     Args:
         optimizers: A live optimizer of a registered class, or several.
-        gradient_scale: What ``.grad`` still has to be divided by.
+        gradient_scale: The factor that ``.grad`` still contains; see `read_preconditioner`.
 
     Raises:
         TypeError: If an optimizer's class is not registered.
         ValueError: If `gradient_scale` is not a positive number.
+
+    Example:
+        >>> weight = torch.tensor([3.0, 4.0], requires_grad=True)
+        >>> (weight**2).sum().backward()
+        >>> [sums] = read_second_moment_sums(optim.Adam([weight]))
+        >>> sums.squared_gradient, sums.previous, sums.step
+        (100.0, 0.0, 1)
     """
     _require_scale(gradient_scale)
     sums = []
@@ -182,11 +208,14 @@ def read_second_moment_sums(
             moving = [p for p in group["params"] if p.grad is not None]
             read = [reader.second_moment(inner.state.get(p, {}), group) for p in moving]
             known = [moment for moment in read if moment is not None]
+            # β₂ belongs to the group, and t is that of its first parameter: those that train together share
+            # it. At β₂ = 0 v is g² itself and cannot lag.
             if not known or not 0 < known[0].beta2 < 1:
                 continue
             gradients = [p.grad for p, moment in zip(moving, read, strict=True) if moment is not None]
             moments = [moment.previous for moment in known if moment.previous is not None]
             squared = (float(total_norm(gradients)) / scale) ** 2
+            # v ≥ 0, so its 1-norm is its sum: one fused kernel for all tensors.
             previous = float(total_norm(moments, order=1)) if moments else 0.0
             sums.append(SecondMomentSums(squared, previous, known[0].beta2, known[0].step))
     return sums
@@ -198,10 +227,16 @@ def read_gradient_norm(optimizers: Optimizer | Sequence[Optimizer], *, gradient_
 
     Args:
         optimizers: One optimizer of any class, or several.
-        gradient_scale: What ``.grad`` still has to be divided by.
+        gradient_scale: The factor that ``.grad`` still contains; see `read_preconditioner`.
 
     Raises:
         ValueError: If `gradient_scale` is not a positive number.
+
+    Example:
+        >>> weight = torch.tensor([3.0, 4.0], requires_grad=True)
+        >>> (weight**2).sum().backward()
+        >>> read_gradient_norm(optim.Adam([weight]))
+        10.0
     """
     _require_scale(gradient_scale)
     norms = []
@@ -224,15 +259,16 @@ def _parameters(optimizer: Optimizer) -> Iterator[tuple[Tensor, Mapping[str, Any
 def _dense_gradient(gradient: Tensor, scale: float) -> Tensor:
     if gradient.layout is not torch.strided:
         raise TypeError(
-            f"a gradient has the layout {gradient.layout}; a step that moves only some rows is not "
-            "read: build the embedding with sparse=False"
+            f"a gradient has the layout {gradient.layout}, which moves only some rows; only dense gradients "
+            "are read: build the embedding with sparse=False"
         )
+    # Not divided in place: .grad is the user's, and the scaler will unscale it itself.
     gradient = gradient.detach()
     return gradient if scale == 1 else gradient / scale
 
 
 def _own_scale(optimizer: Optimizer) -> float:
-    """Return the scale that torch.amp.GradScaler leaves to a fused optimizer's own step."""
+    """Return the scale by which a fused optimizer divides in its own step, set by torch.amp.GradScaler."""
     scale = getattr(unwrap(optimizer), "grad_scale", None)
     return 1.0 if scale is None else float(scale)
 

@@ -16,7 +16,7 @@ def read_rmsprop_step(live: LiveParameter) -> ParameterStep:
     """Return the step that ``torch.optim.RMSprop`` is about to take (Tieleman & Hinton 2012; Graves 2013).
 
     D_t = √v_t + ε, or √(v_t − ḡ_t²) + ε if centered, without bias correction. Momentum is heavy ball on g/D:
-    b_t = μb_{t−1} + g_t/D_t moves the parameter, n = D_t·b_t.
+    b_t = μb_{t−1} + g_t/D_t moves the parameter, so that n = D_t·b_t.
 
     Args:
         live: The parameter.
@@ -28,6 +28,7 @@ def read_rmsprop_step(live: LiveParameter) -> ParameterStep:
         mean = torch.lerp(live.moment("grad_avg"), gradient, 1 - alpha)
         second.addcmul_(mean, mean, value=-1)
     denominator = second.sqrt_().add_(live.option("eps"))
+    # torch's buffer b is of g/D, with the D of each earlier step; n = D_t·b_t makes η·n/D the step.
     numerator = gradient
     if momentum:
         numerator = torch.addcmul(gradient, live.moment("momentum_buffer"), denominator, value=momentum)
@@ -44,7 +45,7 @@ def read_rmsprop_step(live: LiveParameter) -> ParameterStep:
 
 
 def read_rmsprop_second_moment(state: Mapping[str, Any], group: Mapping[str, Any]) -> SecondMoment:
-    """Return v_{t−1}, α and t; the centering is left out.
+    """Return v_{t−1}, α (as β₂) and t; centering is ignored.
 
     Args:
         state: Optimizer state of one parameter.

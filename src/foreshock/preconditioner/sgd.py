@@ -1,4 +1,4 @@
-"""SGD: momentum, dampening, Nesterov; D is the identity."""
+"""SGD with momentum, dampening and Nesterov momentum; D is the identity."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from foreshock.stability import heavy_ball_factor
 def read_sgd_step(live: LiveParameter) -> ParameterStep:
     """Return the step that ``torch.optim.SGD`` is about to take.
 
-    The buffer is b_t = μb_{t−1} + (1 − τ)g_t, but b_1 = g_1; n = b_t, or g_t + μb_t with Nesterov momentum.
-    D = 1: the stability ratio is that of the sharpness λ_max(H) itself.
+    The buffer is b_t = μb_{t−1} + (1 − τ)g_t, starting with b_1 = g_1; n = b_t, or g_t + μb_t with Nesterov
+    momentum. D = 1: the stability ratio is that of the sharpness λ_max(H) itself.
 
     Args:
         live: The parameter.
@@ -33,6 +33,7 @@ def read_sgd_step(live: LiveParameter) -> ParameterStep:
         learning_rate=live.learning_rate,
         momentum_factor=factor,
         momentum_decay=momentum,
+        # a = 1 with Nesterov momentum, hence a/c = 1/c.
         direct_share=1 / factor if nesterov and momentum else 0.0,
         coupled_decay=decay,
         sign=live.sign,
