@@ -8,7 +8,7 @@ import math
 import pytest
 
 from foreshock.forecast import Forecast
-from foreshock.monitor.schedule import ProbeSchedule
+from foreshock.monitor.probing import ProbeSchedule
 
 
 def forecast(ahead: float) -> Forecast:

@@ -16,9 +16,8 @@ from foreshock.curvature import LossFunction
 from foreshock.forecast import Alarm, Forecast, RunForecaster
 from foreshock.guarding import Guard, GuardAction, Policy, as_guard
 from foreshock.monitor.journal import Journal
-from foreshock.monitor.observation import observe_step
-from foreshock.monitor.probing import ProbeRunner
-from foreshock.monitor.schedule import ProbeSchedule
+from foreshock.monitor.observation import FreeSignals
+from foreshock.monitor.probing import ProbeRunner, ProbeSchedule
 from foreshock.monitor.subject import Subject
 from foreshock.preconditioner import as_optimizers
 from foreshock.runlog import RunLogWriter
@@ -100,6 +99,7 @@ class Monitor:
         schedule = ProbeSchedule(budget=budget, every=probe_every)
         self._run = RunForecaster(horizon=horizon, beta2=self._subject.beta2)
         self._batches = BatchWatch(constant=full_batch)
+        self._signals = FreeSignals(self._subject.optimizers)
         self._guard = None if guard is None else as_guard(guard, self._subject.optimizers)
         header = self._subject.describe() | dict(meta or {})
         if self._guard is not None:
@@ -140,7 +140,7 @@ class Monitor:
         """
         step, value = self._step, _as_number(loss)
         self._step += 1
-        seen = observe_step(self._subject.optimizers, step=step, loss=value, gradient_scale=gradient_scale)
+        seen = self._signals.observe(step=step, loss=value, gradient_scale=gradient_scale)
         # Before anything that may fail or raise: a log without the last step hides what ended the run.
         self._journal.write("step", seen)
         self._run.record_step(
@@ -213,6 +213,7 @@ class Monitor:
         self.close()
 
     def _log_action(self, action: GuardAction) -> None:
+        self._signals.refresh()  # v, or what it decays with, is no longer what it was
         # The guard counts updates since it was attached, the log those of the run.
         self._journal.write("guard", replace(action, step=self._step - 1))
 
