@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from foreshock.batches import MicroBatches
-from foreshock.curvature.blocks import block_shares, name_parameters
+from foreshock.curvature.blocks import name_parameters
 from foreshock.curvature.form import next_step, random_start, symmetric_form
 from foreshock.curvature.measurement import Sharpness
 from foreshock.eigen import StoppingRule, largest_eigenvalues
@@ -100,14 +100,5 @@ def gauss_newton_sharpness(
             if preconditioner is not None:
                 form = symmetric_form(matrix, preconditioner)
             found = largest_eigenvalues(form, random_start(parameters), count, stop)
-    top = found[0]
-    return Sharpness(
-        value=top.value,
-        error=top.error,
-        residual=top.residual,
-        eigenvalues=found.values,
-        converged=found.converged,
-        products=found.products,
-        backend=BackendChoice(matrix.backend, _REASON, math.nan, verified=True),
-        blocks=block_shares(top.vector, name_parameters(model, parameters)),
-    )
+    choice = BackendChoice(matrix.backend, _REASON, math.nan, verified=True)
+    return Sharpness.of(found, choice, name_parameters(model, parameters))

@@ -22,7 +22,7 @@ from foreshock.curvature.form import next_step, random_start, symmetric_form
 from foreshock.curvature.noise import measure_noise
 from foreshock.curvature.probe import CurvatureReading, ProbeSettings, probe_curvature
 from foreshock.dynamics import population_factor
-from foreshock.eigen import StoppingRule, largest_eigenvalues
+from foreshock.eigen import EigenResults, StoppingRule, largest_eigenvalues
 from foreshock.isolation import isolated
 from foreshock.operators import BackendChoice, Loss, LossTerm, choose_backend, hessian_operator
 from foreshock.representation import short_repr
@@ -53,6 +53,29 @@ class Sharpness:
     products: int
     backend: BackendChoice
     blocks: tuple[BlockShare, ...]
+
+    @classmethod
+    def of(
+        cls, found: EigenResults, backend: BackendChoice, named: Sequence[tuple[str, Tensor]]
+    ) -> Sharpness:
+        """Return what a solver found, with the shares of the parameters in the top eigenvector.
+
+        Args:
+            found: Its eigenvalues and vectors, the largest first.
+            backend: How products were computed.
+            named: Names and parameters, in the order of the vector's coordinates.
+        """
+        top = found[0]
+        return cls(
+            value=top.value,
+            error=top.error,
+            residual=top.residual,
+            eigenvalues=found.values,
+            converged=found.converged,
+            products=found.products,
+            backend=backend,
+            blocks=block_shares(top.vector, named),
+        )
 
     __repr__ = short_repr
 
@@ -163,17 +186,7 @@ def sharpness(
         choice = choose_backend(loss, parameters, model=model)
         with hessian_operator(choice, loss, parameters, model=model) as hessian:
             found = largest_eigenvalues(hessian, random_start(parameters), count, stop)
-    top = found[0]
-    return Sharpness(
-        value=top.value,
-        error=top.error,
-        residual=top.residual,
-        eigenvalues=found.values,
-        converged=found.converged,
-        products=found.products,
-        backend=choice,
-        blocks=block_shares(top.vector, name_parameters(model, parameters)),
-    )
+    return Sharpness.of(found, choice, name_parameters(model, parameters))
 
 
 def preconditioned_sharpness(

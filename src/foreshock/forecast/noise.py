@@ -10,7 +10,7 @@ more. `NoiseAverage` makes two statistics of them, which serve the guard and the
 
 - the *ratio of the averages*, μ and σ² each averaged over about eight measurements: what theory puts at one;
 - the *typical ratio*, the geometric mean of the last five single ratios: one outlier in five moves it by a
-  fifth of its logarithm. It lies below the former. On the development runs of SpikeBench it announces the same
+  fifth of its logarithm. It lies below the former. On the development runs of SpikeBench it announces as many
   spikes with fewer steps armed, most of all on those that are like language models.
 
 Batches drawn from few examples differ less than independent ones: among N without replacement, the variance
