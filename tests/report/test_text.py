@@ -12,7 +12,7 @@ from foreshock.report.text import (
     to_text,
     verdict,
 )
-from foreshock.spikes import FalseAlarm, SpikeDefinition, SpikeEvent, SpikeOutcome
+from foreshock.spikes import FalseAlarm, SpikeDefinition, SpikeEvent, SpikeOutcome, detect_events
 
 PROBES = Probes(40, 0, 4.0, 0.001, 0, 1.0, ("autograd",))
 
@@ -144,3 +144,30 @@ def test_the_text_has_aligned_columns_and_all_parts():
 def test_the_actions_of_a_guard_are_told():
     assert "The guard 'secant' acted on 12 steps." in to_text(changed(guard=("secant", 12)))
     assert "guard" not in to_text(changed())
+
+
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        ([2.0] * 60 + [math.nan] * 300, "The loss was NaN or infinite from step 60 on; no spikes besides"),
+        ([2.0] * 100 + [math.inf] + [2.0] * 99, "The loss was NaN or infinite at step 100; "),
+        (
+            [2.0] * 300 + [3.2] * 300,
+            "The loss rose from 2 to 3.2 at step 300 and did not come back; no spikes",
+        ),
+    ],
+)
+def test_the_verdict_begins_with_what_went_wrong(losses, words):
+    failures = tuple(detect_events(range(len(losses)), losses))
+    summary = changed(outcomes=(), sharpest=(), failures=failures, last_step=len(losses) - 1)
+    assert verdict(summary).startswith(words)
+    assert words.split("; ")[0] in to_text(summary)
+
+
+def test_of_many_failures_the_first_three_are_described():
+    losses = ([2.0] * 100 + [math.nan]) * 5 + [2.0] * 50
+    failures = tuple(detect_events(range(len(losses)), losses))
+    assert len(failures) == 5
+    words = verdict(changed(failures=failures))
+    assert words.count("NaN") == 3
+    assert "and 2 more such events; 3 spikes" in words

@@ -10,10 +10,12 @@ import numpy as np
 
 from foreshock.spikes import (
     FalseAlarm,
+    LossEvent,
     Readings,
     SpikeDefinition,
     SpikeOutcome,
     announcing,
+    detect_events,
     detect_spikes,
     episode_gap,
     score,
@@ -95,6 +97,8 @@ class RunSummary:
         skipped: Lines of the log that could not be read.
         definition: What counted as a spike.
         meta: The header's description of the run.
+        failures: Where the loss was not finite, rose and did not come back, or climbed slowly, in order: see
+            `foreshock.spikes.detect_events`.
         guard: Name of the guard's policy, and the number of steps on which it changed something; None if it
             there was none.
     """
@@ -121,6 +125,7 @@ class RunSummary:
     skipped: int
     definition: SpikeDefinition
     meta: Mapping[str, Any]
+    failures: tuple[LossEvent, ...] = ()
     guard: tuple[str, int] | None = None
 
     @property
@@ -176,6 +181,9 @@ def summarise(run: Run, definition: SpikeDefinition | None = None) -> RunSummary
         skipped=run.skipped,
         definition=definition,
         meta=run.meta,
+        failures=tuple(
+            event for event in detect_events(steps.tolist(), losses.tolist()) if event.kind != "spike"
+        ),
         guard=_guard(run),
     )
 

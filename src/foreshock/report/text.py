@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from foreshock.report.summary import RunSummary
-    from foreshock.spikes import FalseAlarm, SpikeOutcome
+    from foreshock.spikes import FalseAlarm, LossEvent, SpikeOutcome
 
 _NOTHING = "–"
+_FAILURES_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,30 @@ def verdict(summary: RunSummary) -> str:
     """
     if not summary.steps:
         return "No losses were recorded"
+    failed = "".join(f"{failure(event, summary)}; " for event in summary.failures[:_FAILURES_SHOWN])
+    if len(summary.failures) > _FAILURES_SHOWN:
+        failed += f"and {_count(len(summary.failures) - _FAILURES_SHOWN, 'more such event')}; "
+    return failed + _counted(summary)
+
+
+def failure(event: LossEvent, summary: RunSummary) -> str:
+    """Return in words what went wrong with the loss, without a full stop.
+
+    Args:
+        event: A divergence, a slow climb, or losses that are not finite.
+        summary: The run in numbers.
+    """
+    if event.first_non_finite is not None:
+        first = f"{event.first_non_finite:,}"
+        on = f"from step {first} on" if event.end == summary.last_step else f"at step {first}"
+        return f"The loss was NaN or infinite {on}"
+    levels = f"from {event.reference:.3g} to {event.reference + event.rise:.3g}"
+    if event.kind == "climb":
+        return f"The loss climbed {levels} between steps {event.onset:,} and {event.end:,}"
+    return f"The loss rose {levels} at step {event.onset:,} and did not come back"
+
+
+def _counted(summary: RunSummary) -> str:
     spikes = len(summary.outcomes)
     alarms = len(summary.false_alarms)
     if not summary.forecasts:
@@ -45,7 +70,8 @@ def verdict(summary: RunSummary) -> str:
         return f"{_count(spikes, 'spike')}; {why}, so nothing was announced"
     false = _count(alarms, "false alarm")
     if not spikes:
-        return f"No spikes in {summary.steps:,} steps; {false}"
+        besides = "no spikes besides" if summary.failures else f"No spikes in {summary.steps:,} steps"
+        return f"{besides}; {false}"
     lead = f", median {number(summary.median_lead)} steps ahead" if summary.announced else ""
     if summary.announced and not summary.median_lead:
         lead = ", at their onset"

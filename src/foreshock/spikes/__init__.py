@@ -1,6 +1,7 @@
 """Ground truth: which losses are spikes, and how announcements match them. Never used to forecast."""
 
 from foreshock.spikes.detection import SpikeDefinition, SpikeEvent, detect_spikes
+from foreshock.spikes.events import EventDefinition, LossEvent, detect_events
 from foreshock.spikes.scoring import (
     ANNOUNCING,
     FalseAlarm,
@@ -14,13 +15,16 @@ from foreshock.spikes.scoring import (
 
 __all__ = [
     "ANNOUNCING",
+    "EventDefinition",
     "FalseAlarm",
+    "LossEvent",
     "Readings",
     "Score",
     "SpikeDefinition",
     "SpikeEvent",
     "SpikeOutcome",
     "announcing",
+    "detect_events",
     "detect_spikes",
     "episode_gap",
     "score",

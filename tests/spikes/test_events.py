@@ -1,0 +1,143 @@
+"""What happened to a loss: the curves that people call spikes or failures, and those that they don't."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foreshock.spikes.events import EventDefinition, detect_events
+
+CALM = [1.0] * 200
+
+
+def noise(size: int, scale: float = 1.0, seed: int = 0):
+    return np.random.default_rng(seed).normal(0, scale, size)
+
+
+def events(losses):
+    return [(event.kind, event.onset, event.end) for event in detect_events(range(len(losses)), losses)]
+
+
+CURVES = {
+    "two wide spikes, fifteen calm steps between them": (
+        CALM + [10.0] * 80 + [1.0] * 15 + [25.0] * 5 + [1.0] * 100,
+        [("spike", 200, 279), ("spike", 295, 299)],
+    ),
+    "cross-entropy that rises and stays": ([2.0] * 300 + [3.2] * 300, [("divergence", 300, 499)]),
+    "cross-entropy that rises and comes back": (
+        [2.0] * 300 + [5.9] * 40 + [2.0] * 300,
+        [("spike", 300, 339)],
+    ),
+    "cross-entropy at its ceiling, more than threefold": (
+        [3.3] * 300 + [10.82] * 300,
+        [("divergence", 300, 499)],
+    ),
+    "cross-entropy at its ceiling, less than threefold": (
+        [3.7] * 300 + [10.82] * 300,
+        [("divergence", 300, 499)],
+    ),
+    "within the first hundred steps": ([2.0] * 60 + [40.0] * 30 + [2.0] * 300, [("spike", 60, 89)]),
+    "a log-likelihood far below zero": (
+        [-2000.0] * 300 + [-100.0] * 20 + [-2000.0] * 100,
+        [("spike", 300, 319)],
+    ),
+    "a policy loss around zero": (noise(2000, 0.01).tolist(), []),
+    "NaN to the end": ([2.0] * 50 + [math.nan] * 300, [("non-finite", 50, 349)]),
+    "an overflow that passes": ([2.0] * 100 + [math.nan, math.inf] + [2.0] * 100, [("non-finite", 100, 101)]),
+    "no number from the first step": ([math.inf] * 3 + [2.0] * 200, [("non-finite", 0, 2)]),
+    "data that became harder, then a spike": (
+        [*(2 + noise(600, 0.02)), *(3 + noise(600, 0.02)), *[9.0] * 5, *(3 + noise(200, 0.02))],
+        [("divergence", 600, 799), ("spike", 1200, 1204)],
+    ),
+    "healthy mini-batches, cross-entropy": ((2 + noise(5000, 0.15)).tolist(), []),
+    "healthy mini-batches, a small loss": (np.exp(noise(5000, 0.4) - 7).tolist(), []),
+    "a falling loss": (10.8 * np.exp(-np.arange(3000) / 800) + 2 + noise(3000, 0.1), []),
+    "a smooth fall over decades": (np.geomspace(10, 1e-6, 3000), []),
+    "rounding at the floor of float32": ([1.0] * 50 + [1e-9, 1e-11] * 200, []),
+}
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_a_curve_has_the_events_that_people_see(name):
+    losses, expected = CURVES[name]
+    assert events(losses) == expected
+
+
+def test_a_slow_climb_is_one_event_although_no_step_is_high():
+    losses = np.concatenate([np.ones(500), np.geomspace(1, 30, 4000)]) * np.exp(noise(4500, 0.1))
+    [event] = detect_events(range(4500), losses)
+    assert event.kind == "climb"
+    assert 500 < event.onset < 1200
+    assert event.end == 4499
+    assert event.reference == pytest.approx(1, rel=0.1)
+
+
+def test_a_climb_without_noise_is_a_divergence():
+    losses = [*CALM, *np.geomspace(1, 30, 400)]
+    kinds = {kind for kind, *_ in events(losses)}
+    assert kinds == {"divergence"}
+
+
+def test_a_wide_spike_that_recovers_slowly_does_not_hide_the_next_one():
+    slow = 1 + 99 * np.exp(-np.arange(600) / 150)
+    losses = [*CALM, *slow, *[60.0] * 3, *np.ones(200)]
+    assert [kind for kind, *_ in events(losses)] == ["spike", "spike"]
+    assert events(losses)[1][1] == 800
+
+
+def test_heights_and_rises():
+    [event] = detect_events(range(340), [2.0] * 300 + [3.0, 8.0, 4.0] + [2.0] * 37)
+    assert (event.onset, event.peak, event.end) == (300, 301, 302)
+    assert (event.reference, event.rise, event.height) == (2.0, 6.0, 4.0)
+    [below] = detect_events(range(340), [-2.0] * 300 + [5.0] * 3 + [-2.0] * 37)
+    assert below.rise == 7.0
+    assert math.isnan(below.height)
+    [gone] = detect_events(range(103), [2.0] * 100 + [math.nan] * 3)
+    assert (gone.first_non_finite, gone.rise, gone.height) == (100, math.inf, math.inf)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.floats(1e-3, 1e3), st.integers(0, 5))
+def test_the_unit_of_the_loss_does_not_matter(scale, seed):
+    losses = np.exp(noise(600, 0.2, seed))
+    losses[300:305] *= 20
+    one, other = detect_events(range(600), losses), detect_events(range(600), scale * losses)
+    assert [(e.kind, e.onset, e.end) for e in one] == [(e.kind, e.onset, e.end) for e in other]
+    assert [e.height for e in other] == pytest.approx([e.height for e in one])
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(30, 500), st.integers(0, 5))
+def test_what_comes_later_does_not_change_an_onset(cut, seed):
+    losses = np.exp(noise(600, 0.3, seed))
+    losses[::97] *= 30
+    whole = [e.onset for e in detect_events(range(600), losses) if e.onset < cut and e.kind != "climb"]
+    assert [e.onset for e in detect_events(range(cut), losses[:cut]) if e.kind != "climb"] == whole
+
+
+def test_steps_may_have_gaps_and_must_increase():
+    [event] = detect_events(range(0, 3400, 10), [2.0] * 300 + [9.0] * 3 + [2.0] * 37)
+    assert (event.onset, event.end) == (3000, 3020)
+    with pytest.raises(ValueError, match="increase strictly"):
+        detect_events([0, 0], [1.0, 1.0])
+    with pytest.raises(ValueError, match="must pair up"):
+        detect_events([0, 1], [1.0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"factor": 1.0}, "factor is 1.0; it must be above 1"),
+        ({"sigmas": math.nan}, "sigmas is nan"),
+        ({"fewest": 101}, "fewest is 101; it must be from 2 steps to `window`"),
+        ({"patience": 10}, "more steps than `rest`"),
+        ({"climb": 1.0}, "climb is 1.0"),
+    ],
+)
+def test_impossible_definitions_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        EventDefinition(**options)
