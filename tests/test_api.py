@@ -18,7 +18,7 @@ import torch
 import foreshock
 from foreshock.guarding import Auto, Decision, GuardSignals
 from foreshock.preconditioner import find_reader, read_preconditioner
-from foreshock.representation import short_repr
+from foreshock.representation import one_line, printable, short_repr
 
 LONGEST = 300
 SUBMODULES = [name for name in dir(foreshock) if name not in foreshock.__all__ and name[:2] != "__"]
@@ -282,6 +282,21 @@ class Everything:
 )  # fmt: skip
 def test_a_short_repr_shows_each_kind_of_value(record, shown):
     assert repr(record) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("é – λ_max ×", "é – λ_max ×"),
+        ("\x1b[2J\x07\x9b1m", r"\x1b[2J\x07\x9b1m"),
+        ("\u202egnp.exe", r"\u202egnp.exe"),
+        ("\udcff", r"\udcff"),
+        ("two\n  lines\t", r"two\n  lines\t"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_spelled_out(text, shown):
+    assert printable(text) == shown
+    assert one_line(text) == " ".join(shown.replace(r"\n", " ").replace(r"\t", " ").split())
 
 
 def test_a_short_repr_ends_before_a_line_is_full():

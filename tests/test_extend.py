@@ -1,4 +1,4 @@
-"""What docs/how-to/extend.md shows works as it stands, for an optimizer and a policy from outside."""
+"""What docs/how-to/extend.md shows works unchanged, for an optimizer and a policy from outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What README.md shows runs as it stands: every Python block, every command, every link."""
+"""What README.md shows runs unchanged: every Python block, every command, every link."""
 
 from __future__ import annotations
 

@@ -147,6 +147,80 @@ def test_what_is_no_run_is_refused(tmp_path):
         read_run(tmp_path / "new.jsonl")
 
 
+HEADER = {"kind": "header", "schema": 2, "foreshock": "0.1.0", "created": "", "meta": {}}
+DAMAGED = [
+    {"kind": "step", "step": 1, "loss": "abc"},
+    {"kind": "step", "step": 1, "loss": True},
+    {"kind": "step", "step": 1, "loss": 10**400},
+    {"kind": "step", "step": 1, "instant_lag": [1.0]},
+    {"kind": "step", "step": True, "loss": 1.0},
+    {"kind": "step", "step": -1, "loss": 1.0},
+    {"kind": "step", "step": 2**53 + 1, "loss": 1.0},
+    {"kind": "step", "step": 1.0, "loss": 1.0},
+    {"kind": ["step"], "step": 1},
+    {"step": 1},
+    {"kind": "curvature", "step": 1, "stability_ratio": {}},
+    {"kind": "curvature", "step": 1, "blocks": "all"},
+    {"kind": "curvature", "step": 1, "blocks": ["all"]},
+    {"kind": "curvature", "step": 1, "blocks": [{"name": "all"}]},
+    {"kind": "curvature", "step": 1, "blocks": [{"name": "all", "share": "half"}]},
+    {"kind": "forecast", "step": 1, "interval_low": "soon"},
+    {"kind": "alarm", "step": 1, "forecast": "soon"},
+    {"kind": "header", "schema": None, "meta": {}},
+    {"kind": "header", "schema": "new", "meta": {}},
+    {"kind": "header", "schema": 0, "meta": {}},
+    {"kind": "header", "schema": 2, "meta": ["a"]},
+]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED, ids=lambda row: str(row)[:70])
+@pytest.mark.parametrize("schema", [1, 2])
+def test_a_damaged_line_costs_the_reader_no_other(tmp_path, damaged, schema):
+    good = {"kind": "step", "step": 0, "loss": 1.0}
+    lines = [HEADER | {"schema": schema}, good, damaged, good | {"step": 2, "loss": None}]
+    path = tmp_path / "rank0.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = read_run(path)
+    assert (run.skipped, run.starts, run.schema) == (1, 1, schema)
+    assert run.records.keys() == {"step"}
+    assert run.steps("step").tolist() == [0, 2]
+    assert repr(run).endswith("steps 0–2, 1 session, records: 2 step>")
+
+
+def test_lines_nested_without_end_or_in_no_encoding_are_skipped(tmp_path):
+    path = tmp_path / "rank0.jsonl"
+    nested = b'{"kind":"event","step":1,"name":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
+    path.write_bytes(json.dumps(HEADER).encode() + b"\n" + nested + b"\xff\xfe\n")
+    assert read_run(path).skipped == 2
+
+
+def test_half_a_surrogate_pair_becomes_a_question_mark(tmp_path):
+    path = tmp_path / "rank0.jsonl"
+    rows = [HEADER | {"meta": {"\ud800": "a\udfff"}}, {"kind": "event", "step": 1, "name": "é\ud800"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = read_run(path)
+    assert run.meta == {"?": "a?"}
+    assert run.records["event"][0]["name"] == "é?"
+
+
+def test_the_alarm_of_schema_1_may_lack_its_forecast(tmp_path):
+    path = tmp_path / "rank0.jsonl"
+    rows = [
+        HEADER | {"schema": 1},
+        {"kind": "alarm", "step": 1, "forecast": None},
+        {"kind": "alarm", "step": 2},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = read_run(path)
+    assert run.steps("alarm").tolist() == [1, 2]
+    assert run.skipped == 0
+
+
+def test_a_folder_may_be_called_like_a_log(tmp_path):
+    RunLogWriter(tmp_path / "run.jsonl").close()
+    assert read_run(tmp_path / "run.jsonl").path == tmp_path / "run.jsonl" / "rank0.jsonl"
+
+
 def test_a_log_of_schema_1_reads_as_the_same_run_in_schema_2():
     old, new = (read_run(RUNS / f"schema-{schema}.jsonl") for schema in (1, 2))
     assert (old.schema, new.schema) == (1, 2)

@@ -31,6 +31,9 @@ def isolated(model: nn.Module) -> Iterator[None]:
     Args:
         model: The model that is evaluated inside the block.
 
+    Raises:
+        TypeError: If it is no module.
+
     Example:
         >>> layer = nn.BatchNorm1d(1)
         >>> with isolated(layer):
@@ -38,6 +41,11 @@ def isolated(model: nn.Module) -> Iterator[None]:
         >>> layer.running_mean.item()
         0.0
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"the model is {type(model).__name__}; it must be a torch.nn.Module: the arguments are "
+            "(model, loss_fn, batch), or (model, optimizer, loss_fn, batch) where the optimizer counts"
+        )
     buffers = _saved_buffers(model)
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]

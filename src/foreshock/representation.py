@@ -15,6 +15,37 @@ from typing import Any
 _LENGTH, _TEXT, _ITEMS = 260, 48, 3
 
 
+def printable(text: str) -> str:
+    r"""Return a text that is safe to print on a terminal, whoever wrote it.
+
+    What a terminal would obey instead of showing – escape sequences, line breaks, marks that reverse the
+    direction of writing – is spelled out as Python would spell it.
+
+    Args:
+        text: Any text: a path, for instance.
+
+    Example:
+        >>> print(printable("runs/\x1b[2Jbase"))
+        runs/\x1b[2Jbase
+    """
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def one_line(text: str) -> str:
+    r"""Return a text as one line that is safe to print: as `printable`, with single spaces for white space.
+
+    Args:
+        text: Any text: a name in a log, or the message of an error.
+
+    Example:
+        >>> one_line("no such file:\n  runs/base")
+        'no such file: runs/base'
+    """
+    return printable(" ".join(text.split()))
+
+
 def short_repr(record: Any) -> str:
     """Return a dataclass instance as ``Name(field=value, …)`` on one line of 300 characters at most.
 

@@ -50,6 +50,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +63,33 @@ if TYPE_CHECKING:
 
 SCHEMA = 2
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+# Fields that are numbers, or null, in all that a report draws: a line that has something else there was
+# damaged or written by hand, and one such line must not cost the reader all others.
+_NUMBERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "step": ("loss", "instant_lag", "lag_ratio", "decay_exponent"),
+        "curvature": (
+            "stability_ratio",
+            "error_bound",
+            "gradient_stability_ratio",
+            "update_stability_ratio",
+            "alignment",
+            "products",
+            "seconds",
+        ),
+        "forecast": (
+            "stability_ratio",
+            "steps_to_instability",
+            "interval_low",
+            "interval_high",
+            "mean_square_ratio",
+            "typical_mean_square_ratio",
+            "lag",
+        ),
+    }
+)
+# The largest step that a page can count to: its numbers are those of JavaScript.
+_LAST_STEP = 2**53
 
 
 class RunLogWriter:
@@ -148,7 +176,7 @@ class Run:
         schema: Schema that the last session was written with; `records` are of the present one.
         starts: Number of sessions: one, and one more for each time the run was resumed.
         records: Records by kind, ordered by step.
-        skipped: Lines that could not be read (a torn last line, for instance).
+        skipped: Lines that could not be read: a torn last line, for instance, or a loss that is no number.
     """
 
     path: Path
@@ -258,7 +286,8 @@ def read_run(run: str | os.PathLike[str], *, rank: int = 0) -> Run:
 
 
 def _log_path(run: Path, rank: int) -> Path:
-    path = run if run.suffix == ".jsonl" else run / f"rank{rank}.jsonl"
+    named = run.suffix == ".jsonl" and not run.is_dir()
+    path = run if named else run / f"rank{rank}.jsonl"
     if path.is_file():
         return path
     near = sorted(str(p.parent) for p in run.glob("**/rank0.jsonl")) if run.is_dir() else []
@@ -271,13 +300,50 @@ def _decode_line(line: bytes) -> dict[str, Any] | None:
         return None
     try:
         row = json.loads(line)
-    except ValueError:
+        if b"\\ud" in line.lower():
+            # JSON can spell half of a surrogate pair, which no file and no terminal takes.
+            row = json.loads(json.dumps(row, ensure_ascii=False).encode(errors="replace"))
+        if not isinstance(row, dict):
+            return None
+        if row.get("kind") == "header":
+            return row if _is_header(row) else None
+        row = _decode(row)
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(row, dict) or "kind" not in row:
-        return None
-    if row["kind"] == "header":
-        return row if "schema" in row and "meta" in row else None
-    return _decode(row) if isinstance(row.get("step"), int) else None
+    return row if _is_record(row) else None
+
+
+def _is_header(row: Mapping[str, Any]) -> bool:
+    return _is_count(row.get("schema")) and row["schema"] >= 1 and isinstance(row.get("meta"), dict)
+
+
+def _is_record(row: Mapping[str, Any]) -> bool:
+    kind = row.get("kind")
+    if not (isinstance(kind, str) and _is_count(row.get("step"))):
+        return False
+    if kind == "alarm":
+        return isinstance(row.get("forecast"), dict | None)
+    if kind == "curvature" and not _are_blocks(row.get("blocks")):
+        return False
+    return all(_is_number(row.get(name)) for name in _NUMBERS.get(kind, ()))
+
+
+def _are_blocks(blocks: Any) -> bool:
+    if not isinstance(blocks, list):
+        return blocks is None
+    return all(
+        isinstance(block, dict) and "name" in block and "share" in block and _is_number(block["share"])
+        for block in blocks
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _LAST_STEP
+
+
+def _is_number(value: Any) -> bool:
+    # JSON's integers have no end; those that no float can hold are no measurement.
+    return value is None or type(value) is float or (type(value) is int and value.bit_length() < 1024)
 
 
 def _upgrade_from_1(row: dict[str, Any]) -> None:
@@ -286,7 +352,7 @@ def _upgrade_from_1(row: dict[str, Any]) -> None:
         ratio = row.pop("lag_ratio")
         row["instant_lag"] = None if ratio is None else 1 / ratio if ratio else math.inf
     elif row["kind"] in ("forecast", "alarm"):
-        forecast = row if row["kind"] == "forecast" else row.get("forecast", {})
+        forecast = row if row["kind"] == "forecast" else row.get("forecast") or {}
         forecast.pop("reverse_lag", None)
         if "mean_square_ratio" in forecast:
             # What now has that name can't be had from the geometric mean that was logged.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 from foreshock.cli import checkpoints
+from foreshock.cli.app import app
 
 MODULE = """
 import torch
@@ -37,6 +40,23 @@ number = 3
 
 def failing():
     return {}["lr"]
+
+def worded():
+    return make(), loss_fn, "adam"
+
+def breaking():
+    yield fixed[0]
+    raise KeyError("label")
+
+def asserting():
+    return make(), assert_nothing
+
+def assert_nothing(model, batch):
+    assert not batch
+
+def bracketed():
+    model = nn.ModuleDict({"[bold]x[/red]": make()})
+    return model, lambda model, batch: model["[bold]x[/red]"](batch[0]).square().mean()
 """
 
 
@@ -121,6 +141,42 @@ def test_what_does_not_fit_is_refused(folder):
     torch.save(nn.Linear(2, 2).state_dict(), folder / "other.pt")
     with pytest.raises(ValueError, match="does not fit the model"):
         checkpoints.load_checkpoint(folder / "other.pt", full)
+    with pytest.raises(TypeError, match="usertrain:worded returned str as its optimizer"):
+        checkpoints.make_trainable("usertrain:worded")
+    with pytest.raises(
+        RuntimeError, match=r"usertrain:breaking failed: KeyError: 'label' \(.*usertrain.py, line"
+    ):
+        checkpoints.load_batches("usertrain:breaking")
+    torch.save({"model": 5}, folder / "five.pt")
+    with pytest.raises(
+        ValueError, match=r"five.pt does not fit the model: Expected state_dict to be dict-like"
+    ):
+        checkpoints.load_checkpoint(folder / "five.pt", full)
+    torch.save({"model": full.model.state_dict(), "optimizer": 7}, folder / "seven.pt")
+    with pytest.raises(
+        ValueError, match=r"seven.pt does not fit the optimizer of the factory: AttributeError"
+    ):
+        checkpoints.load_checkpoint(folder / "seven.pt", full)
+
+
+def test_a_failing_loss_function_is_one_line_that_says_where(folder):
+    run = CliRunner().invoke(
+        app, ["curvature", "weights.pt", "--model", "usertrain:asserting", "--data", "usertrain:fixed"]
+    )
+    assert isinstance(run.exception, SystemExit)
+    line = MODULE.splitlines().index("    assert not batch") + 1
+    place = rf"\(.*usertrain.py, line {line}\)"
+    assert re.fullmatch(rf"error: the loss function failed: AssertionError: {place}\n", run.stderr)
+
+
+def test_square_brackets_in_names_are_shown_as_they_are(folder):
+    model, _ = checkpoints.import_named("usertrain:bracketed")()
+    torch.save(model.state_dict(), folder / "bracketed.pt")
+    run = CliRunner().invoke(
+        app, ["curvature", "bracketed.pt", "--model", "usertrain:bracketed", "--data", "usertrain:fixed"]
+    )
+    assert run.exit_code == 0, run.output
+    assert re.search(r"^Top eigenvector: \[bold\]x\[/red\]\.\w+ \d+%", run.stdout, re.MULTILINE)
 
 
 def test_the_command_prints_curvature_of_both_kinds(folder):

@@ -11,6 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from foreshock.cli.app import app
+from foreshock.cli.console import make_console
+from foreshock.cli.report import print_overview, write_page
 from foreshock.demo.digits_cnn import DigitsConfig
 from foreshock.demo.stdlib_transformer import TransformerConfig
 from foreshock.runlog import RunLogWriter, read_run
@@ -93,6 +95,22 @@ def test_report_of_a_missing_run_is_a_clear_error(tmp_path):
     assert run.returncode == 1
     assert "runs below it" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_names_of_runs_and_folders_are_no_markup(tmp_path, capsys):
+    folder = tmp_path / "[seed=3]  [red]"
+    log = RunLogWriter(folder, meta={"name": "[/bold] base"})
+    for step in range(300):
+        log.write("step", {"step": step, "loss": 9.0 if step == 200 else 1.0})
+    log.close()
+    console = make_console()
+    run = read_run(folder)
+    print_overview(console, [run])
+    write_page(console, [run], folder / "report.html")
+    shown = capsys.readouterr().out
+    assert re.search(r"^ *\[/bold\] base +200 ", shown, re.MULTILINE)
+    assert "[/bold] base: 1 spike; no curvature was measured" in shown
+    assert f"Report: {folder}/report.html\n" in shown
 
 
 def test_demo_into_an_unwritable_folder_is_a_clear_error_before_anything_is_loaded():

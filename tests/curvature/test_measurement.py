@@ -212,3 +212,25 @@ def test_one_batch_has_no_noise():
     optimizer = optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="at least two"):
         foreshock.mean_square_stability(model, optimizer, diagonal_loss, curvatures(1))
+
+
+@pytest.mark.parametrize("measure", [foreshock.sharpness, foreshock.spectrum])
+def test_a_frozen_model_and_what_is_no_model_are_refused(measure):
+    model, batch = torch.nn.Linear(2, 1).requires_grad_(False), torch.ones(3, 2)
+
+    def loss_fn(model, batch):
+        return model(batch).square().mean()
+
+    with pytest.raises(ValueError, match="no parameter that requires a gradient"):
+        measure(model, loss_fn, batch)
+    with pytest.raises(
+        TypeError, match=r"the model is function; it must be a torch.nn.Module: the arguments"
+    ):
+        measure(loss_fn, model, batch)
+
+
+def test_an_optimizer_in_place_of_the_model_is_refused():
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.Adam(model.parameters())
+    with pytest.raises(TypeError, match=r"the model is Adam; it must be a torch.nn.Module"):
+        foreshock.preconditioned_sharpness(optimizer, model, lambda model, batch: batch, torch.ones(3, 2))

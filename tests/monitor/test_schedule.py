@@ -67,7 +67,7 @@ def test_a_resumed_schedule_keeps_its_distance():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"budget": 0.0}, "budget is 0.0"), ({"budget": 5}, "0.05 is 5 %"), ({"every": 0}, "every is 0")],
+    [({"budget": 0.0}, "budget is 0.0"), ({"budget": 5}, "0.05 is 5 %"), ({"every": 0}, "^probe_every is 0")],
 )
 def test_bad_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 
+from foreshock.report import write_html
 from foreshock.report.charts import charts
 from foreshock.report.summary import summarise
 from foreshock.report.text import to_text
@@ -34,3 +36,33 @@ def test_the_charts_of_a_log_of_schema_1_are_those_of_the_same_run_in_schema_2()
             )
             assert one == other
         assert old == new
+
+
+HOSTILE = "\x1b]0;owned\x07[/red]\n\u202e\ud800"
+
+
+def test_nothing_written_in_a_log_reaches_the_terminal_as_a_command(tmp_path):
+    header, *rows = map(json.loads, (RUNS / "schema-2.jsonl").read_text().splitlines())
+    header["meta"] = {"name": HOSTILE, "description": HOSTILE, HOSTILE: HOSTILE}
+    header["created"] = header["foreshock"] = HOSTILE
+    for row in rows:
+        if row["kind"] == "curvature":
+            row["backend"] = row["blocks"][0]["name"] = HOSTILE
+    rows += [
+        {"kind": "event", "step": 159, "name": HOSTILE, "message": HOSTILE},
+        {"kind": "guard", "step": 159, "policy": HOSTILE, "remedy": "cooldown", "reason": HOSTILE},
+        {"kind": "guard", "step": 159, "policy": HOSTILE, "remedy": HOSTILE},
+        {"kind": HOSTILE, "step": 159},
+    ]
+    folder = tmp_path / HOSTILE.replace("/", "").replace("\ud800", "")
+    folder.mkdir()
+    (folder / "rank0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [header, *rows]))
+    run = read_run(folder)
+    assert run.skipped == 0
+    lines = to_text(summarise(run)).splitlines()
+    assert all(line.isprintable() for line in lines)
+    spelled = r"\x1b]0;owned\x07[/red] \u202e?"
+    assert lines[0].startswith(f"{spelled}: 1 spike")
+    assert f"  step 159  {spelled}: {spelled}" in lines
+    assert any(f"The guard {spelled!r} acted on 1 step." in line for line in lines)
+    assert spelled in write_html([run], tmp_path / "page.html").read_text()

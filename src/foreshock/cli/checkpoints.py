@@ -85,6 +85,11 @@ def make_trainable(name: str) -> Trainable:
     if not callable(loss_fn):
         raise TypeError(f"{name} returned {loss_fn!r} as its loss; it must be loss_fn(model, batch) -> loss")
     optimizer = parts[2] if len(parts) > 2 else None
+    if not isinstance(optimizer, Optimizer | None):
+        raise TypeError(
+            f"{name} returned {type(optimizer).__name__} as its optimizer; it must be a "
+            "torch.optim.Optimizer, made of the model's parameters"
+        )
     return Trainable(model, loss_fn, optimizer)
 
 
@@ -115,7 +120,7 @@ def load_checkpoint(path: str | Path, into: Trainable) -> None:
     state = _first_of(content, _MODEL_KEYS)
     try:
         into.model.load_state_dict(content if state is None else state)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         words = " ".join(str(error).split())
         raise ValueError(f"{path} does not fit the model: {words}") from error
     if into.optimizer is None:
@@ -128,8 +133,10 @@ def load_checkpoint(path: str | Path, into: Trainable) -> None:
         )
     try:
         into.optimizer.load_state_dict(saved[0] if isinstance(saved, list) else saved)
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{path} does not fit the optimizer of the factory: {error}") from error
+    except Exception as error:  # torch checks little: anything may be in the file
+        raise ValueError(
+            f"{path} does not fit the optimizer of the factory: {type(error).__name__}: {error}"
+        ) from error
 
 
 def load_batches(name: str, *, limit: int | None = None) -> list[Any]:
@@ -142,17 +149,38 @@ def load_batches(name: str, *, limit: int | None = None) -> list[Any]:
     Raises:
         ValueError: If there is no such object, or it has no batches.
         TypeError: If it is not iterable, or a function that takes arguments.
-        RuntimeError: If the function fails.
+        RuntimeError: If the function, or the iteration over its batches, fails.
     """
     source = import_named(name)
     made = callable(source) and not isinstance(source, Iterable)
     batches: Iterable[Any] = _call(name, source) if made else source
     if not isinstance(batches, Iterable) or isinstance(batches, (str, bytes, Tensor)):
         raise TypeError(f"{name} gives {type(batches).__name__}; it must give an iterable of batches")
-    taken = list(islice(batches, limit))
+    try:
+        taken = list(islice(batches, limit))
+    except Exception as error:
+        raise RuntimeError(f"{name} failed: {_where(error)}") from error
     if not taken:
         raise ValueError(f"{name} gives no batches")
     return taken
+
+
+def saying_where(loss_fn: Callable[[nn.Module, Any], Tensor]) -> Callable[[nn.Module, Any], Tensor]:
+    """Return a loss function of the user's whose failures become a RuntimeError that says where.
+
+    Args:
+        loss_fn: ``loss_fn(model, batch)`` → mean loss.
+    """
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        try:
+            return loss_fn(model, batch)
+        except RuntimeError:  # torch's own, of shapes and memory, which say enough
+            raise
+        except Exception as error:
+            raise RuntimeError(f"the loss function failed: {_where(error)}") from error
+
+    return loss
 
 
 def _import_module(name: str) -> ModuleType:
@@ -188,8 +216,10 @@ def _call(name: str, function: Any) -> Any:
 
 
 def _where(error: Exception) -> str:
-    """Return an error with its type, and the last line of Python that it passed."""
-    frames = traceback.extract_tb(error.__traceback__)
+    """Return an error with its type, and the last line of Python outside torch that it passed."""
+    every = traceback.extract_tb(error.__traceback__)
+    inside = str(Path(torch.__file__).parent)
+    frames = [frame for frame in every if not frame.filename.startswith(inside)] or every
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{place}"
 

@@ -11,7 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from foreshock.representation import one_line, printable
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from foreshock.report import Table as Words
 
 
@@ -30,10 +34,20 @@ def stopped(error: Exception, advice: str = "") -> typer.Exit:
     words = str(error)
     if isinstance(error, OSError) and error.strerror and error.filename:
         words = f"{error.filename}: {error.strerror}"
-    words = "; ".join(filter(None, (" ".join(words.split()), advice)))
+    words = "; ".join(filter(None, (one_line(words), advice)))
     # Escaped: in "foreshock[cli]" rich would take the extra for markup and leave it out.
     Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(words)}", soft_wrap=True)
     return typer.Exit(1)
+
+
+def printable_path(path: Path) -> str:
+    """Return the absolute form of a path, for a line that the console prints.
+
+    Args:
+        path: Path of a file just written.
+    """
+    # Escaped: rich would take a folder called [seed=3] for markup and leave it out.
+    return escape(printable(str(path.resolve())))
 
 
 def print_table(console: Console, words: Words) -> None:
@@ -41,8 +55,8 @@ def print_table(console: Console, words: Words) -> None:
 
     Args:
         console: Where to.
-        words: The table; nothing is printed if it has no rows. What begins like the row above
-            leaves its first cell out.
+        words: The table, in plain text: square brackets are no markup. Nothing is printed if it has no
+            rows. What begins like the row above leaves its first cell out.
     """
     if not words.rows:
         return
@@ -51,5 +65,5 @@ def print_table(console: Console, words: Words) -> None:
         table.add_column(header, justify="right" if table.columns else "left", overflow="fold")
     for before, row in itertools.pairwise((("",), *words.rows)):
         first = row[0] if row[0] != before[0] else ""
-        table.add_row(first, *row[1:])
+        table.add_row(*map(escape, (first, *row[1:])))
     console.print(table)

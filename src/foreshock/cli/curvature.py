@@ -10,7 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from foreshock.cli.console import make_console, stopped
+from foreshock.cli.console import make_console, printable_path, stopped
+from foreshock.representation import one_line
 
 if TYPE_CHECKING:
     from foreshock.curvature import CurvatureReading, Sharpness, SpectralDensity
@@ -53,13 +54,12 @@ def curvature(
         trainable = checkpoints.make_trainable(model)
         checkpoints.load_checkpoint(checkpoint, trainable)
         probed = MicroBatches(checkpoints.load_batches(data, limit=batches))
-        subject = trainable.model, trainable.loss_fn, probed
+        loss_fn = checkpoints.saying_where(trainable.loss_fn)
+        subject = trainable.model, loss_fn, probed
         reading = None
         raw = sharpness(*subject, count=top)
         if trainable.optimizer is not None:
-            reading = preconditioned_sharpness(
-                trainable.model, trainable.optimizer, trainable.loss_fn, probed
-            )
+            reading = preconditioned_sharpness(trainable.model, trainable.optimizer, loss_fn, probed)
         _print_curvature(console, raw, reading)
         if density is not None:
             found = spectrum(*subject, optimizer=trainable.optimizer)
@@ -78,7 +78,7 @@ def _write_density(console: Console, found: SpectralDensity, path: Path, *, scal
         "Spectrum of the preconditioned Hessian, in multiples of 2/η" if scaled else "Spectrum of the Hessian"
     )
     written = write_spectrum_picture(curve, path, threshold=1.0 if scaled else None, title=title)
-    console.print(f"Picture: {written.resolve()}", soft_wrap=True)
+    console.print(f"Picture: {printable_path(written)}", soft_wrap=True)
 
 
 def _print_curvature(console: Console, raw: Sharpness, reading: CurvatureReading | None) -> None:
@@ -107,7 +107,8 @@ def _print_curvature(console: Console, raw: Sharpness, reading: CurvatureReading
     console.print(table)
     blocks = raw.blocks if reading is None else reading.blocks
     top = ", ".join(f"{block.name} {block.share:.0%}" for block in blocks[:5])
-    console.print(f"Top eigenvector: {top}", soft_wrap=True)
-    console.print(f"Hessian products by {raw.backend.name}: {raw.backend.reason}", soft_wrap=True)
+    by = f"{raw.backend.name}: {raw.backend.reason}"
+    for line in (f"Top eigenvector: {top}", f"Hessian products by {by}"):
+        console.print(one_line(line), markup=False, soft_wrap=True)
     if not raw.converged or (reading is not None and not reading.converged):
         console.print("[yellow]Not converged: the true values may be larger.[/]")

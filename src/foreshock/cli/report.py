@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from foreshock.cli.console import make_console, print_table, stopped
+from foreshock.cli.console import make_console, print_table, printable_path, stopped
 
 if TYPE_CHECKING:
     from foreshock.runlog import Run
@@ -57,7 +58,7 @@ def print_overview(console: Console, runs: list[Run]) -> None:
     console.print()
     print_table(console, overview_table(summaries))
     for summary in summaries:
-        console.print(f"[bold]{summary.name}[/]: {verdict(summary)}.", soft_wrap=True)
+        console.print(f"[bold]{escape(summary.name)}[/]: {verdict(summary)}.", soft_wrap=True)
 
 
 def write_page(console: Console, runs: list[Run], path: Path) -> None:
@@ -76,7 +77,7 @@ def write_page(console: Console, runs: list[Run], path: Path) -> None:
         raise stopped(error) from error
     except OSError as error:
         raise stopped(error, "name another file with --output") from error
-    console.print(f"Report: {written.resolve()}", soft_wrap=True)
+    console.print(f"Report: {printable_path(written)}", soft_wrap=True)
 
 
 def write_run_picture(console: Console, run: Run, path: Path) -> None:
@@ -95,4 +96,4 @@ def write_run_picture(console: Console, run: Run, path: Path) -> None:
         raise stopped(error) from error
     except OSError as error:
         raise stopped(error, "name another file with --picture") from error
-    console.print(f"Picture: {written.resolve()}", soft_wrap=True)
+    console.print(f"Picture: {printable_path(written)}", soft_wrap=True)

@@ -63,6 +63,24 @@ def next_step(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], loss
     return read_preconditioner(optimizer)
 
 
+def trained_parameters(model: nn.Module) -> list[Tensor]:
+    """Return the parameters of a model that require a gradient.
+
+    Args:
+        model: The model.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError(
+            "the model has no parameter that requires a gradient, so it has no Hessian: call "
+            "requires_grad_() on the parameters to measure"
+        )
+    return parameters
+
+
 def random_start(parameters: Sequence[Tensor]) -> Tensor:
     """Return a random vector to start an eigenvalue solver from, the same at each call, shape (n,).
 

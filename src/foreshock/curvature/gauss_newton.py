@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from foreshock.batches import MicroBatches
 from foreshock.curvature.blocks import name_parameters
-from foreshock.curvature.form import next_step, random_start, symmetric_form
+from foreshock.curvature.form import next_step, random_start, symmetric_form, trained_parameters
 from foreshock.curvature.measurement import Sharpness
 from foreshock.eigen import StoppingRule, largest_eigenvalues
 from foreshock.isolation import isolated
@@ -82,16 +82,11 @@ def gauss_newton_sharpness(
         )
     with isolated(model):
         preconditioner = None
-        parameters: Sequence[Tensor] = [p for p in model.parameters() if p.requires_grad]
+        parameters: Sequence[Tensor] = trained_parameters(model)
         if optimizer is not None:
             loss = lambda: loss_of_outputs(outputs_fn(model, batch), batch)  # noqa: E731
             preconditioner = next_step(model, optimizer, loss)
             parameters = preconditioner.parameters
-        if not parameters:
-            raise ValueError(
-                "the model has no parameter that requires a gradient, so it has no Hessian: call "
-                "requires_grad_() on the parameters to measure"
-            )
         # No choice of backend: differences of gradients would give H, not G.
         with GaussNewtonOperator(
             lambda: outputs_fn(model, batch), lambda z: loss_of_outputs(z, batch), parameters

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from foreshock.batches import MicroBatches, count_examples
 from foreshock.curvature.blocks import BlockShare, block_shares, name_parameters
 from foreshock.curvature.density import SpectralDensity, spectral_density
-from foreshock.curvature.form import next_step, random_start, symmetric_form
+from foreshock.curvature.form import next_step, random_start, symmetric_form, trained_parameters
 from foreshock.curvature.noise import measure_noise
 from foreshock.curvature.probe import CurvatureReading, ProbeSettings, probe_curvature
 from foreshock.dynamics import population_factor
@@ -175,14 +175,9 @@ def sharpness(
         >>> round(sharpness(model, lambda model, batch: (model(batch) ** 2).mean(), batch).value, 4)
         4.0
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
-        raise ValueError(
-            "the model has no parameter that requires a gradient, so it has no Hessian: call "
-            "requires_grad_() on the parameters to measure"
-        )
     loss = loss_terms(model, loss_fn, batch)
     with isolated(model):
+        parameters = trained_parameters(model)
         choice = choose_backend(loss, parameters, model=model)
         with hessian_operator(choice, loss, parameters, model=model) as hessian:
             found = largest_eigenvalues(hessian, random_start(parameters), count, stop)
@@ -344,7 +339,7 @@ def spectrum(
     loss = loss_terms(model, loss_fn, batch)
     with isolated(model):
         if optimizer is None:
-            parameters: Sequence[torch.Tensor] = [p for p in model.parameters() if p.requires_grad]
+            parameters: Sequence[torch.Tensor] = trained_parameters(model)
             preconditioner = None
         else:
             preconditioner = next_step(model, optimizer, loss)

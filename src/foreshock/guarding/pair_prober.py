@@ -103,7 +103,7 @@ class PairProber:
         return reading
 
     def _see(self, batch: Any) -> None:
-        """Take a batch into account, and note it if batches can't be told apart."""
+        """Take a batch into account, and note it if batches can't be compared."""
         self._batches.see(batch)
         self._calls += 1
         if self._calls > 1 and self._batches.constant is None:

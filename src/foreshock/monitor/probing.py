@@ -59,7 +59,7 @@ class ProbeSchedule:
                 f"budget is {budget!r}; it is the share of wall time for probes, in (0, 1): 0.05 is 5 %"
             )
         if every is not None and not every >= 1:
-            raise ValueError(f"every is {every!r}; probe every 1 step or more, or None for a budget")
+            raise ValueError(f"probe_every is {every!r}; probe every 1 step or more, or None for a budget")
         self.budget = budget
         self.every = every
         self._began: float | None = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foreshock.representation import one_line, printable
 from foreshock.spikes import (
     FalseAlarm,
     LossEvent,
@@ -159,12 +160,12 @@ def summarise(run: Run, definition: SpikeDefinition | None = None) -> RunSummary
     judged_from = int(steps[min(definition.window, len(steps) - 1)]) if len(steps) else 0
     result = score(spikes, readings_of(run), gap=episode_gap(run.steps("forecast")), judged_from=judged_from)
     return RunSummary(
-        name=str(run.meta.get("name") or run.path.parent.name or run.path.stem),
-        description=str(run.meta.get("description") or ""),
-        source=str(run.path),
-        version=f"{run.version or 'an unknown version'} (schema {run.schema})",
+        name=one_line(str(run.meta.get("name") or run.path.parent.name or run.path.stem)),
+        description=one_line(str(run.meta.get("description") or "")),
+        source=printable(str(run.path)),
+        version=one_line(f"{run.version or 'an unknown version'} (schema {run.schema})"),
         starts=run.starts,
-        created=run.created,
+        created=one_line(run.created),
         steps=len(steps),
         first_step=int(steps[0]) if len(steps) else None,
         last_step=int(steps[-1]) if len(steps) else None,
@@ -193,7 +194,7 @@ def _guard(run: Run) -> tuple[str, int] | None:
     # Steps, not actions: one step may be raised and clipped.
     changed = {row["step"] for row in rows if row.get("remedy") not in ("none", _COOLDOWN)}
     policy = rows[-1].get("policy") if rows else run.meta.get("guard")
-    return None if policy is None else (str(policy), len(changed))
+    return None if policy is None else (one_line(str(policy)), len(changed))
 
 
 def _sharpest(run: Run, onset: int) -> tuple[str, float] | None:
@@ -201,7 +202,7 @@ def _sharpest(run: Run, onset: int) -> tuple[str, float] | None:
     if not before:
         return None
     block = before[-1]["blocks"][0]
-    return str(block["name"]), float(block["share"])
+    return one_line(str(block["name"])), _number(block["share"])
 
 
 def recorded_losses(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -255,17 +256,17 @@ def _probes(run: Run) -> Probes:
         relative_error=_median(relative),
         unconverged=sum(row.get("converged") is False for row in rows),
         seconds=float(seconds.sum()) if len(seconds) else math.nan,
-        backends=tuple(sorted({str(row["backend"]) for row in rows if row.get("backend")})),
+        backends=tuple(sorted({one_line(str(row["backend"])) for row in rows if row.get("backend")})),
     )
 
 
 def _events(run: Run) -> list[RunEvent]:
     events = [
-        RunEvent(str(row.get("name") or ""), str(row.get("message") or ""), row["step"])
+        RunEvent(one_line(str(row.get("name") or "")), one_line(str(row.get("message") or "")), row["step"])
         for row in run.records.get("event", [])
     ]
     paused = [
-        RunEvent("guard cooldown", str(row.get("reason") or ""), row["step"])
+        RunEvent("guard cooldown", one_line(str(row.get("reason") or "")), row["step"])
         for row in run.records.get("guard", [])
         if row.get("remedy") == _COOLDOWN
     ]

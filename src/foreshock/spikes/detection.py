@@ -94,7 +94,7 @@ def detect_spikes(
         raise ValueError(f"{step.size} steps but {loss.size} losses; they must pair up")
     if np.any(np.diff(step) <= 0):
         raise ValueError("steps must increase strictly; a resumed run is cut at its restart first")
-    # An overflow shows as NaN or infinity, whichever the loss function makes of it: both are a spike.
+    # An overflow shows as NaN or infinity, depending on the loss function: both are a spike.
     loss = np.where(np.isnan(loss), np.inf, loss)
     finite = loss[np.isfinite(loss)]
     floor = definition.floor * abs(finite[0]) if finite.size else 0.0
