@@ -29,6 +29,13 @@ def test_weights_move_by_a_millionth_of_their_size(make):
     assert torch.equal(start(), plain)
 
 
+def test_groups_of_the_same_shape_move_apart():
+    pair = [nn.Parameter(torch.ones(30, dtype=torch.float64)) for _ in range(2)]
+    with perturbed_weights(0):
+        optim.Adam([{"params": [one]} for one in pair])
+    assert not torch.allclose(pair[0] - 1, pair[1] - 1, atol=1e-7)
+
+
 def test_a_start_is_the_same_for_all_optimizers_and_leaves_the_random_numbers_alone():
     with perturbed_weights(2):
         one, other = start(), start(optim.AdamW)

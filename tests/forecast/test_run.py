@@ -40,6 +40,26 @@ def test_batch_noise_arms_a_run_far_below_the_edge_of_full_batches():
     assert math.isnan(forecast.steps_to_instability)
 
 
+def test_what_can_not_be_measured_any_more_is_not_called_stable():
+    run = noisy(a_run(), 0.2, 0.001)
+    run.record_step(**QUIET)
+    run.mark_unavailable(121, "the probe failed")
+    again = RunForecaster(beta2=0.999)
+    again.load_state_dict(run.state_dict())
+    for one in (run, again):
+        forecast = one.forecast(125, constant=False)
+        assert (forecast.state, forecast.basis) == ("unknown", "the probe failed")
+        assert math.isnan(forecast.mean_square_ratio)
+    assert noisy(run, 0.2, 0.001, count=1).forecast(126, constant=False).state == "stable"
+
+
+def test_noise_that_was_measured_counts_where_the_curvature_of_that_step_failed():
+    run = a_run()
+    run.record_step(**QUIET)
+    noisy(run, 0.2, 0.001).mark_unavailable(121, "the probe failed")
+    assert run.forecast(121, constant=False).state == "stable"
+
+
 def test_below_the_edge_of_mini_batches_a_run_is_stable():
     assert noisy(a_run(), 0.2, 0.001).forecast(120, constant=False).state == "stable"
 

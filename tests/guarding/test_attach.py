@@ -60,7 +60,8 @@ def test_a_registered_policy_is_chosen_by_its_name(registered):
     ("name", "make", "error", "message"),
     [
         ("secant", Secant, ValueError, "'secant' is the name of a built-in policy"),
-        ("", Secant, ValueError, "name is empty"),
+        ("", Secant, ValueError, "name is '', which is empty"),
+        (" ", Secant, ValueError, "name is ' ', which is empty"),
         (3, Secant, TypeError, "name is 3; the name of a policy is a string"),
         ("mine", Secant(), TypeError, "make is Secant.*, which can't be called: pass the class"),
         ("mine", lambda: None, TypeError, "make returned for the policy 'mine' is None, which has no name, "),
@@ -72,3 +73,29 @@ def test_what_can_not_be_registered_is_refused(registered, name, make, error, me
         foreshock.register_policy(name, make)
     with pytest.raises(ValueError, match="there is no policy 'mine'"):
         guard(optim.Adam(network().parameters()), "mine")
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "error", "message"),
+    [
+        ("needs", None, TypeError, "needs of policy is None; it must be a set"),
+        ("needs", "secant", TypeError, "needs of policy is 'secant'; it must be a set"),
+        ("needs", ["norm"], TypeError, r"needs of policy is \['norm'\]; it must be a set"),
+        (
+            "needs",
+            {"norm", "sekant"},
+            ValueError,
+            "needs of policy has 'sekant', .*there are 'secant', 'norm'",
+        ),
+        ("exact_above", "high", TypeError, "exact_above of policy is 'high'; it must be a number"),
+        ("name", None, TypeError, "name of policy is None; the name of a policy is a string"),
+        ("decide", 3, TypeError, "decide of policy is 3; it must be a method"),
+    ],
+)
+def test_members_that_would_fail_in_training_are_refused_before_it(member, value, error, message):
+    policy = Script()
+    setattr(policy, member, value)
+    optimizer = optim.Adam(network().parameters())
+    with pytest.raises(error, match=message):
+        guard(optimizer, policy)
+    guard(optimizer)  # nothing was left on it

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
+import re
 
 import pytest
 import torch
@@ -321,3 +323,41 @@ def test_a_registered_reader_of_adam_itself_counts(registry):
     foreshock.register_preconditioner(optim.Adam, mine)
     assert find_family(optimizer).reader is mine
     assert not find_family(optimizer).plain_adam
+
+
+def first_only(value):
+    """Return a raise that is right for matrices, and writes a value into the state of the rest."""
+    return lambda live, factor: (
+        raise_flat(live, factor) if live.parameter.dim() == 2 else [(live.state["energy"], value(live))]
+    )
+
+
+@pytest.mark.parametrize("remedy", ["raise all", "raise along"])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (lambda live: torch.zeros(7), r"asks to write \(7,\) into a state of shape \(8,\)"),
+        (lambda live: torch.tensor(3.0), r"asks to write \(\) into a state of shape \(8,\)"),
+        (lambda live: 3.0, r"asks to write 3.0 into a state of shape \(8,\)"),
+        (lambda live: torch.full_like(live.parameter, math.nan), "a second moment is finite"),
+        (lambda live: torch.full_like(live.parameter, math.inf), "a second moment is finite"),
+        (lambda live: -torch.ones_like(live.parameter), "numbers between -1 and .* not negative"),
+    ],
+)
+def test_a_raise_that_is_impossible_of_one_parameter_leaves_all_as_they_were(
+    registry, remedy, value, message
+):
+    results = []
+    for guarded in (False, True):
+        model = network(dtype=torch.float64)
+        optimizer = FlatAdam(model.parameters())
+        foreshock.register_preconditioner(
+            FlatAdam, dataclasses.replace(FLAT, raise_second_moment=first_only(value))
+        )
+        watched = guard(optimizer, Script({12: asked(remedy, 2.0)})) if guarded else None
+        train(model, optimizer, data(dtype=torch.float64), 15)
+        results.append((*weights(model), *moments(optimizer, "energy")))
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+    [note] = watched.summary().notes
+    assert re.search(message, note)
+    assert watched.actions == []

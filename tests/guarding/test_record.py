@@ -33,6 +33,19 @@ def test_the_last_actions_are_a_sequence_of_bounded_length():
         log[3]
 
 
+def test_logs_are_equal_where_their_actions_are():
+    log, other = ActionLog(limit=3), ActionLog(limit=5)
+    assert log == other == []
+    log.append(action(2))
+    assert log != other
+    other.append(action(2))
+    assert log == other
+    assert log == [action(2)]
+    assert log != [action(3)]
+    assert log != (action(2),)
+    assert copy.deepcopy(log) == log
+
+
 def test_they_and_the_guard_are_shown_in_a_line():
     model = network()
     watched = guard(optim.AdamW(model.parameters()), Script({2: asked("clip", 0.5), 4: asked("clip", 0.5)}))

@@ -16,6 +16,7 @@ from torch import nn, optim
 
 from cases import CASES, Case
 from foreshock.batches import MicroBatches
+from foreshock.guarding import guard
 from foreshock.monitor.monitor import Monitor
 from foreshock.report.summary import summarise
 from foreshock.runlog import read_run
@@ -384,6 +385,28 @@ def test_a_wrong_loss_function_is_an_event_and_training_goes_on(name, tmp_path, 
     assert message in caplog.text
 
 
+def test_probes_that_fail_leave_no_forecast_of_mini_batches_either(tmp_path):
+    model, (x, y), loss_fn = regression()
+    optimizer = optim.Adam(model.parameters(), lr=1e-3)
+    broken = []
+
+    def breaking(net, batch):
+        if broken:
+            raise RuntimeError("out of memory")
+        return loss_fn(net, batch)
+
+    monitor = Monitor(model, optimizer, breaking, run=tmp_path, probe_every=1, full_batch=False)
+    batches = [(x + 0.01 * step, y) for step in range(12)]
+    for step, batch in enumerate(batches):
+        if step == 6:
+            broken.append(step)
+        [forecast] = steps(model, optimizer, monitor, batch, loss_fn, 1)
+        assert math.isfinite(forecast.typical_mean_square_ratio) == (2 <= step < 6), forecast
+    assert "out of memory (3 failures in a row: no more probes in this run)" in forecast.basis
+    events = read_run(tmp_path).records["event"]
+    assert [event["step"] for event in events if event["name"] == "probe failed"] == [6, 7, 8]
+
+
 def test_a_warning_filter_that_raises_does_not_break_training(tmp_path):
     """The monitor logs and never warns: under -W error a warning would end the run."""
     model, batch, loss_fn = regression()
@@ -468,6 +491,18 @@ def strange_optimizer(model):
 def test_what_can_not_be_monitored_is_refused_before_training(make, error, message):
     with pytest.raises(error, match=message):
         make(regression()[0])
+
+
+def test_a_monitor_that_is_refused_leaves_no_guard_of_its_own_behind():
+    model, _, _ = regression()
+    optimizer = optim.Adam(model.parameters())
+    with pytest.raises(OSError, match="run folder can't be written"):
+        Monitor(model, optimizer, run="/dev/null/run", guard="auto")
+    watched = guard(optimizer, "secant")
+    with pytest.raises(OSError, match="run folder can't be written"):
+        Monitor(model, optimizer, run="/dev/null/run", guard=watched)
+    with pytest.raises(ValueError, match="has a guard already"):
+        guard(optimizer, "secant")
 
 
 def test_observe_refuses_a_loss_that_is_no_scalar():

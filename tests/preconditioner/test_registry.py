@@ -64,6 +64,19 @@ def test_what_can_not_be_read_is_refused_with_its_reason(cls, reason):
         find_reader(cls(parameters()))
 
 
+@pytest.mark.parametrize(
+    ("reader", "message"),
+    [
+        (3, r"reader is 3; pass a foreshock.Reader\(step="),
+        (Reader(step=None), "step of the reader is None; it must be a function"),
+        (Reader(step=repr, raise_second_moment="x"), "raise_second_moment of the reader is 'x'"),
+    ],
+)
+def test_what_is_no_reader_is_refused(reader, message):
+    with pytest.raises(TypeError, match=message):
+        register_preconditioner(SignDescent, reader)
+
+
 def test_a_registered_reader_is_used(monkeypatch):
     monkeypatch.setattr("foreshock.preconditioner.registry._READERS", {})
 

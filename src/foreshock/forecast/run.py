@@ -59,7 +59,8 @@ class RunForecaster:
         self._beta2 = beta2
         self._crossing = Forecaster(horizon=horizon, beta2=beta2)
         self._noise = NoiseAverage()
-        self._noise_seen = False
+        self._noise_seen = self._noise_is_new = False
+        self._missing = ""  # why nothing could be measured since the last reading
         self._signals = SignalTracker()
         self._statistics = StepStatistics(math.nan, math.nan, math.nan)
         self._stages = StageTracker()
@@ -79,6 +80,7 @@ class RunForecaster:
             second_moment: Σv̂; NaN without a second moment.
             decay_exponent: log(Σv_t/Σv_{t−1})/log β₂; NaN if unknown, and the stage is too then.
         """
+        self._noise_is_new = False
         self._statistics = self._signals.update(
             loss=loss, squared_gradient=squared_gradient, second_moment=second_moment
         )
@@ -111,7 +113,7 @@ class RunForecaster:
             relative_error=reading.relative_error,
             learning_rates=learning_rates,
         )
-        self._last = self._with_outlook(forecast, reading)
+        self._last, self._missing = self._with_outlook(forecast, reading), ""
         if math.isfinite(self._last.severity):
             self._heights.append(self._last.severity)
         self._trigger = reading.growing
@@ -119,7 +121,8 @@ class RunForecaster:
     def record_noise(self, *, mean: float, variance: float, noise_factor: float) -> None:
         """Take a measurement of the noisy curvature; see `NoiseAverage.update`."""
         self._noise.update(mean=mean, variance=variance, noise_factor=noise_factor)
-        self._noise_seen = True
+        self._noise_seen = self._noise_is_new = True
+        self._missing = ""
 
     @property
     def level(self) -> Level | None:
@@ -132,13 +135,14 @@ class RunForecaster:
         return self._statistics.lag
 
     def mark_unavailable(self, step: int, why: str) -> None:
-        """Drop the curvature forecast until the next reading.
+        """Forecast nothing until the next reading; a noise measured at this very step still counts.
 
         Args:
             step: Step number.
             why: What is missing.
         """
         self._last = unknown(step, why, stability_ratio=math.nan)
+        self._missing = "" if self._noise_is_new else why
 
     def forecast(self, step: int, *, constant: bool | None) -> Forecast:
         """Return the forecast at a step, from all that was measured so far.
@@ -172,6 +176,7 @@ class RunForecaster:
             "crossing": self._crossing.state_dict(),
             "noise": self._noise.state_dict(),
             "noise_seen": self._noise_seen,
+            "missing": self._missing,
             "stages": self._stages.state_dict(),
             "heights": list(self._heights),
             "signals": self._signals.state_dict(),
@@ -186,7 +191,7 @@ class RunForecaster:
         self._noise.load_state_dict(state["noise"])
         self._signals.load_state_dict(state["signals"])
         self._book.load_state_dict(state["book"])
-        self._noise_seen = bool(state["noise_seen"])
+        self._noise_seen, self._missing = bool(state["noise_seen"]), str(state.get("missing", ""))
         self._stages.load_state_dict(state["stages"])
         self._heights = deque(state["heights"], maxlen=_HEIGHTS)
         self._last, self._trigger = Forecast(**state["last"]), str(state["trigger"])
@@ -203,6 +208,8 @@ class RunForecaster:
         )
 
     def _noisy(self, step: int, forecast: Forecast, *, constant: bool | None) -> Forecast:
+        if self._missing:
+            return forecast  # says what is missing; the noise of long ago would still say "stable"
         if self._noise_seen:
             return judge_noise(forecast, self._noise, step=step, lag=self._statistics.lag)
         if constant is False and self.noise_expected:

@@ -234,10 +234,35 @@ class HeldOptions:
 
 
 def _write(writes: Sequence[Write]) -> bool:
-    """Write into an optimizer's state, and return whether there was anything to write."""
+    """Write into an optimizer's state, and return whether there was anything to write.
+
+    Raises:
+        ValueError: If one of the writes is impossible: nothing was written.
+    """
+    # First all of them: one that fails after others would leave v raised in part, and nobody told.
+    for moment, wanted in writes:
+        if not (isinstance(wanted, Tensor) and wanted.shape == moment.shape):
+            shape = tuple(wanted.shape) if isinstance(wanted, Tensor) else repr(wanted)
+            raise ValueError(
+                f"raise_second_moment of the optimizer's Reader asks to write {shape} into a state of shape "
+                f"{tuple(moment.shape)}; it must be a tensor of that shape"
+            )
+    # A NaN or a negative v would be in the weights after one step, and for good; inf would stay in v.
+    filled = [wanted for _, wanted in writes if wanted.numel()]
+    bounds = fetch([_wide(bound) for wanted in filled for bound in torch.aminmax(wanted)])
+    if not all(0 <= bound < math.inf for bound in bounds):
+        raise ValueError(
+            "raise_second_moment of the optimizer's Reader asks to write numbers between "
+            f"{min(bounds):g} and {max(bounds):g}; a second moment is finite and not negative"
+        )
     for moment, wanted in writes:
         moment.copy_(wanted)
     return bool(writes)
+
+
+def _wide(number: Tensor) -> Tensor:
+    # What is fetched together gets the type of the first, and float16 would turn a v of 1e5 into infinity.
+    return number.float() if number.dtype.itemsize < 4 else number
 
 
 _APPLY: Mapping[Remedy, Callable[[ActionApplier, Decision, ComingStep], bool]] = MappingProxyType(

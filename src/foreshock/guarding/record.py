@@ -108,6 +108,14 @@ class ActionLog(Sequence[GuardAction]):
         """Iterate over them, the oldest first."""
         return iter(self._actions)
 
+    def __eq__(self, other: object) -> bool:
+        """Return whether the actions are the same, as those of another log or of a list."""
+        if not isinstance(other, ActionLog | list):
+            return NotImplemented
+        return list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
     def __repr__(self) -> str:
         """Return how many there are, and the last one."""
         return f"<{self.describe()}>"

@@ -104,7 +104,13 @@ class Monitor:
         header = self._subject.describe() | dict(meta or {})
         if self._guard is not None:
             header["guard"] = self._guard.policy.name
-        self._journal = Journal(None if run is None else RunLogWriter(run, meta=header))
+        try:
+            self._journal = Journal(None if run is None else RunLogWriter(run, meta=header))
+        except BaseException:
+            # A guard that nobody can reach must not stay on the optimizer; one that was passed in may.
+            if self._guard is not None and self._guard is not guard:
+                self._guard.detach()
+            raise
         self._probes = ProbeRunner(
             self._subject, schedule=schedule, run=self._run, guard=self._guard, journal=self._journal
         )

@@ -39,7 +39,7 @@ def register_preconditioner(optimizer_class: type[Optimizer], reader: Reader) ->
         reader: How to read it. Test it by comparing `ParameterStep.displacement` with a real step.
 
     Raises:
-        TypeError: If `optimizer_class` is not an optimizer class.
+        TypeError: If `optimizer_class` is not an optimizer class, or `reader` no `Reader` of functions.
 
     Example:
         An optimizer whose step is that of one that is known, under a ``step`` of its own:
@@ -60,6 +60,15 @@ def register_preconditioner(optimizer_class: type[Optimizer], reader: Reader) ->
         raise TypeError(
             f"{optimizer_class!r} is not a subclass of torch.optim.Optimizer; pass the class, not an instance"
         )
+    if not isinstance(reader, Reader):
+        raise TypeError(f"reader is {reader!r}; pass a foreshock.Reader(step=...), which holds the functions")
+    for part, function in vars(reader).items():
+        if part in ("step", "second_moment", "raise_second_moment") and not (
+            callable(function) or (part == "raise_second_moment" and function is None)
+        ):
+            raise TypeError(
+                f"{part} of the reader is {function!r}; it must be a function, see foreshock.Reader"
+            )
     _READERS[optimizer_class] = reader
 
 
