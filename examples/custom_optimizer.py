@@ -1,4 +1,4 @@
-"""Teach Foreshock an optimizer of your own: one function and one call.
+"""Teach Foreshock an optimizer of your own, for the monitor and for the guard: one reader and one call.
 
 Run it with ``python examples/custom_optimizer.py``; it takes a few seconds. The optimizer divides an
 average of gradients by √v̂. All that Foreshock must know is its next step, θ ← θ − η·n/D: the reader below
@@ -56,7 +56,14 @@ def read_second_moment(state, group):
     return foreshock.SecondMoment(state.get("v"), group["alpha"], state.get("step", 0) + 1)
 
 
-foreshock.register_preconditioner(Momo, foreshock.Reader(step=read_step, second_moment=read_second_moment))
+def raise_second_moment(live, factor):
+    """Return what to write so that the step is made with `factor` times its v: for the guard alone."""
+    alpha, v = live.option("alpha"), live.state["v"]
+    fresh = (1 - alpha) * live.used_gradient().square()
+    return [(v, ((alpha * v + fresh) * factor - fresh) / alpha)]
+
+
+foreshock.register_preconditioner(Momo, foreshock.Reader(read_step, read_second_moment, raise_second_moment))
 
 # From here on it is an optimizer like any other.
 x = torch.linspace(-3.14, 3.14, 100, dtype=torch.float64)[:, None]
@@ -77,3 +84,11 @@ print(f"after 300 steps: {forecast}")
 # The check that every reader must pass: the step that it predicts is the step that was taken.
 moved = parameters_to_vector(model.parameters()).detach() - before
 print(f"predicted and real step differ by {(predicted - moved).norm() / moved.norm():.0e}")
+
+# And it can be guarded.
+with foreshock.guard(optimizer, "secant") as guard:
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss_fn(model, x).backward()
+        optimizer.step()
+print(guard.summary())

@@ -57,7 +57,9 @@ class Damp:
 x, noise = torch.randn(256, 5), torch.randn(256, 1)
 model = torch.nn.Sequential(torch.nn.Linear(5, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1))
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-guard = foreshock.guard(optimizer, Damp(jump=3.0))  # an object in place of a name: that is all
+# One call gives it a name, for guards and for `Monitor(guard=…)`; an object in place of a name works, too.
+foreshock.register_policy("damp", lambda: Damp(jump=3.0))
+guard = foreshock.guard(optimizer, "damp")
 
 for step in range(300):
     targets = x.sum(1, keepdim=True) + 0.1 * noise

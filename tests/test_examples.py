@@ -43,6 +43,7 @@ EXPECTED = {
     "custom_optimizer.py": [
         rf"^after 300 steps: stability ratio {NUMBER}, \w+",
         r"^predicted and real step differ by \de-1[2-7]$",
+        r"^guard 'secant': acted on \d+ of 300 steps",
     ],
     "custom_policy.py": [
         r"^guard 'damp': acted on 2 of 300 steps",
