@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-LONGEST = 80
+LONGEST = 100
 NUMBER = r"[-\d.e+]+"
 
 # What each one must print, as regular expressions. On the edge of stability a training is chaotic: when a
