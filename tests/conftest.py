@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
+from chromium import CHROMIUM
 from perturbed import Outcomes, from_perturbed_starts
 
 # One, unless another arithmetic is asked for.
@@ -27,3 +28,13 @@ def perturbed() -> Callable[..., Outcomes]:
     """Train from several perturbed starts: ``perturbed(train, starts=5)`` returns their `Outcomes`."""
     torch.set_num_threads(THREADS)
     return from_perturbed_starts
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Return headless Chromium: one for all tests, since a process may run only one at a time."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as engine:
+        started = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()

@@ -1,7 +1,6 @@
 """The documentation: links lead somewhere, every public name has its page, and the site needs no network."""
 
 import re
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -15,11 +14,11 @@ import pytest
 from markdown_it import MarkdownIt
 
 import foreshock
+from chromium import CHROMIUM
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)])
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 
 
 def links_of(page):
@@ -203,15 +202,6 @@ def test_a_formula_becomes_markup_or_a_warning(tmp_path, formula, complaint):
     assert (built.returncode != 0) == bool(complaint)
     assert page.count("<math") == (0 if complaint else 2)
     assert '<script src="http' not in page
-
-
-@pytest.fixture(scope="session")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as engine:
-        started = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 # What is wider than the window, if it is no box that is meant to be scrolled by itself.

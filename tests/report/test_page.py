@@ -1,13 +1,11 @@
 """The page in a real browser: it draws, its charts zoom together, and the console stays silent."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 
+from chromium import CHROMIUM
 from foreshock.report.html import write_html
-
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 
 pytestmark = [
     pytest.mark.browser,
@@ -20,15 +18,6 @@ INK = """canvas => {
   return pixels.some(value => value !== 0);
 }"""
 ZOOMS = "foreshockRuns.map(run => run.plots.map(p => [p.scales.x.min, p.scales.x.max]))"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as engine:
-        started = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture(params=["light", "dark"])

@@ -141,3 +141,22 @@ def test_steps_may_have_gaps_and_must_increase():
 def test_impossible_definitions_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         EventDefinition(**options)
+
+
+@pytest.mark.parametrize(("fewest", "window"), [(2, 2), (3, 4), (5, 100)])
+def test_few_calm_steps_are_waited_for_until_their_noise_is_known(fewest, window):
+    losses = [2.0] * 8 + [40.0] * 3 + [2.0] * 40
+    definition = EventDefinition(fewest=fewest, window=window)
+    found = detect_events(range(len(losses)), losses, definition)
+    # A window of fewer than six steps never has a noise, and nothing can be said.
+    assert [event.onset for event in found if event.kind == "spike"] == ([8] if window > 5 else [])
+
+
+def test_a_climb_lasts_until_its_level_is_back():
+    """It goes up to 20 and slowly down to 2: at the last step its level is still twice that of the start."""
+    up, down = np.geomspace(1, 20, 3000), np.geomspace(20, 2, 3000)
+    losses = np.concatenate([np.ones(500), up, down]) * np.exp(noise(6500, 0.1))
+    [event] = detect_events(range(6500), losses)
+    assert event.kind == "climb"
+    assert event.end == 6499
+    assert abs(event.peak - 3500) < 300

@@ -27,6 +27,7 @@ from foreshock.dynamics.recursion import (
 )
 from foreshock.dynamics.severity import Severity, severity, steps_to_visible_spike
 from foreshock.dynamics.signals import (
+    Burst,
     LagWindow,
     SecondMomentLag,
     SecondMomentSums,
@@ -55,6 +56,7 @@ from foreshock.dynamics.threshold import Drift, time_to_threshold
 
 __all__ = [
     "AdamSettings",
+    "Burst",
     "Drift",
     "Excursion",
     "LagWindow",

@@ -11,6 +11,7 @@ There is one lag, v above g², in two forms:
 from __future__ import annotations
 
 import math
+import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -203,6 +204,47 @@ class StepStatistics:
     loss_ratio: float
 
 
+class Burst:
+    """How far a size is above its own usual one: √(its mean over five steps ÷ the median of 100 such means).
+
+    Smoothed over five steps: the size of single mini-batch gradients varies by more than a burst does.
+
+    Example:
+        >>> burst = Burst()
+        >>> for _ in range(60):
+        ...     level = burst.update(0.1)
+        >>> round(level, 6), round(burst.update(2.0), 6)
+        (1.0, 2.19089)
+    """
+
+    def __init__(self) -> None:
+        self._recent = math.nan
+        self._levels: deque[float] = deque(maxlen=_LEVEL_WINDOW)
+
+    def update(self, size: float) -> float:
+        """Take one step into account, and return its level; NaN before there are 20, or if it has none.
+
+        Args:
+            size: ‖g‖², or gᵀD⁻¹g; ignored if it is not finite.
+        """
+        if not math.isfinite(size):
+            return math.nan
+        first = math.isnan(self._recent)
+        self._recent = size if first else self._recent + (size - self._recent) / _BURST_MEMORY
+        self._levels.append(self._recent)
+        usual = statistics.median(self._levels) if len(self._levels) >= _FEWEST else math.nan
+        return math.sqrt(self._recent / usual) if usual > 0 else math.nan
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs, as plain values."""
+        return {"recent": self._recent, "levels": list(self._levels)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self._recent = float(state["recent"])
+        self._levels = deque(state["levels"], maxlen=_LEVEL_WINDOW)
+
+
 class SignalTracker:
     """Take the free signals of steps one by one, and smooth them.
 
@@ -215,9 +257,7 @@ class SignalTracker:
     """
 
     def __init__(self) -> None:
-        self._recent = math.nan
-        self._window = LagWindow()
-        self._levels: deque[float] = deque(maxlen=_LEVEL_WINDOW)
+        self._window, self._burst = LagWindow(), Burst()
         self._losses: deque[float] = deque(maxlen=_LEVEL_WINDOW + _BURST_MEMORY)
 
     def update(self, *, loss: float, squared_gradient: float, second_moment: float) -> StepStatistics:
@@ -231,35 +271,25 @@ class SignalTracker:
         if not math.isfinite(squared_gradient):
             return StepStatistics(math.nan, math.nan, math.nan)
         self._window.update(second_moment=second_moment, squared_gradient=squared_gradient)
-        self._recent = _averaged(self._recent, squared_gradient, _BURST_MEMORY)
-        self._levels.append(self._recent)
+        burst = self._burst.update(squared_gradient)
         if math.isfinite(loss):
             self._losses.append(loss)
-        return StepStatistics(lag=self._window.lag, burst=self._burst(), loss_ratio=self._loss_ratio())
+        return StepStatistics(lag=self._window.lag, burst=burst, loss_ratio=self._loss_ratio())
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed tracker needs, as plain values."""
         return {
             "window": self._window.state_dict(),
-            "recent": self._recent,
-            "levels": list(self._levels),
+            "burst": self._burst.state_dict(),
             "losses": list(self._losses),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        self._recent = float(state["recent"])
         self._window.load_state_dict(state["window"])
-        for name in ("levels", "losses"):
-            kept: deque[float] = getattr(self, f"_{name}")
-            kept.clear()
-            kept.extend(state[name])
-
-    def _burst(self) -> float:
-        if len(self._levels) < _FEWEST:
-            return math.nan
-        level = float(np.median(self._levels))
-        return math.sqrt(self._recent / level) if level > 0 else math.nan
+        self._burst.load_state_dict(state["burst"])
+        self._losses.clear()
+        self._losses.extend(state["losses"])
 
     def _loss_ratio(self) -> float:
         losses = list(self._losses)
@@ -268,7 +298,3 @@ class SignalTracker:
             return math.nan
         level = float(np.median(before))
         return float(np.mean(losses[-_BURST_MEMORY:])) / level if level > 0 else math.nan
-
-
-def _averaged(average: float, value: float, memory: float) -> float:
-    return value if math.isnan(average) else average + (value - average) / memory

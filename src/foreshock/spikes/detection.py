@@ -88,16 +88,10 @@ def detect_spikes(
         (120, 121, 122, 9.0)
     """
     definition = definition or SpikeDefinition()
-    step = np.asarray(steps, dtype=np.int64)
-    loss = np.asarray(losses, dtype=np.float64)
-    if step.shape != loss.shape:
-        raise ValueError(f"{step.size} steps but {loss.size} losses; they must pair up")
-    if np.any(np.diff(step) <= 0):
-        raise ValueError("steps must increase strictly; a resumed run is cut at its restart first")
+    step, loss = checked_curve(steps, losses)
     # An overflow shows as NaN or infinity, depending on the loss function: both are a spike.
     loss = np.where(np.isnan(loss), np.inf, loss)
-    finite = loss[np.isfinite(loss)]
-    floor = definition.floor * abs(finite[0]) if finite.size else 0.0
+    floor = definition.floor * first_size(loss)
     candidates = _candidates(loss, definition)
     events, free_from = [], 0
     for i in candidates:
@@ -113,6 +107,37 @@ def detect_spikes(
             # The reference of the next spike may reach into this one: a median bears that, a mean would not.
             free_from = last + definition.rest + 1
     return events
+
+
+def checked_curve(
+    steps: Sequence[int], losses: Sequence[float]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return a loss curve as arrays of shape (n,).
+
+    Args:
+        steps: Step numbers, strictly increasing.
+        losses: As many losses.
+
+    Raises:
+        ValueError: If the two differ in length or the steps do not increase.
+    """
+    step = np.asarray(steps, dtype=np.int64)
+    loss = np.asarray(losses, dtype=np.float64)
+    if step.shape != loss.shape:
+        raise ValueError(f"{step.size} steps but {loss.size} losses; they must pair up")
+    if np.any(np.diff(step) <= 0):
+        raise ValueError("steps must increase strictly; a resumed run is cut at its restart first")
+    return step, loss
+
+
+def first_size(loss: NDArray[np.float64]) -> float:
+    """Return the modulus of the first finite loss, of which the floor of a definition is a share.
+
+    Args:
+        loss: Losses, shape (n,); 0 is returned if none is finite.
+    """
+    finite = loss[np.isfinite(loss)]
+    return abs(float(finite[0])) if finite.size else 0.0
 
 
 def _candidates(loss: NDArray[np.float64], definition: SpikeDefinition) -> list[int]:

@@ -25,6 +25,8 @@ from typing import Literal
 
 import numpy as np
 
+from foreshock.spikes.detection import checked_curve, first_size
+
 Kind = Literal["spike", "divergence", "climb", "non-finite"]
 
 _SIGMA = 1.4826  # of the median of absolute deviations, for a normal distribution
@@ -135,14 +137,8 @@ def detect_events(
         >>> event.kind, event.onset, event.end, round(event.rise, 3)
         ('spike', 60, 69, 3.9)
     """
-    step = np.asarray(steps, dtype=np.int64)
-    loss = np.asarray(losses, dtype=np.float64)
-    if step.shape != loss.shape:
-        raise ValueError(f"{step.size} steps but {loss.size} losses; they must pair up")
-    if np.any(np.diff(step) <= 0):
-        raise ValueError("steps must increase strictly; a resumed run is cut at its restart first")
-    finite = loss[np.isfinite(loss)]
-    scan = _Scan(definition or EventDefinition(), abs(float(finite[0])) if finite.size else 0.0)
+    step, loss = checked_curve(steps, losses)
+    scan = _Scan(definition or EventDefinition(), first_size(loss))
     for number, value in zip(step.tolist(), loss.tolist(), strict=True):
         scan.see(number, value)
     return scan.finish()
@@ -186,8 +182,8 @@ class _Open:
         self.calm: list[float] = []  # losses since the last high step
         self.losses: list[float] = []
 
-    def see(self, step: int, loss: float) -> bool:
-        """Take one step into account; return whether it is high."""
+    def see(self, step: int, loss: float) -> None:
+        """Take one step into account."""
         self.losses.append(loss)
         if not math.isfinite(loss):
             if self.first_non_finite is None:
@@ -195,12 +191,11 @@ class _Open:
                 self.highest = math.inf
         elif loss <= max(self.bar, self.level + _OVER * (self.highest - self.level)):
             self.calm.append(loss)
-            return False
+            return
         elif loss > self.highest:
             self.highest, self.peak = loss, step
         self.last = step
         self.calm.clear()
-        return True
 
     def has_settled(self, patience: int) -> bool:
         """Return whether the loss stopped falling, looked at every `patience` steps."""
@@ -230,6 +225,28 @@ class _Open:
         )
 
 
+@dataclass
+class _Climb:
+    """A level that rose without a single high step, and is still up."""
+
+    onset: int
+    level: float
+    sigma: float
+    peak: int = 0
+    end: int = 0
+    highest: float = -math.inf
+    steps: int = 0
+
+    def see(self, step: int, loss: float) -> None:
+        self.steps, self.end = self.steps + 1, step
+        if loss > self.highest:
+            self.highest, self.peak = loss, step
+
+    def close(self) -> LossEvent:
+        rise = self.highest - self.level
+        return LossEvent("climb", self.onset, self.peak, self.end, self.level, rise, self.sigma)
+
+
 class _Scan:
     """One pass over a loss curve."""
 
@@ -239,7 +256,7 @@ class _Scan:
         self._open: _Open | None = None
         self._events: list[LossEvent] = []
         self._lowest = math.inf
-        self._climb: _Open | None = None
+        self._climb: _Climb | None = None
         self._recent: deque[float] = deque(maxlen=_NEAR)
 
     def see(self, step: int, loss: float) -> None:
@@ -279,7 +296,7 @@ class _Scan:
     def _bar(self) -> tuple[float, float, float]:
         """Return level, σ, and the loss above which a step is high; infinite while too little is known."""
         definition = self._definition
-        if len(self._calm) < definition.fewest:
+        if len(self._calm) < definition.fewest or not len(self._noise):
             return math.nan, math.nan, math.inf
         level, sigma = self._calm.median, _SIGMA * self._noise.median
         bar = level + max(definition.sigmas * sigma, definition.least * abs(level))
@@ -312,22 +329,22 @@ class _Scan:
 
     def _follow_level(self, step: int, loss: float) -> None:
         """Notice a level that rose without a single high step."""
-        if len(self._calm) < self._definition.window:
+        if len(self._calm) < self._definition.window or not len(self._noise):
             return
         level, sigma = self._calm.median, _SIGMA * self._noise.median
         self._lowest = min(self._lowest, level)
         bar = self._lowest + max((self._definition.climb - 1) * abs(self._lowest), sigma)
         risen = level > max(bar, self._floor if level >= 0 else -math.inf)
         if risen and self._climb is None:
-            self._climb = _Open(step, level=self._lowest, sigma=sigma, bar=bar)
+            self._climb = _Climb(step, self._lowest, sigma)
         if self._climb is not None:
             if risen:
-                self._climb.see(step, max(loss, math.nextafter(self._climb.bar, math.inf)))
+                self._climb.see(step, loss)
             else:
                 self._end_climb()
 
     def _end_climb(self) -> None:
         """Keep a climb that lasted as long as the window: shorter ones are the shoulders of spikes."""
-        if self._climb is not None and len(self._climb.losses) >= self._definition.window:
-            self._events.append(self._climb.close("climb"))
+        if self._climb is not None and self._climb.steps >= self._definition.window:
+            self._events.append(self._climb.close())
         self._climb = None

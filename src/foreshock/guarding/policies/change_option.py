@@ -123,7 +123,7 @@ class LowerBeta2(ChangeOnce):
 class LowerRate:
     """Lower η for good each time the curvature passes the threshold, at most once in 100 steps.
 
-    The edge 2/η moves away.     What schedulers set is multiplied by the factor.
+    The edge 2/η moves away. What schedulers set is multiplied by the factor.
 
     Attributes:
         factor: On η, in (0, 1).

@@ -9,64 +9,21 @@ this shortens: it would otherwise outweigh them.
 from __future__ import annotations
 
 import math
-import statistics
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from foreshock.dynamics import Burst
 from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure, require_threshold
 
 _SETTLED = 100  # updates before v and the average over pairs mean anything
 _EASED = 0.05  # below the threshold it is brought, so that it does not act at every step
 _NEAR = 0.15  # below the threshold, where a burst alone is acted on
-_SMOOTHING, _WINDOW, _FEWEST = 5, 100, 20
 
 
 # The preconditioned gradient takes a pass over v: only where both lag and ratio are at half their thresholds.
 _PAIRS: frozenset[Measure] = frozenset({"pairs"})
 _WITH_BURST: frozenset[Measure] = frozenset({"pairs", "preconditioned gradient"})
-
-
-class Burst:
-    """How far the gradient is above its own usual size: √(EMA₅ of gᵀD⁻¹g over its median of 100 steps).
-
-    Smoothed over five steps: the size of single mini-batch gradients varies by more than a burst does.
-
-    Example:
-        >>> burst = Burst()
-        >>> for _ in range(60):
-        ...     level = burst.update(0.1)
-        >>> round(level, 6), round(burst.update(2.0), 6)
-        (1.0, 2.19089)
-    """
-
-    def __init__(self) -> None:
-        self._recent = math.nan
-        self._levels: deque[float] = deque(maxlen=_WINDOW)
-
-    def update(self, energy: float) -> float:
-        """Take one step into account, and return its level; NaN before there are 20, or if it has none.
-
-        Args:
-            energy: gᵀD⁻¹g; ignored if it is not finite.
-        """
-        if not math.isfinite(energy):
-            return math.nan
-        first = math.isnan(self._recent)
-        self._recent = energy if first else self._recent + (energy - self._recent) / _SMOOTHING
-        self._levels.append(self._recent)
-        usual = statistics.median(self._levels) if len(self._levels) >= _FEWEST else math.nan
-        return math.sqrt(self._recent / usual) if usual > 0 else math.nan
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs, as plain values."""
-        return {"recent": self._recent, "levels": list(self._levels)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`."""
-        self._recent = float(state["recent"])
-        self._levels = deque(state["levels"], maxlen=_WINDOW)
 
 
 @dataclass

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+
+from foreshock.lab.commands.errors import stopped
 
 bench = typer.Typer(help="Reproduce the benchmarks.", no_args_is_help=True)
 
@@ -70,7 +71,7 @@ def forecast(
         path = save_scores(scores, out / "scores.json")
         pages = write_pages(scores, out / "pages")
     except (ImportError, ValueError) as error:
-        raise _stop(error) from error
+        raise stopped(error) from error
     for split in scores["rules"]["scores"]:
         typer.echo(f"\n## {split}\n\n{summary(scores, split)}")
     _print_places(console, path, pages)
@@ -118,7 +119,7 @@ def guard(
     try:
         trials = trials_of(suite.value, split=split, methods=chosen_methods(method or ()))
     except ValueError as error:
-        raise _stop(error) from error
+        raise stopped(error) from error
     folder = out / "results"
     missing = [trial for trial in trials if not is_done(folder, trial)]
     for name in left_out(suite.value, split=split):
@@ -136,7 +137,7 @@ def guard(
         command += "".join(f" --method {name}" for name in method or ())
         pages = write_pages(scores, out / "pages", command=command, name=page_of(suite.value))
     except (ImportError, OSError, ValueError) as error:
-        raise _stop(error) from error
+        raise stopped(error) from error
     for half in scores["scores"]:
         typer.echo(f"\n## {half}\n\n{summary(scores, half)}")
     _print_places(console, path, pages)
@@ -146,11 +147,6 @@ def _counter(console: Console, total: int) -> Callable[[Path], None]:
     """Return what prints a line for each file that is done."""
     done = iter(range(1, total + 1))
     return lambda path: console.print(f"  {next(done)}/{total}  {path.stem}")
-
-
-def _stop(error: Exception) -> typer.Exit:
-    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-    return typer.Exit(1)
 
 
 def _print_places(console: Console, scores: Path, pages: Sequence[Path]) -> None:

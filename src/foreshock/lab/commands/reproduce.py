@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+
+from foreshock.lab.commands.errors import stopped
 
 if TYPE_CHECKING:
     from foreshock.lab.reproduction.experiment import Experiment, OnStep
@@ -72,10 +73,7 @@ def reproduce(
             _carry_out(console, order, kept, target)
         pages = publish(kept, scale.value, target)
     except (ImportError, OSError, ValueError) as error:
-        Console(stderr=True, highlight=False).print(
-            f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True
-        )
-        raise typer.Exit(1) from error
+        raise stopped(error) from error
     for page in pages:
         console.print(f"Page: {page.resolve()}", soft_wrap=True)
 
