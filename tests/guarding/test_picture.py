@@ -34,3 +34,17 @@ def test_two_trainings_are_the_same_until_the_guard_acts():
     assert np.array_equal(run.plain[:until], run.guarded[:until])
     assert len(run.plain) == len(run.guarded) == 200
     assert run.passes > 0
+
+
+def test_runs_of_one_name_are_one_row():
+    one, other = made_up(), made_up()
+    other = GuardedRun("A run", one.plain, one.plain, (), 0.0, 0.0)
+    assert "| A run | 4 → 2 | 2 → 1 | 0.70 | 0.3% | 0.10 |" in table([one, other])
+
+
+def test_each_start_begins_beside_the_first():
+    runs = [compare("Short", batch_size=None, steps=200, start=start, points=20) for start in (0, 1, 2, 1)]
+    first = [float(run.plain[0]) for run in runs]
+    assert len(set(first)) == 3
+    assert first == pytest.approx([first[0]] * 4, rel=1e-4)
+    assert np.array_equal(runs[1].plain, runs[3].plain)
