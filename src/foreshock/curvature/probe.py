@@ -68,6 +68,8 @@ class CurvatureReading:
         coverage: Share of the moving coordinates that the reading covers. If it is below one, some steps are
             not linear in their gradient (Muon's), and their coordinates are held fixed: the directions are
             restricted to the others, and `predicted_loss_change` is NaN.
+        complete: False if only the curvature along the last top eigenvector was measured: see
+            `refresh_curvature`.
     """
 
     step: int
@@ -88,6 +90,7 @@ class CurvatureReading:
     blocks: tuple[BlockShare, ...] = ()
     excess_loss: float = math.nan
     coverage: float = 1.0
+    complete: bool = True
 
     __repr__ = short_repr
 
@@ -96,7 +99,9 @@ class CurvatureReading:
         text = f"stability ratio {self.stability_ratio:.4g} ± {self.error_bound:.2g}"
         if self.preconditioned_sharpness is not None:
             text += f" (λ_max(Ĥ) {self.preconditioned_sharpness:.4g}, threshold 2/η {self.threshold:.4g})"
-        if not self.converged:
+        if not self.complete:
+            text += " along the last top eigenvector"
+        elif not self.converged:
             text += ", not converged: the true value may be larger"
         return text + (f"; top eigenvector: {', '.join(map(str, self.blocks[:3]))}" if self.blocks else "")
 
@@ -238,7 +243,7 @@ def probe_curvature(
         products=hessian.products,
         converged=top.converged,
         backend=hessian.backend,
-        blocks=_largest_blocks(top.vector, preconditioner, settings.model),
+        blocks=largest_blocks(top.vector, preconditioner, settings.model),
         excess_loss=directions.excess_loss(top),
         coverage=preconditioner.coverage,
         seconds=time.perf_counter() - began,
@@ -339,9 +344,16 @@ class _Directions:
         return reciprocal(self.scale_root)
 
 
-def _largest_blocks(
+def largest_blocks(
     vector: Tensor, preconditioner: Preconditioner, model: nn.Module | None
 ) -> tuple[BlockShare, ...]:
+    """Return the modules with the largest shares of an eigenvector, the largest first; none without a model.
+
+    Args:
+        vector: Eigenvector of the symmetric form, shape (n,).
+        preconditioner: The step whose parameters it is of.
+        model: The model that names them.
+    """
     if model is None:
         return ()
     named = name_parameters(model, preconditioner.parameters)

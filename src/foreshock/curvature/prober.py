@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from foreshock.batches import MicroBatches
+from foreshock.curvature.followed import FollowedRatio, FollowedReading, refresh_curvature
 from foreshock.curvature.measurement import LossFunction, loss_terms, part_terms
 from foreshock.curvature.noise import NoiseReading, measure_noise
 from foreshock.curvature.probe import CurvatureReading, ProbeMemory, ProbeSettings, probe_curvature
@@ -80,6 +81,7 @@ class Prober:
         self._loss_fn = loss_fn
         self._memory: ProbeMemory | None = None
         self._noise = NoiseProber()
+        self._followed: FollowedRatio | None = None
         self.backend: BackendChoice | None = None
 
     @property
@@ -113,7 +115,58 @@ class Prober:
                 loss, preconditioner, step=step, memory=self._memory, settings=settings
             )
         self.backend = chosen
+        self._follow(reading, self._memory.starts[0], preconditioner)
         return reading
+
+    @property
+    def measured(self) -> FollowedRatio | None:
+        """The last measured stability ratio; None if there is none."""
+        return self._followed
+
+    @property
+    def can_refresh(self) -> bool:
+        """Whether there is an eigenvector to go on from, and a backend."""
+        return self._followed is not None and self.backend is not None
+
+    def refresh(self, batch: Any, preconditioner: Preconditioner, *, step: int) -> CurvatureReading:
+        """Return the curvature along the last top eigenvector; see `refresh_curvature`.
+
+        Args:
+            batch: What `loss_fn` gets.
+            preconditioner: The step about to be taken.
+            step: Its number, for the reading.
+
+        Raises:
+            ValueError: If there is no eigenvector to go on from, or other parameters are trained by now.
+            Exception: Whatever the loss function or the product raises.
+        """
+        direction = None if self._followed is None else self._followed.vector(preconditioner)
+        chosen, memory = self.backend, self._memory
+        if direction is None or chosen is None or memory is None:
+            raise ValueError(
+                "there is no eigenvector of these parameters to go on from: call `probe` before `refresh`"
+            )
+        self.backend = None  # unset until it succeeds, as in `probe`
+        loss = loss_terms(self._model, self._loss_fn, batch)
+        with isolated(self._model):
+            settings = ProbeSettings(chosen, model=self._model)
+            reading, turned = refresh_curvature(
+                loss, preconditioner, step=step, direction=direction, settings=settings, gain=memory.gain
+            )
+        self.backend = chosen
+        self._memory = ProbeMemory((*turned.starts, *memory.starts[1:]), turned.gain)
+        self._follow(reading, direction, preconditioner)
+        return reading
+
+    def follow(self, preconditioner: Preconditioner) -> FollowedReading | None:
+        """Return the last stability ratio with the present v and learning rate; None if there is none.
+
+        No loss is evaluated; see `FollowedRatio`.
+
+        Args:
+            preconditioner: The step about to be taken.
+        """
+        return None if self._followed is None else self._followed.at(preconditioner)
 
     def probe_noise(
         self, parts: MicroBatches, preconditioner: Preconditioner, *, step: int, loss: float
@@ -128,13 +181,31 @@ class Prober:
         """
         return self._noise.probe(self._model, self._loss_fn, parts, preconditioner, step=step, loss=loss)
 
+    def _follow(self, reading: CurvatureReading, vector: Tensor, preconditioner: Preconditioner) -> None:
+        self._followed = FollowedRatio.start(
+            step=reading.step,
+            ratio=reading.stability_ratio,
+            relative_error=reading.relative_error,
+            vector=vector,
+            preconditioner=preconditioner,
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """Return the vectors of the last probes, from which a resumed run starts warm."""
         direction = self._noise.state_dict()
         if self._memory is None:
-            return {"starts": None, "gain": None, "direction": direction}
+            return {"starts": None, "gain": None, "direction": direction, "followed": None}
         starts = [start.clone() for start in self._memory.starts]
-        return {"starts": starts, "gain": self._memory.gain, "direction": direction}
+        followed = self._followed
+        saved = None if followed is None else vars(followed) | {"direction": followed.direction.clone()}
+        return {
+            "starts": starts,
+            "gain": self._memory.gain,
+            "direction": direction,
+            "followed": None
+            if followed is None
+            else vars(followed) | {"direction": followed.direction.clone()},
+        }
 
     def load_state_dict(self, state: Mapping[str, Any], *, size: int) -> None:
         """Continue from `state_dict()`.
@@ -146,8 +217,9 @@ class Prober:
         Raises:
             ValueError: If the state is of a model of another size.
         """
-        starts, direction = state["starts"], state["direction"]
-        for vector in (*(starts or ()), *(() if direction is None else (direction,))):
+        starts, direction, followed = state["starts"], state["direction"], state.get("followed")
+        vectors = [*(starts or ()), direction, None if followed is None else followed["direction"]]
+        for vector in (one for one in vectors if one is not None):
             if vector.numel() != size:
                 raise ValueError(
                     f"the state is of a model with {vector.numel()} trained parameters, this one has {size}"
@@ -156,3 +228,4 @@ class Prober:
         self._memory = None
         if starts is not None:
             self._memory = ProbeMemory(tuple(start.clone() for start in starts), state["gain"])
+        self._followed = None if followed is None else FollowedRatio(**followed)
