@@ -68,6 +68,9 @@ class CurvatureReading:
         coverage: Share of the moving coordinates that the reading covers. If it is below one, some steps are
             not linear in their gradient (Muon's), and their coordinates are held fixed: the directions are
             restricted to the others, and `predicted_loss_change` is NaN.
+        passes: What the reading cost in F, forward and backward passes of the batch: the graph or the first
+            gradient, all products, and in the first reading of a run the choice of the backend. Counted, not
+            timed; see `foreshock.operators.cost`.
     """
 
     step: int
@@ -88,6 +91,7 @@ class CurvatureReading:
     blocks: tuple[BlockShare, ...] = ()
     excess_loss: float = math.nan
     coverage: float = 1.0
+    passes: float = math.nan
 
     __repr__ = short_repr
 
@@ -160,7 +164,7 @@ def probe_curvature(
 ) -> tuple[CurvatureReading, ProbeMemory]:
     """Measure the preconditioned curvature for the step about to be taken. Call it inside `isolated`.
 
-    Cost: about 1.5 F for the graph and 2 F for each product: one product for each of the two directions, and
+    Cost: 1.5 F for the graph and 2.5 F for each product: one product for each of the two directions, and
     three or more for λ_max from a warm start.
 
     Args:
@@ -241,6 +245,7 @@ def probe_curvature(
         blocks=_largest_blocks(top.vector, preconditioner, settings.model),
         excess_loss=directions.excess_loss(top),
         coverage=preconditioner.coverage,
+        passes=hessian.passes,
         seconds=time.perf_counter() - began,
     )
     return reading, ProbeMemory(top.starts, gain)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -90,8 +91,8 @@ class Prober:
     def probe(self, batch: Any, preconditioner: Preconditioner, *, step: int) -> CurvatureReading:
         """Return the curvature for the step about to be taken; the model is left as it was.
 
-        Cost: see `probe_curvature`; the first probe, and one after a failure, costs 10 to 16 F more to choose
-        the backend.
+        Cost: see `probe_curvature`; the first probe, and one after a failure, also chooses the backend; see
+        `choose_backend`.
 
         Args:
             batch: What `loss_fn` gets.
@@ -106,14 +107,16 @@ class Prober:
         # Unset until the probe succeeds: the backend may be why one fails.
         chosen, self.backend = self.backend, None
         with isolated(self._model):
+            spent = 0.0
             if chosen is None:
                 chosen = choose_backend(loss, preconditioner.parameters, model=self._model)
+                spent = chosen.passes
             settings = ProbeSettings(chosen, model=self._model)
             reading, self._memory = probe_curvature(
                 loss, preconditioner, step=step, memory=self._memory, settings=settings
             )
         self.backend = chosen
-        return reading
+        return replace(reading, passes=reading.passes + spent)
 
     def probe_noise(
         self, parts: MicroBatches, preconditioner: Preconditioner, *, step: int, loss: float
