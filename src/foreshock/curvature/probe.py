@@ -68,8 +68,11 @@ class CurvatureReading:
         coverage: Share of the moving coordinates that the reading covers. If it is below one, some steps are
             not linear in their gradient (Muon's), and their coordinates are held fixed: the directions are
             restricted to the others, and `predicted_loss_change` is NaN.
-        complete: False if only the curvature along the last top eigenvector was measured: see
-            `refresh_curvature`.
+        complete: Whether the top eigenvector was sought; False if only the curvature along the last one was
+            measured, see `refresh_curvature`.
+        passes: What the reading cost in F, forward and backward passes of the batch: the graph or the first
+            gradient, all products, and in the first reading of a run the choice of the backend. Counted, not
+            timed; see `foreshock.operators.cost`.
     """
 
     step: int
@@ -91,6 +94,7 @@ class CurvatureReading:
     excess_loss: float = math.nan
     coverage: float = 1.0
     complete: bool = True
+    passes: float = math.nan
 
     __repr__ = short_repr
 
@@ -165,7 +169,7 @@ def probe_curvature(
 ) -> tuple[CurvatureReading, ProbeMemory]:
     """Measure the preconditioned curvature for the step about to be taken. Call it inside `isolated`.
 
-    Cost: about 1.5 F for the graph and 2 F for each product: one product for each of the two directions, and
+    Cost: 1.5 F for the graph and 2.5 F for each product: one product for each of the two directions, and
     three or more for λ_max from a warm start.
 
     Args:
@@ -246,6 +250,7 @@ def probe_curvature(
         blocks=largest_blocks(top.vector, preconditioner, settings.model),
         excess_loss=directions.excess_loss(top),
         coverage=preconditioner.coverage,
+        passes=hessian.passes,
         seconds=time.perf_counter() - began,
     )
     return reading, ProbeMemory(top.starts, gain)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -92,8 +93,8 @@ class Prober:
     def probe(self, batch: Any, preconditioner: Preconditioner, *, step: int) -> CurvatureReading:
         """Return the curvature for the step about to be taken; the model is left as it was.
 
-        Cost: see `probe_curvature`; the first probe, and one after a failure, costs 10 to 16 F more to choose
-        the backend.
+        Cost: see `probe_curvature`; the first probe, and one after a failure, also chooses the backend; see
+        `choose_backend`.
 
         Args:
             batch: What `loss_fn` gets.
@@ -108,15 +109,17 @@ class Prober:
         # Unset until the probe succeeds: the backend may be why one fails.
         chosen, self.backend = self.backend, None
         with isolated(self._model):
+            spent = 0.0
             if chosen is None:
                 chosen = choose_backend(loss, preconditioner.parameters, model=self._model)
+                spent = chosen.passes
             settings = ProbeSettings(chosen, model=self._model)
             reading, self._memory = probe_curvature(
                 loss, preconditioner, step=step, memory=self._memory, settings=settings
             )
         self.backend = chosen
         self._follow(reading, self._memory.starts[0], preconditioner)
-        return reading
+        return replace(reading, passes=reading.passes + spent)
 
     @property
     def measured(self) -> FollowedRatio | None:
@@ -150,11 +153,12 @@ class Prober:
         loss = loss_terms(self._model, self._loss_fn, batch)
         with isolated(self._model):
             settings = ProbeSettings(chosen, model=self._model)
-            reading, turned = refresh_curvature(
+            reading, direction, found = refresh_curvature(
                 loss, preconditioner, step=step, direction=direction, settings=settings, gain=memory.gain
             )
         self.backend = chosen
-        self._memory = ProbeMemory((*turned.starts, *memory.starts[1:]), turned.gain)
+        starts = found.starts if reading.complete else (*found.starts, *memory.starts[1:])
+        self._memory = ProbeMemory(starts, found.gain)
         self._follow(reading, direction, preconditioner)
         return reading
 
@@ -202,9 +206,7 @@ class Prober:
             "starts": starts,
             "gain": self._memory.gain,
             "direction": direction,
-            "followed": None
-            if followed is None
-            else vars(followed) | {"direction": followed.direction.clone()},
+            "followed": saved,
         }
 
     def load_state_dict(self, state: Mapping[str, Any], *, size: int) -> None:

@@ -7,10 +7,10 @@ begins.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from foreshock.representation import short_repr
+from foreshock.representation import changed, short_repr
 
 State = Literal["unknown", "stable", "rising", "edge", "armed", "spike", "recovery"]
 Level = Literal["watch", "alarm"]
@@ -75,8 +75,8 @@ class Forecast:
             ratio surely grows, or reaches one where no visible rise of the loss is expected of it;
             ``recovery`` after a sudden fall, until there are enough new readings; ``spike`` while the loss
             has left its level; ``stable`` otherwise; ``unknown`` if the readings don't say, or are too old –
-            which does not mean safe. Where batches differ, ``armed``: past the edge of `typical_mean_square_ratio` while v
-            lags; ``rising``: past it while v follows g².
+            which does not mean safe. Where batches differ, ``armed``: past the edge of
+            `typical_mean_square_ratio` while v lags; ``rising``: past it while v follows g².
         basis: In words, what the forecast rests on, or what it lacks.
         mean_square_ratio: Stability ratio under the noise of mini-batches, in the mean square; one is the
             edge, as for `stability_ratio`. NaN before the fifth measurement. The guard's is the same.
@@ -135,7 +135,7 @@ class Forecast:
             return self
         times = (self.steps_to_instability, self.interval_low, self.interval_high, self.steps_to_spike)
         ahead, low, high, spike = (t if math.isnan(t) else max(t - passed, 0.0) for t in times)
-        return replace(
+        return changed(
             self,
             step=step,
             steps_to_instability=ahead,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import replace
 from typing import Any
 
 from foreshock.dynamics import SignalTracker, StageTracker, StepStatistics, instant_lag
@@ -22,6 +21,7 @@ from foreshock.forecast.forecaster import Forecaster
 from foreshock.forecast.noise import NOISY_EDGE, NoiseAverage, judge_noise
 from foreshock.forecast.record import Alarm, AlarmBook, EdgeReading, Forecast, Level, State, unknown
 from foreshock.forecast.spike import cause_hint, outlook
+from foreshock.representation import changed
 
 BURST = 1.5
 SPIKE = 3.0
@@ -29,6 +29,7 @@ SPIKE = 3.0
 # 150 spikes, and none did on controls; 1.2 to 2 × and three to ten readings serve as well.
 VISIBLE = 1.5
 _HEIGHTS = 5
+_LARGEST_ERROR = 1.0  # relative
 # Horizons. A ratio that is followed between measurements is a few percent off after three of them; the noise
 # of mini-batches is averaged over five measurements, of which the last may not be older than two.
 _READING_LIVES, _MEASUREMENT_LIVES, _NOISE_LIVES = 1, 3, 2
@@ -92,7 +93,11 @@ class RunForecaster:
             loss=loss, squared_gradient=squared_gradient, second_moment=second_moment
         )
         # The stages need a ratio whose edge is one, whichever of the two edges decides.
-        ratio = self._noise.typical_ratio / NOISY_EDGE if self._noise_seen is not None else self._last.stability_ratio
+        ratio = (
+            self._noise.typical_ratio / NOISY_EDGE
+            if self._noise_seen is not None
+            else self._last.stability_ratio
+        )
         self._stages.update(
             loss=loss,
             instant_lag=instant_lag(second_moment, squared_gradient),
@@ -113,6 +118,8 @@ class RunForecaster:
         Raises:
             ValueError: If `step` does not increase.
         """
+        if not reading.relative_error <= _LARGEST_ERROR:
+            return  # too far off to say anything; what was known before gets older
         forecast = self._crossing.update(
             step,
             reading.stability_ratio,
@@ -121,7 +128,7 @@ class RunForecaster:
             learning_rates=learning_rates,
         )
         measured = step if reading.measured is None else reading.measured
-        self._last = replace(self._with_outlook(forecast, reading), measured=measured)
+        self._last = changed(self._with_outlook(forecast, reading), measured=measured)
         self._read, self._missing = step, ""
         if math.isfinite(self._last.severity):
             self._heights.append(self._last.severity)
@@ -175,7 +182,7 @@ class RunForecaster:
             if forecast.announces and max(self._heights, default=math.inf) < VISIBLE:
                 forecast = _damped(forecast, max(self._heights))
         state: State = "spike" if self.spiking else forecast.state
-        return replace(forecast, state=state, stage=self._stages.stage, lag=self._statistics.lag)
+        return changed(forecast, state=state, stage=self._stages.stage, lag=self._statistics.lag)
 
     def alarm(self, step: int, forecast: Forecast) -> Alarm | None:
         """Return the alarm that is due at a step, if there is one.
@@ -219,10 +226,19 @@ class RunForecaster:
         self._last, self._trigger = Forecast(**state["last"]), str(state["trigger"])
 
     def _with_outlook(self, forecast: Forecast, reading: EdgeReading) -> Forecast:
+        if reading.measured is not None and reading.measured < forecast.step:
+            # Simulating the next spike takes longer than a small step: between measurements it counts down.
+            before = self._last.at(forecast.step)
+            return changed(
+                forecast,
+                steps_to_spike=before.steps_to_spike,
+                severity=before.severity,
+                cause_hint=before.cause_hint,
+            )
         if self._beta2 is None or forecast.state in ("unknown", "recovery"):
             return forecast
         expected = outlook(reading, forecast.growth_rate, beta2=self._beta2)
-        return replace(
+        return changed(
             forecast,
             steps_to_spike=expected.steps_to_spike,
             severity=expected.height,
@@ -235,12 +251,12 @@ class RunForecaster:
         seen = self._noise_seen
         if seen is not None and step - seen > _NOISE_LIVES * self.horizon:
             basis = f"the noise of mini-batches was last measured {step - seen} steps ago, at step {seen}"
-            return replace(unknown(step, basis), measured=seen)
+            return changed(unknown(step, basis), measured=seen)
         if seen is not None:
             judged = judge_noise(forecast, self._noise, step=step, lag=self._statistics.lag)
-            return replace(judged, measured=seen)
+            return changed(judged, measured=seen)
         if self.noise_expected:
-            return replace(forecast, state="unknown", basis="the noise of mini-batches was not measured yet")
+            return changed(forecast, state="unknown", basis="the noise of mini-batches was not measured yet")
         return _qualified(self._expired(forecast))
 
     def _expired(self, forecast: Forecast) -> Forecast:
@@ -252,7 +268,7 @@ class RunForecaster:
         if fresh and step - measured <= _MEASUREMENT_LIVES * self.horizon:
             return forecast
         basis = f"the curvature was last measured {step - measured} steps ago, at step {measured}"
-        return replace(unknown(step, basis, stability_ratio=forecast.stability_ratio), measured=measured)
+        return changed(unknown(step, basis, stability_ratio=forecast.stability_ratio), measured=measured)
 
 
 def _qualified(forecast: Forecast) -> Forecast:
@@ -260,13 +276,13 @@ def _qualified(forecast: Forecast) -> Forecast:
     why = "batches differ, so 2/η of one batch is not the edge: noise can destabilise below it"
     # A single batch overestimates λ_max of the data: an alarm may be false, calm proves nothing.
     state = forecast.state if forecast.announces else "unknown"
-    return replace(forecast, state=state, basis=f"{forecast.basis}; {why}")
+    return changed(forecast, state=state, basis=f"{forecast.basis}; {why}")
 
 
 def _undecided(forecast: Forecast) -> Forecast:
     """Return the forecast before it is known whether batches differ: which edge counts is open."""
     why = "unknown whether every step sees the same data"
-    return replace(forecast, state="unknown", basis=f"{forecast.basis}; {why}")
+    return changed(forecast, state="unknown", basis=f"{forecast.basis}; {why}")
 
 
 def _damped(forecast: Forecast, height: float) -> Forecast:
@@ -277,4 +293,4 @@ def _damped(forecast: Forecast, height: float) -> Forecast:
         height: The highest loss expected, as a multiple of its level.
     """
     why = f"v follows g²: a rise of the loss to {height:.2f} × is all that is expected past the edge"
-    return replace(forecast, state="rising", basis=f"{forecast.basis}; {why}")
+    return changed(forecast, state="rising", basis=f"{forecast.basis}; {why}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from foreshock.dynamics import SecondMomentSums
 from foreshock.preconditioner import unwrap
+from foreshock.representation import changed
 from foreshock.vectors import is_sharded
 
 _TOLERANCE = 1e-3  # relative; rounding in float32 sums is a thousand times smaller
@@ -87,9 +88,11 @@ class FollowedSums:
         self._groups, self._left = groups, steps
         self._members = [with_gradient(group) for _, group in groups]
         self._decays = [_decays(group) for _, group in groups]
+        # Another object from the first step on, and wherever a state was loaded.
+        self._states = [_state(one, members) for (one, _), members in zip(groups, self._members, strict=True)]
         shared: dict[tuple[float, int], list[Tensor]] = {}
-        for members, part in zip(self._members, sums or [None] * len(self._members), strict=True):
-            key = (math.nan, 0) if part is None else (part.beta2, part.step)
+        keys = [(part.beta2, part.step) for part in sums] or [(0.0, 0)] * len(self._members)
+        for members, key in zip(self._members, keys, strict=True):
             shared.setdefault(key, []).extend(members)
         self._parameters = [parameter for members in shared.values() for parameter in members]
         self._sizes = [len(members) for members in shared.values()]
@@ -105,8 +108,8 @@ class FollowedSums:
 
         Args:
             optimizers: The optimizers.
-            sums: True sums of the step about to be taken, one for each parameter group that has gradients; none
-                if the optimizers have no second moment.
+            sums: True sums of the step about to be taken, one for each parameter group that has gradients;
+                none if the optimizers have no second moment.
             steps: How many steps may be followed.
         """
         if any(unwrap(one) is not one or getattr(one, "grad_scale", None) is not None for one in optimizers):
@@ -170,17 +173,17 @@ class FollowedSums:
         pairs = zip(fetched, rows, strict=True)
         return [self._advance(values, apart, size) for values, (_, apart, size) in pairs]
 
-    def is_off(self, true: Sequence[SecondMomentSums]) -> bool:
-        """Return whether the recursion has left the true sums, as far as both are of successive steps.
+    def agrees(self, true: Sequence[SecondMomentSums]) -> bool | None:
+        """Return whether the recursion has foretold the true sums; None if they are not of successive steps.
 
         Args:
             true: True sums of the step after the last one that was taken.
         """
         found = merged(true)
         if not self._sound or [part.step + 1 for part in self._sums] != [part.step for part in found]:
-            return False
+            return None
         pairs = zip(self._sums, found, strict=True)
-        return any(not abs(a.current - b.previous) <= _TOLERANCE * abs(b.previous) for a, b in pairs)
+        return all(abs(a.current - b.previous) <= _TOLERANCE * abs(b.previous) for a, b in pairs)
 
     def _advance(self, values: list[float], apart: Tensor | float | None, size: GradientSize) -> FollowedStep:
         loss = values.pop() if apart is None else float(apart)
@@ -196,17 +199,18 @@ class FollowedSums:
         # Without a second moment there are no sums.
         pairs = zip(self._sums, squares, strict=bool(self._sums))
         self._sums = tuple(
-            replace(part, previous=part.current, squared_gradient=square, step=part.step + 1)
+            changed(part, previous=part.current, squared_gradient=square, step=part.step + 1)
             for part, square in pairs
         )
         return FollowedStep(loss, norm, self._sums)
 
     def _is_unchanged(self) -> bool:
-        for (_, group), members, decays in zip(self._groups, self._members, self._decays, strict=True):
+        followed = zip(self._groups, self._members, self._decays, self._states, strict=True)
+        for (optimizer, group), members, decays, state in followed:
             now = with_gradient(group)
             if len(now) != len(members) or any(a is not b for a, b in zip(now, members, strict=True)):
                 return False
-            if _decays(group) != decays:
+            if _decays(group) != decays or _state(optimizer, members) is not state:
                 return False
         return True
 
@@ -253,6 +257,10 @@ def _foreach_norm(gradients: list[Tensor]) -> Sequence[Tensor]:
     # Low precision would lose the norm's digits, and overflow in float16.
     low = gradients[0].dtype.itemsize < 4
     return torch._foreach_norm(gradients, 2, dtype=torch.float32) if low else torch._foreach_norm(gradients)
+
+
+def _state(optimizer: Optimizer, members: Sequence[Tensor]) -> Any:
+    return optimizer.state.get(members[0]) if members else None
 
 
 def _decays(group: Mapping[str, Any]) -> tuple[Any, ...]:

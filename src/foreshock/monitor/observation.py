@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 from torch.optim import Optimizer
 
-from foreshock.curvature import ERROR_PER_STEP, CurvatureReading, Prober
+from foreshock.curvature import CurvatureReading, Prober
 from foreshock.dynamics import SecondMomentSums, second_moment_lag
 from foreshock.forecast import EdgeReading
 from foreshock.monitor.following import FollowedSums, GradientSize
@@ -74,8 +74,7 @@ class FreeSignals:
         optimizers: The optimizers.
 
     Attributes:
-        updates: Number t of the update about to be taken, at the last true reading; None without a second
-            moment.
+        updates: Number t of the update about to be taken, if this step was a true reading; else None.
         wrong_norm: The norm of ``.grad`` and the one that was given for it, if they differ by more than a
             hundredth; the given one is not used from then on.
     """
@@ -106,6 +105,7 @@ class FreeSignals:
             size: What is known of the size of ``.grad``.
             batch_size: Number of examples in its batch.
         """
+        self.updates = None
         if self.wrong_norm is not None:
             size = GradientSize(scale=size.scale)
         rate = max(float(group["lr"]) for one in self._optimizers for group in live_groups(one))
@@ -128,6 +128,14 @@ class FreeSignals:
         ready, self._ready = self._ready, []
         return ready
 
+    def renumber(self, step: int) -> None:
+        """Give the step that was read last another number.
+
+        Args:
+            step: Step number.
+        """
+        self._ready[-1] = replace(self._ready[-1], step=step)
+
     def refresh(self) -> None:
         """Read the true sums at the next step: v was changed from outside."""
         self._gather()
@@ -146,9 +154,9 @@ class FreeSignals:
         """Follow the sums from here on by their recursion, unless it failed lately."""
         if self._followed is not None:
             # Trust has to be earned: each reading that the recursion foretold doubles the way to the next.
-            held = not self._followed.is_off(sums)
-            self._interval = min(2 * self._interval, _LONGEST_INTERVAL) if held else 1
-            self._reads_left = max(self._reads_left - 1, 0) if held else _READ_AFTER_FAILURE
+            agrees = self._followed.agrees(sums)
+            self._interval = min(2 * self._interval, _LONGEST_INTERVAL) if agrees else 1
+            self._reads_left = _READ_AFTER_FAILURE if agrees is False else max(self._reads_left - 1, 0)
         steps = 0 if self._reads_left else self._interval - 1
         self._followed = FollowedSums.start(self._optimizers, sums, steps=steps)
 
@@ -207,7 +215,7 @@ def edge_reading(
 
 
 def followed_reading(
-    seen: StepObservation, prober: Prober, preconditioner: Preconditioner
+    seen: StepObservation, prober: Prober, preconditioner: Preconditioner, *, drift: float
 ) -> EdgeReading | None:
     """Return what a forecast takes of a ratio that was followed to a step; None if there is none, or no news.
 
@@ -215,6 +223,7 @@ def followed_reading(
         seen: The free signals of the step.
         prober: The prober, which has the last measurement.
         preconditioner: The step about to be taken.
+        drift: How fast a followed ratio goes wrong, relative, a step.
     """
     reading, since = prober.follow(preconditioner), prober.measured
     # Without a second moment, and at the same learning rate, nothing has changed that could be followed.
@@ -224,7 +233,7 @@ def followed_reading(
     return EdgeReading(
         stability_ratio=reading.stability_ratio,
         learning_rate=preconditioner.largest_rate,
-        relative_error=since.relative_error + ERROR_PER_STEP * _ERRORS_IN_BOUND * (seen.step - since.step),
+        relative_error=since.relative_error + drift * _ERRORS_IN_BOUND * (seen.step - since.step),
         alignment=reading.alignment,
         excess_loss=reading.excess_loss,
         instant_lag=seen.instant_lag,

@@ -38,6 +38,7 @@ _FOLLOWED_EVERY = 10  # steps; from one to the next a followed ratio hardly chan
 _AHEAD = 0.5  # share of the time to the edge after which the curvature is measured again
 _SHORTEST, _LONGEST = 20, 100  # steps from one measurement of the curvature to the next
 _PROBED_AGAIN = 1000  # steps after which the top eigenvector is sought anew, though nothing asks for it
+_DRIFT = 0.1  # of ln(ratio) between two measurements; where it is more the next one comes sooner
 _TURNED = 0.3  # residual over ratio above which it is
 
 
@@ -52,6 +53,7 @@ class ProbeSchedule:
         budget: The passes.
         turned: Whether the top eigenvector seems to be another one by now, so that the next measurement of
             the curvature should search for it.
+        drift: How fast a followed ratio goes wrong, relative, a step.
 
     Raises:
         ValueError: If an argument lies outside its interval.
@@ -70,9 +72,10 @@ class ProbeSchedule:
         if every is not None and not every >= 1:
             raise ValueError(f"probe_every is {every!r}; probe every 1 step or more, or None for a budget")
         self._every = every
-        self._costs = dict(_COSTS)
+        self._costs: dict[str, float] = dict(_COSTS)
         self._last: dict[str, int] = {}  # step of the last measurement of each type
         self._noises = 0
+        self.drift = ERROR_PER_STEP
         self.turned = False
 
     def due(
@@ -138,6 +141,18 @@ class ProbeSchedule:
         self._last["any"] = step
         self.turned = self.turned or measure == "refresh"
 
+    def learn_drift(self, followed: float, measured: float, *, steps: int) -> None:
+        """Learn how fast a followed ratio goes wrong.
+
+        Args:
+            followed: What the ratio was thought to be.
+            measured: What it turned out to be.
+            steps: Steps since it was measured before.
+        """
+        if followed > 0 and measured > 0 and steps > 0:
+            drift = abs(math.log(measured / followed)) / steps
+            self.drift = max((self.drift + drift) / 2, ERROR_PER_STEP)
+
     def shortfall(self, *, noisy: bool, horizon: float) -> str:
         """Return in words that the budget can't keep a forecast alive, and what could; empty if it can.
 
@@ -169,6 +184,7 @@ class ProbeSchedule:
             "last": dict(self._last),
             "noises": self._noises,
             "turned": self.turned,
+            "drift": self.drift,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -176,6 +192,7 @@ class ProbeSchedule:
         self.budget.load_state_dict(state["budget"])
         self._costs, self._last = dict(state["costs"]), dict(state["last"])
         self._noises, self.turned = int(state["noises"]), bool(state["turned"])
+        self.drift = float(state["drift"])
 
     def _noise_due(self, step: int, lag: float) -> Measure | None:
         since = step - self._last.get("noise", -math.inf)
@@ -195,22 +212,22 @@ class ProbeSchedule:
         again = probed is None or self.turned or step - probed >= _PROBED_AGAIN
         if again and since >= _SHORTEST and self.budget.allows(self._costs["curvature"], step=step):
             return "curvature"
-        if probed is not None and since >= _wait(forecast):
-            if self.budget.allows(self._costs["refresh"], step=step):
-                return "refresh"
+        affordable = self.budget.allows(self._costs["refresh"], step=step)
+        if probed is not None and since >= self._wait(forecast) and affordable:
+            return "refresh"
         return self._followed(step)
 
     def _followed(self, step: int) -> Measure | None:
         reading = self._last.get("reading")
         return "follow" if reading is not None and step - reading >= _FOLLOWED_EVERY else None
 
-
-def _wait(forecast: Forecast | None) -> float:
-    # With a date its lower end counts too: a crossing that comes early must not be missed.
-    if forecast is None or math.isnan(forecast.steps_to_instability):
-        return _SHORTEST
-    ahead = min(forecast.steps_to_instability, forecast.interval_low)
-    return min(max(_AHEAD * ahead, _SHORTEST), _LONGEST)
+    def _wait(self, forecast: Forecast | None) -> float:
+        # With a date its lower end counts too: a crossing that comes early must not be missed.
+        if forecast is None or math.isnan(forecast.steps_to_instability):
+            return _SHORTEST
+        ahead = min(forecast.steps_to_instability, forecast.interval_low)
+        wait: float = min(_AHEAD * ahead, _DRIFT / self.drift, _LONGEST)
+        return max(wait, _SHORTEST)
 
 
 class ProbeRunner:
@@ -260,10 +277,8 @@ class ProbeRunner:
         """
         if self._prober is None or self._failures.given_up:
             return None
-        noisy = self._is_noisy(constant)
-        return self._schedule.due(
-            step, noisy=noisy, forecast=forecast, lag=self._run.lag, deciding=deciding
-        )
+        noisy = self._is_noisy(constant=constant)
+        return self._schedule.due(step, noisy=noisy, forecast=forecast, lag=self._run.lag, deciding=deciding)
 
     def measure(self, what: Measure, seen: StepObservation, batch: Any, *, gradient_scale: float) -> bool:
         """Measure what is due at a step; return whether anything was.
@@ -298,7 +313,8 @@ class ProbeRunner:
         if self._budget_checked or self._prober is None or step < self._schedule.budget.in_opening_until:
             return
         self._budget_checked = True
-        shortfall = self._schedule.shortfall(noisy=self._is_noisy(constant), horizon=self._run.horizon)
+        noisy = self._is_noisy(constant=constant)
+        shortfall = self._schedule.shortfall(noisy=noisy, horizon=self._run.horizon)
         if shortfall:
             self._journal.event(step, "budget", shortfall)
 
@@ -319,7 +335,7 @@ class ProbeRunner:
             self._prober.load_state_dict(state["prober"], size=self._subject.size)
         self._schedule.load_state_dict(state["schedule"])
 
-    def _is_noisy(self, constant: bool | None) -> bool:
+    def _is_noisy(self, *, constant: bool | None) -> bool:
         # Noise decides only where batches surely differ; until two of them were seen the curvature does.
         return constant is False and self._run.noise_expected
 
@@ -354,20 +370,25 @@ class ProbeRunner:
             level = logging.INFO if choice.verified else logging.WARNING
             self._journal.event(seen.step, "backend", f"{choice.name}: {choice.reason}", level=level)
         self._hand_over(prober, seen, reading, preconditioner)
-        return _passes(reading)
+        return reading.passes
 
     def _refresh(
         self, prober: Prober, seen: StepObservation, batch: Any, preconditioner: Preconditioner
     ) -> float:
+        followed, since = prober.follow(preconditioner), prober.measured
         reading = prober.refresh(batch, preconditioner, step=seen.step)
-        self._schedule.turned = not reading.relative_error <= _TURNED or not reading.stability_ratio > 0
+        if followed is not None and since is not None:
+            self._schedule.learn_drift(
+                followed.stability_ratio, reading.stability_ratio, steps=seen.step - since.step
+            )
+        self._schedule.turned = not reading.relative_error <= _TURNED
         self._hand_over(prober, seen, reading, preconditioner)
-        return _passes(reading)
+        return reading.passes
 
     def _follow(
-        self, prober: Prober, seen: StepObservation, batch: Any, preconditioner: Preconditioner
+        self, prober: Prober, seen: StepObservation, _batch: Any, preconditioner: Preconditioner
     ) -> float | None:
-        edge = followed_reading(seen, prober, preconditioner)
+        edge = followed_reading(seen, prober, preconditioner, drift=self._schedule.drift)
         if edge is None:
             return None
         self._run.record_curvature(seen.step, edge, learning_rates=self._subject.future_rates(seen.step))
@@ -409,7 +430,7 @@ class ProbeRunner:
             self._guard.record_noise(
                 mean=reading.mean, variance=factor * reading.variance, noise_factor=reading.noise_factor
             )
-        return 2.0
+        return reading.passes
 
     def _warn_of_mismatch(self, reading: NoiseReading) -> None:
         if reading.loss_mismatch > _MISMATCH:
@@ -428,7 +449,3 @@ class ProbeRunner:
         self._run.mark_unavailable(step, f"the probe failed: {message}")
         # `Failures` has logged it, once a cause; the run log gets each one.
         self._journal.event(step, "probe failed", message, level=None)
-
-
-def _passes(reading: CurvatureReading) -> float:
-    return 2.5 + 2 * reading.products
