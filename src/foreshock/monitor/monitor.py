@@ -20,7 +20,6 @@ from foreshock.monitor.observation import FreeSignals
 from foreshock.monitor.probing import ProbeRunner, ProbeSchedule
 from foreshock.monitor.subject import Subject
 from foreshock.preconditioner import as_optimizers
-from foreshock.runlog import RunLogWriter
 
 
 class Monitor:
@@ -105,7 +104,7 @@ class Monitor:
         if self._guard is not None:
             header["guard"] = self._guard.policy.name
         try:
-            self._journal = Journal(None if run is None else RunLogWriter(run, meta=header))
+            self._journal = Journal(run, meta=header)
         except BaseException:
             # A guard that nobody can reach must not stay on the optimizer; one that was passed in may.
             if self._guard is not None and self._guard is not guard:
@@ -173,6 +172,7 @@ class Monitor:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to continue the same forecast."""
+        self._journal.flush()  # a run is resumed in the log that got as far as its state
         return {
             "step": self._step,
             "batches": self._batches.state_dict(),
@@ -193,6 +193,7 @@ class Monitor:
         # First what may refuse the state, so that a refused one changes nothing.
         self._probes.load_state_dict(state["probes"])
         self._step = int(state["step"])
+        self._journal.resume(self._step)
         self._batches.load_state_dict(state["batches"])
         self._run.load_state_dict(state["run"])
         if self._guard is not None and state.get("guard") is not None:

@@ -1,68 +1,24 @@
-"""The run log: append-only JSON lines, one record a line, one file per rank.
-
-A line is written by a single system call, so that a run can be read while it is written, and after
-``kill -9``: a torn last line is skipped by the reader and closed by the next writer. JSON has no NaN
-and no infinity; they are kept as the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``.
-
-The first line of every session is a header::
-
-    {"kind": "header", "schema": 2, "foreshock": "0.1.0", "created": "…", "meta": {…}}
-
-and each later line a record of some `kind` with a `step`:
-
-========== =========================================================================================
-kind       what it is
-========== =========================================================================================
-step       the free signals of one training step (`foreshock.monitor.StepObservation`)
-curvature  one probe (`foreshock.curvature.CurvatureReading`)
-noise      one measurement of how the curvature differs within a batch (`foreshock.curvature.NoiseReading`)
-forecast   the forecast after a probe (`foreshock.forecast.Forecast`)
-alarm      a watch or an alarm (`foreshock.forecast.Alarm`)
-guard      an action of a guard (`foreshock.guarding.GuardAction`)
-event      something that happened: a failed probe, a non-finite loss (`name`, `message`)
-========== =========================================================================================
-
-A session that resumes an earlier step makes the old records from that step on obsolete: the reader
-drops them.
-
-Logs of schema 1 are read too, also where a later session of the same run has schema 2. Their records come
-back as those of schema 2 would be:
-
-========== ============================ ==========================================================
-kind       schema 1                     schema 2
-========== ============================ ==========================================================
-step       ``lag_ratio``                ``instant_lag``, its reciprocal Σv̂/Σg²; infinity for zero
-forecast   ``reverse_lag``              none: its square was the reciprocal of ``instant_lag``
-forecast   ``mean_square_ratio``        ``typical_mean_square_ratio``; the former becomes NaN
-alarm      its ``forecast``             as a record of kind forecast
-guard      ``remedy: "stand aside"``    ``remedy: "cooldown"``
-========== ============================ ==========================================================
-"""
+"""The reader of a run log: what it can't read costs one line, and is counted."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foreshock._version import __version__
+from foreshock.runlog.encoding import NON_FINITE, SCHEMA
+from foreshock.runlog.folders import has_records, last_created, numbered, runs_of
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-SCHEMA = 2
-_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_NON_FINITE = dict(NON_FINITE)
 # Fields that are numbers, or null, in all that a report draws: a line that has something else there was
 # damaged or written by hand, and one such line must not cost the reader all others.
 _NUMBERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -92,78 +48,6 @@ _NUMBERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 _LAST_STEP = 2**53
 
 
-class RunLogWriter:
-    """Append records to ``RUN/rank{rank}.jsonl``.
-
-    Args:
-        run: Folder of the run; made if missing. An existing run is continued.
-        meta: What the run is: plain JSON values, written into the header.
-        rank: Rank of this process.
-
-    Raises:
-        OSError: If the folder can't be made or written, with what to do about it.
-    """
-
-    def __init__(
-        self, run: str | os.PathLike[str], *, meta: Mapping[str, Any] | None = None, rank: int = 0
-    ) -> None:
-        self.path = Path(run) / f"rank{rank}.jsonl"
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            torn = self.path.stat().st_size > 0 and not _ends_with_newline(self.path)
-        except OSError as error:
-            raise type(error)(
-                error.errno,
-                f"the run folder can't be written ({error.strerror}): pass a folder that this "
-                "process may create files in as run=…, or run=None to keep no log",
-                str(self.path),
-            ) from error
-        self._descriptor = descriptor
-        # A monitor that is never closed still closes its file when it is collected.
-        self._close = weakref.finalize(self, os.close, descriptor)
-        if torn:
-            os.write(descriptor, b"\n")
-        self._write(
-            {
-                "kind": "header",
-                "schema": SCHEMA,
-                "foreshock": __version__,
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "meta": dict(meta or {}),
-            }
-        )
-
-    def write(self, kind: str, record: Mapping[str, Any] | DataclassInstance) -> None:
-        """Append one record.
-
-        Args:
-            kind: Kind of the record, as in the table of this module.
-            record: Its fields: a mapping or a dataclass instance of plain values.
-
-        Raises:
-            OSError: If it can't be written: the disk is full, for instance, or the log was closed.
-        """
-        if not self._close.alive:
-            raise OSError(f"the run log {self.path} was closed")
-        values = (
-            record
-            if isinstance(record, Mapping)
-            else {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
-        )
-        self._write({"kind": kind, **values})
-
-    def close(self) -> None:
-        """Close the file. Closing twice is harmless."""
-        self._close()
-
-    def _write(self, row: Mapping[str, Any]) -> None:
-        line = json.dumps(_encode(row), allow_nan=False, separators=(",", ":")).encode() + b"\n"
-        written = os.write(self._descriptor, line)
-        if written < len(line):
-            raise OSError(f"{self.path}: only {written} of {len(line)} bytes written; disk full?")
-
-
 @dataclass(frozen=True)
 class Run:
     """A run as read from its log.
@@ -174,9 +58,13 @@ class Run:
         created: Time of the first header, ISO 8601.
         version: Version of Foreshock that wrote the last session.
         schema: Schema that the last session was written with; `records` are of the present one.
-        starts: Number of sessions: one, and one more for each time the run was resumed.
+        starts: Number of sessions that recorded something: one, and one more for each time it was resumed.
         records: Records by kind, ordered by step.
         skipped: Lines that could not be read: a torn last line, for instance, or a loss that is no number.
+        number: Which run of its folder it is: the folder may have several, see `foreshock.runlog`.
+        obsolete: Records that are left out because a resumed session did their steps again.
+        earlier: Logs of the other runs in the same folder, from the one that was started first. Pass one to
+            `read_run` to read it.
     """
 
     path: Path
@@ -187,6 +75,16 @@ class Run:
     starts: int = 1
     records: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
     skipped: int = 0
+    number: int = 1
+    obsolete: int = 0
+    earlier: tuple[Path, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the run: that of its description, or of its folder."""
+        folder = self.path.parent
+        place = folder.name if self.number == 1 else f"{folder.parent.name}/{folder.name}"
+        return str(self.meta.get("name") or place or self.path.stem)
 
     def __repr__(self) -> str:
         """Return one line: the file, the steps, the sessions, and how many records there are of each kind."""
@@ -222,7 +120,8 @@ def read_run(run: str | os.PathLike[str], *, rank: int = 0) -> Run:
     """Read a run, also while it is being written.
 
     Args:
-        run: Folder of the run, or a ``.jsonl`` file of it.
+        run: Folder of the run, or a ``.jsonl`` file of it. Of several runs in one folder the one is read that
+            was started or resumed last.
         rank: Which rank's file to read from a folder.
 
     Returns:
@@ -233,9 +132,9 @@ def read_run(run: str | os.PathLike[str], *, rank: int = 0) -> Run:
         ValueError: If the log was written by a newer schema, or has no header.
 
     Example:
-        >>> import tempfile
+        >>> import foreshock, tempfile
         >>> folder = tempfile.mkdtemp()
-        >>> log = RunLogWriter(folder)
+        >>> log = foreshock.runlog.RunLogWriter(folder)
         >>> for step in range(3):
         ...     log.write("step", {"step": step, "loss": 0.5**step})
         >>> run = read_run(folder)  # also while it is still being written
@@ -243,29 +142,38 @@ def read_run(run: str | os.PathLike[str], *, rank: int = 0) -> Run:
         ([1.0, 0.5, 0.25], [0, 1, 2])
         >>> log.close()
     """
-    path = _log_path(Path(run), rank)
+    path, earlier = _log_path(Path(run), rank)
     headers: list[dict[str, Any]] = []
     records: dict[str, list[dict[str, Any]]] = {}
-    skipped = 0
-    restarted = False
+    skipped = obsolete = 0
+    starts = 0
+    restarted = True
     with path.open("rb") as lines:
+        # Not further than this: a writer may be faster than the reader.
+        left = os.fstat(lines.fileno()).st_size
         for line in lines:
+            if left <= 0:
+                break
+            left -= len(line)
             row = _decode_line(line)
             if row is None:
                 skipped += 1
             elif row["kind"] == "header":
                 headers.append(row)
-                restarted = len(headers) > 1
+                restarted = True
             else:
                 if restarted:
-                    _drop_from(records, row["step"])
+                    starts += 1
+                    obsolete += _drop_from(records, row["step"])
                     restarted = False
                 # Each session says how its rows were written: a resumed run may have been upgraded between.
                 if headers and headers[-1]["schema"] == 1:
                     _upgrade_from_1(row)
                 records.setdefault(row["kind"], []).append(row)
+    for rows in records.values():
+        rows.sort(key=itemgetter("step"))
     if not headers:
-        raise ValueError(f"{path} has no header line: it is not a Foreshock run log")
+        raise ValueError(f"{path} {_why_no_header(path)}")
     newest = max(int(header["schema"]) for header in headers)
     if newest > SCHEMA:
         raise ValueError(
@@ -279,20 +187,40 @@ def read_run(run: str | os.PathLike[str], *, rank: int = 0) -> Run:
         created=str(headers[0].get("created", "")),
         version=str(last.get("foreshock", "")),
         schema=int(last["schema"]),
-        starts=len(headers),
+        starts=max(starts, 1),
         records=records,
         skipped=skipped,
+        number=last["number"] if _is_count(last.get("number")) else 1,
+        obsolete=obsolete,
+        earlier=earlier,
     )
 
 
-def _log_path(run: Path, rank: int) -> Path:
+def _log_path(run: Path, rank: int) -> tuple[Path, tuple[Path, ...]]:
+    """Return the log to read, and those of the other runs in its folder."""
     named = run.suffix == ".jsonl" and not run.is_dir()
-    path = run if named else run / f"rank{rank}.jsonl"
+    path, earlier = (run, ()) if named else _last_started(run, f"rank{rank}.jsonl")
     if path.is_file():
-        return path
+        return path, earlier
     near = sorted(str(p.parent) for p in run.glob("**/rank0.jsonl")) if run.is_dir() else []
     hint = f"runs below it: {', '.join(near[:5])}" if near else "give the folder passed as run=…"
     raise FileNotFoundError(f"no run log at {path}; {hint}")
+
+
+def _last_started(run: Path, name: str) -> tuple[Path, tuple[Path, ...]]:
+    runs = runs_of(run)
+    if len(runs) < 2:
+        return (numbered(run, runs[0][0]) if runs else run) / name, ()
+    # A run may have been resumed after a later one had been started: then it is the one of interest.
+    ordered = sorted(runs, key=lambda found: (last_created(found[1][0]), found[0]))
+    *earlier, last = (numbered(run, number) / name for number, _ in ordered)
+    return last, tuple(path for path in earlier if has_records(path))
+
+
+def _why_no_header(path: Path) -> str:
+    if path.stat().st_size == 0:
+        return "is empty: the run that it belongs to has logged no step yet"
+    return "has no header line: it is not a Foreshock run log"
 
 
 def _decode_line(line: bytes) -> dict[str, Any] | None:
@@ -321,6 +249,8 @@ def _is_record(row: Mapping[str, Any]) -> bool:
     kind = row.get("kind")
     if not (isinstance(kind, str) and _is_count(row.get("step"))):
         return False
+    if kind == "event":
+        return all(_is_count(row[name]) for name in ("count", "until") if name in row)
     if kind == "alarm":
         return isinstance(row.get("forecast"), dict | None)
     if kind == "curvature" and not _are_blocks(row.get("blocks")):
@@ -362,24 +292,11 @@ def _upgrade_from_1(row: dict[str, Any]) -> None:
         row["remedy"] = "cooldown"
 
 
-def _drop_from(records: dict[str, list[dict[str, Any]]], step: int) -> None:
+def _drop_from(records: dict[str, list[dict[str, Any]]], step: int) -> int:
+    before = sum(map(len, records.values()))
     for rows in records.values():
         rows[:] = [row for row in rows if row["step"] < step]
-
-
-def _encode(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, Mapping):
-        return {str(key): _encode(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_encode(item) for item in value]
-    if value is None or isinstance(value, (str, int, float)):
-        return value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    # Scalars of numpy and torch become numbers; of anything else the log keeps what it prints as.
-    return _encode(value.item()) if callable(getattr(value, "item", None)) else str(value)
+    return before - sum(map(len, records.values()))
 
 
 def _decode(value: Any) -> Any:
@@ -390,9 +307,3 @@ def _decode(value: Any) -> Any:
     if isinstance(value, list):
         return [_decode(item) for item in value]
     return value
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
