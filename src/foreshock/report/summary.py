@@ -217,14 +217,15 @@ def recorded_losses(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     A loss that is null was not measured and is left out; one that is NaN was, and stays. Of two
     records of the same step the later counts.
     """
-    by_step = {
-        row["step"]: float(row["loss"]) for row in run.records.get("step", []) if row.get("loss") is not None
-    }
-    steps = sorted(by_step)
-    return (
-        np.array(steps, dtype=np.int64),
-        np.array([by_step[step] for step in steps], dtype=np.float64),
-    )
+    rows = run.records.get("step", [])
+    steps, losses = run.steps("step"), run.column("step", "loss")
+    kept = np.isfinite(losses)
+    kept[[i for i in np.flatnonzero(~kept).tolist() if rows[i].get("loss") is not None]] = True
+    steps, losses = steps[kept], losses[kept]
+    order = np.argsort(steps, kind="stable")
+    steps, losses = steps[order], losses[order]
+    last = np.append(steps[1:] != steps[:-1], np.ones(min(len(steps), 1), dtype=np.bool_))
+    return steps[last], losses[last]
 
 
 def readings_of(run: Run) -> Readings:

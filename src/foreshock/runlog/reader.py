@@ -2,50 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foreshock.runlog.encoding import NON_FINITE, SCHEMA
+from foreshock.runlog.decoding import LAST_STEP, Header, RowDecoder, is_count
+from foreshock.runlog.encoding import SCHEMA
 from foreshock.runlog.folders import has_records, last_created, numbered, runs_of
-
-_NON_FINITE = dict(NON_FINITE)
-# Fields that are numbers, or null, in all that a report draws: a line that has something else there was
-# damaged or written by hand, and one such line must not cost the reader all others.
-_NUMBERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "step": ("loss", "instant_lag", "lag_ratio", "decay_exponent"),
-        "curvature": (
-            "stability_ratio",
-            "error_bound",
-            "gradient_stability_ratio",
-            "update_stability_ratio",
-            "alignment",
-            "products",
-            "seconds",
-        ),
-        "forecast": (
-            "stability_ratio",
-            "steps_to_instability",
-            "interval_low",
-            "interval_high",
-            "mean_square_ratio",
-            "typical_mean_square_ratio",
-            "lag",
-        ),
-    }
-)
-# The largest step that a page can count to: its numbers are those of JavaScript.
-_LAST_STEP = 2**53
+from foreshock.runlog.rows import Rows, Shape
 
 
 @dataclass(frozen=True)
@@ -73,7 +43,7 @@ class Run:
     version: str = ""
     schema: int = SCHEMA
     starts: int = 1
-    records: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
+    records: Mapping[str, Sequence[dict[str, Any]]] = field(default_factory=dict)
     skipped: int = 0
     number: int = 1
     obsolete: int = 0
@@ -89,7 +59,7 @@ class Run:
     def __repr__(self) -> str:
         """Return one line: the file, the steps, the sessions, and how many records there are of each kind."""
         counts = ", ".join(f"{len(rows)} {kind}" for kind, rows in self.records.items() if rows)
-        steps = [row["step"] for rows in self.records.values() for row in rows[:1] + rows[-1:]]
+        steps = [row["step"] for rows in self.records.values() if rows for row in (rows[0], rows[-1])]
         span = f"steps {min(steps)}–{max(steps)}" if steps else "no steps"
         sessions = "1 session" if self.starts == 1 else f"{self.starts} sessions"
         return f"<Run {self.path}: {span}, {sessions}, records: {counts or 'none'}>"
@@ -104,7 +74,10 @@ class Run:
         Raises:
             ValueError: If the field holds something else than numbers.
         """
-        values = (row.get(name) for row in self.records.get(kind, []))
+        rows = self.records.get(kind, [])
+        if isinstance(rows, Rows):
+            return rows.numbers(name)
+        values = (row.get(name) for row in rows)
         return np.array([math.nan if v is None else float(v) for v in values], dtype=np.float64)
 
     def steps(self, kind: str) -> NDArray[np.int64]:
@@ -113,7 +86,10 @@ class Run:
         Args:
             kind: Kind of the records; of one that has none, n is zero.
         """
-        return np.array([row["step"] for row in self.records.get(kind, [])], dtype=np.int64)
+        rows = self.records.get(kind, [])
+        if isinstance(rows, Rows):  # floats have every integer up to the largest step
+            return rows.numbers("step").astype(np.int64)
+        return np.array([row["step"] for row in rows], dtype=np.int64)
 
 
 def read_run(run: str | os.PathLike[str], *, rank: int = 0) -> Run:
@@ -143,11 +119,7 @@ def read_run(run: str | os.PathLike[str], *, rank: int = 0) -> Run:
         >>> log.close()
     """
     path, earlier = _log_path(Path(run), rank)
-    headers: list[dict[str, Any]] = []
-    records: dict[str, list[dict[str, Any]]] = {}
-    skipped = obsolete = 0
-    starts = 0
-    restarted = True
+    sessions = _Sessions()
     with path.open("rb") as lines:
         # Not further than this: a writer may be faster than the reader.
         left = os.fstat(lines.fileno()).st_size
@@ -155,45 +127,110 @@ def read_run(run: str | os.PathLike[str], *, rank: int = 0) -> Run:
             if left <= 0:
                 break
             left -= len(line)
-            row = _decode_line(line)
-            if row is None:
-                skipped += 1
-            elif row["kind"] == "header":
-                headers.append(row)
-                restarted = True
-            else:
-                if restarted:
-                    starts += 1
-                    obsolete += _drop_from(records, row["step"])
-                    restarted = False
-                # Each session says how its rows were written: a resumed run may have been upgraded between.
-                if headers and headers[-1]["schema"] == 1:
-                    _upgrade_from_1(row)
-                records.setdefault(row["kind"], []).append(row)
-    for rows in records.values():
-        rows.sort(key=itemgetter("step"))
-    if not headers:
+            sessions.take(line)
+    if not sessions.headers:
         raise ValueError(f"{path} {_why_no_header(path)}")
-    newest = max(int(header["schema"]) for header in headers)
+    newest = max(int(header["schema"]) for header in sessions.headers)
     if newest > SCHEMA:
         raise ValueError(
             f"{path} was written with schema {newest}, this version reads up to {SCHEMA}: "
             "upgrade with pip install --upgrade foreshock"
         )
-    last = headers[-1]
+    first, last = sessions.headers[0], sessions.headers[-1]
+    records, obsolete = sessions.records()
     return Run(
         path,
         meta=last["meta"],
-        created=str(headers[0].get("created", "")),
+        created=str(first.get("created", "")),
         version=str(last.get("foreshock", "")),
         schema=int(last["schema"]),
-        starts=max(starts, 1),
+        starts=max(sessions.starts, 1),
         records=records,
-        skipped=skipped,
-        number=last["number"] if _is_count(last.get("number")) else 1,
+        skipped=sessions.skipped,
+        number=last["number"] if is_count(last.get("number")) else 1,
         obsolete=obsolete,
         earlier=earlier,
     )
+
+
+class _Sessions:
+    """The lines of a log, read one after the other.
+
+    A line that can't be read may have been the header of a session, so that from then on rows are read by
+    what they have, not by the schema of the session before, and steps that go back begin another session.
+    """
+
+    def __init__(self) -> None:
+        self.headers: list[dict[str, Any]] = []
+        self.skipped = 0
+        self._kinds: dict[str, _Kind] = {}
+        self._first_steps: list[int] = []  # of each session
+        self._begins = True
+        self._old = True  # whether the next row may be of schema 1
+        self._broken = False
+        self._last_step = -1  # of a step record
+        self._decoder = RowDecoder()
+
+    @property
+    def starts(self) -> int:
+        """Number of sessions that have a record."""
+        return len(self._first_steps)
+
+    def take(self, line: bytes) -> None:
+        """Take the next line into account."""
+        found = self._decoder.decode(line, old=self._old)
+        if found is None:
+            self.skipped += 1
+            self._broken = self._old = True
+        elif isinstance(found, Header):
+            self.headers.append(found.row)
+            self._begins, self._broken = True, False
+            self._old = found.row["schema"] == 1
+        else:
+            self._take_row(*found)
+
+    def records(self) -> tuple[dict[str, Rows], int]:
+        """Return the records by kind, ordered by step, and the number of those that are obsolete."""
+        # A session makes obsolete what those before it have of its first step and of later ones.
+        firsts = np.array([*self._first_steps, LAST_STEP + 1], dtype=np.int64)
+        limits = np.minimum.accumulate(firsts[::-1])[::-1][1:]
+        obsolete = 0
+        for kind in self._kinds.values():
+            steps = kind.rows.numbers("step").astype(np.int64)
+            counts = np.diff([*kind.begins, len(steps)])
+            kept = np.flatnonzero(steps < np.repeat(limits[kind.sessions], counts))
+            obsolete += len(steps) - len(kept)
+            kind.rows.select(kept[np.argsort(steps[kept], kind="stable")])
+        return {name: kind.rows for name, kind in self._kinds.items()}, obsolete
+
+    def _take_row(self, shape: Shape, row: dict[str, Any]) -> None:
+        name, step = shape.kind, row["step"]
+        if name == "step":
+            self._begins |= self._broken and step <= self._last_step
+            self._broken = False
+            self._last_step = step
+        if self._begins:
+            self._first_steps.append(step)
+            self._begins = False
+        kind = self._kinds.get(name)
+        if kind is None:
+            kind = self._kinds[name] = _Kind(Rows(name))
+        session = len(self._first_steps) - 1
+        if session != kind.session:
+            kind.session = session
+            kind.sessions.append(session)
+            kind.begins.append(len(kind.rows))
+        kind.rows.append(shape, row)
+
+
+@dataclass(slots=True)
+class _Kind:
+    """Records of one kind, and at which of them which session begins."""
+
+    rows: Rows
+    session: int = -1
+    sessions: list[int] = field(default_factory=list)
+    begins: list[int] = field(default_factory=list)
 
 
 def _log_path(run: Path, rank: int) -> tuple[Path, tuple[Path, ...]]:
@@ -221,89 +258,3 @@ def _why_no_header(path: Path) -> str:
     if path.stat().st_size == 0:
         return "is empty: the run that it belongs to has logged no step yet"
     return "has no header line: it is not a Foreshock run log"
-
-
-def _decode_line(line: bytes) -> dict[str, Any] | None:
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        row = json.loads(line)
-        if b"\\ud" in line.lower():
-            # JSON can spell half of a surrogate pair, which no file and no terminal takes.
-            row = json.loads(json.dumps(row, ensure_ascii=False).encode(errors="replace"))
-        if not isinstance(row, dict):
-            return None
-        if row.get("kind") == "header":
-            return row if _is_header(row) else None
-        row = _decode(row)
-    except (ValueError, RecursionError):
-        return None
-    return row if _is_record(row) else None
-
-
-def _is_header(row: Mapping[str, Any]) -> bool:
-    return _is_count(row.get("schema")) and row["schema"] >= 1 and isinstance(row.get("meta"), dict)
-
-
-def _is_record(row: Mapping[str, Any]) -> bool:
-    kind = row.get("kind")
-    if not (isinstance(kind, str) and _is_count(row.get("step"))):
-        return False
-    if kind == "event":
-        return all(_is_count(row[name]) for name in ("count", "until") if name in row)
-    if kind == "alarm":
-        return isinstance(row.get("forecast"), dict | None)
-    if kind == "curvature" and not _are_blocks(row.get("blocks")):
-        return False
-    return all(_is_number(row.get(name)) for name in _NUMBERS.get(kind, ()))
-
-
-def _are_blocks(blocks: Any) -> bool:
-    if not isinstance(blocks, list):
-        return blocks is None
-    return all(
-        isinstance(block, dict) and "name" in block and "share" in block and _is_number(block["share"])
-        for block in blocks
-    )
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= _LAST_STEP
-
-
-def _is_number(value: Any) -> bool:
-    # JSON's integers have no end; those that no float can hold are no measurement.
-    return value is None or type(value) is float or (type(value) is int and value.bit_length() < 1024)
-
-
-def _upgrade_from_1(row: dict[str, Any]) -> None:
-    """Give a row of schema 1 the names and meanings of schema 2; see the table of this module."""
-    if row["kind"] == "step" and "lag_ratio" in row:
-        ratio = row.pop("lag_ratio")
-        row["instant_lag"] = None if ratio is None else 1 / ratio if ratio else math.inf
-    elif row["kind"] in ("forecast", "alarm"):
-        forecast = row if row["kind"] == "forecast" else row.get("forecast") or {}
-        forecast.pop("reverse_lag", None)
-        if "mean_square_ratio" in forecast:
-            # What now has that name can't be had from the geometric mean that was logged.
-            forecast["typical_mean_square_ratio"] = forecast["mean_square_ratio"]
-            forecast["mean_square_ratio"] = math.nan
-    elif row["kind"] == "guard" and row.get("remedy") == "stand aside":
-        row["remedy"] = "cooldown"
-
-
-def _drop_from(records: dict[str, list[dict[str, Any]]], step: int) -> int:
-    before = sum(map(len, records.values()))
-    for rows in records.values():
-        rows[:] = [row for row in rows if row["step"] < step]
-    return before - sum(map(len, records.values()))
-
-
-def _decode(value: Any) -> Any:
-    if isinstance(value, str):
-        return _NON_FINITE.get(value, value)
-    if isinstance(value, dict):
-        return {key: _decode(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_decode(item) for item in value]
-    return value
