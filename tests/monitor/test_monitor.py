@@ -474,6 +474,7 @@ def test_a_resumed_monitor_continues_the_same_forecast(tmp_path):
     steps(model, optimizer, monitor, batch, loss_fn, 10)
     saved = copy.deepcopy((model.state_dict(), optimizer.state_dict(), monitor.state_dict()))
     [expected] = steps(model, optimizer, monitor, batch, loss_fn, 1)
+    monitor.close()
     again, _, _ = regression()
     again.load_state_dict(saved[0])
     second = optim.Adam(again.parameters(), lr=1e-3)
@@ -617,7 +618,7 @@ def test_a_full_disk_ends_the_log_and_not_the_training(tmp_path, monkeypatch, ca
     def full(descriptor, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("foreshock.runlog.os.write", full)
+    monkeypatch.setattr("os.write", full)
     with caplog.at_level(logging.WARNING):
         assert len(steps(model, optimizer, monitor, batch, loss_fn, 5)) == 5
     assert "No space left" in caplog.text

@@ -100,6 +100,7 @@ def test_without_curvature_nothing_is_announced(blind):
 def test_a_resumed_run_counts_each_step_once(tmp_path):
     for start, level in ((0, 1.0), (100, 2.0)):
         writer = RunLogWriter(tmp_path)
+        writer.resume(start)
         for kind, record in losses([level] * 150, start):
             writer.write(kind, record)
         writer.close()

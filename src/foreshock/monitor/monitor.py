@@ -26,7 +26,6 @@ from foreshock.monitor.observation import FreeSignals, StepObservation
 from foreshock.monitor.probing import Measure, ProbeRunner, ProbeSchedule
 from foreshock.monitor.subject import Subject
 from foreshock.preconditioner import as_optimizers
-from foreshock.runlog import RunLogWriter
 
 _LONGEST_SILENCE = 0.5  # seconds after which what has gathered goes to the log
 _OPENING_DECISIONS = 5  # steps from one decision to the next at the start, where nothing is known yet
@@ -124,7 +123,7 @@ class Monitor:
         if self._guard is not None:
             header["guard"] = self._guard.policy.name
         try:
-            self._journal = Journal(None if run is None else RunLogWriter(run, meta=header))
+            self._journal = Journal(run, meta=header)
         except BaseException:
             # A guard that nobody can reach must not stay on the optimizer; one that was passed in may.
             if self._guard is not None and self._guard is not guard:
@@ -142,7 +141,7 @@ class Monitor:
         self._written = time.monotonic()
         self._norm_noted = False
         # A monitor that is never closed still writes what has gathered, when it is collected or at exit.
-        self._finish = weakref.finalize(self, _write_rest, self._signals, self._journal)
+        self._finish = weakref.finalize(self, _write_rest, self._signals, self._journal, os.getpid())
         if self._probes.unavailable:
             self._run.mark_unavailable(0, self._probes.unavailable)
         self._last = self._run.forecast(0, constant=self._batches.constant)
@@ -217,6 +216,7 @@ class Monitor:
         """Return what a resumed run needs to continue the same forecast."""
         self._write_steps()
         self._judge(None, what=None, gradient_scale=1.0)
+        self._journal.flush()  # a run is resumed in the log that got as far as its state
         return {
             "clock": self._clock.state_dict(),
             "began": self._began,
@@ -240,6 +240,7 @@ class Monitor:
         self._probes.load_state_dict(state["probes"])
         self._clock.load_state_dict(state["clock"])
         self._began, self._decided = state["began"], state["decided"]
+        self._journal.resume(self._clock.step + 1)
         self._batches.load_state_dict(state["batches"])
         self._run.load_state_dict(state["run"])
         if self._guard is not None and state.get("guard") is not None:
@@ -302,7 +303,8 @@ class Monitor:
         seen = self._signals.fetch()
         # Before anything that may fail or raise: a log without the last step hides what ended the run.
         for one in seen:
-            self._journal.write("step", one)
+            self._journal.add("step", one)
+        self._journal.flush()
         self._unjudged.extend(seen)
 
     def _judge(self, batch: Any, *, what: Measure | None, gradient_scale: float) -> None:
@@ -353,9 +355,11 @@ class Monitor:
         self._journal.write("guard", replace(action, step=self._clock.step))
 
 
-def _write_rest(signals: FreeSignals, journal: Journal) -> None:
+def _write_rest(signals: FreeSignals, journal: Journal, owner: int) -> None:
+    if os.getpid() != owner:
+        return  # a forked child leaves it alone
     for one in signals.fetch():
-        journal.write("step", one)
+        journal.add("step", one)
     journal.close()
 
 

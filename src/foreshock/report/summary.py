@@ -23,7 +23,7 @@ from foreshock.spikes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -102,6 +102,8 @@ class RunSummary:
             `foreshock.spikes.detect_events`.
         guard: Name of the guard's policy, and the number of steps on which it changed something; None if it
             there was none.
+        obsolete: Records that are left out because a resumed session did their steps again.
+        earlier: Logs of the other runs in the same folder.
     """
 
     name: str
@@ -128,6 +130,8 @@ class RunSummary:
     meta: Mapping[str, Any]
     failures: tuple[LossEvent, ...] = ()
     guard: tuple[str, int] | None = None
+    obsolete: int = 0
+    earlier: tuple[str, ...] = ()
 
     @property
     def leads(self) -> tuple[int, ...]:
@@ -160,7 +164,7 @@ def summarise(run: Run, definition: SpikeDefinition | None = None) -> RunSummary
     judged_from = int(steps[min(definition.window, len(steps) - 1)]) if len(steps) else 0
     result = score(spikes, readings_of(run), gap=episode_gap(run.steps("forecast")), judged_from=judged_from)
     return RunSummary(
-        name=one_line(str(run.meta.get("name") or run.path.parent.name or run.path.stem)),
+        name=one_line(run.name),
         description=one_line(str(run.meta.get("description") or "")),
         source=printable(str(run.path)),
         version=one_line(f"{run.version or 'an unknown version'} (schema {run.schema})"),
@@ -186,6 +190,8 @@ def summarise(run: Run, definition: SpikeDefinition | None = None) -> RunSummary
             event for event in detect_events(steps.tolist(), losses.tolist()) if event.kind != "spike"
         ),
         guard=_guard(run),
+        obsolete=run.obsolete,
+        earlier=tuple(printable(str(path)) for path in run.earlier),
     )
 
 
@@ -211,14 +217,15 @@ def recorded_losses(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     A loss that is null was not measured and is left out; one that is NaN was, and stays. Of two
     records of the same step the later counts.
     """
-    by_step = {
-        row["step"]: float(row["loss"]) for row in run.records.get("step", []) if row.get("loss") is not None
-    }
-    steps = sorted(by_step)
-    return (
-        np.array(steps, dtype=np.int64),
-        np.array([by_step[step] for step in steps], dtype=np.float64),
-    )
+    rows = run.records.get("step", [])
+    steps, losses = run.steps("step"), run.column("step", "loss")
+    kept = np.isfinite(losses)
+    kept[[i for i in np.flatnonzero(~kept).tolist() if rows[i].get("loss") is not None]] = True
+    steps, losses = steps[kept], losses[kept]
+    order = np.argsort(steps, kind="stable")
+    steps, losses = steps[order], losses[order]
+    last = np.append(steps[1:] != steps[:-1], np.ones(min(len(steps), 1), dtype=np.bool_))
+    return steps[last], losses[last]
 
 
 def readings_of(run: Run) -> Readings:
@@ -262,8 +269,8 @@ def _probes(run: Run) -> Probes:
 
 def _events(run: Run) -> list[RunEvent]:
     events = [
-        RunEvent(one_line(str(row.get("name") or "")), one_line(str(row.get("message") or "")), row["step"])
-        for row in run.records.get("event", [])
+        RunEvent(one_line(str(row.get("name") or "")), _message(row), row["step"])
+        for row in _once(run.records.get("event", []))
     ]
     paused = [
         RunEvent("guard cooldown", one_line(str(row.get("reason") or "")), row["step"])
@@ -271,6 +278,27 @@ def _events(run: Run) -> list[RunEvent]:
         if row.get("remedy") == _COOLDOWN
     ]
     return sorted([*events, *paused], key=lambda event: event.step) if paused else events
+
+
+def _once(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return events with what repeats at one step after the other in one row, of `count` until a step."""
+    found: list[dict[str, Any]] = []
+    last: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        key = (str(row.get("name")), str(row.get("message")))
+        one = {"count": 1, "until": row["step"], **row}
+        before = last.get(key)
+        if before is not None and one["step"] == before["until"] + 1:
+            before["count"], before["until"] = before["count"] + one["count"], one["until"]
+        else:
+            found.append(one)
+            last[key] = one
+    return found
+
+
+def _message(row: Mapping[str, Any]) -> str:
+    words = one_line(str(row.get("message") or ""))
+    return words if row["count"] == 1 else f"{words} ({row['count']:,} times, until step {row['until']:,})"
 
 
 def _number(value: float | None) -> float:

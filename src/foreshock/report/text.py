@@ -147,6 +147,14 @@ def notes(summary: RunSummary) -> tuple[str, ...]:
     if summary.skipped:
         lines = _count(summary.skipped, "line")
         found.append(f"{lines} of the log could not be read and left out.")
+    if summary.obsolete:
+        records = _count(summary.obsolete, "record")
+        found.append(f"{records} left out: the run was resumed at an earlier step, and did them again.")
+    if summary.earlier:
+        found.append(
+            "The folder has other runs too, which are not in this report: "
+            f"{', '.join(summary.earlier[-_FAILURES_SHOWN:])}; name one to see it."
+        )
     if not summary.steps:
         found.append("The log has no losses: there is nothing to find spikes in.")
     elif summary.steps <= summary.definition.window:
