@@ -36,6 +36,12 @@ def test_an_old_crossing_is_not_shown_as_one_of_this_spike():
     assert row[4] == "for 2,177 steps"
 
 
+def test_what_was_measured_before_no_spike_has_no_column():
+    table = spike_table(changed(outcomes=SUMMARY.outcomes[1:], evidence=(Evidence(0.9, 799), Evidence())))
+    assert table.headers == ("At step", "What", "Announced", "Ratio before", "λ_max(Ĥ) > 2/η", "Why")
+    assert {len(row) for row in table.rows} == {len(table.headers)}
+
+
 def test_a_cause_stands_in_its_row():
     causes = (Cause("batch changed", "the batch of step 395 had 7 examples"), Cause("v decays", "slowly"))
     summary = changed(outcomes=SUMMARY.outcomes[:1], evidence=(Evidence(causes=causes),))
@@ -85,5 +91,5 @@ def test_the_overview_has_spikes_and_alarms_of_all_runs_in_order():
 
 
 def test_a_run_without_forecasts_does_not_call_spikes_missed():
-    row = spike_table(only(outcome(1200, 9.0), forecasts=0, probes=NO_PROBES)).rows[0]
-    assert row[:6] == ("1,200", "spike 9.0×", "no forecast", "–", "–", "–")
+    [row] = spike_table(only(outcome(1200, 9.0), forecasts=0, probes=NO_PROBES)).rows
+    assert row == ("1,200", "spike 9.0×", "no forecast", "not known")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 OLDEST = 200
 """Steps before an event from which a reading is no evidence for it; the horizon, where the log has one."""
 
-BATCH, RATE, GRADIENT, DATA = "batch changed", "learning rate rose", "gradient not finite", "data of one step"
+BATCH, RATE, GRADIENT, DATA = "batch changed", "learning rate rose", "gradient not finite", "jump in one step"
 DECAY, CURVATURE, NOISE, UNKNOWN = "v decays", "curvature rises", "noise past the edge", "not known"
 
 _JUST_BEFORE = 10  # steps in which a change of the batch may still act through momentum
@@ -214,7 +214,7 @@ class EvidenceReader:
         return Cause(
             DATA,
             f"loss and gradient jumped within step {step:,}, the gradient to {number(times)} × the "
-            "highest of the 50 steps before, and nothing had built up: that points at the data of the step",
+            "highest of the 50 steps before, and nothing had built up: it may be the data of that step",
         )
 
     def _rate(self, onset: int) -> Cause | None:

@@ -161,8 +161,8 @@ def _tiles(summary: RunSummary) -> Sequence[tuple[str, str]]:
     tiles.append(("false alarms", f"{len(summary.false_alarms):,}"))
     if summary.answered:
         tiles.append(("answered by the guard", f"{len(summary.answered):,}"))
-    tiles.append(("of the steps in alarm", percent(summary.coverage.in_alarm)))
-    tiles.append(("of the steps unknown", percent(summary.coverage.unknown)))
+    tiles.append(("steps in alarm", percent(summary.coverage.in_alarm)))
+    tiles.append(("steps unknown", percent(summary.coverage.unknown)))
     if math.isfinite(summary.coverage.age):
         tiles.append(("mean age of readings", _steps(summary.coverage.age)))
     return tiles

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
     from foreshock.runlog import Run
 
-_LABEL_WIDTH = 0.036  # of the axis
+_LABEL_WIDTH = 0.045  # of the axis
 _TITLE_WIDTH = 100  # characters
+_PLAIN = 10.0  # span of a logarithmic axis below which its ticks are plain numbers
 _NEAR_TICKS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4)
 _FAR_TICKS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0, 1000.0)
 
@@ -95,6 +96,7 @@ def _decisive_ratio(run: Run) -> _Ratio | None:
     typical = numbers(run, "forecast", "typical_mean_square_ratio")
     limits = ratio_range(typical)
     if limits is not None:
+        limits = (min(limits[0], 0.9 * NOISY_EDGE), limits[1])
         return _Ratio("mean-square ratio", run.steps("forecast"), typical, NOISY_EDGE, limits)
     values = run.column("curvature", "stability_ratio")
     limits = ratio_range(values)
@@ -111,6 +113,9 @@ def _loss(axis: Axes, run: Run, summary: RunSummary) -> None:
     axis.plot(steps, drawable, color=BLUE, linewidth=1.2)
     if logarithmic:
         axis.set_yscale("log")
+        if np.nanmax(drawable, initial=0) < _PLAIN * np.nanmin(drawable, initial=math.inf):
+            for formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+                formatter(lambda value, _: number(value))
     axis.set_ylabel("loss", color=SOFT, fontsize=10)
     axis.margins(y=0.14)
     first, last = step_range(run)
@@ -217,7 +222,7 @@ def _key(axis: Axes, summary: RunSummary) -> None:
     meanings = {
         "announced": (summary.announced, AMBER, 0.3),
         "spike": (len(summary.spikes), RED, 0.3),
-        "lost": (len(summary.outcomes) - len(summary.spikes), RED, 0.3),
+        "diverged or not finite": (len(summary.outcomes) - len(summary.spikes), RED, 0.3),
         "false alarm": (len(summary.false_alarms), QUIET, 0.4),
         "answered by the guard": (len(summary.answered), GREEN, 0.35),
         "guard acted": (summary.guard[1] if summary.guard else 0, GREEN, 1.0),

@@ -36,6 +36,8 @@ class Table:
 def spike_table(summary: RunSummary) -> Table:
     """Return the spikes and what else the loss did suddenly, one a row, with what was known before each.
 
+    What was measured before none of them has no column.
+
     Args:
         summary: The run in numbers.
     """
@@ -62,7 +64,8 @@ def spike_table(summary: RunSummary) -> Table:
         for outcome, evidence in zip(summary.outcomes, summary.evidence, strict=True)
     )
     title = "Spikes" if len(summary.spikes) == len(summary.outcomes) else "What happened to the loss"
-    return Table(title, headers, rows)
+    kept = [i for i in range(len(headers)) if not rows or any(row[i] != _NOTHING for row in rows)]
+    return Table(title, tuple(headers[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows))
 
 
 def alarm_table(summary: RunSummary) -> Table:
