@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from benchmarks.spikebench import publish
+from benchmarks.spikebench import definitions, publish
 
 from foreshock.lab.reproduction.page import publish as publish_reproduction
 
@@ -22,3 +23,8 @@ def test_the_principles_are_filled_from_the_published_results(tmp_path):
     publish_reproduction(ROOT / "benchmarks" / "reproduction" / "results", "cpu", tmp_path)
     there = (ROOT / "docs" / "explanation" / "principles.md").read_text(encoding="utf-8")
     assert (tmp_path / "explanation" / "principles.md").read_text(encoding="utf-8") == there
+
+
+def test_the_page_of_definitions_is_made_of_the_kept_counts():
+    found = json.loads(definitions.RESULTS.read_text(encoding="utf-8"))
+    assert definitions.page(found) == definitions.PAGE.read_text(encoding="utf-8")

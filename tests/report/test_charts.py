@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 
 from foreshock.forecast import NOISY_EDGE, RunForecaster
-from foreshock.report.charts import charts, step_range, to_mapping
+from foreshock.report.charts import action_spans, charts, step_range, to_mapping
 from foreshock.report.decimation import POINTS
 from foreshock.report.forecasts import fans
 from foreshock.report.summary import summarise
 from foreshock.runlog import RunLogWriter, read_run
 
-ALL = ["loss", "ratio", "countdown", "directions", "alignment", "lag", "decay"]
+ALL = [
+    *("loss", "ratio", "countdown", "directions", "alignment"),
+    *("gradient-norm", "learning-rate", "lag", "decay"),
+]
 
 
 def by_id(run):
@@ -56,7 +59,7 @@ def test_a_noisy_run_shows_the_edge_of_mini_batches(tmp_path):
     run = RunForecaster(beta2=0.999)
     for step in range(60):
         run.record_step(loss=1.0, squared_gradient=0.01, second_moment=1.0)
-        run.record_noise(mean=0.2, variance=0.02, noise_factor=19.0)
+        run.record_noise(step, mean=0.2, variance=0.02, noise_factor=19.0)
         writer.write("forecast", run.forecast(step, constant=False))
     writer.close()
     chart = by_id(read_run(tmp_path / "noisy"))["noise"]
@@ -68,7 +71,7 @@ def test_a_noisy_run_shows_the_edge_of_mini_batches(tmp_path):
 
 
 def test_without_curvature_only_the_free_signals_are_drawn(blind):
-    assert list(by_id(blind)) == ["loss", "lag", "decay"]
+    assert list(by_id(blind)) == ["loss", "gradient-norm", "learning-rate", "lag", "decay"]
 
 
 def test_an_empty_log_has_no_charts(log):
@@ -78,7 +81,7 @@ def test_an_empty_log_has_no_charts(log):
 
 
 def test_what_a_logarithmic_axis_cannot_show_is_a_gap(log):
-    values = [1.0, 0.0, -1.0, float("nan"), float("inf"), None, 2.0]
+    values = [1.0, 0.0, 0.0, float("nan"), float("inf"), None, 2.0]
     run = log(*(("step", {"step": i, "loss": value}) for i, value in enumerate(values)))
     [chart] = charts(run)
     assert chart["x"] == [0, 1, 2, 3, 4, 6]
@@ -104,3 +107,26 @@ def test_forecasts_that_never_cross_still_leave_a_countdown(log):
     row = {"stability_ratio": 0.5, "steps_to_instability": 40.0, "interval_low": None}
     run = log(*(("forecast", {"step": step, **row}) for step in range(5)))
     assert by_id(run)["countdown"]["range"] == (0.0, 60.0)
+
+
+def test_a_loss_below_zero_has_a_linear_axis(log):
+    run = log(*(("step", {"step": i, "loss": value}) for i, value in enumerate([3.0, -1.0, -2.5])))
+    [chart] = charts(run)
+    assert not chart["log"]
+    assert chart["series"][0]["values"] == [3.0, -1.0, -2.5]
+
+
+def test_actions_of_a_guard_are_drawn_as_few_spans(log):
+    acted = [*range(100, 160), 4000, 4002, 9000]
+    guard = [("guard", {"step": step, "policy": "auto", "remedy": "clip"}) for step in acted]
+    idle = [("guard", {"step": 7000, "policy": "auto", "remedy": "cooldown"})]
+    run = log(*(("step", {"step": i, "loss": 1.0}) for i in range(10_000)), *guard, *idle)
+    assert action_spans(run) == [(100, 159), (4000, 4002), (9000, 9000)]
+    drawn = to_mapping(run, summarise(run))["marks"]["actions"]
+    assert json.loads(json.dumps(drawn)) == [[100, 159], [4000, 4002], [9000, 9000]]
+
+
+def test_norms_and_rates_that_are_no_numbers_are_gaps(log):
+    rows = [{"step": i, "loss": 1.0, "gradient_norm": norm} for i, norm in enumerate([1.0, "much", None])]
+    chart = by_id(log(*(("step", row) for row in rows)))["gradient-norm"]
+    assert chart["series"][0]["values"] == [1.0, None, None]

@@ -33,9 +33,9 @@ def test_nothing_is_loaded_from_elsewhere(page):
 def test_each_run_has_its_section_and_verdict(page):
     assert re.findall(r'<a href="#(run-\d)">', page) == ["run-1", "run-2"]
     assert re.findall(r'<section class="run" id="(run-\d)"', page) == ["run-1", "run-2"]
-    assert re.search(r'<p class="verdict">\d+ spikes, \d+ announced, median [\d.]+ steps', page)
+    assert re.search(r'<p class="verdict">\d+ spikes \(up to [\d,.]+×\); \d+ of \d+ announced, median', page)
     assert "no curvature was measured, so nothing was announced" in page
-    assert [len(data["charts"]) for data in data_of(page)] == [7, 3]
+    assert [len(data["charts"]) for data in data_of(page)] == [9, 5]
 
 
 def test_terms_of_the_captions_lead_to_one_glossary_on_the_page(page):

@@ -22,11 +22,11 @@ def test_a_png_is_twice_900_pixels_wide_on_white(spiky, tmp_path):
     assert (pixels[..., :3].min(axis=2) < 0.5).any()
 
 
-def test_without_curvature_only_the_loss_is_drawn(spiky, blind, tmp_path):
+def test_without_curvature_no_ratio_is_drawn(spiky, blind, tmp_path):
     image = pytest.importorskip("matplotlib.image")
     both = image.imread(write_picture(spiky, tmp_path / "both.png"))
     loss = image.imread(write_picture(blind, tmp_path / "loss.png"))
-    assert loss.shape[0] < 0.6 * both.shape[0]
+    assert loss.shape[0] < 0.7 * both.shape[0]
 
 
 @pytest.mark.parametrize("values", [[1.0] * 150 + [math.nan] * 20, [math.nan] * 9, [0.0]])
@@ -48,3 +48,27 @@ def test_missing_matplotlib_says_what_to_install(spiky, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=re.escape('pip install "foreshock[figures]"')):
         write_picture(spiky, tmp_path / "x.png")
+
+
+def test_a_guard_a_schedule_and_losses_below_zero_are_drawn(log, tmp_path):
+    rows = [
+        {"step": i, "loss": -2.0 - 0.01 * i, "gradient_norm": 1.0 + i % 3, "learning_rate": 1e-3 / (1 + i)}
+        for i in range(200)
+    ]
+    acted = [{"step": step, "policy": "auto", "remedy": "clip"} for step in (20, 21, 150)]
+    plain = log(*(("step", row) for row in rows))
+    without = write_picture(plain, tmp_path / "without.svg").read_text()
+    guarded = log(*(("step", row) for row in rows), *(("guard", row) for row in acted))
+    drawn = write_picture(guarded, tmp_path / "with.svg").read_text()
+    assert drawn.count("#2e7d4f") > without.count("#2e7d4f") > 0  # the learning rate has the guard's green
+
+
+def test_where_batches_differ_the_mean_square_ratio_is_drawn(log, tmp_path):
+    image = pytest.importorskip("matplotlib.image")
+    losses = [("step", {"step": i, "loss": 2.0}) for i in range(200)]
+    forecasts = [
+        ("forecast", {"step": i, "typical_mean_square_ratio": 0.3 + i / 400}) for i in range(0, 200, 10)
+    ]
+    loss = image.imread(write_picture(log(*losses), tmp_path / "loss.png"))
+    both = image.imread(write_picture(log(*losses, *forecasts), tmp_path / "both.png"))
+    assert loss.shape[0] < 0.7 * both.shape[0]

@@ -1,25 +1,14 @@
+"""A run in numbers, from its log."""
+
+import dataclasses
 import math
 
-import numpy as np
 import pytest
 
-from foreshock.report.summary import RunEvent, readings_of, recorded_losses, summarise
+from foreshock.report.summary import RunEvent, summarise
 from foreshock.runlog import Run, RunLogWriter, read_run
-from foreshock.spikes import SpikeDefinition, detect_spikes
-
-
-def losses(values, start=0):
-    return [("step", {"step": start + i, "loss": value}) for i, value in enumerate(values)]
-
-
-def reading(step, ratio, gradient=None, **more):
-    record = {"step": step, "stability_ratio": ratio, "gradient_stability_ratio": gradient}
-    return ("curvature", record | more)
-
-
-def state(step, name, ratio=0.9):
-    return ("forecast", {"step": step, "state": name, "stability_ratio": ratio})
-
+from foreshock.spikes import EventDefinition, detect_events
+from summaries import losses, reading, state
 
 SPIKE = [*losses([1.0] * 120 + [9.0] + [1.0] * 60)]
 
@@ -51,11 +40,12 @@ def test_a_hand_written_run_comes_out_as_written(log):
     assert summary.probes.backends == ("autograd",)
     assert summary.probes.relative_error == 0.0
     assert [(event.step, event.name) for event in summary.events] == [(150, "probe_failed")]
+    assert (summary.evidence[0].ratio, summary.evidence[0].measured) == (1.02, 118)
 
 
 def test_a_run_that_spikes_by_itself_is_announced(spiky):
     summary = summarise(spiky)
-    direct = detect_spikes(spiky.steps("step").tolist(), spiky.column("step", "loss").tolist())
+    direct = detect_events(spiky.steps("step").tolist(), spiky.column("step", "loss").tolist())
     assert [outcome.spike for outcome in summary.outcomes] == direct
     assert len(direct) >= 5
     assert summary.announced >= len(direct) - 1
@@ -63,18 +53,34 @@ def test_a_run_that_spikes_by_itself_is_announced(spiky):
 
 
 def test_the_definition_decides_what_a_spike_is(spiky):
-    strict = summarise(spiky, SpikeDefinition(factor=20.0))
+    strict = summarise(spiky, EventDefinition(factor=20.0, sigmas=1e6))
     assert 0 < len(strict.outcomes) < len(summarise(spiky).outcomes)
     assert strict.definition.factor == 20.0
 
 
-def test_nan_losses_are_spikes_and_null_ones_were_not_measured(log):
+def test_nan_losses_are_one_event_and_null_ones_were_not_measured(log):
     run = log(*losses([1.0] * 120 + [None, math.nan, math.inf] + [1.0] * 30))
     summary = summarise(run)
     [outcome] = summary.outcomes
-    assert (outcome.spike.onset, outcome.spike.end) == (121, 122)
-    assert math.isinf(outcome.spike.height)
+    assert (outcome.spike.onset, outcome.spike.end, outcome.spike.first_non_finite) == (121, 122, 121)
+    assert (outcome.spike.kind, summary.spikes) == ("non-finite", ())
+    assert summary.failures == (outcome.spike,)
     assert (summary.steps, summary.non_finite_losses, summary.lowest_loss) == (152, 2, 1.0)
+
+
+def test_a_run_that_died_says_so_once(log):
+    dead = [("event", {"step": step, "name": "non-finite loss", "message": "nan"}) for step in range(60, 900)]
+    summary = summarise(log(*losses([2.0] * 60 + [math.nan] * 840), *dead))
+    assert [outcome.spike.first_non_finite for outcome in summary.outcomes] == [60]
+    assert summary.events == (RunEvent("non-finite loss", "nan", 60, 899, 840),)
+
+
+def test_a_slow_climb_is_no_spike_that_could_be_announced(log):
+    rising = [1.0 + 0.3 * (i % 2) + i / 500 for i in range(1500)]
+    summary = summarise(log(*losses(rising)))
+    assert [event.kind for event in summary.climbs] == ["climb"]
+    assert summary.outcomes == ()
+    assert summary.failures == summary.climbs
 
 
 @pytest.mark.parametrize(
@@ -108,19 +114,6 @@ def test_a_resumed_run_counts_each_step_once(tmp_path):
     assert (summary.steps, summary.last_step, summary.last_loss) == (250, 249, 2.0)
 
 
-def test_of_two_records_of_a_step_the_later_counts(log):
-    steps, values = recorded_losses(log(*losses([1.0, 2.0]), *losses([3.0], 1)))
-    assert steps.tolist() == [0, 1]
-    assert values.tolist() == [1.0, 3.0]
-
-
-def test_an_announcement_without_a_reading_of_its_own_still_counts(log):
-    readings = readings_of(log(reading(0, 0.5), state(10, "edge", 0.97), state(20, "unknown", None)))
-    assert readings.steps.tolist() == [0, 10]
-    assert readings.announces.tolist() == [False, True]
-    np.testing.assert_array_equal(readings.stability_ratio, [0.5, 0.97])
-
-
 def test_a_failed_probe_within_a_false_alarm_leaves_its_height_known(log):
     run = log(
         *losses([1.0] * 300),
@@ -147,7 +140,7 @@ def test_actions_of_a_guard_are_counted_by_steps(tmp_path):
     log.close()
     summary = summarise(read_run(tmp_path))
     assert summary.guard == ("auto", 2)
-    assert summary.events == (RunEvent("guard cooldown", "why", 9),)
+    assert summary.events == (RunEvent("guard cooldown", "why", 9, 9),)
 
 
 def test_a_guard_that_only_stood_aside_was_there(tmp_path):
@@ -156,3 +149,30 @@ def test_a_guard_that_only_stood_aside_was_there(tmp_path):
         log.write("guard", {"step": step, "policy": "auto", "remedy": remedy, "reason": "why"})
     log.close()
     assert summarise(read_run(tmp_path)).guard == ("auto", 0)
+
+
+def test_an_alarm_that_the_guard_answered_is_not_false(log):
+    alarms = [state(step, "armed") for step in (100, 110, 120, 300, 310)] + [state(350, "stable")]
+    rows = [*losses([1.0] * 400), *alarms, reading(399, 0.5)]
+    acted = ("guard", {"step": 125, "policy": "auto", "remedy": "raise all"})
+    idle = ("guard", {"step": 312, "policy": "auto", "remedy": "cooldown"})
+    summary = summarise(log(*rows, acted, idle))
+    assert [(one.start, one.end) for one in summary.answered] == [(100, 120)]
+    assert [one.start for one in summary.false_alarms] == [300]
+
+
+def test_failed_probes_are_counted_with_what_the_last_one_said(log):
+    failed = [("event", {"step": i, "name": "probe failed", "message": f"error {i}"}) for i in (3, 5)]
+    probes = summarise(log(*losses([1.0] * 9), *failed, ("noise", {"step": 4}), reading(6, None))).probes
+    assert (probes.count, probes.failed, probes.noise, probes.last_error) == (0, 3, 1, "error 5")
+
+
+def test_misuse_is_told_from_other_events(log):
+    rows = [("event", {"step": 1, "name": name, "message": "m"}) for name in ("misuse: x", "note: misuse")]
+    assert [event.is_misuse for event in summarise(log(*losses([1.0] * 3), *rows)).events] == [True, False]
+
+
+def test_earlier_runs_of_the_folder_are_kept_in_mind(log):
+    run = log(*losses([1.0]))
+    assert summarise(run).earlier == ()
+    assert summarise(dataclasses.replace(run, earlier=(run.path,))).earlier == (str(run.path),)

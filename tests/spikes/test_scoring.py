@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from foreshock.spikes import Readings, SpikeEvent, announcing, score
+from foreshock.spikes import Readings, SpikeEvent, alarm_episodes, announcing, detect_events, score
 
 
 def spike(onset: int, peak: int | None = None, end: int | None = None) -> SpikeEvent:
@@ -98,3 +98,33 @@ def test_a_spike_goes_on_with_what_was_announced():
     states = ["spike", "stable", "edge", "spike", "spike", "unknown", "spike", "armed"]
     assert announcing(states).tolist() == [False, False, True, True, True, False, False, True]
     assert announcing([]).shape == (0,)
+
+
+def test_an_alarm_that_a_guard_answered_is_not_false():
+    alarms = readings([(40, 70), (150, 160), (220, 230)])
+    result = score([], alarms, actions=[171, 60, 175])
+    assert [(one.start, one.end) for one in result.answered] == [(40, 70), (150, 160)]
+    assert [one.start for one in result.false_alarms] == [220]
+    # Before an episode, or later than an episode lasts without an announcement, an action answers nothing.
+    assert score([], alarms, actions=[39, 91, 149, 181]).answered == ()
+
+
+def test_a_ratio_that_fell_below_one_long_before_did_not_cross_for_the_spike():
+    early = lambda steps: np.where(steps <= 10, 4.0, 0.9)  # noqa: E731
+    alarms = readings(ratio=early, last=900)
+    assert score([spike(800)], alarms).outcomes[0].curvature_crossed == 0
+    assert score([spike(800)], alarms, oldest=200).outcomes[0].curvature_crossed is None
+    # One that stayed above did, however long ago it began.
+    lasting = readings(ratio=lambda steps: np.where(steps >= 300, 1.1, 0.9), last=900)
+    assert score([spike(800)], lasting, oldest=200).outcomes[0].curvature_crossed == 300
+
+
+def test_losses_of_either_definition_are_scored_alike():
+    [event] = detect_events(range(340), [2.0] * 100 + [9.0] * 3 + [2.0] * 237)
+    assert score([event], readings([(40, 110)])).outcomes[0].lead == 60
+
+
+def test_episodes_are_counted_whatever_came_of_them():
+    alarms = readings([(40, 60), (75, 95), (200, 210)])
+    assert alarm_episodes(alarms) == [(40, 95), (200, 210)]
+    assert alarm_episodes(alarms, gap=10) == [(40, 60), (75, 95), (200, 210)]

@@ -46,19 +46,24 @@ def report(
 
 
 def print_overview(console: Console, runs: list[Run]) -> None:
-    """Print the spikes of all runs as one table, and a verdict of each.
+    """Print the verdict on each run – what happened, why, what to do – and the spikes of all as one table.
 
     Args:
         console: Where to.
         runs: The runs.
     """
     from foreshock.report import overview_table, summarise, verdict
+    from foreshock.report.verdict import lines
 
     summaries = [summarise(run) for run in runs]
+    for summary in summaries:
+        found = verdict(summary)
+        console.print()
+        console.print(f"[bold]{escape(summary.name)}[/]: {escape(found.happened)}.", soft_wrap=True)
+        for line in lines(found):
+            console.print(escape(line), soft_wrap=True)
     console.print()
     print_table(console, overview_table(summaries))
-    for summary in summaries:
-        console.print(f"[bold]{escape(summary.name)}[/]: {verdict(summary)}.", soft_wrap=True)
 
 
 def write_page(console: Console, runs: list[Run], path: Path) -> None:

@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 from foreshock.curvature import LossFunction
 from foreshock.preconditioner import find_reader, live_groups, unwrap
 
+_LAYERS = 200  # names in the header, some ten kilobytes
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -90,6 +92,7 @@ class Subject:
         }
         if "betas" in group:
             description["betas"] = [float(beta) for beta in group["betas"]]
+        description["layers"] = layer_types(self.model)
         return description
 
     def _trained(self) -> Iterator[Tensor]:
@@ -111,3 +114,36 @@ class Subject:
             raise ValueError("the optimizer has no parameter that requires a gradient")
         if any(parameter.is_complex() for parameter in moving):
             raise ValueError("complex parameters are not supported: their Hessian is not one real matrix")
+
+
+def layer_types(model: nn.Module) -> dict[str, str]:
+    """Return the class names of the modules that have parameters, in themselves or below, by their names.
+
+    Of more than 200, those whose names differ in numbers alone and that are of one class share a name with
+    ``*`` for each number, so that the log's header stays small however deep the model is.
+
+    Args:
+        model: The model.
+
+    Example:
+        >>> import torch
+        >>> head = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Tanh())
+        >>> layer_types(torch.nn.Sequential(torch.nn.Conv2d(1, 1, 2), head))
+        {'0': 'Conv2d', '1': 'Sequential', '1.0': 'Linear'}
+    """
+    types = {
+        name: type(module).__name__
+        for name, module in model.named_modules()
+        if name and any(True for _ in module.parameters())
+    }
+    if len(types) <= _LAYERS:
+        return types
+    shared: dict[str, set[str]] = {}
+    for name, kind in types.items():
+        shared.setdefault(_numberless(name), set()).add(kind)
+    # Where classes differ under one name with stars, no type is said: a wrong one would mislead.
+    return {name: kinds.pop() for name, kinds in list(shared.items())[:_LAYERS] if len(kinds) == 1}
+
+
+def _numberless(name: str) -> str:
+    return ".".join("*" if part.isdecimal() else part for part in name.split("."))

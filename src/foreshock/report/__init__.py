@@ -1,28 +1,28 @@
 """A run as text, as a picture and as a web page, from its log alone."""
 
 from foreshock.report.charts import charts
+from foreshock.report.evidence import Cause, Evidence
 from foreshock.report.html import write_html
 from foreshock.report.picture import write_picture
+from foreshock.report.readings import Coverage
 from foreshock.report.spectrum_picture import DensityCurve, write_spectrum_picture
 from foreshock.report.summary import Probes, RunEvent, RunSummary, summarise
-from foreshock.report.text import (
-    Table,
-    false_alarm_table,
-    notes,
-    overview_table,
-    spike_table,
-    to_text,
-    verdict,
-)
+from foreshock.report.tables import Table, alarm_table, overview_table, spike_table
+from foreshock.report.text import notes, to_text
+from foreshock.report.verdict import Verdict, verdict
 
 __all__ = [
+    "Cause",
+    "Coverage",
     "DensityCurve",
+    "Evidence",
     "Probes",
     "RunEvent",
     "RunSummary",
     "Table",
+    "Verdict",
+    "alarm_table",
     "charts",
-    "false_alarm_table",
     "notes",
     "overview_table",
     "spike_table",

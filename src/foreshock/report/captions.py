@@ -13,9 +13,10 @@ CAPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "loss": {
             "title": "Loss",
             "caption": (
-                "The training loss, on a logarithmic axis. Red marks a spike, with its height over the "
-                "median before it; amber is the time between its announcement and its onset; grey is a "
-                "false alarm."
+                "The training loss, on a logarithmic axis unless it falls below zero. Red marks a spike, a "
+                "divergence or a loss that was no number, with its height over the level before it; amber is "
+                "the time between its announcement and its onset; grey is a false alarm, green one that the "
+                "guard answered. Green strokes at the foot are steps on which the guard acted."
             ),
         },
         "ratio": {
@@ -62,6 +63,21 @@ CAPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
                 "The alignment is the cosine between the preconditioned gradient and the top eigenvector. "
                 "Near 0 the gradient hardly has a part in the unstable direction, near 1 it has little "
                 "else."
+            ),
+        },
+        "gradient-norm": {
+            "title": "Gradient norm",
+            "caption": (
+                "‖g‖ over all parameters, as it was when the monitor observed the step. A jump within one "
+                "step, with nothing that built up before it, points at the data of that step; growth over "
+                "several steps is what instability looks like."
+            ),
+        },
+        "learning-rate": {
+            "title": "Learning rate",
+            "caption": (
+                "The largest η of a parameter group, as the schedule had it. The threshold 2/η moves with "
+                "it: where η rises, so does the stability ratio."
             ),
         },
         "lag": {

@@ -9,16 +9,19 @@ import numpy as np
 
 from foreshock.forecast import NOISY_EDGE
 from foreshock.report.forecasts import fans, steps_until_crossing
+from foreshock.report.readings import guard_steps, numbers, recorded_losses
 from foreshock.report.series import Chart, Line, Style, chart, digits
-from foreshock.report.summary import RunSummary, recorded_losses
-from foreshock.report.text import height
+from foreshock.report.words import height
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
+    from foreshock.report.summary import RunSummary
     from foreshock.runlog import Run
+
+_STRETCHES = 1000  # a picture is no wider: actions of a guard that are nearer are drawn as one
 
 
 def charts(run: Run) -> list[Chart]:
@@ -30,16 +33,20 @@ def charts(run: Run) -> list[Chart]:
     Returns:
         JSON-able charts, as `foreshock.report.series.chart` makes them.
     """
-    builders = (_loss, _ratio, _countdown, _noise, _directions, _alignment, _lag, _decay)
+    builders = (
+        *(_loss, _ratio, _countdown, _noise, _directions),
+        *(_alignment, _gradient_norm, _learning_rate, _lag, _decay),
+    )
     built = (build(run) for build in builders)
     return [drawn for drawn in built if drawn is not None]
 
 
-def marks(summary: RunSummary) -> dict[str, Any]:
-    """Return what is overlaid on the charts: spikes, warnings and false alarms, in steps.
+def marks(run: Run, summary: RunSummary) -> dict[str, Any]:
+    """Return what is overlaid on the charts: spikes, warnings, alarms without a spike, a guard's actions.
 
     Args:
-        summary: The run in numbers.
+        run: A run as read from its log.
+        summary: The same run in numbers.
     """
     spikes = [
         {
@@ -47,12 +54,32 @@ def marks(summary: RunSummary) -> dict[str, Any]:
             "peak": outcome.spike.peak,
             "end": outcome.spike.end,
             "announced": outcome.announced,
-            "label": height(outcome) if math.isfinite(outcome.spike.height) else "∞",
+            "label": "NaN" if outcome.spike.first_non_finite is not None else height(outcome.spike),
         }
         for outcome in summary.outcomes
     ]
-    alarms = [{"start": alarm.start, "end": alarm.end} for alarm in summary.false_alarms]
-    return {"spikes": spikes, "falseAlarms": alarms}
+    alarms, answered = (
+        [{"start": one.start, "end": one.end} for one in episodes]
+        for episodes in (summary.false_alarms, summary.answered)
+    )
+    return {"spikes": spikes, "falseAlarms": alarms, "answered": answered, "actions": action_spans(run)}
+
+
+def action_spans(run: Run) -> list[tuple[int, int]]:
+    """Return the spans of steps in which a guard acted, few enough to draw: near ones are joined.
+
+    Args:
+        run: A run as read from its log.
+    """
+    first, last = step_range(run)
+    reach = max((last - first) // _STRETCHES, 1)
+    spans: list[tuple[int, int]] = []
+    for step in guard_steps(run):
+        if spans and step - spans[-1][1] <= reach:
+            spans[-1] = (spans[-1][0], step)
+        else:
+            spans.append((step, step))
+    return spans
 
 
 def step_range(run: Run) -> tuple[int, int]:
@@ -66,9 +93,30 @@ def step_range(run: Run) -> tuple[int, int]:
     return (first, last) if first < last else (first, first + 1)
 
 
+def is_logarithmic(values: NDArray[np.float64]) -> bool:
+    """Return whether an axis of some values can be logarithmic: whether none of them lies below zero.
+
+    Args:
+        values: Values, NaN where there is none, shape (n,).
+    """
+    finite = values[np.isfinite(values)]
+    return not len(finite) or float(finite.min()) >= 0
+
+
 def _loss(run: Run) -> Chart | None:
     steps, losses = recorded_losses(run)
-    return chart("loss", steps, [Line("loss", "loss", losses)], Style(log=True, marks="labelled"))
+    style = Style(log=is_logarithmic(losses), marks="labelled")
+    return chart("loss", steps, [Line("loss", "loss", losses)], style)
+
+
+def _gradient_norm(run: Run) -> Chart | None:
+    line = Line("‖g‖", "gradient", numbers(run, "step", "gradient_norm"))
+    return chart("gradient-norm", run.steps("step"), [line], Style(log=True))
+
+
+def _learning_rate(run: Run) -> Chart | None:
+    line = Line("η", "rate", numbers(run, "step", "learning_rate"))
+    return chart("learning-rate", run.steps("step"), [line], Style())
 
 
 def _ratio(run: Run) -> Chart | None:
@@ -178,4 +226,4 @@ def to_mapping(run: Run, summary: RunSummary) -> Mapping[str, Any]:
         run: A run as read from its log.
         summary: The same run in numbers.
     """
-    return {"range": step_range(run), "marks": marks(summary), "charts": charts(run)}
+    return {"range": step_range(run), "marks": marks(run, summary), "charts": charts(run)}

@@ -14,7 +14,10 @@ from foreshock._version import __version__
 from foreshock.report.charts import to_mapping
 from foreshock.report.glossary import TERMS, anchor, linked
 from foreshock.report.summary import RunSummary, summarise
-from foreshock.report.text import Table, false_alarm_table, notes, number, spike_table, verdict
+from foreshock.report.tables import Table, alarm_table, spike_table
+from foreshock.report.text import notes
+from foreshock.report.verdict import Verdict, verdict
+from foreshock.report.words import number, percent
 from foreshock.runlog import Run
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
     from foreshock.report.series import Chart
-    from foreshock.spikes import SpikeOutcome
+    from foreshock.spikes import LossEvent, SpikeOutcome
 
 _HERE = Path(__file__).parent
 
@@ -34,12 +37,12 @@ class _Section:
     """What the template shows of one run."""
 
     summary: RunSummary
-    verdict: str
+    verdict: Verdict
     tiles: Sequence[tuple[str, str]]
     notes: Sequence[str]
     spikes: Table
     windows: Sequence[tuple[int, int]]
-    false_alarms: Table
+    alarms: Table
     charts: Sequence[Chart]
     basis: Sequence[tuple[str, str]]
     data: str
@@ -126,7 +129,7 @@ def _section(run: Run) -> _Section:
         notes=notes(summary),
         spikes=spike_table(summary),
         windows=[_window(outcome) for outcome in summary.outcomes],
-        false_alarms=false_alarm_table(summary),
+        alarms=alarm_table(summary),
         charts=[
             {**chart, "description": _description(chart), "words": linked(chart["caption"])}
             for chart in data["charts"]
@@ -136,7 +139,7 @@ def _section(run: Run) -> _Section:
     )
 
 
-def _window(outcome: SpikeOutcome) -> tuple[int, int]:
+def _window(outcome: SpikeOutcome[LossEvent]) -> tuple[int, int]:
     """Return the steps to show around a spike, from before its announcement to after its end."""
     spike = outcome.spike
     first = spike.onset if outcome.announced is None else outcome.announced
@@ -149,14 +152,25 @@ def _tiles(summary: RunSummary) -> Sequence[tuple[str, str]]:
         return []
     tiles = [("steps", f"{summary.steps:,}")]
     tiles.append(("loss", f"{number(summary.first_loss)} → {number(summary.last_loss)}"))
-    if summary.forecasts:
-        tiles.append(("spikes announced", f"{summary.announced} of {len(summary.outcomes)}"))
-        if summary.announced:
-            tiles.append(("median warning", f"{number(summary.median_lead)} steps"))
-        tiles.append(("false alarms", f"{len(summary.false_alarms):,}"))
-    else:
-        tiles.append(("spikes", f"{len(summary.outcomes):,}"))
+    found = len(summary.outcomes)
+    if not summary.forecasts:
+        return [*tiles, ("spikes" if found == len(summary.spikes) else "events of the loss", f"{found:,}")]
+    tiles.append(("announced", f"{summary.announced} of {found}"))
+    if summary.announced:
+        tiles.append(("median warning", _steps(summary.median_lead)))
+    tiles.append(("false alarms", f"{len(summary.false_alarms):,}"))
+    if summary.answered:
+        tiles.append(("answered by the guard", f"{len(summary.answered):,}"))
+    tiles.append(("steps in alarm", percent(summary.coverage.in_alarm)))
+    tiles.append(("steps unknown", percent(summary.coverage.unknown)))
+    if math.isfinite(summary.coverage.age):
+        tiles.append(("mean age of readings", _steps(summary.coverage.age)))
     return tiles
+
+
+def _steps(steps: float) -> str:
+    """Return a number of steps, which need not be whole: ``1 step``, ``32.5 steps``."""
+    return f"{number(steps)} {'step' if steps == 1 else 'steps'}"
 
 
 def _description(chart: Chart) -> str:
@@ -174,6 +188,8 @@ def _basis(summary: RunSummary) -> Sequence[tuple[str, str]]:
     """Return what the numbers of a run rest on, as pairs of name and words."""
     probes, definition = summary.probes, summary.definition
     rows = [("Probes", f"{probes.count:,} with a stability ratio, {probes.failed:,} without")]
+    if probes.noise:
+        rows.append(("Measurements of the noise of batches", f"{probes.noise:,}"))
     if probes.count:
         rows.append(("Hessian products per probe", f"{number(probes.products)} (median)"))
         error = probes.relative_error
@@ -186,13 +202,16 @@ def _basis(summary: RunSummary) -> Sequence[tuple[str, str]]:
     rows.append(
         (
             "A spike",
-            f"a loss above {definition.factor:g} × the median of {definition.window} steps before",
+            f"a loss above {definition.factor:g} × the level of {definition.window} calm steps, or "
+            f"{definition.sigmas:g} σ of their noise above it, and {definition.least:.0%} at least",
         )
     )
+    if summary.guard is not None:
+        rows.append(("Steps on which the guard acted", f"{summary.guard[1]:,}"))
     rows += [
         (key.replace("_", " ").capitalize(), _words(value))
         for key, value in summary.meta.items()
-        if key not in ("name", "description")
+        if key not in ("name", "description", "layers")
     ]
     rows.append(("Log", f"{summary.source}, started {summary.created or 'at an unknown time'}"))
     if summary.starts > 1:

@@ -3,36 +3,56 @@
 from __future__ import annotations
 
 import math
+import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from foreshock.report.appearance import AMBER, BLUE, INK, PURPLE, QUIET, RED, SOFT, dress
-from foreshock.report.charts import ratio_range, step_range
+from foreshock.forecast import NOISY_EDGE
+from foreshock.report.appearance import AMBER, BLUE, GREEN, INK, PURPLE, QUIET, RED, SOFT, dress
+from foreshock.report.charts import action_spans, is_logarithmic, ratio_range, step_range
 from foreshock.report.drawing import figure_class, save_figure
-from foreshock.report.forecasts import fans
-from foreshock.report.summary import RunSummary, recorded_losses, summarise
-from foreshock.report.text import height, verdict
+from foreshock.report.forecasts import Fan, fans
+from foreshock.report.readings import numbers, recorded_losses
+from foreshock.report.summary import RunSummary, summarise
+from foreshock.report.verdict import verdict
+from foreshock.report.words import height, number
 
 if TYPE_CHECKING:
     import os
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
     from foreshock.runlog import Run
 
-_LABEL_WIDTH = 0.036  # of the axis
+_LABEL_WIDTH = 0.045  # of the axis
+_TITLE_WIDTH = 100  # characters
+_PLAIN = 10.0  # span of a logarithmic axis below which its ticks are plain numbers
 _NEAR_TICKS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4)
 _FAR_TICKS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0, 1000.0)
 
 
+@dataclass(frozen=True)
+class _Ratio:
+    """The ratio that decides: the stability ratio, or where batches differ the typical mean-square ratio."""
+
+    name: str
+    steps: NDArray[np.int64]
+    values: NDArray[np.float64]
+    edge: float
+    limits: tuple[float, float]
+    fans: tuple[Fan, ...] = ()
+
+
 def write_picture(run: Run, path: str | os.PathLike[str]) -> Path:
-    """Draw the loss with its spikes above the stability ratio with its forecasts.
+    """Draw the loss with its spikes, the ratio with its forecasts, and the gradient with the learning rate.
 
     Args:
-        run: A run as read from its log. Without curvature only the loss is drawn.
+        run: A run as read from its log. What it does not have is left out: without curvature, the ratio.
         path: File to write, ``.svg`` or ``.png``; its folder is made if missing.
 
     Returns:
@@ -49,34 +69,59 @@ def write_picture(run: Run, path: str | os.PathLike[str]) -> Path:
 
 
 def _draw(make: type[Figure], run: Run, summary: RunSummary) -> Figure:
-    limits = ratio_range(run.column("curvature", "stability_ratio"))
-    panels = 1 if limits is None else 2
-    figure = make(figsize=(9, 2.7 + 2.4 * (panels - 1)), layout="constrained")
-    axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
+    ratio = _decisive_ratio(run)
+    norms = numbers(run, "step", "gradient_norm")
+    has_norms = bool((np.isfinite(norms) & (norms > 0)).any())
+    heights = [2.4, *([2.4] if ratio else []), *([1.5] if has_norms else [])]
+    title = textwrap.wrap(f"{summary.name}: {verdict(summary)}", _TITLE_WIDTH)
+    figure = make(figsize=(9, sum(heights) + 0.3 * len(title)), layout="constrained")
+    axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     _loss(axes[0], run, summary)
-    if limits is not None:
-        _ratio(axes[1], run, limits)
+    _actions(axes[0], run)
+    if ratio is not None:
+        _ratio(axes[1], ratio)
+    if has_norms:
+        _gradient(axes[-1], run, norms)
     for axis in axes:
         _shade(axis, summary)
         dress(axis)
     axes[-1].set_xlabel("step", color=SOFT, fontsize=10)
     axes[-1].set_xlim(*step_range(run))
-    axes[0].set_title(f"{summary.name}: {verdict(summary)}", loc="left", fontsize=11.5, color=INK, pad=24)
+    axes[0].set_title("\n".join(title), loc="left", fontsize=10.5, color=INK, pad=24)
     _key(axes[0], summary)
     return figure
 
 
+def _decisive_ratio(run: Run) -> _Ratio | None:
+    typical = numbers(run, "forecast", "typical_mean_square_ratio")
+    limits = ratio_range(typical)
+    if limits is not None:
+        limits = (min(limits[0], 0.9 * NOISY_EDGE), limits[1])
+        return _Ratio("mean-square ratio", run.steps("forecast"), typical, NOISY_EDGE, limits)
+    values = run.column("curvature", "stability_ratio")
+    limits = ratio_range(values)
+    if limits is None:
+        return None
+    return _Ratio("stability ratio", run.steps("curvature"), values, 1.0, limits, tuple(fans(run)))
+
+
 def _loss(axis: Axes, run: Run, summary: RunSummary) -> None:
     steps, losses = recorded_losses(run)
-    drawable = np.where(np.isfinite(losses) & (losses > 0), losses, math.nan)
+    logarithmic = is_logarithmic(losses)
+    shown = np.isfinite(losses) & (losses > (0 if logarithmic else -math.inf))
+    drawable = np.where(shown, losses, math.nan)
     axis.plot(steps, drawable, color=BLUE, linewidth=1.2)
-    axis.set_yscale("log")
+    if logarithmic:
+        axis.set_yscale("log")
+        if np.nanmax(drawable, initial=0) < _PLAIN * np.nanmin(drawable, initial=math.inf):
+            for formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+                formatter(lambda value, _: number(value))
     axis.set_ylabel("loss", color=SOFT, fontsize=10)
     axis.margins(y=0.14)
     first, last = step_range(run)
     width = _LABEL_WIDTH * (last - first)
     labelled: list[int] = []
-    for outcome in sorted(summary.outcomes, key=lambda outcome: -outcome.spike.height):
+    for outcome in sorted(summary.outcomes, key=lambda outcome: -outcome.spike.rise):
         peak = outcome.spike.peak
         value = float(drawable[np.searchsorted(steps, peak)])
         if not math.isfinite(value):
@@ -84,7 +129,7 @@ def _loss(axis: Axes, run: Run, summary: RunSummary) -> None:
         axis.plot(peak, value, marker=7, color=RED, markersize=5, clip_on=False)
         if all(abs(peak - other) >= width for other in labelled):
             axis.annotate(
-                height(outcome),
+                height(outcome.spike),
                 (peak, value),
                 xytext=(0, 7),
                 textcoords="offset points",
@@ -96,16 +141,49 @@ def _loss(axis: Axes, run: Run, summary: RunSummary) -> None:
             labelled.append(peak)
 
 
-def _ratio(axis: Axes, run: Run, limits: tuple[float, float]) -> None:
-    ratio = run.column("curvature", "stability_ratio")
-    drawable = np.where(np.isfinite(ratio) & (ratio > 0), ratio, math.nan)
-    axis.plot(run.steps("curvature"), drawable, color=PURPLE, linewidth=1.4, zorder=3)
+def _actions(axis: Axes, run: Run) -> None:
+    """Draw a stroke at the foot for each stretch of steps on which a guard acted."""
+    for first, last in action_spans(run):
+        axis.axvspan(first, max(last, first + 1), ymax=0.05, color=GREEN, lw=0.6)
+
+
+def _gradient(axis: Axes, run: Run, norms: NDArray[np.float64]) -> None:
+    steps = run.steps("step")
+    drawable = np.where(np.isfinite(norms) & (norms > 0), norms, math.nan)
+    axis.plot(steps, drawable, color=QUIET, linewidth=0.9)
     axis.set_yscale("log")
-    axis.set_ylabel("stability ratio", color=SOFT, fontsize=10)
-    axis.axhline(1, color=RED, linewidth=0.9, linestyle=(0, (2, 2)))
+    axis.set_ylabel("gradient", color=SOFT, fontsize=10)
+    rates = numbers(run, "step", "learning_rate")
+    known = rates[np.isfinite(rates)]
+    if not len(known):
+        return
+    if known.min() == known.max():
+        axis.annotate(
+            f"η = {number(float(known[0]))}",
+            (0.995, 0.86),
+            xycoords="axes fraction",
+            ha="right",
+            fontsize=8.5,
+            color=SOFT,
+        )
+        return
+    other = axis.twinx()
+    other.plot(steps, rates, color=GREEN, linewidth=1.1, linestyle=(0, (4, 2)))
+    other.set_ylabel("η", color=GREEN, fontsize=10)
+    dress(other, grid="both")
+    other.grid(visible=False)
+    other.set_ylim(bottom=0)
+
+
+def _ratio(axis: Axes, ratio: _Ratio) -> None:
+    drawable = np.where(np.isfinite(ratio.values) & (ratio.values > 0), ratio.values, math.nan)
+    axis.plot(ratio.steps, drawable, color=PURPLE, linewidth=1.4, zorder=3)
+    axis.set_yscale("log")
+    axis.set_ylabel(ratio.name, color=SOFT, fontsize=10)
+    axis.axhline(ratio.edge, color=RED, linewidth=0.9, linestyle=(0, (2, 2)))
     axis.annotate(
-        "unstable above 1",
-        (1, 1),
+        f"unstable above {ratio.edge:g}",
+        (1, ratio.edge),
         xycoords=("axes fraction", "data"),
         xytext=(-3, 3),
         textcoords="offset points",
@@ -113,12 +191,12 @@ def _ratio(axis: Axes, run: Run, limits: tuple[float, float]) -> None:
         fontsize=8.5,
         color=RED,
     )
-    for fan in fans(run):
+    for fan in ratio.fans:
         x = [fan.step, fan.low, fan.high]
         axis.fill(x, [fan.ratio, 1, 1], color=AMBER, alpha=0.22, linewidth=0, zorder=2)
         axis.plot([fan.step, fan.expected], [fan.ratio, 1], "--", color=AMBER, linewidth=1, zorder=4)
         axis.plot(fan.step, fan.ratio, "o", color=AMBER, markersize=3, zorder=4)
-    lowest, highest = limits[0] * 0.98, limits[1] * 1.02
+    lowest, highest = ratio.limits[0] * 0.98, ratio.limits[1] * 1.02
     axis.set_ylim(lowest, highest)
     choice = _NEAR_TICKS if highest < 3 * lowest else _FAR_TICKS
     ticks = [tick for tick in choice if lowest <= tick <= highest]
@@ -127,8 +205,9 @@ def _ratio(axis: Axes, run: Run, limits: tuple[float, float]) -> None:
 
 
 def _shade(axis: Axes, summary: RunSummary) -> None:
-    for alarm in summary.false_alarms:
-        axis.axvspan(alarm.start, max(alarm.end, alarm.start + 1), color=QUIET, alpha=0.18, lw=0)
+    for colour, alarms in ((QUIET, summary.false_alarms), (GREEN, summary.answered)):
+        for alarm in alarms:
+            axis.axvspan(alarm.start, max(alarm.end, alarm.start + 1), color=colour, alpha=0.18, lw=0)
     for outcome in summary.outcomes:
         spike = outcome.spike
         if outcome.announced is not None:
@@ -142,8 +221,11 @@ def _key(axis: Axes, summary: RunSummary) -> None:
 
     meanings = {
         "announced": (summary.announced, AMBER, 0.3),
-        "spike": (len(summary.outcomes), RED, 0.3),
+        "spike": (len(summary.spikes), RED, 0.3),
+        "diverged or not finite": (len(summary.outcomes) - len(summary.spikes), RED, 0.3),
         "false alarm": (len(summary.false_alarms), QUIET, 0.4),
+        "answered by the guard": (len(summary.answered), GREEN, 0.35),
+        "guard acted": (summary.guard[1] if summary.guard else 0, GREEN, 1.0),
     }
     patches = [
         Patch(color=colour, alpha=alpha, linewidth=0, label=meaning)

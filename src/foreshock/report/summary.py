@@ -8,43 +8,66 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foreshock.report.evidence import Evidence, EvidenceReader, age_limit
+from foreshock.report.readings import (
+    COOLDOWN,
+    PROBE_FAILED,
+    Coverage,
+    coverage,
+    guard_steps,
+    readings_of,
+    recorded_losses,
+)
 from foreshock.representation import one_line, printable
 from foreshock.spikes import (
-    FalseAlarm,
+    Episode,
+    EventDefinition,
     LossEvent,
-    Readings,
-    SpikeDefinition,
     SpikeOutcome,
-    announcing,
     detect_events,
-    detect_spikes,
     episode_gap,
     score,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
     from foreshock.runlog import Run
 
-_COOLDOWN = "cooldown"
+_MISUSE = "misuse"
 
 
 @dataclass(frozen=True)
 class RunEvent:
-    """Something that happened in a run.
+    """Something that happened in a run, once or several times in the same words.
 
     Attributes:
         name: Type of the event, such as ``probe failed``.
         message: What happened, in words.
-        step: Step at which it happened.
+        step: Step at which it happened first.
+        last: Step at which it happened last.
+        count: How often.
     """
 
     name: str
     message: str
     step: int
+    last: int
+    count: int = 1
+
+    @property
+    def is_misuse(self) -> bool:
+        """Whether it says that Foreshock was not used as it must be: its name begins with ``misuse``."""
+        return self.name.startswith(_MISUSE)
+
+    @property
+    def when(self) -> str:
+        """The step, or the first and the last with how often."""
+        if self.count == 1:
+            return f"step {self.step:,}"
+        return f"steps {self.step:,}–{self.last:,}, {self.count:,} ×"
 
 
 @dataclass(frozen=True)
@@ -53,12 +76,14 @@ class Probes:
 
     Attributes:
         count: Number of curvature readings with a finite stability ratio.
-        failed: Number of readings without one.
+        failed: Number of readings without one, and of probes that failed with an error.
         products: Median number of Hessian products per reading; NaN if not recorded.
         relative_error: Median of error bound ÷ ratio; NaN if not recorded.
         unconverged: Readings whose eigenvalue did not converge.
         seconds: Total time of the readings; NaN if not recorded.
         backends: Names of the Hessian products' backends, sorted.
+        noise: Number of measurements of the noise between batches.
+        last_error: What the last failed probe said; empty if none failed.
     """
 
     count: int
@@ -68,6 +93,8 @@ class Probes:
     unconverged: int
     seconds: float
     backends: tuple[str, ...]
+    noise: int = 0
+    last_error: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,22 +115,25 @@ class RunSummary:
         last_loss: Loss of the last of them; NaN without any.
         lowest_loss: Lowest finite loss; NaN without any.
         non_finite_losses: Number of losses that were NaN or infinite.
-        outcomes: Spikes with what was known before each, in order.
-        sharpest: For each of them the module with the largest share of the top eigenvector at the last
-            reading before its onset, with that share; None where it was not recorded.
-        false_alarms: Announcements that no spike followed, in order.
+        outcomes: Spikes, divergences and losses that were not finite, with what was announced, in order; see
+            `foreshock.spikes.detect_events`.
+        evidence: For each of them what is known of its cause.
+        climbs: Where the level of the loss rose without a single high step, in order: nothing sudden that
+            could be announced.
+        false_alarms: Announcements that no such event followed, in order.
+        answered: Those of them in which a guard acted, in order; they are not among the false alarms.
+        coverage: How much of the run was in alarm, and of how much nothing was known.
         forecasts: Number of forecasts.
         probes: What the curvature readings rest on.
-        events: What else happened, in order.
+        events: What else happened, in order of its first step; the same words are one event.
         skipped: Lines of the log that could not be read.
-        definition: What counted as a spike.
+        definition: What counted as an event of the loss.
+        age_limit: Steps before an event from which a reading is no evidence for it.
         meta: The header's description of the run.
-        failures: Where the loss was not finite, rose and did not come back, or climbed slowly, in order: see
-            `foreshock.spikes.detect_events`.
-        guard: Name of the guard's policy, and the number of steps on which it changed something; None if it
+        guard: Name of the guard's policy, and the number of steps on which it changed something; None if
             there was none.
         obsolete: Records that are left out because a resumed session did their steps again.
-        earlier: Logs of the other runs in the same folder.
+        earlier: Logs of earlier runs in the same folder, which this report leaves out.
     """
 
     name: str
@@ -119,50 +149,77 @@ class RunSummary:
     last_loss: float
     lowest_loss: float
     non_finite_losses: int
-    outcomes: tuple[SpikeOutcome, ...]
-    sharpest: tuple[tuple[str, float] | None, ...]
-    false_alarms: tuple[FalseAlarm, ...]
+    outcomes: tuple[SpikeOutcome[LossEvent], ...]
+    evidence: tuple[Evidence, ...]
+    climbs: tuple[LossEvent, ...]
+    false_alarms: tuple[Episode, ...]
+    answered: tuple[Episode, ...]
+    coverage: Coverage
     forecasts: int
     probes: Probes
     events: tuple[RunEvent, ...]
     skipped: int
-    definition: SpikeDefinition
+    definition: EventDefinition
+    age_limit: int
     meta: Mapping[str, Any]
-    failures: tuple[LossEvent, ...] = ()
     guard: tuple[str, int] | None = None
     obsolete: int = 0
     earlier: tuple[str, ...] = ()
 
     @property
+    def spikes(self) -> tuple[LossEvent, ...]:
+        """The events that were high and came back, in order."""
+        return tuple(outcome.spike for outcome in self.outcomes if outcome.spike.kind == "spike")
+
+    @property
+    def highest(self) -> float:
+        """Height of the highest spike, as a multiple of its level; infinity if one has no such height."""
+        heights = (event.height for event in self.spikes)
+        return max((math.inf if math.isnan(height) else height for height in heights), default=math.nan)
+
+    @property
+    def failures(self) -> tuple[LossEvent, ...]:
+        """The events that were not spikes – not finite, diverged, climbed – in order."""
+        sudden = [outcome.spike for outcome in self.outcomes if outcome.spike.kind != "spike"]
+        return tuple(sorted([*sudden, *self.climbs], key=lambda event: event.onset))
+
+    @property
     def leads(self) -> tuple[int, ...]:
-        """Steps from announcement to onset, of the spikes that were announced."""
+        """Steps from announcement to onset, of the events that were announced."""
         return tuple(outcome.lead for outcome in self.outcomes if outcome.lead is not None)
 
     @property
     def announced(self) -> int:
-        """Number of spikes that were announced."""
+        """Number of events that were announced."""
         return len(self.leads)
 
     @property
     def median_lead(self) -> float:
-        """Median of `leads`; NaN if no spike was announced."""
+        """Median of `leads`; NaN if none was announced."""
         return float(np.median(self.leads)) if self.leads else math.nan
 
 
-def summarise(run: Run, definition: SpikeDefinition | None = None) -> RunSummary:
+def summarise(run: Run, definition: EventDefinition | None = None) -> RunSummary:
     """Return a run in numbers.
 
     Args:
         run: A run as read from its log.
-        definition: What counts as a spike; by default above 3 × the median of 100 steps.
+        definition: What counts as an event of the loss; by default that of `foreshock.spikes.detect_events`.
     """
-    definition = definition or SpikeDefinition()
+    definition = definition or EventDefinition()
     steps, losses = recorded_losses(run)
     finite = losses[np.isfinite(losses)]
-    spikes = detect_spikes(steps.tolist(), losses.tolist(), definition)
-    # Before the window is full no spike can be detected, and no announcement be called false.
-    judged_from = int(steps[min(definition.window, len(steps) - 1)]) if len(steps) else 0
-    result = score(spikes, readings_of(run), gap=episode_gap(run.steps("forecast")), judged_from=judged_from)
+    found = detect_events(steps.tolist(), losses.tolist(), definition)
+    limit, reader = age_limit(run), EvidenceReader(run)
+    result = score(
+        [event for event in found if event.kind != "climb"],
+        readings_of(run),
+        gap=episode_gap(run.steps("forecast")),
+        # Before so many calm steps nothing can be high, and no announcement be called false.
+        judged_from=int(steps[min(definition.fewest, len(steps) - 1)]) if len(steps) else 0,
+        actions=guard_steps(run),
+        oldest=limit,
+    )
     return RunSummary(
         name=one_line(run.name),
         description=one_line(str(run.meta.get("description") or "")),
@@ -178,17 +235,18 @@ def summarise(run: Run, definition: SpikeDefinition | None = None) -> RunSummary
         lowest_loss=float(finite.min()) if len(finite) else math.nan,
         non_finite_losses=len(losses) - len(finite),
         outcomes=result.outcomes,
-        sharpest=tuple(_sharpest(run, outcome.spike.onset) for outcome in result.outcomes),
+        evidence=tuple(reader.of(outcome.spike) for outcome in result.outcomes),
+        climbs=tuple(event for event in found if event.kind == "climb"),
         false_alarms=result.false_alarms,
+        answered=result.answered,
+        coverage=coverage(run),
         forecasts=len(run.records.get("forecast", [])),
         probes=_probes(run),
-        events=tuple(_events(run)),
+        events=_events(run),
         skipped=run.skipped,
         definition=definition,
+        age_limit=limit,
         meta=run.meta,
-        failures=tuple(
-            event for event in detect_events(steps.tolist(), losses.tolist()) if event.kind != "spike"
-        ),
         guard=_guard(run),
         obsolete=run.obsolete,
         earlier=tuple(printable(str(path)) for path in run.earlier),
@@ -197,56 +255,8 @@ def summarise(run: Run, definition: SpikeDefinition | None = None) -> RunSummary
 
 def _guard(run: Run) -> tuple[str, int] | None:
     rows = run.records.get("guard", [])
-    # Steps, not actions: one step may be raised and clipped.
-    changed = {row["step"] for row in rows if row.get("remedy") not in ("none", _COOLDOWN)}
     policy = rows[-1].get("policy") if rows else run.meta.get("guard")
-    return None if policy is None else (one_line(str(policy)), len(changed))
-
-
-def _sharpest(run: Run, onset: int) -> tuple[str, float] | None:
-    before = [row for row in run.records.get("curvature", []) if row["step"] <= onset and row.get("blocks")]
-    if not before:
-        return None
-    block = before[-1]["blocks"][0]
-    return one_line(str(block["name"])), _number(block["share"])
-
-
-def recorded_losses(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the steps whose loss was recorded and these losses, each of shape (n,).
-
-    A loss that is null was not measured and is left out; one that is NaN was, and stays. Of two
-    records of the same step the later counts.
-    """
-    rows = run.records.get("step", [])
-    steps, losses = run.steps("step"), run.column("step", "loss")
-    kept = np.isfinite(losses)
-    kept[[i for i in np.flatnonzero(~kept).tolist() if rows[i].get("loss") is not None]] = True
-    steps, losses = steps[kept], losses[kept]
-    order = np.argsort(steps, kind="stable")
-    steps, losses = steps[order], losses[order]
-    last = np.append(steps[1:] != steps[:-1], np.ones(min(len(steps), 1), dtype=np.bool_))
-    return steps[last], losses[last]
-
-
-def readings_of(run: Run) -> Readings:
-    """Return what was measured and announced, a row per step with a reading or an announcement."""
-    nan = math.nan
-    curvature = {row["step"]: row for row in run.records.get("curvature", [])}
-    forecasts = run.records.get("forecast", [])
-    announcements = announcing([str(row.get("state")) for row in forecasts])
-    announced = {row["step"]: row for row, on in zip(forecasts, announcements, strict=True) if on}
-    ratio = {step: _number(row.get("stability_ratio")) for step, row in (announced | curvature).items()}
-    steps = sorted(step for step in ratio if math.isfinite(ratio[step]) or step in announced)
-    gradient = [
-        _number(curvature[step].get("gradient_stability_ratio")) if step in curvature else nan
-        for step in steps
-    ]
-    return Readings(
-        steps=np.array(steps, dtype=np.int64),
-        announces=np.array([step in announced for step in steps], dtype=np.bool_),
-        stability_ratio=np.array([ratio[step] for step in steps], dtype=np.float64),
-        gradient_stability_ratio=np.array(gradient, dtype=np.float64),
-    )
+    return None if policy is None else (one_line(str(policy)), len(guard_steps(run)))
 
 
 def _probes(run: Run) -> Probes:
@@ -255,54 +265,42 @@ def _probes(run: Run) -> Probes:
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = run.column("curvature", "error_bound") / np.abs(ratio)
     good = int(np.isfinite(ratio).sum())
+    errors = [row for row in run.records.get("event", []) if row.get("name") == PROBE_FAILED]
     seconds = _finite(run.column("curvature", "seconds"))
     return Probes(
         count=good,
-        failed=len(rows) - good,
+        failed=len(rows) - good + len(errors),
         products=_median(run.column("curvature", "products")),
         relative_error=_median(relative),
-        unconverged=sum(row.get("converged") is False for row in rows),
+        unconverged=sum(
+            row.get("converged") is False and row.get("complete", True) is not False for row in rows
+        ),
         seconds=float(seconds.sum()) if len(seconds) else math.nan,
         backends=tuple(sorted({one_line(str(row["backend"])) for row in rows if row.get("backend")})),
+        noise=len(run.records.get("noise", [])),
+        last_error=one_line(str(errors[-1].get("message") or "")) if errors else "",
     )
 
 
-def _events(run: Run) -> list[RunEvent]:
-    events = [
-        RunEvent(one_line(str(row.get("name") or "")), _message(row), row["step"])
-        for row in _once(run.records.get("event", []))
+def _events(run: Run) -> tuple[RunEvent, ...]:
+    """Return the events, those of the same words as one: a run that died says so at each of its steps."""
+    # What came again at each of the steps after it was counted when it was written.
+    rows = [
+        (row["step"], row.get("until", row["step"]), row.get("count", 1), row.get("name"), row.get("message"))
+        for row in run.records.get("event", [])
     ]
-    paused = [
-        RunEvent("guard cooldown", one_line(str(row.get("reason") or "")), row["step"])
+    rows += [
+        (row["step"], row["step"], 1, "guard cooldown", row.get("reason"))
         for row in run.records.get("guard", [])
-        if row.get("remedy") == _COOLDOWN
+        if row.get("remedy") == COOLDOWN
     ]
-    return sorted([*events, *paused], key=lambda event: event.step) if paused else events
-
-
-def _once(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return events with what repeats at one step after the other in one row, of `count` until a step."""
-    found: list[dict[str, Any]] = []
-    last: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in rows:
-        key = (str(row.get("name")), str(row.get("message")))
-        one = {"count": 1, "until": row["step"], **row}
-        before = last.get(key)
-        if before is not None and one["step"] == before["until"] + 1:
-            before["count"], before["until"] = before["count"] + one["count"], one["until"]
-        else:
-            found.append(one)
-            last[key] = one
-    return found
-
-
-def _message(row: Mapping[str, Any]) -> str:
-    words = one_line(str(row.get("message") or ""))
-    return words if row["count"] == 1 else f"{words} ({row['count']:,} times, until step {row['until']:,})"
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
+    found: dict[tuple[str, str], list[int]] = {}
+    for step, until, count, name, message in rows:
+        words = (one_line(str(name or "")), one_line(str(message or "")))
+        first, last, times = found.get(words, (step, step, 0))
+        found[words] = [min(first, step), max(last, until), times + count]
+    events = [RunEvent(*words, first, last, times) for words, (first, last, times) in found.items()]
+    return tuple(sorted(events, key=lambda event: event.step))
 
 
 def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -4,10 +4,11 @@ from foreshock.spikes.detection import SpikeDefinition, SpikeEvent, detect_spike
 from foreshock.spikes.events import EventDefinition, LossEvent, detect_events
 from foreshock.spikes.scoring import (
     ANNOUNCING,
-    FalseAlarm,
+    Episode,
     Readings,
     Score,
     SpikeOutcome,
+    alarm_episodes,
     announcing,
     episode_gap,
     score,
@@ -15,14 +16,15 @@ from foreshock.spikes.scoring import (
 
 __all__ = [
     "ANNOUNCING",
+    "Episode",
     "EventDefinition",
-    "FalseAlarm",
     "LossEvent",
     "Readings",
     "Score",
     "SpikeDefinition",
     "SpikeEvent",
     "SpikeOutcome",
+    "alarm_episodes",
     "announcing",
     "detect_events",
     "detect_spikes",

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -94,7 +94,7 @@ class LossEvent:
         kind: ``"spike"``: high, and back by at least half of the rise. ``"divergence"``: settled where more
             than half of it was left, or high where the run ended. ``"climb"``: never suddenly high, but its
             level rose. ``"non-finite"``: NaN or infinite from `first_non_finite` on.
-        onset: First high step.
+        onset: First high step; where a mean of five is compared, the first of the five that is high itself.
         peak: Step of the highest loss, or the first that is not finite.
         end: Last high step.
         reference: Level of the calm steps before the onset.
@@ -174,26 +174,33 @@ class _Window:
 class _Open:
     """An event that is going on."""
 
-    def __init__(self, step: int, *, level: float, sigma: float, bar: float) -> None:
-        self.onset = self.last = self.peak = step
+    def __init__(
+        self, recent: Iterable[tuple[int, float]], *, level: float, sigma: float, bar: float
+    ) -> None:
+        # Where a mean of five is judged, the first of them that is high by itself is where it began.
+        high = [(step, loss) for step, loss in recent if loss > bar or not math.isfinite(loss)]
+        self.onset = self.last = high[0][0]
         self.level, self.sigma, self.bar = level, sigma, bar
-        self.highest = -math.inf
+        self.highest = -math.inf  # of what is compared with the bar
+        self.peak, self.top = max(high, key=lambda pair: pair[1])
         self.first_non_finite: int | None = None
         self.calm: list[float] = []  # losses since the last high step
         self.losses: list[float] = []
 
-    def see(self, step: int, loss: float) -> None:
-        """Take one step into account."""
-        self.losses.append(loss)
-        if not math.isfinite(loss):
+    def see(self, step: int, judged: float, loss: float) -> None:
+        """Take one step into account: what is compared with the bar, and the loss itself."""
+        self.losses.append(judged)
+        if loss > self.top:
+            self.peak, self.top = step, loss
+        if not math.isfinite(judged):
             if self.first_non_finite is None:
                 self.first_non_finite = self.peak = step
-                self.highest = math.inf
-        elif loss <= max(self.bar, self.level + _OVER * (self.highest - self.level)):
-            self.calm.append(loss)
+                self.highest = self.top = math.inf
+        elif judged <= max(self.bar, self.level + _OVER * (self.highest - self.level)):
+            self.calm.append(judged)
             return
-        elif loss > self.highest:
-            self.highest, self.peak = loss, step
+        else:
+            self.highest = max(self.highest, judged)
         self.last = step
         self.calm.clear()
 
@@ -219,7 +226,7 @@ class _Open:
             self.peak,
             self.last,
             self.level,
-            self.highest - self.level if math.isfinite(self.level) else math.inf,
+            self.top - self.level if math.isfinite(self.level) else math.inf,
             self.sigma,
             self.first_non_finite,
         )
@@ -257,13 +264,13 @@ class _Scan:
         self._events: list[LossEvent] = []
         self._lowest = math.inf
         self._climb: _Climb | None = None
-        self._recent: deque[float] = deque(maxlen=_NEAR)
+        self._recent: deque[tuple[int, float]] = deque(maxlen=_NEAR)
 
     def see(self, step: int, loss: float) -> None:
         definition = self._definition
-        self._recent.append(loss)
+        self._recent.append((step, loss))
         if self._open is not None:
-            self._open.see(step, self._judged(loss, self._open.level, self._open.sigma))
+            self._open.see(step, self._judged(loss, self._open.level, self._open.sigma), loss)
             if len(self._open.calm) >= definition.rest:
                 self._end("spike")
             elif self._open.has_settled(definition.patience):
@@ -274,8 +281,8 @@ class _Scan:
         level, sigma, bar = self._bar()
         judged = self._judged(loss, level, sigma)
         if not math.isfinite(judged) or judged > bar:
-            self._open = _Open(step, level=level, sigma=sigma, bar=bar)
-            self._open.see(step, judged)
+            self._open = _Open(self._recent, level=level, sigma=sigma, bar=bar)
+            self._open.see(step, judged, loss)
             return
         self._add(loss)
         self._follow_level(step, loss)
@@ -289,9 +296,10 @@ class _Scan:
 
     def _judged(self, loss: float, level: float, sigma: float) -> float:
         """Return what is compared with the bar: the loss, or where it is noisy the mean of five steps."""
-        if not sigma > _NOISY * abs(level) or not all(map(math.isfinite, self._recent)):
+        recent = [value for _, value in self._recent]
+        if not sigma > _NOISY * abs(level) or not all(map(math.isfinite, recent)):
             return loss
-        return math.fsum(self._recent) / len(self._recent)
+        return math.fsum(recent) / len(recent)
 
     def _bar(self) -> tuple[float, float, float]:
         """Return level, σ, and the loss above which a step is high; infinite while too little is known."""

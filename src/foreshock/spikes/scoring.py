@@ -2,7 +2,8 @@
 
 A forecast *announces* an instability while its state is ``edge`` or ``armed``, see `announcing`.
 Announcements form episodes; a spike ends its episode, so that the next spike must be announced again. An
-episode in which no spike starts is a false alarm, also when the curvature did cross the threshold in it.
+episode in which no spike starts is a false alarm, also when the curvature did cross the threshold in it –
+unless a guard acted in it, or right after it: then nobody knows what would have come, and it was answered.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foreshock.spikes.detection import SpikeEvent
+from foreshock.spikes.events import LossEvent
+
+Event = TypeVar("Event", SpikeEvent, LossEvent)
 
 _GAP = 20
 ANNOUNCING = ("edge", "armed")
@@ -39,18 +44,18 @@ class Readings:
 
 
 @dataclass(frozen=True)
-class SpikeOutcome:
+class SpikeOutcome(Generic[Event]):
     """One spike and what was known before it.
 
     Attributes:
-        spike: The spike.
+        spike: The spike, by either definition.
         announced: Step at which its episode of announcements began; None if it was missed.
         curvature_crossed: Step at which λ_max(Ĥ) passed 2/η for the last time before the peak; None
             if it was not above.
         gradient_crossed: The same for the gradient-directional curvature.
     """
 
-    spike: SpikeEvent
+    spike: Event
     announced: int | None
     curvature_crossed: int | None
     gradient_crossed: int | None
@@ -62,7 +67,7 @@ class SpikeOutcome:
 
 
 @dataclass(frozen=True)
-class FalseAlarm:
+class Episode:
     """An episode of announcements in which no spike started.
 
     Attributes:
@@ -79,11 +84,18 @@ class FalseAlarm:
 
 
 @dataclass(frozen=True)
-class Score:
-    """All spikes of a run with their outcome, and the false alarms."""
+class Score(Generic[Event]):
+    """What came of the announcements of a run.
 
-    outcomes: tuple[SpikeOutcome, ...]
-    false_alarms: tuple[FalseAlarm, ...]
+    Attributes:
+        outcomes: All spikes with what was known before each, in order.
+        false_alarms: Episodes in which no spike started and no guard acted, in order.
+        answered: Episodes in which no spike started and a guard acted: inside, or within `gap` steps after.
+    """
+
+    outcomes: tuple[SpikeOutcome[Event], ...]
+    false_alarms: tuple[Episode, ...]
+    answered: tuple[Episode, ...] = ()
 
 
 def announcing(states: Sequence[str]) -> NDArray[np.bool_]:
@@ -119,8 +131,14 @@ def episode_gap(steps: NDArray[np.int64]) -> int:
 
 
 def score(
-    spikes: Sequence[SpikeEvent], readings: Readings, *, gap: int = _GAP, judged_from: int = 0
-) -> Score:
+    spikes: Sequence[Event],
+    readings: Readings,
+    *,
+    gap: int = _GAP,
+    judged_from: int = 0,
+    actions: Sequence[int] = (),
+    oldest: float = math.inf,
+) -> Score[Event]:
     """Match announcements with spikes.
 
     Args:
@@ -130,6 +148,9 @@ def score(
             within `gap` steps of the last announcement belongs to the episode.
         judged_from: First step at which a spike can be detected at all. An episode that ends before it is
             not judged: whether it was false is unknown.
+        actions: Steps on which a guard changed something.
+        oldest: A ratio that was last seen above one more than so many steps before an onset has no part in
+            that spike, and did not cross for it.
 
     Returns:
         The score. An episode that is still open where the run ends is neither hit nor false; nor is one
@@ -137,32 +158,61 @@ def score(
 
     Raises:
         ValueError: If the readings differ in length.
+
+    Example:
+        >>> steps = np.arange(0, 300, 5)
+        >>> ratio = np.where((steps >= 90) & (steps <= 120), 1.1, 0.9)
+        >>> readings = Readings(steps, ratio > 1, stability_ratio=ratio, gradient_stability_ratio=ratio)
+        >>> [outcome] = score([SpikeEvent(120, 122, 130, 1.0, 5.0)], readings).outcomes
+        >>> outcome.lead, outcome.curvature_crossed
+        (30, 90)
+        >>> score([], readings, actions=[125]).answered
+        (Episode(start=90, end=120, crossed=True, highest=1.1),)
     """
     if len({column.shape for column in vars(readings).values()}) != 1:
         raise ValueError("steps, announces and the two ratios must have the same shape")
     outcomes = []
     previous_end = -math.inf
     for spike in spikes:
-        before = (readings.steps > previous_end) & (readings.steps <= spike.onset)
-        episodes = _episodes(readings.steps[before & readings.announces], gap)
-        episode = episodes[-1] if episodes and spike.onset - episodes[-1][1] <= gap else None
-        # Up to the peak, not the onset: a crossing in between is late, but seen.
-        until_peak = (readings.steps > previous_end) & (readings.steps <= spike.peak)
-        outcomes.append(
-            SpikeOutcome(
-                spike,
-                episode[0] if episode else None,
-                _last_rise(readings.steps[until_peak], readings.stability_ratio[until_peak]),
-                _last_rise(readings.steps[until_peak], readings.gradient_stability_ratio[until_peak]),
-            )
-        )
+        outcomes.append(_outcome(spike, readings, gap=gap, after=previous_end, since=spike.onset - oldest))
         previous_end = spike.end
-    alarms = _false_alarms(spikes, readings, gap)
-    return Score(tuple(outcomes), tuple(alarm for alarm in alarms if alarm.end >= judged_from))
+    quiet = [one for one in _without_spike(spikes, readings, gap) if one.end >= judged_from]
+    acted = np.asarray(sorted(actions), dtype=np.int64)
+    answered = [bool(((acted >= one.start) & (acted <= one.end + gap)).any()) for one in quiet]
+    return Score(
+        tuple(outcomes),
+        tuple(one for one, by_guard in zip(quiet, answered, strict=True) if not by_guard),
+        tuple(one for one, by_guard in zip(quiet, answered, strict=True) if by_guard),
+    )
 
 
-def _false_alarms(spikes: Sequence[SpikeEvent], readings: Readings, gap: int) -> list[FalseAlarm]:
-    alarms = []
+def alarm_episodes(readings: Readings, gap: int = _GAP) -> list[tuple[int, int]]:
+    """Return the first and the last announcing step of every episode, whatever came of it.
+
+    Args:
+        readings: Probes and announcements of a run.
+        gap: An episode ends once this many steps passed without an announcement.
+    """
+    return _episodes(readings.steps[readings.announces], gap)
+
+
+def _outcome(
+    spike: Event, readings: Readings, *, gap: int, after: float, since: float
+) -> SpikeOutcome[Event]:
+    before = (readings.steps > after) & (readings.steps <= spike.onset)
+    episodes = _episodes(readings.steps[before & readings.announces], gap)
+    episode = episodes[-1] if episodes and spike.onset - episodes[-1][1] <= gap else None
+    # Up to the peak, not the onset: a crossing in between is late, but seen.
+    until_peak = (readings.steps > after) & (readings.steps <= spike.peak)
+    curvature, gradient = (
+        _last_rise(readings.steps[until_peak], ratio[until_peak], since)
+        for ratio in (readings.stability_ratio, readings.gradient_stability_ratio)
+    )
+    return SpikeOutcome(spike, episode[0] if episode else None, curvature, gradient)
+
+
+def _without_spike(spikes: Sequence[Event], readings: Readings, gap: int) -> list[Episode]:
+    found = []
     ends = [-math.inf, *(spike.end for spike in spikes)]
     onsets = [*(spike.onset for spike in spikes), math.inf]
     for end, onset in zip(ends, onsets, strict=True):
@@ -173,8 +223,8 @@ def _false_alarms(spikes: Sequence[SpikeEvent], readings: Readings, gap: int) ->
             if not still_open and not echo:
                 during = (readings.steps >= first) & (readings.steps <= last)
                 highest = float(np.nanmax(readings.stability_ratio[during], initial=-np.inf))
-                alarms.append(FalseAlarm(first, last, highest >= 1, highest))
-    return alarms
+                found.append(Episode(first, last, highest >= 1, highest))
+    return found
 
 
 def _episodes(announcing: NDArray[np.int64], gap: int) -> list[tuple[int, int]]:
@@ -184,10 +234,10 @@ def _episodes(announcing: NDArray[np.int64], gap: int) -> list[tuple[int, int]]:
     return [(int(part[0]), int(part[-1])) for part in parts]
 
 
-def _last_rise(steps: NDArray[np.int64], ratio: NDArray[np.float64]) -> int | None:
-    """Return the step at which the ratio last rose through one, within the last stretch above it."""
+def _last_rise(steps: NDArray[np.int64], ratio: NDArray[np.float64], since: float) -> int | None:
+    """Return the step at which the ratio last rose through one; None if it was not above one since then."""
     above = np.flatnonzero(ratio >= 1)
-    if not above.size:
+    if not above.size or steps[above[-1]] < since:
         return None
     below_before = np.flatnonzero(~(ratio[: above[-1]] >= 1))
     return int(steps[below_before[-1] + 1]) if below_before.size else int(steps[0])

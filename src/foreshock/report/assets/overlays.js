@@ -1,4 +1,4 @@
-/* What is drawn on top of the lines: spikes, warnings, false alarms, thresholds and forecast fans. */
+/* What is drawn on top of the lines: spikes, warnings, alarms without a spike, a guard's actions, thresholds, fans. */
 "use strict";
 
 const foreshockOverlays = (() => {
@@ -27,10 +27,24 @@ const foreshockOverlays = (() => {
     clipped(u, (ctx, x) => {
       if (warnings) for (const alarm of marks.falseAlarms)
         column(u, ctx, x, [alarm.start, alarm.end], colour("quiet"), ALPHA.quiet);
+      if (warnings) for (const alarm of marks.answered)
+        column(u, ctx, x, [alarm.start, alarm.end], colour("guard"), ALPHA.quiet);
       for (const spike of marks.spikes) {
         if (warnings && spike.announced !== null)
           column(u, ctx, x, [spike.announced, spike.onset], colour("forecast"), ALPHA.forecast);
         column(u, ctx, x, [spike.onset, spike.end], colour("spike"), ALPHA.spike);
+      }
+    });
+  }
+
+  /** A stroke at the foot of the plot for each stretch of steps on which a guard acted. */
+  function strokes(u, actions, colour) {
+    const high = 9 * uPlot.pxRatio;
+    clipped(u, (ctx, x) => {
+      ctx.fillStyle = colour;
+      for (const [from, to] of actions) {
+        const left = x(from);
+        ctx.fillRect(left, u.bbox.top + u.bbox.height - high, Math.max(x(to) - left, uPlot.pxRatio * 1.5), high);
       }
     });
   }
@@ -114,6 +128,7 @@ const foreshockOverlays = (() => {
       draw: [(u) => {
         const words = chart.id === "ratio" || chart.id === "directions" ? "threshold 2/η" : "";
         if (chart.threshold !== null) threshold(u, chart.threshold, colour("spike"), words);
+        if (chart.marks === "labelled") strokes(u, marks.actions, colour("guard"));
         if (chart.marks === "labelled") peaks(u, marks.spikes, colour("spike"));
       }],
     };

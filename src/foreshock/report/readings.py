@@ -1,0 +1,159 @@
+"""What a log has on a run: its losses, its readings and announcements, and how much of it they covered."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from foreshock.spikes import Readings, alarm_episodes, announcing, episode_gap
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from foreshock.runlog import Run
+
+COOLDOWN, PROBE_FAILED = "cooldown", "probe failed"
+_CHANGES_NOTHING = ("none", COOLDOWN)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of a run was in alarm, and of how much nothing was known. Shares of its steps, from 0 to 1.
+
+    Attributes:
+        in_alarm: Share of the steps inside an episode of announcements; NaN without forecasts. An alarm that
+            is always on announces every spike and says nothing.
+        unknown: Share of the steps at which the state was unknown, or nothing had been forecast yet.
+        age: Mean number of steps since the reading that the forecast rested on; NaN if it was not logged.
+    """
+
+    in_alarm: float = math.nan
+    unknown: float = math.nan
+    age: float = math.nan
+
+
+def as_number(value: Any) -> float:
+    """Return a value of a log as a float; NaN for what is none.
+
+    Args:
+        value: Anything that JSON can hold.
+    """
+    if type(value) is float or (type(value) is int and value.bit_length() < 1024):
+        return float(value)
+    return math.nan
+
+
+def numbers(run: Run, kind: str, name: str) -> NDArray[np.float64]:
+    """Return one field of all records of a kind, shape (n,), NaN where it is missing or no number.
+
+    Args:
+        run: A run as read from its log.
+        kind: Kind of the records.
+        name: Name of the field; the reader need not have checked it.
+    """
+    return np.array([as_number(row.get(name)) for row in run.records.get(kind, [])], dtype=np.float64)
+
+
+def recorded_losses(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the steps whose loss was recorded and these losses, each of shape (n,).
+
+    A loss that is null was not measured and is left out; one that is NaN was, and stays. Of two
+    records of the same step the later counts.
+
+    Args:
+        run: A run as read from its log.
+    """
+    rows = run.records.get("step", [])
+    steps, losses = run.steps("step"), run.column("step", "loss")
+    kept = np.isfinite(losses)
+    kept[[i for i in np.flatnonzero(~kept).tolist() if rows[i].get("loss") is not None]] = True
+    steps, losses = steps[kept], losses[kept]
+    order = np.argsort(steps, kind="stable")
+    steps, losses = steps[order], losses[order]
+    last = np.append(steps[1:] != steps[:-1], np.ones(min(len(steps), 1), dtype=np.bool_))
+    return steps[last], losses[last]
+
+
+def readings_of(run: Run) -> Readings:
+    """Return what was measured and announced, a row per step with a reading or an announcement.
+
+    Args:
+        run: A run as read from its log.
+    """
+    nan = math.nan
+    curvature = {row["step"]: row for row in run.records.get("curvature", [])}
+    forecasts = run.records.get("forecast", [])
+    announcements = announcing([str(row.get("state")) for row in forecasts])
+    announced = {row["step"]: row for row, on in zip(forecasts, announcements, strict=True) if on}
+    ratio = {step: as_number(row.get("stability_ratio")) for step, row in (announced | curvature).items()}
+    steps = sorted(step for step in ratio if math.isfinite(ratio[step]) or step in announced)
+    gradient = [
+        as_number(curvature[step].get("gradient_stability_ratio")) if step in curvature else nan
+        for step in steps
+    ]
+    return Readings(
+        steps=np.array(steps, dtype=np.int64),
+        announces=np.array([step in announced for step in steps], dtype=np.bool_),
+        stability_ratio=np.array([ratio[step] for step in steps], dtype=np.float64),
+        gradient_stability_ratio=np.array(gradient, dtype=np.float64),
+    )
+
+
+def guard_steps(run: Run) -> list[int]:
+    """Return the steps on which a guard changed something, in order; one step may be raised and clipped.
+
+    Args:
+        run: A run as read from its log.
+    """
+    rows = run.records.get("guard", [])
+    return sorted({row["step"] for row in rows if row.get("remedy") not in _CHANGES_NOTHING})
+
+
+def coverage(run: Run) -> Coverage:
+    """Return how much of a run was in alarm, and of how much nothing was known.
+
+    A forecast holds until the next one, or until a probe fails. Nothing is known where the loss itself is no
+    number. An episode of announcements lasts from its first announcing reading
+    to the reading after its last one, or until the gap that ends an episode.
+
+    Args:
+        run: A run as read from its log.
+    """
+    steps, losses = recorded_losses(run)
+    forecasts = sorted(run.records.get("forecast", []), key=lambda row: row["step"])
+    if not len(steps) or not forecasts:
+        return Coverage()
+    made = np.array([row["step"] for row in forecasts], dtype=np.int64)
+    held = np.searchsorted(made, steps, side="right") - 1
+    nothing = np.array([row.get("state") == "unknown" for row in forecasts] + [True])  # −1: before the first
+    unknown = nothing[held] | ~np.isfinite(losses) | _failing(run, made, steps)
+    gap = episode_gap(made)
+    in_alarm = np.zeros(len(steps), dtype=np.bool_)
+    for first, last in alarm_episodes(readings_of(run), gap):
+        after = int(np.searchsorted(made, last, side="right"))
+        end = min(int(made[after]) if after < len(made) else last + gap, last + gap)
+        in_alarm |= (steps >= first) & (steps < max(end, last + 1))
+    measured = np.array([as_number(row.get("measured")) for row in forecasts] + [math.nan])
+    ages = (steps - measured[held])[~unknown]
+    known = ages[np.isfinite(ages)]
+    return Coverage(
+        in_alarm=float(in_alarm.mean()),
+        unknown=float(unknown.mean()),
+        age=float(known.mean()) if len(known) else math.nan,
+    )
+
+
+def _failing(run: Run, made: NDArray[np.int64], steps: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return whether the last attempt at a reading failed, at each step: since then nothing is known."""
+    failed = np.array(
+        sorted(row["step"] for row in run.records.get("event", []) if row.get("name") == PROBE_FAILED),
+        dtype=np.int64,
+    )
+    # Of an attempt that failed at the step of a forecast, the forecast says what is left.
+    last_failure, last_forecast = (
+        np.concatenate(([-1], times))[np.searchsorted(times, steps, side="right")] for times in (failed, made)
+    )
+    return np.asarray(last_failure > last_forecast)

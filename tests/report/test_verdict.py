@@ -1,0 +1,204 @@
+"""The verdict: what happened, why, what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from foreshock.report.evidence import BATCH, CURVATURE, DATA, DECAY, GRADIENT, NOISE, RATE, Cause, Evidence
+from foreshock.report.readings import Coverage
+from foreshock.report.summary import RunEvent
+from foreshock.report.verdict import lines, verdict
+from foreshock.spikes import Episode, detect_events
+from summaries import NO_PROBES, PROBES, calm, changed, of, only, outcome, spike
+
+SHARES = "in alarm for 13 % of the steps, state unknown for under 1 %"
+
+
+@pytest.mark.parametrize(
+    ("summary", "sentence"),
+    [
+        (
+            changed(),
+            f"3 spikes (up to 12,345×); 2 of 3 announced, median 32.5 steps ahead; 2 false alarms; {SHARES}",
+        ),
+        (only(), f"No spikes in 2,000 steps; 2 false alarms; {SHARES}"),
+        (
+            calm(answered=(Episode(5, 9, True, 1.1),)),
+            f"No spikes in 2,000 steps; 0 false alarms; 1 alarm answered by the guard; {SHARES}",
+        ),
+        (only(outcome(400, 9.0)), f"1 spike (9.0×); not announced; 2 false alarms; {SHARES}"),
+        (
+            only(outcome(400, 9.0, announced=399)),
+            f"1 spike (9.0×); announced, 1 step ahead; 2 false alarms; {SHARES}",
+        ),
+        (
+            only(outcome(400, 9.0, announced=400)),
+            f"1 spike (9.0×); announced at its onset; 2 false alarms; {SHARES}",
+        ),
+        (
+            only(outcome(400, 1.1), outcome(700, 1.13), forecasts=0),
+            "2 small spikes (up to 1.13×); no forecasts were made, so nothing was announced",
+        ),
+        (changed(steps=0), "No losses were recorded"),
+        (
+            changed(forecasts=0, probes=NO_PROBES),
+            "3 spikes (up to 12,345×); no curvature was measured, so nothing was announced",
+        ),
+        (
+            changed(forecasts=0, probes=dataclasses.replace(NO_PROBES, failed=3)),
+            "3 spikes (up to 12,345×); no curvature was measured (3 probes failed), so nothing was announced",
+        ),
+    ],
+)
+def test_what_happened_is_one_sentence_with_what_it_cost(summary, sentence):
+    assert verdict(summary).happened == sentence
+    assert str(verdict(summary)) == sentence
+
+
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        (
+            [2.0] * 60 + [math.nan] * 300,
+            "The loss was NaN or infinite from step 60 on; no spikes besides; not",
+        ),
+        ([2.0] * 100 + [math.inf] + [2.0] * 99, "The loss was NaN or infinite at step 100; "),
+        (
+            [2.0] * 300 + [3.2] * 300,
+            "The loss rose from 2 to 3.2 at step 300 and did not come back; no spikes",
+        ),
+    ],
+)
+def test_the_verdict_begins_with_what_went_wrong(losses, words):
+    events = detect_events(range(len(losses)), losses)
+    summary = only(*map(of, events), last_step=len(losses) - 1)
+    assert verdict(summary).happened.startswith(words)
+
+
+def test_a_slow_climb_went_wrong_too():
+    climb = dataclasses.replace(spike(300, 4.0), kind="climb", end=900)
+    found = verdict(calm(climbs=(climb,)))
+    assert found.happened.startswith("The loss climbed from 1 to 4 between steps 300 and 900; no spikes")
+    assert found.why[0].startswith("Not known")
+    assert "lower learning rate from before step 300" in found.advice[0]
+
+
+def test_of_many_failures_the_first_three_are_described():
+    losses = ([2.0] * 100 + [math.nan]) * 5 + [2.0] * 50
+    failures = detect_events(range(len(losses)), losses)
+    assert len(failures) == 5
+    words = verdict(only(*map(of, failures))).happened
+    assert words.count("NaN") == 3
+    assert "and 2 more such events; no spikes besides" in words
+
+
+def test_causes_are_said_with_their_steps_and_numbers_the_frequent_first():
+    decay = Evidence(causes=(Cause(DECAY, "the ratio rose as v decays"), Cause(BATCH, "never shown")))
+    outcomes = tuple(outcome(step, 9.0) for step in (400, 800, 1200, 1600))
+    summary = changed(outcomes=outcomes, evidence=(Evidence(), decay, Evidence(probed=True), decay))
+    assert verdict(summary).why == (
+        "Steps 800 and 1,600, by the numbers of the first: the ratio rose as v decays.",
+        "Steps 400 and 1,200: not known, there was no reading within the 200 steps before.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("probes", "words"),
+    [
+        (NO_PROBES, "not known, no curvature was measured."),
+        (
+            dataclasses.replace(NO_PROBES, failed=2, last_error="e"),
+            "no curvature was measured (2 probes failed)",
+        ),
+        (PROBES, "no reading within the 200 steps"),
+    ],
+)
+def test_where_the_cause_is_not_known_it_is_said_what_was_missing(probes, words):
+    assert words in verdict(only(outcome(400, 9.0), probes=probes)).why[0]
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        (BATCH, "drop_last=True"),
+        (RATE, "Warm up"),
+        (DATA, "Look at the data of step 400"),
+        (DECAY, "foreshock.guard(optimizer)"),
+        (CURVATURE, "Lower the learning rate for good"),
+        (NOISE, "larger batches"),
+        (GRADIENT, "GradScaler"),
+    ],
+)
+def test_each_cause_has_its_advice(label, words):
+    evidence = (Evidence(1.0, 390, causes=(Cause(label, "w"),)),)
+    advice = verdict(changed(outcomes=(outcome(400, 9.0),), evidence=evidence)).advice
+    assert words in advice[0]
+
+
+def test_a_guard_that_is_there_is_not_advised():
+    evidence = (Evidence(1.0, 390, causes=(Cause(DECAY, "w"),)),)
+    found = verdict(changed(outcomes=(outcome(400, 9.0),), evidence=evidence, guard=("auto", 9))).advice
+    assert found == (
+        "The guard acted and did not remove all spikes: the learning rate may be too high in itself.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        (
+            [2.0] * 300 + [3.2] * 300,
+            "Go back to a checkpoint from before step 300: the loss did not recover.",
+        ),
+        ([2.0] * 60 + [math.nan] * 300, "from before step 60: nothing after it can be used."),
+    ],
+)
+def test_what_cost_the_run_asks_for_a_checkpoint(losses, words):
+    [event] = detect_events(range(len(losses)), losses)
+    found = verdict(only(of(event), last_step=len(losses) - 1)).advice
+    assert words in found[0]
+    assert not any("Nothing" in line for line in found)
+
+
+@pytest.mark.parametrize("summary", [calm(), only(outcome(400, 1.1), false_alarms=())])
+def test_a_run_that_is_well_asks_for_nothing(summary):
+    assert verdict(summary).advice == ("Nothing needs to be done.",)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"probes": NO_PROBES, "forecasts": 0}, "Give the monitor a loss_fn"),
+        (
+            {"probes": dataclasses.replace(NO_PROBES, failed=9, last_error="out of memory")},
+            "Mend the probes, most of which failed: out of memory",
+        ),
+        ({"coverage": Coverage(0.1, 0.8)}, "for 80 % of the steps nothing was known"),
+        ({"coverage": Coverage(0.95, 0.0)}, "it was on for 95 % of the steps"),
+    ],
+)
+def test_what_makes_the_forecasts_poor_is_to_be_mended(fields, words):
+    found = verdict(calm(**fields)).advice
+    assert len(found) == 1
+    assert words in found[0]
+
+
+def test_misuse_comes_before_everything_else():
+    misuse = RunEvent("misuse: the loss is a sum", "pass the mean", 7, 90, 3)
+    losses = [2.0] * 300 + [3.2] * 300
+    [event] = detect_events(range(600), losses)
+    for summary in (
+        only(of(event), events=(misuse,)),
+        calm(events=(misuse,)),
+        changed(steps=0, events=(misuse,)),
+    ):
+        assert verdict(summary).advice[0] == "The loss is a sum (steps 7–90, 3 ×): pass the mean"
+    assert "Nothing needs to be done." not in verdict(calm(events=(misuse,))).advice
+
+
+def test_one_sentence_stands_behind_its_title_and_several_below():
+    found = dataclasses.replace(verdict(calm()), why=("A.", "B."), advice=("C.",))
+    assert lines(found) == ["Why:", "  - A.", "  - B.", "What to do: C."]
