@@ -40,7 +40,7 @@ class Case:
         learning_rate: η of AdamW.
         steps: Watched steps of the full suite.
         quick_steps: Those of the quick one; 0 leaves the case out.
-        block: Consecutive watched steps.
+        block: Consecutive watched steps; a multiple of eight, since an idle guard measures every eighth step.
         plain_block: Consecutive steps of the copy that nobody watches, between two such blocks.
     """
 
@@ -121,19 +121,19 @@ CASES = {
     for case in (
         Case(
             "mlp-51k", _mlp, _flat_digits, _DIGITS, 512, _cross_entropy, 1e-3,
-            steps=2000, quick_steps=200, block=20, plain_block=20,
+            steps=2000, quick_steps=208, block=16, plain_block=16,
         ),
         Case(
             "cnn-94k", CURVATURE_CASES["cnn-94k"].model, load_digits, _DIGITS, 64, _cross_entropy, 1e-3,
-            steps=1000, quick_steps=100, block=20, plain_block=10,
+            steps=1008, quick_steps=112, block=16, plain_block=8,
         ),
         Case(
             "gpt-1M", lambda: Gpt(width=128, layers=5), _sequences, 512, 4, _cross_entropy, 1e-3,
-            steps=600, quick_steps=40, block=10, plain_block=5,
+            steps=600, quick_steps=40, block=8, plain_block=6,
         ),
         Case(
             "gpt-11M", lambda: Gpt(width=384, layers=6), _sequences, 512, 2, _cross_entropy, 3e-4,
-            steps=150, quick_steps=0, block=10, plain_block=5,
+            steps=152, quick_steps=0, block=8, plain_block=6,
         ),
     )
 }  # fmt: skip

@@ -78,12 +78,12 @@ def test_both_copies_take_the_same_steps_on_the_same_batches(full_batch, tmp_pat
     plain, watched = two_copies(case)
     found = alternate(case, watcher, tmp_path, full_batch=full_batch, steps=30, copies=(plain, watched))
     assert list(found) == list(CLOCKS)
-    assert all(len(one.observe) == len(one.plain) == 40 for one in found.values())
+    assert all(len(one.observe) == len(one.plain) == 32 for one in found.values())
     for here, there in zip(plain.model.parameters(), watched.model.parameters(), strict=True):
         assert torch.equal(here, there)
     alone, _ = two_copies(case)
     seen = batches(case, full_batch=full_batch)
-    for step in range(40):
+    for step in range(32):
         alone.optimizer.zero_grad()
         alone.loss_fn(alone.model, seen[step % len(seen)]).backward()
         alone.optimizer.step()
