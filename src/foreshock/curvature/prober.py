@@ -15,7 +15,7 @@ from foreshock.batches import MicroBatches
 from foreshock.curvature.measurement import LossFunction, loss_terms, part_terms
 from foreshock.curvature.noise import NoiseReading, measure_noise
 from foreshock.curvature.probe import CurvatureReading, ProbeMemory, ProbeSettings, probe_curvature
-from foreshock.isolation import isolated
+from foreshock.isolation import alone, isolated, plain_module
 from foreshock.operators import BackendChoice, choose_backend
 from foreshock.preconditioner import Preconditioner
 
@@ -51,8 +51,9 @@ class NoiseProber:
         Raises:
             Exception: Whatever the loss function raises.
         """
+        model = plain_module(model)
         terms = part_terms(model, loss_fn, parts)
-        with isolated(model):
+        with alone(model), isolated(model, loss_fn):
             reading, self._direction = measure_noise(
                 terms, preconditioner, step=step, direction=self._direction, model=model, loss=loss
             )
@@ -76,7 +77,7 @@ class Prober:
     """
 
     def __init__(self, model: nn.Module, loss_fn: LossFunction) -> None:
-        self._model = model
+        self._model = plain_module(model)
         self._loss_fn = loss_fn
         self._memory: ProbeMemory | None = None
         self._noise = NoiseProber()
@@ -105,7 +106,7 @@ class Prober:
         loss = loss_terms(self._model, self._loss_fn, batch)
         # Unset until the probe succeeds: the backend may be why one fails.
         chosen, self.backend = self.backend, None
-        with isolated(self._model):
+        with alone(self._model), isolated(self._model, self._loss_fn):
             if chosen is None:
                 chosen = choose_backend(loss, preconditioner.parameters, model=self._model)
             settings = ProbeSettings(chosen, model=self._model)
