@@ -305,7 +305,7 @@ def test_the_budget_is_kept_by_the_clock(tmp_path, monkeypatch):
     assert spent <= 0.1 * clock.now + 1
 
 
-def test_a_resumed_monitor_continues_the_same_forecast(tmp_path):
+def test_a_resumed_monitor_continues_the_same_forecast(tmp_path, caplog):
     model, batch, loss_fn = regression()
     optimizer = optim.Adam(model.parameters(), lr=1e-3)
     monitor = Monitor(model, optimizer, loss_fn, run=tmp_path, probe_every=1)
@@ -323,8 +323,8 @@ def test_a_resumed_monitor_continues_the_same_forecast(tmp_path):
     assert read_run(tmp_path).steps("step").tolist() == list(range(11))
     other = nn.Linear(2, 1)
     smaller = Monitor(other, optim.Adam(other.parameters()), loss_fn)
-    with pytest.raises(ValueError, match="the state is of a model with"):
-        smaller.load_state_dict(saved[2])
+    smaller.load_state_dict(saved[2])
+    assert "the vectors of the last probes were dropped" in caplog.text
 
 
 def test_a_guard_that_never_acted_is_told_in_the_report(tmp_path):

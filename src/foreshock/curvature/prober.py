@@ -5,6 +5,7 @@ Two types: of the curvature of a batch, by Hessian products, and of its noise, b
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,8 @@ from foreshock.curvature.probe import CurvatureReading, ProbeMemory, ProbeSettin
 from foreshock.isolation import alone, isolated, plain_module
 from foreshock.operators import BackendChoice, choose_backend
 from foreshock.preconditioner import Preconditioner
+
+_LOGGER = logging.getLogger("foreshock")
 
 
 class NoiseProber:
@@ -140,19 +143,23 @@ class Prober:
     def load_state_dict(self, state: Mapping[str, Any], *, size: int) -> None:
         """Continue from `state_dict()`.
 
+        Where other parameters are trained, as after some were frozen or unfrozen, the vectors are dropped
+        with a warning: the next probe starts without them, as the first one of a run does.
+
         Args:
             state: What `state_dict` returned.
             size: Number of trained parameters of the present model.
-
-        Raises:
-            ValueError: If the state is of a model of another size.
         """
         starts, direction = state["starts"], state["direction"]
-        for vector in (*(starts or ()), *(() if direction is None else (direction,))):
-            if vector.numel() != size:
-                raise ValueError(
-                    f"the state is of a model with {vector.numel()} trained parameters, this one has {size}"
-                )
+        misfits = {one.numel() for one in (*(starts or ()), direction) if one is not None} - {size}
+        if misfits:
+            _LOGGER.warning(
+                "the vectors of the last probes were dropped: they are of %d trained parameters, this model "
+                "has %d; the next probe starts without them",
+                max(misfits),
+                size,
+            )
+            starts = direction = None
         self._noise.load_state_dict(direction)
         self._memory = None
         if starts is not None:
