@@ -467,7 +467,7 @@ def test_a_loss_that_fails_between_two_readings_is_an_alarm_of_its_step(tmp_path
     assert "the loss is nan" in monitor.forecast.basis
 
 
-def test_a_resumed_monitor_continues_the_same_forecast(tmp_path):
+def test_a_resumed_monitor_continues_the_same_forecast(tmp_path, caplog):
     model, batch, loss_fn = regression()
     optimizer = optim.Adam(model.parameters(), lr=1e-3)
     monitor = Monitor(model, optimizer, loss_fn, run=tmp_path, probe_every=1)
@@ -486,8 +486,8 @@ def test_a_resumed_monitor_continues_the_same_forecast(tmp_path):
     assert read_run(tmp_path).steps("step").tolist() == list(range(11))
     other = nn.Linear(2, 1)
     smaller = Monitor(other, optim.Adam(other.parameters()), loss_fn)
-    with pytest.raises(ValueError, match="the state is of a model with"):
-        smaller.load_state_dict(saved[2])
+    smaller.load_state_dict(saved[2])
+    assert "the vectors of the last probes were dropped" in caplog.text
 
 
 def test_a_guard_that_never_acted_is_told_in_the_report(tmp_path):

@@ -25,10 +25,10 @@ def test_an_announcement_without_a_reading_of_its_own_still_counts(log):
 
 
 def test_a_field_that_is_no_number_is_missing(log):
-    values = [1.5, 2, None, "three", True, 10**400, math.inf]
+    values = [1.5, 2, None, "three", True, math.inf]
     run = log(*(("step", {"step": i, "loss": 1.0, "other": v}) for i, v in enumerate(values)))
-    np.testing.assert_array_equal(numbers(run, "step", "other")[[0, 1, 6]], [1.5, 2.0, math.inf])
-    assert np.isnan(numbers(run, "step", "other")[2:6]).all()
+    np.testing.assert_array_equal(numbers(run, "step", "other")[[0, 1, 5]], [1.5, 2.0, math.inf])
+    assert np.isnan(numbers(run, "step", "other")[2:5]).all()
     assert numbers(run, "absent", "x").shape == (0,)
 
 

@@ -23,7 +23,7 @@ from foreshock.curvature.noise import measure_noise
 from foreshock.curvature.probe import CurvatureReading, ProbeSettings, probe_curvature
 from foreshock.dynamics import population_factor
 from foreshock.eigen import EigenResults, StoppingRule, largest_eigenvalues
-from foreshock.isolation import isolated
+from foreshock.isolation import fresh, isolated, plain_module
 from foreshock.operators import BackendChoice, Loss, LossTerm, choose_backend, hessian_operator
 from foreshock.operators.cost import GRADIENT_PASSES
 from foreshock.representation import short_repr
@@ -128,7 +128,7 @@ def loss_terms(model: nn.Module, loss_fn: LossFunction, batch: Any) -> Loss:
         batch: A batch, or `MicroBatches`.
     """
     if not isinstance(batch, MicroBatches):
-        return lambda: loss_fn(model, batch)
+        return lambda: loss_fn(plain_module(model), fresh(batch))
     return part_terms(model, loss_fn, batch)
 
 
@@ -177,7 +177,7 @@ def sharpness(
         4.0
     """
     loss = loss_terms(model, loss_fn, batch)
-    with isolated(model):
+    with isolated(model, loss_fn):
         parameters = trained_parameters(model)
         choice = choose_backend(loss, parameters, model=model)
         with hessian_operator(choice, loss, parameters, model=model) as hessian:
@@ -228,7 +228,7 @@ def preconditioned_sharpness(
     """
     loss = loss_terms(model, loss_fn, batch)
     # One block for all, since next_step leaves its gradient in .grad.
-    with isolated(model):
+    with isolated(model, loss_fn):
         preconditioner = next_step(model, optimizer, loss)
         choice = choose_backend(loss, preconditioner.parameters, model=model)
         settings = ProbeSettings(choice, stop, model)
@@ -279,7 +279,7 @@ def mean_square_stability(
     """
     parts = MicroBatches(batches)
     terms = part_terms(model, loss_fn, parts)
-    with isolated(model):
+    with isolated(model, loss_fn):
         preconditioner = next_step(model, optimizer, terms)
         choice = choose_backend(terms, preconditioner.parameters, model=model)
         settings = ProbeSettings(choice, None, model)
@@ -338,7 +338,7 @@ def spectrum(
         (1.0, 4.0, 5.0)
     """
     loss = loss_terms(model, loss_fn, batch)
-    with isolated(model):
+    with isolated(model, loss_fn):
         if optimizer is None:
             parameters: Sequence[torch.Tensor] = trained_parameters(model)
             preconditioner = None
@@ -352,4 +352,4 @@ def spectrum(
 
 
 def _term(model: nn.Module, loss_fn: LossFunction, batch: Any, count: float) -> LossTerm:
-    return LossTerm(lambda: loss_fn(model, batch), count)
+    return LossTerm(lambda: loss_fn(plain_module(model), fresh(batch)), count)

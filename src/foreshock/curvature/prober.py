@@ -5,6 +5,7 @@ Two types: of the curvature of a batch, by Hessian products, and of its noise, b
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,9 +18,11 @@ from foreshock.curvature.followed import FollowedRatio, FollowedReading, refresh
 from foreshock.curvature.measurement import LossFunction, loss_terms, part_terms
 from foreshock.curvature.noise import NoiseReading, measure_noise
 from foreshock.curvature.probe import CurvatureReading, ProbeMemory, ProbeSettings, probe_curvature
-from foreshock.isolation import isolated
+from foreshock.isolation import alone, isolated, plain_module
 from foreshock.operators import BackendChoice, choose_backend
 from foreshock.preconditioner import Preconditioner
+
+_LOGGER = logging.getLogger("foreshock")
 
 
 class NoiseProber:
@@ -53,8 +56,9 @@ class NoiseProber:
         Raises:
             Exception: Whatever the loss function raises.
         """
+        model = plain_module(model)
         terms = part_terms(model, loss_fn, parts)
-        with isolated(model):
+        with alone(model), isolated(model, loss_fn):
             reading, self._direction = measure_noise(
                 terms, preconditioner, step=step, direction=self._direction, model=model, loss=loss
             )
@@ -78,7 +82,7 @@ class Prober:
     """
 
     def __init__(self, model: nn.Module, loss_fn: LossFunction) -> None:
-        self._model = model
+        self._model = plain_module(model)
         self._loss_fn = loss_fn
         self._memory: ProbeMemory | None = None
         self._noise = NoiseProber()
@@ -108,7 +112,7 @@ class Prober:
         loss = loss_terms(self._model, self._loss_fn, batch)
         # Unset until the probe succeeds: the backend may be why one fails.
         chosen, self.backend = self.backend, None
-        with isolated(self._model):
+        with alone(self._model), isolated(self._model, self._loss_fn):
             spent = 0.0
             if chosen is None:
                 chosen = choose_backend(loss, preconditioner.parameters, model=self._model)
@@ -151,7 +155,7 @@ class Prober:
             )
         self.backend = None  # unset until it succeeds, as in `probe`
         loss = loss_terms(self._model, self._loss_fn, batch)
-        with isolated(self._model):
+        with alone(self._model), isolated(self._model, self._loss_fn):
             settings = ProbeSettings(chosen, model=self._model)
             reading, direction, found = refresh_curvature(
                 loss, preconditioner, step=step, direction=direction, settings=settings, gain=memory.gain
@@ -212,20 +216,24 @@ class Prober:
     def load_state_dict(self, state: Mapping[str, Any], *, size: int) -> None:
         """Continue from `state_dict()`.
 
+        Where other parameters are trained, as after some were frozen or unfrozen, the vectors are dropped
+        with a warning: the next probe starts without them, as the first one of a run does.
+
         Args:
             state: What `state_dict` returned.
             size: Number of trained parameters of the present model.
-
-        Raises:
-            ValueError: If the state is of a model of another size.
         """
         starts, direction, followed = state["starts"], state["direction"], state.get("followed")
-        vectors = [*(starts or ()), direction, None if followed is None else followed["direction"]]
-        for vector in (one for one in vectors if one is not None):
-            if vector.numel() != size:
-                raise ValueError(
-                    f"the state is of a model with {vector.numel()} trained parameters, this one has {size}"
-                )
+        vectors = (*(starts or ()), direction, None if followed is None else followed["direction"])
+        misfits = {one.numel() for one in vectors if one is not None} - {size}
+        if misfits:
+            _LOGGER.warning(
+                "the vectors of the last probes were dropped: they are of %d trained parameters, this model "
+                "has %d; the next probe starts without them",
+                max(misfits),
+                size,
+            )
+            starts = direction = followed = None
         self._noise.load_state_dict(direction)
         self._memory = None
         if starts is not None:

@@ -118,8 +118,9 @@ class Monitor:
         self._run = RunForecaster(horizon=horizon, beta2=self._subject.beta2)
         self._batches = BatchWatch(constant=full_batch)
         self._signals = FreeSignals(self._subject.optimizers)
-        self._guard = None if guard is None else as_guard(guard, self._subject.optimizers)
         header = self._subject.describe() | dict(meta or {})
+        # Last of what may be refused: a guard that nobody can reach must not stay on the optimizer.
+        self._guard = None if guard is None else as_guard(guard, self._subject.optimizers)
         if self._guard is not None:
             header["guard"] = self._guard.policy.name
         try:
@@ -230,11 +231,13 @@ class Monitor:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()` of a monitor of the same model and optimizer.
 
+        Where other parameters are trained now, the next probe starts without the vectors of the last one.
+
         Args:
             state: What `state_dict` returned.
 
         Raises:
-            ValueError: If it belongs to a model of another size.
+            ValueError: If its guard is of another policy.
         """
         # First what may refuse the state, so that a refused one changes nothing.
         self._probes.load_state_dict(state["probes"])
@@ -246,6 +249,17 @@ class Monitor:
         if self._guard is not None and state.get("guard") is not None:
             self._guard.load_state_dict(state["guard"])
         self._last = self._run.forecast(self._clock.step, constant=self._batches.constant)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Refuse to be copied or pickled: a copy would write to the same run log.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            "a Monitor can't be copied or pickled, since its run log is open: save monitor.state_dict(), "
+            "and pass it to load_state_dict() of a Monitor made in the new process"
+        )
 
     def __repr__(self) -> str:
         """Return one line: what is watched, for how long, and the last forecast."""

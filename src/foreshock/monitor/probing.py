@@ -16,9 +16,10 @@ from typing import Any, Literal
 from foreshock.batches import count_examples, split_batch
 from foreshock.curvature import ERROR_PER_STEP, CurvatureReading, NoiseReading, Prober
 from foreshock.dynamics import population_factor
-from foreshock.failures import Failures
+from foreshock.failures import Failures, ProbeRefusedError
 from foreshock.forecast import Forecast, RunForecaster, noise_interval
 from foreshock.guarding import Guard
+from foreshock.isolation import kept_options, several_processes
 from foreshock.monitor.budget import PassBudget
 from foreshock.monitor.journal import Journal
 from foreshock.monitor.observation import StepObservation, edge_reading, followed_reading
@@ -253,11 +254,13 @@ class ProbeRunner:
         journal: Journal,
     ) -> None:
         self._subject, self._schedule = subject, schedule
-        self._run, self._guard, self._journal = run, guard, journal
+        # What is read from the batch of one process must not decide what its guard does.
+        self._run, self._guard, self._journal = run, None if several_processes() else guard, journal
         loss_fn = subject.loss_fn
         self._prober = None if loss_fn is None else Prober(subject.model, loss_fn)
         self._failures = Failures("monitor")
         self._budget_checked = False
+        self._local_noted = not several_processes()
 
     @property
     def unavailable(self) -> str:
@@ -296,6 +299,11 @@ class ProbeRunner:
             self._run.mark_unavailable(seen.step, "every learning rate is 0: nothing moves")
             self._journal.event(seen.step, "no probe", "every learning rate is 0: nothing moves")
             return False
+        if not self._local_noted:
+            self._local_noted = True
+            self._journal.event(
+                seen.step, "local batch", "several processes train together: probes see the batch of this one"
+            )
         if what == "refresh" and not self._prober.can_refresh:
             what = "curvature"  # a resumed run chooses its backend again
         todo: list[Measure] = [what]
@@ -326,11 +334,7 @@ class ProbeRunner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`.
-
-        Raises:
-            ValueError: If it belongs to a model of another size.
-        """
+        """Continue from `state_dict()`."""
         if self._prober is not None and state["prober"] is not None:
             self._prober.load_state_dict(state["prober"], size=self._subject.size)
         self._schedule.load_state_dict(state["schedule"])
@@ -350,7 +354,8 @@ class ProbeRunner:
         }
         try:
             preconditioner = read_preconditioner(self._subject.optimizers, gradient_scale=gradient_scale)
-            passes = measures[what](prober, seen, batch, preconditioner)
+            with kept_options(self._subject.optimizers):
+                passes = measures[what](prober, seen, batch, preconditioner)
         except Exception as error:  # noqa: BLE001 - a probe must never end a training run
             self._record_failure(seen.step, error)
             # Charged too: otherwise failures would come as fast as steps.
@@ -443,6 +448,10 @@ class ProbeRunner:
 
     def _record_failure(self, step: int, error: Exception) -> None:
         self._failures.failed(f"the probe of step {step} failed", error)
+        if isinstance(error, ProbeRefusedError):
+            self._run.mark_unavailable(step, f"no probe: {error}")
+            self._journal.event(step, "no probe", f"{error} (no more probes in this run)", level=None)
+            return
         message = f"{type(error).__name__}: {error}"
         if self._failures.given_up:
             message += f" ({self._failures.in_a_row} failures in a row: no more probes in this run)"
