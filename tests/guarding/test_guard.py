@@ -477,8 +477,16 @@ def test_a_batch_that_can_not_be_split_is_noted():
     model = network()
     optimizer = optim.Adam(model.parameters())
     watched = guard(optimizer)
-    for _ in range(60):
-        batch = data(count=1)
+    for step in range(60):
+        batch = tuple(part[step % 16 :][:1].clone() for part in data())
+        optimizer.zero_grad()
+        squared(model, batch).backward()
+        assert not watched.measure(model, squared, batch)
+        optimizer.step()
+    # Due at step 50; the nine batches after it were tried in its place.
+    assert watched.summary().notes == ()
+    for step in range(20):
+        batch = tuple(part[step % 16 :][:1].clone() for part in data())
         optimizer.zero_grad()
         squared(model, batch).backward()
         assert not watched.measure(model, squared, batch)

@@ -158,7 +158,12 @@ class Monitor:
         self._batches.see(batch)
         constant = self._batches.constant
         measured = self._probes.measure_if_due(
-            seen, batch, constant=constant, forecast=self._last, gradient_scale=gradient_scale
+            seen,
+            batch,
+            constant=constant,
+            forecast=self._last,
+            gradient_scale=gradient_scale,
+            usual_examples=self._batches.usual_examples,
         )
         self._last = self._run.forecast(step, constant=constant)
         # In between a forecast only counts down: the log needs those that rest on something new.

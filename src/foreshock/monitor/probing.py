@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from foreshock.batches import count_examples, split_batch
 from foreshock.curvature import NoiseReading, Prober
 from foreshock.dynamics import population_factor
 from foreshock.failures import Failures
@@ -22,7 +21,6 @@ from foreshock.monitor.observation import StepObservation, edge_reading
 from foreshock.monitor.subject import Subject
 from foreshock.preconditioner import Preconditioner, read_preconditioner
 
-_MISMATCH = 0.01
 _SHARE_OF_TIME_LEFT = 0.1
 _LONGEST_WAIT = 200
 CURVATURE_PROBE_INTERVAL = 50
@@ -151,6 +149,8 @@ class ProbeRunner:
         self._prober = None if loss_fn is None else Prober(subject.model, loss_fn)
         self._failures = Failures("monitor")
         self._measurements = 0
+        self._usual_examples: int | None = None
+        self._population_told = False
 
     def measure_if_due(
         self,
@@ -160,6 +160,7 @@ class ProbeRunner:
         constant: bool | None,
         forecast: Forecast,
         gradient_scale: float,
+        usual_examples: int | None = None,
     ) -> bool:
         """Measure what is due at a step; return whether anything was measured.
 
@@ -169,8 +170,10 @@ class ProbeRunner:
             constant: Whether every step sees the same data; None if unknown.
             forecast: The last forecast.
             gradient_scale: What ``.grad`` still has to be divided by.
+            usual_examples: Number of examples of the usual batch; None if unknown.
         """
         step = seen.step
+        self._usual_examples = usual_examples
         if not math.isfinite(seen.loss):
             self._journal.event(step, "non-finite loss", f"the loss is {seen.loss}; no probe was made")
             self._run.mark_unavailable(step, f"the loss is {seen.loss}")
@@ -182,16 +185,23 @@ class ProbeRunner:
         noisy = constant is False and self._run.noise_expected
         lag = self._run.lag if noisy else None
         now = time.perf_counter()
-        if self._failures.given_up or not self._schedule.due(step, now=now, forecast=forecast, noise_lag=lag):
+        # What a batch was too short for is measured on the next one.
+        due = noisy and self._prober.noise.pending
+        due = due or self._schedule.due(step, now=now, forecast=forecast, noise_lag=lag)
+        if self._failures.given_up or not due:
             return False
         # The first step of many warmups: nothing moves, so there is no ratio. It must not count as a failure.
         if not seen.learning_rate > 0:
             self._run.mark_unavailable(step, "every learning rate is 0: nothing moves")
             self._journal.event(step, "no probe", "every learning rate is 0: nothing moves")
             return False
-        measured = self._measure(self._prober, seen, batch, noisy=noisy, gradient_scale=gradient_scale)
+        measured = self._measure(
+            self._prober, seen, batch, differ=constant is False, gradient_scale=gradient_scale
+        )
         # A failed probe is charged too: otherwise failures would come as fast as steps.
         end = time.perf_counter()
+        if noisy and self._prober.noise.pending:
+            return False  # the batch was left out
         self._schedule.spent(step, seconds=end - now, now=end)
         return measured
 
@@ -215,17 +225,20 @@ class ProbeRunner:
         self._schedule.load_state_dict(state["schedule"])
 
     def _measure(
-        self, prober: Prober, seen: StepObservation, batch: Any, *, noisy: bool, gradient_scale: float
+        self, prober: Prober, seen: StepObservation, batch: Any, *, differ: bool, gradient_scale: float
     ) -> bool:
         # Where noise decides, the curvature is of interest only now and then, and costs several times more.
-        measures = [self._measure_noise] if noisy else []
-        if not noisy or self._measurements % CURVATURE_PROBE_INTERVAL == 0:
+        # Where no batch could be split so far, the next one may be longer.
+        measures = [self._measure_noise] if differ else []
+        if not (differ and self._run.noise_expected) or self._measurements % CURVATURE_PROBE_INTERVAL == 0:
             measures.append(self._measure_curvature)
-        self._measurements += 1
         try:
             preconditioner = read_preconditioner(self._subject.optimizers, gradient_scale=gradient_scale)
             for measure in measures:
                 measure(prober, seen, batch, preconditioner)
+                if differ and prober.noise.pending:
+                    return False
+            self._measurements += 1
         except Exception as error:  # noqa: BLE001 - a probe must never end a training run
             self._record_failure(seen.step, error)
             return False
@@ -253,31 +266,33 @@ class ProbeRunner:
     def _measure_noise(
         self, prober: Prober, seen: StepObservation, batch: Any, preconditioner: Preconditioner
     ) -> None:
-        try:
-            parts = split_batch(batch)
-            factor = population_factor(sum(map(count_examples, parts.batches)), self._subject.examples)
-        except ValueError as error:
-            # From then on the forecast rests on single batches, and says so.
-            self._run.noise_expected = False
-            self._journal.event(seen.step, "no noise", f"the noise of batches can't be measured: {error}")
+        reading = prober.probe_noise(
+            batch, preconditioner, step=seen.step, loss=seen.loss, usual=self._usual_examples
+        )
+        for remark in prober.noise.take_remarks():
+            level = logging.WARNING if remark.warning else logging.INFO
+            self._journal.event(seen.step, remark.name, remark.message, level=level)
+        # Without noise the forecast rests on single batches, and says so.
+        self._run.noise_expected = not prober.noise.given_up
+        if reading is None:
             return
-        reading = prober.probe_noise(parts, preconditioner, step=seen.step, loss=seen.loss)
         self._journal.write("noise", reading)
-        self._warn_of_mismatch(reading)
+        factor = self._population_factor(reading)
         for receiver in (self._run, self._guard):
             if receiver is not None:
                 receiver.record_noise(
                     mean=reading.mean, variance=factor * reading.variance, noise_factor=reading.noise_factor
                 )
 
-    def _warn_of_mismatch(self, reading: NoiseReading) -> None:
-        if reading.loss_mismatch > _MISMATCH:
-            self._journal.event(
-                reading.step,
-                "no parts",
-                "the loss of a batch is not the mean of that of its parts (batch normalisation, or no mean "
-                "over examples): the noise is overestimated",
-            )
+    def _population_factor(self, reading: NoiseReading) -> float:
+        """Return how much less batches of this run differ than fresh ones, from the size of its data set."""
+        try:
+            return population_factor(reading.examples, self._subject.examples)
+        except ValueError as error:
+            if not self._population_told:
+                self._journal.event(reading.step, "wrong examples", f"{error}; it is not used")
+            self._population_told = True
+            return 1.0
 
     def _record_failure(self, step: int, error: Exception) -> None:
         self._failures.failed(f"the probe of step {step} failed", error)
