@@ -91,7 +91,7 @@ def is_ambiguous(readings: Sequence[ExampleAxes]) -> bool:
 
 
 def split_along(batch: Any, reading: ExampleAxes, parts: int) -> MicroBatches:
-    """Split a batch as a reading of its shapes has it.
+    """Return the parts of a batch, split as a reading of its shapes has it.
 
     Args:
         batch: The argument of a loss function.

@@ -150,6 +150,7 @@ class ProbeRunner:
         self._failures = Failures("monitor")
         self._measurements = 0
         self._usual_examples: int | None = None
+        self._left_out = False  # the last batch, which was too short for its noise to be measured
         self._population_told = False
 
     def measure_if_due(
@@ -186,7 +187,7 @@ class ProbeRunner:
         lag = self._run.lag if noisy else None
         now = time.perf_counter()
         # What a batch was too short for is measured on the next one.
-        due = noisy and self._prober.noise.pending
+        due = noisy and self._left_out
         due = due or self._schedule.due(step, now=now, forecast=forecast, noise_lag=lag)
         if self._failures.given_up or not due:
             return False
@@ -200,8 +201,8 @@ class ProbeRunner:
         )
         # A failed probe is charged too: otherwise failures would come as fast as steps.
         end = time.perf_counter()
-        if noisy and self._prober.noise.pending:
-            return False  # the batch was left out
+        if self._left_out:
+            return False
         self._schedule.spent(step, seconds=end - now, now=end)
         return measured
 
@@ -230,13 +231,14 @@ class ProbeRunner:
         # Where noise decides, the curvature is of interest only now and then, and costs several times more.
         # Where no batch could be split so far, the next one may be longer.
         measures = [self._measure_noise] if differ else []
+        self._left_out = False
         if not (differ and self._run.noise_expected) or self._measurements % CURVATURE_PROBE_INTERVAL == 0:
             measures.append(self._measure_curvature)
         try:
             preconditioner = read_preconditioner(self._subject.optimizers, gradient_scale=gradient_scale)
             for measure in measures:
                 measure(prober, seen, batch, preconditioner)
-                if differ and prober.noise.pending:
+                if self._left_out:
                     return False
             self._measurements += 1
         except Exception as error:  # noqa: BLE001 - a probe must never end a training run
@@ -274,6 +276,7 @@ class ProbeRunner:
             self._journal.event(seen.step, remark.name, remark.message, level=level)
         # Without noise the forecast rests on single batches, and says so.
         self._run.noise_expected = not prober.noise.given_up
+        self._left_out = prober.noise.pending
         if reading is None:
             return
         self._journal.write("noise", reading)
