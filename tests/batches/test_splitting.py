@@ -67,6 +67,8 @@ def test_shapes_that_leave_it_open_are_refused():
         split_batch((hidden, cell, x))
     with pytest.raises(ValueError, match="may lie along different dimensions"):
         split_batch((torch.zeros(16, 10), torch.zeros(10)))
+    # As plausible at dimension 0, the length that more tensors have comes first.
+    assert example_axes((hidden, x))[0] == ExampleAxes(16, (1, 0))
     # All readings are offered to whoever can try them out.
     found = {reading.examples: reading.axes for reading in reversed(example_axes((hidden, cell, x)))}
     assert found[16] == (1, 1, 0)

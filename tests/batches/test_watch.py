@@ -86,6 +86,22 @@ def test_data_that_begin_to_differ_are_noticed_before_anything_rests_on_them():
         assert watch.constant is False
 
 
+def test_data_that_begin_to_differ_are_noticed_within_fifty_steps():
+    x = numbers(0, 8, 3)
+    watch = BatchWatch()
+    for step in range(120):
+        watch.see(x.clone() if step < 20 else numbers(step, 8, 3))
+        assert watch.constant is (None if step == 0 else step <= 50)
+
+
+def test_batches_that_become_the_same_are_noticed():
+    x = numbers(0, 8, 3)
+    watch = BatchWatch()
+    for step in range(520):
+        watch.see(numbers(step, 8, 3) if step < 20 else x.clone())
+    assert watch.constant is True
+
+
 def test_other_shapes_are_other_data():
     assert watched(torch.ones(3), torch.ones(4)) is False
     assert watched(torch.ones(3), torch.ones(3, dtype=torch.int64)) is False

@@ -15,6 +15,7 @@ from foreshock.batches.structure import count_examples, shape_of, tensors_in, us
 _SETTLED = 10  # successive steps with the same data, after which data that have changed count as constant
 _FIRST = 4  # steps whose content is read at the beginning
 _EVERY = 50  # steps between two readings of the content, of two batches in succession each
+_RARELY = 500  # where batches differ, which seldom ends
 _SIZES = 20
 _SIZES_TOLD = 5
 
@@ -26,8 +27,8 @@ class BatchWatch:
 
     The same tensors, not written to in between, hold the same data, and tensors of other shapes hold others:
     that costs nothing. Otherwise the content of two batches in succession is compared, at the first steps and
-    then every fifty, which takes one pass over the data; an order of the examples that changes is no
-    difference.
+    then every fifty (every 500 where batches differ), which takes one pass over the data; an order of the
+    examples that changes is no difference.
 
     Args:
         constant: The answer, if the user knows it; None to find out.
@@ -159,7 +160,8 @@ class BatchWatch:
         """
         beginning = self._steps < _FIRST or self._seen is None
         settling = self._seen is False and self._same > 0
-        return beginning or settling or self._by_identity or self._steps % _EVERY in (0, 1)
+        every = _RARELY if self._seen is False else _EVERY
+        return beginning or settling or self._by_identity or self._steps % every in (0, 1)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the answer so far, for a run that is resumed."""
