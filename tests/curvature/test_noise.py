@@ -183,6 +183,40 @@ def test_a_loss_that_is_no_mean_shows() -> None:
     assert wrong.loss_mismatch == pytest.approx(0.5)
 
 
+def test_the_variance_is_that_of_random_numbers_too() -> None:
+    """The loss is mean(zθ²/2) with fresh z: H_B = mean(z), the same for all data, so all noise is that of z.
+
+    400 estimates of one degree of freedom each: their mean is good to √(2/400) = 7 %; three of them.
+    """
+    weight = nn.Parameter(torch.ones(1, dtype=torch.float64))
+    weight.grad = torch.ones_like(weight)
+    preconditioner = read_preconditioner(optim.SGD([weight], lr=2.0))
+
+    def loss(examples: int) -> Tensor:
+        return (torch.rand(examples, dtype=torch.float64) * weight**2).mean() / 2
+
+    estimates = []
+    for seed in range(400):
+        torch.manual_seed(seed)
+        terms = [LossTerm(lambda: loss(8), 8.0), LossTerm(lambda: loss(8), 8.0)]
+        estimates.append(measure_noise(terms, preconditioner, step=0)[0])
+    # At η = 2 curvatures are in multiples of one; z is uniform, with variance 1/12.
+    assert sum(one.variance for one in estimates) / 400 == pytest.approx(1 / 12 / 16, rel=0.21)
+    assert sum(one.mean for one in estimates) / 400 == pytest.approx(0.5, rel=0.02)
+
+
+def test_both_points_of_a_part_have_the_same_random_numbers() -> None:
+    """Of a loss that is linear in θ the curvature is zero, whatever is drawn."""
+    weight = nn.Parameter(torch.ones(1, dtype=torch.float64))
+    weight.grad = torch.ones_like(weight)
+    preconditioner = read_preconditioner(optim.SGD([weight], lr=1.0))
+    term = LossTerm(lambda: (torch.rand(4, dtype=torch.float64) * weight).mean())
+    reading, _ = measure_noise([term, term], preconditioner, step=0)
+    assert reading.mean == pytest.approx(0, abs=1e-14)
+    assert reading.variance == pytest.approx(0, abs=1e-28)
+    assert reading.gradient_noise > 1e-3
+
+
 def test_a_direction_of_coordinates_that_do_not_move_any_more_starts_anew() -> None:
     model, preconditioner = regression()
     fresh, _ = measure(model, preconditioner, data(32))

@@ -72,12 +72,11 @@ def test_a_monitor_is_not_copied_but_says_what_to_do(copied, tmp_path):
     assert copied(watched).step == 0  # its callback to the monitor stays behind
 
 
-@pytest.mark.parametrize("meta", [5, {"x": torch.ones(2)}])
-def test_a_monitor_that_can_not_be_made_leaves_no_guard_behind(meta, tmp_path):
+def test_a_monitor_that_can_not_be_made_leaves_no_guard_behind(tmp_path):
     model = network()
     optimizer = optim.Adam(model.parameters())
-    with pytest.raises((TypeError, RuntimeError, ValueError)):
-        foreshock.Monitor(model, optimizer, run=tmp_path, guard="auto", meta=meta)
+    with pytest.raises(TypeError, match="iterable"):
+        foreshock.Monitor(model, optimizer, run=tmp_path, guard="auto", meta=5)
     assert not optimizer._optimizer_step_pre_hooks
 
 

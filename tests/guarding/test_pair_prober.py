@@ -209,12 +209,16 @@ def test_one_batch_that_is_too_short_is_told_only_if_none_was_measured(short_at,
     model = network()
     optimizer = optim.AdamW(model.parameters(), lr=1e-4)
     watched = guard(optimizer)
+    spent = []
     for step, batch in enumerate(half_batches(41)):
         short = tuple(part[:1].clone() for part in batch) if short_at in (step, None) else batch
         optimizer.zero_grad()
         squared(model, short).backward()
-        watched.measure(model, squared, short)
+        if watched.measure(model, squared, short):
+            spent.append(step)
         optimizer.step()
+    # The next batch is measured in the place of the short one.
+    assert spent == ([] if short_at is None else [10, 21, 30, 40])
     told = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert ("can't be split" in str(watched.summary())) == (short_at is None)
     assert len(told) == (short_at is None)

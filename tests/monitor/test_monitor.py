@@ -210,16 +210,54 @@ def test_batches_of_a_small_set_differ_less(tmp_path):
     assert ratios[None] > 1.5 * ratios[12]
 
 
-def test_a_batch_that_can_not_be_split_is_probed_as_before(tmp_path):
+def test_batches_that_can_never_be_split_are_probed_for_curvature_until_one_can(tmp_path):
     model, _, loss_fn = regression()
     optimizer = optim.Adam(model.parameters(), lr=1e-3)
     with Monitor(model, optimizer, loss_fn, run=tmp_path, probe_every=1) as monitor:
-        forecast = on_fresh_batches(monitor, model, optimizer, loss_fn, count=8, size=1)[-1]
-    assert "batches differ" in forecast.basis
-    events = read_run(tmp_path).records["event"]
-    assert [event["name"] for event in events] == ["backend", "no noise"]
+        given_up = on_fresh_batches(monitor, model, optimizer, loss_fn, count=25, size=1)[-1]
+        again = on_fresh_batches(monitor, model, optimizer, loss_fn, count=8)[-1]
+    assert "batches differ" in given_up.basis
+    run = read_run(tmp_path)
+    events = [event for event in run.records["event"] if event["name"] != "batch size"]
+    assert [event["name"] for event in events] == ["backend", "short batch", "no noise"]
     assert "can't be split" in events[-1]["message"]
-    assert len(read_run(tmp_path).records["curvature"]) == 7
+    # The first step, and those after twenty batches that could not be split, until one was.
+    assert run.steps("curvature").tolist() == [0, *range(21, 26)]
+    assert run.steps("noise").tolist() == list(range(25, 33))
+    assert again.mean_square_ratio > 0
+
+
+def test_a_short_batch_is_left_out_and_the_next_one_measured(tmp_path):
+    """Every fifth batch, just where a probe is due, has one example, as at the end of an epoch."""
+    model, _, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters(), lr=1e-3)
+    with Monitor(model, optimizer, loss_fn, run=tmp_path, probe_every=5) as monitor:
+        for step in range(61):
+            size = 1 if step % 5 == 0 and step else 12
+            x = torch.randn(size, 3, generator=torch.Generator().manual_seed(step))
+            [forecast] = steps(model, optimizer, monitor, (x, x[:, :2]), loss_fn, 1)
+    run = read_run(tmp_path)
+    assert run.steps("noise").tolist() == list(range(6, 61, 5))
+    assert set(run.column("noise", "examples")) == {12.0}
+    names = [event["name"] for event in run.records["event"]]
+    assert names == ["backend", "batch size", "short batch"]
+    assert run.column("step", "batch_size")[[4, 5, 6]].tolist() == [12, 1, 12]
+    assert forecast.mean_square_ratio > 0
+
+
+def test_a_data_set_smaller_than_its_batches_is_said_once_and_not_used(tmp_path):
+    ratios = []
+    for examples in (3, None):
+        model, _, loss_fn = regression()
+        optimizer = optim.Adam(model.parameters(), lr=1e-3)
+        monitor = Monitor(
+            model, optimizer, loss_fn, run=tmp_path / str(examples), probe_every=1, examples=examples
+        )
+        ratios.append(on_fresh_batches(monitor, model, optimizer, loss_fn, count=8)[-1].mean_square_ratio)
+    events = read_run(tmp_path / "3").records["event"]
+    assert [event["name"] for event in events] == ["backend", "wrong examples"]
+    assert "pass the size of the training set" in events[-1]["message"]
+    assert ratios[0] == ratios[1] > 0
 
 
 def test_an_alarm_is_given_once_per_episode_and_to_whoever_asked(tmp_path):
@@ -510,7 +548,7 @@ def test_a_resumed_monitor_knows_that_batches_differ(tmp_path):
             optimizer.zero_grad()
             loss = loss_fn(model, batch)
             loss.backward()
-            monitor.observe(tuple(tensor.clone() for tensor in batch), loss)
+            monitor.observe(tuple(torch.randn_like(tensor) for tensor in batch), loss)
             optimizer.step()
         saved = monitor.state_dict()
     assert read_run(tmp_path / "first").steps("noise").tolist() == [1, 2]

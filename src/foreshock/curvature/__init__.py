@@ -18,6 +18,7 @@ from foreshock.curvature.measurement import (
 from foreshock.curvature.noise import NoiseReading, measure_noise
 from foreshock.curvature.probe import CurvatureReading, ProbeMemory, ProbeSettings, probe_curvature
 from foreshock.curvature.prober import NoiseProber, Prober
+from foreshock.curvature.remarks import Remark
 
 __all__ = [
     "ERROR_PER_STEP",
@@ -32,6 +33,7 @@ __all__ = [
     "ProbeMemory",
     "ProbeSettings",
     "Prober",
+    "Remark",
     "Sharpness",
     "SpectralDensity",
     "block_shares",

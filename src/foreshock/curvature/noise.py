@@ -13,6 +13,10 @@ examples are independent. ρ is the length of the step about to be taken in the 
 averaged over the same distance as in training. After each measurement w moves towards h̄, by one step of a
 power iteration that is spread over training: w ← w + 0.3·h̄/‖h̄‖, normalised.
 
+Each part has random numbers of its own, the same ones at both points: batches differ in them too. Of a batch
+of B examples instead of the usual B₀, σ² is B₀/B as large as usual; it is given for the usual size, as
+σ²·B/B₀. Of a loss that is a sum, μ and σ² grow with B, and both are given times B₀/B.
+
 Taking σ² from the products of successive whole batches instead would overestimate it, since the drift of w
 and S from step to step would count as noise. The parts of one batch share both.
 """
@@ -21,14 +25,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from foreshock.curvature.weights import EXAMPLES, SUM, PartLosses, PartWeights
 from foreshock.dynamics import LinearRecursion, mean_square_ratio
+from foreshock.isolation import RandomState
 from foreshock.operators import Evaluation, GradientFunction, LossTerm, displaced, normalised_terms
 from foreshock.operators.cost import GRADIENT_PASSES
 from foreshock.preconditioner import Preconditioner
@@ -49,17 +56,21 @@ class NoiseReading:
     Attributes:
         step: Step of the reading.
         mean: μ, the curvature of the batch along w: a lower bound of its stability ratio.
-        variance: σ² of S_B w between batches of this size, summed over all directions.
+        variance: σ² of S_B w between batches of the usual size, summed over all directions.
         variance_along: The part of σ² that lies along w.
         noise_factor: n/c, by which momentum discounts the mean curvature but not its noise: 19 at β₁ = 0.9.
         gradient_signal: ‖A^{1/2}E[g]‖², unbiased; it can be negative where noise dominates.
-        gradient_noise: Variance of A^{1/2}g between batches of this size.
-        loss_mismatch: Relative difference between the batch's loss and the weighted mean of its parts. If
-            it is not small, the loss is not the mean of its parts (batch normalisation, dropout, a sum
-            instead of a mean), and σ² is too large.
+        gradient_noise: Variance of A^{1/2}g between batches of the usual size.
+        loss_mismatch: Relative difference between the batch's loss and the weighted mean of its parts, NaN if
+            it was not compared. Random numbers in the loss (dropout) make it differ from zero at random. If
+            its mean is not small, the loss is not the mean of its parts (batch normalisation), and σ² is too
+            large.
         parts: Number of parts k.
         seconds: Wall time of the measurement.
         passes: What the measurement cost in F, forward and backward passes of the batch: two of each part.
+        examples: Number of examples of the batches that the variances are of; NaN if unknown.
+        weighting: What the loss is a mean over, by its values: ``"examples"``, or ``"batch['labels'] !=
+            -100"``; ``"sum"`` if it is a sum.
     """
 
     step: int
@@ -73,6 +84,8 @@ class NoiseReading:
     parts: int
     seconds: float
     passes: float = math.nan
+    examples: float = math.nan
+    weighting: str = EXAMPLES
 
     __repr__ = short_repr
 
@@ -92,6 +105,7 @@ def measure_noise(
     direction: Tensor | None = None,
     model: nn.Module | None = None,
     loss: float = math.nan,
+    weigh: Callable[[PartLosses], PartWeights] | None = None,
 ) -> tuple[NoiseReading, Tensor]:
     """Measure the curvature along a direction, and its variance between batches, from the parts of a batch.
 
@@ -105,6 +119,8 @@ def measure_noise(
             gradient. A vector of another size is ignored: the trained parameters have changed.
         model: The model that the loss evaluates, whose buffers are restored after each evaluation.
         loss: Loss of the whole batch, to compare the parts with; NaN if unknown.
+        weigh: Returns how the parts make up the batch, from their losses; None for a mean that is weighted as
+            `parts` says.
 
     Returns:
         The reading, and the direction for the next measurement.
@@ -135,8 +151,15 @@ def measure_noise(
         )
     # In the coordinates of S a gradient g is A^{1/2}g.
     root = _trusted_root(preconditioner)
-    here = [_gradient(term, preconditioner, model) for term in terms]
-    gradients = _Spread.of([one.gradient * root for one in here], terms)
+    measured = [_Part.start(term, preconditioner, model) for term in terms]
+    losses = PartLosses(
+        tuple(float(one.here.loss) for one in measured),
+        tuple(term.weight for term in terms),
+        loss,
+        random=any(one.random for one in measured),
+    )
+    weights = PartWeights.of_mean(losses.shares) if weigh is None else weigh(losses)
+    gradients = _Spread.of([one.here.gradient * root for one in measured], weights)
     _require_finite(gradients.variance)
     w = None if direction is None or direction.shape != root.shape else unit(direction * (root > 0))
     w = unit(gradients.mean) if w is None else w
@@ -146,18 +169,17 @@ def measure_noise(
             "every learning rate is 0, or no parameter has a gradient, so this step moves nothing and has no "
             "edge of stability: measure between backward() and step(), at a learning rate above 0"
         )
-    # One-sided differences, for `here` is known already. Over the length of a whole step their truncation is
-    # wanted: training feels the same average of the curvature.
+    # One-sided differences, for the gradients here are known already. Over the length of a whole step their
+    # truncation is wanted: training feels the same average of the curvature.
     with displaced(preconditioner.parameters, w * root, by=length):
-        there = [_gradient(term, preconditioner, model) for term in terms]
+        there = [one.gradient_at() for one in measured]
     products = [
-        (new.gradient - old.gradient).mul_(root).mul_(preconditioner.sign / length)
-        for old, new in zip(here, there, strict=True)
+        (new.gradient - old.here.gradient).mul_(root).mul_(preconditioner.sign / length)
+        for old, new in zip(measured, there, strict=True)
     ]
-    curvature = _Spread.of(products, terms)
+    curvature = _Spread.of(products, weights)
     _require_finite(curvature.variance)
     mean = float(torch.dot(w, curvature.mean))
-    whole = _weighted_loss(here, terms)
     reading = NoiseReading(
         step=step,
         mean=mean,
@@ -167,13 +189,83 @@ def measure_noise(
         # E‖ḡ‖² = ‖E[g]‖² + variance, hence the difference.
         gradient_signal=float(gradients.mean @ gradients.mean) - gradients.variance,
         gradient_noise=gradients.variance,
-        # 1 − 1/k if the loss is a sum, not a mean; a random amount with batch normalisation and dropout.
-        loss_mismatch=abs(loss - whole) / max(abs(loss), abs(whole), 1e-30),
+        loss_mismatch=abs(weights.mismatch(losses)),
         parts=len(terms),
         seconds=time.perf_counter() - began,
         passes=2 * GRADIENT_PASSES,
     )
     return reading, turned(w, curvature.mean)
+
+
+def at_usual_size(reading: NoiseReading, *, examples: float, usual: float) -> NoiseReading:
+    """Return what a reading would be with batches of the usual size.
+
+    Of a mean over B examples σ² is in proportion to 1/B, of a sum both μ and σ² are in proportion to B.
+
+    Args:
+        reading: A reading of a batch of another size.
+        examples: B > 0, its number of examples.
+        usual: B₀ > 0, that of the usual batch.
+
+    Example:
+        >>> reading = NoiseReading(1, 0.3, 0.01, 0.001, 19.0, 1e-3, 1e-2, 0.0, 2, 0.1)
+        >>> round(at_usual_size(reading, examples=12, usual=16).variance, 6)
+        0.0075
+    """
+    is_sum = reading.weighting == SUM
+    factor = usual / examples if is_sum else examples / usual
+    return replace(
+        reading,
+        mean=reading.mean * (factor if is_sum else 1.0),
+        variance=reading.variance * factor,
+        variance_along=reading.variance_along * factor,
+        gradient_signal=reading.gradient_signal * (factor**2 if is_sum else 1.0),
+        gradient_noise=reading.gradient_noise * factor,
+        examples=usual,
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The gradient of one part of a batch, with random numbers of its own that each evaluation repeats."""
+
+    gradient_at: GradientFunction
+    here: Evaluation
+    random: bool
+
+    @classmethod
+    def start(cls, term: LossTerm, preconditioner: Preconditioner, model: nn.Module | None) -> _Part:
+        """Evaluate a part, and leave the generators where the next part should go on."""
+        devices = [*preconditioner.parameters, *(() if model is None else model.parameters())]
+        before = RandomState.capture(devices)
+        after: list[RandomState] = []
+
+        def closure() -> Tensor:
+            loss = term.closure()
+            if not after:  # the second evaluation draws the same numbers
+                after.append(RandomState.capture(devices))
+            return loss
+
+        alone = LossTerm(closure)
+        gradient_at = GradientFunction((alone,), preconditioner.parameters, model)
+        here = gradient_at()
+        after[0].restore()
+        return cls(gradient_at, here, random=not is_same_state(before, after[0]))
+
+
+def is_same_state(one: RandomState, other: RandomState) -> bool:
+    """Return whether no random number was drawn between two states of the generators.
+
+    Args:
+        one: The state before.
+        other: The state after, of the same devices.
+    """
+    return (
+        torch.equal(one.torch_cpu, other.torch_cpu)
+        and all(torch.equal(state, other.torch_cuda[index]) for index, state in one.torch_cuda.items())
+        and one.python == other.python
+        and all(np.array_equal(a, b) for a, b in zip(one.numpy, other.numpy, strict=True))
+    )
 
 
 @dataclass(frozen=True)
@@ -182,14 +274,16 @@ class _Spread:
 
     mean: Tensor
     vectors: list[Tensor]
-    terms: tuple[LossTerm, ...]
+    shares: tuple[float, ...]
 
     @classmethod
-    def of(cls, vectors: list[Tensor], terms: tuple[LossTerm, ...]) -> _Spread:
+    def of(cls, vectors: list[Tensor], weights: PartWeights) -> _Spread:
+        if any(scale != 1 for scale in weights.scales):
+            vectors = [vector * scale for vector, scale in zip(vectors, weights.scales, strict=True)]
         mean = torch.zeros_like(vectors[0])
-        for vector, term in zip(vectors, terms, strict=True):
-            mean.add_(vector, alpha=term.weight)
-        return cls(mean, vectors, terms)
+        for vector, share in zip(vectors, weights.shares, strict=True):
+            mean.add_(vector, alpha=share)
+        return cls(mean, vectors, weights.shares)
 
     @cached_property
     def variance(self) -> float:
@@ -202,12 +296,8 @@ class _Spread:
     def _pooled(self, squares: list[float]) -> float:
         # A part with the share p of the batch deviates with the variance σ²/p, so each p·‖h − h̄‖² estimates
         # σ² but for the one degree of freedom that the mean takes.
-        weighted = sum(term.weight * square for term, square in zip(self.terms, squares, strict=True))
+        weighted = sum(share * square for share, square in zip(self.shares, squares, strict=True))
         return weighted / (len(squares) - 1)
-
-
-def _gradient(term: LossTerm, preconditioner: Preconditioner, model: nn.Module | None) -> Evaluation:
-    return GradientFunction((replace(term, weight=1.0),), preconditioner.parameters, model)()
 
 
 def _require_finite(variance: float) -> None:
@@ -216,10 +306,6 @@ def _require_finite(variance: float) -> None:
             "a gradient of a part of the batch is not finite: look for NaN or Inf in the batch and in the "
             "parameters, or for a loss that is not defined on a part of a batch"
         )
-
-
-def _weighted_loss(evaluations: Sequence[Evaluation], terms: Sequence[LossTerm]) -> float:
-    return sum(term.weight * float(one.loss) for one, term in zip(evaluations, terms, strict=True))
 
 
 def _trusted_root(preconditioner: Preconditioner) -> Tensor:

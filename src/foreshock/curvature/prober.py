@@ -13,64 +13,118 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from foreshock.batches import MicroBatches
+from foreshock.batches import MicroBatches, SplitFunction
 from foreshock.curvature.followed import FollowedRatio, FollowedReading, refresh_curvature
 from foreshock.curvature.measurement import LossFunction, loss_terms, part_terms
-from foreshock.curvature.noise import NoiseReading, measure_noise
+from foreshock.curvature.noise import NoiseReading, at_usual_size, measure_noise
+from foreshock.curvature.parts import Divider
 from foreshock.curvature.probe import CurvatureReading, ProbeMemory, ProbeSettings, probe_curvature
+from foreshock.curvature.remarks import Remark, weighting_remarks
+from foreshock.curvature.weights import Weighing
 from foreshock.isolation import alone, isolated, plain_module
-from foreshock.operators import BackendChoice, choose_backend
+from foreshock.operators import BackendChoice, LossTerm, choose_backend
+from foreshock.operators.loss import evaluate
 from foreshock.preconditioner import Preconditioner
 
 _LOGGER = logging.getLogger("foreshock")
 
 
 class NoiseProber:
-    """Measure the noise of batches again and again: each measurement continues the last one's direction."""
+    """Measure the noise of batches again and again: each measurement continues the last one's direction.
 
-    def __init__(self) -> None:
+    Args:
+        split: ``split(batch, parts)`` → the parts, for batches of an unusual structure.
+    """
+
+    def __init__(self, *, split: SplitFunction | None = None) -> None:
         self._direction: Tensor | None = None
+        self._divider = Divider(split)
+        self._weighing = Weighing()
+
+    @property
+    def pending(self) -> bool:
+        """Whether the last batch could not be split, so that the next one should be tried at once."""
+        return self._divider.pending
+
+    @property
+    def given_up(self) -> bool:
+        """Whether twenty batches in succession could not be split; more may be tried now and then."""
+        return self._divider.given_up
 
     def probe(
         self,
         model: nn.Module,
         loss_fn: LossFunction,
-        parts: MicroBatches,
+        batch: Any,
         preconditioner: Preconditioner,
         *,
         step: int,
         loss: float = math.nan,
-    ) -> NoiseReading:
+        usual: int | None = None,
+    ) -> NoiseReading | None:
         """Return the curvature along one direction, and how it differs between the parts of a batch.
 
-        The model is left as it was. Cost: 2 F.
+        None for a batch that can't be split, or with fewer than half as many examples as usual. What there is
+        to say about the parts is in `take_remarks`. The model is left as it was.
+
+        Cost: 2 F; without `loss` a third of F more at some readings, and two thirds at the first one.
 
         Args:
             model: The model.
             loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
-            parts: Micro-batches, or the halves that `split_batch` makes of a batch.
+            batch: What it gets, which is split into halves; or `MicroBatches`, which are its parts.
             preconditioner: The step about to be taken.
             step: Its number, for the reading.
             loss: Loss of the whole batch, to compare with; NaN if unknown.
+            usual: Number of examples of the usual batch, which the variances are given for; None to take the
+                median of those that were probed.
 
         Raises:
             Exception: Whatever the loss function raises.
         """
         model = plain_module(model)
+        parts = self._divider.divide(model, loss_fn, batch, usual=usual)
+        if parts is None:
+            return None
+        made = not (isinstance(batch, MicroBatches) and len(batch.batches) > 1)
         terms = part_terms(model, loss_fn, parts)
         with alone(model), isolated(model, loss_fn):
+            if made and math.isnan(loss) and self._weighing.wants_loss:
+                # With its graph: a loss may differentiate inside, as that of a differential equation does.
+                loss = float(evaluate(LossTerm(lambda: loss_fn(model, batch))).detach())
             reading, self._direction = measure_noise(
-                terms, preconditioner, step=step, direction=self._direction, model=model, loss=loss
+                terms,
+                preconditioner,
+                step=step,
+                direction=self._direction,
+                model=model,
+                loss=loss,
+                weigh=lambda found: self._weighing.weigh(found, parts, made=made),
             )
-        return reading
+        reading = replace(reading, weighting=self._weighing.rule)
+        self._divider.remarks.add(*weighting_remarks(self._weighing, model, made=made))
+        size = self._divider.examples
+        return at_usual_size(reading, examples=size, usual=self._divider.usual) if size else reading
 
-    def state_dict(self) -> Tensor | None:
-        """Return the direction that the next measurement continues, if there is one."""
-        return None if self._direction is None else self._direction.clone()
+    def take_remarks(self) -> tuple[Remark, ...]:
+        """Return what there is to say about batches and their parts since the last call, each thing once."""
+        return self._divider.remarks.take()
 
-    def load_state_dict(self, state: Tensor | None) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next measurement continues."""
+        return {
+            "direction": None if self._direction is None else self._direction.clone(),
+            "divider": self._divider.state_dict(),
+            "weighing": self._weighing.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        self._direction = None if state is None else state.clone()
+        direction = state["direction"]
+        self._direction = None if direction is None else direction.clone()
+        if "divider" in state:
+            self._divider.load_state_dict(state["divider"])
+            self._weighing.load_state_dict(state["weighing"])
 
 
 class Prober:
@@ -79,13 +133,20 @@ class Prober:
     Args:
         model: The model.
         loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
+        split: ``split(batch, parts)`` → the parts of a batch; see `NoiseProber`.
+
+    Attributes:
+        noise: What measures the noise, and has remarks on the batches.
+        backend: How Hessian products are computed; None before the first probe.
     """
 
-    def __init__(self, model: nn.Module, loss_fn: LossFunction) -> None:
+    def __init__(
+        self, model: nn.Module, loss_fn: LossFunction, *, split: SplitFunction | None = None
+    ) -> None:
         self._model = plain_module(model)
         self._loss_fn = loss_fn
         self._memory: ProbeMemory | None = None
-        self._noise = NoiseProber()
+        self.noise = NoiseProber(split=split)
         self._followed: FollowedRatio | None = None
         self.backend: BackendChoice | None = None
 
@@ -177,17 +238,26 @@ class Prober:
         return None if self._followed is None else self._followed.at(preconditioner)
 
     def probe_noise(
-        self, parts: MicroBatches, preconditioner: Preconditioner, *, step: int, loss: float
-    ) -> NoiseReading:
-        """Return the noise of a batch; see `NoiseProber.probe`.
+        self,
+        batch: Any,
+        preconditioner: Preconditioner,
+        *,
+        step: int,
+        loss: float = math.nan,
+        usual: int | None = None,
+    ) -> NoiseReading | None:
+        """Return the noise of a batch, or None if it is left out; see `NoiseProber.probe`.
 
         Args:
-            parts: Micro-batches, or the halves that `split_batch` makes of a batch.
+            batch: What `loss_fn` gets.
             preconditioner: The step about to be taken.
             step: Its number, for the reading.
-            loss: Loss of the whole batch.
+            loss: Loss of the whole batch; NaN if unknown.
+            usual: Number of examples of the usual batch; None if unknown.
         """
-        return self._noise.probe(self._model, self._loss_fn, parts, preconditioner, step=step, loss=loss)
+        return self.noise.probe(
+            self._model, self._loss_fn, batch, preconditioner, step=step, loss=loss, usual=usual
+        )
 
     def _follow(self, reading: CurvatureReading, vector: Tensor, preconditioner: Preconditioner) -> None:
         self._followed = FollowedRatio.start(
@@ -200,18 +270,13 @@ class Prober:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the vectors of the last probes, from which a resumed run starts warm."""
-        direction = self._noise.state_dict()
+        noise = self.noise.state_dict()
         if self._memory is None:
-            return {"starts": None, "gain": None, "direction": direction, "followed": None}
+            return {"starts": None, "gain": None, "noise": noise, "followed": None}
         starts = [start.clone() for start in self._memory.starts]
         followed = self._followed
         saved = None if followed is None else vars(followed) | {"direction": followed.direction.clone()}
-        return {
-            "starts": starts,
-            "gain": self._memory.gain,
-            "direction": direction,
-            "followed": saved,
-        }
+        return {"starts": starts, "gain": self._memory.gain, "noise": noise, "followed": saved}
 
     def load_state_dict(self, state: Mapping[str, Any], *, size: int) -> None:
         """Continue from `state_dict()`.
@@ -223,8 +288,9 @@ class Prober:
             state: What `state_dict` returned.
             size: Number of trained parameters of the present model.
         """
-        starts, direction, followed = state["starts"], state["direction"], state.get("followed")
-        vectors = (*(starts or ()), direction, None if followed is None else followed["direction"])
+        starts, followed = state["starts"], state.get("followed")
+        noise = dict(state["noise"] if "noise" in state else {"direction": state["direction"]})
+        vectors = (*(starts or ()), noise["direction"], None if followed is None else followed["direction"])
         misfits = {one.numel() for one in vectors if one is not None} - {size}
         if misfits:
             _LOGGER.warning(
@@ -233,8 +299,8 @@ class Prober:
                 max(misfits),
                 size,
             )
-            starts = direction = followed = None
-        self._noise.load_state_dict(direction)
+            starts = followed = noise["direction"] = None
+        self.noise.load_state_dict(noise)
         self._memory = None
         if starts is not None:
             self._memory = ProbeMemory(tuple(start.clone() for start in starts), state["gain"])

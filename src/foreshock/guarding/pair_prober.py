@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from foreshock.batches import BatchWatch, MicroBatches, split_batch
+from foreshock.batches import BatchWatch
 from foreshock.curvature import LossFunction, NoiseProber, NoiseReading
 from foreshock.failures import Failures
 from foreshock.forecast import NOISE_INTERVAL, noise_interval
@@ -31,8 +31,8 @@ class PairProber:
         self._prober = NoiseProber()
         self._batches = BatchWatch()
         self._failures = Failures("guard")
-        self._calls, self._measured = 0, False
-        self._whole = ""  # why a batch could not be split
+        self._calls = 0
+        self._unsplit = ""  # why no batch could be split
         self.spent = False
 
     @property
@@ -46,8 +46,7 @@ class PairProber:
         same = self._batches.constant is True
         return (
             *self._failures.notes,
-            # The last batch of an epoch may have one example: where others were measured that is no matter.
-            *((self._whole,) if self._whole and not self._measured else ()),
+            *((self._unsplit,) if self._unsplit and self._prober.given_up else ()),
             *(("every step saw the same data: there was no noise to measure",) if same else ()),
         )
 
@@ -82,24 +81,27 @@ class PairProber:
             raise ValueError(f"every is {every!r}; at least one step lies between two measurements")
         self.spent = False
         self._see(batch)
-        if step % noise_interval(lag, every=every):
+        # What a batch was too short for is measured on the next one.
+        if step % noise_interval(lag, every=every) and not self._prober.pending:
             return None
         if self._batches.constant is not False or self._failures.given_up:
             return None
-        parts = self._parts(batch) if self._can_measure(optimizer) else None
-        if parts is None:
+        if not self._can_measure(optimizer):
             return None
         try:
             preconditioner = read_preconditioner(optimizer, gradient_scale=gradient_scale)
             if not preconditioner.largest_rate > 0:
                 return None  # nothing moves: a schedule may begin at zero
             self.spent = True
-            reading = self._prober.probe(model, loss_fn, parts, preconditioner, step=step)
+            reading = self._prober.probe(
+                model, loss_fn, batch, preconditioner, step=step, usual=self._batches.usual_examples
+            )
         except Exception as error:  # noqa: BLE001 - a measurement must never end a training run
             self._failures.failed(f"a measurement of the noise failed at step {step}", error)
             return None
         self._failures.succeeded()
-        self._measured = True
+        self._say()
+        self.spent = reading is not None
         return reading
 
     def _see(self, batch: Any) -> None:
@@ -121,25 +123,26 @@ class PairProber:
             self._failures.note(f"the noise of mini-batches is not measured where parameters are {kind}")
         return not kind
 
-    def _parts(self, batch: Any) -> MicroBatches | None:
-        try:
-            return split_batch(batch)
-        except Exception as error:  # noqa: BLE001 - a batch may be anything
-            if not (self._whole or self._measured):
-                self._whole = f"the noise of mini-batches can't be measured: {error}"
-                _LOGGER.warning("guard: %s", self._whole)
-            return None
+    def _say(self) -> None:
+        """Log what is new about the batches and their halves."""
+        for remark in self._prober.take_remarks():
+            _LOGGER.log(logging.WARNING if remark.warning else logging.INFO, "guard: %s", remark.message)
+            if remark.name == "no noise":
+                self._unsplit = remark.message
+            elif remark.warning:
+                self._failures.note(remark.message)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""
         return {
-            "direction": self._prober.state_dict(),
+            "noise": self._prober.state_dict(),
             "batches": self._batches.state_dict(),
-            "measured": self._measured,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        self._prober.load_state_dict(state["direction"])
+        # Earlier versions kept the direction alone.
+        self._prober.load_state_dict(
+            state["noise"] if "noise" in state else {"direction": state["direction"]}
+        )
         self._batches.load_state_dict(state["batches"])
-        self._measured = bool(state["measured"])

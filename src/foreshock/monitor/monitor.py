@@ -23,7 +23,7 @@ from foreshock.monitor.clock import StepClock
 from foreshock.monitor.following import GradientSize
 from foreshock.monitor.journal import Journal
 from foreshock.monitor.observation import FreeSignals, StepObservation
-from foreshock.monitor.probing import Measure, ProbeRunner, ProbeSchedule
+from foreshock.monitor.probing import Measure, ProbedStep, ProbeRunner, ProbeSchedule
 from foreshock.monitor.subject import Subject
 from foreshock.preconditioner import as_optimizers
 
@@ -153,8 +153,8 @@ class Monitor:
 
     @property
     def forecast(self) -> Forecast:
-        """The last forecast."""
-        return self._last
+        """The last forecast, counted from the last step."""
+        return self._last.at(max(self._clock.step, self._last.step))
 
     @property
     def guard(self) -> Guard | None:
@@ -193,8 +193,10 @@ class Monitor:
         value = _as_scalar(loss)
         step = self._clock.next(step)
         self._batches.see(batch)
+        if self._batches.change:
+            self._journal.event(step, "batch size", self._batches.change, level=None)
         size = GradientSize(gradient_scale, gradient_norm, max_norm)
-        self._signals.take(value, step=step, size=size)
+        self._signals.take(value, step=step, size=size, batch_size=self._batches.examples)
         step = self._count(step)
         deciding = self._decides(step)
         constant = self._batches.constant
@@ -337,15 +339,22 @@ class Monitor:
                 self._journal.event(seen.step, "non-finite loss", message)
                 self._run.mark_unavailable(seen.step, f"the loss is {seen.loss}")
             last = place == len(unjudged) - 1
-            measured = (
-                last
-                and what is not None
-                and self._probes.measure(what, seen, batch, gradient_scale=gradient_scale)
-            )
+            measured = last and what is not None and self._measure(what, seen, batch, gradient_scale)
             # A forecast for each step would say the same again and again: one at the end, and where the loss
             # leaves its level or fails in between.
             if last or spiking != self._run.spiking or not math.isfinite(seen.loss):
                 self._forecast(seen.step, measured=measured)
+
+    def _measure(self, what: Measure, seen: StepObservation, batch: Any, gradient_scale: float) -> bool:
+        # Made sure of before something rests on it; what is due may be something else then.
+        known = self._batches.constant
+        constant = self._batches.confirm(batch)
+        if constant is not known:
+            return False
+        at = ProbedStep(
+            seen, batch, gradient_scale, differ=constant is False, usual_examples=self._batches.usual_examples
+        )
+        return self._probes.measure(what, at)
 
     def _forecast(self, step: int, *, measured: bool) -> None:
         if self._probes.unavailable:

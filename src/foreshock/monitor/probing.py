@@ -11,9 +11,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from foreshock.batches import count_examples, split_batch
 from foreshock.curvature import ERROR_PER_STEP, CurvatureReading, NoiseReading, Prober
 from foreshock.dynamics import population_factor
 from foreshock.failures import Failures, ProbeRefusedError
@@ -25,10 +25,10 @@ from foreshock.monitor.journal import Journal
 from foreshock.monitor.observation import StepObservation, edge_reading, followed_reading
 from foreshock.monitor.subject import Subject
 from foreshock.preconditioner import Preconditioner, read_preconditioner
+from foreshock.representation import short_repr
 
 Measure = Literal["curvature", "refresh", "follow", "noise"]
 
-_MISMATCH = 0.01
 CURVATURE_PROBE_INTERVAL = 50
 """Where batches differ: measurements of the noise from one probe of the curvature, expensive, to the next."""
 
@@ -231,6 +231,27 @@ class ProbeSchedule:
         return max(wait, _SHORTEST)
 
 
+@dataclass(frozen=True)
+class ProbedStep:
+    """A step at which something is measured.
+
+    Attributes:
+        seen: Its free signals.
+        batch: Its batch.
+        gradient_scale: What ``.grad`` still has to be divided by.
+        differ: Whether batches are known to differ.
+        usual_examples: Number of examples of the usual batch; None if unknown.
+    """
+
+    seen: StepObservation
+    batch: Any
+    gradient_scale: float = 1.0
+    differ: bool = False
+    usual_examples: int | None = None
+
+    __repr__ = short_repr
+
+
 class ProbeRunner:
     """Measure what is due, and hand the readings to the forecast, the guard and the log.
 
@@ -261,6 +282,7 @@ class ProbeRunner:
         self._failures = Failures("monitor")
         self._budget_checked = False
         self._local_noted = not several_processes()
+        self._population_told = False
 
     @property
     def unavailable(self) -> str:
@@ -281,17 +303,18 @@ class ProbeRunner:
         if self._prober is None or self._failures.given_up:
             return None
         noisy = self._is_noisy(constant=constant)
+        if noisy and self._prober.noise.pending and self._schedule.measures:
+            return "noise"  # what the last batch was too short for is measured on this one
         return self._schedule.due(step, noisy=noisy, forecast=forecast, lag=self._run.lag, deciding=deciding)
 
-    def measure(self, what: Measure, seen: StepObservation, batch: Any, *, gradient_scale: float) -> bool:
+    def measure(self, what: Measure, at: ProbedStep) -> bool:
         """Measure what is due at a step; return whether anything was.
 
         Args:
             what: What `due` returned.
-            seen: The free signals of the step.
-            batch: Its batch.
-            gradient_scale: What ``.grad`` still has to be divided by.
+            at: The step.
         """
+        seen = at.seen
         if not math.isfinite(seen.loss) or self._prober is None:
             return False
         # The first step of many warmups: nothing moves, so there is no ratio. It must not count as a failure.
@@ -309,7 +332,9 @@ class ProbeRunner:
         todo: list[Measure] = [what]
         if what == "noise" and self._schedule.accompanied:
             todo.append("curvature")
-        return all(self._try(one, self._prober, seen, batch, gradient_scale) for one in todo)
+        elif at.differ and what in ("curvature", "refresh"):
+            todo.insert(0, "noise")  # no batch could be split so far; this one may be longer
+        return [self._try(one, self._prober, at) for one in todo][-1]
 
     def check_budget(self, step: int, *, constant: bool | None) -> None:
         """Say once, when the opening is over, if the budget can't keep a forecast alive.
@@ -343,33 +368,34 @@ class ProbeRunner:
         # Noise decides only where batches surely differ; until two of them were seen the curvature does.
         return constant is False and self._run.noise_expected
 
-    def _try(
-        self, what: Measure, prober: Prober, seen: StepObservation, batch: Any, gradient_scale: float
-    ) -> bool:
+    def _try(self, what: Measure, prober: Prober, at: ProbedStep) -> bool:
         measures: Mapping[Measure, Callable[..., float | None]] = {
             "curvature": self._measure_curvature,
             "refresh": self._refresh,
             "follow": self._follow,
             "noise": self._measure_noise,
         }
+        step, optimizers = at.seen.step, self._subject.optimizers
+        if self._failures.given_up:
+            return False
         try:
-            preconditioner = read_preconditioner(self._subject.optimizers, gradient_scale=gradient_scale)
-            with kept_options(self._subject.optimizers):
-                passes = measures[what](prober, seen, batch, preconditioner)
+            preconditioner = read_preconditioner(optimizers, gradient_scale=at.gradient_scale)
+            with kept_options(optimizers):
+                passes = measures[what](prober, at, preconditioner)
         except Exception as error:  # noqa: BLE001 - a probe must never end a training run
-            self._record_failure(seen.step, error)
+            self._record_failure(step, error)
             # Charged too: otherwise failures would come as fast as steps.
-            self._schedule.failed(what, step=seen.step)
+            self._schedule.failed(what, step=step)
+            return False
+        if passes is None:
             return False
         self._failures.succeeded()
-        self._schedule.spent(what, passes or 0.0, step=seen.step)
-        return passes is not None
+        self._schedule.spent(what, passes, step=step)
+        return True
 
-    def _measure_curvature(
-        self, prober: Prober, seen: StepObservation, batch: Any, preconditioner: Preconditioner
-    ) -> float:
-        known = prober.backend
-        reading = prober.probe(batch, preconditioner, step=seen.step)
+    def _measure_curvature(self, prober: Prober, at: ProbedStep, preconditioner: Preconditioner) -> float:
+        known, seen = prober.backend, at.seen
+        reading = prober.probe(at.batch, preconditioner, step=seen.step)
         choice = prober.backend
         if known is None and choice is not None:
             level = logging.INFO if choice.verified else logging.WARNING
@@ -377,11 +403,10 @@ class ProbeRunner:
         self._hand_over(prober, seen, reading, preconditioner)
         return reading.passes
 
-    def _refresh(
-        self, prober: Prober, seen: StepObservation, batch: Any, preconditioner: Preconditioner
-    ) -> float:
+    def _refresh(self, prober: Prober, at: ProbedStep, preconditioner: Preconditioner) -> float:
+        seen = at.seen
         followed, since = prober.follow(preconditioner), prober.measured
-        reading = prober.refresh(batch, preconditioner, step=seen.step)
+        reading = prober.refresh(at.batch, preconditioner, step=seen.step)
         if followed is not None and since is not None:
             self._schedule.learn_drift(
                 followed.stability_ratio, reading.stability_ratio, steps=seen.step - since.step
@@ -390,13 +415,12 @@ class ProbeRunner:
         self._hand_over(prober, seen, reading, preconditioner)
         return reading.passes
 
-    def _follow(
-        self, prober: Prober, seen: StepObservation, _batch: Any, preconditioner: Preconditioner
-    ) -> float | None:
+    def _follow(self, prober: Prober, at: ProbedStep, preconditioner: Preconditioner) -> float:
+        seen = at.seen
         edge = followed_reading(seen, prober, preconditioner, drift=self._schedule.drift)
-        if edge is None:
-            return None
-        self._run.record_curvature(seen.step, edge, learning_rates=self._subject.future_rates(seen.step))
+        if edge is not None:
+            rates = self._subject.future_rates(seen.step)
+            self._run.record_curvature(seen.step, edge, learning_rates=rates)
         return 0.0
 
     def _hand_over(
@@ -411,40 +435,35 @@ class ProbeRunner:
             learning_rates=self._subject.future_rates(seen.step),
         )
 
-    def _measure_noise(
-        self, prober: Prober, seen: StepObservation, batch: Any, preconditioner: Preconditioner
-    ) -> float | None:
-        try:
-            parts = split_batch(batch)
-            factor = population_factor(sum(map(count_examples, parts.batches)), self._subject.examples)
-        except ValueError as error:
-            # From then on the forecast rests on single batches, and says so.
-            self._run.noise_expected = False
-            self._journal.event(seen.step, "no noise", f"the noise of batches can't be measured: {error}")
-            return None
-        reading = prober.probe_noise(parts, preconditioner, step=seen.step, loss=seen.loss)
-        self._journal.write("noise", reading)
-        self._warn_of_mismatch(reading)
-        self._run.record_noise(
-            seen.step,
-            mean=reading.mean,
-            variance=factor * reading.variance,
-            noise_factor=reading.noise_factor,
+    def _measure_noise(self, prober: Prober, at: ProbedStep, preconditioner: Preconditioner) -> float | None:
+        seen = at.seen
+        reading = prober.probe_noise(
+            at.batch, preconditioner, step=seen.step, loss=seen.loss, usual=at.usual_examples
         )
+        for remark in prober.noise.take_remarks():
+            level = logging.WARNING if remark.warning else logging.INFO
+            self._journal.event(seen.step, remark.name, remark.message, level=level)
+        # Without noise the forecast rests on single batches, and says so.
+        self._run.noise_expected = not prober.noise.given_up
+        if reading is None:
+            return None
+        self._journal.write("noise", reading)
+        variance = self._population_factor(reading) * reading.variance
+        values = {"mean": reading.mean, "variance": variance, "noise_factor": reading.noise_factor}
+        self._run.record_noise(seen.step, **values)
         if self._guard is not None:
-            self._guard.record_noise(
-                mean=reading.mean, variance=factor * reading.variance, noise_factor=reading.noise_factor
-            )
+            self._guard.record_noise(**values)
         return reading.passes
 
-    def _warn_of_mismatch(self, reading: NoiseReading) -> None:
-        if reading.loss_mismatch > _MISMATCH:
-            self._journal.event(
-                reading.step,
-                "no parts",
-                "the loss of a batch is not the mean of that of its parts (batch normalisation, or no mean "
-                "over examples): the noise is overestimated",
-            )
+    def _population_factor(self, reading: NoiseReading) -> float:
+        """Return how much less batches of this run differ than fresh ones, from the size of its data set."""
+        try:
+            return population_factor(reading.examples, self._subject.examples)
+        except ValueError as error:
+            if not self._population_told:
+                self._journal.event(reading.step, "wrong examples", f"{error}; it is not used")
+            self._population_told = True
+            return 1.0
 
     def _record_failure(self, step: int, error: Exception) -> None:
         self._failures.failed(f"the probe of step {step} failed", error)
