@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -89,6 +89,7 @@ def measure_noise(
     direction: Tensor | None = None,
     model: nn.Module | None = None,
     loss: float = math.nan,
+    keep: Callable[[Evaluation], None] | None = None,
 ) -> tuple[NoiseReading, Tensor]:
     """Measure the curvature along a direction, and its variance between batches, from the parts of a batch.
 
@@ -102,6 +103,7 @@ def measure_noise(
             gradient. A vector of another size is ignored: the trained parameters have changed.
         model: The model that the loss evaluates, whose buffers are restored after each evaluation.
         loss: Loss of the whole batch, to compare the parts with; NaN if unknown.
+        keep: Called with the mean loss and gradient of the parts.
 
     Returns:
         The reading, and the direction for the next measurement.
@@ -135,6 +137,8 @@ def measure_noise(
     here = [_gradient(term, preconditioner, model) for term in terms]
     gradients = _Spread.of([one.gradient * root for one in here], terms)
     _require_finite(gradients.variance)
+    if keep is not None:
+        keep(_mean(here, terms))
     w = None if direction is None or direction.shape != root.shape else unit(direction * (root > 0))
     w = unit(gradients.mean) if w is None else w
     length = _step_length(preconditioner, root)
@@ -212,6 +216,15 @@ def _require_finite(variance: float) -> None:
             "a gradient of a part of the batch is not finite: look for NaN or Inf in the batch and in the "
             "parameters, or for a loss that is not defined on a part of a batch"
         )
+
+
+def _mean(evaluations: Sequence[Evaluation], terms: Sequence[LossTerm]) -> Evaluation:
+    gradient = torch.zeros_like(evaluations[0].gradient)
+    loss = torch.zeros_like(evaluations[0].loss)
+    for one, term in zip(evaluations, terms, strict=True):
+        gradient.add_(one.gradient, alpha=term.weight)
+        loss.add_(one.loss, alpha=term.weight)
+    return Evaluation(loss, gradient)
 
 
 def _weighted_loss(evaluations: Sequence[Evaluation], terms: Sequence[LossTerm]) -> float:

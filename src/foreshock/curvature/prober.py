@@ -6,7 +6,8 @@ Two types: of the curvature of a batch, by Hessian products, and of its noise, b
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from foreshock.curvature.measurement import LossFunction, loss_terms, part_terms
 from foreshock.curvature.noise import NoiseReading, measure_noise
 from foreshock.curvature.probe import CurvatureReading, ProbeMemory, ProbeSettings, probe_curvature
 from foreshock.isolation import isolated
-from foreshock.operators import BackendChoice, choose_backend
+from foreshock.operators import BackendChoice, Evaluation, choose_backend
 from foreshock.preconditioner import Preconditioner
 
 
@@ -35,6 +36,7 @@ class NoiseProber:
         *,
         step: int,
         loss: float = math.nan,
+        keep: Callable[[Evaluation], None] | None = None,
     ) -> NoiseReading:
         """Return the curvature along one direction, and how it differs between the parts of a batch.
 
@@ -47,6 +49,7 @@ class NoiseProber:
             preconditioner: The step about to be taken.
             step: Its number, for the reading.
             loss: Loss of the whole batch, to compare with; NaN if unknown.
+            keep: Called with the mean loss and gradient of the parts.
 
         Raises:
             Exception: Whatever the loss function raises.
@@ -54,7 +57,13 @@ class NoiseProber:
         terms = part_terms(model, loss_fn, parts)
         with isolated(model):
             reading, self._direction = measure_noise(
-                terms, preconditioner, step=step, direction=self._direction, model=model, loss=loss
+                terms,
+                preconditioner,
+                step=step,
+                direction=self._direction,
+                model=model,
+                loss=loss,
+                keep=keep,
             )
         return reading
 
@@ -80,6 +89,7 @@ class Prober:
         self._loss_fn = loss_fn
         self._memory: ProbeMemory | None = None
         self._noise = NoiseProber()
+        self._evaluation: Evaluation | None = None
         self.backend: BackendChoice | None = None
 
     @property
@@ -109,9 +119,10 @@ class Prober:
             if chosen is None:
                 chosen = choose_backend(loss, preconditioner.parameters, model=self._model)
             settings = ProbeSettings(chosen, model=self._model)
-            reading, self._memory = probe_curvature(
+            reading, memory = probe_curvature(
                 loss, preconditioner, step=step, memory=self._memory, settings=settings
             )
+        self._memory, self._evaluation = replace(memory, evaluation=None), memory.evaluation
         self.backend = chosen
         return reading
 
@@ -126,7 +137,17 @@ class Prober:
             step: Its number, for the reading.
             loss: Loss of the whole batch.
         """
-        return self._noise.probe(self._model, self._loss_fn, parts, preconditioner, step=step, loss=loss)
+        return self._noise.probe(
+            self._model, self._loss_fn, parts, preconditioner, step=step, loss=loss, keep=self._keep
+        )
+
+    def take_evaluation(self) -> Evaluation | None:
+        """Return loss and gradient of the batch that was probed last, once: they are not kept."""
+        evaluation, self._evaluation = self._evaluation, None
+        return evaluation
+
+    def _keep(self, evaluation: Evaluation) -> None:
+        self._evaluation = evaluation
 
     def state_dict(self) -> dict[str, Any]:
         """Return the vectors of the last probes, from which a resumed run starts warm."""

@@ -89,6 +89,8 @@ class Forecast:
         stage: Where in the cycle of a spike the run is, one of `foreshock.dynamics.Stage`; empty if unknown.
         cause_hint: In words, what drives the ratio; empty if unknown. A hint: only a test with one part
             frozen proves it.
+        doubt: In words, why the readings may be wrong: the loss or the gradient of training is not that of
+            `loss_fn`, for example. Empty if nothing speaks against them.
     """
 
     step: int
@@ -106,6 +108,7 @@ class Forecast:
     severity: float = math.nan
     stage: str = ""
     cause_hint: str = ""
+    doubt: str = ""
 
     __repr__ = short_repr
 
