@@ -15,6 +15,7 @@ from foreshock.batches import BatchWatch
 from foreshock.curvature import LossFunction
 from foreshock.forecast import Alarm, Forecast, RunForecaster
 from foreshock.guarding import Guard, GuardAction, Policy, as_guard
+from foreshock.monitor.explanation import unusable_loss
 from foreshock.monitor.journal import Journal
 from foreshock.monitor.observation import FreeSignals
 from foreshock.monitor.probing import ProbeRunner, ProbeSchedule
@@ -144,7 +145,7 @@ class Monitor:
         Returns:
             The forecast, counted from this step.
         """
-        step, value = self._step, _as_number(loss)
+        step, value = self._step, _as_number(batch, loss)
         self._step += 1
         seen = self._signals.observe(step=step, loss=value, gradient_scale=gradient_scale)
         # Before anything that may fail or raise: a log without the last step hides what ended the run.
@@ -234,11 +235,8 @@ class Monitor:
             self._on_alarm(alarm)
 
 
-def _as_number(loss: Tensor | float) -> float:
+def _as_number(batch: Any, loss: Tensor | float) -> float:
     value = loss.detach() if isinstance(loss, Tensor) else loss
-    if isinstance(value, Tensor) and value.numel() != 1:
-        raise ValueError(
-            f"observe was given a loss of shape {tuple(value.shape)}; pass the scalar that backward() "
-            "was called on"
-        )
+    if (isinstance(value, Tensor) and value.numel() != 1) or not hasattr(value, "__float__"):
+        raise unusable_loss(batch, value)
     return float(value)

@@ -17,6 +17,7 @@ from foreshock.dynamics import population_factor
 from foreshock.failures import Failures
 from foreshock.forecast import Forecast, RunForecaster, noise_interval
 from foreshock.guarding import Guard
+from foreshock.monitor.consistency import ConsistencyCheck
 from foreshock.monitor.journal import Journal
 from foreshock.monitor.observation import StepObservation, edge_reading
 from foreshock.monitor.subject import Subject
@@ -151,6 +152,7 @@ class ProbeRunner:
         self._prober = None if loss_fn is None else Prober(subject.model, loss_fn)
         self._failures = Failures("monitor")
         self._measurements = 0
+        self._consistency = None if loss_fn is None else ConsistencyCheck(subject, run, journal)
 
     def measure_if_due(
         self,
@@ -171,6 +173,8 @@ class ProbeRunner:
             gradient_scale: What ``.grad`` still has to be divided by.
         """
         step = seen.step
+        if self._consistency is not None and self._consistency.sampling:
+            self._consistency.sample(step)
         if not math.isfinite(seen.loss):
             self._journal.event(step, "non-finite loss", f"the loss is {seen.loss}; no probe was made")
             self._run.mark_unavailable(step, f"the loss is {seen.loss}")
@@ -227,9 +231,19 @@ class ProbeRunner:
             for measure in measures:
                 measure(prober, seen, batch, preconditioner)
         except Exception as error:  # noqa: BLE001 - a probe must never end a training run
-            self._record_failure(seen.step, error)
+            self._record_failure(seen.step, self._explained(seen.step, error, batch))
             return False
         self._failures.succeeded()
+        if self._consistency is not None:
+            self._consistency.after_probe(
+                prober.take_evaluation(),
+                preconditioner.parameters,
+                batch,
+                step=seen.step,
+                loss=seen.loss,
+                gradient_scale=gradient_scale,
+                whole=self._measure_curvature in measures,
+            )
         return True
 
     def _measure_curvature(
@@ -278,6 +292,9 @@ class ProbeRunner:
                 "the loss of a batch is not the mean of that of its parts (batch normalisation, or no mean "
                 "over examples): the noise is overestimated",
             )
+
+    def _explained(self, step: int, error: Exception, batch: Any) -> Exception:
+        return error if self._consistency is None else self._consistency.explain(step, error, batch)
 
     def _record_failure(self, step: int, error: Exception) -> None:
         self._failures.failed(f"the probe of step {step} failed", error)
