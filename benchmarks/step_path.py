@@ -83,7 +83,8 @@ def observed_step(*, probe: bool) -> StepPath:
             optimizer.zero_grad()
             loss = loss_fn(model, batch)
             loss.backward()  # type: ignore[no-untyped-call]
-            if step == (_SETTLED if probe else _SETTLED + 1):
+            # The step after one of the first probes looks at the gradients of both.
+            if step == (_SETTLED if probe else _SETTLED + 2):
                 with traced() as found:
                     monitor.observe(batch, loss)
                 return found

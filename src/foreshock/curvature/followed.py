@@ -25,7 +25,7 @@ from torch import Tensor
 from foreshock.curvature.form import symmetric_form
 from foreshock.curvature.probe import CurvatureReading, ProbeMemory, ProbeSettings, largest_blocks
 from foreshock.eigen import StoppingRule, largest_eigenvalue
-from foreshock.operators import DifferenceOperator, Loss
+from foreshock.operators import DifferenceOperator, Evaluation, Loss
 from foreshock.preconditioner import Preconditioner
 from foreshock.vectors import reciprocal, turned, unit
 
@@ -236,4 +236,5 @@ def refresh_curvature(
         complete=complete,
         passes=hessian.passes,
     )
-    return reading, direction, ProbeMemory(starts, gain)
+    evaluation = Evaluation(hessian.loss, hessian.gradient)
+    return reading, direction, ProbeMemory(starts, gain, evaluation)

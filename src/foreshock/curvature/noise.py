@@ -106,6 +106,7 @@ def measure_noise(
     model: nn.Module | None = None,
     loss: float = math.nan,
     weigh: Callable[[PartLosses], PartWeights] | None = None,
+    keep: Callable[[Evaluation], None] | None = None,
 ) -> tuple[NoiseReading, Tensor]:
     """Measure the curvature along a direction, and its variance between batches, from the parts of a batch.
 
@@ -121,6 +122,7 @@ def measure_noise(
         loss: Loss of the whole batch, to compare the parts with; NaN if unknown.
         weigh: Returns how the parts make up the batch, from their losses; None for a mean that is weighted as
             `parts` says.
+        keep: Called with loss and gradient of the whole batch, from those of its parts.
 
     Returns:
         The reading, and the direction for the next measurement.
@@ -161,6 +163,8 @@ def measure_noise(
     weights = PartWeights.of_mean(losses.shares) if weigh is None else weigh(losses)
     gradients = _Spread.of([one.here.gradient * root for one in measured], weights)
     _require_finite(gradients.variance)
+    if keep is not None:
+        keep(_whole([one.here for one in measured], weights))
     w = None if direction is None or direction.shape != root.shape else unit(direction * (root > 0))
     w = unit(gradients.mean) if w is None else w
     length = _step_length(preconditioner, root)
@@ -306,6 +310,15 @@ def _require_finite(variance: float) -> None:
             "a gradient of a part of the batch is not finite: look for NaN or Inf in the batch and in the "
             "parameters, or for a loss that is not defined on a part of a batch"
         )
+
+
+def _whole(parts: Sequence[Evaluation], weights: PartWeights) -> Evaluation:
+    """Return loss and gradient of the whole batch."""
+    gradient, loss = torch.zeros_like(parts[0].gradient), torch.zeros_like(parts[0].loss)
+    for one, share, scale in zip(parts, weights.shares, weights.scales, strict=True):
+        gradient.add_(one.gradient, alpha=share * scale)
+        loss.add_(one.loss, alpha=share * scale)
+    return Evaluation(loss, gradient)
 
 
 def _trusted_root(preconditioner: Preconditioner) -> Tensor:

@@ -24,6 +24,7 @@ from foreshock.eigen import EigenResult, StoppingRule, largest_eigenvalue
 from foreshock.operators import (
     BackendChoice,
     DifferenceOperator,
+    Evaluation,
     HessianOperator,
     Loss,
     LossOperator,
@@ -125,10 +126,13 @@ class ProbeMemory:
             that overtakes them appears in the gradient, which is the third start.
         gain: ‖Hv‖/‖v‖ of the last product, from which finite differences predict their step; None for
             double backward.
+        evaluation: Loss and gradient of the batch, as the probe computed them, for who wants to compare them
+            with those of training; the next probe needs none.
     """
 
     starts: tuple[Tensor, ...]
     gain: float | None = None
+    evaluation: Evaluation | None = None
 
 
 @dataclass(frozen=True)
@@ -253,7 +257,7 @@ def probe_curvature(
         passes=hessian.passes,
         seconds=time.perf_counter() - began,
     )
-    return reading, ProbeMemory(top.starts, gain)
+    return reading, ProbeMemory(top.starts, gain, Evaluation(hessian.loss, hessian.gradient))
 
 
 def _usable(memory: ProbeMemory | None, like: Tensor) -> tuple[Tensor, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from foreshock.curvature.probe import CurvatureReading, ProbeMemory, ProbeSettin
 from foreshock.curvature.remarks import Remark, weighting_remarks
 from foreshock.curvature.weights import Weighing
 from foreshock.isolation import alone, isolated, plain_module
-from foreshock.operators import BackendChoice, LossTerm, choose_backend
+from foreshock.operators import BackendChoice, Evaluation, LossTerm, choose_backend
 from foreshock.operators.loss import evaluate
 from foreshock.preconditioner import Preconditioner
 
@@ -61,6 +61,7 @@ class NoiseProber:
         step: int,
         loss: float = math.nan,
         usual: int | None = None,
+        keep: Callable[[Evaluation], None] | None = None,
     ) -> NoiseReading | None:
         """Return the curvature along one direction, and how it differs between the parts of a batch.
 
@@ -78,6 +79,7 @@ class NoiseProber:
             loss: Loss of the whole batch, to compare with; NaN if unknown.
             usual: Number of examples of the usual batch, which the variances are given for; None to take the
                 median of those that were probed.
+            keep: Called with the mean loss and gradient of the parts.
 
         Raises:
             Exception: Whatever the loss function raises.
@@ -100,6 +102,7 @@ class NoiseProber:
                 model=model,
                 loss=loss,
                 weigh=lambda found: self._weighing.weigh(found, parts, made=made),
+                keep=keep,
             )
         reading = replace(reading, weighting=self._weighing.rule)
         self._divider.remarks.add(*weighting_remarks(self._weighing, model, made=made))
@@ -148,6 +151,7 @@ class Prober:
         self._memory: ProbeMemory | None = None
         self.noise = NoiseProber(split=split)
         self._followed: FollowedRatio | None = None
+        self._evaluation: Evaluation | None = None
         self.backend: BackendChoice | None = None
 
     @property
@@ -179,9 +183,10 @@ class Prober:
                 chosen = choose_backend(loss, preconditioner.parameters, model=self._model)
                 spent = chosen.passes
             settings = ProbeSettings(chosen, model=self._model)
-            reading, self._memory = probe_curvature(
+            reading, memory = probe_curvature(
                 loss, preconditioner, step=step, memory=self._memory, settings=settings
             )
+        self._memory, self._evaluation = replace(memory, evaluation=None), memory.evaluation
         self.backend = chosen
         self._follow(reading, self._memory.starts[0], preconditioner)
         return replace(reading, passes=reading.passes + spent)
@@ -223,7 +228,7 @@ class Prober:
             )
         self.backend = chosen
         starts = found.starts if reading.complete else (*found.starts, *memory.starts[1:])
-        self._memory = ProbeMemory(starts, found.gain)
+        self._memory, self._evaluation = ProbeMemory(starts, found.gain), found.evaluation
         self._follow(reading, direction, preconditioner)
         return reading
 
@@ -256,8 +261,23 @@ class Prober:
             usual: Number of examples of the usual batch; None if unknown.
         """
         return self.noise.probe(
-            self._model, self._loss_fn, batch, preconditioner, step=step, loss=loss, usual=usual
+            self._model,
+            self._loss_fn,
+            batch,
+            preconditioner,
+            step=step,
+            loss=loss,
+            usual=usual,
+            keep=self._keep,
         )
+
+    def take_evaluation(self) -> Evaluation | None:
+        """Return loss and gradient of the batch that was probed last, once: they are not kept."""
+        evaluation, self._evaluation = self._evaluation, None
+        return evaluation
+
+    def _keep(self, evaluation: Evaluation) -> None:
+        self._evaluation = evaluation
 
     def _follow(self, reading: CurvatureReading, vector: Tensor, preconditioner: Preconditioner) -> None:
         self._followed = FollowedRatio.start(

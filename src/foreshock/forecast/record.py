@@ -93,6 +93,8 @@ class Forecast:
             frozen proves it.
         measured: Step of the last measurement that it rests on; None if there was none. In between the ratio
             is followed from v and the learning rate alone.
+        doubt: In words, why the readings may be wrong: the loss or the gradient of training is not that of
+            `loss_fn`, for example. Empty if nothing speaks against them.
     """
 
     step: int
@@ -111,6 +113,7 @@ class Forecast:
     stage: str = ""
     cause_hint: str = ""
     measured: int | None = None
+    doubt: str = ""
 
     __repr__ = short_repr
 

@@ -76,6 +76,7 @@ class RunForecaster:
         self._heights: deque[float] = deque(maxlen=_HEIGHTS)
         self._last = unknown(0, "no probe was made yet")
         self._trigger = ""
+        self._doubt = ""
 
     def record_step(
         self, *, loss: float, squared_gradient: float, second_moment: float, decay_exponent: float = math.nan
@@ -165,6 +166,14 @@ class RunForecaster:
         self._last = unknown(step, why, stability_ratio=math.nan)
         self._missing = "" if self._noise_seen == step else why
 
+    def mark_doubtful(self, text: str) -> None:
+        """Add to each forecast from now on why the readings may be wrong.
+
+        Args:
+            text: Why, in words; empty where nothing speaks against them any more.
+        """
+        self._doubt = text
+
     def forecast(self, step: int, *, constant: bool | None) -> Forecast:
         """Return the forecast at a step, from all that was measured so far.
 
@@ -182,7 +191,15 @@ class RunForecaster:
             if forecast.announces and max(self._heights, default=math.inf) < VISIBLE:
                 forecast = _damped(forecast, max(self._heights))
         state: State = "spike" if self.spiking else forecast.state
-        return changed(forecast, state=state, stage=self._stages.stage, lag=self._statistics.lag)
+        basis = f"{forecast.basis}; doubtful: {self._doubt}" if self._doubt else forecast.basis
+        return changed(
+            forecast,
+            state=state,
+            stage=self._stages.stage,
+            lag=self._statistics.lag,
+            basis=basis,
+            doubt=self._doubt,
+        )
 
     def alarm(self, step: int, forecast: Forecast) -> Alarm | None:
         """Return the alarm that is due at a step, if there is one.
@@ -212,6 +229,7 @@ class RunForecaster:
             "book": self._book.state_dict(),
             "last": vars(self._last).copy(),
             "trigger": self._trigger,
+            "doubt": self._doubt,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -224,6 +242,7 @@ class RunForecaster:
         self._stages.load_state_dict(state["stages"])
         self._heights = deque(state["heights"], maxlen=_HEIGHTS)
         self._last, self._trigger = Forecast(**state["last"]), str(state["trigger"])
+        self._doubt = str(state.get("doubt", ""))
 
     def _with_outlook(self, forecast: Forecast, reading: EdgeReading) -> Forecast:
         if reading.measured is not None and reading.measured < forecast.step:

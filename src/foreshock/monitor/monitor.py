@@ -20,6 +20,7 @@ from foreshock.forecast import Alarm, Forecast, RunForecaster
 from foreshock.guarding import Guard, GuardAction, Policy, as_guard
 from foreshock.monitor.budget import OPENING
 from foreshock.monitor.clock import StepClock
+from foreshock.monitor.explanation import unusable_loss
 from foreshock.monitor.following import GradientSize
 from foreshock.monitor.journal import Journal
 from foreshock.monitor.observation import FreeSignals, StepObservation
@@ -190,7 +191,7 @@ class Monitor:
         Raises:
             ValueError: If the loss is no scalar, or `step` does not increase.
         """
-        value = _as_scalar(loss)
+        value = _as_scalar(batch, loss)
         step = self._clock.next(step)
         self._batches.see(batch)
         if self._batches.change:
@@ -198,6 +199,7 @@ class Monitor:
         size = GradientSize(gradient_scale, gradient_norm, max_norm)
         self._signals.take(value, step=step, size=size, batch_size=self._batches.examples)
         step = self._count(step)
+        self._probes.sample(step)
         deciding = self._decides(step)
         constant = self._batches.constant
         what = self._probes.due(step, constant=constant, forecast=self._last, deciding=deciding)
@@ -386,12 +388,8 @@ def _write_rest(signals: FreeSignals, journal: Journal, owner: int) -> None:
     journal.close()
 
 
-def _as_scalar(loss: Tensor | float) -> Tensor | float:
-    if not isinstance(loss, Tensor):
-        return float(loss)
-    if loss.numel() != 1:
-        raise ValueError(
-            f"observe was given a loss of shape {tuple(loss.shape)}; pass the scalar that backward() "
-            "was called on"
-        )
-    return loss.detach()
+def _as_scalar(batch: Any, loss: Tensor | float) -> Tensor | float:
+    value = loss.detach() if isinstance(loss, Tensor) else loss
+    if (isinstance(value, Tensor) and value.numel() != 1) or not hasattr(value, "__float__"):
+        raise unusable_loss(batch, value)
+    return value if isinstance(value, Tensor) else float(value)

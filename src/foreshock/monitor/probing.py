@@ -21,6 +21,7 @@ from foreshock.forecast import Forecast, RunForecaster, noise_interval
 from foreshock.guarding import Guard
 from foreshock.isolation import kept_options, several_processes
 from foreshock.monitor.budget import PassBudget
+from foreshock.monitor.consistency import ConsistencyCheck
 from foreshock.monitor.journal import Journal
 from foreshock.monitor.observation import StepObservation, edge_reading, followed_reading
 from foreshock.monitor.subject import Subject
@@ -283,6 +284,7 @@ class ProbeRunner:
         self._budget_checked = False
         self._local_noted = not several_processes()
         self._population_told = False
+        self._consistency = None if loss_fn is None else ConsistencyCheck(subject, run, journal)
 
     @property
     def unavailable(self) -> str:
@@ -329,12 +331,22 @@ class ProbeRunner:
             )
         if what == "refresh" and not self._prober.can_refresh:
             what = "curvature"  # a resumed run chooses its backend again
-        todo: list[Measure] = [what]
-        if what == "noise" and self._schedule.accompanied:
-            todo.append("curvature")
-        elif at.differ and what in ("curvature", "refresh"):
-            todo.insert(0, "noise")  # no batch could be split so far; this one may be longer
-        return [self._try(one, self._prober, at) for one in todo][-1]
+        if what == "noise":
+            accompanied = self._schedule.accompanied
+            measured = self._try(what, self._prober, at)
+            return measured and (not accompanied or self._try("curvature", self._prober, at))
+        if at.differ and what in ("curvature", "refresh"):
+            self._try("noise", self._prober, at)  # no batch could be split so far; this one may be longer
+        return self._try(what, self._prober, at)
+
+    def sample(self, step: int) -> None:
+        """Look at ``.grad`` at an observed step, while it is not known whether training and probes agree.
+
+        Args:
+            step: Step number.
+        """
+        if self._consistency is not None and self._consistency.sampling:
+            self._consistency.sample(step)
 
     def check_budget(self, step: int, *, constant: bool | None) -> None:
         """Say once, when the opening is over, if the budget can't keep a forecast alive.
@@ -383,7 +395,7 @@ class ProbeRunner:
             with kept_options(optimizers):
                 passes = measures[what](prober, at, preconditioner)
         except Exception as error:  # noqa: BLE001 - a probe must never end a training run
-            self._record_failure(step, error)
+            self._record_failure(step, self._explained(step, error, at.batch))
             # Charged too: otherwise failures would come as fast as steps.
             self._schedule.failed(what, step=step)
             return False
@@ -391,6 +403,16 @@ class ProbeRunner:
             return False
         self._failures.succeeded()
         self._schedule.spent(what, passes, step=step)
+        if self._consistency is not None and what != "follow":
+            self._consistency.after_probe(
+                prober.take_evaluation(),
+                preconditioner.parameters,
+                at.batch,
+                step=step,
+                loss=at.seen.loss,
+                gradient_scale=at.gradient_scale,
+                whole=what != "noise",
+            )
         return True
 
     def _measure_curvature(self, prober: Prober, at: ProbedStep, preconditioner: Preconditioner) -> float:
@@ -464,6 +486,9 @@ class ProbeRunner:
                 self._journal.event(reading.step, "wrong examples", f"{error}; it is not used")
             self._population_told = True
             return 1.0
+
+    def _explained(self, step: int, error: Exception, batch: Any) -> Exception:
+        return error if self._consistency is None else self._consistency.explain(step, error, batch)
 
     def _record_failure(self, step: int, error: Exception) -> None:
         self._failures.failed(f"the probe of step {step} failed", error)
