@@ -470,7 +470,7 @@ def test_a_loop_that_observes_every_tenth_step_is_understood(tmp_path):
     monitor.close()
     run = read_run(tmp_path)
     assert run.steps("step").tolist() == list(range(0, 400, 10))
-    [event] = [one for one in run.records["event"] if one["name"].startswith("misuse")]
+    [event] = [one for one in run.records["event"] if one["name"] == "calls"]
     assert "observe is called every 10 updates" in event["message"]
     assert forecast.state != "unknown"
     assert run.column("curvature", "passes").sum() <= 0.05 * 400 + 40  # what the opening cost

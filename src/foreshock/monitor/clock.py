@@ -32,6 +32,7 @@ class StepClock:
         self._given = False
         self._counted: tuple[int, int] | None = None  # call and update number of the last comparison
         self._idle = 0
+        self._noted = False
 
     def next(self, step: int | None) -> int:
         """Return the number of the step that is observed now.
@@ -90,8 +91,9 @@ class StepClock:
     def _without_update(self, calls: int) -> str:
         # A gradient scaler leaves out a step now and then, but not several in a row from the second one on.
         self._idle += calls
-        if self._idle != _IDLE_CALLS:
+        if self._idle < _IDLE_CALLS or self._noted:
             return ""
+        self._noted = True
         return (
             f"observe was called {_IDLE_CALLS} times in a row without an update of the optimizer: call it "
             "once for each optimizer.step(), and for an accumulation pass all its batches as MicroBatches"

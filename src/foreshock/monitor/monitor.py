@@ -290,7 +290,7 @@ class Monitor:
         if odd:
             step = self._clock.step
             self._signals.renumber(step)
-            self._journal.event(step, "misuse: calls", odd)
+            self._journal.event(step, "calls", odd)
         if self._signals.wrong_norm is not None and not self._norm_noted:
             self._norm_noted = True
             own, given = self._signals.wrong_norm

@@ -331,13 +331,23 @@ class ProbeRunner:
             )
         if what == "refresh" and not self._prober.can_refresh:
             what = "curvature"  # a resumed run chooses its backend again
-        if what == "noise":
-            accompanied = self._schedule.accompanied
-            measured = self._try(what, self._prober, at)
-            return measured and (not accompanied or self._try("curvature", self._prober, at))
-        if at.differ and what in ("curvature", "refresh"):
-            self._try("noise", self._prober, at)  # no batch could be split so far; this one may be longer
-        return self._try(what, self._prober, at)
+        made: list[Measure] = []
+        for one in self._together(what, differ=at.differ):
+            if self._try(one, self._prober, at):
+                made.append(one)
+            elif one == what:
+                break
+        if made and self._consistency is not None:
+            self._check(self._consistency, self._prober, at, whole=made != ["noise"])
+        return what in made
+
+    def _together(self, what: Measure, *, differ: bool) -> list[Measure]:
+        """Return all that is measured at once where something is due."""
+        if what == "noise" and self._schedule.accompanied:
+            return ["noise", "curvature"]
+        if differ and what in ("curvature", "refresh"):
+            return ["noise", what]  # no batch could be split so far; this one may be longer
+        return [what]
 
     def sample(self, step: int) -> None:
         """Look at ``.grad`` at an observed step, while it is not known whether training and probes agree.
@@ -380,6 +390,20 @@ class ProbeRunner:
         # Noise decides only where batches surely differ; until two of them were seen the curvature does.
         return constant is False and self._run.noise_expected
 
+    def _check(self, check: ConsistencyCheck, prober: Prober, at: ProbedStep, *, whole: bool) -> None:
+        evaluation = prober.take_evaluation()
+        if evaluation is None:
+            return
+        check.after_probe(
+            evaluation,
+            read_preconditioner(self._subject.optimizers).parameters,
+            at.batch,
+            step=at.seen.step,
+            loss=at.seen.loss,
+            gradient_scale=at.gradient_scale,
+            whole=whole,
+        )
+
     def _try(self, what: Measure, prober: Prober, at: ProbedStep) -> bool:
         measures: Mapping[Measure, Callable[..., float | None]] = {
             "curvature": self._measure_curvature,
@@ -403,16 +427,6 @@ class ProbeRunner:
             return False
         self._failures.succeeded()
         self._schedule.spent(what, passes, step=step)
-        if self._consistency is not None and what != "follow":
-            self._consistency.after_probe(
-                prober.take_evaluation(),
-                preconditioner.parameters,
-                at.batch,
-                step=step,
-                loss=at.seen.loss,
-                gradient_scale=at.gradient_scale,
-                whole=what != "noise",
-            )
         return True
 
     def _measure_curvature(self, prober: Prober, at: ProbedStep, preconditioner: Preconditioner) -> float:
