@@ -168,8 +168,8 @@ most; several may share one.
 - *only 3 ×*, half of them below {_median(found["only_old"])} times the median: losses that jump about so much
   that such a step is nothing unusual, and low spikes right after another.
 - *only new*, half of them below {_median(found["only_new"])} times their level: rises far above the noise
-  that stay below three times the median, in the mean of five steps where batches differ, and spikes whose running
-  median an earlier one had raised.
+  that stay below three times the median, in the mean of five steps where batches differ, and spikes whose
+  running median an earlier one had raised.
 
 None of the {total["both"] + total["only new"]:,} rises was injected. The rule by which a report puts one down
 to the *jump in one step* does so for {total["data"]:,} of them.

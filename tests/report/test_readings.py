@@ -81,3 +81,11 @@ def test_without_losses_or_forecasts_nothing_is_said(log, rows):
     found = coverage(log(*rows))
     assert all(math.isnan(value) for value in (found.in_alarm, found.unknown, found.age))
     assert isinstance(found, Coverage)
+
+
+def test_a_state_that_is_still_that_of_a_spike_which_is_over_announces_nothing(log):
+    names = ["edge", "armed", "spike", "spike", "spike", "stable", "edge", "spike"]
+    run = log(*(state(10 * i, name) for i, name in enumerate(names)))
+    assert readings_of(run).steps[readings_of(run).announces].tolist() == [0, 10, 20, 30, 40, 60, 70]
+    after = readings_of(run, [25])
+    assert after.steps[after.announces].tolist() == [0, 10, 20, 60, 70]

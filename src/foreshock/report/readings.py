@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ import numpy as np
 from foreshock.spikes import Readings, alarm_episodes, announcing, episode_gap
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from foreshock.runlog import Run
@@ -76,17 +79,17 @@ def recorded_losses(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     )
 
 
-def readings_of(run: Run) -> Readings:
+def readings_of(run: Run, ends: Sequence[int] = ()) -> Readings:
     """Return what was measured and announced, a row per step with a reading or an announcement.
 
     Args:
         run: A run as read from its log.
+        ends: Steps at which events of the loss ended: a forecast whose state is still ``spike`` after one is
+            the echo of it, and announces nothing.
     """
     nan = math.nan
     curvature = {row["step"]: row for row in run.records.get("curvature", [])}
-    forecasts = run.records.get("forecast", [])
-    announcements = announcing([str(row.get("state")) for row in forecasts])
-    announced = {row["step"]: row for row, on in zip(forecasts, announcements, strict=True) if on}
+    announced = _announced(run.records.get("forecast", []), ends)
     ratio = {step: as_number(row.get("stability_ratio")) for step, row in (announced | curvature).items()}
     steps = sorted(step for step in ratio if math.isfinite(ratio[step]) or step in announced)
     gradient = [
@@ -99,6 +102,17 @@ def readings_of(run: Run) -> Readings:
         stability_ratio=np.array([ratio[step] for step in steps], dtype=np.float64),
         gradient_stability_ratio=np.array(gradient, dtype=np.float64),
     )
+
+
+def _announced(forecasts: list[dict[str, Any]], ends: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Return the forecasts that announced, by step."""
+    after = np.searchsorted(sorted(ends), [row["step"] for row in forecasts])
+    found: dict[int, dict[str, Any]] = {}
+    for _, rows in itertools.groupby(zip(after.tolist(), forecasts, strict=True), key=lambda pair: pair[0]):
+        part = [row for _, row in rows]
+        states = announcing([str(row.get("state")) for row in part])
+        found |= {row["step"]: row for row, on in zip(part, states, strict=True) if on}
+    return found
 
 
 def guard_steps(run: Run) -> list[int]:

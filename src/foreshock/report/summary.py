@@ -209,12 +209,13 @@ def summarise(run: Run, definition: EventDefinition | None = None) -> RunSummary
     finite = losses[np.isfinite(losses)]
     found = detect_events(steps.tolist(), losses.tolist(), definition)
     limit, reader = age_limit(run), EvidenceReader(run)
+    sudden = [event for event in found if event.kind != "climb"]
     result = score(
-        [event for event in found if event.kind != "climb"],
-        readings_of(run),
+        sudden,
+        readings_of(run, [event.end for event in sudden]),
         gap=episode_gap(run.steps("forecast")),
-        # Before so many calm steps nothing can be high, and no announcement be called false.
-        judged_from=int(steps[min(definition.fewest, len(steps) - 1)]) if len(steps) else 0,
+        # Until the level rests on so many steps, no announcement is called false.
+        judged_from=int(steps[min(definition.window, len(steps) - 1)]) if len(steps) else 0,
         actions=guard_steps(run),
         oldest=limit,
     )
