@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test test-slow test-distributed test-browser lint types layers docs package check-tag
-.PHONY: bench-curvature bench-forecast bench-guard reproduce clean
+.PHONY: bench-curvature bench-overhead bench-forecast bench-guard reproduce clean
 
 demo: $(VENV)/.demo
 	$(BIN)/foreshock demo
@@ -50,6 +50,11 @@ bench-curvature: $(VENV)/.peers
 	$(BIN)/python -m benchmarks.curvature.run --suite $(SUITE)
 	$(BIN)/python -m benchmarks.curvature.table benchmarks/curvature/results/$(SUITE).json docs/benchmarks/curvature.md
 
+# Half an hour at most, resumable. `make bench-overhead SUITE=quick` takes three minutes and leaves out the largest model.
+bench-overhead: $(VENV)/.peers
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.overhead.run --suite $(SUITE)
+	$(BIN)/python -m benchmarks.overhead.table benchmarks/overhead/results/$(SUITE).json docs/benchmarks/overhead.md
+
 # Hours, resumable. Scores the held-out half: not while a rule is tuned.
 bench-forecast: $(VENV)/.bench
 	$(BIN)/foreshock bench forecast --suite full --release --out runs/spikebench
@@ -60,10 +65,10 @@ bench-guard: $(VENV)/.bench
 	$(BIN)/foreshock bench guard --suite full --release --out runs/guardbench
 	$(BIN)/python -m benchmarks.guardbench.publish runs/guardbench
 
-# The peers and what they import require another torch, or torchvision; the rest of it is in the extra.
+# The peers and what they import require another torch, torchvision or a web server; the rest of it is in the extra.
 $(VENV)/.peers: $(VENV)/.bench
 	$(PIP_INSTALL) --no-deps pyhessian==0.1 curvlinops-for-pytorch==3.0.1 hessian-eigenthings==1.0.0a5 \
-	  backpack-for-pytorch==1.7.1 unfoldNd==0.2.3
+	  backpack-for-pytorch==1.7.1 unfoldNd==0.2.3 trainscope==1.8.1
 	touch $@
 
 # The stamps record which extra is installed, so that a second call starts at once.

@@ -89,6 +89,7 @@ def test_a_torn_last_line_is_skipped_and_closed_by_the_next_writer(tmp_path):
     torn = read_run(tmp_path)
     assert (len(torn.steps("step")), torn.skipped) == (1, 1)
     again = RunLogWriter(tmp_path)
+    again.resume()
     again.write("step", {"step": 1, "loss": 0.5})
     resumed = read_run(tmp_path)
     assert resumed.steps("step").tolist() == [0, 1]
@@ -100,7 +101,9 @@ def test_a_resumed_session_replaces_what_it_does_again(tmp_path):
     for step in range(10):
         first.write("step", {"step": step, "loss": 1.0})
         first.write("curvature", {"step": step, "stability_ratio": 0.1})
+    first.close()
     second = RunLogWriter(tmp_path, meta={"name": "second"})
+    second.resume(6)
     for step in range(6, 8):
         second.write("step", {"step": step, "loss": 2.0})
     run = read_run(tmp_path)
@@ -108,11 +111,12 @@ def test_a_resumed_session_replaces_what_it_does_again(tmp_path):
     assert run.column("step", "loss").tolist() == [1.0] * 6 + [2.0] * 2
     assert run.steps("curvature").tolist() == list(range(6))
     assert run.meta["name"] == "second"
+    assert (run.starts, run.obsolete, run.earlier) == (2, 8, ())
 
 
 def test_scalars_of_numpy_and_torch_are_numbers_and_the_rest_is_text(tmp_path):
     meta = {"count": np.int64(3), "rate": torch.tensor(0.5), "dtype": torch.float32, "nan": np.float32("nan")}
-    RunLogWriter(tmp_path, meta=meta)
+    RunLogWriter(tmp_path, meta=meta).close()
     assert read_run(tmp_path).meta == {"count": 3, "rate": 0.5, "dtype": "torch.float32", "nan": "NaN"}
 
 
@@ -120,7 +124,8 @@ def test_a_late_record_does_not_shield_obsolete_ones(tmp_path):
     first = RunLogWriter(tmp_path)
     for step in (0, 5, 6, 1):
         first.write("event", {"step": step, "name": "x", "message": "y"})
-    RunLogWriter(tmp_path).write("event", {"step": 3, "name": "x", "message": "y"})
+    first.resume(3)
+    first.write("event", {"step": 3, "name": "x", "message": "y"})
     run = read_run(tmp_path)
     assert run.steps("event").tolist() == [0, 1, 3]
     assert (run.starts, run.schema) == (2, SCHEMA)

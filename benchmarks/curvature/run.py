@@ -14,6 +14,7 @@ import platform
 import sys
 import time
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -90,7 +91,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     suite = SUITES[options.suite]
     began = time.perf_counter()
-    record: dict[str, object] = {"suite": options.suite, "tolerance": TOLERANCE, "machine": _machine()}
+    record: dict[str, object] = {"suite": options.suite, "tolerance": TOLERANCE, "machine": machine(PACKAGES)}
     record["limits"] = measure_limits()
     _say(began, "limits")
     rows = _trajectories(suite, began)
@@ -145,9 +146,14 @@ def _memory(suite: Suite, rows: list[Row], began: float) -> list[Row]:
     return found
 
 
-def _machine() -> dict[str, object]:
+def machine(packages: Iterable[str]) -> dict[str, object]:
+    """Return what a result depends on: processor, threads, versions, the day.
+
+    Args:
+        packages: Distributions whose versions are of interest; None stands for those that are missing.
+    """
     versions: dict[str, object] = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

@@ -10,6 +10,10 @@ _NOTES_KEPT = 3
 _STEP = re.compile(r"step \d+")
 
 
+class ProbeRefusedError(RuntimeError):
+    """A probe that must not be made again: it would change the training, or wait for other processes."""
+
+
 class Failures:
     """Count failures in a row; a failure must never end a training run.
 
@@ -57,12 +61,15 @@ class Failures:
 
         Args:
             what: What failed, and when.
-            error: Why.
+            error: Why. After a `ProbeRefusedError` it is given up at once.
         """
         self.in_a_row += 1
-        self.given_up = self.in_a_row >= self._allowed
-        message = f"{what}: {type(error).__name__}: {error}"
-        if self.given_up:
+        refused = isinstance(error, ProbeRefusedError)
+        self.given_up = refused or self.in_a_row >= self._allowed
+        message = f"{what}: {error}" if refused else f"{what}: {type(error).__name__}: {error}"
+        if refused:
+            self._keep(f"{message} (it is not tried again)")
+        elif self.given_up:
             self._keep(f"{message} ({self._allowed} failures in a row: it is not tried again)")
         else:
             self.note(message)

@@ -78,7 +78,7 @@ def test_nothing_is_touched_when_the_loss_fails_half_way(row):
     def closure():
         loss = row.case.loss_fn(model, batch)
         calls.append(1)
-        if len(calls) == 4:
+        if len(calls) == 2:  # with displaced parameters
             raise MemoryError("half way")
         return loss
 

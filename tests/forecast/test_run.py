@@ -19,9 +19,9 @@ def a_run(steps: int = 120, **free: float) -> RunForecaster:
     return run
 
 
-def noisy(run: RunForecaster, mean: float, variance: float, count: int = 5) -> RunForecaster:
+def noisy(run: RunForecaster, mean: float, variance: float, count: int = 5, step: int = 120) -> RunForecaster:
     for _ in range(count):
-        run.record_noise(mean=mean, variance=variance, noise_factor=19.0)
+        run.record_noise(step, mean=mean, variance=variance, noise_factor=19.0)
     return run
 
 
@@ -56,7 +56,7 @@ def test_what_can_not_be_measured_any_more_is_not_called_stable():
 def test_noise_that_was_measured_counts_where_the_curvature_of_that_step_failed():
     run = a_run()
     run.record_step(**QUIET)
-    noisy(run, 0.2, 0.001).mark_unavailable(121, "the probe failed")
+    noisy(run, 0.2, 0.001, step=121).mark_unavailable(121, "the probe failed")
     assert run.forecast(121, constant=False).state == "stable"
 
 
@@ -198,7 +198,7 @@ def test_a_resumed_run_goes_on_alike():
     resumed.load_state_dict(json.loads(json.dumps(run.state_dict())))
     for one in (run, resumed):
         one.record_step(**QUIET)
-        one.record_noise(mean=0.3, variance=0.02, noise_factor=19.0)
+        one.record_noise(121, mean=0.3, variance=0.02, noise_factor=19.0)
     assert resumed.forecast(121, constant=False) == run.forecast(121, constant=False)
     assert resumed.alarm(121, resumed.forecast(121, constant=False)) is None
 
@@ -217,3 +217,57 @@ def test_a_forecast_from_noise_is_of_its_own_step():
     forecast = run.forecast(120, constant=False)
     assert forecast.step == 120
     assert math.isnan(forecast.stability_ratio)
+
+
+def test_a_reading_that_is_too_old_is_unknown_and_says_how_old():
+    run = a_run()
+    for step in range(100, 120, 2):
+        run.record_curvature(step, EdgeReading(0.5, learning_rate=1e-3))
+    assert run.forecast(200, constant=True).state != "unknown"
+    old = run.forecast(219, constant=True)
+    assert (old.state, old.measured, old.age) == ("unknown", 118, 101)
+    assert old.basis == "the curvature was last measured 101 steps ago, at step 118"
+    assert str(old) == f"no forecast: {old.basis}"
+    # Followed from v alone it lives longer, but not for ever.
+    for step in range(120, 600, 10):
+        run.record_curvature(step, EdgeReading(0.5, learning_rate=1e-3, measured=118))
+    assert run.forecast(418, constant=True).state != "unknown"
+    assert run.forecast(419, constant=True).state == "unknown"
+
+
+def test_noise_that_is_too_old_is_unknown():
+    run = noisy(a_run(), 0.2, 0.001)
+    assert run.forecast(320, constant=False).state == "stable"
+    old = run.forecast(321, constant=False)
+    assert (old.state, old.measured) == ("unknown", 120)
+    assert "last measured 201 steps ago, at step 120" in old.basis
+
+
+def test_before_it_is_known_whether_batches_differ_nothing_is_announced():
+    run = a_run()
+    for step in range(110, 120):
+        run.record_curvature(step, EdgeReading(5.1, learning_rate=1e-3))
+    assert run.forecast(119, constant=True).state == "armed"
+    forecast = run.forecast(119, constant=None)
+    assert (forecast.state, forecast.announces) == ("unknown", False)
+    assert "unknown whether every step sees the same data" in forecast.basis
+
+
+def test_a_reading_that_may_be_off_by_more_than_itself_counts_for_nothing():
+    run = a_run()
+    for step in range(110, 120):
+        run.record_curvature(step, EdgeReading(0.001, learning_rate=1e-3, relative_error=7.0))
+    assert run.forecast(119, constant=True).state == "unknown"
+
+
+def test_a_loss_that_is_not_finite_is_an_alarm_once_until_it_is_finite_again():
+    run, given = a_run(), []
+    for step, loss in enumerate([1.0, math.nan, math.nan, math.inf, 1.0, math.nan]):
+        run.record_step(**QUIET | {"loss": loss})
+        if not math.isfinite(loss):
+            run.mark_unavailable(step, f"the loss is {loss}")
+        alarm = run.alarm(step, run.forecast(step, constant=True))
+        if alarm is not None:
+            given.append((alarm.step, alarm.level))
+            assert "the loss is nan" in alarm.reason
+    assert given == [(1, "alarm"), (5, "alarm")]

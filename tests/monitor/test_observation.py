@@ -10,8 +10,10 @@ from torch import nn, optim
 
 import foreshock
 from foreshock.monitor import observation
+from foreshock.monitor.following import GradientSize
 from foreshock.monitor.observation import FreeSignals
 from foreshock.preconditioner import read_gradient_norm, read_second_moment_sums
+from foreshock.runlog import read_run
 
 
 def network(seed: int = 0) -> tuple[nn.Module, torch.Tensor]:
@@ -32,6 +34,12 @@ def true(optimizers, scale=1.0):
     sums = read_second_moment_sums(optimizers, gradient_scale=scale)
     moment = sum(part.corrected for part in sums) if sums else math.nan
     return moment, read_gradient_norm(optimizers, gradient_scale=scale)
+
+
+def observe(signals, loss, *, step, scale=1.0):
+    signals.take(loss, step=step, size=GradientSize(scale))
+    [seen] = signals.fetch()
+    return seen
 
 
 def halves(model, make):
@@ -64,7 +72,7 @@ def test_the_signals_are_those_of_a_true_reading_at_every_step(kind):
     for step in range(150):
         loss = backward(model, data, step, optimizers)
         moment, norm = true(optimizers)
-        seen = signals.observe(step=step, loss=loss, gradient_scale=1.0)
+        seen = observe(signals, loss, step=step)
         assert seen.second_moment == pytest.approx(moment, rel=1e-9, nan_ok=True), step
         assert seen.gradient_norm == pytest.approx(norm, rel=1e-12)
         assert seen.learning_rate == max(group["lr"] for one in optimizers for group in one.param_groups)
@@ -90,7 +98,7 @@ def run(signals, model, data, optimizers, steps, *, before=lambda step: None, st
         loss = backward(model, data, step, optimizers)
         before(step)
         moment, _ = true(optimizers)
-        seen = signals.observe(step=step, loss=loss, gradient_scale=1.0)
+        seen = observe(signals, loss, step=step)
         assert seen.second_moment == pytest.approx(moment, rel=1e-9), step
         for optimizer in optimizers:
             optimizer.step()
@@ -110,7 +118,7 @@ def test_where_the_recursion_fails_the_state_is_read_at_every_step(readings):
     signals = FreeSignals(optimizers)
     for step in range(120):
         loss = backward(model, data, step, optimizers)
-        signals.observe(step=step, loss=loss, gradient_scale=1.0)
+        observe(signals, loss, step=step)
         optimizers[0].step()
     assert len(readings) > 110
 
@@ -141,7 +149,7 @@ def test_a_skipped_step_is_noticed_and_a_gradient_that_is_no_number():
     run(signals, model, data, optimizers, 35)
     loss = backward(model, data, 0, optimizers)
     model[0].bias.grad[0] = math.inf
-    seen = signals.observe(step=35, loss=loss, gradient_scale=1.0)
+    seen = observe(signals, loss, step=35)
     assert seen.gradient_norm == math.inf
     # As a gradient scaler does, the step is left out.
     run(signals, model, data, optimizers, 20, start=36)
@@ -156,14 +164,14 @@ def test_the_scale_of_the_gradients_is_divided_out():
         moment, norm = true(optimizers)
         for parameter in model.parameters():
             parameter.grad *= 1024
-        seen = signals.observe(step=step, loss=loss, gradient_scale=1024.0)
+        seen = observe(signals, loss, step=step, scale=1024.0)
         assert (seen.second_moment, seen.gradient_norm) == pytest.approx((moment, norm), rel=1e-9)
         for parameter in model.parameters():
             parameter.grad /= 1024
         optimizer.step()
 
 
-def test_raises_of_a_guard_are_in_the_signals_of_a_monitor():
+def test_raises_of_a_guard_are_in_the_signals_of_a_monitor(tmp_path):
     """A policy raises all of v now and then; the monitor's Σv is the optimizer's own."""
 
     class Raise(foreshock.guarding.Secant):
@@ -173,14 +181,72 @@ def test_raises_of_a_guard_are_in_the_signals_of_a_monitor():
 
     model, data = network()
     [optimizer] = optimizers = KINDS["Adam"](model)
-    monitor = foreshock.Monitor(model, optimizer, guard=Raise())
-    observed = []
-    original = monitor._signals.observe
-    monitor._signals.observe = lambda **options: observed.append(original(**options)) or observed[-1]
+    monitor = foreshock.Monitor(model, optimizer, guard=Raise(), run=tmp_path)
+    moments = []
     for step in range(60):
         loss = backward(model, data, step, optimizers)
         moment, _ = true(optimizers)
         monitor.observe(data, loss)
-        assert observed[-1].second_moment == pytest.approx(moment, rel=1e-9), step
+        moments.append(moment)
         optimizer.step()
     assert len(monitor.guard.actions) == 6
+    monitor.close()
+    assert read_run(tmp_path).column("step", "second_moment") == pytest.approx(moments, rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["Adam", "two groups", "SGD", "RMSprop"])
+def test_what_gathers_on_the_device_is_the_same_as_reading_each_step(kind):
+    model, data = network()
+    optimizers = KINDS[kind](model)
+    signals, expected, seen = FreeSignals(optimizers), [], []
+    for step in range(90):
+        loss = backward(model, data, step, optimizers)
+        expected.append(true(optimizers))
+        # A tensor that is overwritten before it is fetched, as a loop that scales its loss in place does.
+        value = torch.tensor(loss, dtype=torch.float64)
+        signals.take(value, step=step, size=GradientSize())
+        value.fill_(-1.0)
+        if step % 13 == 12:
+            seen += signals.fetch()
+        for optimizer in optimizers:
+            optimizer.step()
+    seen += signals.fetch()
+    assert [one.step for one in seen] == list(range(90))
+    assert all(one.loss > 0 for one in seen)
+    moments = [moment for moment, _ in expected]
+    assert [one.second_moment for one in seen] == pytest.approx(moments, rel=1e-9, nan_ok=True)
+    assert [one.gradient_norm for one in seen] == pytest.approx([n for _, n in expected], rel=1e-12)
+
+
+def test_a_norm_that_clipping_computed_is_taken_for_what_the_optimizer_gets():
+    model, data = network()
+    [optimizer] = optimizers = KINDS["Adam"](model)
+    signals, seen, expected = FreeSignals(optimizers), [], []
+    for step in range(60):
+        loss = backward(model, data, step, optimizers)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        expected.append(true(optimizers))
+        signals.take(loss, step=step, size=GradientSize(norm=norm, max_norm=1.0))
+        optimizer.step()
+    seen = signals.fetch()
+    assert signals.wrong_norm is None
+    assert [one.gradient_norm for one in seen] == pytest.approx([n for _, n in expected], rel=1e-6)
+    assert [one.second_moment for one in seen] == pytest.approx([m for m, _ in expected], rel=1e-6)
+
+
+def test_a_norm_that_is_not_that_of_the_gradient_is_noticed_and_left_alone():
+    model, data = network()
+    [optimizer] = optimizers = KINDS["Adam"](model)
+    signals, expected = FreeSignals(optimizers), []
+    for step in range(60):
+        loss = backward(model, data, step, optimizers)
+        expected.append(true(optimizers)[1])
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+        signals.take(loss, step=step, size=GradientSize(norm=norm))
+        optimizer.step()
+    own, given = signals.wrong_norm
+    assert own == pytest.approx(1e-3, rel=1e-2)
+    assert given == pytest.approx(expected[0])
+    assert [one.gradient_norm for one in signals.fetch()] == pytest.approx(
+        [min(norm, 1e-3) for norm in expected], rel=1e-2
+    )

@@ -1,4 +1,4 @@
-"""The schedule keeps to its budget, and spends it near the edge."""
+"""What is measured when: fixed steps, or as much as a budget of passes pays for."""
 
 from __future__ import annotations
 
@@ -8,67 +8,190 @@ import math
 import pytest
 
 from foreshock.forecast import Forecast
+from foreshock.monitor.budget import OPENING, PassBudget
+from foreshock.monitor.clock import StepClock
 from foreshock.monitor.probing import ProbeSchedule
+
+COSTS = {"curvature": 15.0, "refresh": 4.0, "noise": 2.0, "follow": 0.0}
 
 
 def forecast(ahead: float) -> Forecast:
     return Forecast(0, 0.9, ahead, ahead, ahead, 0.001, "rising", "a line")
 
 
-def simulate(schedule: ProbeSchedule, steps: int, cost: float, ahead) -> tuple[list[int], float]:
-    """Run steps of one second and probes of `cost` seconds; return probed steps, share of time."""
-    clock, spent, probed = 0.0, 0.0, []
+def simulate(schedule, steps, *, noisy=False, ahead=lambda step: None, lag=1.0, cold=30.0, costs=COSTS):
+    """Return what was measured at which step, and what it cost in all."""
+    made, spent, first = [], 0.0, True
     for step in range(steps):
-        if schedule.due(step, now=clock, forecast=ahead(step)):
-            clock += cost
-            spent += cost
-            schedule.spent(step, seconds=cost, now=clock)
-            probed.append(step)
-        clock += 1.0
-    return probed, spent / clock
+        what = schedule.due(step, noisy=noisy, forecast=ahead(step), lag=lag, deciding=step % 5 == 0)
+        if what is None:
+            continue
+        cost = cold if what == "curvature" and first else costs[what]
+        first = first and what != "curvature"
+        schedule.spent(what, cost, step=step)
+        made.append((step, what))
+        spent += cost
+    return made, spent
 
 
-@pytest.mark.parametrize("budget", [0.01, 0.05, 0.5])
-@pytest.mark.parametrize("cost", [0.01, 0.5, 15.0])
-def test_probes_take_no_more_than_the_budget(budget, cost):
-    probed, share = simulate(ProbeSchedule(budget=budget), 5000, cost, lambda step: None)
-    assert len(probed) > 1
-    # The first probe comes before anything is known of its cost.
-    assert share <= budget + cost / 5000
+def steps_of(made, what):
+    return [step for step, one in made if one == what]
 
 
-def test_probes_are_dense_near_the_edge_and_rare_far_from_it():
-    ahead = lambda step: forecast(max(1000.0 - step, 1.0))  # noqa: E731
-    probed, _ = simulate(ProbeSchedule(budget=0.9), 1000, 0.01, ahead)
-    gaps = [after - before for before, after in itertools.pairwise(probed)]
-    assert gaps[0] > 50
-    assert gaps[-1] == 1
+@pytest.mark.parametrize("noisy", [False, True])
+@pytest.mark.parametrize("budget", [0.01, 0.02, 0.05, 0.2, 1.0])
+@pytest.mark.parametrize("cost", [0.3, 1.0, 3.0])
+def test_no_more_passes_are_spent_than_the_budget_allows(budget, cost, noisy):
+    costs = {name: cost * value for name, value in COSTS.items()}
+    schedule = ProbeSchedule(budget=budget)
+    made, spent = simulate(schedule, 20_000, noisy=noisy, cold=30 * cost, costs=costs)
+    opening = sum(30 * cost if what == "curvature" else costs[what] for step, what in made if step < OPENING)
+    slack = 15 * cost  # a measurement may cost more than the last of its type did
+    assert spent <= budget * 20_000 + max(0.0, opening - budget * 20_000 / 5) + slack
+    # What is left over is less than one measurement's price, unless there was nothing to spend it on.
+    if not noisy and budget <= 0.05:
+        assert spent >= 0.75 * budget * 20_000
 
 
-def test_what_is_saved_far_away_is_spent_near():
-    ahead = lambda step: forecast(math.inf if step < 900 else 1.0)  # noqa: E731
-    probed, share = simulate(ProbeSchedule(budget=0.05), 1000, 0.5, ahead)
-    assert len([step for step in probed if step >= 900]) > 50
-    assert share <= 0.05 + 0.5 / 1000
+def test_the_default_has_readings_within_fifty_steps_and_then_without_a_gap():
+    made, _ = simulate(ProbeSchedule(), 5000)
+    readings = [step for step, _ in made]
+    assert len([step for step in readings if step <= OPENING]) >= 5
+    assert max(after - before for before, after in itertools.pairwise(readings)) <= 10
+    measured = [step for step, what in made if what != "follow"]
+    assert max(after - before for before, after in itertools.pairwise(measured)) <= 300
+
+
+def test_the_noise_of_mini_batches_is_known_within_fifty_steps_and_stays_known():
+    made, spent = simulate(ProbeSchedule(), 5000, noisy=True)
+    noises = steps_of(made, "noise")
+    assert noises[:3] == [0, 10, 20]
+    assert max(after - before for before, after in itertools.pairwise(noises)) <= 200
+    assert spent <= 0.05 * 5000
+
+
+def test_curvature_is_measured_more_often_near_the_edge_and_what_was_saved_is_spent_there():
+    ahead = lambda step: forecast(math.inf if step < 3000 else 1.0)  # noqa: E731
+    made, _ = simulate(ProbeSchedule(budget=0.2), 4000, ahead=ahead)
+    far = [step for step, what in made if what == "refresh" and 1000 <= step < 2000]
+    near = [step for step, what in made if what == "refresh" and step >= 3000]
+    assert len(near) >= 4 * len(far)
+
+
+def test_an_eigenvector_that_turned_is_sought_again_as_soon_as_it_can_be_paid_for():
+    schedule = ProbeSchedule(budget=0.2)
+    simulate(schedule, 500)
+    schedule.turned = True
+    found = next(
+        step
+        for step in range(500, 1000, 5)
+        if schedule.due(step, noisy=False, forecast=None, lag=1.0) == "curvature"
+    )
+    assert found < 600
 
 
 def test_every_overrides_the_budget():
-    probed, _ = simulate(ProbeSchedule(every=7), 50, 100.0, lambda step: None)
-    assert probed == [0, 7, 14, 21, 28, 35, 42, 49]
+    made, _ = simulate(ProbeSchedule(every=7), 50)
+    assert steps_of(made, "curvature") == [0, 7, 14, 21, 28, 35, 42, 49]
+    # A loop that is only seen at every fifth step is probed at the first one after each multiple.
+    schedule, seen = ProbeSchedule(every=7), []
+    for step in range(0, 50, 5):
+        if schedule.due(step, noisy=False, forecast=None, lag=1.0, deciding=False):
+            schedule.spent("curvature", 15.0, step=step)
+            seen.append(step)
+    assert seen == [0, 10, 15, 25, 30, 35, 45]
 
 
-def test_a_resumed_schedule_keeps_its_distance():
+def test_a_failure_is_charged_and_comes_again_only_when_it_can_be_paid_for():
     schedule = ProbeSchedule(budget=0.05)
-    simulate(schedule, 10, 0.1, lambda step: None)
-    resumed = ProbeSchedule(budget=0.05)
-    resumed.load_state_dict(schedule.state_dict())
-    assert not resumed.due(10, now=0.0, forecast=forecast(5000.0))
+    simulate(schedule, 2000)
+    spent = schedule.budget.spent
+    schedule.failed("refresh", step=2000)
+    assert schedule.budget.spent == spent + 4.0
+    assert schedule.due(2005, noisy=False, forecast=None, lag=1.0) in (None, "follow")
+
+
+def test_a_resumed_schedule_goes_on_as_if_nothing_had_happened():
+    one, other = ProbeSchedule(), ProbeSchedule()
+    simulate(one, 700)
+    other.load_state_dict(one.state_dict())
+    asked = [
+        [schedule.due(step, noisy=False, forecast=None, lag=1.0) for step in range(700, 1500, 10)]
+        for schedule in (one, other)
+    ]
+    assert asked[0] == asked[1]
+
+
+def test_a_budget_that_is_too_small_for_its_horizon_says_which_one_is_not():
+    for noisy in (False, True):
+        schedule = ProbeSchedule(budget=0.01)
+        said = schedule.shortfall(noisy=noisy, horizon=100)
+        assert said.startswith("budget=0.01 pays for a measurement every ")
+        enough = float(said.split("choose budget=")[1].split(",")[0])
+        assert ProbeSchedule(budget=enough).shortfall(noisy=noisy, horizon=100) == ""
+        assert ProbeSchedule(budget=0.9 * enough).shortfall(noisy=noisy, horizon=100)
+    assert ProbeSchedule().shortfall(noisy=False, horizon=100) == ""
+
+
+def test_a_budget_of_nothing_measures_nothing():
+    schedule = ProbeSchedule(budget=0)
+    assert not schedule.measures
+    assert simulate(schedule, 2000) == ([], 0.0)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"budget": 0.0}, "budget is 0.0"), ({"budget": 5}, "0.05 is 5 %"), ({"every": 0}, "^probe_every is 0")],
+    [
+        ({"budget": -0.1}, "budget is -0.1"),
+        ({"budget": 5}, "0.05 is one pass in twenty steps"),
+        ({"budget": math.nan}, "budget is nan"),
+        ({"every": 0}, "^probe_every is 0"),
+    ],
 )
 def test_bad_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         ProbeSchedule(**options)
+
+
+def test_what_the_opening_cost_is_paid_by_a_fifth_of_the_budget():
+    budget = PassBudget(0.1)
+    budget.begin(100)
+    budget.spend(20.0, opening=True)
+    assert not budget.allows(1.0, step=112)
+    assert budget.allows(1.0, step=113)  # 13 · .08 = 1.04
+    budget.spend(60.0)
+    assert not budget.allows(19.3, step=1090)  # 99 earned, .2 of the opening not paid yet, 80 spent
+    assert budget.allows(19.3, step=1093)
+
+
+def test_a_loop_that_is_observed_at_every_tenth_update_is_numbered_by_updates():
+    clock, steps = StepClock(), []
+    for call in range(5):
+        clock.next(None)
+        said = clock.compare(1 + 10 * call)
+        assert bool(said) == (call == 1)
+        steps.append(clock.step)
+    assert steps == [0, 10, 20, 30, 40]
+
+
+def test_a_step_that_a_scaler_left_out_is_no_misuse_and_calls_without_updates_are():
+    clock = StepClock()
+    said = []
+    for updates in (1, 2, 2, 3, 4, 5, 5, 6):
+        clock.next(None)
+        said.append(clock.compare(updates))
+    assert not any(said)
+    for _ in range(6):
+        clock.next(None)
+        said.append(clock.compare(6))
+    assert [text for text in said if text] == [said[10]]
+    assert "3 times in a row without an update" in said[10]
+
+
+def test_the_users_own_step_number_counts_and_must_increase():
+    clock = StepClock()
+    assert [clock.next(step) for step in (5, 15, 25)] == [5, 15, 25]
+    assert clock.compare(1) == clock.compare(30) == ""
+    for wrong in (25, 3):
+        with pytest.raises(ValueError, match="after step 25; steps must increase"):
+            clock.next(wrong)

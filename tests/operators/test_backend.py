@@ -22,6 +22,7 @@ from foreshock.operators import (
     choose_backend,
     hessian_operator,
 )
+from foreshock.operators.cost import GRADIENT_PASSES, GRAPH_PASSES, PRODUCT_PASSES
 
 
 class Net(nn.Module):
@@ -49,15 +50,17 @@ def test_smooth_models_are_verified(case, dtype):
     model, batch = case.build(dtype)
     choice = choose_backend(lambda: case.loss_fn(model, batch), list(model.parameters()), model=model)
     assert (choice.name, choice.verified) == ("double backward", True)
-    # The errors of central differences, ρ² and ε/ρ, times 100.
-    assert choice.discrepancy < (1e-3 if dtype == torch.float32 else 1e-7)
+    # The errors of one-sided differences, ρ and ε/ρ, times 5.
+    assert choice.discrepancy < 5 * 2 * 3 * torch.finfo(dtype).eps ** 0.5
+    assert choice.passes == 5
     assert choice.reason.startswith("double backward agrees with differences of gradients to ")
     assert choice.precision == dtype
 
 
 @pytest.mark.parametrize("function", [functional.relu, torch.abs])
 def test_kinks_do_not_convict_double_backward(function):
-    choice = choice_for(function, examples=2000)
+    # Enough examples that even the short step of a one-sided difference crosses kinks.
+    choice = choice_for(function, examples=20000)
     assert choice.name == "double backward"
     assert not choice.verified
     assert choice.discrepancy > 0.01
@@ -223,3 +226,48 @@ def test_choosing_does_not_import_the_compiler():
         "assert 'torch._dynamo' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def counted(closure):
+    calls = []
+
+    def loss():
+        calls.append(1)
+        return closure()
+
+    return loss, calls
+
+
+def test_an_agreement_costs_two_evaluations():
+    model, x = Net(torch.tanh), torch.randn(32, 4)
+    loss, calls = counted(lambda: model(x).square().mean())
+    choice = choose_backend(loss, list(model.parameters()), model=model)
+    assert (choice.verified, len(calls)) == (True, 2)
+    # The graph and a product, and one gradient beside it.
+    assert choice.passes == GRAPH_PASSES + PRODUCT_PASSES + GRADIENT_PASSES
+
+
+@pytest.mark.parametrize(
+    ("function", "passes"),
+    [
+        (lambda x: functional.relu(x), 6),  # a gradient more, to see that the loss is reproducible
+        (HonestTanh.apply, 7),  # a gradient and a central difference instead of one side
+        (OpaqueTanh.apply, 9),  # and a finer central difference
+        (lambda x: x.tanh() * x.detach().tanh(), 10),  # one side first, then as above
+    ],
+)
+def test_the_cost_of_each_rule(function, passes):
+    assert choice_for(function, examples=20000).passes == passes
+
+
+def test_the_first_micro_batch_costs_its_share():
+    weight = nn.Parameter(torch.ones(2))
+    terms = [LossTerm(lambda: (weight**3).sum(), 1.0), LossTerm(lambda: (weight**2).sum(), 3.0)]
+    assert choose_backend(terms, [weight]).passes == 5 / 4
+
+
+def test_what_fails_is_counted_too():
+    model = nn.EmbeddingBag(5, 3)
+    closure = lambda: model(torch.tensor([[0, 1], [1, 2]])).square().sum()  # noqa: E731
+    # The graph that failed, then a gradient and a central difference, whose first step fits.
+    assert choose_backend(closure, list(model.parameters()), model=model).passes == GRAPH_PASSES + 1 + 2

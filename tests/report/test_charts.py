@@ -59,7 +59,7 @@ def test_a_noisy_run_shows_the_edge_of_mini_batches(tmp_path):
     run = RunForecaster(beta2=0.999)
     for step in range(60):
         run.record_step(loss=1.0, squared_gradient=0.01, second_moment=1.0)
-        run.record_noise(mean=0.2, variance=0.02, noise_factor=19.0)
+        run.record_noise(step, mean=0.2, variance=0.02, noise_factor=19.0)
         writer.write("forecast", run.forecast(step, constant=False))
     writer.close()
     chart = by_id(read_run(tmp_path / "noisy"))["noise"]

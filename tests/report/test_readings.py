@@ -7,7 +7,16 @@ import math
 import numpy as np
 import pytest
 
-from foreshock.report.readings import Coverage, coverage, guard_steps, numbers, readings_of, recorded_losses
+from foreshock.report.readings import (
+    Coverage,
+    coverage,
+    guard_steps,
+    numbers,
+    readings_of,
+    recorded_losses,
+    times,
+    until,
+)
 from summaries import losses, reading, state
 
 
@@ -25,10 +34,10 @@ def test_an_announcement_without_a_reading_of_its_own_still_counts(log):
 
 
 def test_a_field_that_is_no_number_is_missing(log):
-    values = [1.5, 2, None, "three", True, 10**400, math.inf]
-    run = log(*(("step", {"step": i, "loss": 1.0, "gradient_norm": v}) for i, v in enumerate(values)))
-    np.testing.assert_array_equal(numbers(run, "step", "gradient_norm")[[0, 1, 6]], [1.5, 2.0, math.inf])
-    assert np.isnan(numbers(run, "step", "gradient_norm")[2:6]).all()
+    values = [1.5, 2, None, "three", True, math.inf]
+    run = log(*(("step", {"step": i, "loss": 1.0, "other": v}) for i, v in enumerate(values)))
+    np.testing.assert_array_equal(numbers(run, "step", "other")[[0, 1, 5]], [1.5, 2.0, math.inf])
+    assert np.isnan(numbers(run, "step", "other")[2:5]).all()
     assert numbers(run, "absent", "x").shape == (0,)
 
 
@@ -89,3 +98,10 @@ def test_a_state_that_is_still_that_of_a_spike_which_is_over_announces_nothing(l
     assert readings_of(run).steps[readings_of(run).announces].tolist() == [0, 10, 20, 30, 40, 60, 70]
     after = readings_of(run, [25])
     assert after.steps[after.announces].tolist() == [0, 10, 20, 60, 70]
+
+
+def test_a_failure_that_was_counted_lasts_until_its_last_step(log):
+    row = {"step": 20, "name": "probe failed", "message": "out of memory", "count": 30, "until": 49}
+    run = log(*losses([1.0] * 100), state(0, "stable"), ("event", row), state(50, "stable"))
+    assert coverage(run).unknown == pytest.approx(30 / 100)
+    assert (until(row), times(row)) == (49, 30)

@@ -1,5 +1,6 @@
 """A run in numbers, from its log."""
 
+import dataclasses
 import math
 
 import pytest
@@ -105,6 +106,7 @@ def test_without_curvature_nothing_is_announced(blind):
 def test_a_resumed_run_counts_each_step_once(tmp_path):
     for start, level in ((0, 1.0), (100, 2.0)):
         writer = RunLogWriter(tmp_path)
+        writer.resume(start)
         for kind, record in losses([level] * 150, start):
             writer.write(kind, record)
         writer.close()
@@ -173,9 +175,11 @@ def test_misuse_is_told_from_other_events(log):
 def test_earlier_runs_of_the_folder_are_kept_in_mind(log):
     run = log(*losses([1.0]))
     assert summarise(run).earlier == ()
+    assert summarise(dataclasses.replace(run, earlier=(run.path,))).earlier == (str(run.path),)
 
-    class WithEarlier(Run):
-        earlier = (run.path,)
 
-    fields = {name: getattr(run, name) for name in Run.__dataclass_fields__ if name != "earlier"}
-    assert summarise(WithEarlier(**fields)).earlier == (str(run.path),)
+def test_of_very_many_events_the_first_and_the_last_are_kept(log):
+    rows = [("event", {"step": i, "name": "note", "message": str(i)}) for i in range(1500)]
+    events = summarise(log(*rows)).events
+    assert len(events) == 1000
+    assert (events[0].step, events[499].step, events[500].step, events[-1].step) == (0, 499, 1000, 1499)

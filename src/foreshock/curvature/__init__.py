@@ -2,6 +2,7 @@
 
 from foreshock.curvature.blocks import BlockShare, block_shares, name_parameters
 from foreshock.curvature.density import SpectralDensity, spectral_density
+from foreshock.curvature.followed import ERROR_PER_STEP, FollowedRatio, FollowedReading, refresh_curvature
 from foreshock.curvature.gauss_newton import gauss_newton_sharpness
 from foreshock.curvature.measurement import (
     LossFunction,
@@ -19,8 +20,11 @@ from foreshock.curvature.probe import CurvatureReading, ProbeMemory, ProbeSettin
 from foreshock.curvature.prober import NoiseProber, Prober
 
 __all__ = [
+    "ERROR_PER_STEP",
     "BlockShare",
     "CurvatureReading",
+    "FollowedRatio",
+    "FollowedReading",
     "LossFunction",
     "MeanSquareStability",
     "NoiseProber",
@@ -39,6 +43,7 @@ __all__ = [
     "part_terms",
     "preconditioned_sharpness",
     "probe_curvature",
+    "refresh_curvature",
     "sharpness",
     "spectral_density",
     "spectrum",

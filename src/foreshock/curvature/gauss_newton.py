@@ -9,6 +9,7 @@ larger, it comes from the residuals and from the curvature of the model itself.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from foreshock.curvature.blocks import name_parameters
 from foreshock.curvature.form import next_step, random_start, symmetric_form, trained_parameters
 from foreshock.curvature.measurement import Sharpness
 from foreshock.eigen import StoppingRule, largest_eigenvalues
-from foreshock.isolation import isolated
+from foreshock.isolation import fresh, isolated, plain_module
 from foreshock.operators import BackendChoice, GaussNewtonOperator, LinearOperator
 
 _REASON = "the matrix is a product of Jacobians, which reverse mode has exactly"
@@ -80,16 +81,17 @@ def gauss_newton_sharpness(
             "gauss_newton_sharpness was given MicroBatches, but it measures one graph of outputs: pass one "
             "batch, or join the micro-batches into one"
         )
-    with isolated(model):
+    own, model = functools.partial(fresh, batch), plain_module(model)
+    with isolated(model, (outputs_fn, loss_of_outputs)):
         preconditioner = None
         parameters: Sequence[Tensor] = trained_parameters(model)
         if optimizer is not None:
-            loss = lambda: loss_of_outputs(outputs_fn(model, batch), batch)  # noqa: E731
+            loss = lambda: loss_of_outputs(outputs_fn(model, own()), own())  # noqa: E731
             preconditioner = next_step(model, optimizer, loss)
             parameters = preconditioner.parameters
         # No choice of backend: differences of gradients would give H, not G.
         with GaussNewtonOperator(
-            lambda: outputs_fn(model, batch), lambda z: loss_of_outputs(z, batch), parameters
+            lambda: outputs_fn(model, own()), lambda z: loss_of_outputs(z, own()), parameters
         ) as matrix:
             form: LinearOperator = matrix
             if preconditioner is not None:

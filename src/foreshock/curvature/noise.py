@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from foreshock.dynamics import LinearRecursion, mean_square_ratio
 from foreshock.operators import Evaluation, GradientFunction, LossTerm, displaced, normalised_terms
+from foreshock.operators.cost import GRADIENT_PASSES
 from foreshock.preconditioner import Preconditioner
 from foreshock.representation import short_repr
 from foreshock.vectors import reciprocal, turned, unit
@@ -58,6 +59,7 @@ class NoiseReading:
             instead of a mean), and σ² is too large.
         parts: Number of parts k.
         seconds: Wall time of the measurement.
+        passes: What the measurement cost in F, forward and backward passes of the batch: two of each part.
     """
 
     step: int
@@ -70,6 +72,7 @@ class NoiseReading:
     loss_mismatch: float
     parts: int
     seconds: float
+    passes: float = math.nan
 
     __repr__ = short_repr
 
@@ -168,6 +171,7 @@ def measure_noise(
         loss_mismatch=abs(loss - whole) / max(abs(loss), abs(whole), 1e-30),
         parts=len(terms),
         seconds=time.perf_counter() - began,
+        passes=2 * GRADIENT_PASSES,
     )
     return reading, turned(w, curvature.mean)
 

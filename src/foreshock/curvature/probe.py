@@ -68,6 +68,11 @@ class CurvatureReading:
         coverage: Share of the moving coordinates that the reading covers. If it is below one, some steps are
             not linear in their gradient (Muon's), and their coordinates are held fixed: the directions are
             restricted to the others, and `predicted_loss_change` is NaN.
+        complete: Whether the top eigenvector was sought; False if only the curvature along the last one was
+            measured, see `refresh_curvature`.
+        passes: What the reading cost in F, forward and backward passes of the batch: the graph or the first
+            gradient, all products, and in the first reading of a run the choice of the backend. Counted, not
+            timed; see `foreshock.operators.cost`.
     """
 
     step: int
@@ -88,6 +93,8 @@ class CurvatureReading:
     blocks: tuple[BlockShare, ...] = ()
     excess_loss: float = math.nan
     coverage: float = 1.0
+    complete: bool = True
+    passes: float = math.nan
 
     __repr__ = short_repr
 
@@ -96,7 +103,9 @@ class CurvatureReading:
         text = f"stability ratio {self.stability_ratio:.4g} ± {self.error_bound:.2g}"
         if self.preconditioned_sharpness is not None:
             text += f" (λ_max(Ĥ) {self.preconditioned_sharpness:.4g}, threshold 2/η {self.threshold:.4g})"
-        if not self.converged:
+        if not self.complete:
+            text += " along the last top eigenvector"
+        elif not self.converged:
             text += ", not converged: the true value may be larger"
         return text + (f"; top eigenvector: {', '.join(map(str, self.blocks[:3]))}" if self.blocks else "")
 
@@ -160,7 +169,7 @@ def probe_curvature(
 ) -> tuple[CurvatureReading, ProbeMemory]:
     """Measure the preconditioned curvature for the step about to be taken. Call it inside `isolated`.
 
-    Cost: about 1.5 F for the graph and 2 F for each product: one product for each of the two directions, and
+    Cost: 1.5 F for the graph and 2.5 F for each product: one product for each of the two directions, and
     three or more for λ_max from a warm start.
 
     Args:
@@ -238,9 +247,10 @@ def probe_curvature(
         products=hessian.products,
         converged=top.converged,
         backend=hessian.backend,
-        blocks=_largest_blocks(top.vector, preconditioner, settings.model),
+        blocks=largest_blocks(top.vector, preconditioner, settings.model),
         excess_loss=directions.excess_loss(top),
         coverage=preconditioner.coverage,
+        passes=hessian.passes,
         seconds=time.perf_counter() - began,
     )
     return reading, ProbeMemory(top.starts, gain)
@@ -339,9 +349,16 @@ class _Directions:
         return reciprocal(self.scale_root)
 
 
-def _largest_blocks(
+def largest_blocks(
     vector: Tensor, preconditioner: Preconditioner, model: nn.Module | None
 ) -> tuple[BlockShare, ...]:
+    """Return the modules with the largest shares of an eigenvector, the largest first; none without a model.
+
+    Args:
+        vector: Eigenvector of the symmetric form, shape (n,).
+        preconditioner: The step whose parameters it is of.
+        model: The model that names them.
+    """
     if model is None:
         return ()
     named = name_parameters(model, preconditioner.parameters)

@@ -5,19 +5,24 @@ Two types: of the curvature of a batch, by Hessian products, and of its noise, b
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from foreshock.batches import MicroBatches
+from foreshock.curvature.followed import FollowedRatio, FollowedReading, refresh_curvature
 from foreshock.curvature.measurement import LossFunction, loss_terms, part_terms
 from foreshock.curvature.noise import NoiseReading, measure_noise
 from foreshock.curvature.probe import CurvatureReading, ProbeMemory, ProbeSettings, probe_curvature
-from foreshock.isolation import isolated
+from foreshock.isolation import alone, isolated, plain_module
 from foreshock.operators import BackendChoice, choose_backend
 from foreshock.preconditioner import Preconditioner
+
+_LOGGER = logging.getLogger("foreshock")
 
 
 class NoiseProber:
@@ -51,8 +56,9 @@ class NoiseProber:
         Raises:
             Exception: Whatever the loss function raises.
         """
+        model = plain_module(model)
         terms = part_terms(model, loss_fn, parts)
-        with isolated(model):
+        with alone(model), isolated(model, loss_fn):
             reading, self._direction = measure_noise(
                 terms, preconditioner, step=step, direction=self._direction, model=model, loss=loss
             )
@@ -76,10 +82,11 @@ class Prober:
     """
 
     def __init__(self, model: nn.Module, loss_fn: LossFunction) -> None:
-        self._model = model
+        self._model = plain_module(model)
         self._loss_fn = loss_fn
         self._memory: ProbeMemory | None = None
         self._noise = NoiseProber()
+        self._followed: FollowedRatio | None = None
         self.backend: BackendChoice | None = None
 
     @property
@@ -90,8 +97,8 @@ class Prober:
     def probe(self, batch: Any, preconditioner: Preconditioner, *, step: int) -> CurvatureReading:
         """Return the curvature for the step about to be taken; the model is left as it was.
 
-        Cost: see `probe_curvature`; the first probe, and one after a failure, costs 10 to 16 F more to choose
-        the backend.
+        Cost: see `probe_curvature`; the first probe, and one after a failure, also chooses the backend; see
+        `choose_backend`.
 
         Args:
             batch: What `loss_fn` gets.
@@ -105,15 +112,69 @@ class Prober:
         loss = loss_terms(self._model, self._loss_fn, batch)
         # Unset until the probe succeeds: the backend may be why one fails.
         chosen, self.backend = self.backend, None
-        with isolated(self._model):
+        with alone(self._model), isolated(self._model, self._loss_fn):
+            spent = 0.0
             if chosen is None:
                 chosen = choose_backend(loss, preconditioner.parameters, model=self._model)
+                spent = chosen.passes
             settings = ProbeSettings(chosen, model=self._model)
             reading, self._memory = probe_curvature(
                 loss, preconditioner, step=step, memory=self._memory, settings=settings
             )
         self.backend = chosen
+        self._follow(reading, self._memory.starts[0], preconditioner)
+        return replace(reading, passes=reading.passes + spent)
+
+    @property
+    def measured(self) -> FollowedRatio | None:
+        """The last measured stability ratio; None if there is none."""
+        return self._followed
+
+    @property
+    def can_refresh(self) -> bool:
+        """Whether there is an eigenvector to go on from, and a backend."""
+        return self._followed is not None and self.backend is not None
+
+    def refresh(self, batch: Any, preconditioner: Preconditioner, *, step: int) -> CurvatureReading:
+        """Return the curvature along the last top eigenvector; see `refresh_curvature`.
+
+        Args:
+            batch: What `loss_fn` gets.
+            preconditioner: The step about to be taken.
+            step: Its number, for the reading.
+
+        Raises:
+            ValueError: If there is no eigenvector to go on from, or other parameters are trained by now.
+            Exception: Whatever the loss function or the product raises.
+        """
+        direction = None if self._followed is None else self._followed.vector(preconditioner)
+        chosen, memory = self.backend, self._memory
+        if direction is None or chosen is None or memory is None:
+            raise ValueError(
+                "there is no eigenvector of these parameters to go on from: call `probe` before `refresh`"
+            )
+        self.backend = None  # unset until it succeeds, as in `probe`
+        loss = loss_terms(self._model, self._loss_fn, batch)
+        with alone(self._model), isolated(self._model, self._loss_fn):
+            settings = ProbeSettings(chosen, model=self._model)
+            reading, direction, found = refresh_curvature(
+                loss, preconditioner, step=step, direction=direction, settings=settings, gain=memory.gain
+            )
+        self.backend = chosen
+        starts = found.starts if reading.complete else (*found.starts, *memory.starts[1:])
+        self._memory = ProbeMemory(starts, found.gain)
+        self._follow(reading, direction, preconditioner)
         return reading
+
+    def follow(self, preconditioner: Preconditioner) -> FollowedReading | None:
+        """Return the last stability ratio with the present v and learning rate; None if there is none.
+
+        No loss is evaluated; see `FollowedRatio`.
+
+        Args:
+            preconditioner: The step about to be taken.
+        """
+        return None if self._followed is None else self._followed.at(preconditioner)
 
     def probe_noise(
         self, parts: MicroBatches, preconditioner: Preconditioner, *, step: int, loss: float
@@ -128,31 +189,53 @@ class Prober:
         """
         return self._noise.probe(self._model, self._loss_fn, parts, preconditioner, step=step, loss=loss)
 
+    def _follow(self, reading: CurvatureReading, vector: Tensor, preconditioner: Preconditioner) -> None:
+        self._followed = FollowedRatio.start(
+            step=reading.step,
+            ratio=reading.stability_ratio,
+            relative_error=reading.relative_error,
+            vector=vector,
+            preconditioner=preconditioner,
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """Return the vectors of the last probes, from which a resumed run starts warm."""
         direction = self._noise.state_dict()
         if self._memory is None:
-            return {"starts": None, "gain": None, "direction": direction}
+            return {"starts": None, "gain": None, "direction": direction, "followed": None}
         starts = [start.clone() for start in self._memory.starts]
-        return {"starts": starts, "gain": self._memory.gain, "direction": direction}
+        followed = self._followed
+        saved = None if followed is None else vars(followed) | {"direction": followed.direction.clone()}
+        return {
+            "starts": starts,
+            "gain": self._memory.gain,
+            "direction": direction,
+            "followed": saved,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any], *, size: int) -> None:
         """Continue from `state_dict()`.
 
+        Where other parameters are trained, as after some were frozen or unfrozen, the vectors are dropped
+        with a warning: the next probe starts without them, as the first one of a run does.
+
         Args:
             state: What `state_dict` returned.
             size: Number of trained parameters of the present model.
-
-        Raises:
-            ValueError: If the state is of a model of another size.
         """
-        starts, direction = state["starts"], state["direction"]
-        for vector in (*(starts or ()), *(() if direction is None else (direction,))):
-            if vector.numel() != size:
-                raise ValueError(
-                    f"the state is of a model with {vector.numel()} trained parameters, this one has {size}"
-                )
+        starts, direction, followed = state["starts"], state["direction"], state.get("followed")
+        vectors = (*(starts or ()), direction, None if followed is None else followed["direction"])
+        misfits = {one.numel() for one in vectors if one is not None} - {size}
+        if misfits:
+            _LOGGER.warning(
+                "the vectors of the last probes were dropped: they are of %d trained parameters, this model "
+                "has %d; the next probe starts without them",
+                max(misfits),
+                size,
+            )
+            starts = direction = followed = None
         self._noise.load_state_dict(direction)
         self._memory = None
         if starts is not None:
             self._memory = ProbeMemory(tuple(start.clone() for start in starts), state["gain"])
+        self._followed = None if followed is None else FollowedRatio(**followed)

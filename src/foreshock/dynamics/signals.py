@@ -11,13 +11,11 @@ There is one lag, v above g², in two forms:
 from __future__ import annotations
 
 import math
-import statistics
+from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 _GRADIENT_MEMORY, _WINDOW = 30, 50
 _BURST_MEMORY = 5
@@ -165,8 +163,14 @@ class LagWindow:
         """
         self._gradients.append(squared_gradient)
         mean = math.fsum(self._gradients) / len(self._gradients)
-        self._lags.append(second_moment / mean if mean > 0 else math.nan)
-        self.lag = max((lag for lag in self._lags if not math.isnan(lag)), default=math.nan)
+        lag = second_moment / mean if mean > 0 else math.nan
+        # The largest one is searched for again only where it may have left the window.
+        leaves = len(self._lags) == _WINDOW and self._lags[0] == self.lag
+        self._lags.append(lag)
+        if leaves or math.isnan(self.lag):
+            self.lag = max((one for one in self._lags if not math.isnan(one)), default=math.nan)
+        elif lag > self.lag:
+            self.lag = lag
 
     def begin_anew(self, *, kept: int) -> None:
         """Forget the lags, and all but the last gradients.
@@ -204,6 +208,51 @@ class StepStatistics:
     loss_ratio: float
 
 
+class RunningMedian:
+    """The median of the last values of a series, kept sorted: a step costs about a microsecond.
+
+    Args:
+        window: How many of the last values count, ≥ 1.
+        values: The first ones.
+
+    Attributes:
+        values: The values that count, in their order of time.
+
+    Example:
+        >>> running = RunningMedian(3)
+        >>> for value in (5.0, 1.0, 2.0, 3.0):
+        ...     running.append(value)
+        >>> running.median, list(running.values)
+        (2.0, [1.0, 2.0, 3.0])
+    """
+
+    def __init__(self, window: int, values: Iterable[float] = ()) -> None:
+        self.values: deque[float] = deque(values, maxlen=window)
+        self._sorted = sorted(self.values)
+
+    def append(self, value: float) -> None:
+        """Take one value into account; the oldest one leaves.
+
+        Args:
+            value: Finite: NaN has no place in an order.
+        """
+        if len(self.values) == self.values.maxlen:
+            del self._sorted[bisect_left(self._sorted, self.values[0])]
+        self.values.append(value)
+        insort(self._sorted, value)
+
+    @property
+    def median(self) -> float:
+        """The median; the mean of the two in the middle of an even number, NaN without any."""
+        count = len(self._sorted)
+        if not count:
+            return math.nan
+        middle = count // 2
+        if count % 2:
+            return self._sorted[middle]
+        return (self._sorted[middle - 1] + self._sorted[middle]) / 2
+
+
 class Burst:
     """How far a size is above its own usual one: √(its mean over five steps ÷ the median of 100 such means).
 
@@ -219,7 +268,7 @@ class Burst:
 
     def __init__(self) -> None:
         self._recent = math.nan
-        self._levels: deque[float] = deque(maxlen=_LEVEL_WINDOW)
+        self._levels = RunningMedian(_LEVEL_WINDOW)
 
     def update(self, size: float) -> float:
         """Take one step into account, and return its level; NaN before there are 20, or if it has none.
@@ -232,17 +281,17 @@ class Burst:
         first = math.isnan(self._recent)
         self._recent = size if first else self._recent + (size - self._recent) / _BURST_MEMORY
         self._levels.append(self._recent)
-        usual = statistics.median(self._levels) if len(self._levels) >= _FEWEST else math.nan
+        usual = self._levels.median if len(self._levels.values) >= _FEWEST else math.nan
         return math.sqrt(self._recent / usual) if usual > 0 else math.nan
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, as plain values."""
-        return {"recent": self._recent, "levels": list(self._levels)}
+        return {"recent": self._recent, "levels": list(self._levels.values)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self._recent = float(state["recent"])
-        self._levels = deque(state["levels"], maxlen=_LEVEL_WINDOW)
+        self._levels = RunningMedian(_LEVEL_WINDOW, state["levels"])
 
 
 class SignalTracker:
@@ -258,7 +307,8 @@ class SignalTracker:
 
     def __init__(self) -> None:
         self._window, self._burst = LagWindow(), Burst()
-        self._losses: deque[float] = deque(maxlen=_LEVEL_WINDOW + _BURST_MEMORY)
+        self._recent: deque[float] = deque(maxlen=_BURST_MEMORY)  # losses, and below those before them
+        self._before = RunningMedian(_LEVEL_WINDOW)
 
     def update(self, *, loss: float, squared_gradient: float, second_moment: float) -> StepStatistics:
         """Take one step into account and return the statistics at it.
@@ -273,7 +323,7 @@ class SignalTracker:
         self._window.update(second_moment=second_moment, squared_gradient=squared_gradient)
         burst = self._burst.update(squared_gradient)
         if math.isfinite(loss):
-            self._losses.append(loss)
+            self._take_loss(loss)
         return StepStatistics(lag=self._window.lag, burst=burst, loss_ratio=self._loss_ratio())
 
     def state_dict(self) -> dict[str, Any]:
@@ -281,20 +331,25 @@ class SignalTracker:
         return {
             "window": self._window.state_dict(),
             "burst": self._burst.state_dict(),
-            "losses": list(self._losses),
+            "losses": [*self._before.values, *self._recent],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self._window.load_state_dict(state["window"])
         self._burst.load_state_dict(state["burst"])
-        self._losses.clear()
-        self._losses.extend(state["losses"])
+        self._recent.clear()
+        self._before = RunningMedian(_LEVEL_WINDOW)
+        for loss in state["losses"]:
+            self._take_loss(float(loss))
+
+    def _take_loss(self, loss: float) -> None:
+        if len(self._recent) == _BURST_MEMORY:
+            self._before.append(self._recent[0])
+        self._recent.append(loss)
 
     def _loss_ratio(self) -> float:
-        losses = list(self._losses)
-        before = losses[:-_BURST_MEMORY]
-        if len(before) < _FEWEST:
+        if len(self._before.values) < _FEWEST:
             return math.nan
-        level = float(np.median(before))
-        return float(np.mean(losses[-_BURST_MEMORY:])) / level if level > 0 else math.nan
+        level = self._before.median
+        return sum(self._recent) / _BURST_MEMORY / level if level > 0 else math.nan

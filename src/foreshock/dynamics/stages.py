@@ -9,9 +9,11 @@ does not flip it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+from foreshock.representation import changed
 
 _NAMES = ("stage", "candidate")
 
@@ -157,8 +159,8 @@ def next_stage(state: StageState, seen: StageEvidence, rules: StageRules = _DEFA
     target = _target(state, rules)
     streak = state.streak + 1 if target is state.candidate else 1
     if target is state.stage or streak < rules.dwell:
-        return replace(state, candidate=target, streak=streak, steps=state.steps + 1)
-    return replace(state, stage=target, candidate=target, streak=streak, steps=1)
+        return changed(state, candidate=target, streak=streak, steps=state.steps + 1)
+    return changed(state, stage=target, candidate=target, streak=streak, steps=1)
 
 
 class StageTracker:
@@ -225,7 +227,7 @@ def _weigh(state: StageState, seen: StageEvidence, rules: StageRules) -> StageSt
     growth = seen.loss_growth if math.isfinite(seen.loss_growth) else 0.0
     rise = 0.0 if began else state.rise + growth
     improved = above or rise < state.low
-    return replace(
+    return changed(
         state,
         exponent=exponent,
         instant_lag=lag,

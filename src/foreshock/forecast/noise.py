@@ -171,7 +171,7 @@ def judge_noise(forecast: Forecast, noise: NoiseAverage, *, step: int, lag: floa
     timeless = replace(
         forecast,
         step=step,
-        stability_ratio=nan if step > forecast.step else forecast.stability_ratio,
+        stability_ratio=forecast.stability_ratio if forecast.measured == step else nan,
         steps_to_instability=nan,
         interval_low=nan,
         interval_high=nan,

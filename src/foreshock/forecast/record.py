@@ -7,10 +7,10 @@ begins.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from foreshock.representation import short_repr
+from foreshock.representation import changed, short_repr
 
 State = Literal["unknown", "stable", "rising", "edge", "armed", "spike", "recovery"]
 Level = Literal["watch", "alarm"]
@@ -33,6 +33,7 @@ class EdgeReading:
         loss: The loss.
         beta1: Decay of the first moment.
         direct_share: Share of the gradient itself in the momentum factor; 0 for Adam.
+        measured: Step at which a Hessian product was made for it; None if that is the step of the reading.
     """
 
     stability_ratio: float
@@ -46,6 +47,7 @@ class EdgeReading:
     loss: float = math.nan
     beta1: float = 0.0
     direct_share: float = 0.0
+    measured: int | None = None
 
     __repr__ = short_repr
 
@@ -59,11 +61,11 @@ class EdgeReading:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is known about the next instability after one reading.
+    """What is known about the next instability at one step.
 
     Attributes:
-        step: Step of the reading.
-        stability_ratio: λ_max(Ĥ)·η/2 at that step; NaN if none was measured yet.
+        step: Step from which times are counted.
+        stability_ratio: λ_max(Ĥ)·η/2 at the last reading; NaN if there was none yet.
         steps_to_instability: Steps until the ratio reaches one; 0 at or above it, infinity if it does
             not rise, NaN if unknown.
         interval_low: Lower end of the 80 % interval of `steps_to_instability`.
@@ -72,9 +74,9 @@ class Forecast:
         state: ``armed`` at or above one; ``edge`` if one is reached within the horizon; ``rising`` if the
             ratio surely grows, or reaches one where no visible rise of the loss is expected of it;
             ``recovery`` after a sudden fall, until there are enough new readings; ``spike`` while the loss
-            has left its level; ``stable`` otherwise; ``unknown`` if the readings don't say – which does not
-            mean safe. Where batches differ, ``armed``: past the edge of `typical_mean_square_ratio` while v
-            lags; ``rising``: past it while v follows g².
+            has left its level; ``stable`` otherwise; ``unknown`` if the readings don't say, or are too old –
+            which does not mean safe. Where batches differ, ``armed``: past the edge of
+            `typical_mean_square_ratio` while v lags; ``rising``: past it while v follows g².
         basis: In words, what the forecast rests on, or what it lacks.
         mean_square_ratio: Stability ratio under the noise of mini-batches, in the mean square; one is the
             edge, as for `stability_ratio`. NaN before the fifth measurement. The guard's is the same.
@@ -89,6 +91,8 @@ class Forecast:
         stage: Where in the cycle of a spike the run is, one of `foreshock.dynamics.Stage`; empty if unknown.
         cause_hint: In words, what drives the ratio; empty if unknown. A hint: only a test with one part
             frozen proves it.
+        measured: Step of the last measurement that it rests on; None if there was none. In between the ratio
+            is followed from v and the learning rate alone.
     """
 
     step: int
@@ -106,8 +110,14 @@ class Forecast:
     severity: float = math.nan
     stage: str = ""
     cause_hint: str = ""
+    measured: int | None = None
 
     __repr__ = short_repr
+
+    @property
+    def age(self) -> int | None:
+        """Steps since the last measurement; None if there was none."""
+        return None if self.measured is None else self.step - self.measured
 
     @property
     def announces(self) -> bool:
@@ -121,10 +131,13 @@ class Forecast:
             step: Where to count from.
         """
         passed = step - self.step
+        if not passed:
+            return self
         times = (self.steps_to_instability, self.interval_low, self.interval_high, self.steps_to_spike)
         ahead, low, high, spike = (t if math.isnan(t) else max(t - passed, 0.0) for t in times)
-        return replace(
+        return changed(
             self,
+            step=step,
             steps_to_instability=ahead,
             interval_low=low,
             interval_high=high,
@@ -135,8 +148,12 @@ class Forecast:
         """Return one line for people."""
         if math.isfinite(self.typical_mean_square_ratio):
             ratio = self.typical_mean_square_ratio
+            if self.state == "unknown":
+                return f"no forecast: {self.basis}"
             return f"typical mean-square ratio {ratio:.2f}, {self.state}: {self.basis}"
         if not math.isfinite(self.stability_ratio):
+            return f"no forecast: {self.basis}"
+        if self.state == "unknown":
             return f"no forecast: {self.basis}"
         text = f"stability ratio {self.stability_ratio:.3f}, {self.state}"
         if math.isfinite(self.steps_to_instability) and self.steps_to_instability > 0:
@@ -187,6 +204,8 @@ class Alarm:
 class AlarmBook:
     """Turn forecasts and triggers into alarms, one of each level per episode.
 
+    A loss that is not finite gives an alarm of its own, once until it is finite again.
+
     An episode ends once `gap` steps passed in which the forecast announced nothing, or with a spike: the next
     spike gets its own alarms.
 
@@ -198,6 +217,22 @@ class AlarmBook:
         self._gap = gap
         self._given: set[Level] = set()
         self._last_announced: int | None = None
+        self._failed = False
+
+    def failure(self, step: int, forecast: Forecast, *, loss: float, burst: float) -> Alarm | None:
+        """Return the alarm of a loss that is not finite; None if it is, or if the alarm was given.
+
+        Args:
+            step: Step number.
+            forecast: The forecast of that step.
+            loss: The loss.
+            burst: For the record.
+        """
+        failed, self._failed = self._failed, not math.isfinite(loss)
+        if not self._failed or failed:
+            return None
+        reason = f"the loss is {loss}: the run has failed unless a gradient scaler left this step out"
+        return Alarm(step, "alarm", reason, forecast, burst)
 
     def update(self, step: int, forecast: Forecast, *, trigger: str = "", burst: float) -> Alarm | None:
         """Return the alarm that is due at a step, if there is one.
@@ -232,9 +267,14 @@ class AlarmBook:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed book needs, as plain values."""
-        return {"given": sorted(self._given), "last_announced": self._last_announced}
+        return {
+            "given": sorted(self._given),
+            "last_announced": self._last_announced,
+            "failed": self._failed,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self._given = set(state["given"])
         self._last_announced = state["last_announced"]
+        self._failed = bool(state["failed"])

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import replace
 from typing import Any
 
 from foreshock.dynamics import SignalTracker, StageTracker, StepStatistics, instant_lag
@@ -22,6 +21,7 @@ from foreshock.forecast.forecaster import Forecaster
 from foreshock.forecast.noise import NOISY_EDGE, NoiseAverage, judge_noise
 from foreshock.forecast.record import Alarm, AlarmBook, EdgeReading, Forecast, Level, State, unknown
 from foreshock.forecast.spike import cause_hint, outlook
+from foreshock.representation import changed
 
 BURST = 1.5
 SPIKE = 3.0
@@ -29,6 +29,10 @@ SPIKE = 3.0
 # 150 spikes, and none did on controls; 1.2 to 2 × and three to ten readings serve as well.
 VISIBLE = 1.5
 _HEIGHTS = 5
+_LARGEST_ERROR = 1.0  # relative
+# Horizons. A ratio that is followed between measurements is a few percent off after three of them; the noise
+# of mini-batches is averaged over five measurements, of which the last may not be older than two.
+_READING_LIVES, _MEASUREMENT_LIVES, _NOISE_LIVES = 1, 3, 2
 
 
 class RunForecaster:
@@ -41,6 +45,7 @@ class RunForecaster:
     Attributes:
         noise_expected: Whether measurements of the noise will come where batches differ. Until then the
             state is unknown there; without any, a batch past its own edge is announced.
+        horizon: Steps within which an instability is announced.
 
     Example:
         >>> run = RunForecaster(beta2=0.999)
@@ -56,13 +61,16 @@ class RunForecaster:
 
     def __init__(self, *, horizon: float = 100, beta2: float | None = None) -> None:
         self.noise_expected = True
+        self.horizon = horizon
         self._beta2 = beta2
         self._crossing = Forecaster(horizon=horizon, beta2=beta2)
         self._noise = NoiseAverage()
-        self._noise_seen = self._noise_is_new = False
+        self._noise_seen: int | None = None  # step of the last measurement of the noise
+        self._read: int | None = None  # step of the last reading of the curvature
         self._missing = ""  # why nothing could be measured since the last reading
         self._signals = SignalTracker()
         self._statistics = StepStatistics(math.nan, math.nan, math.nan)
+        self._loss = math.nan
         self._stages = StageTracker()
         self._book = AlarmBook()
         self._heights: deque[float] = deque(maxlen=_HEIGHTS)
@@ -80,12 +88,16 @@ class RunForecaster:
             second_moment: Σv̂; NaN without a second moment.
             decay_exponent: log(Σv_t/Σv_{t−1})/log β₂; NaN if unknown, and the stage is too then.
         """
-        self._noise_is_new = False
+        self._loss = loss
         self._statistics = self._signals.update(
             loss=loss, squared_gradient=squared_gradient, second_moment=second_moment
         )
         # The stages need a ratio whose edge is one, whichever of the two edges decides.
-        ratio = self._noise.typical_ratio / NOISY_EDGE if self._noise_seen else self._last.stability_ratio
+        ratio = (
+            self._noise.typical_ratio / NOISY_EDGE
+            if self._noise_seen is not None
+            else self._last.stability_ratio
+        )
         self._stages.update(
             loss=loss,
             instant_lag=instant_lag(second_moment, squared_gradient),
@@ -106,6 +118,8 @@ class RunForecaster:
         Raises:
             ValueError: If `step` does not increase.
         """
+        if not reading.relative_error <= _LARGEST_ERROR:
+            return  # too far off to say anything; what was known before gets older
         forecast = self._crossing.update(
             step,
             reading.stability_ratio,
@@ -113,21 +127,28 @@ class RunForecaster:
             relative_error=reading.relative_error,
             learning_rates=learning_rates,
         )
-        self._last, self._missing = self._with_outlook(forecast, reading), ""
+        measured = step if reading.measured is None else reading.measured
+        self._last = changed(self._with_outlook(forecast, reading), measured=measured)
+        self._read, self._missing = step, ""
         if math.isfinite(self._last.severity):
             self._heights.append(self._last.severity)
         self._trigger = reading.growing
 
-    def record_noise(self, *, mean: float, variance: float, noise_factor: float) -> None:
+    def record_noise(self, step: int, *, mean: float, variance: float, noise_factor: float) -> None:
         """Take a measurement of the noisy curvature; see `NoiseAverage.update`."""
         self._noise.update(mean=mean, variance=variance, noise_factor=noise_factor)
-        self._noise_seen = self._noise_is_new = True
+        self._noise_seen = step
         self._missing = ""
 
     @property
     def level(self) -> Level | None:
         """The highest level of alarm in the present episode; None outside of episodes."""
         return self._book.level
+
+    @property
+    def spiking(self) -> bool:
+        """Whether the loss has left its level."""
+        return self._statistics.loss_ratio > SPIKE
 
     @property
     def lag(self) -> float:
@@ -142,7 +163,7 @@ class RunForecaster:
             why: What is missing.
         """
         self._last = unknown(step, why, stability_ratio=math.nan)
-        self._missing = "" if self._noise_is_new else why
+        self._missing = "" if self._noise_seen == step else why
 
     def forecast(self, step: int, *, constant: bool | None) -> Forecast:
         """Return the forecast at a step, from all that was measured so far.
@@ -152,12 +173,16 @@ class RunForecaster:
             constant: Whether every step sees the same data; None if unknown.
         """
         forecast = self._last.at(step)
-        if not constant:
-            forecast = self._noisy(step, forecast, constant=constant)
-        elif forecast.announces and max(self._heights, default=math.inf) < VISIBLE:
-            forecast = _damped(forecast, max(self._heights))
-        state: State = "spike" if self._statistics.loss_ratio > SPIKE else forecast.state
-        return replace(forecast, state=state, stage=self._stages.stage, lag=self._statistics.lag)
+        if constant is False:
+            forecast = self._noisy(step, forecast)
+        elif constant is None:
+            forecast = _undecided(forecast)
+        else:
+            forecast = self._expired(forecast)
+            if forecast.announces and max(self._heights, default=math.inf) < VISIBLE:
+                forecast = _damped(forecast, max(self._heights))
+        state: State = "spike" if self.spiking else forecast.state
+        return changed(forecast, state=state, stage=self._stages.stage, lag=self._statistics.lag)
 
     def alarm(self, step: int, forecast: Forecast) -> Alarm | None:
         """Return the alarm that is due at a step, if there is one.
@@ -167,6 +192,9 @@ class RunForecaster:
             forecast: The forecast at that step.
         """
         burst = self._statistics.burst
+        failure = self._book.failure(step, forecast, loss=self._loss, burst=burst)
+        if failure is not None:
+            return failure
         trigger = f"the gradient is {burst:.1f} × its usual size" if burst > BURST else self._trigger
         return self._book.update(step, forecast, trigger=trigger, burst=burst)
 
@@ -176,6 +204,7 @@ class RunForecaster:
             "crossing": self._crossing.state_dict(),
             "noise": self._noise.state_dict(),
             "noise_seen": self._noise_seen,
+            "read": self._read,
             "missing": self._missing,
             "stages": self._stages.state_dict(),
             "heights": list(self._heights),
@@ -191,42 +220,69 @@ class RunForecaster:
         self._noise.load_state_dict(state["noise"])
         self._signals.load_state_dict(state["signals"])
         self._book.load_state_dict(state["book"])
-        self._noise_seen, self._missing = bool(state["noise_seen"]), str(state.get("missing", ""))
+        self._noise_seen, self._read, self._missing = state["noise_seen"], state["read"], state["missing"]
         self._stages.load_state_dict(state["stages"])
         self._heights = deque(state["heights"], maxlen=_HEIGHTS)
         self._last, self._trigger = Forecast(**state["last"]), str(state["trigger"])
 
     def _with_outlook(self, forecast: Forecast, reading: EdgeReading) -> Forecast:
+        if reading.measured is not None and reading.measured < forecast.step:
+            # Simulating the next spike takes longer than a small step: between measurements it counts down.
+            before = self._last.at(forecast.step)
+            return changed(
+                forecast,
+                steps_to_spike=before.steps_to_spike,
+                severity=before.severity,
+                cause_hint=before.cause_hint,
+            )
         if self._beta2 is None or forecast.state in ("unknown", "recovery"):
             return forecast
         expected = outlook(reading, forecast.growth_rate, beta2=self._beta2)
-        return replace(
+        return changed(
             forecast,
             steps_to_spike=expected.steps_to_spike,
             severity=expected.height,
             cause_hint=cause_hint(forecast.growth_rate, self._beta2),
         )
 
-    def _noisy(self, step: int, forecast: Forecast, *, constant: bool | None) -> Forecast:
+    def _noisy(self, step: int, forecast: Forecast) -> Forecast:
         if self._missing:
             return forecast  # says what is missing; the noise of long ago would still say "stable"
-        if self._noise_seen:
-            return judge_noise(forecast, self._noise, step=step, lag=self._statistics.lag)
-        if constant is False and self.noise_expected:
-            return replace(forecast, state="unknown", basis="the noise of mini-batches was not measured yet")
-        return _qualified(forecast, constant=constant)
+        seen = self._noise_seen
+        if seen is not None and step - seen > _NOISE_LIVES * self.horizon:
+            basis = f"the noise of mini-batches was last measured {step - seen} steps ago, at step {seen}"
+            return changed(unknown(step, basis), measured=seen)
+        if seen is not None:
+            judged = judge_noise(forecast, self._noise, step=step, lag=self._statistics.lag)
+            return changed(judged, measured=seen)
+        if self.noise_expected:
+            return changed(forecast, state="unknown", basis="the noise of mini-batches was not measured yet")
+        return _qualified(self._expired(forecast))
+
+    def _expired(self, forecast: Forecast) -> Forecast:
+        """Return the forecast, or that nothing is known any more if what it rests on is too old."""
+        read, measured, step = self._read, forecast.measured, forecast.step
+        if read is None or measured is None:
+            return forecast
+        fresh = step - read <= _READING_LIVES * self.horizon
+        if fresh and step - measured <= _MEASUREMENT_LIVES * self.horizon:
+            return forecast
+        basis = f"the curvature was last measured {step - measured} steps ago, at step {measured}"
+        return changed(unknown(step, basis, stability_ratio=forecast.stability_ratio), measured=measured)
 
 
-def _qualified(forecast: Forecast, *, constant: bool | None) -> Forecast:
+def _qualified(forecast: Forecast) -> Forecast:
     """Return the forecast of a single batch with what batch noise leaves of it."""
-    why = (
-        "unknown whether every step sees the same data"
-        if constant is None
-        else "batches differ, so 2/η of one batch is not the edge: noise can destabilise below it"
-    )
+    why = "batches differ, so 2/η of one batch is not the edge: noise can destabilise below it"
     # A single batch overestimates λ_max of the data: an alarm may be false, calm proves nothing.
     state = forecast.state if forecast.announces else "unknown"
-    return replace(forecast, state=state, basis=f"{forecast.basis}; {why}")
+    return changed(forecast, state=state, basis=f"{forecast.basis}; {why}")
+
+
+def _undecided(forecast: Forecast) -> Forecast:
+    """Return the forecast before it is known whether batches differ: which edge counts is open."""
+    why = "unknown whether every step sees the same data"
+    return changed(forecast, state="unknown", basis=f"{forecast.basis}; {why}")
 
 
 def _damped(forecast: Forecast, height: float) -> Forecast:
@@ -237,4 +293,4 @@ def _damped(forecast: Forecast, height: float) -> Forecast:
         height: The highest loss expected, as a multiple of its level.
     """
     why = f"v follows g²: a rise of the loss to {height:.2f} × is all that is expected past the edge"
-    return replace(forecast, state="rising", basis=f"{forecast.basis}; {why}")
+    return changed(forecast, state="rising", basis=f"{forecast.basis}; {why}")

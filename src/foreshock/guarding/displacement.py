@@ -188,35 +188,24 @@ class Displacement:
         alone = [places[key] for key in self._apart() if key in places]
         return {"parameters": len(parameters), "moved": moved, "alone": alone}
 
-    def load_state_dict(self, state: Mapping[str, Any], parameters: Sequence[Tensor]) -> None:
-        """Continue from `state_dict()`.
+    def load_state_dict(self, state: Mapping[str, Any], parameters: Sequence[Tensor]) -> str:
+        """Continue from `state_dict()`; return why that can't be done, nothing if it can.
 
         Args:
             state: What `state_dict` returned.
             parameters: All parameters of the optimizer.
-
-        Raises:
-            ValueError: If it is of other parameters.
         """
-        if state["parameters"] != len(parameters):
-            raise ValueError(
-                f"the guard's state is of an optimizer with {state['parameters']} parameters, this one has "
-                f"{len(parameters)}: build the optimizer as in the run that was saved"
-            )
-        found = []
+        self.empty, self._bundles, self._moved, self._alone, self._backs = True, [], [], [], {}
+        misfit = _misfit(state, parameters)
+        if misfit:
+            return misfit
         for kept in state["moved"]:
             keys = tuple(parameters[place] for place in kept["keys"])
-            moved = Moved(**{**_copied(kept, device=keys[0].device), "keys": keys})
-            size = sum(as_real(key).numel() for key in keys)
-            if moved.back.numel() != size:
-                raise ValueError(
-                    f"the guard's state has {moved.back.numel()} coordinates where this optimizer has "
-                    f"{size}: load it into a guard of the same model"
-                )
-            found.append(moved)
-        self._moved, self.empty = found, not found
+            self._moved.append(Moved(**{**_copied(kept, device=keys[0].device), "keys": keys}))
+        self.empty = not self._moved
         self._alone = [weakref.ref(parameters[place]) for place in state["alone"]]
         self._backs = {_name(moved.keys): moved.back for moved in self._moved}
+        return ""
 
 
 def inner(one: Tensor, other: Tensor) -> Tensor:
@@ -231,6 +220,17 @@ def inner(one: Tensor, other: Tensor) -> Tensor:
     if other.dtype != one.dtype:
         other = other.to(one.dtype)
     return torch.dot(one.reshape(-1), other.reshape(-1))
+
+
+def _misfit(state: Mapping[str, Any], parameters: Sequence[Tensor]) -> str:
+    """Return in what a state differs from the parameters of an optimizer."""
+    if state["parameters"] != len(parameters):
+        return f"it is of an optimizer with {state['parameters']} parameters, this one has {len(parameters)}"
+    for kept in state["moved"]:
+        size = sum(as_real(parameters[place]).numel() for place in kept["keys"])
+        if kept["back"].numel() != size:
+            return f"it has {kept['back'].numel()} coordinates where this optimizer has {size}"
+    return ""
 
 
 def _name(keys: Iterable[Tensor]) -> tuple[int, ...]:

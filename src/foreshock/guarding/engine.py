@@ -130,17 +130,18 @@ class Engine:
             "measurer": self._measurer.state_dict(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`; see `Guard.load_state_dict`."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> str:
+        """Continue from `state_dict()`, see `Guard.load_state_dict`; return what of it does not fit."""
         if state["policy"] != self._policy.name:
             raise ValueError(
                 f"the state is of the policy {state['policy']!r}, this guard's is {self._policy.name!r}: "
                 "pass policy=… as in the run that was saved"
             )
-        self._measurer.load_state_dict(state["measurer"])
+        misfit = self._measurer.load_state_dict(state["measurer"])
         self._policy.load_state_dict(state["policy_state"])
         self.memory.load_state_dict(state["memory"])
         self.step, self._loaded = int(state["step"]), True
+        return misfit
 
     def _hold(self, *, decay: bool) -> None:
         rate, shortened = self.memory.rate_factor, self.memory.natural.decay_factor if decay else 1.0

@@ -19,10 +19,16 @@ from foreshock.guarding.pair_prober import PairProber
 from foreshock.guarding.policies import Policy
 from foreshock.guarding.record import ActionLog, GuardAction, GuardSummary, Tally
 from foreshock.guarding.step_hooks import StepHooks, is_captured
+from foreshock.isolation import kept_options, several_processes
 from foreshock.preconditioner import unwrap
 
 _LOGGER = logging.getLogger("foreshock")
 _LONG_MEMORY = 0.99
+_APART = (
+    "where several processes train together neither the noise of mini-batches nor λ_max is used: each "
+    "process reads them from its own batch and would act by itself, so that their weights would drift apart; "
+    "what follows from the gradients that they share is guarded"
+)
 
 
 class Guard:
@@ -62,6 +68,8 @@ class Guard:
         self._engine = Engine(optimizer, policy, group=group)
         self._optimizer, self.policy = optimizer, policy
         self.actions = ActionLog(max_actions)
+        # What a copy is made with.
+        self._arguments = {"on_action": on_action, "max_actions": max_actions, "group": group}
         self._callbacks = [] if on_action is None else [on_action]
         self._tally = Tally(policy.name)
         self._prober = PairProber()
@@ -128,7 +136,8 @@ class Guard:
 
         Two gradients of each half of the batch, 2 F, every ten steps while v lags and every fifty otherwise:
         2/`every` F a step at most. Nothing where every step sees the same data, or where the policy needs no
-        pairs. Training is left as it was. Under DistributedDataParallel every process has to call it.
+        pairs. Training is left as it was. Nothing either where several processes train together: each would
+        act on what it read from its own batch, and their weights would drift apart.
 
         Args:
             model: The model.
@@ -146,16 +155,20 @@ class Guard:
         """
         if "pairs" not in self.policy.needs or self._failures.given_up or not self._hooks.attached:
             return False
-        reading = self._prober.measure(
-            model,
-            loss_fn,
-            self._optimizer,
-            batch,
-            step=self.step,
-            lag=self.lag,
-            gradient_scale=gradient_scale,
-            every=every,
-        )
+        if several_processes():
+            self._failures.note(_APART)
+            return False
+        with kept_options([unwrap(self._optimizer)]):
+            reading = self._prober.measure(
+                model,
+                loss_fn,
+                self._optimizer,
+                batch,
+                step=self.step,
+                lag=self.lag,
+                gradient_scale=gradient_scale,
+                every=every,
+            )
         if reading is not None:
             self.record_noise(mean=reading.mean, variance=reading.variance, noise_factor=reading.noise_factor)
         return self._prober.spent  # also where it failed half-way
@@ -195,7 +208,12 @@ class Guard:
 
     def _unmeasured(self) -> tuple[str, ...]:
         """Return what the policy needs and nobody measures."""
-        if self.monitored or not self.step:
+        if not self.step:
+            return ()
+        if several_processes():
+            relevant = self.policy.needs & {"pairs", "curvature"} and _APART not in self._failures.notes
+            return (_APART,) if relevant else ()
+        if self.monitored:
             return ()
         if "pairs" in self.policy.needs and not (self._prober.asked or self._engine.memory.pairs):
             return (
@@ -239,16 +257,30 @@ class Guard:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()` of a guard of the same policy on the same optimizer.
 
+        Of an optimizer with other parameters, as where layers are unfrozen step by step, the last
+        displacement is dropped, and `summary` says so: the first step then has no secant.
+
         Args:
             state: What `state_dict` returned.
 
         Raises:
-            ValueError: If it is of another policy, or of an optimizer with other parameters.
+            ValueError: If it is of another policy.
         """
-        # The engine first: it refuses a state of another policy or model before anything is changed.
-        self._engine.load_state_dict(state["engine"])
+        # The engine first: it refuses a state of another policy before anything is changed.
+        misfit = self._engine.load_state_dict(state["engine"])
+        if misfit:
+            self._failures.note(f"the last displacement of the guard's state was dropped: {misfit}")
         self._tally.load_state_dict(state["tally"])
         self._prober.load_state_dict(state["prober"])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Say how to copy or pickle a guard: with its optimizer, on which the copy has hooks of its own.
+
+        Callbacks that were added later, as by a `Monitor`, belong to whoever added them, and stay behind.
+        """
+        attached = self._hooks.attached
+        state = self.state_dict()
+        return _copied, (self._optimizer, self.policy, self._arguments, attached, state, list(self.actions))
 
     def __repr__(self) -> str:
         """Return what is guarded and how, and what was done."""
@@ -308,3 +340,23 @@ class Guard:
                 _LOGGER.warning("guard: %s", action.reason)
             for callback in self._callbacks:
                 callback(action)
+
+
+def _copied(
+    optimizer: Optimizer,
+    policy: Policy,
+    arguments: dict[str, Any],
+    attached: bool,  # noqa: FBT001 - as pickle passes it
+    state: dict[str, Any],
+    actions: Sequence[GuardAction],
+) -> Guard:
+    own = getattr(optimizer, "guard", None)
+    if isinstance(own, Guard):  # an optimizer of foreshock.optim was copied with its guard
+        return own
+    copied = Guard(optimizer, policy, **arguments)
+    copied.load_state_dict(state)
+    for action in actions:
+        copied.actions.append(action)
+    if not attached:
+        copied.detach()
+    return copied

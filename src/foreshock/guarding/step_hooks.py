@@ -2,7 +2,8 @@
 
 In their order: *before* a step, once its gradients are known, the guard measures and may write into v; then
 torch's own update runs; *after* it, options that were changed for the step are put back. A step that raises
-skips the second hook, so that options are also put back before the next step and before the state is saved.
+skips the second hook, so that options are also put back before the next step and before the state is saved;
+where a later hook raises, at once.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class StepHooks:
             )
         # Where step() is compiled, tracing the guard would take minutes, and again at each new number.
         untraced: Any = torch.compiler.disable
-        self._before, self._after = untraced(before), untraced(after)
+        self._before, self._after, self._reading = untraced(before), untraced(after), reading
+        self._pre_hooks = inner._optimizer_step_pre_hooks
         # torch calls hooks in the order of their registration: what one that is registered later does to the
         # gradients, the guard does not see.
         self._handles: list[Any] = [
@@ -65,6 +67,7 @@ class StepHooks:
 
     def remove(self) -> None:
         """Remove the hooks; doing so twice is harmless."""
+        self._release_later_hooks()
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -76,6 +79,7 @@ class StepHooks:
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
             self._before()
+            self._watch_later_hooks()
             return None
 
         # Before the closure runs, ``.grad`` is that of the last step. LBFGS, which calls it several times a
@@ -90,7 +94,46 @@ class StepHooks:
         return (args[0], with_guard, *args[2:]), kwargs
 
     def _after_step(self, *_: Any) -> None:
+        self._release_later_hooks()
         self._after()
+
+    def _watch_later_hooks(self) -> None:
+        """Have options put back where a hook raises that runs after the guard: the step is not made then."""
+        keys = list(self._pre_hooks)
+        own = [key for key in keys if getattr(self._pre_hooks[key], "__self__", None) is self]
+        for key in keys[keys.index(own[0]) + 1 :]:
+            # torch looks each hook up when it is its turn, so that it finds the watched one.
+            if not isinstance(self._pre_hooks[key], _Watched):
+                self._pre_hooks[key] = _Watched(self._pre_hooks[key], self._broken_off)
+
+    def _release_later_hooks(self) -> None:
+        for key, hook in list(self._pre_hooks.items()):
+            if isinstance(hook, _Watched):
+                self._pre_hooks[key] = hook.hook
+
+    def _broken_off(self) -> None:
+        self._release_later_hooks()
+        self._reading()
+
+
+class _Watched:
+    """A hook of somebody else, during one step.
+
+    Args:
+        hook: The hook.
+        failed: Called if it raises.
+    """
+
+    def __init__(self, hook: Callable[..., Any], failed: Callable[[], None]) -> None:
+        self.hook, self._failed = hook, failed
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the hook."""
+        try:
+            return self.hook(*args)
+        except BaseException:
+            self._failed()
+            raise
 
 
 def is_captured() -> bool:

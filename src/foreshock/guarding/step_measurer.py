@@ -260,11 +260,11 @@ class StepMeasurer:
         displacement = self.displacement.state_dict(all_parameters(self._optimizer))
         return {"wait": self._wait, "displacement": displacement}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> str:
+        """Continue from `state_dict()`; return why the last displacement does not fit, nothing if it does."""
         self._cache.forget()
-        self.displacement.load_state_dict(state["displacement"], all_parameters(self._optimizer))
         self._wait = int(state["wait"])
+        return self.displacement.load_state_dict(state["displacement"], all_parameters(self._optimizer))
 
     def _read_all(self, *, known: bool) -> list[Slot]:
         """Return the parameters with a gradient."""

@@ -3,41 +3,94 @@
 from __future__ import annotations
 
 import logging
+import os
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from torch import distributed
 
 from foreshock.runlog import RunLogWriter
 
 _LOGGER = logging.getLogger("foreshock")
+_PENDING = 1000
+_REPEATS = 1000
+_LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Journal:
     """Write to a run log, if there is one; when it can't be written any more, training goes on without it.
 
     Args:
-        log: The run log; None keeps none.
+        run: Folder of the run log; None keeps none.
+        meta: What the run is, for the header.
+        rank: Rank of this process, each of which has its own file; by default `process_rank`.
+
+    Raises:
+        OSError: If the run folder can't be written.
     """
 
-    def __init__(self, log: RunLogWriter | None) -> None:
-        self._log = log
+    def __init__(
+        self,
+        run: str | os.PathLike[str] | None,
+        *,
+        meta: Mapping[str, Any] | None = None,
+        rank: int | None = None,
+    ) -> None:
+        rank = process_rank() if rank is None else rank
+        self._log = None if run is None else RunLogWriter(run, meta=meta, rank=rank)
+        self._pending: list[tuple[str, Any]] = []
+        self._repeats: dict[tuple[str, str], _Repeat] = {}
         self._logged: set[str] = set()
+        if self._log is not None:
+            # Records of a monitor that is never closed must not be lost either.
+            self._finalizer = weakref.finalize(
+                self, _write_rest, self._log, self._pending, self._repeats, os.getpid()
+            )
+
+    def add(self, kind: str, record: Any) -> None:
+        """Keep a record for the next `flush`.
+
+        Args:
+            kind: Kind of the record, as in the table of `foreshock.runlog`.
+            record: Its fields, which must not change any more: a mapping or a dataclass instance.
+        """
+        if self._log is None:
+            return
+        if self._repeats:
+            self._end_repeats(before=_step_of(record) - 1)
+        self._pending.append((kind, record))
+        if len(self._pending) >= _PENDING:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the records that were kept, at once."""
+        if self._log is None or not self._pending:
+            return
+        rows = self._pending.copy()
+        self._pending.clear()
+        try:
+            self._log.write_many(rows)
+        except OSError as error:
+            self._stop()  # not tried again: a full disk would warn at each step
+            _LOGGER.warning("the run log ends here, training goes on: %s", error)
 
     def write(self, kind: str, record: Any) -> None:
-        """Append a record to the run log.
+        """Write a record, after those that were kept.
 
         Args:
             kind: Kind of the record, as in the table of `foreshock.runlog`.
             record: Its fields: a mapping or a dataclass instance.
         """
-        if self._log is None:
-            return
-        try:
-            self._log.write(kind, record)
-        except OSError as error:
-            self._log = None  # not tried again: a full disk would warn at each step
-            _LOGGER.warning("the run log ends here, training goes on: %s", error)
+        self.add(kind, record)
+        self.flush()
 
     def event(self, step: int, name: str, message: str, *, level: int | None = logging.WARNING) -> None:
         """Record something that happened, and log the same message once.
+
+        The same at one step after the other becomes two records: the first, and one with `count` and `until`
+        for all others once it is over.
 
         Args:
             step: When.
@@ -45,13 +98,103 @@ class Journal:
             message: What happened, in full.
             level: Level of the logger's message; None where it was logged elsewhere.
         """
-        self.write("event", {"step": step, "name": name, "message": message})
+        if self._log is not None:
+            self._record_event(step, name, message)
         if level is not None and message not in self._logged:
             self._logged.add(message)
             _LOGGER.log(level, "step %d: %s: %s", step, name, message)
 
-    def close(self) -> None:
-        """Close the run log."""
+    def resume(self, step: int) -> None:
+        """Go on with the log of the run whose state was loaded, instead of beginning another.
+
+        Args:
+            step: Step that comes next.
+        """
+        if self._log is None:
+            return
+        self._end_repeats()
+        self.flush()
         if self._log is not None:
+            self._log.resume(step)
+
+    def close(self) -> None:
+        """Write what was kept and close the run log."""
+        if self._log is None:
+            return
+        self._end_repeats()
+        self.flush()
+        self._stop()
+
+    def _record_event(self, step: int, name: str, message: str) -> None:
+        repeat = self._repeats.get((name, message))
+        if repeat is not None and step == repeat.until + 1:
+            repeat.count += 1
+            repeat.until = step
+            if repeat.count == _REPEATS:  # what a killed process takes with it must not be without end
+                self._pending.append(("event", repeat.record()))
+                self._repeats[name, message] = _Repeat(name, message, step)
+            return
+        self._end_repeats(before=step - 1)
+        self._repeats[name, message] = _Repeat(name, message, step)
+        self.write("event", {"step": step, "name": name, "message": message})
+
+    def _end_repeats(self, before: int | None = None) -> None:
+        over = [key for key, repeat in self._repeats.items() if before is None or repeat.until < before]
+        for repeat in map(self._repeats.pop, over):
+            if repeat.count:
+                self._pending.append(("event", repeat.record()))
+
+    def _stop(self) -> None:
+        if self._log is not None:
+            self._pending.clear()
+            self._repeats.clear()
+            self._finalizer.detach()
             self._log.close()
             self._log = None
+
+
+def process_rank() -> int:
+    """Return the rank of this process; zero outside a distributed run.
+
+    It is that of `torch.distributed` once that is initialised, and before that the one which ``torchrun``
+    gave. ``RANK`` alone in the environment, which may be anybody's, does not count.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        return int(distributed.get_rank())
+    if not all(os.environ.get(name) for name in _LAUNCHED):
+        return 0
+    rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
+    return int(rank) if rank.isdecimal() and size.isdecimal() and int(rank) < int(size) else 0
+
+
+@dataclass
+class _Repeat:
+    """An event that came again at the steps after one that was written: `count` times, `until` the last."""
+
+    name: str
+    message: str
+    until: int
+    count: int = 0
+
+    def record(self) -> dict[str, Any]:
+        first = {"step": self.until - self.count + 1, "name": self.name, "message": self.message}
+        return first if self.count == 1 else first | {"count": self.count, "until": self.until}
+
+
+def _step_of(record: Any) -> int:
+    step = record.get("step") if isinstance(record, Mapping) else getattr(record, "step", None)
+    return step if isinstance(step, int) else -1
+
+
+def _write_rest(
+    log: RunLogWriter, pending: list[tuple[str, Any]], repeats: dict[tuple[str, str], _Repeat], owner: int
+) -> None:
+    """Write what a journal kept when it is collected or the process ends; a forked child leaves it alone."""
+    if os.getpid() != owner:
+        return
+    rest = [("event", repeat.record()) for repeat in repeats.values() if repeat.count]
+    try:
+        log.write_many([*pending, *rest])
+    except OSError as error:
+        _LOGGER.warning("the end of the run log could not be written: %s", error)
+    log.close()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -15,12 +18,17 @@ from foreshock.batches import BatchWatch
 from foreshock.curvature import LossFunction
 from foreshock.forecast import Alarm, Forecast, RunForecaster
 from foreshock.guarding import Guard, GuardAction, Policy, as_guard
+from foreshock.monitor.budget import OPENING
+from foreshock.monitor.clock import StepClock
+from foreshock.monitor.following import GradientSize
 from foreshock.monitor.journal import Journal
-from foreshock.monitor.observation import FreeSignals
-from foreshock.monitor.probing import ProbeRunner, ProbeSchedule
+from foreshock.monitor.observation import FreeSignals, StepObservation
+from foreshock.monitor.probing import Measure, ProbeRunner, ProbeSchedule
 from foreshock.monitor.subject import Subject
 from foreshock.preconditioner import as_optimizers
-from foreshock.runlog import RunLogWriter
+
+_LONGEST_SILENCE = 0.5  # seconds after which what has gathered goes to the log
+_OPENING_DECISIONS = 5  # steps from one decision to the next at the start, where nothing is known yet
 
 
 class Monitor:
@@ -33,6 +41,10 @@ class Monitor:
     Where every step sees the same data the curvature of the batch is probed. Where batches differ, so does
     its noise, from the two halves of a batch or from `MicroBatches`.
 
+    A step leaves its numbers on the device. They are read back, logged and judged every `log_every` steps,
+    and where something is measured: in between `observe` returns the last forecast, counted down. What
+    ``kill -9`` can lose is what was observed within the last second.
+
     Args:
         model: The model that is trained.
         optimizer: Its optimizer, of a registered class; or several that share the parameters between them,
@@ -40,8 +52,11 @@ class Monitor:
         loss_fn: ``loss_fn(model, batch)`` → mean loss, as a scalar tensor. Without it the free signals are
             logged, and no curvature is measured.
         run: Folder of the run log; None keeps none.
-        budget: Share of wall time for probes, in (0, 1).
+        budget: Forward-backward passes of the batch that measurements may cost a step, in [0, 1]: .05 is one
+            pass in twenty steps, and about 5 % of the time. They are counted, not timed, so that a run can be
+            repeated. 0 measures nothing but the free signals.
         probe_every: Probe every so many steps instead, whatever it costs.
+        log_every: Steps from one reading back of their numbers to the next, ≥ 1.
         horizon: An instability that is forecast within so many steps is announced.
         full_batch: Whether every step sees the same data, so that 2/η is the edge of stability: batches that
             differ move it. None to find out from the batches.
@@ -87,6 +102,7 @@ class Monitor:
         run: str | os.PathLike[str] | None = None,
         budget: float = 0.05,
         probe_every: int | None = None,
+        log_every: int = 10,
         horizon: float = 100,
         full_batch: bool | None = None,
         examples: int | None = None,
@@ -95,17 +111,20 @@ class Monitor:
         guard: Guard | Policy | str | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
+        if not log_every >= 1:
+            raise ValueError(f"log_every is {log_every!r}; it is a number of steps, 1 or more")
         self._subject = Subject(model, as_optimizers(optimizer), loss_fn, examples, learning_rate_at)
         schedule = ProbeSchedule(budget=budget, every=probe_every)
         self._run = RunForecaster(horizon=horizon, beta2=self._subject.beta2)
         self._batches = BatchWatch(constant=full_batch)
         self._signals = FreeSignals(self._subject.optimizers)
-        self._guard = None if guard is None else as_guard(guard, self._subject.optimizers)
         header = self._subject.describe() | dict(meta or {})
+        # Last of what may be refused: a guard that nobody can reach must not stay on the optimizer.
+        self._guard = None if guard is None else as_guard(guard, self._subject.optimizers)
         if self._guard is not None:
             header["guard"] = self._guard.policy.name
         try:
-            self._journal = Journal(None if run is None else RunLogWriter(run, meta=header))
+            self._journal = Journal(run, meta=header)
         except BaseException:
             # A guard that nobody can reach must not stay on the optimizer; one that was passed in may.
             if self._guard is not None and self._guard is not guard:
@@ -115,7 +134,17 @@ class Monitor:
             self._subject, schedule=schedule, run=self._run, guard=self._guard, journal=self._journal
         )
         self._on_alarm = on_alarm
-        self._step = 0
+        self._log_every = log_every
+        self._clock = StepClock()
+        self._began: int | None = None
+        self._decided = 0
+        self._unjudged: list[StepObservation] = []
+        self._written = time.monotonic()
+        self._norm_noted = False
+        # A monitor that is never closed still writes what has gathered, when it is collected or at exit.
+        self._finish = weakref.finalize(self, _write_rest, self._signals, self._journal, os.getpid())
+        if self._probes.unavailable:
+            self._run.mark_unavailable(0, self._probes.unavailable)
         self._last = self._run.forecast(0, constant=self._batches.constant)
         if self._guard is not None:
             self._guard.add_callback(self._log_action)
@@ -132,7 +161,16 @@ class Monitor:
         """The guard, if there is one."""
         return self._guard
 
-    def observe(self, batch: Any, loss: Tensor | float, *, gradient_scale: float = 1.0) -> Forecast:
+    def observe(
+        self,
+        batch: Any,
+        loss: Tensor | float,
+        *,
+        gradient_scale: float = 1.0,
+        gradient_norm: Tensor | float | None = None,
+        max_norm: float = math.inf,
+        step: int | None = None,
+    ) -> Forecast:
         """Take one training step into account. Call it between ``backward()`` and ``optimizer.step()``.
 
         Args:
@@ -140,41 +178,50 @@ class Monitor:
             loss: Loss of this step, a scalar, not scaled.
             gradient_scale: What ``.grad`` still has to be divided by: ``scaler.get_scale()`` before
                 ``scaler.unscale_(optimizer)``, one after it.
+            gradient_norm: What ``clip_grad_norm_`` returned for all parameters, which is ‖g‖ before clipping,
+                so that it needn't be computed again. None to compute it.
+            max_norm: What the gradients were clipped to after that norm was taken.
+            step: The run's own step number, if steps are counted elsewhere or not each one is observed; it
+                must increase. None: steps are counted by the optimizer, or else by calls.
 
         Returns:
-            The forecast, counted from this step.
+            The forecast, counted from this step. Its state is that of the last step that was read back.
+
+        Raises:
+            ValueError: If the loss is no scalar, or `step` does not increase.
         """
-        step, value = self._step, _as_number(loss)
-        self._step += 1
-        seen = self._signals.observe(step=step, loss=value, gradient_scale=gradient_scale)
-        # Before anything that may fail or raise: a log without the last step hides what ended the run.
-        self._journal.write("step", seen)
-        self._run.record_step(
-            loss=value,
-            squared_gradient=seen.squared_gradient,
-            second_moment=seen.second_moment,
-            decay_exponent=seen.decay_exponent,
-        )
+        value = _as_scalar(loss)
+        step = self._clock.next(step)
         self._batches.see(batch)
+        size = GradientSize(gradient_scale, gradient_norm, max_norm)
+        self._signals.take(value, step=step, size=size)
+        step = self._count(step)
+        deciding = self._decides(step)
         constant = self._batches.constant
-        measured = self._probes.measure_if_due(
-            seen, batch, constant=constant, forecast=self._last, gradient_scale=gradient_scale
-        )
-        self._last = self._run.forecast(step, constant=constant)
-        # In between a forecast only counts down: the log needs those that rest on something new.
-        if measured:
-            self._journal.write("forecast", self._last)
-        self._give_alarm(step)
+        what = self._probes.due(step, constant=constant, forecast=self._last, deciding=deciding)
+        if what is None and not deciding:
+            if time.monotonic() - self._written > _LONGEST_SILENCE:
+                self._write_steps()
+            return self._last.at(step)
+        self._write_steps()
+        self._judge(batch, what=what, gradient_scale=gradient_scale)
         return self._last
 
     def close(self) -> None:
-        """Close the run log."""
-        self._journal.close()
+        """Write what has gathered, and close the run log."""
+        self._write_steps()
+        self._judge(None, what=None, gradient_scale=1.0)
+        self._finish()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to continue the same forecast."""
+        self._write_steps()
+        self._judge(None, what=None, gradient_scale=1.0)
+        self._journal.flush()  # a run is resumed in the log that got as far as its state
         return {
-            "step": self._step,
+            "clock": self._clock.state_dict(),
+            "began": self._began,
+            "decided": self._decided,
             "batches": self._batches.state_dict(),
             "run": self._run.state_dict(),
             "probes": self._probes.state_dict(),
@@ -184,26 +231,41 @@ class Monitor:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()` of a monitor of the same model and optimizer.
 
+        Where other parameters are trained now, the next probe starts without the vectors of the last one.
+
         Args:
             state: What `state_dict` returned.
 
         Raises:
-            ValueError: If it belongs to a model of another size.
+            ValueError: If its guard is of another policy.
         """
         # First what may refuse the state, so that a refused one changes nothing.
         self._probes.load_state_dict(state["probes"])
-        self._step = int(state["step"])
+        self._clock.load_state_dict(state["clock"])
+        self._began, self._decided = state["began"], state["decided"]
+        self._journal.resume(self._clock.step + 1)
         self._batches.load_state_dict(state["batches"])
         self._run.load_state_dict(state["run"])
         if self._guard is not None and state.get("guard") is not None:
             self._guard.load_state_dict(state["guard"])
-        self._last = self._run.forecast(max(self._step - 1, 0), constant=self._batches.constant)
+        self._last = self._run.forecast(self._clock.step, constant=self._batches.constant)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Refuse to be copied or pickled: a copy would write to the same run log.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            "a Monitor can't be copied or pickled, since its run log is open: save monitor.state_dict(), "
+            "and pass it to load_state_dict() of a Monitor made in the new process"
+        )
 
     def __repr__(self) -> str:
         """Return one line: what is watched, for how long, and the last forecast."""
         watched = ", ".join(type(one).__name__ for one in self._subject.optimizers)
         guarded = "" if self._guard is None else f", guard {self._guard.policy.name!r}"
-        return f"<Monitor of {watched}{guarded}: {self._step} steps; {self._last}>"
+        return f"<Monitor of {watched}{guarded}: {self._clock.calls} steps; {self._last}>"
 
     def __enter__(self) -> Self:
         """Return the monitor itself."""
@@ -218,14 +280,82 @@ class Monitor:
         """Close the run log."""
         self.close()
 
-    def _log_action(self, action: GuardAction) -> None:
-        self._signals.refresh()  # v, or what it decays with, is no longer what it was
-        # The guard counts updates since it was attached, the log those of the run.
-        self._journal.write("guard", replace(action, step=self._step - 1))
+    def _count(self, step: int) -> int:
+        """Compare calls with the optimizer's updates; return the step, which they may have put right."""
+        odd = self._clock.compare(self._signals.updates)
+        if odd:
+            step = self._clock.step
+            self._signals.renumber(step)
+            self._journal.event(step, "misuse: calls", odd)
+        if self._signals.wrong_norm is not None and not self._norm_noted:
+            self._norm_noted = True
+            own, given = self._signals.wrong_norm
+            self._journal.event(
+                step,
+                "misuse: gradient_norm",
+                f"the norm of .grad is {own:.4g}, and gradient_norm and max_norm say {given:.4g}: pass what "
+                "clip_grad_norm_ returned for all parameters of the optimizer, and what it clipped to as "
+                "max_norm. It is computed from here on",
+            )
+        return step
 
-    def _give_alarm(self, step: int) -> None:
-        if step == 0 and self._batches.constant is None:
-            return  # Only the second batch shows which edge counts.
+    def _decides(self, step: int) -> bool:
+        """Return whether numbers are read back at a step, so that something may be measured."""
+        if self._began is None:
+            # Not at the first: it isn't known yet which edge counts, and v is the first gradient squared.
+            self._began = self._decided = step
+            return False
+        opening = step <= self._began + OPENING
+        if step - self._decided < (min(self._log_every, _OPENING_DECISIONS) if opening else self._log_every):
+            return False
+        self._decided = step
+        return True
+
+    def _write_steps(self) -> None:
+        """Read back what has gathered on the device, and log it. What it means is judged later."""
+        self._written = time.monotonic()
+        seen = self._signals.fetch()
+        # Before anything that may fail or raise: a log without the last step hides what ended the run.
+        for one in seen:
+            self._journal.add("step", one)
+        self._journal.flush()
+        self._unjudged.extend(seen)
+
+    def _judge(self, batch: Any, *, what: Measure | None, gradient_scale: float) -> None:
+        """Take the steps that were read back into account, measure what is due, and forecast."""
+        unjudged, self._unjudged = self._unjudged, []
+        for place, seen in enumerate(unjudged):
+            spiking = self._run.spiking
+            self._run.record_step(
+                loss=seen.loss,
+                squared_gradient=seen.squared_gradient,
+                second_moment=seen.second_moment,
+                decay_exponent=seen.decay_exponent,
+            )
+            if not math.isfinite(seen.loss):
+                message = f"the loss is {seen.loss}; no probe is made"
+                self._journal.event(seen.step, "non-finite loss", message)
+                self._run.mark_unavailable(seen.step, f"the loss is {seen.loss}")
+            last = place == len(unjudged) - 1
+            measured = (
+                last
+                and what is not None
+                and self._probes.measure(what, seen, batch, gradient_scale=gradient_scale)
+            )
+            # A forecast for each step would say the same again and again: one at the end, and where the loss
+            # leaves its level or fails in between.
+            if last or spiking != self._run.spiking or not math.isfinite(seen.loss):
+                self._forecast(seen.step, measured=measured)
+
+    def _forecast(self, step: int, *, measured: bool) -> None:
+        if self._probes.unavailable:
+            self._run.mark_unavailable(step, self._probes.unavailable)
+        before = self._last
+        self._last = self._run.forecast(step, constant=self._batches.constant)
+        # In between a forecast only counts down: the log needs those that rest on something new.
+        if measured or self._last.state != before.state:
+            self._journal.write("forecast", self._last)
+        self._probes.check_budget(step, constant=self._batches.constant)
         alarm = self._run.alarm(step, self._last)
         if alarm is None:
             return
@@ -233,12 +363,26 @@ class Monitor:
         if self._on_alarm is not None:
             self._on_alarm(alarm)
 
+    def _log_action(self, action: GuardAction) -> None:
+        self._signals.refresh()  # v, or what it decays with, is no longer what it was
+        # The guard counts updates since it was attached, the log those of the run.
+        self._journal.write("guard", replace(action, step=self._clock.step))
 
-def _as_number(loss: Tensor | float) -> float:
-    value = loss.detach() if isinstance(loss, Tensor) else loss
-    if isinstance(value, Tensor) and value.numel() != 1:
+
+def _write_rest(signals: FreeSignals, journal: Journal, owner: int) -> None:
+    if os.getpid() != owner:
+        return  # a forked child leaves it alone
+    for one in signals.fetch():
+        journal.add("step", one)
+    journal.close()
+
+
+def _as_scalar(loss: Tensor | float) -> Tensor | float:
+    if not isinstance(loss, Tensor):
+        return float(loss)
+    if loss.numel() != 1:
         raise ValueError(
-            f"observe was given a loss of shape {tuple(value.shape)}; pass the scalar that backward() "
+            f"observe was given a loss of shape {tuple(loss.shape)}; pass the scalar that backward() "
             "was called on"
         )
-    return float(value)
+    return loss.detach()

@@ -1,130 +1,238 @@
-"""The probes of a run: the budget says how often, the forecast where it matters; what is due is measured.
+"""The probes of a run: what is due at a step, what it measures, and who gets the readings.
 
-Readings are handed to the forecast, the guard and the log.
+Where every step sees the same data there are three ways to a stability ratio, from the most expensive to the
+cheapest: a probe finds the top eigenvector, a refresh measures the curvature along it again, and in between
+the ratio is followed while v and the learning rate change. Where batches differ, what is measured is their
+noise, and the curvature of one batch only now and then.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 from foreshock.batches import count_examples, split_batch
-from foreshock.curvature import NoiseReading, Prober
+from foreshock.curvature import ERROR_PER_STEP, CurvatureReading, NoiseReading, Prober
 from foreshock.dynamics import population_factor
-from foreshock.failures import Failures
+from foreshock.failures import Failures, ProbeRefusedError
 from foreshock.forecast import Forecast, RunForecaster, noise_interval
 from foreshock.guarding import Guard
+from foreshock.isolation import kept_options, several_processes
+from foreshock.monitor.budget import PassBudget
 from foreshock.monitor.journal import Journal
-from foreshock.monitor.observation import StepObservation, edge_reading
+from foreshock.monitor.observation import StepObservation, edge_reading, followed_reading
 from foreshock.monitor.subject import Subject
 from foreshock.preconditioner import Preconditioner, read_preconditioner
 
+Measure = Literal["curvature", "refresh", "follow", "noise"]
+
 _MISMATCH = 0.01
-_SHARE_OF_TIME_LEFT = 0.1
-_LONGEST_WAIT = 200
 CURVATURE_PROBE_INTERVAL = 50
 """Where batches differ: measurements of the noise from one probe of the curvature, expensive, to the next."""
 
+_COSTS: Mapping[str, float] = {"curvature": 15.0, "refresh": 4.0, "noise": 2.0}  # F, until one was counted
+_OPENING_DISTANCE: Mapping[str, int] = {"refresh": 15, "noise": 10}  # steps between those of the opening
+_OPENING_NOISES = 3
+_FOLLOWED_EVERY = 10  # steps; from one to the next a followed ratio hardly changes
+_AHEAD = 0.5  # share of the time to the edge after which the curvature is measured again
+_SHORTEST, _LONGEST = 20, 100  # steps from one measurement of the curvature to the next
+_PROBED_AGAIN = 1000  # steps after which the top eigenvector is sought anew, though nothing asks for it
+_DRIFT = 0.1  # of ln(ratio) between two measurements; where it is more the next one comes sooner
+_TURNED = 0.3  # residual over ratio above which it is
+
 
 class ProbeSchedule:
-    """Decide whether to probe at a step.
-
-    With `every`, probes come at fixed steps. Otherwise the wall time of probes is kept below `budget` of all
-    wall time since the first step, and within that a probe is due after a tenth of the forecast time to
-    instability, as an adaptive integrator picks its step: rarely far from the edge, densely near it.
-    What is not spent far away is left for then.
+    """Decide what to measure at a step: at fixed steps, or as far as a budget of passes allows.
 
     Args:
-        budget: Share of wall time that probes may take, in (0, 1).
+        budget: Forward-backward passes that measurements may cost a step, in [0, 1].
         every: Probe every so many steps instead, ≥ 1, whatever it costs.
+
+    Attributes:
+        budget: The passes.
+        turned: Whether the top eigenvector seems to be another one by now, so that the next measurement of
+            the curvature should search for it.
+        drift: How fast a followed ratio goes wrong, relative, a step.
 
     Raises:
         ValueError: If an argument lies outside its interval.
 
     Example:
         >>> schedule = ProbeSchedule(budget=0.05)
-        >>> schedule.due(0, now=0.0, forecast=None)
-        True
-        >>> schedule.spent(0, seconds=1.0, now=1.0)
-        >>> schedule.due(1, now=1.1, forecast=None), schedule.due(400, now=41.0, forecast=None)
-        (False, True)
+        >>> schedule.due(5, noisy=False, forecast=None, lag=1.0)
+        'curvature'
+        >>> schedule.spent("curvature", 30.0, step=5)
+        >>> [schedule.due(step, noisy=False, forecast=None, lag=1.0) for step in (10, 15, 20)]
+        [None, 'follow', 'refresh']
     """
 
     def __init__(self, *, budget: float = 0.05, every: int | None = None) -> None:
-        if not 0 < budget < 1:
-            raise ValueError(
-                f"budget is {budget!r}; it is the share of wall time for probes, in (0, 1): 0.05 is 5 %"
-            )
+        self.budget = PassBudget(budget)
         if every is not None and not every >= 1:
             raise ValueError(f"probe_every is {every!r}; probe every 1 step or more, or None for a budget")
-        self.budget = budget
-        self.every = every
-        self._began: float | None = None
-        self._total = 0.0
-        self._last_cost = 0.0
-        self._last_step: int | None = None
+        self._every = every
+        self._costs: dict[str, float] = dict(_COSTS)
+        self._last: dict[str, int] = {}  # step of the last measurement of each type
+        self._noises = 0
+        self.drift = ERROR_PER_STEP
+        self.turned = False
 
     def due(
-        self, step: int, *, now: float, forecast: Forecast | None, noise_lag: float | None = None
-    ) -> bool:
-        """Return whether to probe at this step.
+        self, step: int, *, noisy: bool, forecast: Forecast | None, lag: float, deciding: bool = True
+    ) -> Measure | None:
+        """Return what to measure at a step; None for nothing.
 
         Args:
             step: Step number.
-            now: Wall clock, seconds.
+            noisy: Whether batches differ and their noise can be measured.
             forecast: The last forecast, if there is one.
-            noise_lag: Where the noise of mini-batches decides, the lag of v: measurements are due after
-                `noise_interval` steps. None where the forecast has a date.
+            lag: v above g²; NaN if unknown.
+            deciding: Whether a measurement may come at this step if none is fixed for it.
         """
-        if self.every is not None:
-            return step % self.every == 0
-        if self._began is None:
-            self._began = now
-        if self._last_step is None:
-            return True
-        wait = _wait(forecast) if noise_lag is None else noise_interval(noise_lag)
-        if step - self._last_step < wait:
-            return False
-        return self._total + self._last_cost <= self.budget * (now - self._began)
+        self.budget.begin(step)
+        if self._every is not None:
+            last = self._last.get("any")
+            if last is None or step // self._every > last // self._every:
+                return "noise" if noisy else "curvature"
+            return self._followed(step) if deciding and not noisy else None
+        if not deciding or not self.budget.passes_per_step > 0:
+            return None
+        return self._noise_due(step, lag) if noisy else self._curvature_due(step, forecast)
 
-    def spent(self, step: int, *, seconds: float, now: float) -> None:
-        """Account for a probe.
+    @property
+    def accompanied(self) -> bool:
+        """Whether the measurement of the noise that is due comes with a probe of the curvature."""
+        return self._every is not None and self._noises % CURVATURE_PROBE_INTERVAL == 0
+
+    @property
+    def measures(self) -> bool:
+        """Whether anything is ever measured."""
+        return self._every is not None or self.budget.passes_per_step > 0
+
+    def spent(self, measure: Measure, passes: float, *, step: int) -> None:
+        """Account for a measurement.
 
         Args:
-            step: Step it was made at.
-            seconds: Wall time it took.
-            now: Wall clock after it, seconds.
+            measure: What was measured.
+            passes: Forward-backward passes that it cost.
+            step: Step number.
         """
-        if self._began is None:
-            self._began = now - seconds
-        # The last cost stands for the next: the first probe, which chooses a backend, is the most expensive.
-        self._total += seconds
-        self._last_cost = seconds
-        self._last_step = step
+        if measure != "follow":
+            cold = measure == "curvature" and measure not in self._last
+            if not cold:
+                self._costs[measure] = passes
+            self.budget.spend(passes, opening=step < self.budget.in_opening_until)
+            self._last["any"] = self._last[measure] = step
+            self._noises += measure == "noise"
+        if measure == "curvature":
+            self.turned = False
+        if measure != "noise":
+            self._last["reading"] = step
+
+    def failed(self, measure: Measure, *, step: int) -> None:
+        """Account for a measurement that failed, as if it had cost what it usually does.
+
+        Args:
+            measure: What was to be measured.
+            step: Step number.
+        """
+        self.budget.spend(self._costs.get(measure, 0.0), opening=step < self.budget.in_opening_until)
+        self._last["any"] = step
+        self.turned = self.turned or measure == "refresh"
+
+    def learn_drift(self, followed: float, measured: float, *, steps: int) -> None:
+        """Learn how fast a followed ratio goes wrong.
+
+        Args:
+            followed: What the ratio was thought to be.
+            measured: What it turned out to be.
+            steps: Steps since it was measured before.
+        """
+        if followed > 0 and measured > 0 and steps > 0:
+            drift = abs(math.log(measured / followed)) / steps
+            self.drift = max((self.drift + drift) / 2, ERROR_PER_STEP)
+
+    def shortfall(self, *, noisy: bool, horizon: float) -> str:
+        """Return in words that the budget can't keep a forecast alive, and what could; empty if it can.
+
+        Args:
+            noisy: Whether batches differ.
+            horizon: Steps of the forecast.
+        """
+        if self._every is not None or not self.budget.passes_per_step > 0:
+            return ""
+        cost = self._costs["noise" if noisy else "refresh"]
+        # Between two measurements a ratio is followed, for longer than the noise of batches stays known.
+        longest = horizon if noisy else 2 * horizon
+        every = cost / self.budget.income
+        if every <= longest:
+            return ""
+        share = self.budget.income / self.budget.passes_per_step
+        enough = math.ceil(1000 * cost / longest / share) / 1000
+        return (
+            f"budget={self.budget.passes_per_step:g} pays for a measurement every {every:.0f} steps, too "
+            f"rarely for a horizon of {horizon:.0f} steps, so that the forecast will often be unknown: "
+            f"choose budget={enough:g}, or a longer horizon"
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed schedule needs, as plain values; the clock restarts."""
-        return {"last_step": self._last_step}
+        """Return what a resumed schedule needs, as plain values."""
+        return {
+            "budget": self.budget.state_dict(),
+            "costs": dict(self._costs),
+            "last": dict(self._last),
+            "noises": self._noises,
+            "turned": self.turned,
+            "drift": self.drift,
+        }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        self._last_step = state["last_step"]
+        self.budget.load_state_dict(state["budget"])
+        self._costs, self._last = dict(state["costs"]), dict(state["last"])
+        self._noises, self.turned = int(state["noises"]), bool(state["turned"])
+        self.drift = float(state["drift"])
 
+    def _noise_due(self, step: int, lag: float) -> Measure | None:
+        since = step - self._last.get("noise", -math.inf)
+        if self._noises < _OPENING_NOISES and step < self.budget.in_opening_until:
+            return "noise" if since >= _OPENING_DISTANCE["noise"] else None
+        due = since >= noise_interval(lag) and self.budget.allows(self._costs["noise"], step=step)
+        return "noise" if due else None
 
-def _wait(forecast: Forecast | None) -> float:
-    # Without a date more readings are needed first. With one its lower end counts too: a crossing that comes
-    # early must not be missed.
-    if forecast is None or math.isnan(forecast.steps_to_instability):
-        return 1
-    ahead = min(forecast.steps_to_instability, forecast.interval_low)
-    return min(max(_SHARE_OF_TIME_LEFT * ahead, 1), _LONGEST_WAIT)
+    def _curvature_due(self, step: int, forecast: Forecast | None) -> Measure | None:
+        probed = self._last.get("curvature")
+        if step < self.budget.in_opening_until:
+            since = step - self._last.get("any", -math.inf)
+            if probed is None:
+                return "curvature"
+            return "refresh" if since >= _OPENING_DISTANCE["refresh"] else self._followed(step)
+        since = step - self._last.get("any", -math.inf)
+        again = probed is None or self.turned or step - probed >= _PROBED_AGAIN
+        if again and since >= _SHORTEST and self.budget.allows(self._costs["curvature"], step=step):
+            return "curvature"
+        affordable = self.budget.allows(self._costs["refresh"], step=step)
+        if probed is not None and since >= self._wait(forecast) and affordable:
+            return "refresh"
+        return self._followed(step)
+
+    def _followed(self, step: int) -> Measure | None:
+        reading = self._last.get("reading")
+        return "follow" if reading is not None and step - reading >= _FOLLOWED_EVERY else None
+
+    def _wait(self, forecast: Forecast | None) -> float:
+        # With a date its lower end counts too: a crossing that comes early must not be missed.
+        if forecast is None or math.isnan(forecast.steps_to_instability):
+            return _SHORTEST
+        ahead = min(forecast.steps_to_instability, forecast.interval_low)
+        wait: float = min(_AHEAD * ahead, _DRIFT / self.drift, _LONGEST)
+        return max(wait, _SHORTEST)
 
 
 class ProbeRunner:
-    """Probe the curvature where every step sees the same data, and mostly its noise where batches differ.
+    """Measure what is due, and hand the readings to the forecast, the guard and the log.
 
     A failure of a probe becomes an event in the log; after three in a row there are no more probes.
 
@@ -146,101 +254,154 @@ class ProbeRunner:
         journal: Journal,
     ) -> None:
         self._subject, self._schedule = subject, schedule
-        self._run, self._guard, self._journal = run, guard, journal
+        # What is read from the batch of one process must not decide what its guard does.
+        self._run, self._guard, self._journal = run, None if several_processes() else guard, journal
         loss_fn = subject.loss_fn
         self._prober = None if loss_fn is None else Prober(subject.model, loss_fn)
         self._failures = Failures("monitor")
-        self._measurements = 0
+        self._budget_checked = False
+        self._local_noted = not several_processes()
 
-    def measure_if_due(
-        self,
-        seen: StepObservation,
-        batch: Any,
-        *,
-        constant: bool | None,
-        forecast: Forecast,
-        gradient_scale: float,
-    ) -> bool:
-        """Measure what is due at a step; return whether anything was measured.
+    @property
+    def unavailable(self) -> str:
+        """Why nothing is ever measured; empty if something is."""
+        if self._prober is None:
+            return "no loss_fn was given, so no curvature is measured"
+        return "" if self._schedule.measures else "budget is 0, so no curvature is measured"
+
+    def due(self, step: int, *, constant: bool | None, forecast: Forecast, deciding: bool) -> Measure | None:
+        """Return what is to be measured at a step; no number is read back from a device for it.
 
         Args:
-            seen: The free signals of the step.
-            batch: Its batch.
+            step: Step number.
             constant: Whether every step sees the same data; None if unknown.
             forecast: The last forecast.
+            deciding: Whether a measurement may come at this step if none is fixed for it.
+        """
+        if self._prober is None or self._failures.given_up:
+            return None
+        noisy = self._is_noisy(constant=constant)
+        return self._schedule.due(step, noisy=noisy, forecast=forecast, lag=self._run.lag, deciding=deciding)
+
+    def measure(self, what: Measure, seen: StepObservation, batch: Any, *, gradient_scale: float) -> bool:
+        """Measure what is due at a step; return whether anything was.
+
+        Args:
+            what: What `due` returned.
+            seen: The free signals of the step.
+            batch: Its batch.
             gradient_scale: What ``.grad`` still has to be divided by.
         """
-        step = seen.step
-        if not math.isfinite(seen.loss):
-            self._journal.event(step, "non-finite loss", f"the loss is {seen.loss}; no probe was made")
-            self._run.mark_unavailable(step, f"the loss is {seen.loss}")
-            return False
-        if self._prober is None:
-            self._run.mark_unavailable(step, "no loss_fn was given, so no curvature is measured")
-            return False
-        # Noise decides only where batches surely differ; until two of them were seen the curvature is probed.
-        noisy = constant is False and self._run.noise_expected
-        lag = self._run.lag if noisy else None
-        now = time.perf_counter()
-        if self._failures.given_up or not self._schedule.due(step, now=now, forecast=forecast, noise_lag=lag):
+        if not math.isfinite(seen.loss) or self._prober is None:
             return False
         # The first step of many warmups: nothing moves, so there is no ratio. It must not count as a failure.
         if not seen.learning_rate > 0:
-            self._run.mark_unavailable(step, "every learning rate is 0: nothing moves")
-            self._journal.event(step, "no probe", "every learning rate is 0: nothing moves")
+            self._run.mark_unavailable(seen.step, "every learning rate is 0: nothing moves")
+            self._journal.event(seen.step, "no probe", "every learning rate is 0: nothing moves")
             return False
-        measured = self._measure(self._prober, seen, batch, noisy=noisy, gradient_scale=gradient_scale)
-        # A failed probe is charged too: otherwise failures would come as fast as steps.
-        end = time.perf_counter()
-        self._schedule.spent(step, seconds=end - now, now=end)
-        return measured
+        if not self._local_noted:
+            self._local_noted = True
+            self._journal.event(
+                seen.step, "local batch", "several processes train together: probes see the batch of this one"
+            )
+        if what == "refresh" and not self._prober.can_refresh:
+            what = "curvature"  # a resumed run chooses its backend again
+        todo: list[Measure] = [what]
+        if what == "noise" and self._schedule.accompanied:
+            todo.append("curvature")
+        return all(self._try(one, self._prober, seen, batch, gradient_scale) for one in todo)
+
+    def check_budget(self, step: int, *, constant: bool | None) -> None:
+        """Say once, when the opening is over, if the budget can't keep a forecast alive.
+
+        Args:
+            step: Step number.
+            constant: Whether every step sees the same data; None if unknown.
+        """
+        if self._budget_checked or self._prober is None or step < self._schedule.budget.in_opening_until:
+            return
+        self._budget_checked = True
+        noisy = self._is_noisy(constant=constant)
+        shortfall = self._schedule.shortfall(noisy=noisy, horizon=self._run.horizon)
+        if shortfall:
+            self._journal.event(step, "budget", shortfall)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to go on probing as before."""
         return {
-            "measurements": self._measurements,
             "prober": None if self._prober is None else self._prober.state_dict(),
             "schedule": self._schedule.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`.
-
-        Raises:
-            ValueError: If it belongs to a model of another size.
-        """
+        """Continue from `state_dict()`."""
         if self._prober is not None and state["prober"] is not None:
             self._prober.load_state_dict(state["prober"], size=self._subject.size)
-        self._measurements = int(state["measurements"])
         self._schedule.load_state_dict(state["schedule"])
 
-    def _measure(
-        self, prober: Prober, seen: StepObservation, batch: Any, *, noisy: bool, gradient_scale: float
+    def _is_noisy(self, *, constant: bool | None) -> bool:
+        # Noise decides only where batches surely differ; until two of them were seen the curvature does.
+        return constant is False and self._run.noise_expected
+
+    def _try(
+        self, what: Measure, prober: Prober, seen: StepObservation, batch: Any, gradient_scale: float
     ) -> bool:
-        # Where noise decides, the curvature is of interest only now and then, and costs several times more.
-        measures = [self._measure_noise] if noisy else []
-        if not noisy or self._measurements % CURVATURE_PROBE_INTERVAL == 0:
-            measures.append(self._measure_curvature)
-        self._measurements += 1
+        measures: Mapping[Measure, Callable[..., float | None]] = {
+            "curvature": self._measure_curvature,
+            "refresh": self._refresh,
+            "follow": self._follow,
+            "noise": self._measure_noise,
+        }
         try:
             preconditioner = read_preconditioner(self._subject.optimizers, gradient_scale=gradient_scale)
-            for measure in measures:
-                measure(prober, seen, batch, preconditioner)
+            with kept_options(self._subject.optimizers):
+                passes = measures[what](prober, seen, batch, preconditioner)
         except Exception as error:  # noqa: BLE001 - a probe must never end a training run
             self._record_failure(seen.step, error)
+            # Charged too: otherwise failures would come as fast as steps.
+            self._schedule.failed(what, step=seen.step)
             return False
         self._failures.succeeded()
-        return True
+        self._schedule.spent(what, passes or 0.0, step=seen.step)
+        return passes is not None
 
     def _measure_curvature(
         self, prober: Prober, seen: StepObservation, batch: Any, preconditioner: Preconditioner
-    ) -> None:
+    ) -> float:
         known = prober.backend
         reading = prober.probe(batch, preconditioner, step=seen.step)
         choice = prober.backend
         if known is None and choice is not None:
             level = logging.INFO if choice.verified else logging.WARNING
             self._journal.event(seen.step, "backend", f"{choice.name}: {choice.reason}", level=level)
+        self._hand_over(prober, seen, reading, preconditioner)
+        return reading.passes
+
+    def _refresh(
+        self, prober: Prober, seen: StepObservation, batch: Any, preconditioner: Preconditioner
+    ) -> float:
+        followed, since = prober.follow(preconditioner), prober.measured
+        reading = prober.refresh(batch, preconditioner, step=seen.step)
+        if followed is not None and since is not None:
+            self._schedule.learn_drift(
+                followed.stability_ratio, reading.stability_ratio, steps=seen.step - since.step
+            )
+        self._schedule.turned = not reading.relative_error <= _TURNED
+        self._hand_over(prober, seen, reading, preconditioner)
+        return reading.passes
+
+    def _follow(
+        self, prober: Prober, seen: StepObservation, _batch: Any, preconditioner: Preconditioner
+    ) -> float | None:
+        edge = followed_reading(seen, prober, preconditioner, drift=self._schedule.drift)
+        if edge is None:
+            return None
+        self._run.record_curvature(seen.step, edge, learning_rates=self._subject.future_rates(seen.step))
+        return 0.0
+
+    def _hand_over(
+        self, prober: Prober, seen: StepObservation, reading: CurvatureReading, preconditioner: Preconditioner
+    ) -> None:
         self._journal.write("curvature", reading)
         if self._guard is not None and prober.top_vector is not None:
             self._guard.record_curvature(reading.stability_ratio, prober.top_vector)
@@ -252,7 +413,7 @@ class ProbeRunner:
 
     def _measure_noise(
         self, prober: Prober, seen: StepObservation, batch: Any, preconditioner: Preconditioner
-    ) -> None:
+    ) -> float | None:
         try:
             parts = split_batch(batch)
             factor = population_factor(sum(map(count_examples, parts.batches)), self._subject.examples)
@@ -260,15 +421,21 @@ class ProbeRunner:
             # From then on the forecast rests on single batches, and says so.
             self._run.noise_expected = False
             self._journal.event(seen.step, "no noise", f"the noise of batches can't be measured: {error}")
-            return
+            return None
         reading = prober.probe_noise(parts, preconditioner, step=seen.step, loss=seen.loss)
         self._journal.write("noise", reading)
         self._warn_of_mismatch(reading)
-        for receiver in (self._run, self._guard):
-            if receiver is not None:
-                receiver.record_noise(
-                    mean=reading.mean, variance=factor * reading.variance, noise_factor=reading.noise_factor
-                )
+        self._run.record_noise(
+            seen.step,
+            mean=reading.mean,
+            variance=factor * reading.variance,
+            noise_factor=reading.noise_factor,
+        )
+        if self._guard is not None:
+            self._guard.record_noise(
+                mean=reading.mean, variance=factor * reading.variance, noise_factor=reading.noise_factor
+            )
+        return reading.passes
 
     def _warn_of_mismatch(self, reading: NoiseReading) -> None:
         if reading.loss_mismatch > _MISMATCH:
@@ -281,6 +448,10 @@ class ProbeRunner:
 
     def _record_failure(self, step: int, error: Exception) -> None:
         self._failures.failed(f"the probe of step {step} failed", error)
+        if isinstance(error, ProbeRefusedError):
+            self._run.mark_unavailable(step, f"no probe: {error}")
+            self._journal.event(step, "no probe", f"{error} (no more probes in this run)", level=None)
+            return
         message = f"{type(error).__name__}: {error}"
         if self._failures.given_up:
             message += f" ({self._failures.in_a_row} failures in a row: no more probes in this run)"

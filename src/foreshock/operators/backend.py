@@ -8,11 +8,12 @@ something other than the Hessian, because the density of the kinks is included. 
 show which of the two is wrong, hence these rules:
 
 1. Double backward raises an error, or parameters are sharded: differences.
-2. The two agree within the tolerance: double backward.
-3. They disagree, and the difference quotients with ρ and ρ/4 agree with each other four times better than
-   with double backward: differences, provided that the graph has no kink, or has a node that may hide a part
-   of the Hessian. The factor four is safe. Let w be the true product: if truncation (∝ ρ²) dominates, then
-   ‖w_ρ − w‖ ≤ 16/15 ‖w_ρ − w_{ρ/4}‖; if rounding (∝ 1/ρ, independent) does, then
+2. The two agree within the tolerance: double backward. A one-sided difference is enough for that: it starts
+   from the gradient that double backward has computed, and takes its step h from the exact product.
+3. They disagree, and the central difference quotients with ρ and ρ/4 agree with each other four times better
+   than with double backward: differences, provided that the graph has no kink, or has a node that may hide a
+   part of the Hessian. The factor four is safe. Let w be the true product: if truncation (∝ ρ²) dominates,
+   then ‖w_ρ − w‖ ≤ 16/15 ‖w_ρ − w_{ρ/4}‖; if rounding (∝ 1/ρ, independent) does, then
    ‖w_{ρ/4} − w‖ ≲ ‖w_ρ − w_{ρ/4}‖.
 4. Otherwise double backward, unverified: kinks explain the disagreement, or the differences are too noisy to
    decide it.
@@ -29,6 +30,7 @@ the directions of large curvature.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -37,6 +39,7 @@ from torch import Tensor, nn
 
 from foreshock.isolation import Replay
 from foreshock.operators.base import LossOperator
+from foreshock.operators.cost import FORWARD_PASSES, GRAPH_PASSES
 from foreshock.operators.differences import DifferenceOperator, DifferenceScheme
 from foreshock.operators.gradients import Evaluation
 from foreshock.operators.graph import GraphEvidence, has_compiled_module, read_graph
@@ -67,6 +70,7 @@ class BackendChoice:
         eager: Whether compiled modules run uncompiled during a probe.
         keep_graph: Whether double backward keeps its graphs. To save memory, pass
             ``dataclasses.replace(choice, keep_graph=False)`` to `hessian_operator`.
+        passes: What the choice cost, in F of the whole batch; see `foreshock.operators.cost`.
     """
 
     name: str
@@ -76,6 +80,7 @@ class BackendChoice:
     precision: torch.dtype = torch.float32
     eager: bool = False
     keep_graph: bool = True
+    passes: float = math.nan
 
     __repr__ = short_repr
 
@@ -90,7 +95,8 @@ def choose_backend(
     """Compare one product of double backward with finite differences, and choose by the module's rules.
 
     Call it inside `isolated`, under the same autocast and train mode as the later probes. Of several
-    micro-batches only the first is used. Cost: about 10 F, once; up to 16 F if the two disagree.
+    micro-batches only the first is used, which costs its share of the following. Cost: 5 F; 6 F where
+    differences see kinks, and 10 F if the two disagree otherwise, or if a node may hide something.
 
     Args:
         loss: Returns the mean loss, a scalar tensor; or one `LossTerm` per micro-batch.
@@ -150,21 +156,34 @@ def hessian_operator(
     return DifferenceOperator(loss, parameters, model=model, scheme=scheme)
 
 
+@dataclass(frozen=True)
+class _Exact:
+    """Loss, gradient and one product of double backward."""
+
+    start: Evaluation
+    direction: Tensor
+    product: Tensor
+
+    @property
+    def gain(self) -> float | None:
+        """‖Hv‖/‖v‖, which gives differences their step; None if it is not finite."""
+        gain = float(torch.linalg.vector_norm(self.product) / torch.linalg.vector_norm(self.direction))
+        return gain if math.isfinite(gain) else None
+
+
 class _Comparison:
     """One exact product against differences, on one micro-batch."""
 
     def __init__(self, term: LossTerm, parameters: tuple[Tensor, ...], model: nn.Module | None) -> None:
-        self._terms = (LossTerm(term.closure),)
+        self._term = term
+        self._terms = (LossTerm(self._read),)
         self._parameters = parameters
         self._model = model
         self._replay = Replay(model, parameters)
-        with torch.enable_grad(), self._replay():
-            self._evidence: GraphEvidence = read_graph(evaluate(term))
-        self._eager = self._evidence.compiled or has_compiled_module(model)
-        self._tolerance = _SUSPICIOUS_TOLERANCE if self._evidence.suspects else _TOLERANCE
-        # eps is 1e-3 in float16 and 8e-3 in bfloat16, 1e-7 in float32.
-        if torch.finfo(self._evidence.precision).eps > 1e-4:
-            self._tolerance = _HALF_PRECISION_TOLERANCE
+        self._eager = has_compiled_module(model)
+        self._found: GraphEvidence | None = None
+        self._operators: list[LossOperator] = []
+        self._passes = 0.0
 
     def choice(self) -> BackendChoice:
         """Return the choice by the module's rules, which are numbered there."""
@@ -172,43 +191,54 @@ class _Comparison:
         if is_sharded(self._parameters):
             why = "the parameters are sharded: double backward needs them whole"
             return self._choose(CENTRAL_DIFFERENCES, why)
-        differences = self._differences(None)
-        direction = _direction(differences.gradient)
         try:
-            exact, gradient = self._exact(direction)
+            exact = self._exact()
         except RuntimeError as error:
             # Differences may fail as well: better now, with a clear error, than in the first probe.
-            differences(direction)
+            differences = self._differences(DifferenceScheme())
+            differences(_direction(differences.gradient))
             return self._choose(CENTRAL_DIFFERENCES, f"double backward failed: {_first_line(error)}")
+        # Rule 2. One side is too coarse for the tolerance of suspects, and in half precision.
+        one_sided = math.nan
+        if self._tolerance == _TOLERANCE:
+            scheme = DifferenceScheme(central=False, gain=exact.gain)
+            beside = self._differences(scheme, exact.start)
+            one_sided = _apart(exact, beside(exact.direction), beside)
+            if one_sided <= self._tolerance:
+                return self._agreement(one_sided)
+        differences = self._differences(DifferenceScheme(gain=exact.gain))
         # Two evaluations with the same random numbers must agree, or no difference of gradients means
         # anything: a loss that draws its batch anew, or state that is neither a buffer nor a random number.
-        drift = _distance(gradient, differences.gradient)
+        drift = _distance(exact.start.gradient, differences.gradient)
         if not drift <= self._tolerance:
             why = (
                 f"two evaluations of the loss with the same random numbers have gradients {drift:.2g} apart, "
                 "so that differences cannot verify double backward"
             )
             return self._choose(DOUBLE_BACKWARD, why, drift, verified=False)
-        # Rule 2. Relative to what differences resolve at least: a linear loss has the Hessian zero, of which
-        # they return rounding only.
-        coarse = differences(direction)
-        resolved = differences.resolution * torch.linalg.vector_norm(direction)
-        discrepancy = _distance(exact, coarse, float(resolved))
+        # Rule 4: where there are kinks and no suspects, no further difference could change the choice.
+        if self._evidence.kinks and not self._evidence.suspects and math.isfinite(one_sided):
+            return self._kinked(one_sided)
+        coarse = differences(exact.direction)
+        discrepancy = _apart(exact, coarse, differences)
         if discrepancy <= self._tolerance:
-            return self._choose(DOUBLE_BACKWARD, self._agreement(discrepancy), discrepancy)
-        # Rules 3 and 4.
-        finer = self._differences(differences)
-        return self._disagreement(exact, coarse, finer(direction))
+            return self._agreement(discrepancy)
+        return self._disagreement(exact, coarse, differences)
 
-    def _disagreement(self, exact: Tensor, coarse: Tensor, fine: Tensor) -> BackendChoice:
+    def _disagreement(self, exact: _Exact, coarse: Tensor, differences: DifferenceOperator) -> BackendChoice:
+        """Choose by rules 3 and 4, from the differences that disagree and from finer ones."""
+        change = DifferenceScheme(precision=self._evidence.precision).target(self._parameters) / _FINER
+        start = Evaluation(differences.loss, differences.gradient)
+        finer = self._differences(DifferenceScheme(change=change, gain=differences.gain), start)
+        fine = finer(exact.direction)
         spread = _distance(coarse, fine)
         # If the first ρ was too coarse, the finer quotient may still verify double backward (rule 2).
-        discrepancy = min(_distance(exact, coarse), _distance(exact, fine))
+        discrepancy = min(_distance(exact.product, coarse), _distance(exact.product, fine))
         if discrepancy <= self._tolerance:
-            return self._choose(DOUBLE_BACKWARD, self._agreement(discrepancy), discrepancy)
+            return self._agreement(discrepancy)
         apart = f"double backward and differences are {discrepancy:.2g} apart"
         resolved = discrepancy > _CONVICTING * spread
-        suspects, kinks = ", ".join(self._evidence.suspects), ", ".join(self._evidence.kinks)
+        suspects, kinks = ", ".join(self._evidence.suspects), self._evidence.kinks
         if resolved and (suspects or not kinks):
             hider = suspects or "a detached tensor, or a wrong second derivative,"
             why = (
@@ -216,37 +246,104 @@ class _Comparison:
                 "double backward"
             )
             return self._choose(CENTRAL_DIFFERENCES, why, discrepancy)
-        if suspects or not kinks:
-            why = f"{apart}, but two differences also {spread:.2g}: they are too noisy to verify it"
-        else:
-            why = f"{apart} because differences see kinks ({kinks})"
+        if kinks and not suspects:
+            return self._kinked(discrepancy)
+        why = f"{apart}, but two differences also {spread:.2g}: they are too noisy to verify it"
         return self._choose(DOUBLE_BACKWARD, why, discrepancy, verified=False)
 
-    def _exact(self, direction: Tensor) -> tuple[Tensor, Tensor]:
+    def _kinked(self, discrepancy: float) -> BackendChoice:
+        kinks = ", ".join(self._evidence.kinks)
+        why = (
+            f"double backward and differences are {discrepancy:.2g} apart because differences see kinks "
+            f"({kinks})"
+        )
+        return self._choose(DOUBLE_BACKWARD, why, discrepancy, verified=False)
+
+    def _agreement(self, discrepancy: float) -> BackendChoice:
+        how = "double backward of the modules before torch.compile" if self._eager else "double backward"
+        why = f"{how} agrees with differences of gradients to {discrepancy:.1g}"
+        return self._choose(DOUBLE_BACKWARD, why, discrepancy)
+
+    def _exact(self) -> _Exact:
+        try:
+            exact = self._one_product()
+        except RuntimeError:
+            self._passes += GRAPH_PASSES
+            if not self._compiled_unseen:
+                raise
+        else:
+            if not self._compiled_unseen:
+                return exact
+        # Its backward is a constant to double backward, which fails or, worse, leaves it out.
+        self._eager, self._found = True, None
+        return self._one_product()
+
+    def _one_product(self) -> _Exact:
         with (
             self._replay(),
             HessianOperator(self._terms, self._parameters, eager=self._eager) as hessian,
         ):
-            return hessian(direction), hessian.gradient
+            direction = _direction(hessian.gradient)
+            exact = _Exact(Evaluation(hessian.loss, hessian.gradient), direction, hessian(direction))
+        self._operators.append(hessian)
+        return exact
 
-    def _differences(self, coarser: DifferenceOperator | None) -> DifferenceOperator:
-        scheme, start = DifferenceScheme(precision=self._evidence.precision), None
-        if coarser is not None:
-            change = scheme.target(self._parameters) / _FINER
-            scheme = replace(scheme, change=change, gain=coarser.gain)
-            start = Evaluation(coarser.loss, coarser.gradient)
-        return DifferenceOperator(
-            self._terms, self._parameters, model=self._model, scheme=scheme, start=start
+    def _differences(self, scheme: DifferenceScheme, start: Evaluation | None = None) -> DifferenceOperator:
+        operator = DifferenceOperator(
+            self._terms,
+            self._parameters,
+            model=self._model,
+            scheme=replace(scheme, precision=self._evidence.precision),
+            start=start,
         )
+        self._operators.append(operator)
+        return operator
 
-    def _agreement(self, discrepancy: float) -> str:
-        how = "double backward of the modules before torch.compile" if self._eager else "double backward"
-        return f"{how} agrees with differences of gradients to {discrepancy:.1g}"
+    def _read(self) -> Tensor:
+        """Return the loss; the first time, read its graph as well, which costs no evaluation of its own."""
+        loss = self._term.closure()
+        # What is no loss, `evaluate` refuses.
+        if self._found is None and isinstance(loss, Tensor) and loss.requires_grad:
+            self._found = read_graph(loss)
+        return loss
+
+    @property
+    def _compiled_unseen(self) -> bool:
+        """Whether a compiled function ran that is no module, which only the graph shows."""
+        return not self._eager and self._found is not None and self._found.compiled
+
+    @property
+    def _evidence(self) -> GraphEvidence:
+        if self._found is None:
+            # Double backward was not tried, or failed before there was a loss.
+            self._passes += FORWARD_PASSES
+            with torch.enable_grad(), self._replay():
+                self._found = read_graph(evaluate(self._terms[0]))
+        return self._found
+
+    @property
+    def _tolerance(self) -> float:
+        # eps is 1e-3 in float16 and 8e-3 in bfloat16, 1e-7 in float32.
+        if torch.finfo(self._evidence.precision).eps > 1e-4:
+            return _HALF_PRECISION_TOLERANCE
+        return _SUSPICIOUS_TOLERANCE if self._evidence.suspects else _TOLERANCE
 
     def _choose(
         self, name: str, reason: str, discrepancy: float = float("nan"), *, verified: bool = True
     ) -> BackendChoice:
-        return BackendChoice(name, reason, discrepancy, verified, self._evidence.precision, self._eager)
+        precision = self._evidence.precision
+        passes = self._term.weight * (self._passes + sum(one.passes for one in self._operators))
+        return BackendChoice(name, reason, discrepancy, verified, precision, self._eager, passes=passes)
+
+
+def _apart(exact: _Exact, product: Tensor, differences: DifferenceOperator) -> float:
+    """Return the distance of the exact product from that by differences.
+
+    It is relative to what differences resolve at least: a linear loss has the Hessian zero, of which they
+    return rounding only.
+    """
+    resolved = differences.resolution * torch.linalg.vector_norm(exact.direction)
+    return _distance(exact.product, product, float(resolved))
 
 
 def _direction(gradient: Tensor) -> Tensor:

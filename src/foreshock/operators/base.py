@@ -38,6 +38,11 @@ class LossOperator(LinearOperator, Protocol):
     gradient: Tensor
     """Its gradient, shape (n,)."""
 
+    @property
+    def passes(self) -> float:
+        """What was spent so far, in F: the opening, and each product; see `foreshock.operators.cost`."""
+        ...
+
     def close(self) -> None:
         """Free graphs and copies."""
         ...

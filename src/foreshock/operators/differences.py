@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from foreshock.operators.base import Closing
+from foreshock.operators.cost import GRADIENT_PASSES
 from foreshock.operators.gradients import Evaluation, GradientFunction, displaced
 from foreshock.operators.loss import Loss, normalised_terms
 from foreshock.vectors import flatten, inner_product, is_sharded, vector_dtype
@@ -124,6 +125,11 @@ class DifferenceOperator(Closing):
     def backend(self) -> str:
         """How products are computed, as written to the log."""
         return "central differences" if self._central else "one-sided differences"
+
+    @property
+    def passes(self) -> float:
+        """What was spent so far, in F: each gradient is one, those of the search for h included."""
+        return GRADIENT_PASSES * self.evaluations
 
     @property
     def resolution(self) -> float:

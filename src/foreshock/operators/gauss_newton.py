@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from foreshock.operators.base import Closing
+from foreshock.operators.cost import GRAPH_PASSES, PRODUCT_PASSES
 from foreshock.operators.loss import LossTerm, evaluate, require_dependence, twice_differentiable
 from foreshock.vectors import flatten, split
 
@@ -54,6 +55,8 @@ class GaussNewtonOperator(Closing):
         eager: bool = False,
     ) -> None:
         self.products = 0
+        # Measured within a third of the Hessian's, graph and product alike.
+        self.passes = GRAPH_PASSES
         self._parameters = tuple(parameters)
         with twice_differentiable(eager=eager):
             # Weights that autocast cast in an earlier evaluation belong to that evaluation's graph.
@@ -89,6 +92,7 @@ class GaussNewtonOperator(Closing):
         if self._graph is None:
             raise RuntimeError("the graph was freed by close(); build a new operator")
         self.products += 1
+        self.passes += PRODUCT_PASSES
         graph, parts = self._graph, split(vector, self._parameters)
         # A linear output loss has no curvature, and its slope no graph.
         if not graph.slope.requires_grad:

@@ -189,7 +189,7 @@ class EvidenceReader:
         if event.first_non_finite is None:
             return None
         near = (self._steps < event.first_non_finite) & (self._steps >= event.onset - _JUST_BEFORE)
-        for i in np.flatnonzero(near & np.isfinite(self._losses)):
+        for i in np.flatnonzero(near & np.isfinite(self._losses)).tolist():
             norm = self._rows[i].get("gradient_norm")  # null is one that was not measured
             if isinstance(norm, float) and not math.isfinite(norm):
                 step = f"{self._steps[i]:,}"

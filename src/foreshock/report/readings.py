@@ -12,7 +12,7 @@ import numpy as np
 from foreshock.spikes import Readings, alarm_episodes, announcing, episode_gap
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -69,14 +69,15 @@ def recorded_losses(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     Args:
         run: A run as read from its log.
     """
-    by_step = {
-        row["step"]: float(row["loss"]) for row in run.records.get("step", []) if row.get("loss") is not None
-    }
-    steps = sorted(by_step)
-    return (
-        np.array(steps, dtype=np.int64),
-        np.array([by_step[step] for step in steps], dtype=np.float64),
-    )
+    rows = run.records.get("step", [])
+    steps, losses = run.steps("step"), run.column("step", "loss")
+    kept = np.isfinite(losses)
+    kept[[i for i in np.flatnonzero(~kept).tolist() if rows[i].get("loss") is not None]] = True
+    steps, losses = steps[kept], losses[kept]
+    order = np.argsort(steps, kind="stable")
+    steps, losses = steps[order], losses[order]
+    last = np.append(steps[1:] != steps[:-1], np.ones(min(len(steps), 1), dtype=np.bool_))
+    return steps[last], losses[last]
 
 
 def readings_of(run: Run, ends: Sequence[int] = ()) -> Readings:
@@ -104,7 +105,7 @@ def readings_of(run: Run, ends: Sequence[int] = ()) -> Readings:
     )
 
 
-def _announced(forecasts: list[dict[str, Any]], ends: Sequence[int]) -> dict[int, dict[str, Any]]:
+def _announced(forecasts: Sequence[dict[str, Any]], ends: Sequence[int]) -> dict[int, dict[str, Any]]:
     """Return the forecasts that announced, by step."""
     after = np.searchsorted(sorted(ends), [row["step"] for row in forecasts])
     found: dict[int, dict[str, Any]] = {}
@@ -159,14 +160,31 @@ def coverage(run: Run) -> Coverage:
     )
 
 
+def until(event: Mapping[str, Any]) -> int:
+    """Return the last step of an event that was counted when it was written: it came at each step up to it.
+
+    Args:
+        event: A record of kind event.
+    """
+    return int(event.get("until", event["step"]))
+
+
+def times(event: Mapping[str, Any]) -> int:
+    """Return how often an event came, by its own count.
+
+    Args:
+        event: A record of kind event.
+    """
+    return int(event.get("count", 1))
+
+
 def _failing(run: Run, made: NDArray[np.int64], steps: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return whether the last attempt at a reading failed, at each step: since then nothing is known."""
-    failed = np.array(
-        sorted(row["step"] for row in run.records.get("event", []) if row.get("name") == PROBE_FAILED),
-        dtype=np.int64,
+    failed = sorted(
+        (row["step"], until(row)) for row in run.records.get("event", []) if row.get("name") == PROBE_FAILED
     )
+    first, last = np.array([(-1, -1), *failed], dtype=np.int64).T
     # Of an attempt that failed at the step of a forecast, the forecast says what is left.
-    last_failure, last_forecast = (
-        np.concatenate(([-1], times))[np.searchsorted(times, steps, side="right")] for times in (failed, made)
-    )
+    last_failure = np.minimum(steps, last[np.searchsorted(first, steps, side="right") - 1])
+    last_forecast = np.concatenate(([-1], made))[np.searchsorted(made, steps, side="right")]
     return np.asarray(last_failure > last_forecast)

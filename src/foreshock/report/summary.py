@@ -17,6 +17,8 @@ from foreshock.report.readings import (
     guard_steps,
     readings_of,
     recorded_losses,
+    times,
+    until,
 )
 from foreshock.representation import one_line, printable
 from foreshock.spikes import (
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from foreshock.runlog import Run
 
 _MISUSE = "misuse"
+_EVENTS = 500  # listed from the beginning and from the end: a page of any number could not be opened
 
 
 @dataclass(frozen=True)
@@ -125,13 +128,15 @@ class RunSummary:
         coverage: How much of the run was in alarm, and of how much nothing was known.
         forecasts: Number of forecasts.
         probes: What the curvature readings rest on.
-        events: What else happened, in order of its first step; the same words are one event.
+        events: What else happened, in order of its first step; the same words are one event. Of more than a
+            thousand the first and the last are kept.
         skipped: Lines of the log that could not be read.
         definition: What counted as an event of the loss.
         age_limit: Steps before an event from which a reading is no evidence for it.
         meta: The header's description of the run.
         guard: Name of the guard's policy, and the number of steps on which it changed something; None if
             there was none.
+        obsolete: Records that are left out because a resumed session did their steps again.
         earlier: Logs of earlier runs in the same folder, which this report leaves out.
     """
 
@@ -162,6 +167,7 @@ class RunSummary:
     age_limit: int
     meta: Mapping[str, Any]
     guard: tuple[str, int] | None = None
+    obsolete: int = 0
     earlier: tuple[str, ...] = ()
 
     @property
@@ -220,7 +226,7 @@ def summarise(run: Run, definition: EventDefinition | None = None) -> RunSummary
         oldest=limit,
     )
     return RunSummary(
-        name=one_line(str(run.meta.get("name") or run.path.parent.name or run.path.stem)),
+        name=one_line(run.name),
         description=one_line(str(run.meta.get("description") or "")),
         source=printable(str(run.path)),
         version=one_line(f"{run.version or 'an unknown version'} (schema {run.schema})"),
@@ -247,7 +253,8 @@ def summarise(run: Run, definition: EventDefinition | None = None) -> RunSummary
         age_limit=limit,
         meta=run.meta,
         guard=_guard(run),
-        earlier=tuple(printable(str(path)) for path in getattr(run, "earlier", ())),
+        obsolete=run.obsolete,
+        earlier=tuple(printable(str(path)) for path in run.earlier),
     )
 
 
@@ -267,10 +274,12 @@ def _probes(run: Run) -> Probes:
     seconds = _finite(run.column("curvature", "seconds"))
     return Probes(
         count=good,
-        failed=len(rows) - good + len(errors),
+        failed=len(rows) - good + sum(times(row) for row in errors),
         products=_median(run.column("curvature", "products")),
         relative_error=_median(relative),
-        unconverged=sum(row.get("converged") is False for row in rows),
+        unconverged=sum(
+            row.get("converged") is False and row.get("complete", True) is not False for row in rows
+        ),
         seconds=float(seconds.sum()) if len(seconds) else math.nan,
         backends=tuple(sorted({one_line(str(row["backend"])) for row in rows if row.get("backend")})),
         noise=len(run.records.get("noise", [])),
@@ -280,19 +289,24 @@ def _probes(run: Run) -> Probes:
 
 def _events(run: Run) -> tuple[RunEvent, ...]:
     """Return the events, those of the same words as one: a run that died says so at each of its steps."""
-    rows = [(row["step"], row.get("name"), row.get("message")) for row in run.records.get("event", [])]
+    # What came again at each of the steps after it was counted when it was written.
+    rows = [
+        (row["step"], until(row), times(row), row.get("name"), row.get("message"))
+        for row in run.records.get("event", [])
+    ]
     rows += [
-        (row["step"], "guard cooldown", row.get("reason"))
+        (row["step"], row["step"], 1, "guard cooldown", row.get("reason"))
         for row in run.records.get("guard", [])
         if row.get("remedy") == COOLDOWN
     ]
     found: dict[tuple[str, str], list[int]] = {}
-    for step, name, message in rows:
+    for step, end, count, name, message in rows:
         words = (one_line(str(name or "")), one_line(str(message or "")))
-        first, last, times = found.get(words, (step, step, 0))
-        found[words] = [min(first, step), max(last, step), times + 1]
-    events = [RunEvent(*words, first, last, times) for words, (first, last, times) in found.items()]
-    return tuple(sorted(events, key=lambda event: event.step))
+        first, last, before = found.get(words, (step, step, 0))
+        found[words] = [min(first, step), max(last, end), before + count]
+    events = [RunEvent(*words, *span) for words, span in found.items()]
+    events.sort(key=lambda event: event.step)
+    return tuple(events if len(events) <= 2 * _EVENTS else events[:_EVENTS] + events[-_EVENTS:])
 
 
 def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -70,6 +70,9 @@ def _of_the_log(summary: RunSummary) -> list[str]:
     if summary.skipped:
         lost = count(summary.skipped, "line")
         found.append(f"{lost} of the log could not be read and left out.")
+    if summary.obsolete:
+        left = count(summary.obsolete, "record")
+        found.append(f"{left} left out: the run was resumed at an earlier step, and did them again.")
     if not summary.steps:
         found.append("The log has no losses: there is nothing to find spikes in.")
     elif summary.steps <= summary.definition.fewest:

@@ -80,6 +80,7 @@ class _Feed:
         if pair is None or step - self._measured_at < noise_interval(run.lag):
             return 0.0
         run.record_noise(
+            step,
             mean=pair["pair_mean"],
             variance=self._factor * pair["pair_square"],
             noise_factor=pair["noise_factor"],

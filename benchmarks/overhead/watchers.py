@@ -1,0 +1,94 @@
+"""Who watches a training: Foreshock's monitor with several budgets, its idle guard, and trainscope.
+
+Every watcher is called where its documentation says, and writes the files that it writes by default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.overhead.cases import Training
+from torch import Tensor
+
+import foreshock
+
+OURS = "foreshock"
+PEER = "trainscope"
+BUDGETS = (0.0, 0.02, 0.05, 0.2)
+
+
+class Watching(NamedTuple):
+    """A watcher at work: what a step calls between ``backward()`` and ``step()``, and what ends it."""
+
+    observe: Callable[[Any, Tensor], object]
+    close: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Somebody who watches a training.
+
+    Attributes:
+        name: Its name in tables.
+        open: Begins to watch a training; files go to the folder.
+        budget: Forward and backward passes that it may spend in a step; None if that is not its unit.
+        package: The distribution that has to be installed.
+    """
+
+    name: str
+    open: Callable[[Training, Path], Watching]
+    budget: float | None = None
+    package: str = OURS
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether its package can be imported."""
+        return find_spec(self.package) is not None
+
+
+def watchers() -> list[Watcher]:
+    """Return everybody, Foreshock first."""
+    return [
+        *(Watcher(f"monitor, budget {budget:g}", _monitor(budget), budget) for budget in BUDGETS),
+        Watcher("guard, idle", _guard),
+        Watcher("trainscope, default", _trainscope("default"), package=PEER),
+        Watcher("trainscope, minimal", _trainscope("minimal"), package=PEER),
+    ]
+
+
+def nobody() -> Watching:
+    """Return what the plain copy has instead of a watcher."""
+    return Watching(lambda _batch, _loss: None, lambda: None)
+
+
+def _monitor(budget: float) -> Callable[[Training, Path], Watching]:
+    def open_(training: Training, folder: Path) -> Watching:
+        options: dict[str, Any] = {"loss_fn": training.loss_fn, "budget": budget} if budget else {}
+        monitor = foreshock.Monitor(training.model, training.optimizer, run=folder, **options)
+        return Watching(monitor.observe, monitor.close)
+
+    return open_
+
+
+def _guard(training: Training, folder: Path) -> Watching:  # noqa: ARG001 - a guard writes no files
+    guard = foreshock.guard(training.optimizer)
+    # It acts inside optimizer.step(): between backward and step there is nothing to call.
+    return Watching(lambda _batch, _loss: None, guard.detach)
+
+
+def _trainscope(profile: str) -> Callable[[Training, Path], Watching]:
+    def open_(training: Training, folder: Path) -> Watching:
+        # Imported here: it is a peer, and not installed with Foreshock.
+        from trainscope import TrainScope
+        from trainscope.core.config import TrainScopeConfig
+        from trainscope.core.profiles import get_profile
+
+        config = TrainScopeConfig(run_dir=str(folder), **get_profile(profile))
+        scope = TrainScope(training.model, training.optimizer, config=config).attach()
+        return Watching(lambda _batch, loss: scope.step(loss.item()), scope.detach)
+
+    return open_

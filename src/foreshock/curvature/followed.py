@@ -1,0 +1,239 @@
+r"""The stability ratio between two probes: for nothing along the last top eigenvector, or from one product.
+
+A probe at step t₀ finds the top eigenvector q of S = A^{1/2}HA^{1/2}, A = diag(cη/2D). Along its direction of
+the parameters, u = A^{1/2}q, the curvature uᵀHu changes slowly, while A follows v and the learning rate at
+each step. With uᵀHu held,
+
+.. math:: \hat r_t = r_{t_0}\,\frac{u^\top A_{t_0}^{-1} u}{u^\top A_t^{-1} u},
+
+which needs no Hessian product at all. Against true probes of full-batch trainings its median error is about
+.4 % after 20 steps, 1 % after 50 and 2 % after 100; a fifth of the steps are 2.5 times further off.
+
+One product more, uᵀH_tu, leaves only the turning of u itself, and its residual says how far that went: where
+it is large, the top eigenvector is sought again from there.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from foreshock.curvature.form import symmetric_form
+from foreshock.curvature.probe import CurvatureReading, ProbeMemory, ProbeSettings, largest_blocks
+from foreshock.eigen import StoppingRule, largest_eigenvalue
+from foreshock.operators import DifferenceOperator, Loss
+from foreshock.preconditioner import Preconditioner
+from foreshock.vectors import reciprocal, turned, unit
+
+ERROR_PER_STEP = 5e-4
+"""Relative error that a followed ratio gains at each step; four fifths of those measured gained less."""
+
+_ACCEPTED = 0.2  # residual over ratio up to which one product is enough
+_SEARCH = StoppingRule(relative_tolerance=0.05, max_products=8)
+
+
+@dataclass(frozen=True)
+class FollowedReading:
+    """A stability ratio that was followed to another step, and what lies along its direction there.
+
+    Attributes:
+        stability_ratio: r̂_t.
+        excess_loss: (qᵀA^{1/2}g)²/(2r), as in `CurvatureReading`.
+        alignment: Modulus of cos(q, A^{1/2}g).
+    """
+
+    stability_ratio: float
+    excess_loss: float
+    alignment: float
+
+
+@dataclass(frozen=True)
+class FollowedRatio:
+    """A measured stability ratio, to be followed along its eigenvector while v and the learning rate change.
+
+    Attributes:
+        step: Step of the measurement.
+        ratio: The stability ratio measured there.
+        direction: u = A^{1/2}q, shape (n,), with uᵀA⁻¹u = 1 at that step.
+        relative_error: Of the ratio, when it was measured.
+
+    Example:
+        Four times the denominator, a quarter of the ratio:
+
+        >>> from foreshock.preconditioner import read_preconditioner
+        >>> weight = torch.ones(1, requires_grad=True)
+        >>> optimizer = torch.optim.SGD([weight], lr=0.4)
+        >>> (weight**2).sum().backward()
+        >>> followed = FollowedRatio.start(
+        ...     step=3, ratio=0.8, vector=torch.ones(1), preconditioner=read_preconditioner(optimizer)
+        ... )
+        >>> optimizer.param_groups[0]["lr"] = 0.1
+        >>> round(followed.at(read_preconditioner(optimizer)).stability_ratio, 6)
+        0.2
+    """
+
+    step: int
+    ratio: float
+    direction: Tensor
+    relative_error: float = 0.0
+
+    @classmethod
+    def start(
+        cls,
+        *,
+        step: int,
+        ratio: float,
+        vector: Tensor,
+        preconditioner: Preconditioner,
+        relative_error: float = 0.0,
+    ) -> FollowedRatio:
+        """Return a ratio that can be followed.
+
+        Args:
+            step: Step of the measurement.
+            ratio: The stability ratio.
+            vector: q, its eigenvector in the symmetric form, shape (n,), of length one.
+            preconditioner: The step that it was measured for.
+            relative_error: Of the ratio.
+        """
+        return cls(step, ratio, vector * preconditioner.scale_root(), relative_error)
+
+    def at(self, preconditioner: Preconditioner) -> FollowedReading | None:
+        """Return the ratio for another step; None if other parameters are trained by now, or none moves.
+
+        Cost: some passes over v, no product.
+
+        Args:
+            preconditioner: The step about to be taken.
+        """
+        vector = self._stretched(preconditioner.scale_root())
+        length = math.nan if vector is None else float(torch.linalg.vector_norm(vector))
+        if not 0 < length < math.inf:
+            return None
+        ratio = self.ratio / length**2
+        gradient = preconditioner.gradient()
+        slope = float(torch.dot(self.direction, gradient)) / length
+        norm = float(torch.linalg.vector_norm(gradient * preconditioner.scale_root()))
+        return FollowedReading(
+            ratio,
+            excess_loss=slope**2 / (2 * ratio) if ratio > 0 else math.nan,
+            alignment=abs(slope) / norm if norm > 0 else math.nan,
+        )
+
+    def vector(self, preconditioner: Preconditioner) -> Tensor | None:
+        """Return the direction as a unit vector of the symmetric form of another step; None if it has none.
+
+        Args:
+            preconditioner: The step about to be taken.
+        """
+        vector = self._stretched(preconditioner.scale_root())
+        return None if vector is None else unit(vector)
+
+    def _stretched(self, root: Tensor) -> Tensor | None:
+        return self.direction * reciprocal(root) if root.shape == self.direction.shape else None
+
+
+def refresh_curvature(
+    loss: Loss,
+    preconditioner: Preconditioner,
+    *,
+    step: int,
+    direction: Tensor,
+    settings: ProbeSettings,
+    gain: float | None = None,
+) -> tuple[CurvatureReading, Tensor, ProbeMemory]:
+    """Measure the curvature along a direction, and seek the top eigenvector only if it is another one by now.
+
+    Call it inside `isolated`. Cost: about 1.5 F for the graph and 2 F for one product; where its residual
+    exceeds a fifth of the ratio, up to eight products more.
+
+    Args:
+        loss: Returns the mean loss of the batch, a scalar tensor; or one `LossTerm` per micro-batch.
+        preconditioner: The step about to be taken.
+        step: Step number to put into the reading.
+        direction: w of the symmetric form, shape (n,), of length one: the last top eigenvector.
+        settings: How to measure.
+        gain: ‖Hv‖/‖v‖ of the last probe, for finite differences.
+
+    Returns:
+        The reading; the direction that it is along; and what to go on from. After one product the ratio wᵀSw
+        is a lower bound of the true one, `error_bound` is the residual ‖Sw − (wᵀSw)w‖, and `complete` is
+        False. Directional curvatures are always NaN.
+
+    Raises:
+        TypeError: If the loss is not a tensor.
+        ValueError: If the loss is not a scalar or does not depend on the parameters.
+        FloatingPointError: If the loss or the product is not finite.
+
+    Example:
+        >>> from foreshock.preconditioner import read_preconditioner
+        >>> weight = torch.ones(1, requires_grad=True)
+        >>> optimizer = torch.optim.SGD([weight], lr=0.1)
+        >>> loss = lambda: (4 * weight**2).sum()
+        >>> loss().backward()
+        >>> reading, _, _ = refresh_curvature(
+        ...     loss,
+        ...     read_preconditioner(optimizer),
+        ...     step=1,
+        ...     direction=torch.ones(1),
+        ...     settings=ProbeSettings(),
+        ... )
+        >>> round(reading.stability_ratio, 6), reading.products, reading.complete
+        (0.4, 1, False)
+    """
+    began = time.perf_counter()
+    root = preconditioner.scale_root()
+    with settings.operator(loss, preconditioner.parameters, gain) as hessian:
+        operator = symmetric_form(hessian, preconditioner, root)
+        scaled = preconditioner.gradient() * root
+        product = operator(direction)
+        ratio = float(torch.dot(direction, product))
+        error = float(torch.linalg.vector_norm(product - ratio * direction))
+        if not math.isfinite(error):
+            raise FloatingPointError(
+                f"the loss of the probed batch is {float(hessian.loss)} and its Hessian product is not "
+                "finite: look for NaN or Inf in the batch and in the parameters"
+            )
+        starts: tuple[Tensor, ...] = (turned(direction, product),)
+        complete = converged = False
+        if not error <= _ACCEPTED * ratio:
+            begin = unit(scaled)
+            top = largest_eigenvalue(
+                operator,
+                starts if begin is None else (*starts, begin),
+                _SEARCH,
+                extra=[(direction, product)],
+            )
+            direction, ratio, error, starts = top.vector, top.value, top.error, top.starts
+            complete, converged = True, top.converged
+        gain = hessian.gain if isinstance(hessian, DifferenceOperator) else None
+    slope, norm = float(torch.dot(direction, scaled)), float(torch.linalg.vector_norm(scaled))
+    rate = preconditioner.common_rate
+    nan = math.nan
+    reading = CurvatureReading(
+        step=step,
+        stability_ratio=ratio,
+        error_bound=error,
+        preconditioned_sharpness=None if rate is None else ratio * 2 / rate,
+        threshold=None if rate is None else 2 / rate,
+        gradient_stability_ratio=nan,
+        gradient_directional_curvature=None,
+        update_stability_ratio=nan,
+        update_directional_curvature=None,
+        alignment=abs(slope) / norm if norm > 0 else nan,
+        predicted_loss_change=nan,
+        products=hessian.products,
+        converged=converged,
+        backend=hessian.backend,
+        blocks=largest_blocks(direction, preconditioner, settings.model),
+        excess_loss=slope**2 / (2 * ratio) if ratio > 0 else nan,
+        coverage=preconditioner.coverage,
+        seconds=time.perf_counter() - began,
+        complete=complete,
+        passes=hessian.passes,
+    )
+    return reading, direction, ProbeMemory(starts, gain)

@@ -1,0 +1,78 @@
+"""The state of random number generators: torch's, numpy's and Python's, and those of a loss function."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+"""Types of generators that can be set back."""
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """The state of all random number generators that a model may use.
+
+    Attributes:
+        torch_cpu: torch's generator on the CPU.
+        torch_cuda: torch's generators on CUDA devices, by index.
+        numpy: numpy's global generator.
+        python: Python's global generator.
+        others: Further generators, each with its state.
+    """
+
+    torch_cpu: Tensor
+    torch_cuda: dict[int, Tensor]
+    numpy: Any
+    python: Any
+    others: Sequence[tuple[Any, Any]] = field(default=())
+
+    @classmethod
+    def capture(cls, tensors: Sequence[Tensor], generators: Sequence[Any] = ()) -> Self:
+        """Return the present state, on the CPU and on the devices of `tensors`.
+
+        Args:
+            tensors: Tensors on the devices that the model uses.
+            generators: Further generators, of the types in `GENERATORS`.
+        """
+        # Only the devices in use: the model cannot draw from the others.
+        devices = {tensor.device for tensor in tensors}
+        cuda = [device.index for device in devices if device.type == "cuda"]
+        return cls(
+            torch.get_rng_state(),
+            {index: torch.cuda.get_rng_state(index) for index in cuda},
+            np.random.get_state(),
+            random.getstate(),
+            [(generator, _state(generator)) for generator in generators],
+        )
+
+    def restore(self) -> None:
+        """Set every generator back to this state."""
+        torch.set_rng_state(self.torch_cpu)
+        for index, state in self.torch_cuda.items():
+            torch.cuda.set_rng_state(state, index)
+        np.random.set_state(self.numpy)
+        random.setstate(self.python)
+        for generator, state in self.others:
+            _set_state(generator, state)
+
+
+def _state(generator: Any) -> Any:
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state()
+
+
+def _set_state(generator: Any, state: Any) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.set_state(state)

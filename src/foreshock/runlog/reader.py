@@ -1,0 +1,260 @@
+"""The reader of a run log: what it can't read costs one line, and is counted."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreshock.runlog.decoding import LAST_STEP, Header, RowDecoder, is_count
+from foreshock.runlog.encoding import SCHEMA
+from foreshock.runlog.folders import has_records, last_created, numbered, runs_of
+from foreshock.runlog.rows import Rows, Shape
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as read from its log.
+
+    Attributes:
+        path: The file it was read from.
+        meta: `meta` of the last header.
+        created: Time of the first header, ISO 8601.
+        version: Version of Foreshock that wrote the last session.
+        schema: Schema that the last session was written with; `records` are of the present one.
+        starts: Number of sessions that recorded something: one, and one more for each time it was resumed.
+        records: Records by kind, ordered by step.
+        skipped: Lines that could not be read: a torn last line, for instance, or a loss that is no number.
+        number: Which run of its folder it is: the folder may have several, see `foreshock.runlog`.
+        obsolete: Records that are left out because a resumed session did their steps again.
+        earlier: Logs of the other runs in the same folder, from the one that was started first. Pass one to
+            `read_run` to read it.
+    """
+
+    path: Path
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    created: str = ""
+    version: str = ""
+    schema: int = SCHEMA
+    starts: int = 1
+    records: Mapping[str, Sequence[dict[str, Any]]] = field(default_factory=dict)
+    skipped: int = 0
+    number: int = 1
+    obsolete: int = 0
+    earlier: tuple[Path, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the run: that of its description, or of its folder."""
+        folder = self.path.parent
+        place = folder.name if self.number == 1 else f"{folder.parent.name}/{folder.name}"
+        return str(self.meta.get("name") or place or self.path.stem)
+
+    def __repr__(self) -> str:
+        """Return one line: the file, the steps, the sessions, and how many records there are of each kind."""
+        counts = ", ".join(f"{len(rows)} {kind}" for kind, rows in self.records.items() if rows)
+        steps = [row["step"] for rows in self.records.values() if rows for row in (rows[0], rows[-1])]
+        span = f"steps {min(steps)}–{max(steps)}" if steps else "no steps"
+        sessions = "1 session" if self.starts == 1 else f"{self.starts} sessions"
+        return f"<Run {self.path}: {span}, {sessions}, records: {counts or 'none'}>"
+
+    def column(self, kind: str, name: str) -> NDArray[np.float64]:
+        """Return one field of all records of a kind, shape (n,); missing and null become NaN.
+
+        Args:
+            kind: Kind of the records, as in the table of this module; of one that has none, n is zero.
+            name: Name of a field that holds numbers, for instance ``"loss"`` of ``"step"``.
+
+        Raises:
+            ValueError: If the field holds something else than numbers.
+        """
+        rows = self.records.get(kind, [])
+        if isinstance(rows, Rows):
+            return rows.numbers(name)
+        values = (row.get(name) for row in rows)
+        return np.array([math.nan if v is None else float(v) for v in values], dtype=np.float64)
+
+    def steps(self, kind: str) -> NDArray[np.int64]:
+        """Return the steps of all records of a kind, shape (n,).
+
+        Args:
+            kind: Kind of the records; of one that has none, n is zero.
+        """
+        rows = self.records.get(kind, [])
+        if isinstance(rows, Rows):  # floats have every integer up to the largest step
+            return rows.numbers("step").astype(np.int64)
+        return np.array([row["step"] for row in rows], dtype=np.int64)
+
+
+def read_run(run: str | os.PathLike[str], *, rank: int = 0) -> Run:
+    """Read a run, also while it is being written.
+
+    Args:
+        run: Folder of the run, or a ``.jsonl`` file of it. Of several runs in one folder the one is read that
+            was started or resumed last.
+        rank: Which rank's file to read from a folder.
+
+    Returns:
+        The run, its records by kind.
+
+    Raises:
+        FileNotFoundError: If there is no log, with what is there instead.
+        ValueError: If the log was written by a newer schema, or has no header.
+
+    Example:
+        >>> import foreshock, tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> log = foreshock.runlog.RunLogWriter(folder)
+        >>> for step in range(3):
+        ...     log.write("step", {"step": step, "loss": 0.5**step})
+        >>> run = read_run(folder)  # also while it is still being written
+        >>> run.column("step", "loss").tolist(), run.steps("step").tolist()
+        ([1.0, 0.5, 0.25], [0, 1, 2])
+        >>> log.close()
+    """
+    path, earlier = _log_path(Path(run), rank)
+    sessions = _Sessions()
+    with path.open("rb") as lines:
+        # Not further than this: a writer may be faster than the reader.
+        left = os.fstat(lines.fileno()).st_size
+        for line in lines:
+            if left <= 0:
+                break
+            left -= len(line)
+            sessions.take(line)
+    if not sessions.headers:
+        raise ValueError(f"{path} {_why_no_header(path)}")
+    newest = max(int(header["schema"]) for header in sessions.headers)
+    if newest > SCHEMA:
+        raise ValueError(
+            f"{path} was written with schema {newest}, this version reads up to {SCHEMA}: "
+            "upgrade with pip install --upgrade foreshock"
+        )
+    first, last = sessions.headers[0], sessions.headers[-1]
+    records, obsolete = sessions.records()
+    return Run(
+        path,
+        meta=last["meta"],
+        created=str(first.get("created", "")),
+        version=str(last.get("foreshock", "")),
+        schema=int(last["schema"]),
+        starts=max(sessions.starts, 1),
+        records=records,
+        skipped=sessions.skipped,
+        number=last["number"] if is_count(last.get("number")) else 1,
+        obsolete=obsolete,
+        earlier=earlier,
+    )
+
+
+class _Sessions:
+    """The lines of a log, read one after the other.
+
+    A line that can't be read may have been the header of a session, so that from then on rows are read by
+    what they have, not by the schema of the session before, and steps that go back begin another session.
+    """
+
+    def __init__(self) -> None:
+        self.headers: list[dict[str, Any]] = []
+        self.skipped = 0
+        self._kinds: dict[str, _Kind] = {}
+        self._first_steps: list[int] = []  # of each session
+        self._begins = True
+        self._old = True  # whether the next row may be of schema 1
+        self._broken = False
+        self._last_step = -1  # of a step record
+        self._decoder = RowDecoder()
+
+    @property
+    def starts(self) -> int:
+        """Number of sessions that have a record."""
+        return len(self._first_steps)
+
+    def take(self, line: bytes) -> None:
+        """Take the next line into account."""
+        found = self._decoder.decode(line, old=self._old)
+        if found is None:
+            self.skipped += 1
+            self._broken = self._old = True
+        elif isinstance(found, Header):
+            self.headers.append(found.row)
+            self._begins, self._broken = True, False
+            self._old = found.row["schema"] == 1
+        else:
+            self._take_row(*found)
+
+    def records(self) -> tuple[dict[str, Rows], int]:
+        """Return the records by kind, ordered by step, and the number of those that are obsolete."""
+        # A session makes obsolete what those before it have of its first step and of later ones.
+        firsts = np.array([*self._first_steps, LAST_STEP + 1], dtype=np.int64)
+        limits = np.minimum.accumulate(firsts[::-1])[::-1][1:]
+        obsolete = 0
+        for kind in self._kinds.values():
+            steps = kind.rows.numbers("step").astype(np.int64)
+            counts = np.diff([*kind.begins, len(steps)])
+            kept = np.flatnonzero(steps < np.repeat(limits[kind.sessions], counts))
+            obsolete += len(steps) - len(kept)
+            kind.rows.select(kept[np.argsort(steps[kept], kind="stable")])
+        return {name: kind.rows for name, kind in self._kinds.items()}, obsolete
+
+    def _take_row(self, shape: Shape, row: dict[str, Any]) -> None:
+        name, step = shape.kind, row["step"]
+        if name == "step":
+            self._begins |= self._broken and step <= self._last_step
+            self._broken = False
+            self._last_step = step
+        if self._begins:
+            self._first_steps.append(step)
+            self._begins = False
+        kind = self._kinds.get(name)
+        if kind is None:
+            kind = self._kinds[name] = _Kind(Rows(name))
+        session = len(self._first_steps) - 1
+        if session != kind.session:
+            kind.session = session
+            kind.sessions.append(session)
+            kind.begins.append(len(kind.rows))
+        kind.rows.append(shape, row)
+
+
+@dataclass(slots=True)
+class _Kind:
+    """Records of one kind, and at which of them which session begins."""
+
+    rows: Rows
+    session: int = -1
+    sessions: list[int] = field(default_factory=list)
+    begins: list[int] = field(default_factory=list)
+
+
+def _log_path(run: Path, rank: int) -> tuple[Path, tuple[Path, ...]]:
+    """Return the log to read, and those of the other runs in its folder."""
+    named = run.suffix == ".jsonl" and not run.is_dir()
+    path, earlier = (run, ()) if named else _last_started(run, f"rank{rank}.jsonl")
+    if path.is_file():
+        return path, earlier
+    near = sorted(str(p.parent) for p in run.glob("**/rank0.jsonl")) if run.is_dir() else []
+    hint = f"runs below it: {', '.join(near[:5])}" if near else "give the folder passed as run=…"
+    raise FileNotFoundError(f"no run log at {path}; {hint}")
+
+
+def _last_started(run: Path, name: str) -> tuple[Path, tuple[Path, ...]]:
+    runs = runs_of(run)
+    if len(runs) < 2:
+        return (numbered(run, runs[0][0]) if runs else run) / name, ()
+    # A run may have been resumed after a later one had been started: then it is the one of interest.
+    ordered = sorted(runs, key=lambda found: (last_created(found[1][0]), found[0]))
+    *earlier, last = (numbered(run, number) / name for number, _ in ordered)
+    return last, tuple(path for path in earlier if has_records(path))
+
+
+def _why_no_header(path: Path) -> str:
+    if path.stat().st_size == 0:
+        return "is empty: the run that it belongs to has logged no step yet"
+    return "has no header line: it is not a Foreshock run log"
