@@ -29,3 +29,5 @@ default_role = "py:obj"
 # are not read (a build needs no network), and names of arguments.
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!foreshock\.).*")]
+# A type variable: spikes by either definition.
+nitpick_ignore = [("py:class", "foreshock.spikes.scoring.Event")]

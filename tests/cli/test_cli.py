@@ -108,7 +108,7 @@ def test_names_of_runs_and_folders_are_no_markup(tmp_path, capsys):
     print_overview(console, [run])
     write_page(console, [run], folder / "report.html")
     shown = capsys.readouterr().out
-    assert re.search(r"^ *\[/bold\] +200 ", shown, re.MULTILINE)
+    assert re.search(r"^ *\[/bold\] base +200 ", shown, re.MULTILINE)
     assert "[/bold] base: 1 spike (9.0×); no curvature was measured" in shown
     assert f"Report: {folder}/report.html\n" in shown
 

@@ -172,3 +172,14 @@ def test_the_first_cause_is_the_one_in_the_table(log):
     run = log(*losses(SPIKE, batch_size=sizes, learning_rate=warm), state(290, "armed", cause_hint=DECAYING))
     assert labels(run) == [BATCH, RATE, DECAY]
     assert evidence(run).cause == BATCH
+
+
+def test_a_hint_from_before_the_edge_counts_more_than_one_from_past_it(log):
+    rows = [
+        state(270, "edge", 0.95, cause_hint=DECAYING),
+        state(285, "edge", 0.99, cause_hint=DECAYING),
+        state(298, "armed", 3.0, cause_hint=SHARPENING),
+    ]
+    run = log(*losses(SPIKE), *rows)
+    assert labels(run) == [DECAY]
+    assert "(step 285)" in evidence(run).causes[0].words

@@ -7,7 +7,16 @@ import math
 import numpy as np
 import pytest
 
-from foreshock.report.readings import Coverage, coverage, guard_steps, numbers, readings_of, recorded_losses
+from foreshock.report.readings import (
+    Coverage,
+    coverage,
+    guard_steps,
+    numbers,
+    readings_of,
+    recorded_losses,
+    times,
+    until,
+)
 from summaries import losses, reading, state
 
 
@@ -81,3 +90,20 @@ def test_without_losses_or_forecasts_nothing_is_said(log, rows):
     found = coverage(log(*rows))
     assert all(math.isnan(value) for value in (found.in_alarm, found.unknown, found.age))
     assert isinstance(found, Coverage)
+
+
+def test_a_state_that_is_still_that_of_a_spike_which_is_over_announces_nothing(log):
+    names = ["edge", "armed", "spike", "spike", "spike", "stable", "edge", "spike"]
+    run = log(*(state(10 * i, name) for i, name in enumerate(names)))
+    assert readings_of(run).steps[readings_of(run).announces].tolist() == [0, 10, 20, 30, 40, 60, 70]
+    after = readings_of(run, [25])
+    assert after.steps[after.announces].tolist() == [0, 10, 20, 60, 70]
+
+
+def test_a_failure_that_was_counted_lasts_until_its_last_step(log):
+    row = {"step": 20, "name": "probe failed", "message": "out of memory", "count": 30, "until": 49}
+    made = (state(step, "stable") for step in (0, 30, 50))
+    run = log(*losses([1.0] * 100), ("event", row), *made)
+    # From step 20 to 49, but for step 30, at which a forecast could be made all the same.
+    assert coverage(run).unknown == pytest.approx(29 / 100)
+    assert (until(row), times(row)) == (49, 30)

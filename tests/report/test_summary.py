@@ -176,3 +176,10 @@ def test_earlier_runs_of_the_folder_are_kept_in_mind(log):
     run = log(*losses([1.0]))
     assert summarise(run).earlier == ()
     assert summarise(dataclasses.replace(run, earlier=(run.path,))).earlier == (str(run.path),)
+
+
+def test_of_very_many_events_the_first_and_the_last_are_kept(log):
+    rows = [("event", {"step": i, "name": "note", "message": str(i)}) for i in range(1500)]
+    events = summarise(log(*rows)).events
+    assert len(events) == 1000
+    assert (events[0].step, events[499].step, events[500].step, events[-1].step) == (0, 499, 1000, 1499)

@@ -200,3 +200,13 @@ OTHERS = {
 def test_other_curves_have_the_events_that_people_see(name):
     losses, expected = OTHERS[name]
     assert events(losses) == expected
+
+
+def test_a_spike_of_a_loss_that_falls_fast_is_seen():
+    """At step 250 the median of the last hundred steps is still twice the loss."""
+    losses = np.exp(-np.arange(600) / 80)
+    assert np.median(losses[150:250]) > 1.8 * losses[250]
+    losses[250:258] *= (1.6, 2.2, 2.5, 2.6, 2.5, 2.4, 2.2, 1.6)
+    [event] = detect_events(range(600), losses)
+    assert event.kind == "spike"
+    assert 250 <= event.onset <= event.peak == 253

@@ -149,6 +149,20 @@ class EvidenceReader:
                 return found
         return None
 
+    def _below_the_edge(self, onset: int) -> Mapping[str, Any] | None:
+        """Return the last forecast with a hint before the ratio passed one, else the last one with a hint.
+
+        Past the edge the instability itself moves the gradient and v, and what a hint says is its own doing.
+        """
+        end = int(np.searchsorted(self._made, onset, side="right"))
+        for row in reversed(self._records.get("forecast", [])[:end]):
+            if onset - row["step"] > self._limit:
+                break
+            if row.get("cause_hint") and as_number(row.get("stability_ratio")) < 1:
+                found: dict[str, Any] = row
+                return found
+        return self._last("forecast", self._made, onset, "cause_hint")
+
     def _ratio(self, onset: int) -> tuple[float, int | None, bool]:
         row = self._last("forecast", self._made, onset, "typical_mean_square_ratio")
         noisy = row is not None
@@ -239,7 +253,7 @@ class EvidenceReader:
         if math.isfinite(typical):
             known = f", while v was {number(lag)} × above g²" if math.isfinite(lag) else ""
             return Cause(NOISE, f"the noise of batches was past the edge, {number(typical)}{known}")
-        hinted = self._last("forecast", self._made, onset, "cause_hint")
+        hinted = self._below_the_edge(onset)
         if hinted is None:
             return None
         hint, step = one_line(str(hinted["cause_hint"])), hinted["step"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ import numpy as np
 from foreshock.spikes import Readings, alarm_episodes, announcing, episode_gap
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
 
     from foreshock.runlog import Run
@@ -77,17 +80,17 @@ def recorded_losses(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     return steps[last], losses[last]
 
 
-def readings_of(run: Run) -> Readings:
+def readings_of(run: Run, ends: Sequence[int] = ()) -> Readings:
     """Return what was measured and announced, a row per step with a reading or an announcement.
 
     Args:
         run: A run as read from its log.
+        ends: Steps at which events of the loss ended: a forecast whose state is still ``spike`` after one is
+            the echo of it, and announces nothing.
     """
     nan = math.nan
     curvature = {row["step"]: row for row in run.records.get("curvature", [])}
-    forecasts = run.records.get("forecast", [])
-    announcements = announcing([str(row.get("state")) for row in forecasts])
-    announced = {row["step"]: row for row, on in zip(forecasts, announcements, strict=True) if on}
+    announced = _announced(run.records.get("forecast", []), ends)
     ratio = {step: as_number(row.get("stability_ratio")) for step, row in (announced | curvature).items()}
     steps = sorted(step for step in ratio if math.isfinite(ratio[step]) or step in announced)
     gradient = [
@@ -100,6 +103,17 @@ def readings_of(run: Run) -> Readings:
         stability_ratio=np.array([ratio[step] for step in steps], dtype=np.float64),
         gradient_stability_ratio=np.array(gradient, dtype=np.float64),
     )
+
+
+def _announced(forecasts: Sequence[dict[str, Any]], ends: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Return the forecasts that announced, by step."""
+    after = np.searchsorted(sorted(ends), [row["step"] for row in forecasts])
+    found: dict[int, dict[str, Any]] = {}
+    for _, rows in itertools.groupby(zip(after.tolist(), forecasts, strict=True), key=lambda pair: pair[0]):
+        part = [row for _, row in rows]
+        states = announcing([str(row.get("state")) for row in part])
+        found |= {row["step"]: row for row, on in zip(part, states, strict=True) if on}
+    return found
 
 
 def guard_steps(run: Run) -> list[int]:
@@ -146,14 +160,31 @@ def coverage(run: Run) -> Coverage:
     )
 
 
+def until(event: Mapping[str, Any]) -> int:
+    """Return the last step of an event that was counted when it was written: it came at each step up to it.
+
+    Args:
+        event: A record of kind event.
+    """
+    return int(event.get("until", event["step"]))
+
+
+def times(event: Mapping[str, Any]) -> int:
+    """Return how often an event came, by its own count.
+
+    Args:
+        event: A record of kind event.
+    """
+    return int(event.get("count", 1))
+
+
 def _failing(run: Run, made: NDArray[np.int64], steps: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return whether the last attempt at a reading failed, at each step: since then nothing is known."""
-    failed = np.array(
-        sorted(row["step"] for row in run.records.get("event", []) if row.get("name") == PROBE_FAILED),
-        dtype=np.int64,
+    failed = sorted(
+        (row["step"], until(row)) for row in run.records.get("event", []) if row.get("name") == PROBE_FAILED
     )
+    first, last = np.array([(-1, -1), *failed], dtype=np.int64).T
     # Of an attempt that failed at the step of a forecast, the forecast says what is left.
-    last_failure, last_forecast = (
-        np.concatenate(([-1], times))[np.searchsorted(times, steps, side="right")] for times in (failed, made)
-    )
+    last_failure = np.minimum(steps, last[np.searchsorted(first, steps, side="right") - 1])
+    last_forecast = np.concatenate(([-1], made))[np.searchsorted(made, steps, side="right")]
     return np.asarray(last_failure > last_forecast)

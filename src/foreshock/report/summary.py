@@ -17,6 +17,8 @@ from foreshock.report.readings import (
     guard_steps,
     readings_of,
     recorded_losses,
+    times,
+    until,
 )
 from foreshock.representation import one_line, printable
 from foreshock.spikes import (
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from foreshock.runlog import Run
 
 _MISUSE = "misuse"
+_EVENTS = 500  # listed from the beginning and from the end: a page of any number could not be opened
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,8 @@ class RunSummary:
         coverage: How much of the run was in alarm, and of how much nothing was known.
         forecasts: Number of forecasts.
         probes: What the curvature readings rest on.
-        events: What else happened, in order of its first step; the same words are one event.
+        events: What else happened, in order of its first step; the same words are one event. Of more than a
+            thousand the first and the last are kept.
         skipped: Lines of the log that could not be read.
         definition: What counted as an event of the loss.
         age_limit: Steps before an event from which a reading is no evidence for it.
@@ -211,12 +215,13 @@ def summarise(run: Run, definition: EventDefinition | None = None) -> RunSummary
     finite = losses[np.isfinite(losses)]
     found = detect_events(steps.tolist(), losses.tolist(), definition)
     limit, reader = age_limit(run), EvidenceReader(run)
+    sudden = [event for event in found if event.kind != "climb"]
     result = score(
-        [event for event in found if event.kind != "climb"],
-        readings_of(run),
+        sudden,
+        readings_of(run, [event.end for event in sudden]),
         gap=episode_gap(run.steps("forecast")),
-        # Before so many calm steps nothing can be high, and no announcement be called false.
-        judged_from=int(steps[min(definition.fewest, len(steps) - 1)]) if len(steps) else 0,
+        # Until the level rests on so many steps, no announcement is called false.
+        judged_from=int(steps[min(definition.window, len(steps) - 1)]) if len(steps) else 0,
         actions=guard_steps(run),
         oldest=limit,
     )
@@ -269,7 +274,7 @@ def _probes(run: Run) -> Probes:
     seconds = _finite(run.column("curvature", "seconds"))
     return Probes(
         count=good,
-        failed=len(rows) - good + len(errors),
+        failed=len(rows) - good + sum(times(row) for row in errors),
         products=_median(run.column("curvature", "products")),
         relative_error=_median(relative),
         unconverged=sum(
@@ -286,7 +291,7 @@ def _events(run: Run) -> tuple[RunEvent, ...]:
     """Return the events, those of the same words as one: a run that died says so at each of its steps."""
     # What came again at each of the steps after it was counted when it was written.
     rows = [
-        (row["step"], row.get("until", row["step"]), row.get("count", 1), row.get("name"), row.get("message"))
+        (row["step"], until(row), times(row), row.get("name"), row.get("message"))
         for row in run.records.get("event", [])
     ]
     rows += [
@@ -295,12 +300,13 @@ def _events(run: Run) -> tuple[RunEvent, ...]:
         if row.get("remedy") == COOLDOWN
     ]
     found: dict[tuple[str, str], list[int]] = {}
-    for step, until, count, name, message in rows:
+    for step, end, count, name, message in rows:
         words = (one_line(str(name or "")), one_line(str(message or "")))
-        first, last, times = found.get(words, (step, step, 0))
-        found[words] = [min(first, step), max(last, until), times + count]
-    events = [RunEvent(*words, first, last, times) for words, (first, last, times) in found.items()]
-    return tuple(sorted(events, key=lambda event: event.step))
+        first, last, before = found.get(words, (step, step, 0))
+        found[words] = [min(first, step), max(last, end), before + count]
+    events = [RunEvent(*words, *span) for words, span in found.items()]
+    events.sort(key=lambda event: event.step)
+    return tuple(events if len(events) <= 2 * _EVENTS else events[:_EVENTS] + events[-_EVENTS:])
 
 
 def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:

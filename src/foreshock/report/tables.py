@@ -64,8 +64,7 @@ def spike_table(summary: RunSummary) -> Table:
         for outcome, evidence in zip(summary.outcomes, summary.evidence, strict=True)
     )
     title = "Spikes" if len(summary.spikes) == len(summary.outcomes) else "What happened to the loss"
-    kept = [i for i in range(len(headers)) if not rows or any(row[i] != _NOTHING for row in rows)]
-    return Table(title, tuple(headers[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows))
+    return _without_empty(Table(title, headers, rows))
 
 
 def alarm_table(summary: RunSummary) -> Table:
@@ -95,7 +94,16 @@ def overview_table(summaries: Sequence[RunSummary]) -> Table:
             found.append((one.start, (_span(one), what, _NOTHING, ratio, _NOTHING, _NOTHING)))
         rows += [(summary.name, *row) for _, row in sorted(found)]
     headers = ("Run", "At step", "What", "Announced", "Ratio before", "λ_max(Ĥ) > 2/η", "Gradient > 2/η")
-    return Table("Spikes and alarms (in brackets: steps from the onset)", headers, tuple(rows))
+    title = "Spikes and alarms (in brackets: steps from the onset)"
+    return _without_empty(Table(title, headers, tuple(rows)))
+
+
+def _without_empty(table: Table) -> Table:
+    """Return a table without the columns that say nothing in any row."""
+    rows = table.rows
+    kept = [i for i in range(len(table.headers)) if not rows or any(row[i] != _NOTHING for row in rows)]
+    headers = tuple(table.headers[i] for i in kept)
+    return Table(table.title, headers, tuple(tuple(row[i] for i in kept) for row in rows))
 
 
 def _quiet(summary: RunSummary) -> list[tuple[Episode, str]]:

@@ -6,6 +6,9 @@ before it:
 - their level, the median of the last 100;
 - their noise σ, from how far each was from the five before it (median, so that outliers don't count).
 
+Of a loss that falls fast both lag behind, and a spike would hide below what the loss has long left: then the
+last 20 steps set them, if that is lower.
+
 The bar is the lower one of `factor` × the level, which needs a level well above zero, and the level plus 8 σ,
 which needs none: cross-entropy is bounded by the logarithm of the vocabulary and can hardly rise threefold, a
 log-likelihood may lie below zero. A rise of less than 5 % of the level is never high: a smooth curve has next
@@ -35,6 +38,7 @@ _OVER = 0.1  # share of the rise that may be left where an event is over: the re
 _STAYED = 0.5  # share of a rise: a loss that keeps more of it has not come back
 _FALLING = 0.1  # of what is left, from one half of `patience` to the next: what falls slower has settled
 _ABOVE_ZERO = 0.5  # level over σ from which a multiple of the level means something
+_UNSURE = 1.5  # the σ of 20 steps may be so much too low, by chance
 _NOISY = 0.05  # σ over the level from which the mean of as many steps is judged
 
 
@@ -47,7 +51,8 @@ class EventDefinition:
         sigmas: So is one that lies so many σ of the calm steps' noise above it, > 0.
         least: Rises below this share of the level are never high, ≥ 0.
         window: Calm steps that set the level, ≥ 2.
-        fewest: Calm steps before anything can be high, in [2, `window`].
+        fewest: Calm steps before anything can be high, and that set the level of a falling loss; in
+            [2, `window`].
         rest: A spike is over after so many steps that are not high, ≥ 1.
         patience: A loss that stays high for so many steps, and falls no more, has diverged, > `rest`; what
             comes after is compared with the level that it has then.
@@ -260,6 +265,7 @@ class _Scan:
     def __init__(self, definition: EventDefinition, first: float) -> None:
         self._definition, self._floor = definition, definition.floor * first
         self._calm, self._noise = _Window(definition.window), _Window(definition.window)
+        self._last_calm, self._last_noise = _Window(definition.fewest), _Window(definition.fewest)
         self._open: _Open | None = None
         self._events: list[LossEvent] = []
         self._lowest = math.inf
@@ -306,7 +312,9 @@ class _Scan:
         definition = self._definition
         if len(self._calm) < definition.fewest or not len(self._noise):
             return math.nan, math.nan, math.inf
-        level, sigma = self._calm.median, _SIGMA * self._noise.median
+        # Of a loss that falls fast, the last 100 steps are far above what it has come to.
+        level = min(self._calm.median, self._last_calm.median)
+        sigma = _SIGMA * min(self._noise.median, _UNSURE * self._last_noise.median)
         bar = level + max(definition.sigmas * sigma, definition.least * abs(level))
         # Around zero a multiple of the level means nothing.
         if level > _ABOVE_ZERO * sigma:
@@ -316,8 +324,11 @@ class _Scan:
     def _add(self, loss: float) -> None:
         before = list(self._calm.values)[-_NEAR:]
         if len(before) == _NEAR:
-            self._noise.add(abs(loss - sorted(before)[_NEAR // 2]))
+            deviation = abs(loss - sorted(before)[_NEAR // 2])
+            self._noise.add(deviation)
+            self._last_noise.add(deviation)
         self._calm.add(loss)
+        self._last_calm.add(loss)
 
     def _end(self, kind: Kind) -> None:
         if self._open is None:
@@ -332,6 +343,8 @@ class _Scan:
 
     def _restart(self) -> None:
         self._calm.clear()
+        self._last_calm.clear()
+        self._last_noise.clear()
         self._noise.clear()
         self._lowest = math.inf
 
