@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foreshock.representation import one_line, printable
+from foreshock.representation import printable, short_line
 from foreshock.spikes import (
     FalseAlarm,
     LossEvent,
@@ -164,12 +164,12 @@ def summarise(run: Run, definition: SpikeDefinition | None = None) -> RunSummary
     judged_from = int(steps[min(definition.window, len(steps) - 1)]) if len(steps) else 0
     result = score(spikes, readings_of(run), gap=episode_gap(run.steps("forecast")), judged_from=judged_from)
     return RunSummary(
-        name=one_line(run.name),
-        description=one_line(str(run.meta.get("description") or "")),
+        name=short_line(run.name),
+        description=short_line(str(run.meta.get("description") or "")),
         source=printable(str(run.path)),
-        version=one_line(f"{run.version or 'an unknown version'} (schema {run.schema})"),
+        version=short_line(f"{run.version or 'an unknown version'} (schema {run.schema})"),
         starts=run.starts,
-        created=one_line(run.created),
+        created=short_line(run.created),
         steps=len(steps),
         first_step=int(steps[0]) if len(steps) else None,
         last_step=int(steps[-1]) if len(steps) else None,
@@ -200,7 +200,7 @@ def _guard(run: Run) -> tuple[str, int] | None:
     # Steps, not actions: one step may be raised and clipped.
     changed = {row["step"] for row in rows if row.get("remedy") not in ("none", _COOLDOWN)}
     policy = rows[-1].get("policy") if rows else run.meta.get("guard")
-    return None if policy is None else (one_line(str(policy)), len(changed))
+    return None if policy is None else (short_line(str(policy)), len(changed))
 
 
 def _sharpest(run: Run, onset: int) -> tuple[str, float] | None:
@@ -208,7 +208,7 @@ def _sharpest(run: Run, onset: int) -> tuple[str, float] | None:
     if not before:
         return None
     block = before[-1]["blocks"][0]
-    return one_line(str(block["name"])), _number(block["share"])
+    return short_line(str(block["name"])), _number(block["share"])
 
 
 def recorded_losses(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -263,17 +263,17 @@ def _probes(run: Run) -> Probes:
         relative_error=_median(relative),
         unconverged=sum(row.get("converged") is False for row in rows),
         seconds=float(seconds.sum()) if len(seconds) else math.nan,
-        backends=tuple(sorted({one_line(str(row["backend"])) for row in rows if row.get("backend")})),
+        backends=tuple(sorted({short_line(str(row["backend"])) for row in rows if row.get("backend")})),
     )
 
 
 def _events(run: Run) -> list[RunEvent]:
     events = [
-        RunEvent(one_line(str(row.get("name") or "")), _message(row), row["step"])
+        RunEvent(short_line(str(row.get("name") or "")), _message(row), row["step"])
         for row in _once(run.records.get("event", []))
     ]
     paused = [
-        RunEvent("guard cooldown", one_line(str(row.get("reason") or "")), row["step"])
+        RunEvent("guard cooldown", short_line(str(row.get("reason") or "")), row["step"])
         for row in run.records.get("guard", [])
         if row.get("remedy") == _COOLDOWN
     ]
@@ -297,7 +297,7 @@ def _once(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _message(row: Mapping[str, Any]) -> str:
-    words = one_line(str(row.get("message") or ""))
+    words = short_line(str(row.get("message") or ""))
     return words if row["count"] == 1 else f"{words} ({row['count']:,} times, until step {row['until']:,})"
 
 
