@@ -252,17 +252,18 @@ def readings_of(run: Run) -> Readings:
 def _probes(run: Run) -> Probes:
     rows = run.records.get("curvature", [])
     ratio = run.column("curvature", "stability_ratio")
-    with np.errstate(divide="ignore", invalid="ignore"):
+    seconds = _finite(run.column("curvature", "seconds"))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # a file may have any number
+        total = float(seconds.sum()) if len(seconds) else math.nan
         relative = run.column("curvature", "error_bound") / np.abs(ratio)
     good = int(np.isfinite(ratio).sum())
-    seconds = _finite(run.column("curvature", "seconds"))
     return Probes(
         count=good,
         failed=len(rows) - good,
         products=_median(run.column("curvature", "products")),
         relative_error=_median(relative),
         unconverged=sum(row.get("converged") is False for row in rows),
-        seconds=float(seconds.sum()) if len(seconds) else math.nan,
+        seconds=total,
         backends=tuple(sorted({short_line(str(row["backend"])) for row in rows if row.get("backend")})),
     )
 
@@ -311,4 +312,5 @@ def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _median(values: NDArray[np.float64]) -> float:
     finite = _finite(values)
-    return float(np.median(finite)) if len(finite) else math.nan
+    with np.errstate(over="ignore"):
+        return float(np.median(finite)) if len(finite) else math.nan
