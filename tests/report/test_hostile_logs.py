@@ -116,6 +116,16 @@ def test_texts_of_any_length_make_no_page_of_that_length(tmp_path):
     assert "… (10,000,000 characters)" in text
 
 
+def test_of_many_events_the_first_and_the_last_are_listed(tmp_path):
+    log = RunLogWriter(tmp_path)
+    for step in range(3000):
+        log.write("event", {"step": step, "name": "probe failed", "message": f"failure {step}"})
+    log.close()
+    events = summarise(read_run(tmp_path)).events
+    assert [event.step for event in events] == [*range(500), 500, *range(2500, 3000)]
+    assert events[500].message == "2,000 more events, in the log"
+
+
 def test_a_page_is_put_in_place_of_a_link_and_not_written_through_it(tmp_path):
     """A folder from somebody else may have report.html as a link to a file of the reader's."""
     (tmp_path / "run").mkdir()

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from foreshock.runlog import Run
 
 _COOLDOWN = "cooldown"
+# Events that are listed, from the beginning and from the end: a page of any number could not be opened.
+_EVENTS = 500
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class RunSummary:
         false_alarms: Announcements that no spike followed, in order.
         forecasts: Number of forecasts.
         probes: What the curvature readings rest on.
-        events: What else happened, in order.
+        events: What else happened, in order; of more than a thousand the first and the last ones.
         skipped: Lines of the log that could not be read.
         definition: What counted as a spike.
         meta: The header's description of the run.
@@ -269,10 +271,14 @@ def _probes(run: Run) -> Probes:
 
 
 def _events(run: Run) -> list[RunEvent]:
+    rows = _once(run.records.get("event", []))
     events = [
         RunEvent(short_line(str(row.get("name") or "")), _message(row), row["step"])
-        for row in _once(run.records.get("event", []))
+        for row in (rows if len(rows) <= 2 * _EVENTS else rows[:_EVENTS] + rows[-_EVENTS:])
     ]
+    if len(rows) > len(events):
+        left = len(rows) - len(events)
+        events.insert(_EVENTS, RunEvent("…", f"{left:,} more events, in the log", rows[_EVENTS]["step"]))
     paused = [
         RunEvent("guard cooldown", short_line(str(row.get("reason") or "")), row["step"])
         for row in run.records.get("guard", [])
