@@ -284,3 +284,114 @@ def test_what_schema_1_called_otherwise_is_renamed(tmp_path):
     assert "reverse_lag" not in run.records["forecast"][0]
     assert run.column("forecast", "typical_mean_square_ratio").tolist() == [0.7]
     assert math.isnan(run.column("forecast", "mean_square_ratio")[0])
+
+
+def write_lines(path, rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 2), (2, 1)])
+def test_rows_after_a_damaged_header_are_not_read_by_the_schema_before(tmp_path, first, second):
+    before, after = ((RUNS / f"schema-{schema}.jsonl").read_text().splitlines() for schema in (first, second))
+    later = [line for line in after[1:] if json.loads(line)["step"] >= 100]
+    write_lines(tmp_path / "rank0.jsonl", [*before, after[0].replace("{", "", 1), *later])
+    run, expected = read_run(tmp_path), read_run(RUNS / "schema-2.jsonl")
+    assert (run.starts, run.skipped) == (2, 1)
+    for name in ("lag", "typical_mean_square_ratio"):
+        np.testing.assert_allclose(run.column("forecast", name), expected.column("forecast", name), rtol=1e-9)
+    np.testing.assert_allclose(
+        run.column("step", "instant_lag"), expected.column("step", "instant_lag"), rtol=1e-12
+    )
+    assert run.steps("step").tolist() == expected.steps("step").tolist()
+
+
+def test_a_damaged_line_among_others_begins_no_session(tmp_path):
+    rows = [HEADER, *({"kind": "step", "step": step, "loss": 1.0} for step in range(6))]
+    write_lines(tmp_path / "rank0.jsonl", [*rows[:3], "{", *rows[3:]])
+    run = read_run(tmp_path)
+    assert (run.starts, run.skipped, run.obsolete, run.steps("step").size) == (1, 1, 0, 6)
+
+
+def test_a_log_whose_header_is_damaged_loses_what_the_header_says(tmp_path):
+    write_lines(tmp_path / "rank0.jsonl", ["{", {"kind": "step", "step": 1, "loss": 1.0}])
+    run = read_run(tmp_path)
+    assert (run.meta, run.created, run.skipped, run.steps("step").tolist()) == ({}, "", 1, [1])
+    write_lines(tmp_path / "rank0.jsonl", [{"kind": "step", "step": 1, "loss": 1.0}])
+    with pytest.raises(ValueError, match="no header line"):
+        read_run(tmp_path)
+
+
+def test_what_a_resumed_session_makes_obsolete_is_as_if_dropped_at_each_restart(tmp_path):
+    draw = np.random.default_rng(0)
+    for _ in range(50):
+        rows, left, written = [], {"step": [], "event": []}, 0
+        for session in range(draw.integers(1, 8)):
+            rows.append(HEADER)
+            start = int(draw.integers(0, 12))
+            steps = [start, *draw.integers(0, 12, size=draw.integers(0, 6)).tolist()]
+            for place, step in enumerate(steps):
+                kind = "event" if draw.random() < 0.4 else "step"
+                rows.append({"kind": kind, "step": step, "loss": float(session), "name": str(place)})
+                if place == 0:
+                    left = {kind: [row for row in old if row["step"] < step] for kind, old in left.items()}
+                left[kind].append(rows[-1])
+                written += 1
+        write_lines(tmp_path / "rank0.jsonl", rows)
+        run = read_run(tmp_path)
+        for kind, expected in left.items():
+            assert list(run.records.get(kind, [])) == sorted(expected, key=lambda row: row["step"])
+        assert run.obsolete == written - sum(map(len, left.values()))
+
+
+def test_records_come_back_with_their_types_whatever_the_shapes(tmp_path):
+    values = [1.5, None, 3, True, "text", [1, {"a": None}], {"b": [2.5]}, 2**62, -(2**62), math.inf]
+    rows = [{"kind": "noise", "step": step, "x": value} for step, value in enumerate(values)]
+    rows += [{"kind": "noise", "step": 100 + i, f"name {i}": i, "x": 0.5} for i in range(300)]
+    log = RunLogWriter(tmp_path)
+    log.write_many([(row["kind"], {name: row[name] for name in row if name != "kind"}) for row in rows])
+    found = read_run(tmp_path).records["noise"]
+    assert found == rows
+    assert [type(row["x"]) for row in found] == [type(row["x"]) for row in rows]
+    assert (found[3:5], found[-1], len(found)) == (rows[3:5], rows[-1], len(rows))
+    assert found != rows[1:]
+    assert found != [*rows[1:], rows[0]]
+    assert repr(found) == "<Rows: 310 noise>"
+    assert len(found._blocks) <= 101  # a file made to have many shapes costs no block for each
+
+
+def test_a_column_of_several_shapes_is_one_array(tmp_path):
+    log = RunLogWriter(tmp_path)
+    for step, value in enumerate([1.0, 2, None, math.nan, True, 2**60]):
+        log.write("noise", {"step": step, "x": value, f"more {step % 2}": 1})
+    log.write("noise", {"step": 9})
+    log.write("noise", {"step": 10, "words": "many"})
+    run = read_run(tmp_path)
+    expected = [1.0, 2.0, math.nan, math.nan, 1.0, 2.0**60, math.nan, math.nan]
+    np.testing.assert_array_equal(run.column("noise", "x"), expected)
+    with pytest.raises(ValueError, match="many"):
+        run.column("noise", "words")
+    assert run.column("noise", "absent").size == 8
+
+
+def test_an_integer_that_no_column_can_hold_becomes_a_float_or_costs_its_line(tmp_path):
+    rows = [HEADER, *({"kind": "noise", "step": step, "x": 10**power} for step, power in ((0, 30), (1, 400)))]
+    write_lines(tmp_path / "rank0.jsonl", rows)
+    run = read_run(tmp_path)
+    assert (run.column("noise", "x").tolist(), run.skipped) == ([1e30], 1)
+
+
+def test_what_is_nested_deeper_than_a_report_can_follow_costs_its_line(tmp_path):
+    rows = [
+        HEADER,
+        *({"kind": "event", "step": depth, "message": nested(depth)} for depth in (59, 60, 61, 900)),
+    ]
+    write_lines(tmp_path / "rank0.jsonl", [*rows, HEADER | {"meta": {"a": nested(900)}}])
+    run = read_run(tmp_path)
+    assert (run.steps("event").tolist(), run.skipped) == ([59, 60], 3)
+
+
+def nested(depth):
+    value = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value

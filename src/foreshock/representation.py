@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 Record = TypeVar("Record")
 
 _LENGTH, _TEXT, _ITEMS = 260, 48, 3
+_LINE = 2000
 
 
 def printable(text: str) -> str:
@@ -46,6 +47,21 @@ def one_line(text: str) -> str:
         'no such file: runs/base'
     """
     return printable(" ".join(text.split()))
+
+
+def short_line(text: str) -> str:
+    """Return a text as `one_line` does; of one of more than 2,000 characters the beginning, and its length.
+
+    Args:
+        text: Any text, whoever wrote it: a message in a log may be larger than all the rest.
+
+    Example:
+        >>> short_line("a " * 10**6)[-26:]
+        'a … (2,000,000 characters)'
+    """
+    if len(text) <= _LINE:
+        return one_line(text)
+    return f"{one_line(text[:_LINE])} … ({len(text):,} characters)"
 
 
 def short_repr(record: Any) -> str:

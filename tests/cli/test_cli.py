@@ -113,6 +113,33 @@ def test_names_of_runs_and_folders_are_no_markup(tmp_path, capsys):
     assert f"Report: {folder}/report.html\n" in shown
 
 
+def test_nothing_in_a_log_reaches_a_terminal_as_a_command(tmp_path):
+    """OSC 52 would put something into the clipboard, OSC 0 rename the window, and CSI 2J clear the screen."""
+    evil = "\x1b]52;c;Y3VybCBldmlsfHNo\x07\x1b]0;x\x1b\\\x9b2J\x1b[2J\r[bold]"
+    folder = tmp_path / f"run{evil}"
+    log = RunLogWriter(folder, meta={"description": evil, "guard": evil, "optimizer": evil, evil: evil})
+    for step in range(300):
+        log.write("step", {"step": step, "loss": 9.0 if step == 200 else 1.0})
+    log.write("event", {"step": 5, "name": evil, "message": evil})
+    log.write("guard", {"step": 6, "policy": evil, "remedy": "cooldown", "reason": evil})
+    reading = {"stability_ratio": 0.5, "backend": evil, "blocks": [{"name": evil, "share": 1.0}]}
+    log.write("curvature", {"step": 7, **reading})
+    log.close()
+    page, picture = tmp_path / f"p{evil}.html", tmp_path / "run.svg"
+    commands = [
+        ("report", "--text", folder),
+        ("report", folder, "-o", page, "--picture", picture),
+        ("report", folder / evil.replace("/", "")),
+        ("curvature", folder, "--model", evil, "--data", evil),
+    ]
+    for command in commands:
+        run = CliRunner().invoke(app, [str(word) for word in command])
+        shown = run.stdout + run.stderr
+        assert shown.strip()
+        assert shown.replace("\n", "").isprintable(), command
+        assert r"\x1b]" in shown  # shown in letters, not left out
+
+
 def test_demo_into_an_unwritable_folder_is_a_clear_error_before_anything_is_loaded():
     script = (
         "import sys; sys.modules['torch'] = None\nfrom foreshock.cli.app import app\n"

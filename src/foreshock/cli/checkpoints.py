@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from foreshock.cli.optimizer_states import load_optimizer_state
 
 _MODEL_KEYS = ("model", "model_state_dict", "state_dict", "module")
 _OPTIMIZER_KEYS = ("optimizer", "optimizer_state_dict", "optim", "optimizers", "optimizer_states")
@@ -111,16 +114,13 @@ def load_checkpoint(path: str | Path, into: Trainable) -> None:
     except OSError:
         raise
     except Exception as error:
-        raise ValueError(
-            f"{path} can't be read as a checkpoint of tensors and plain values ({error}); save state dicts, "
-            "not whole objects: torch.save({'model': model.state_dict(), 'optimizer': …}, path)"
-        ) from error
+        raise ValueError(f"{path} {_why_unreadable(error)}") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} has a {type(content).__name__}; a dictionary of state dicts is needed")
     state = _first_of(content, _MODEL_KEYS)
     try:
-        into.model.load_state_dict(content if state is None else state)
-    except (RuntimeError, TypeError) as error:
+        into.model.load_state_dict(_real_where(into.model, content if state is None else state))
+    except Exception as error:  # torch checks little: anything may be in the file
         words = " ".join(str(error).split())
         raise ValueError(f"{path} does not fit the model: {words}") from error
     if into.optimizer is None:
@@ -132,11 +132,9 @@ def load_checkpoint(path: str | Path, into: Trainable) -> None:
             "return no optimizer to measure the Hessian without a preconditioner"
         )
     try:
-        into.optimizer.load_state_dict(saved[0] if isinstance(saved, list) else saved)
-    except Exception as error:  # torch checks little: anything may be in the file
-        raise ValueError(
-            f"{path} does not fit the optimizer of the factory: {type(error).__name__}: {error}"
-        ) from error
+        load_optimizer_state(into.optimizer, saved[0] if isinstance(saved, list) and saved else saved)
+    except ValueError as error:
+        raise ValueError(f"{path} does not fit the optimizer of the factory: {error}") from error
 
 
 def load_batches(name: str, *, limit: int | None = None) -> list[Any]:
@@ -181,6 +179,33 @@ def saying_where(loss_fn: Callable[[nn.Module, Any], Tensor]) -> Callable[[nn.Mo
             raise RuntimeError(f"the loss function failed: {_where(error)}") from error
 
     return loss
+
+
+def _why_unreadable(error: Exception) -> str:
+    """Return why torch could not read a file; torch's own advice is to let the file run code."""
+    save = (
+        "save state dicts, not whole objects: torch.save({'model': model.state_dict(), 'optimizer': …}, path)"
+    )
+    refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if refused is not None:
+        return (
+            f"holds a {refused[1]}, which could run code, and is not loaded; {save}, and vars(args) for args"
+        )
+    return f"can't be read as a checkpoint of tensors and plain values ({error}); {save}"
+
+
+def _real_where(model: nn.Module, state: Any) -> Any:
+    """Return a state; refuse complex tensors where the model's are real: torch drops the imaginary part."""
+    own = model.state_dict()
+    for name, value in state.items() if isinstance(state, Mapping) else ():
+        known = own.get(name)
+        if (
+            isinstance(value, Tensor)
+            and isinstance(known, Tensor)
+            and value.is_complex() > known.is_complex()
+        ):
+            raise ValueError(f"{name} is {value.dtype}, the model's is {known.dtype}")
+    return state
 
 
 def _import_module(name: str) -> ModuleType:

@@ -88,8 +88,8 @@ def step_range(run: Run) -> tuple[int, int]:
     Args:
         run: A run as read from its log.
     """
-    steps = [row["step"] for rows in run.records.values() for row in rows]
-    first, last = (min(steps), max(steps)) if steps else (0, 1)
+    ends = [row["step"] for rows in run.records.values() if rows for row in (rows[0], rows[-1])]
+    first, last = (min(ends), max(ends)) if ends else (0, 1)
     return (first, last) if first < last else (first, first + 1)
 
 

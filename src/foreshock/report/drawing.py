@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from foreshock.report.placing import placed
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -38,8 +40,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, dots_per_inch: 
     import matplotlib as mpl
 
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context({"svg.hashsalt": "foreshock"}):
+    with placed(target) as beside, mpl.rc_context({"svg.hashsalt": "foreshock"}):
         metadata = {"Date": None} if target.suffix == ".svg" else {}
-        figure.savefig(target, dpi=dots_per_inch, facecolor="white", metadata=metadata)
+        figure.savefig(beside, dpi=dots_per_inch, facecolor="white", metadata=metadata)
     return target

@@ -17,7 +17,7 @@ import numpy as np
 from foreshock.report.layers import layer_name, layer_types
 from foreshock.report.readings import as_number, numbers
 from foreshock.report.words import number
-from foreshock.representation import one_line
+from foreshock.representation import short_line
 from foreshock.spikes import ANNOUNCING
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class EvidenceReader:
         if row is None:
             return "", math.nan
         block = row["blocks"][0]
-        return layer_name(one_line(str(block["name"])), self._types), as_number(block["share"])
+        return layer_name(short_line(str(block["name"])), self._types), as_number(block["share"])
 
     def _gradient(self, event: LossEvent) -> Cause | None:
         """A gradient that was not finite while the loss still was: the weights are lost in that very step."""
@@ -198,9 +198,9 @@ class EvidenceReader:
 
     def _batch(self, onset: int) -> Cause | None:
         for row in self._records.get("event", []):
-            name = one_line(str(row.get("name") or ""))
+            name = short_line(str(row.get("name") or ""))
             if name.startswith("batch changed") and 0 <= onset - row["step"] <= _JUST_BEFORE:
-                message = one_line(str(row.get("message") or "")) or name
+                message = short_line(str(row.get("message") or "")) or name
                 return Cause(BATCH, f"the batch changed at step {row['step']:,}: {message}")
         at = int(np.searchsorted(self._steps, onset, side="right"))
         usual = self._sizes[max(at - 2 * _USUAL, 0) : at]
@@ -256,7 +256,7 @@ class EvidenceReader:
         hinted = self._below_the_edge(onset)
         if hinted is None:
             return None
-        hint, step = one_line(str(hinted["cause_hint"])), hinted["step"]
+        hint, step = short_line(str(hinted["cause_hint"])), hinted["step"]
         label = DECAY if hint.startswith("no faster than v decays") else CURVATURE
         return Cause(label, f"the stability ratio rose {hint} (step {step:,})")
 

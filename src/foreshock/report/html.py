@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from foreshock._version import __version__
 from foreshock.report.charts import to_mapping
 from foreshock.report.glossary import TERMS, anchor, linked
+from foreshock.report.placing import placed
 from foreshock.report.summary import RunSummary, summarise
 from foreshock.report.tables import Table, alarm_table, spike_table
 from foreshock.report.text import notes
 from foreshock.report.verdict import Verdict, verdict
 from foreshock.report.words import number, percent
+from foreshock.representation import short_line
 from foreshock.runlog import Run
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from foreshock.spikes import LossEvent, SpikeOutcome
 
 _HERE = Path(__file__).parent
+_MOST_META = 200
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,8 @@ def write_html(runs: Sequence[Run], path: str | os.PathLike[str]) -> Path:
         licence=html.escape(_asset("uPlot.LICENSE").strip()).replace("--", "- -"),
     )
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page, encoding="utf-8")
+    with placed(target) as beside:
+        beside.write_text(page, encoding="utf-8")
     return target
 
 
@@ -209,8 +212,8 @@ def _basis(summary: RunSummary) -> Sequence[tuple[str, str]]:
     if summary.guard is not None:
         rows.append(("Steps on which the guard acted", f"{summary.guard[1]:,}"))
     rows += [
-        (key.replace("_", " ").capitalize(), _words(value))
-        for key, value in summary.meta.items()
+        (short_line(key.replace("_", " ").capitalize()), short_line(_words(value)))
+        for key, value in list(summary.meta.items())[:_MOST_META]
         if key not in ("name", "description", "layers")
     ]
     rows.append(("Log", f"{summary.source}, started {summary.created or 'at an unknown time'}"))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from foreshock.representation import one_line
+from foreshock.representation import short_line
 
 if TYPE_CHECKING:
     from foreshock.runlog import Run
@@ -21,7 +21,7 @@ def layer_types(run: Run) -> Mapping[str, str]:
     layers: Any = run.meta.get("layers")
     if not isinstance(layers, Mapping):
         return {}
-    return {str(name): one_line(str(kind)) for name, kind in layers.items()}
+    return {str(name): short_line(str(kind)) for name, kind in layers.items()}
 
 
 def layer_name(name: str, types: Mapping[str, str]) -> str:

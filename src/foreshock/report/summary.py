@@ -20,7 +20,7 @@ from foreshock.report.readings import (
     times,
     until,
 )
-from foreshock.representation import one_line, printable
+from foreshock.representation import printable, short_line
 from foreshock.spikes import (
     Episode,
     EventDefinition,
@@ -226,12 +226,12 @@ def summarise(run: Run, definition: EventDefinition | None = None) -> RunSummary
         oldest=limit,
     )
     return RunSummary(
-        name=one_line(run.name),
-        description=one_line(str(run.meta.get("description") or "")),
+        name=short_line(run.name),
+        description=short_line(str(run.meta.get("description") or "")),
         source=printable(str(run.path)),
-        version=one_line(f"{run.version or 'an unknown version'} (schema {run.schema})"),
+        version=short_line(f"{run.version or 'an unknown version'} (schema {run.schema})"),
         starts=run.starts,
-        created=one_line(run.created),
+        created=short_line(run.created),
         steps=len(steps),
         first_step=int(steps[0]) if len(steps) else None,
         last_step=int(steps[-1]) if len(steps) else None,
@@ -261,17 +261,18 @@ def summarise(run: Run, definition: EventDefinition | None = None) -> RunSummary
 def _guard(run: Run) -> tuple[str, int] | None:
     rows = run.records.get("guard", [])
     policy = rows[-1].get("policy") if rows else run.meta.get("guard")
-    return None if policy is None else (one_line(str(policy)), len(guard_steps(run)))
+    return None if policy is None else (short_line(str(policy)), len(guard_steps(run)))
 
 
 def _probes(run: Run) -> Probes:
     rows = run.records.get("curvature", [])
     ratio = run.column("curvature", "stability_ratio")
-    with np.errstate(divide="ignore", invalid="ignore"):
+    seconds = _finite(run.column("curvature", "seconds"))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # a file may have any number
+        total = float(seconds.sum()) if len(seconds) else math.nan
         relative = run.column("curvature", "error_bound") / np.abs(ratio)
     good = int(np.isfinite(ratio).sum())
     errors = [row for row in run.records.get("event", []) if row.get("name") == PROBE_FAILED]
-    seconds = _finite(run.column("curvature", "seconds"))
     return Probes(
         count=good,
         failed=len(rows) - good + sum(times(row) for row in errors),
@@ -280,10 +281,10 @@ def _probes(run: Run) -> Probes:
         unconverged=sum(
             row.get("converged") is False and row.get("complete", True) is not False for row in rows
         ),
-        seconds=float(seconds.sum()) if len(seconds) else math.nan,
-        backends=tuple(sorted({one_line(str(row["backend"])) for row in rows if row.get("backend")})),
+        seconds=total,
+        backends=tuple(sorted({short_line(str(row["backend"])) for row in rows if row.get("backend")})),
         noise=len(run.records.get("noise", [])),
-        last_error=one_line(str(errors[-1].get("message") or "")) if errors else "",
+        last_error=short_line(str(errors[-1].get("message") or "")) if errors else "",
     )
 
 
@@ -301,7 +302,7 @@ def _events(run: Run) -> tuple[RunEvent, ...]:
     ]
     found: dict[tuple[str, str], list[int]] = {}
     for step, end, count, name, message in rows:
-        words = (one_line(str(name or "")), one_line(str(message or "")))
+        words = (short_line(str(name or "")), short_line(str(message or "")))
         first, last, before = found.get(words, (step, step, 0))
         found[words] = [min(first, step), max(last, end), before + count]
     events = [RunEvent(*words, *span) for words, span in found.items()]
@@ -315,4 +316,5 @@ def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _median(values: NDArray[np.float64]) -> float:
     finite = _finite(values)
-    return float(np.median(finite)) if len(finite) else math.nan
+    with np.errstate(over="ignore"):
+        return float(np.median(finite)) if len(finite) else math.nan

@@ -128,6 +128,9 @@ def read_run(run: str | os.PathLike[str], *, rank: int = 0) -> Run:
                 break
             left -= len(line)
             sessions.take(line)
+    if not sessions.headers and sessions.skipped and sessions.starts:
+        # Of a header that can't be read only what it says is lost.
+        sessions.headers.append({"schema": SCHEMA, "meta": {}})
     if not sessions.headers:
         raise ValueError(f"{path} {_why_no_header(path)}")
     newest = max(int(header["schema"]) for header in sessions.headers)
