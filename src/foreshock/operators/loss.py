@@ -89,13 +89,21 @@ def evaluate(term: LossTerm) -> Tensor:
     return loss.reshape(())
 
 
-def require_dependence(gradients: Sequence[Tensor | None]) -> None:
+def reaches(gradients: Sequence[Tensor | None]) -> bool:
+    """Return whether any of the gradients of a loss is not None, so that it depends on a parameter."""
+    return any(gradient is not None for gradient in gradients)
+
+
+def require_dependence(*, reached: bool) -> None:
     """Refuse a loss that does not depend on the parameters.
 
+    Args:
+        reached: Whether any of its terms does; see `reaches`.
+
     Raises:
-        ValueError: If all gradients are None.
+        ValueError: If it does not.
     """
-    if all(gradient is None for gradient in gradients):
+    if not reached:
         raise ValueError(
             "the loss does not depend on any parameter of the optimizer: loss_fn(model, batch) must "
             "evaluate the very model that is trained, without detach() or no_grad()"
