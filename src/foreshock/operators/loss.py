@@ -65,7 +65,7 @@ def evaluate(term: LossTerm) -> Tensor:
 
     Raises:
         TypeError: If it is not a tensor.
-        ValueError: If it is not a scalar, or has no graph.
+        ValueError: If it is not a scalar, or has no graph, as inside of ``torch.inference_mode()``.
     """
     # autocast caches its casts of the weights. A cast from another evaluation may be of displaced weights, or
     # belong to a graph that is freed already.
@@ -80,6 +80,11 @@ def evaluate(term: LossTerm) -> Tensor:
         raise ValueError(
             f"loss_fn returned a tensor of shape {tuple(loss.shape)}; it must return the mean loss as "
             "a scalar tensor: add .mean()"
+        )
+    if not loss.requires_grad and torch.is_inference_mode_enabled():
+        raise ValueError(
+            "torch.inference_mode() is on, in which nothing can be differentiated: measure outside of it, or "
+            "use torch.no_grad() there, which a measurement overrides"
         )
     if not loss.requires_grad:
         raise ValueError(
