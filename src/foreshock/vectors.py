@@ -25,14 +25,37 @@ def vector_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
     Args:
         tensors: The tensors that define the layout.
 
+    Raises:
+        TypeError: If one is complex.
+
     Example:
         >>> vector_dtype([torch.zeros(2, dtype=torch.bfloat16)])
         torch.float32
     """
+    refuse_complex(tensors)
     dtype = torch.float32
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype
+
+
+def refuse_complex(tensors: Sequence[Tensor]) -> None:
+    """Refuse complex parameters, whose curvature is not one real matrix of their size.
+
+    Args:
+        tensors: The parameters.
+
+    Raises:
+        TypeError: If one is complex.
+    """
+    complex_ones = [tensor for tensor in tensors if tensor.is_complex()]
+    if complex_ones:
+        raise TypeError(
+            f"{len(complex_ones)} of {len(tensors)} parameters are complex (the first is "
+            f"{complex_ones[0].dtype} of shape {tuple(complex_ones[0].shape)}), but curvature is that of real "
+            "ones only: keep such a weight as a real parameter with a last dimension of two, and use "
+            "torch.view_as_complex(weight) in forward()"
+        )
 
 
 def local(tensor: Tensor) -> Tensor:

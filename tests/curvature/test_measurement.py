@@ -12,6 +12,7 @@ from torch import nn, optim
 import foreshock
 from cases import CASES, DETERMINISTIC
 from foreshock.dynamics import adam_recursion, mean_square_ratio
+from foreshock.preconditioner import read_preconditioner
 from foreshock.stability import momentum_factor
 from oracles import dense_hessian
 
@@ -234,3 +235,119 @@ def test_an_optimizer_in_place_of_the_model_is_refused():
     optimizer = torch.optim.Adam(model.parameters())
     with pytest.raises(TypeError, match=r"the model is Adam; it must be a torch.nn.Module"):
         foreshock.preconditioned_sharpness(optimizer, model, lambda model, batch: batch, torch.ones(3, 2))
+
+
+class Spectral(nn.Module):
+    """A complex weight, as in Fourier neural operators, or the same as a real one."""
+
+    def __init__(self, *, real):
+        super().__init__()
+        weight = torch.randn(3, dtype=torch.cdouble)
+        self.real = real
+        self.weight = nn.Parameter(torch.view_as_real(weight).clone() if real else weight)
+
+    def forward(self, x):
+        return torch.fft.fft(x) * (torch.view_as_complex(self.weight) if self.real else self.weight)
+
+
+def spectral_loss(model, batch):
+    size = model(batch).abs() ** 2
+    return (size + size**2).mean()
+
+
+COMPLEX = {
+    "sharpness": lambda m, o, b: foreshock.sharpness(m, spectral_loss, b),
+    "spectrum": lambda m, o, b: foreshock.spectrum(m, spectral_loss, b),
+    "preconditioned": lambda m, o, b: foreshock.preconditioned_sharpness(m, o, spectral_loss, b),
+    "mean square": lambda m, o, b: foreshock.mean_square_stability(m, o, spectral_loss, [b, b]),
+    "gauss-newton": lambda m, o, b: foreshock.gauss_newton_sharpness(
+        m, lambda m, b: torch.view_as_real(m(b)), lambda z, b: (z**2).mean(), b
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMPLEX)
+@pytest.mark.filterwarnings("error")  # torch only warns where it drops the imaginary part
+def test_complex_parameters_are_refused_and_the_advice_works(name):
+    batch = torch.randn(5, 3, dtype=torch.float64)
+    model = Spectral(real=False)
+    optimizer = optim.Adam(model.parameters(), lr=0.01)
+    with pytest.raises(TypeError, match=r"1 of 1 parameters are complex .* use torch.view_as_complex"):
+        COMPLEX[name](model, optimizer, batch)
+    advised = Spectral(real=True)
+    COMPLEX[name](advised, optim.Adam(advised.parameters(), lr=0.01), batch)
+
+
+def test_inference_mode_is_named():
+    model, batch = nn.Linear(3, 1), torch.randn(5, 3)
+    loss_fn = lambda model, batch: model(batch).square().mean()  # noqa: E731
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"inference_mode\(\) is on"):
+        foreshock.sharpness(model, loss_fn, batch)
+    with torch.no_grad():
+        assert foreshock.sharpness(model, loss_fn, batch).converged
+
+
+def layered():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    batch = torch.randn(16, 3, dtype=torch.float64)
+    return model, (lambda model, batch: ((model(batch) - 1) ** 4).mean()), batch
+
+
+def test_a_layer_has_its_block_of_the_dense_hessian():
+    model, loss_fn, batch = layered()
+    dense = dense_hessian(lambda: loss_fn(model, batch), list(model.parameters()))
+    whole = foreshock.sharpness(model, loss_fn, batch)
+    for part, rows in ((model[0].parameters(), slice(0, 16)), (model[2].parameters(), slice(16, None))):
+        own = list(part)
+        stop = foreshock.eigen.StoppingRule(1e-10, 60)
+        found = foreshock.sharpness(model, loss_fn, batch, parameters=iter(own), stop=stop)
+        block = torch.linalg.eigvalsh(dense[rows, rows])
+        assert found.value == pytest.approx(float(block[-1]), rel=1e-9)
+        assert found.value <= whole.value + whole.error
+        assert sum(share.share for share in found.blocks) == pytest.approx(1)
+        density = foreshock.spectrum(model, loss_fn, batch, parameters=own)
+        assert density.upper == pytest.approx(float(block[-1]), rel=1e-6)
+
+
+def test_the_preconditioned_block_of_a_layer_is_that_of_the_dense_matrix():
+    model, loss_fn, batch = layered()
+    optimizer = optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss_fn(model, batch).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    loss_fn(model, batch).backward()
+    root = read_preconditioner(optimizer).scale_root()
+    dense = dense_hessian(lambda: loss_fn(model, batch), list(model.parameters()))
+    matrix = root[:, None] * dense * root
+    stop = foreshock.eigen.StoppingRule(1e-10, 60)
+    for part, rows in ((model[0], slice(0, 16)), (model[2], slice(16, None))):
+        found = foreshock.preconditioned_sharpness(
+            model, optimizer, loss_fn, batch, parameters=part.parameters(), stop=stop
+        )
+        top = float(torch.linalg.eigvalsh(matrix[rows, rows])[-1])
+        assert found.stability_ratio == pytest.approx(top, rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "match"),
+    [
+        (lambda m: [], ValueError, "none of the 0 parameters requires a gradient"),
+        (lambda m: ["0.weight"], TypeError, "parameters has str; it must hold tensors"),
+        (lambda m: nn.Linear(1, 1).parameters(), ValueError, "2 of the 2 parameters are not the model's"),
+        (lambda m: m[0].requires_grad_(False).parameters(), ValueError, "none of the 2 parameters requires"),
+    ],
+)
+def test_parameters_that_cannot_be_measured_are_refused(parameters, error, match):
+    model, loss_fn, batch = layered()
+    with pytest.raises(error, match=match):
+        foreshock.sharpness(model, loss_fn, batch, parameters=parameters(model))
+
+
+def test_parameters_that_the_optimizer_does_not_train_have_no_step():
+    model, loss_fn, batch = layered()
+    optimizer = optim.Adam(model[0].parameters(), lr=0.01)
+    with pytest.raises(ValueError, match="none of the parameters is in the optimizer"):
+        foreshock.preconditioned_sharpness(model, optimizer, loss_fn, batch, parameters=model[2].parameters())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,12 @@ def symmetric_form(
     )
 
 
-def next_step(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], loss: Loss) -> Preconditioner:
+def next_step(
+    model: nn.Module,
+    optimizer: Optimizer | Sequence[Optimizer],
+    loss: Loss,
+    only: Iterable[Tensor] | None = None,
+) -> Preconditioner:
     """Return the step that the optimizer would take on the gradient of this loss. Cost: 1 F.
 
     The gradient is left in ``.grad``: call this function inside `isolated`, which restores the user's.
@@ -49,10 +54,12 @@ def next_step(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], loss
         model: The model.
         optimizer: Its live optimizer, or several.
         loss: The loss whose gradient the step uses.
+        only: The parameters to return the step for, the others held fixed; None for all.
 
     Raises:
         TypeError: If the loss is not a tensor, or an optimizer is not registered.
-        ValueError: If the loss is not a scalar or does not depend on the parameters.
+        ValueError: If the loss is not a scalar or does not depend on the parameters, or if `only` has none
+            that the optimizer moves.
     """
     groups = [group for one in as_optimizers(optimizer) for group in live_groups(one)]
     parameters = [p for group in groups for p in group["params"] if p.requires_grad]
@@ -60,23 +67,62 @@ def next_step(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], loss
     # Readers take the gradient from .grad, because D of step t contains g_t: torch adds it to v in step().
     for parameter, part in zip(parameters, split(gradient, parameters), strict=True):
         parameter.grad = part.to(parameter.dtype)
-    return read_preconditioner(optimizer)
+    step = read_preconditioner(optimizer)
+    if only is None:
+        return step
+    chosen = {id(parameter) for parameter in trained_parameters(model, only)}
+    pairs = [pair for pair in zip(step.parameters, step.steps, strict=True) if id(pair[0]) in chosen]
+    if not pairs:
+        raise ValueError(
+            "none of the parameters is in the optimizer, so that the step does not move them: pass some that "
+            "it trains, such as model.head.parameters()"
+        )
+    return Preconditioner(tuple(one for one, _ in pairs), tuple(one for _, one in pairs))
 
 
-def trained_parameters(model: nn.Module) -> list[Tensor]:
-    """Return the parameters of a model that require a gradient.
+def trained_parameters(model: nn.Module, only: Iterable[Tensor] | None = None) -> list[Tensor]:
+    """Return the parameters of a model that require a gradient, each once.
 
     Args:
         model: The model.
+        only: Some of its parameters, such as those of one layer; None for all.
 
     Raises:
-        ValueError: If there is none.
+        TypeError: If `only` has something other than tensors.
+        ValueError: If there is none that requires a gradient, or one is not of the model.
     """
+    if only is not None:
+        return _chosen(model, only)
     parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError(
             "the model has no parameter that requires a gradient, so it has no Hessian: call "
             "requires_grad_() on the parameters to measure"
+        )
+    return parameters
+
+
+def _chosen(model: nn.Module, only: Iterable[Tensor]) -> list[Tensor]:
+    several = [only] if isinstance(only, Tensor) else list(only)
+    if not all(isinstance(one, Tensor) for one in several):
+        names = sorted({type(one).__name__ for one in several if not isinstance(one, Tensor)})
+        raise TypeError(
+            f"parameters has {', '.join(names)}; it must hold tensors: pass model.head.parameters(), or "
+            "[model.head.weight]"
+        )
+    owned = {id(parameter) for parameter in model.parameters()}
+    strangers = sum(id(one) not in owned for one in several)
+    if strangers:
+        raise ValueError(
+            f"{strangers} of the {len(several)} parameters are not the model's: pass its own, such as "
+            "model.head.parameters()"
+        )
+    # By identity: a parameter that two modules share counts once.
+    parameters = list({id(one): one for one in several if one.requires_grad}.values())
+    if not parameters:
+        raise ValueError(
+            f"none of the {len(several)} parameters requires a gradient, so that there is no Hessian: call "
+            "requires_grad_() on those to measure"
         )
     return parameters
 

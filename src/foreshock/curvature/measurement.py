@@ -7,7 +7,7 @@ All functions restore the model, its gradients and the random number generators.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -148,6 +148,7 @@ def sharpness(
     loss_fn: LossFunction,
     batch: Any,
     *,
+    parameters: Iterable[Tensor] | None = None,
     count: int = 1,
     stop: StoppingRule | None = None,
 ) -> Sharpness:
@@ -156,9 +157,11 @@ def sharpness(
     Cost: 5 F to choose the backend, 1.5 F for the graph and 2.5 F for each of about ten products.
 
     Args:
-        model: The model; H is over all of its parameters that require a gradient.
+        model: The model.
         loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
         batch: A batch, or `MicroBatches`. λ_max of a part of the data overestimates that of all of it.
+        parameters: Some of the model's parameters, such as ``model.head.parameters()``, whose block of the
+            Hessian is measured with the others held fixed; None for all.
         count: How many of the largest eigenvalues to find, ≥ 1.
         stop: When they are accurate enough; by default at an estimated relative error of 0.5 %.
 
@@ -167,7 +170,8 @@ def sharpness(
 
     Raises:
         TypeError: If the loss is not a tensor.
-        ValueError: If the loss is not a scalar or does not depend on the model, or `count` is below one.
+        ValueError: If the loss is not a scalar or does not depend on the model, if `count` is below one, or
+            if `parameters` has none to measure.
 
     Example:
         >>> import torch
@@ -175,14 +179,22 @@ def sharpness(
         >>> batch = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
         >>> round(sharpness(model, lambda model, batch: (model(batch) ** 2).mean(), batch).value, 4)
         4.0
+
+        One layer at a time, with the others held fixed:
+
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
+        >>> loss_fn = lambda model, batch: (model(batch) ** 2).mean()
+        >>> layers = {name: list(layer.parameters()) for name, layer in model.named_children()}
+        >>> [name for name, own in layers.items() if own and sharpness(model, loss_fn, batch, parameters=own)]
+        ['0', '2']
     """
     loss = loss_terms(model, loss_fn, batch)
     with isolated(model, loss_fn):
-        parameters = trained_parameters(model)
-        choice = choose_backend(loss, parameters, model=model)
-        with hessian_operator(choice, loss, parameters, model=model) as hessian:
-            found = largest_eigenvalues(hessian, random_start(parameters), count, stop)
-    return Sharpness.of(found, choice, name_parameters(model, parameters))
+        chosen = trained_parameters(model, parameters)
+        choice = choose_backend(loss, chosen, model=model)
+        with hessian_operator(choice, loss, chosen, model=model) as hessian:
+            found = largest_eigenvalues(hessian, random_start(chosen), count, stop)
+    return Sharpness.of(found, choice, name_parameters(model, chosen))
 
 
 def preconditioned_sharpness(
@@ -191,6 +203,7 @@ def preconditioned_sharpness(
     loss_fn: LossFunction,
     batch: Any,
     *,
+    parameters: Iterable[Tensor] | None = None,
     stop: StoppingRule | None = None,
 ) -> CurvatureReading:
     """Return the preconditioned curvature for the step that the optimizer would take on this batch.
@@ -205,6 +218,8 @@ def preconditioned_sharpness(
         optimizer: Its live optimizer, or several; its state may be empty.
         loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
         batch: A batch, or `MicroBatches`.
+        parameters: Some of the model's parameters, such as ``model.head.parameters()``, whose block is
+            measured with the others held fixed; None for all.
         stop: When λ_max is accurate enough; by default at 0.5 % near the edge and 2 % far from it.
 
     Returns:
@@ -212,8 +227,8 @@ def preconditioned_sharpness(
 
     Raises:
         TypeError: If the loss is not a tensor, or the optimizer not registered.
-        ValueError: If the loss is not a scalar or does not depend on the model, or if the step would move no
-            parameter.
+        ValueError: If the loss is not a scalar or does not depend on the model, if the step would move no
+            parameter, or if `parameters` has none that the optimizer trains.
         FloatingPointError: If the loss or a product is not finite.
 
     Example:
@@ -229,7 +244,7 @@ def preconditioned_sharpness(
     loss = loss_terms(model, loss_fn, batch)
     # One block for all, since next_step leaves its gradient in .grad.
     with isolated(model, loss_fn):
-        preconditioner = next_step(model, optimizer, loss)
+        preconditioner = next_step(model, optimizer, loss, parameters)
         choice = choose_backend(loss, preconditioner.parameters, model=model)
         settings = ProbeSettings(choice, stop, model)
         reading, _ = probe_curvature(loss, preconditioner, step=0, settings=settings)
@@ -307,6 +322,7 @@ def spectrum(
     batch: Any,
     *,
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
+    parameters: Iterable[Tensor] | None = None,
     probes: int = 4,
     steps: int = 40,
 ) -> SpectralDensity:
@@ -319,6 +335,8 @@ def spectrum(
         loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
         batch: A batch, or `MicroBatches`.
         optimizer: With it, the spectrum is that of A^{1/2}HA^{1/2}, in multiples of the edge; None for H.
+        parameters: Some of the model's parameters, such as ``model.head.parameters()``, whose block of the
+            Hessian is measured with the others held fixed; None for all.
         probes: Number of random vectors to average over, ≥ 1.
         steps: Lanczos steps from each, ≥ 2.
 
@@ -327,8 +345,8 @@ def spectrum(
 
     Raises:
         TypeError: If the loss is not a tensor, or the optimizer not registered.
-        ValueError: If the loss is not a scalar or does not depend on the model, or `probes` or `steps` are
-            too few.
+        ValueError: If the loss is not a scalar or does not depend on the model, if `probes` or `steps` are
+            too few, or if `parameters` has none to measure.
 
     Example:
         >>> model = torch.nn.Linear(2, 1, bias=False)
@@ -340,15 +358,15 @@ def spectrum(
     loss = loss_terms(model, loss_fn, batch)
     with isolated(model, loss_fn):
         if optimizer is None:
-            parameters: Sequence[torch.Tensor] = trained_parameters(model)
+            chosen: Sequence[Tensor] = trained_parameters(model, parameters)
             preconditioner = None
         else:
-            preconditioner = next_step(model, optimizer, loss)
-            parameters = preconditioner.parameters
-        choice = choose_backend(loss, parameters, model=model)
-        with hessian_operator(choice, loss, parameters, model=model) as hessian:
+            preconditioner = next_step(model, optimizer, loss, parameters)
+            chosen = preconditioner.parameters
+        choice = choose_backend(loss, chosen, model=model)
+        with hessian_operator(choice, loss, chosen, model=model) as hessian:
             operator = hessian if preconditioner is None else symmetric_form(hessian, preconditioner)
-            return spectral_density(operator, random_start(parameters), probes=probes, steps=steps)
+            return spectral_density(operator, random_start(chosen), probes=probes, steps=steps)
 
 
 def _term(model: nn.Module, loss_fn: LossFunction, batch: Any, count: float) -> LossTerm:

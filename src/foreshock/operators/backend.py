@@ -68,8 +68,9 @@ class BackendChoice:
             `discrepancy`.
         precision: dtype of the coarsest arithmetic in the graph.
         eager: Whether compiled modules run uncompiled during a probe.
-        keep_graph: Whether double backward keeps its graphs. To save memory, pass
-            ``dataclasses.replace(choice, keep_graph=False)`` to `hessian_operator`.
+        keep_graph: Whether double backward keeps its graphs between products; None for that of a single
+            batch only, not those of micro-batches. For another choice of speed or memory, pass
+            ``dataclasses.replace(choice, keep_graph=True)`` to `hessian_operator`, or False.
         passes: What the choice cost, in F of the whole batch; see `foreshock.operators.cost`.
     """
 
@@ -79,7 +80,7 @@ class BackendChoice:
     verified: bool
     precision: torch.dtype = torch.float32
     eager: bool = False
-    keep_graph: bool = True
+    keep_graph: bool | None = None
     passes: float = math.nan
 
     __repr__ = short_repr

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from foreshock.operators.base import Closing
 from foreshock.operators.cost import GRAPH_PASSES, PRODUCT_PASSES
-from foreshock.operators.loss import LossTerm, evaluate, require_dependence, twice_differentiable
+from foreshock.operators.loss import LossTerm, evaluate, reaches, require_dependence, twice_differentiable
 from foreshock.vectors import flatten, split
 
 
@@ -74,7 +74,7 @@ class GaussNewtonOperator(Closing):
             # u ↦ Jᵀu is linear, so its derivative does not depend on the u at which its graph is built.
             weights = torch.zeros_like(outputs, requires_grad=True)
             pulled = _pull(outputs, self._parameters, weights)
-            require_dependence(pulled)
+            require_dependence(reached=reaches(pulled))
             gradients = _pull(outputs, self._parameters, slope.detach())
         self.loss = loss.detach()
         self.gradient = flatten(gradients, self._parameters)

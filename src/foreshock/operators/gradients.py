@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from foreshock.isolation import Replay
 from foreshock.operators.graph import leaves
-from foreshock.operators.loss import LossTerm, evaluate, require_dependence
+from foreshock.operators.loss import LossTerm, evaluate, reaches, require_dependence
 from foreshock.vectors import accumulate, flatten, local, split
 
 
@@ -67,7 +67,7 @@ class GradientFunction:
         # By identity, not content: .grad is set to None below, so that backward() makes a new tensor.
         saved = {leaf: leaf.grad for leaf in self._leaves}
         losses, gradient = [], flatten([None] * len(self._parameters), self._parameters)
-        reached: list[Tensor | None] = []
+        reached = False  # and no list of the gradients, or they would take a vector for each term
         try:
             with torch.enable_grad(), self._replay():
                 for term in self._terms:
@@ -76,15 +76,16 @@ class GradientFunction:
                     # network.
                     saved.update({leaf: leaf.grad for leaf in leaves(loss) if leaf not in saved})
                     parts = self._differentiate(loss, saved)
-                    reached += parts
+                    reached |= reaches(parts)
                     losses.append(loss.detach() * term.weight)
                     accumulate(gradient, parts, self._parameters, weight=term.weight)
+                    del parts, loss
         finally:
             for leaf, grad in saved.items():
                 leaf.grad = grad
             # autocast caches casts of the weights; those of displaced weights must not reach training.
             torch.clear_autocast_cache()
-        require_dependence(reached)
+        require_dependence(reached=reached)
         return Evaluation(torch.stack(losses).sum(), gradient)
 
     def _differentiate(self, loss: Tensor, affected: Iterable[Tensor]) -> list[Tensor | None]:

@@ -18,6 +18,7 @@ from foreshock.operators.loss import (
     LossTerm,
     evaluate,
     normalised_terms,
+    reaches,
     require_dependence,
     twice_differentiable,
 )
@@ -27,21 +28,21 @@ from foreshock.vectors import accumulate, flatten, split
 class HessianOperator(Closing):
     """The exact Hessian of a scalar loss, by double backward.
 
-    The graphs are built once, at 1.5 F, and kept for all products: every product then uses the same
-    dropout masks and the same batch statistics. In-place changes of the parameters invalidate them. They
-    hold 2.5 to 5 times the memory of a training step's graph, which the end of the ``with`` block frees.
+    The graph of a single batch is built once, at 1.5 F, and kept for all products: every product then uses
+    the same dropout masks and the same batch statistics. In-place changes of the parameters invalidate it.
+    It holds 2.5 to 5 times the memory of a training step's graph, which the end of the ``with`` block frees.
 
-    Without `keep_graph`, every product builds and frees the graph of one micro-batch after the other, from
-    the same random numbers and buffers each time. That takes the memory of one micro-batch, and 4 F instead
-    of 2.5 F per product.
+    Of several micro-batches, every product builds and frees the graph of one after the other, from the same
+    random numbers and buffers each time: what fits for one fits for all. At its peak that takes the memory of
+    the largest micro-batch alone, and one vector of shape (n,) more; and 4 F instead of 2.5 F per product.
 
     Args:
         loss: Returns the mean loss, a scalar tensor; or one `LossTerm` per micro-batch. Evaluated here.
         parameters: The tensors to differentiate with respect to: all that are trained, or some of them with
             the others fixed.
         model: The model that the loss evaluates; its buffers are restored before every evaluation after the
-            first. Needed only without `keep_graph`.
-        keep_graph: Whether to keep the graphs between products.
+            first. Needed only where graphs are not kept.
+        keep_graph: Whether to keep the graphs between products; None for that of a single batch only.
         eager: Run compiled modules uncompiled.
 
     Raises:
@@ -64,14 +65,15 @@ class HessianOperator(Closing):
         parameters: Sequence[Tensor],
         *,
         model: nn.Module | None = None,
-        keep_graph: bool = True,
+        keep_graph: bool | None = None,
         eager: bool = False,
     ) -> None:
+        self._terms = normalised_terms(loss)
+        keep_graph = len(self._terms) == 1 if keep_graph is None else keep_graph
         self.products = 0
         self.passes = GRAPH_PASSES if keep_graph else GRADIENT_PASSES
         self._closed = False
         self._parameters = tuple(parameters)
-        self._terms = normalised_terms(loss)
         self._eager = eager
         self._graphs: list[_Graph] | None = [] if keep_graph else None
         self._replay = None if keep_graph else Replay(model, self._parameters)
@@ -99,8 +101,11 @@ class HessianOperator(Closing):
                 return torch.zeros_like(vector)
             with self._replay():
                 # A generator: the graph of one micro-batch is freed before the next one is built.
-                graphs = (_Graph(term, self._parameters) for term in self._terms)
-                return self._sum(((graph.product(parts), graph.weight) for graph in graphs), vector)
+                products = ((self._rebuilt(term, parts), term.weight) for term in self._terms)
+                return self._sum(products, vector)
+
+    def _rebuilt(self, term: LossTerm, parts: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        return _Graph(term, self._parameters).product(parts, last=True)
 
     def _sum(self, products: Iterable[tuple[Sequence[Tensor | None], float]], like: Tensor) -> Tensor:
         if len(self._terms) == 1:
@@ -109,6 +114,7 @@ class HessianOperator(Closing):
         total = torch.zeros_like(like)
         for product, weight in products:
             accumulate(total, product, self._parameters, weight=weight)
+            del product  # or it would be a second vector while the next graph is built
         return total
 
     def close(self) -> None:
@@ -119,12 +125,12 @@ class HessianOperator(Closing):
 
     def _first_derivative(self) -> tuple[Tensor, Tensor]:
         losses, gradient = [], flatten([None] * len(self._parameters), self._parameters)
-        reached: list[Tensor | None] = []
+        reached = False
         with twice_differentiable(eager=self._eager):
             if self._replay is None:
                 self._graphs = [_Graph(term, self._parameters) for term in self._terms]
                 for graph in self._graphs:
-                    reached += graph.gradients
+                    reached |= reaches(graph.gradients)
                     losses.append(graph.loss * graph.weight)
                     accumulate(gradient, graph.gradients, self._parameters, weight=graph.weight)
             else:
@@ -133,10 +139,11 @@ class HessianOperator(Closing):
                     for term in self._terms:
                         loss = evaluate(term)
                         parts = torch.autograd.grad(loss, self._parameters, allow_unused=True)
-                        reached += parts
+                        reached |= reaches(parts)
                         losses.append(loss.detach() * term.weight)
                         accumulate(gradient, parts, self._parameters, weight=term.weight)
-        require_dependence(reached)
+                        del parts, loss
+        require_dependence(reached=reached)
         return torch.stack(losses).sum(), gradient
 
 
@@ -150,8 +157,13 @@ class _Graph:
         self.gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
         self._parameters = parameters
 
-    def product(self, parts: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        """Return H·vector for each parameter, None where it is zero; `parts` are those of the vector."""
+    def product(self, parts: Sequence[Tensor], *, last: bool = False) -> Sequence[Tensor | None]:
+        """Return H·vector for each parameter, None where it is zero; the `last` product frees the graph.
+
+        Args:
+            parts: Those of the vector.
+            last: Whether there is no further product.
+        """
         outputs, weights = [], []
         for gradient, part in zip(self.gradients, parts, strict=True):
             # A gradient that is constant in the parameters has no graph, and contributes nothing to H.
@@ -160,4 +172,6 @@ class _Graph:
                 weights.append(part.to(gradient.dtype))
         if not outputs:
             return [None] * len(parts)
-        return torch.autograd.grad(outputs, self._parameters, weights, retain_graph=True, allow_unused=True)
+        return torch.autograd.grad(
+            outputs, self._parameters, weights, retain_graph=not last, allow_unused=True
+        )

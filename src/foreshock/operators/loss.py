@@ -65,7 +65,7 @@ def evaluate(term: LossTerm) -> Tensor:
 
     Raises:
         TypeError: If it is not a tensor.
-        ValueError: If it is not a scalar, or has no graph.
+        ValueError: If it is not a scalar, or has no graph, as inside of ``torch.inference_mode()``.
     """
     # autocast caches its casts of the weights. A cast from another evaluation may be of displaced weights, or
     # belong to a graph that is freed already.
@@ -81,6 +81,11 @@ def evaluate(term: LossTerm) -> Tensor:
             f"loss_fn returned a tensor of shape {tuple(loss.shape)}; it must return the mean loss as "
             "a scalar tensor: add .mean()"
         )
+    if not loss.requires_grad and torch.is_inference_mode_enabled():
+        raise ValueError(
+            "torch.inference_mode() is on, in which nothing can be differentiated: measure outside of it, or "
+            "use torch.no_grad() there, which a measurement overrides"
+        )
     if not loss.requires_grad:
         raise ValueError(
             "the loss does not require a gradient: loss_fn(model, batch) must evaluate the model that "
@@ -89,13 +94,21 @@ def evaluate(term: LossTerm) -> Tensor:
     return loss.reshape(())
 
 
-def require_dependence(gradients: Sequence[Tensor | None]) -> None:
+def reaches(gradients: Sequence[Tensor | None]) -> bool:
+    """Return whether any of the gradients of a loss is not None, so that it depends on a parameter."""
+    return any(gradient is not None for gradient in gradients)
+
+
+def require_dependence(*, reached: bool) -> None:
     """Refuse a loss that does not depend on the parameters.
 
+    Args:
+        reached: Whether any of its terms does; see `reaches`.
+
     Raises:
-        ValueError: If all gradients are None.
+        ValueError: If it does not.
     """
-    if all(gradient is None for gradient in gradients):
+    if not reached:
         raise ValueError(
             "the loss does not depend on any parameter of the optimizer: loss_fn(model, batch) must "
             "evaluate the very model that is trained, without detach() or no_grad()"

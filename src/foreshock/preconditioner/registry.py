@@ -22,7 +22,7 @@ from foreshock.preconditioner.live import (
     unwrap,
 )
 from foreshock.preconditioner.record import ParameterStep, Preconditioner
-from foreshock.vectors import total_norm
+from foreshock.vectors import refuse_complex, total_norm
 
 # Readers that users have registered, by class. They take precedence over the built-in ones.
 _READERS: dict[type[Optimizer], Reader] = {}
@@ -153,7 +153,7 @@ def read_preconditioner(
             before its ``unscale_``. A ``grad_scale`` attribute of the optimizer is divided out in addition.
 
     Raises:
-        TypeError: If an optimizer's class is not registered, or a gradient is not dense.
+        TypeError: If an optimizer's class is not registered, a gradient is not dense, or a parameter complex.
         ValueError: If `gradient_scale` is not a positive number, or a parameter has two optimizers.
 
     Example:
@@ -169,6 +169,7 @@ def read_preconditioner(
     for optimizer in as_optimizers(optimizers):
         reader, scale = find_reader(optimizer), gradient_scale * _own_scale(optimizer)
         for parameter, state, group in _parameters(optimizer):
+            refuse_complex([parameter])
             parameters.append(parameter)
             if parameter.grad is None:
                 steps.append(None)
