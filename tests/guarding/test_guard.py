@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from torch import nn, optim
+from torch import optim
 
 from foreshock.guarding import POLICIES, Guard, Outlier, Secant, guard
 from guarding.training import (
