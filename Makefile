@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test test-slow test-distributed test-browser lint types layers docs package check-tag
-.PHONY: bench-curvature bench-overhead bench-forecast bench-guard reproduce clean
+.PHONY: bench-curvature bench-overhead bench-forecast bench-guard harm reproduce clean
 
 demo: $(VENV)/.demo
 	$(BIN)/foreshock demo
@@ -39,6 +39,11 @@ package: $(VENV)/.release
 # TAG=v1.2.3: the release that the tag names is the one that the files state. The shell gets it as a variable, unread.
 check-tag:
 	@$(PYTHON) .ci/check_tag.py "$$TAG"
+
+# Random trainings, watched and not, compared bit by bit: docs/reliability.md.
+CASES ?= 2000
+harm: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.harm --cases $(CASES)
 
 # Every experiment of the paper at CPU scale; what was run before is kept in runs/.
 reproduce: $(VENV)/.demo

@@ -185,7 +185,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(way, policy):
     assert resumed.lag == watched.lag
 
 
-def test_a_state_is_refused_where_it_does_not_belong():
+def test_a_state_of_another_policy_is_refused():
     one = guard(optim.Adam(network().parameters()), "secant")
     with pytest.raises(ValueError, match="policy 'secant', this guard's is 'auto'"):
         guard(optim.Adam(network().parameters())).load_state_dict(one.state_dict())

@@ -12,6 +12,7 @@ import gc
 import inspect
 import itertools
 import operator
+import sys
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,9 +24,10 @@ from torch.optim import Optimizer
 
 from foreshock.isolation.random_numbers import GENERATORS
 
-_MOST = 2000  # objects to look at
+_MOST = 500  # objects to look at
 _LONGEST = 100  # entries of a container to look at
 _NESTED = 4  # iterators inside each other
+_LIBRARIES = frozenset(["torch", "numpy", "foreshock", *sys.stdlib_module_names]) - {"__main__"}
 
 
 @dataclass
@@ -112,8 +114,9 @@ class _Search:
         if isinstance(value, MethodType):
             yield from ((name, value.__func__), ("self", value.__self__))
         elif isinstance(value, FunctionType):
-            self._mentioned.update(_names(value.__code__))
-            yield from _variables(value)
+            if _is_of_the_user(value):
+                self._mentioned.update(_names(value.__code__))
+                yield from _variables(value)
         elif isinstance(value, functools.partial):
             yield from ((name, one) for one in (value.func, *value.args, *value.keywords.values()))
         elif isinstance(value, dict):
@@ -122,21 +125,24 @@ class _Search:
             yield from ((name, one) for one in list(value)[:_LONGEST])
         elif isinstance(getattr(value, "__dict__", None), dict):
             self._objects.append((name, value))
-            call = inspect.getattr_static(type(value), "__call__", None)
+            call = getattr(type(value), "__call__", None)  # noqa: B004 - its code is looked at
             if isinstance(call, FunctionType):
                 yield name, call
 
     def _attributes(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
         own = vars(value)
-        for attribute in self._mentioned:
-            if attribute in own:
-                yield f"{name}.{attribute}", own[attribute]
-                continue
-            shared = inspect.getattr_static(type(value), attribute, None)
-            if isinstance(shared, FunctionType):
-                yield f"{name}.{attribute}", shared
-            elif isinstance(shared, property) and isinstance(shared.fget, FunctionType):
-                yield f"{name}.{attribute}", shared.fget
+        for attribute in self._mentioned & own.keys():
+            yield f"{name}.{attribute}", own[attribute]
+        for kind in filter(_is_of_the_user, type(value).__mro__):
+            shared = vars(kind)
+            for attribute in self._mentioned & shared.keys():
+                found = shared[attribute]
+                yield f"{name}.{attribute}", found.fget if isinstance(found, property) else found
+
+
+def _is_of_the_user(what: Any) -> bool:
+    """Return whether a function or class may know of a training run: that of a library does not."""
+    return str(getattr(what, "__module__", None)).partition(".")[0] not in _LIBRARIES
 
 
 def _variables(function: FunctionType) -> Iterator[tuple[str, Any]]:
