@@ -29,8 +29,7 @@ def loss_fn(model, batch):
     return ((model(inputs) - targets) ** 2).mean()
 
 
-# By default probes take 5 % of wall time. A probe costs as much as some fifteen steps, so that one is made in
-# 200 or 300 steps. Here spikes come every 250: to see each of them coming, spend more: watch_training.py 0.3
+# By default measurements cost one forward and backward pass in twenty steps; watch_training.py 0.2 spends more.
 budget = float(sys.argv[1]) if len(sys.argv) > 1 else 0.05
 monitor = foreshock.Monitor(model, optimizer, loss_fn, run="runs/watch", budget=budget)
 announced = False

@@ -29,7 +29,10 @@ _MEMORY = 8
 _EXACT = 1e-4  # relative: single precision, and kernels that depend on the size of the batch
 _CLEARLY = 1 / 16  # of the mean square: a quarter of the difference that a mean over examples leaves
 _ENOUGH = 4  # readings after which that counts; among a score of counts one fits a single reading by chance
-_SURE = 4.0  # standard errors
+# Standard errors, and the readings they are of, from which a bias of a random loss is more than chance: it is
+# looked at after each of hundreds of readings, and eight of them know their own scatter badly.
+_RANDOM_MEMORY = 32
+_SURE, _SURE_EARLY = 5.0, 10.0
 _CHECKED = 3  # readings whose loss is compared, and then every
 _CHECK_EVERY = 20
 
@@ -111,7 +114,7 @@ class Weighing:
 
     def __init__(self) -> None:
         self._squares: dict[str, tuple[float, int]] = {}  # mean squared difference of each rule, readings
-        self._left: deque[float] = deque(maxlen=_MEMORY)
+        self._left: deque[float] = deque(maxlen=_RANDOM_MEMORY)
         self._readings = 0
         self.rule = EXAMPLES
         self.random = False
@@ -131,8 +134,9 @@ class Weighing:
             return bool(last) and abs(last[-1]) > MISMATCH
         if len(last) < _MEMORY:
             return False
-        variance = math.fsum((one - mean) ** 2 for one in last) / (_MEMORY - 1)
-        return abs(mean) > MISMATCH and abs(mean) > _SURE * math.sqrt(variance / _MEMORY)
+        sure = _SURE if len(last) == _RANDOM_MEMORY else _SURE_EARLY
+        variance = math.fsum((one - mean) ** 2 for one in last) / (len(last) - 1)
+        return abs(mean) > MISMATCH and abs(mean) > sure * math.sqrt(variance / len(last))
 
     @property
     def spread(self) -> float:
