@@ -29,7 +29,7 @@ def loss_fn(model, batch):
     return ((model(inputs) - targets) ** 2).mean()
 
 
-# By default measurements cost one forward and backward pass in twenty steps; watch_training.py 0.2 spends more.
+# Measurements cost one forward and backward pass in twenty steps; watch_training.py 0.2 spends more.
 budget = float(sys.argv[1]) if len(sys.argv) > 1 else 0.05
 monitor = foreshock.Monitor(model, optimizer, loss_fn, run="runs/watch", budget=budget)
 announced = False

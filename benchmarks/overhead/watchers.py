@@ -67,8 +67,9 @@ def nobody() -> Watching:
 
 def _monitor(budget: float) -> Callable[[Training, Path], Watching]:
     def open_(training: Training, folder: Path) -> Watching:
-        options: dict[str, Any] = {"loss_fn": training.loss_fn, "budget": budget} if budget else {}
-        monitor = foreshock.Monitor(training.model, training.optimizer, run=folder, **options)
+        monitor = foreshock.Monitor(
+            training.model, training.optimizer, training.loss_fn, budget=budget, run=folder
+        )
         return Watching(monitor.observe, monitor.close)
 
     return open_

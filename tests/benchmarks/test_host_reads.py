@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from inspect import signature
 from itertools import pairwise
 
 import pytest
@@ -12,7 +11,6 @@ from benchmarks.host_reads import LOG_EVERY, counted, measure, reads_of, render,
 from foreshock import Monitor
 
 SMALL, LARGE = 3, 13
-DEFERS = "log_every" in signature(Monitor).parameters
 
 
 @pytest.mark.parametrize(
@@ -102,7 +100,6 @@ def test_reads_do_not_grow_with_the_number_of_tensors(watch):
     assert reads_of(SMALL, watch).device == reads_of(LARGE, watch).device
 
 
-@pytest.mark.skipif(not DEFERS, reason="Monitor has no log_every yet: it reads at every step")
 @pytest.mark.parametrize("with_probes", [False, True], ids=["without probes", "between probes"])
 def test_no_host_read_on_steps_that_log_nothing(with_probes):
     """Fetched are the free signals of ten steps at once; a probe may read, on the steps that it is due at."""

@@ -136,14 +136,15 @@ class FollowedSums:
         """Whether one norm over all parameters is enough, as where all of them share β₂."""
         return len(self._sizes) == 1
 
-    def take(self, loss: Tensor | float, size: GradientSize) -> bool:
+    def take(self, loss: Tensor | float, size: GradientSize, *, longer: bool = False) -> bool:
         """Leave a step's numbers on the device; return False, and take nothing, if the sums must be read.
 
         Args:
             loss: Loss of the step.
             size: What is known of the size of ``.grad``.
+            longer: Whether to follow the sums for longer than they should be.
         """
-        if self._left <= 0 or not self._is_unchanged():
+        if (self._left <= 0 and not longer) or not self._is_unchanged():
             return False
         self._left -= 1
         if size.norm is None or not self.takes_norms:

@@ -197,10 +197,11 @@ class Monitor:
         if self._batches.change:
             self._journal.event(step, "batch size", self._batches.change, level=None)
         size = GradientSize(gradient_scale, gradient_norm, max_norm)
-        self._signals.take(value, step=step, size=size, batch_size=self._batches.examples)
+        deciding = self._decides(step)
+        examples = self._batches.examples
+        self._signals.take(value, step=step, size=size, batch_size=examples, reading=deciding)
         step = self._count(step)
         self._probes.sample(step)
-        deciding = self._decides(step)
         constant = self._batches.constant
         what = self._probes.due(step, constant=constant, forecast=self._last, deciding=deciding)
         if what is None and not deciding:

@@ -95,7 +95,13 @@ class FreeSignals:
         return len(self._ready) + len(self._waiting)
 
     def take(
-        self, loss: Tensor | float, *, step: int, size: GradientSize, batch_size: int | None = None
+        self,
+        loss: Tensor | float,
+        *,
+        step: int,
+        size: GradientSize,
+        batch_size: int | None = None,
+        reading: bool = True,
     ) -> None:
         """Take a step: leave its numbers on the device if they can be followed, read them else.
 
@@ -104,13 +110,16 @@ class FreeSignals:
             step: Step number.
             size: What is known of the size of ``.grad``.
             batch_size: Number of examples in its batch.
+            reading: Whether numbers are read back at this step anyway, so that a true reading that is due may
+                be made. One that can't be put off is made at any step.
         """
         self.updates = None
         if self.wrong_norm is not None:
             size = GradientSize(scale=size.scale)
         rate = max(float(group["lr"]) for one in self._optimizers for group in live_groups(one))
         context = _Context(step, rate, batch_size)
-        if self._followed is not None and self._followed.take(loss, size):
+        longer = not (reading or self._reads_left)
+        if self._followed is not None and self._followed.take(loss, size, longer=longer):
             self._waiting.append(context)
             return
         self._gather()
