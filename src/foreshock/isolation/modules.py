@@ -74,11 +74,14 @@ class ModuleState:
     def _remember(self, module: nn.Module, *, owned: bool) -> None:
         if id(module) in self._known:
             return
+        # FSDP2 exchanges the parameters of a module for whole ones and back, and keeps account of which are
+        # there: what a module refers to is its business then.
+        managed = any(hasattr(parameter, "to_local") for parameter in module.parameters())
         for name, one in module.named_modules():
             if id(one) in self._known:
                 continue
             self._known.add(id(one))
-            saved = _SavedModule(one)
+            saved = _SavedModule(one, managed=managed)
             self._modules.append(saved)
             self.generators += saved.generators()
             for kind, key, tensor in saved.tensors():
@@ -112,12 +115,17 @@ class ModuleState:
 
 
 class _SavedModule:
-    """What one module holds, without those below it."""
+    """What one module holds, without those below it.
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
+    Args:
+        module: The module.
+        managed: Whether what it refers to is left alone.
+    """
+
+    def __init__(self, module: nn.Module, *, managed: bool = False) -> None:
+        self.module, self._managed = module, managed
         self._training = module.training
-        own = vars(module)
+        own: dict[str, Any] = {} if managed else vars(module)
         # A scripted module has dictionaries of its own kind.
         self._dictionaries = {name: own[name].copy() for name in _DICTIONARIES if type(own.get(name)) is dict}
         self.attributes = {name: one for name, one in own.items() if name not in _LEFT_ALONE}
@@ -151,6 +159,8 @@ class _SavedModule:
         """Put back what the module refers to; the content of tensors is not this class's business."""
         if self.module.training != self._training:
             self.module.training = self._training
+        if self._managed:
+            return
         own = vars(self.module)
         for name, saved in self._dictionaries.items():
             _restore_items(own[name], saved)
