@@ -74,8 +74,8 @@ class ModuleState:
     def _remember(self, module: nn.Module, *, owned: bool) -> None:
         if id(module) in self._known:
             return
-        # FSDP2 exchanges the parameters of a module for whole ones and back, and keeps account of which are
-        # there: what a module refers to is its business then.
+        # FSDP2 exchanges the parameters of a module for whole ones and back, frees the memory of those that
+        # are not in use, and keeps account of it: what a module refers to is its business then.
         managed = any(hasattr(parameter, "to_local") for parameter in module.parameters())
         for name, one in module.named_modules():
             if id(one) in self._known:
@@ -86,11 +86,12 @@ class ModuleState:
             self.generators += saved.generators()
             for kind, key, tensor in saved.tensors():
                 must = owned and (kind == "buffer" or (kind == "parameter" and tensor.requires_grad))
-                self._add(f"{name}.{key}".lstrip("."), tensor, must=must, parameter=kind == "parameter")
+                if kind == "parameter" and self._gradients:
+                    self._parameters.append((tensor, tensor.requires_grad, tensor.grad))
+                if not (managed and kind == "parameter"):
+                    self._add(f"{name}.{key}".lstrip("."), tensor, must=must, parameter=kind == "parameter")
 
     def _add(self, name: str, tensor: Tensor, *, must: bool, parameter: bool) -> None:
-        if parameter and self._gradients:
-            self._parameters.append((tensor, tensor.requires_grad, tensor.grad))
         # Nobody changes the content of an attribute that is part of a graph, as the weight of weight norm.
         if not self._leave(tensor) and (tensor.is_leaf if parameter else not tensor.requires_grad):
             self._copies.add(name, tensor, must=must)
