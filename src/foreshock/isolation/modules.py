@@ -74,20 +74,24 @@ class ModuleState:
     def _remember(self, module: nn.Module, *, owned: bool) -> None:
         if id(module) in self._known:
             return
+        # FSDP2 exchanges the parameters of a module for whole ones and back, frees the memory of those that
+        # are not in use, and keeps account of it: what a module refers to is its business then.
+        managed = any(hasattr(parameter, "to_local") for parameter in module.parameters())
         for name, one in module.named_modules():
             if id(one) in self._known:
                 continue
             self._known.add(id(one))
-            saved = _SavedModule(one)
+            saved = _SavedModule(one, managed=managed)
             self._modules.append(saved)
             self.generators += saved.generators()
             for kind, key, tensor in saved.tensors():
                 must = owned and (kind == "buffer" or (kind == "parameter" and tensor.requires_grad))
-                self._add(f"{name}.{key}".lstrip("."), tensor, must=must, parameter=kind == "parameter")
+                if kind == "parameter" and self._gradients:
+                    self._parameters.append((tensor, tensor.requires_grad, tensor.grad))
+                if not (managed and kind == "parameter"):
+                    self._add(f"{name}.{key}".lstrip("."), tensor, must=must, parameter=kind == "parameter")
 
     def _add(self, name: str, tensor: Tensor, *, must: bool, parameter: bool) -> None:
-        if parameter and self._gradients:
-            self._parameters.append((tensor, tensor.requires_grad, tensor.grad))
         # Nobody changes the content of an attribute that is part of a graph, as the weight of weight norm.
         if not self._leave(tensor) and (tensor.is_leaf if parameter else not tensor.requires_grad):
             self._copies.add(name, tensor, must=must)
@@ -112,12 +116,17 @@ class ModuleState:
 
 
 class _SavedModule:
-    """What one module holds, without those below it."""
+    """What one module holds, without those below it.
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
+    Args:
+        module: The module.
+        managed: Whether what it refers to is left alone.
+    """
+
+    def __init__(self, module: nn.Module, *, managed: bool = False) -> None:
+        self.module, self._managed = module, managed
         self._training = module.training
-        own = vars(module)
+        own: dict[str, Any] = {} if managed else vars(module)
         # A scripted module has dictionaries of its own kind.
         self._dictionaries = {name: own[name].copy() for name in _DICTIONARIES if type(own.get(name)) is dict}
         self.attributes = {name: one for name, one in own.items() if name not in _LEFT_ALONE}
@@ -151,6 +160,8 @@ class _SavedModule:
         """Put back what the module refers to; the content of tensors is not this class's business."""
         if self.module.training != self._training:
             self.module.training = self._training
+        if self._managed:
+            return
         own = vars(self.module)
         for name, saved in self._dictionaries.items():
             _restore_items(own[name], saved)
