@@ -21,7 +21,7 @@ from foreshock.curvature.parts import Divider
 from foreshock.curvature.probe import CurvatureReading, ProbeMemory, ProbeSettings, probe_curvature
 from foreshock.curvature.remarks import Remark, weighting_remarks
 from foreshock.curvature.weights import Weighing
-from foreshock.isolation import alone, isolated, plain_module
+from foreshock.isolation import alone, fresh, isolated, plain_module
 from foreshock.operators import BackendChoice, Evaluation, LossTerm, choose_backend
 from foreshock.operators.loss import evaluate
 from foreshock.preconditioner import Preconditioner
@@ -93,7 +93,7 @@ class NoiseProber:
         with alone(model), isolated(model, loss_fn):
             if made and math.isnan(loss) and self._weighing.wants_loss:
                 # With its graph: a loss may differentiate inside, as that of a differential equation does.
-                loss = float(evaluate(LossTerm(lambda: loss_fn(model, batch))).detach())
+                loss = float(evaluate(LossTerm(lambda: loss_fn(model, fresh(batch)))).detach())
             reading, self._direction = measure_noise(
                 terms,
                 preconditioner,

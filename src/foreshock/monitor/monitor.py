@@ -270,7 +270,7 @@ class Monitor:
         """Return one line: what is watched, for how long, and the last forecast."""
         watched = ", ".join(type(one).__name__ for one in self._subject.optimizers)
         guarded = "" if self._guard is None else f", guard {self._guard.policy.name!r}"
-        return f"<Monitor of {watched}{guarded}: {self._clock.calls} steps; {self._last}>"
+        return f"<Monitor of {watched}{guarded}: {self._clock.calls + 1} steps; {self._last}>"
 
     def __enter__(self) -> Self:
         """Return the monitor itself."""

@@ -394,15 +394,17 @@ class ProbeRunner:
         evaluation = prober.take_evaluation()
         if evaluation is None:
             return
-        check.after_probe(
-            evaluation,
-            read_preconditioner(self._subject.optimizers).parameters,
-            at.batch,
-            step=at.seen.step,
-            loss=at.seen.loss,
-            gradient_scale=at.gradient_scale,
-            whole=whole,
-        )
+        parameters = read_preconditioner(self._subject.optimizers).parameters
+        with kept_options(self._subject.optimizers):
+            check.after_probe(
+                evaluation,
+                parameters,
+                at.batch,
+                step=at.seen.step,
+                loss=at.seen.loss,
+                gradient_scale=at.gradient_scale,
+                whole=whole,
+            )
 
     def _try(self, what: Measure, prober: Prober, at: ProbedStep) -> bool:
         measures: Mapping[Measure, Callable[..., float | None]] = {
@@ -502,7 +504,10 @@ class ProbeRunner:
             return 1.0
 
     def _explained(self, step: int, error: Exception, batch: Any) -> Exception:
-        return error if self._consistency is None else self._consistency.explain(step, error, batch)
+        if self._consistency is None or isinstance(error, ProbeRefusedError):
+            return error
+        with kept_options(self._subject.optimizers):
+            return self._consistency.explain(step, error, batch)
 
     def _record_failure(self, step: int, error: Exception) -> None:
         self._failures.failed(f"the probe of step {step} failed", error)
