@@ -56,7 +56,7 @@ def test_the_tutorial_forecasts_and_leaves_a_run(tmp_path, monkeypatch, capsys):
     assert "range(2500)" in source
     run(source.replace("range(2500)", "range(201)"), {})
     assert re.search(r"^200 \d\.\de-\d+ stability ratio \d\.\d+, \w+", capsys.readouterr().out, re.MULTILINE)
-    assert len(foreshock.read_run("runs/first").records["curvature"]) == 41
+    assert 3 <= len(foreshock.read_run("runs/first").records["curvature"]) <= 10
 
 
 def test_the_page_on_curvature_measures_what_it_says(names, tmp_path, capsys):

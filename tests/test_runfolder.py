@@ -56,10 +56,10 @@ def test_the_report_names_the_other_runs_and_what_was_done_again(tmp_path):
     run_of(tmp_path / "base", 2, 3, resume=2)
     text = to_text(summarise(read_run(tmp_path / "base")))
     assert text.startswith("base/2: ")
-    assert f"The folder has other runs too, which are not in this report: {first}; name one" in text
+    assert f"The folder also holds 1 earlier run, not shown here: foreshock report {first}" in text
     assert "1 record left out: the run was resumed at an earlier step, and did them again." in text
     page = write_html([read_run(tmp_path / "base")], tmp_path / "page.html").read_text()
-    assert f"not in this report: {first}" in page
+    assert f"not shown here: foreshock report {first}" in page
 
 
 def test_a_run_that_resumes_goes_on_in_the_file_that_got_as_far(tmp_path, caplog):

@@ -122,8 +122,7 @@ def test_of_many_events_the_first_and_the_last_are_listed(tmp_path):
         log.write("event", {"step": step, "name": "probe failed", "message": f"failure {step}"})
     log.close()
     events = summarise(read_run(tmp_path)).events
-    assert [event.step for event in events] == [*range(500), 500, *range(2500, 3000)]
-    assert events[500].message == "2,000 more events, in the log"
+    assert [event.step for event in events] == [*range(500), *range(2500, 3000)]
 
 
 def test_a_page_is_put_in_place_of_a_link_and_not_written_through_it(tmp_path):

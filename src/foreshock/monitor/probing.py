@@ -284,6 +284,7 @@ class ProbeRunner:
         self._budget_checked = False
         self._local_noted = not several_processes()
         self._population_told = False
+        self._left_out = False  # the last batch, which was too short for its noise to be measured
         self._consistency = None if loss_fn is None else ConsistencyCheck(subject, run, journal)
 
     @property
@@ -305,7 +306,7 @@ class ProbeRunner:
         if self._prober is None or self._failures.given_up:
             return None
         noisy = self._is_noisy(constant=constant)
-        if noisy and self._prober.noise.pending and self._schedule.measures:
+        if noisy and self._left_out and self._schedule.measures:
             return "noise"  # what the last batch was too short for is measured on this one
         return self._schedule.due(step, noisy=noisy, forecast=forecast, lag=self._run.lag, deciding=deciding)
 
@@ -483,6 +484,7 @@ class ProbeRunner:
             self._journal.event(seen.step, remark.name, remark.message, level=level)
         # Without noise the forecast rests on single batches, and says so.
         self._run.noise_expected = not prober.noise.given_up
+        self._left_out = prober.noise.pending
         if reading is None:
             return None
         self._journal.write("noise", reading)
