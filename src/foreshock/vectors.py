@@ -52,8 +52,8 @@ def refuse_complex(tensors: Sequence[Tensor]) -> None:
     if complex_ones:
         raise TypeError(
             f"{len(complex_ones)} of {len(tensors)} parameters are complex (the first is "
-            f"{complex_ones[0].dtype} of shape {tuple(complex_ones[0].shape)}), but curvature is that of real "
-            "ones only: keep such a weight as a real parameter with a last dimension of two, and use "
+            f"{complex_ones[0].dtype} of shape {tuple(complex_ones[0].shape)}), but curvature is that of "
+            "real ones only: keep such a weight as a real parameter with a last dimension of two, and use "
             "torch.view_as_complex(weight) in forward()"
         )
 
