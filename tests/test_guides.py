@@ -61,7 +61,7 @@ def test_the_tutorial_forecasts_and_leaves_a_run(tmp_path, monkeypatch, capsys):
 
 def test_the_page_on_curvature_measures_what_it_says(names, tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    first, micro, noise, convex, spectrum = blocks("how-to/measure-curvature.md")
+    first, micro, noise, convex, spectrum, layer = blocks("how-to/measure-curvature.md")
     run(first, names)
     raw = names["found"]
     assert 0 < names["reading"].stability_ratio < math.inf
@@ -74,6 +74,12 @@ def test_the_page_on_curvature_measures_what_it_says(names, tmp_path, capsys):
     run(spectrum, names)
     assert (tmp_path / "spectrum.svg").read_text().count("<svg") == 1
     assert "±" in capsys.readouterr().out
+    run(layer, names)
+    blocks_of_layers = [
+        float(line.split("λ_max(H) ")[1].split()[0]) for line in capsys.readouterr().out.splitlines()
+    ]
+    assert blocks_of_layers
+    assert max(blocks_of_layers) <= raw.value + raw.error
 
 
 def test_the_page_on_guards_guards_the_run_from_block_to_block(names, tmp_path, capsys):

@@ -81,8 +81,8 @@ def test_every_way_to_watch_watches():
 
 def test_an_effect_takes_place():
     case = Case(3, "perceptron", "Adam", "curvature", "fail", "", frozenset(), same_data=True)
-    # Each of three probes that fail is evaluated again to say why; one that is refused is only tried with both
-    # backends.
+    # Each of three probes that fail is evaluated again to say why; one that is refused is only tried with
+    # both backends.
     assert 3 <= compare(case).counts["evaluations"] <= 9
     assert compare(dataclasses.replace(case, effect="step")).counts["evaluations"] <= 2
     assert set(EFFECTS) >= {"clamp", "pop", "fail"}

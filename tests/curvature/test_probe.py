@@ -238,3 +238,19 @@ def test_nan_loss_is_an_error():
     (theta**2).sum().backward()
     with pytest.raises(FloatingPointError, match="loss of the probed batch is nan"):
         probe_curvature(lambda: (theta**2).sum() * torch.nan, read_preconditioner(optimizer), step=0)
+
+
+def test_new_random_numbers_at_each_step_and_none_of_the_users():
+    case = DETERMINISTIC[0]
+    model, batch, optimizer = trained(case, OPTIMIZERS["adam"])
+    preconditioner = read_preconditioner(optimizer)
+    before = torch.get_rng_state()
+    stop = StoppingRule(1e-12, max_products=4)
+    first, again, other = (
+        probe_curvature(
+            lambda: case.loss_fn(model, batch), preconditioner, step=step, settings=ProbeSettings(stop=stop)
+        )[0].stability_ratio
+        for step in (3, 3, 4)
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    assert first == again != other

@@ -68,4 +68,4 @@ def test_the_whole_space_is_exhausted_and_exact():
     space = space_of(symmetric(values), 2, 5)
     assert space.exhausted
     np.testing.assert_allclose(space.values, values.flip(0), atol=1e-12)
-    np.testing.assert_allclose(space.errors(), 0, atol=1e-9)
+    np.testing.assert_allclose(space.errors(10.0), 0, atol=1e-9)

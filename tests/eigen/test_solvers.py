@@ -295,3 +295,15 @@ def test_two_starts_follow_two_eigenvectors_through_their_crossing(solver):
 def test_no_start_at_all_is_refused(solver):
     with pytest.raises(ValueError, match="start is an empty sequence"):
         largest_eigenvalue(Matrix(torch.eye(3)), [], solver=solver)
+
+
+@SOLVERS
+@pytest.mark.parametrize("caution", [1.0, 7.0])
+def test_the_error_is_the_residual_with_caution(solver, caution):
+    matrix = symmetric(torch.linspace(-1, 4, 40).double())
+    starts = [torch.randn(40, dtype=torch.float64) for _ in range(2)]
+    rule = StoppingRule(1e-3, 100, caution=caution)
+    result = largest_eigenvalue(Matrix(matrix), starts, rule, solver=solver)
+    assert result.error == pytest.approx(caution * result.residual, rel=1e-6)
+    assert result.converged
+    assert result.error <= 1e-3 * result.value

@@ -94,3 +94,9 @@ def test_an_impossible_threshold_is_refused(threshold):
 def test_an_impossible_far_tolerance_is_refused(far):
     with pytest.raises(ValueError, match="far_tolerance is"):
         StoppingRule(far_tolerance=far)
+
+
+@pytest.mark.parametrize("caution", [0.0, 0.99, math.nan, math.inf])
+def test_a_caution_below_the_residual_is_refused(caution):
+    with pytest.raises(ValueError, match=r"caution is .*; it must be at least 1"):
+        StoppingRule(caution=caution)

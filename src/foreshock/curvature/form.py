@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from foreshock.eigen import EigenResults, StoppingRule, largest_eigenvalues
 from foreshock.operators import (
     GradientFunction,
     LinearOperator,
@@ -127,13 +128,40 @@ def _chosen(model: nn.Module, only: Iterable[Tensor]) -> list[Tensor]:
     return parameters
 
 
-def random_start(parameters: Sequence[Tensor]) -> Tensor:
+def random_start(parameters: Sequence[Tensor], seed: int = 0) -> Tensor:
     """Return a random vector to start an eigenvalue solver from, the same at each call, shape (n,).
 
     Args:
         parameters: The tensors that define its size, dtype and device.
+        seed: Another seed gives another vector.
     """
     # A generator of its own: the user's random numbers are not drawn from.
-    generator = torch.Generator(parameters[0].device).manual_seed(0)
+    generator = torch.Generator(parameters[0].device).manual_seed(seed)
     size = sum(parameter.numel() for parameter in parameters)
     return torch.randn(size, generator=generator, dtype=vector_dtype(parameters), device=parameters[0].device)
+
+
+def one_call_solve(
+    operator: LinearOperator, parameters: Sequence[Tensor], count: int, stop: StoppingRule | None
+) -> EigenResults:
+    """Return the largest eigenvalues as a single call finds them, from random starts.
+
+    There is one start more than eigenvalues: a start that happens to have little of an eigenvector hides it
+    behind the next one, and only from several starts are eigenvalues that coincide found as often as they
+    occur.
+
+    Args:
+        operator: The symmetric operator.
+        parameters: The tensors that its vectors are over.
+        count: Number of eigenvalues, ≥ 1.
+        stop: When they are accurate enough; None for 0.5 %, within 20 products for each and 20 more.
+
+    Raises:
+        ValueError: If `count` is below one.
+        FloatingPointError: If a product is not finite.
+    """
+    size = sum(parameter.numel() for parameter in parameters)
+    starts = [random_start(parameters, seed) for seed in range(min(max(count, 1) + 1, size))]
+    return largest_eigenvalues(
+        operator, starts, count, stop or StoppingRule(max_products=20 + 20 * max(count, 1))
+    )

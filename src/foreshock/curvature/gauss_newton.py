@@ -19,9 +19,9 @@ from torch.optim import Optimizer
 
 from foreshock.batches import MicroBatches
 from foreshock.curvature.blocks import name_parameters
-from foreshock.curvature.form import next_step, random_start, symmetric_form, trained_parameters
+from foreshock.curvature.form import next_step, one_call_solve, symmetric_form, trained_parameters
 from foreshock.curvature.measurement import Sharpness
-from foreshock.eigen import StoppingRule, largest_eigenvalues
+from foreshock.eigen import StoppingRule
 from foreshock.isolation import fresh, isolated, plain_module
 from foreshock.operators import BackendChoice, GaussNewtonOperator, LinearOperator
 
@@ -96,6 +96,6 @@ def gauss_newton_sharpness(
             form: LinearOperator = matrix
             if preconditioner is not None:
                 form = symmetric_form(matrix, preconditioner)
-            found = largest_eigenvalues(form, random_start(parameters), count, stop)
+            found = one_call_solve(form, parameters, count, stop)
     choice = BackendChoice(matrix.backend, _REASON, math.nan, verified=True)
     return Sharpness.of(found, choice, name_parameters(model, parameters))

@@ -18,11 +18,17 @@ from torch.optim import Optimizer
 from foreshock.batches import MicroBatches, count_examples
 from foreshock.curvature.blocks import BlockShare, block_shares, name_parameters
 from foreshock.curvature.density import SpectralDensity, spectral_density
-from foreshock.curvature.form import next_step, random_start, symmetric_form, trained_parameters
+from foreshock.curvature.form import (
+    next_step,
+    one_call_solve,
+    random_start,
+    symmetric_form,
+    trained_parameters,
+)
 from foreshock.curvature.noise import measure_noise
 from foreshock.curvature.probe import CurvatureReading, ProbeSettings, probe_curvature
 from foreshock.dynamics import population_factor
-from foreshock.eigen import EigenResults, StoppingRule, largest_eigenvalues
+from foreshock.eigen import EigenResults, StoppingRule
 from foreshock.isolation import fresh, isolated, plain_module
 from foreshock.operators import BackendChoice, Loss, LossTerm, choose_backend, hessian_operator
 from foreshock.operators.cost import GRADIENT_PASSES
@@ -193,7 +199,7 @@ def sharpness(
         chosen = trained_parameters(model, parameters)
         choice = choose_backend(loss, chosen, model=model)
         with hessian_operator(choice, loss, chosen, model=model) as hessian:
-            found = largest_eigenvalues(hessian, random_start(chosen), count, stop)
+            found = one_call_solve(hessian, chosen, count, stop)
     return Sharpness.of(found, choice, name_parameters(model, chosen))
 
 

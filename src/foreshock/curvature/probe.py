@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from foreshock.curvature.blocks import BlockShare, block_shares, name_parameters
-from foreshock.curvature.form import symmetric_form
+from foreshock.curvature.form import random_start, symmetric_form
 from foreshock.eigen import EigenResult, StoppingRule, largest_eigenvalue
 from foreshock.operators import (
     BackendChoice,
@@ -49,7 +49,7 @@ class CurvatureReading:
     Attributes:
         step: Step of the reading.
         stability_ratio: λ_max(Ĥ)·η/2, a lower bound of it within `error_bound`.
-        error_bound: Estimated absolute error of `stability_ratio`.
+        error_bound: Estimated absolute error of `stability_ratio`; see `foreshock.eigen.StoppingRule`.
         preconditioned_sharpness: λ_max(Ĥ).
         threshold: 2/η.
         gradient_stability_ratio: gᵀĤg/‖g‖² · η/2 (Bai et al. 2025).
@@ -174,7 +174,7 @@ def probe_curvature(
     """Measure the preconditioned curvature for the step about to be taken. Call it inside `isolated`.
 
     Cost: 1.5 F for the graph and 2.5 F for each product: one product for each of the two directions, and
-    three or more for λ_max from a warm start.
+    five or more for λ_max from a warm start.
 
     Args:
         loss: Returns the mean loss of the batch, a scalar tensor; or one `LossTerm` per micro-batch.
@@ -203,7 +203,7 @@ def probe_curvature(
         >>> loss().backward()
         >>> reading, _ = probe_curvature(loss, read_preconditioner(optimizer), step=1)
         >>> round(reading.stability_ratio, 6), reading.products
-        (0.4, 3)
+        (0.4, 4)
     """
     began = time.perf_counter()
     settings = settings or ProbeSettings()
@@ -220,12 +220,14 @@ def probe_curvature(
                 "NaN or Inf in the batch and in the parameters"
             )
         directions = _Directions.measure(hessian, preconditioner)
-        cold = directions.cold_start()
-        # Three starts: the last eigenvector and its runner-up, if there are any, and always the cold start.
-        # From one vector a direction that overtakes stays hidden behind a small residual for several probes.
+        # The last eigenvector and its runner-up, if there are any, and always two that are new at each step:
+        # a random one, and the gradient with noise. From one vector a direction that overtakes, or of which
+        # the vector happens to have little, stays hidden behind a small residual.
+        fresh = directions.cold_start(2 * step)
+        last = _usable(memory, fresh)
         top = largest_eigenvalue(
             directions.operator,
-            (*_usable(memory, cold), cold),
+            (*last, random_start(preconditioner.parameters, 2 * step + 1), fresh),
             settings.stop or StoppingRule(threshold=1.0),
             extra=directions.pairs(),
         )
@@ -336,13 +338,16 @@ class _Directions:
             known.append((self.gradient * inverse, self.gradient_product * self.scale_root))
         return [(y, product) for y, product in known if bool(y.any())]
 
-    def cold_start(self) -> Tensor:
+    def cold_start(self, seed: int) -> Tensor:
         """Return the preconditioned gradient with a tenth of its length in noise.
 
         A Krylov space from the gradient alone never leaves the eigenvectors that the gradient has a component
         along; the noise has one along all of them.
+
+        Args:
+            seed: Of the noise. New noise at each step finds what the last one happened to miss.
         """
-        generator = torch.Generator(self.gradient.device).manual_seed(0)
+        generator = torch.Generator(self.gradient.device).manual_seed(seed)
         noise = torch.empty_like(self.gradient).normal_(generator=generator)
         noise /= torch.linalg.vector_norm(noise)
         scaled = self.gradient * self.scale_root

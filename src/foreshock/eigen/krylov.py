@@ -24,7 +24,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from foreshock.eigen.results import estimated_error
 from foreshock.operators import LinearOperator
 
 Matrix = NDArray[np.float64]
@@ -89,19 +88,15 @@ class KrylovSpace:
         weights: Matrix = self._ritz[1][0] ** 2
         return weights
 
-    def errors(self) -> Matrix:
-        """Return the estimated error of each Ritz value, shape (m,), rounding of the products included."""
-        values, residuals = self.values, self.residuals
+    def errors(self, caution: float) -> Matrix:
+        """Return the estimated error of each Ritz value, shape (m,), rounding of the products included.
+
+        Args:
+            caution: How many residuals the error is taken to be; see `StoppingRule`.
+        """
         # Without this floor a value would seem exact as soon as the space is exhausted.
-        rounding = torch.finfo(self.basis[0].dtype).eps * float(np.abs(values).max())
-        errors = []
-        for index, (value, residual) in enumerate(zip(values, residuals, strict=True)):
-            # Some eigenvalue lies within each Ritz value's residual, so the gap to it may be that much less.
-            gaps = np.abs(np.delete(values, index) - value) - np.delete(residuals, index)
-            errors.append(
-                estimated_error(float(residual), float(gaps.min()) if len(gaps) else 0.0, abs(value))
-            )
-        return np.maximum(errors, rounding)
+        rounding = torch.finfo(self.basis[0].dtype).eps * float(np.abs(self.values).max())
+        return np.maximum(caution * self.residuals, rounding)
 
     def extend(self, operator: LinearOperator, index: int = 0) -> None:
         """Add the residual of a Ritz vector to the subspace. Cost: one product.

@@ -1,4 +1,4 @@
-"""What an eigen-solver returns, and the estimate of its error."""
+"""What an eigen-solver returns."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
-
-# The widest relative gap that an error estimate relies on. Measured on trained CNNs and Transformers: one in
-# a hundred of the gaps λ₁/λ₂ − 1 is smaller.
-WIDEST_GAP = 0.02
 
 
 @dataclass(frozen=True)
@@ -20,7 +16,7 @@ class EigenResult:
         value: The Ritz value θ. It is a lower bound of a largest eigenvalue, an upper bound of a smallest.
         vector: Its unit Ritz vector x, shape (n,).
         residual: ‖Sx − θx‖; some eigenvalue lies within this distance of θ.
-        error: Estimated absolute error of θ: the residual, or residual²/gap where that is less.
+        error: Estimated absolute error of θ: `StoppingRule.caution` times the residual.
         products: Number of products spent; those of `extra` pairs are not counted.
         converged: Whether `error` met the tolerance. If not, raise `StoppingRule.max_products`.
         runner_up: The unit Ritz vector of the next eigenvalue, orthogonal to `vector`, shape (n,); None if
@@ -75,25 +71,3 @@ class EigenResults:
 
     def __len__(self) -> int:
         return len(self.pairs)
-
-
-def estimated_error(residual: float, gap: float, value: float) -> float:
-    """Return the estimated error of a Ritz value, residual²/gap or the residual.
-
-    If no other eigenvalue lies within `gap` of θ, the error is at most residual²/gap (Kato and Temple;
-    Parlett 1998, §11.5). Only the gap to the next *Ritz* value is known, which is never smaller than the true
-    gap. From a warm start it can be far larger, because the small subspace does not contain the next
-    eigenvector yet, and the error would be underestimated. Therefore at most `WIDEST_GAP` times θ is used,
-    however far apart the Ritz values are.
-
-    Args:
-        residual: ‖Sx − θx‖.
-        gap: Distance from θ to the next Ritz value; ignored unless it is above `residual`.
-        value: θ.
-
-    Example:
-        >>> round(estimated_error(0.001, gap=0.5, value=1.0), 9), estimated_error(0.1, gap=0.5, value=1.0)
-        (5e-05, 0.1)
-    """
-    believed = min(gap, WIDEST_GAP * abs(value))
-    return residual**2 / believed if believed > residual else residual

@@ -195,7 +195,7 @@ def _lanczos(
         products.append(product.clone())
     space = KrylovSpace(vectors, products)
     while True:
-        errors, values = space.errors(), space.values
+        errors, values = space.errors(stop.caution), space.values
         # Largest first: a Ritz value below an inaccurate one may still be overtaken from outside.
         waiting = [
             index
