@@ -21,6 +21,7 @@ from foreshock.curvature.parts import Divider
 from foreshock.curvature.probe import CurvatureReading, ProbeMemory, ProbeSettings, probe_curvature
 from foreshock.curvature.remarks import Remark, weighting_remarks
 from foreshock.curvature.weights import Weighing
+from foreshock.eigen import StoppingRule
 from foreshock.isolation import alone, fresh, isolated, plain_module
 from foreshock.operators import BackendChoice, Evaluation, LossTerm, choose_backend
 from foreshock.operators.loss import evaluate
@@ -159,7 +160,9 @@ class Prober:
         """Eigenvector of λ_max in the symmetric form, as of the last probe, shape (n,)."""
         return None if self._memory is None else self._memory.starts[0]
 
-    def probe(self, batch: Any, preconditioner: Preconditioner, *, step: int) -> CurvatureReading:
+    def probe(
+        self, batch: Any, preconditioner: Preconditioner, *, step: int, stop: StoppingRule | None = None
+    ) -> CurvatureReading:
         """Return the curvature for the step about to be taken; the model is left as it was.
 
         Cost: see `probe_curvature`; the first probe, and one after a failure, also chooses the backend; see
@@ -169,6 +172,7 @@ class Prober:
             batch: What `loss_fn` gets.
             preconditioner: The step about to be taken.
             step: Its number, for the reading.
+            stop: When λ_max is accurate enough; by default as `ProbeSettings` says.
 
         Raises:
             Exception: Whatever the loss function or a product raises. The next probe then chooses a backend
@@ -182,7 +186,7 @@ class Prober:
             if chosen is None:
                 chosen = choose_backend(loss, preconditioner.parameters, model=self._model)
                 spent = chosen.passes
-            settings = ProbeSettings(chosen, model=self._model)
+            settings = ProbeSettings(chosen, stop, model=self._model)
             reading, memory = probe_curvature(
                 loss, preconditioner, step=step, memory=self._memory, settings=settings
             )

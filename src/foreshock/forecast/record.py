@@ -34,6 +34,9 @@ class EdgeReading:
         beta1: Decay of the first moment.
         direct_share: Share of the gradient itself in the momentum factor; 0 for Adam.
         measured: Step at which a Hessian product was made for it; None if that is the step of the reading.
+        since: Step of the last measurement before that; None if unknown.
+        preconditioner_growth: Growth of ln(ratio) a step since then that v and the learning rate made.
+        landscape_growth: What the curvature along the top eigenvector made; NaN if it was not measured again.
     """
 
     stability_ratio: float
@@ -48,6 +51,9 @@ class EdgeReading:
     beta1: float = 0.0
     direct_share: float = 0.0
     measured: int | None = None
+    since: int | None = None
+    preconditioner_growth: float = math.nan
+    landscape_growth: float = math.nan
 
     __repr__ = short_repr
 

@@ -20,7 +20,7 @@ from foreshock.dynamics.threshold import LearningRates
 from foreshock.forecast.forecaster import Forecaster
 from foreshock.forecast.noise import NOISY_EDGE, NoiseAverage, judge_noise
 from foreshock.forecast.record import Alarm, AlarmBook, EdgeReading, Forecast, Level, State, unknown
-from foreshock.forecast.spike import cause_hint, outlook
+from foreshock.forecast.spike import cause_hint, measured_cause, outlook
 from foreshock.representation import changed
 
 BURST = 1.5
@@ -29,7 +29,7 @@ SPIKE = 3.0
 # 150 spikes, and none did on controls; 1.2 to 2 × and three to ten readings serve as well.
 VISIBLE = 1.5
 _HEIGHTS = 5
-_LARGEST_ERROR = 1.0  # relative
+_LARGEST_ERROR = 5.0  # relative; a bound, about ten times the error
 # Horizons. A ratio that is followed between measurements is a few percent off after three of them; the noise
 # of mini-batches is averaged over five measurements, of which the last may not be older than two.
 _READING_LIVES, _MEASUREMENT_LIVES, _NOISE_LIVES = 1, 3, 2
@@ -76,6 +76,7 @@ class RunForecaster:
         self._heights: deque[float] = deque(maxlen=_HEIGHTS)
         self._last = unknown(0, "no probe was made yet")
         self._trigger = ""
+        self._landscape_growth = 0.0  # of ln(ratio) a step, when it was last measured
         self._doubt = ""
 
     def record_step(
@@ -229,6 +230,7 @@ class RunForecaster:
             "book": self._book.state_dict(),
             "last": vars(self._last).copy(),
             "trigger": self._trigger,
+            "landscape_growth": self._landscape_growth,
             "doubt": self._doubt,
         }
 
@@ -242,6 +244,7 @@ class RunForecaster:
         self._stages.load_state_dict(state["stages"])
         self._heights = deque(state["heights"], maxlen=_HEIGHTS)
         self._last, self._trigger = Forecast(**state["last"]), str(state["trigger"])
+        self._landscape_growth = float(state["landscape_growth"])
         self._doubt = str(state.get("doubt", ""))
 
     def _with_outlook(self, forecast: Forecast, reading: EdgeReading) -> Forecast:
@@ -252,7 +255,7 @@ class RunForecaster:
                 forecast,
                 steps_to_spike=before.steps_to_spike,
                 severity=before.severity,
-                cause_hint=before.cause_hint,
+                cause_hint=self._cause(forecast, reading),
             )
         if self._beta2 is None or forecast.state in ("unknown", "recovery"):
             return forecast
@@ -261,7 +264,20 @@ class RunForecaster:
             forecast,
             steps_to_spike=expected.steps_to_spike,
             severity=expected.height,
-            cause_hint=cause_hint(forecast.growth_rate, self._beta2),
+            cause_hint=self._cause(forecast, reading),
+        )
+
+    def _cause(self, forecast: Forecast, reading: EdgeReading) -> str:
+        if self._beta2 is None:
+            return ""
+        if reading.since is None:
+            return cause_hint(forecast.growth_rate, self._beta2)
+        if math.isfinite(reading.landscape_growth):
+            self._landscape_growth = reading.landscape_growth
+        return measured_cause(
+            preconditioner=reading.preconditioner_growth,
+            landscape=self._landscape_growth,
+            since=reading.since,
         )
 
     def _noisy(self, step: int, forecast: Forecast) -> Forecast:

@@ -85,6 +85,33 @@ def outlook(reading: EdgeReading, growth_rate: float, *, beta2: float) -> Outloo
     return Outlook(steps, 1 + excess / loss * (risen - 1))
 
 
+def measured_cause(*, preconditioner: float, landscape: float, since: int) -> str:
+    """Say what made the ratio rise since it was last measured; empty if it did not rise.
+
+    Args:
+        preconditioner: Growth of ln(ratio) a step by v and the learning rate, the curvature along the top
+            eigenvector held.
+        landscape: Growth by that curvature.
+        since: Step of the measurement.
+
+    Example:
+        >>> measured_cause(preconditioner=4e-4, landscape=1e-4, since=1200)
+        'v explains 80% of the rise since step 1200: the preconditioner drives it'
+        >>> measured_cause(preconditioner=-1e-4, landscape=3e-4, since=1200)
+        'the landscape drives the rise since step 1200, while v counteracts'
+    """
+    whole = preconditioner + landscape
+    if not whole > 0:
+        return ""
+    if preconditioner < 0:
+        return f"the landscape drives the rise since step {since}, while v counteracts"
+    if landscape < 0:
+        return f"the preconditioner drives the rise since step {since}, while the landscape flattens"
+    share = preconditioner / whole
+    driver = "preconditioner" if share > 0.5 else "landscape"
+    return f"v explains {share:.0%} of the rise since step {since}: the {driver} drives it"
+
+
 def cause_hint(growth_rate: float, beta2: float) -> str:
     """Say how much of the rise pure decay of v would make: at most −½ ln β₂ a step."""
     if not growth_rate > 0:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from torch.optim import Optimizer
 
-from foreshock.curvature import CurvatureReading, Prober
+from foreshock.curvature import CurvatureReading, FollowedRatio, Prober
 from foreshock.dynamics import SecondMomentSums, second_moment_lag
 from foreshock.forecast import EdgeReading
 from foreshock.monitor.following import FollowedSums, GradientSize
@@ -197,7 +197,11 @@ def _observation(
 
 
 def edge_reading(
-    seen: StepObservation, reading: CurvatureReading, preconditioner: Preconditioner
+    seen: StepObservation,
+    reading: CurvatureReading,
+    preconditioner: Preconditioner,
+    *,
+    before: tuple[float, FollowedRatio] | None = None,
 ) -> EdgeReading:
     """Return the plain numbers of a reading and its step that a forecast takes.
 
@@ -205,11 +209,21 @@ def edge_reading(
         seen: The free signals of the step.
         reading: The curvature at that step.
         preconditioner: The step about to be taken.
+        before: The ratio as it was followed to this step, and the measurement that it was followed from.
     """
     recursion = preconditioner.recursion
+    since, preconditioner_growth, landscape_growth = None, math.nan, math.nan
+    if before is not None:
+        followed, last = before
+        preconditioner_growth = _growth(last.ratio, followed, steps=seen.step - last.step)
+        landscape_growth = _growth(followed, reading.stability_ratio, steps=seen.step - last.step)
+        since = last.step if math.isfinite(preconditioner_growth + landscape_growth) else None
     return EdgeReading(
         stability_ratio=reading.stability_ratio,
         learning_rate=preconditioner.largest_rate,
+        since=since,
+        preconditioner_growth=preconditioner_growth,
+        landscape_growth=landscape_growth,
         relative_error=reading.relative_error,
         gradient_stability_ratio=reading.gradient_stability_ratio,
         predicted_loss_change=reading.predicted_loss_change,
@@ -250,4 +264,11 @@ def followed_reading(
         beta1=recursion.decay,
         direct_share=recursion.direct,
         measured=since.step,
+        since=since.step,
+        preconditioner_growth=_growth(since.ratio, reading.stability_ratio, steps=seen.step - since.step),
     )
+
+
+def _growth(before: float, after: float, *, steps: int) -> float:
+    """Return the growth of the logarithm a step; NaN without one."""
+    return math.log(after / before) / steps if before > 0 and after > 0 and steps > 0 else math.nan

@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from foreshock.curvature import ERROR_PER_STEP, CurvatureReading, NoiseReading, Prober
+from foreshock.curvature import ERROR_PER_STEP, CurvatureReading, FollowedRatio, NoiseReading, Prober
 from foreshock.dynamics import population_factor
+from foreshock.eigen import StoppingRule
 from foreshock.failures import Failures, ProbeRefusedError
 from foreshock.forecast import Forecast, RunForecaster, noise_interval
 from foreshock.guarding import Guard
@@ -41,6 +42,11 @@ _AHEAD = 0.5  # share of the time to the edge after which the curvature is measu
 _SHORTEST, _LONGEST = 20, 100  # steps from one measurement of the curvature to the next
 _PROBED_AGAIN = 1000  # steps after which the top eigenvector is sought anew, though nothing asks for it
 _DRIFT = 0.1  # of ln(ratio) between two measurements; where it is more the next one comes sooner
+# Where passes are counted: a ratio is followed and refreshed to about a percent, so that a probe need not
+# know it better, only find its eigenvector.
+_ROUGH = StoppingRule(
+    relative_tolerance=0.02, far_tolerance=0.05, threshold=1.0, max_products=12, caution=2.0
+)
 _TURNED = 0.3  # residual over ratio above which it is
 
 
@@ -106,6 +112,11 @@ class ProbeSchedule:
     def accompanied(self) -> bool:
         """Whether the measurement of the noise that is due comes with a probe of the curvature."""
         return self._every is not None and self._noises % CURVATURE_PROBE_INTERVAL == 0
+
+    @property
+    def counts_passes(self) -> bool:
+        """Whether a budget decides, rather than fixed steps."""
+        return self._every is None
 
     @property
     def measures(self) -> bool:
@@ -434,24 +445,25 @@ class ProbeRunner:
 
     def _measure_curvature(self, prober: Prober, at: ProbedStep, preconditioner: Preconditioner) -> float:
         known, seen = prober.backend, at.seen
-        reading = prober.probe(at.batch, preconditioner, step=seen.step)
+        before = self._followed_to(prober, preconditioner)
+        stop = _ROUGH if self._schedule.counts_passes else None
+        reading = prober.probe(at.batch, preconditioner, step=seen.step, stop=stop)
         choice = prober.backend
         if known is None and choice is not None:
             level = logging.INFO if choice.verified else logging.WARNING
             self._journal.event(seen.step, "backend", f"{choice.name}: {choice.reason}", level=level)
-        self._hand_over(prober, seen, reading, preconditioner)
+        self._hand_over(prober, at, reading, preconditioner, before)
         return reading.passes
 
     def _refresh(self, prober: Prober, at: ProbedStep, preconditioner: Preconditioner) -> float:
         seen = at.seen
-        followed, since = prober.follow(preconditioner), prober.measured
+        before = self._followed_to(prober, preconditioner)
         reading = prober.refresh(at.batch, preconditioner, step=seen.step)
-        if followed is not None and since is not None:
-            self._schedule.learn_drift(
-                followed.stability_ratio, reading.stability_ratio, steps=seen.step - since.step
-            )
+        if before is not None:
+            followed, since = before
+            self._schedule.learn_drift(followed, reading.stability_ratio, steps=seen.step - since.step)
         self._schedule.turned = not reading.relative_error <= _TURNED
-        self._hand_over(prober, seen, reading, preconditioner)
+        self._hand_over(prober, at, reading, preconditioner, before)
         return reading.passes
 
     def _follow(self, prober: Prober, at: ProbedStep, preconditioner: Preconditioner) -> float:
@@ -462,15 +474,30 @@ class ProbeRunner:
             self._run.record_curvature(seen.step, edge, learning_rates=rates)
         return 0.0
 
+    def _followed_to(
+        self, prober: Prober, preconditioner: Preconditioner
+    ) -> tuple[float, FollowedRatio] | None:
+        """Return the ratio as it was followed to this step, and the measurement that it was followed from."""
+        if not self._schedule.counts_passes:
+            return None  # a probe at each step or so has nothing to follow
+        followed, since = prober.follow(preconditioner), prober.measured
+        return None if followed is None or since is None else (followed.stability_ratio, since)
+
     def _hand_over(
-        self, prober: Prober, seen: StepObservation, reading: CurvatureReading, preconditioner: Preconditioner
+        self,
+        prober: Prober,
+        at: ProbedStep,
+        reading: CurvatureReading,
+        preconditioner: Preconditioner,
+        before: tuple[float, FollowedRatio] | None,
     ) -> None:
+        seen = at.seen
         self._journal.write("curvature", reading)
         if self._guard is not None and prober.top_vector is not None:
             self._guard.record_curvature(reading.stability_ratio, prober.top_vector)
         self._run.record_curvature(
             seen.step,
-            edge_reading(seen, reading, preconditioner),
+            edge_reading(seen, reading, preconditioner, before=before),
             learning_rates=self._subject.future_rates(seen.step),
         )
 

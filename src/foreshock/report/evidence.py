@@ -257,8 +257,11 @@ class EvidenceReader:
         if hinted is None:
             return None
         hint, step = short_line(str(hinted["cause_hint"])), hinted["step"]
-        label = DECAY if hint.startswith("no faster than v decays") else CURVATURE
-        return Cause(label, f"the stability ratio rose {hint} (step {step:,})")
+        if hint.startswith(("no faster", "the", "v ")) or "as fast as" in hint:
+            decays = hint.startswith("no faster than v decays") or "the preconditioner drives" in hint
+            rose = hint if "drives" in hint else f"the stability ratio rose {hint}"
+            return Cause(DECAY if decays else CURVATURE, f"{rose} (step {step:,})")
+        return None
 
 
 def sudden_step(
