@@ -134,7 +134,8 @@ class ProbeSchedule:
         if measure != "follow":
             cold = measure == "curvature" and measure not in self._last
             if not cold:
-                self._costs[measure] = passes
+                # Averaged: one refresh that had to seek the eigenvector makes not all of them expensive.
+                self._costs[measure] += (passes - self._costs[measure]) / 2
             self.budget.spend(passes, opening=step < self.budget.in_opening_until)
             self._last["any"] = self._last[measure] = step
             self._noises += measure == "noise"
