@@ -92,7 +92,11 @@ class BatchWatch:
             (weakref.ref(tensor), _version(tensor), shape_of(tensor), tensor.dtype)
             for tensor in tensors_in(batch)
         ]
-        self._count(batch)
+        # Batches of the same shapes have as many examples, which most steps are.
+        if self._previous is None or [one[2] for one in present] != [one[2] for one in self._previous]:
+            self._count(batch)
+        else:
+            self._count_again()
         if self._known is None and present:
             self._compare(batch, present)
         self._previous = present
@@ -113,6 +117,11 @@ class BatchWatch:
                 self._judge(same=False)
             self._reference = self._content
         return self.constant
+
+    def _count_again(self) -> None:
+        self._change = ""
+        if self.examples is not None:
+            self._sizes.append(self.examples)
 
     def _count(self, batch: Any) -> None:
         """Note the number of examples, and what is new about it."""

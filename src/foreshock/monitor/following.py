@@ -155,7 +155,7 @@ class FollowedSums:
             norms = [norm if norm.dtype.itemsize >= 4 else norm.float()]
         apart: Tensor | float | None = loss
         if isinstance(loss, Tensor):
-            value = loss.detach().reshape(())
+            value = loss.detach() if loss.ndim == 0 else loss.detach().reshape(())
             if value.dtype == norms[0].dtype and value.device == norms[0].device:
                 norms.append(value)
                 apart = None

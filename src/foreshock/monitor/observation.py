@@ -116,7 +116,11 @@ class FreeSignals:
         self.updates = None
         if self.wrong_norm is not None:
             size = GradientSize(scale=size.scale)
-        rate = max(float(group["lr"]) for one in self._optimizers for group in live_groups(one))
+        # What can be followed is wrapped by nothing, so that its groups are the live ones.
+        groups = (
+            one.param_groups if self._followed is not None else live_groups(one) for one in self._optimizers
+        )
+        rate = max(float(group["lr"]) for members in groups for group in members)
         context = _Context(step, rate, batch_size)
         longer = not (reading or self._reads_left)
         if self._followed is not None and self._followed.take(loss, size, longer=longer):

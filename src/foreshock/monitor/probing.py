@@ -114,6 +114,11 @@ class ProbeSchedule:
         return self._every is not None and self._noises % CURVATURE_PROBE_INTERVAL == 0
 
     @property
+    def has_fixed_steps(self) -> bool:
+        """Whether something may be due at a step that decides nothing."""
+        return self._every is not None
+
+    @property
     def counts_passes(self) -> bool:
         """Whether a budget decides, rather than fixed steps."""
         return self._every is None
@@ -316,6 +321,8 @@ class ProbeRunner:
             deciding: Whether a measurement may come at this step if none is fixed for it.
         """
         if self._prober is None or self._failures.given_up:
+            return None
+        if not (deciding or self._left_out or self._schedule.has_fixed_steps):
             return None
         noisy = self._is_noisy(constant=constant)
         if noisy and self._left_out and self._schedule.measures:
