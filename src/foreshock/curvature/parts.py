@@ -26,7 +26,7 @@ from foreshock.curvature.measurement import LossFunction, part_terms
 from foreshock.curvature.noise import is_same_state
 from foreshock.curvature.remarks import Remark, Remarks
 from foreshock.curvature.weights import PartLosses, PartWeights
-from foreshock.isolation import RandomState, Replay, isolated
+from foreshock.isolation import RandomState, Replay, fresh, isolated
 from foreshock.operators import LossTerm
 from foreshock.operators.loss import evaluate
 
@@ -226,7 +226,7 @@ class _Trial:
         self._model, self._loss_fn, self._batch = model, loss_fn, batch
         self.error = ""
         self.random = False
-        [self._whole] = self._losses([LossTerm(lambda: loss_fn(model, batch))])
+        [self._whole] = self._losses([LossTerm(lambda: loss_fn(model, fresh(batch)))])
 
     def mismatch(self, reading: ExampleAxes, *, tokens: bool = False) -> float:
         """Return by how much of the loss the parts are off; infinity where they can't be evaluated.
@@ -252,7 +252,7 @@ class _Trial:
         return apart if math.isfinite(apart) else math.inf
 
     def _losses(self, terms: Sequence[LossTerm]) -> list[float]:
-        with isolated(self._model):
+        with isolated(self._model, self._loss_fn):
             replay, tensors = Replay(self._model), list(self._model.parameters())
             start = RandomState.capture(tensors)
             losses = []

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from foreshock.batches import tensors_in
 from foreshock.curvature import LossFunction
-from foreshock.isolation import isolated
+from foreshock.isolation import fresh, isolated
 from foreshock.monitor.findings import Finding
 
 _RETURN = "let loss_fn(model, batch) return the mean loss that backward() is called on, a scalar tensor"
@@ -55,10 +55,10 @@ def explain_failure(
         return _no_gradient("no parameter has a .grad", stepped=stepped)
     if isinstance(error, (torch.OutOfMemoryError, FloatingPointError)):
         return None
-    with isolated(model):
+    with isolated(model, loss_fn):
         try:
             with torch.enable_grad():
-                loss: Any = loss_fn(model, batch)
+                loss: Any = loss_fn(model, fresh(batch))
         except Exception as raised:  # noqa: BLE001 - it is the very failure that is being explained
             return _explain_raised(raised, model, loss_fn, batch)
         finding = _explain_returned(loss)
@@ -98,7 +98,7 @@ def _explain_raised(raised: Exception, model: nn.Module, loss_fn: LossFunction, 
             "batch[1])",
         )
     with suppress(Exception):  # exchanged, it may raise anything too, which says nothing
-        exchanged: Any = loss_fn(batch, model)
+        exchanged: Any = loss_fn(fresh(batch), model)
         if isinstance(exchanged, Tensor):
             return Finding(
                 "swapped arguments",

@@ -42,7 +42,7 @@ def evaluate_again(subject: Subject, parameters: Sequence[Tensor], batch: Any) -
         replace(term, closure=watch.watching(term))
         for term in normalised_terms(loss_terms(model, loss_fn, batch))
     ]
-    with isolated(model):
+    with isolated(model, loss_fn):
         # Without the model: buffers stay as the first evaluation leaves them, so that a loss that depends on
         # buffers which it moves counts as random too.
         first = GradientFunction(terms, parameters, None)()
