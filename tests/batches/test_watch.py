@@ -234,3 +234,34 @@ def test_the_longer_one_of_two_alternating_sizes_is_usual():
         watch.see(torch.ones(size))
         usual.append(watch.usual_examples)
     assert usual == [1, 25, 25, 25, 25]
+
+
+class Raising(dict):
+    """A mapping that can't be read."""
+
+    def items(self):
+        raise OSError("the file is gone")
+
+    values = keys = __iter__ = items
+
+
+def looped():
+    batch = [torch.ones(4, 3)]
+    batch.append({"again": batch})
+    return batch
+
+
+def nested():
+    batch = torch.ones(4, 3)
+    for _ in range(5000):
+        batch = [batch]
+    return batch
+
+
+@pytest.mark.parametrize("make", [Raising, lambda: [Raising()] * 4, looped, nested])
+def test_an_odd_batch_is_seen_without_an_error(make):
+    watch = BatchWatch()
+    for _ in range(3):
+        watch.see(make())
+    assert watch.examples == (4 if make is looped else None)
+    assert watch.confirm(make()) in (None, True)
