@@ -9,7 +9,7 @@ import random
 import pytest
 import torch
 
-from foreshock.batches import BatchWatch, MicroBatches
+from foreshock.batches import BatchWatch, MicroBatches, named_tensors, tensors_in
 from foreshock.batches.content import content, same_content
 
 
@@ -265,3 +265,11 @@ def test_an_odd_batch_is_seen_without_an_error(make):
         watch.see(make())
     assert watch.examples == (4 if make is looped else None)
     assert watch.confirm(make()) in (None, True)
+
+
+def test_tensors_of_an_odd_batch_are_those_that_can_be_reached():
+    batch = [torch.ones(1), {}, Raising(), torch.zeros(1)]
+    batch[1] = {"again": batch, "more": torch.full((1,), 2.0)}
+    assert [float(tensor) for tensor in tensors_in(batch)] == [1, 2, 0]
+    assert [name for name, _ in named_tensors(batch)] == ["batch[0]", "batch[1]['more']", "batch[3]"]
+    assert list(tensors_in(nested())) == []
