@@ -9,7 +9,7 @@ import random
 import pytest
 import torch
 
-from foreshock.batches import BatchWatch, MicroBatches
+from foreshock.batches import BatchWatch, MicroBatches, named_tensors, tensors_in
 from foreshock.batches.content import content, same_content
 
 
@@ -234,3 +234,42 @@ def test_the_longer_one_of_two_alternating_sizes_is_usual():
         watch.see(torch.ones(size))
         usual.append(watch.usual_examples)
     assert usual == [1, 25, 25, 25, 25]
+
+
+class Raising(dict):
+    """A mapping that can't be read."""
+
+    def items(self):
+        raise OSError("the file is gone")
+
+    values = keys = __iter__ = items
+
+
+def looped():
+    batch = [torch.ones(4, 3)]
+    batch.append({"again": batch})
+    return batch
+
+
+def nested():
+    batch = torch.ones(4, 3)
+    for _ in range(5000):
+        batch = [batch]
+    return batch
+
+
+@pytest.mark.parametrize("make", [Raising, lambda: [Raising()] * 4, looped, nested])
+def test_an_odd_batch_is_seen_without_an_error(make):
+    watch = BatchWatch()
+    for _ in range(3):
+        watch.see(make())
+    assert watch.examples == (4 if make is looped else None)
+    assert watch.confirm(make()) in (None, True)
+
+
+def test_tensors_of_an_odd_batch_are_those_that_can_be_reached():
+    batch = [torch.ones(1), {}, Raising(), torch.zeros(1)]
+    batch[1] = {"again": batch, "more": torch.full((1,), 2.0)}
+    assert [float(tensor) for tensor in tensors_in(batch)] == [1, 2, 0]
+    assert [name for name, _ in named_tensors(batch)] == ["batch[0]", "batch[1]['more']", "batch[3]"]
+    assert list(tensors_in(nested())) == []

@@ -124,3 +124,13 @@ def test_replay_starts_from_the_same_buffers_also_after_a_failure():
         fail()
     assert all(torch.equal(buffer, start[name]) for name, buffer in model.named_buffers())
     assert all(buffer is buffers[name] for name, buffer in model.named_buffers())
+
+
+def test_an_attribute_under_another_name_is_put_back():
+    model = nn.Linear(1, 1)
+    model.first = None
+    with isolated(model):
+        del model.first
+        model.second = None
+    assert "second" not in vars(model)
+    assert model.first is None

@@ -274,3 +274,54 @@ def test_a_failure_inside_is_raised_and_everything_put_back(error):
     with pytest.raises(error):
         fail()
     assert state_of(*loop.everything()) == before
+
+
+def turned_off(model, batch):
+    torch.set_grad_enabled(False)
+    return model(batch).square().mean()
+
+
+def test_a_loss_function_that_turns_gradients_off_is_refused_once_with_the_remedy(tmp_path, caplog):
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    monitor = foreshock.Monitor(model, optimizer, turned_off, probe_every=1, run=tmp_path / "run")
+    watched = foreshock.guard(torch.optim.Adam(model.parameters(), lr=0.01))
+    for seed in range(4):
+        batch = torch.randn(8, 3, generator=torch.Generator().manual_seed(seed))
+        loss = model(batch).square().mean()
+        loss.backward()
+        monitor.observe(batch, loss)
+        watched.measure(model, turned_off, batch, every=1)
+        assert torch.is_grad_enabled()
+        optimizer.step()
+    events = [one["name"] for one in foreshock.read_run(tmp_path / "run").records["event"]]
+    assert events.count("no probe") == 1
+    assert "probe failed" not in events
+    assert caplog.text.count("not after torch.set_grad_enabled(False) (it is not tried again)") == 2
+
+
+@pytest.mark.parametrize("kind", ["inside itself", "can't be read"])
+def test_an_odd_batch_ends_nothing(kind):
+    class Raising(dict):
+        def items(self):
+            raise OSError("the file is gone")
+
+        values = keys = __iter__ = items
+
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+
+    def loss_fn(model, batch):
+        return model(torch.ones(4, 3)).square().mean()
+
+    monitor = foreshock.Monitor(model, optimizer, loss_fn, probe_every=1)
+    watched = foreshock.guard(optimizer)
+    for _ in range(4):
+        batch = [torch.ones(4, 3)]
+        batch.append(batch if kind == "inside itself" else Raising())
+        loss = loss_fn(model, batch)
+        loss.backward()
+        for odd in (batch, batch[1]):
+            monitor.observe(odd, loss)
+            watched.measure(model, loss_fn, odd, every=1)
+        optimizer.step()

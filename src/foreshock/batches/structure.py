@@ -13,6 +13,7 @@ from torch import Tensor
 from foreshock.representation import short_repr
 
 _MOST_CANDIDATES = 6
+_DEEPEST = 16  # containers inside each other
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def tensors_in(batch: Any) -> Iterator[Tensor]:
 
     Args:
         batch: Whatever a loss function takes: a tensor, or a (nested) sequence or mapping. Anything else has
-            no tensors.
+            no tensors, nor has a container that can't be read, or that lies inside of itself.
 
     Example:
         >>> import torch
@@ -81,14 +82,8 @@ def tensors_in(batch: Any) -> Iterator[Tensor]:
     """
     if isinstance(batch, Tensor):
         yield batch
-    elif isinstance(batch, Mapping):
-        for value in batch.values():
-            yield from tensors_in(value)
-    elif isinstance(batch, MicroBatches):
-        yield from tensors_in(batch.batches)
-    elif isinstance(batch, Sequence) and not isinstance(batch, (str, bytes)):
-        for value in batch:
-            yield from tensors_in(value)
+    else:
+        yield from (tensor for _, tensor in named_tensors(batch))
 
 
 def named_tensors(batch: Any, name: str = "batch") -> Iterator[tuple[str, Tensor]]:
@@ -103,16 +98,28 @@ def named_tensors(batch: Any, name: str = "batch") -> Iterator[tuple[str, Tensor
         >>> [name for name, _ in named_tensors({"x": (torch.ones(1), "label"), "y": torch.zeros(1)})]
         ["batch['x'][0]", "batch['y']"]
     """
+    yield from _named(batch, name, ())
+
+
+def _named(batch: Any, name: str, outside: tuple[int, ...]) -> Iterator[tuple[str, Tensor]]:
     if isinstance(batch, Tensor):
         yield name, batch
-    elif isinstance(batch, Mapping):
-        for key, value in batch.items():
-            yield from named_tensors(value, f"{name}[{key!r}]")
     elif isinstance(batch, MicroBatches):
-        yield from named_tensors(batch.batches, name)
-    elif isinstance(batch, Sequence) and not isinstance(batch, (str, bytes)):
-        for place, value in enumerate(batch):
-            yield from named_tensors(value, f"{name}[{place}]")
+        yield from _named(batch.batches, name, outside)
+    elif id(batch) not in outside and len(outside) < _DEEPEST:
+        for key, value in _items(batch):
+            yield from _named(value, f"{name}[{key}]", (*outside, id(batch)))
+
+
+def _items(batch: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a container holds, as far as it can be read: an odd batch must not end training."""
+    try:
+        if isinstance(batch, Mapping):
+            yield from ((repr(key), value) for key, value in batch.items())
+        elif isinstance(batch, Sequence) and not isinstance(batch, (str, bytes)):
+            yield from ((str(place), value) for place, value in enumerate(batch))
+    except Exception:  # noqa: BLE001 - such a container may raise anything
+        return
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ class BatchWatch:
         before, self._change = self.examples, ""
         try:
             self.examples = count_examples(batch)
-        except ValueError:  # no tensor that could have some
+        except Exception:  # noqa: BLE001 - no tensor that could have some, or a container that raises anything
             self.examples = None
             return
         self._sizes.append(self.examples)

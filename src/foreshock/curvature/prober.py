@@ -22,7 +22,7 @@ from foreshock.curvature.probe import CurvatureReading, ProbeMemory, ProbeSettin
 from foreshock.curvature.remarks import Remark, weighting_remarks
 from foreshock.curvature.weights import Weighing
 from foreshock.eigen import StoppingRule
-from foreshock.isolation import alone, fresh, isolated, plain_module
+from foreshock.isolation import MovedMemory, alone, fresh, isolated, plain_module
 from foreshock.operators import BackendChoice, Evaluation, LossTerm, choose_backend
 from foreshock.operators.loss import evaluate
 from foreshock.preconditioner import Preconditioner
@@ -41,6 +41,7 @@ class NoiseProber:
         self._direction: Tensor | None = None
         self._divider = Divider(split)
         self._weighing = Weighing()
+        self._moved = MovedMemory()
 
     @property
     def pending(self) -> bool:
@@ -91,7 +92,7 @@ class NoiseProber:
             return None
         made = not (isinstance(batch, MicroBatches) and len(batch.batches) > 1)
         terms = part_terms(model, loss_fn, parts)
-        with alone(model), isolated(model, loss_fn):
+        with alone(model), isolated(model, loss_fn, self._moved):
             if made and math.isnan(loss) and self._weighing.wants_loss:
                 # With its graph: a loss may differentiate inside, as that of a differential equation does.
                 loss = float(evaluate(LossTerm(lambda: loss_fn(model, fresh(batch)))).detach())
@@ -151,6 +152,7 @@ class Prober:
         self._loss_fn = loss_fn
         self._memory: ProbeMemory | None = None
         self.noise = NoiseProber(split=split)
+        self._moved = MovedMemory()
         self._followed: FollowedRatio | None = None
         self._evaluation: Evaluation | None = None
         self.backend: BackendChoice | None = None
@@ -181,7 +183,7 @@ class Prober:
         loss = loss_terms(self._model, self._loss_fn, batch)
         # Unset until the probe succeeds: the backend may be why one fails.
         chosen, self.backend = self.backend, None
-        with alone(self._model), isolated(self._model, self._loss_fn):
+        with alone(self._model), isolated(self._model, self._loss_fn, self._moved):
             spent = 0.0
             if chosen is None:
                 chosen = choose_backend(loss, preconditioner.parameters, model=self._model)
@@ -225,7 +227,7 @@ class Prober:
             )
         self.backend = None  # unset until it succeeds, as in `probe`
         loss = loss_terms(self._model, self._loss_fn, batch)
-        with alone(self._model), isolated(self._model, self._loss_fn):
+        with alone(self._model), isolated(self._model, self._loss_fn, self._moved):
             settings = ProbeSettings(chosen, model=self._model)
             reading, direction, found = refresh_curvature(
                 loss, preconditioner, step=step, direction=direction, settings=settings, gain=memory.gain

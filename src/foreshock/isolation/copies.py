@@ -1,15 +1,56 @@
-"""Copies of tensors, to put them back bit by bit; and a few values of those that are too large to copy."""
+"""Copies of tensors, to put them back bit by bit; and a few values of those that are not copied."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_SAMPLES = 8
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+from foreshock.isolation.bits import Together, bytes_of, copy_of, is_plain, same_bits, some_values, write
+from foreshock.isolation.moved import MovedMemory
+
+_SMALL = 2**14  # bytes: below that an operation takes longer than the copy, so that many are copied in one
+_SAMPLES = 64
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A tensor, and how its content is known.
+
+    Attributes:
+        name: What to call it.
+        tensor: The tensor.
+        place: The memory that it has, detached; None for a tensor that is not plain.
+        version: Its version counter; None for an inference tensor, which has none.
+        parameter: Whether a memory may learn that it stands still.
+        copy: Its content, if it is copied by itself.
+    """
+
+    name: str
+    tensor: Tensor
+    place: Tensor | None
+    version: int | None
+    parameter: bool
+    copy: Tensor | None = None
+
+    @property
+    def written(self) -> bool:
+        """Whether the version counter says that something wrote into it."""
+        return self.version is not None and self.tensor._version != self.version
+
+    def settle(self) -> None:
+        """Put back where the tensor lies, not what lies there."""
+        tensor, place = self.tensor, self.place
+        if tensor.grad_fn is not None:
+            tensor.detach_()  # what was written in place made it a part of a graph
+        if place is None:
+            return
+        same = tensor.data_ptr() == place.data_ptr() and tensor.dtype == place.dtype
+        if not (same and tensor.is_set_to(place)):
+            tensor.data = place
 
 
 class Copies:
@@ -17,69 +58,128 @@ class Copies:
 
     Args:
         budget: Bytes that copies may take in all, beyond those of tensors that must be copied.
+        memory: Which parameters stood still in earlier probes, so that samples of them will do; it learns
+            from this one. None to copy all.
+
+    Attributes:
+        surprising: After `restore`, the names of parameters that stood still earlier, but not this time.
 
     Example:
         >>> weight = torch.ones(3)
         >>> copies = Copies(budget=1000)
         >>> copies.add("weight", weight)
+        >>> copies.take()
         >>> _ = weight.zero_()
         >>> copies.restore(), weight
         ([], tensor([1., 1., 1.]))
     """
 
-    def __init__(self, *, budget: int) -> None:
-        self._left = budget
-        self._saved: dict[int, tuple[str, Tensor, Tensor | None, Tensor | None]] = {}
-        self._versions: dict[int, tuple[Tensor, int]] = {}
+    def __init__(self, *, budget: int, memory: MovedMemory | None = None) -> None:
+        self._left, self._memory = budget, memory
+        self._entries: dict[int, _Entry] = {}
+        self._copied: list[_Entry] = []
+        self._small: list[_Entry] = []  # added, and not taken yet
+        self._sampled: list[tuple[_Entry, Tensor]] = []
+        self._smalls: list[tuple[list[_Entry], Together]] = []
+        self._samples: list[tuple[list[_Entry], Together]] = []
+        self._watched: list[_Entry] = []
+        self._too_large: list[_Entry] = []
+        self.surprising: list[str] = []
 
-    def add(self, name: str, tensor: Tensor, *, must: bool = False) -> None:
-        """Copy a tensor, or a few of its values if there is no room for it.
+    def add(self, name: str, tensor: Tensor, *, must: bool = False, parameter: bool = False) -> None:
+        """Copy a tensor, or a few of its values if there is no room or no need for it; see `take`.
 
         Args:
             name: What to call it if it changed and can't be put back.
             tensor: The tensor, not part of a graph. One that was added before is left out.
             must: Whether to copy it whatever its size.
+            parameter: Whether it need not be copied where it stood still in earlier probes.
         """
-        if id(tensor) in self._saved:
+        if id(tensor) in self._entries:
             return
+        place = tensor.detach() if is_plain(tensor) else None
         # What forward and probe write raises the version counter, which would invalidate graphs that the user
         # keeps. Content that is put back is the content that such a graph saved.
-        if not tensor.is_inference():
-            self._versions[id(tensor)] = tensor, tensor._version
-        size = _bytes(tensor)
-        if must or size <= self._left:
+        version = None if tensor.is_inference() else tensor._version
+        entry = self._entries[id(tensor)] = _Entry(name, tensor, place, version, parameter)
+        size = bytes_of(tensor)
+        if place is not None and size <= _SMALL:
+            self._small.append(entry)
+        elif (
+            parameter
+            and self._memory is not None
+            and self._memory.stood_still(tensor)
+            and self._sample(entry)
+        ):
+            self._watched.append(entry)
+        elif must or size <= self._left:
             self._left -= 0 if must else size
-            self._saved[id(tensor)] = (name, tensor, _copy(tensor), None)
+            entry.copy = copy_of(tensor)
+            self._copied.append(entry)
         else:
-            self._saved[id(tensor)] = (name, tensor, None, _sample(tensor))
+            self._too_large.append(entry)
+            self._sample(entry)
+
+    def _sample(self, entry: _Entry) -> bool:
+        """Note that samples are to be taken of a tensor; return whether it has any."""
+        turn = 0 if self._memory is None else self._memory.turn
+        values = None if entry.place is None else some_values(entry.place, _SAMPLES, turn=turn)
+        if values is not None:
+            self._sampled.append((entry, values))
+        return values is not None
+
+    def take(self) -> None:
+        """Copy the small tensors, and take the samples, of what was added since the last call."""
+        if self._small:
+            places = [entry.place for entry in self._small if entry.place is not None]
+            self._smalls.append((self._small, Together(places)))
+            self._small = []
+        if self._sampled:
+            entries, values = zip(*self._sampled, strict=True)
+            self._samples.append((list(entries), Together(values)))
+            self._sampled = []
 
     def restore(self) -> list[str]:
-        """Put back what was copied; return the names of what changed and was not copied."""
-        lost = []
+        """Put back what was copied; return the names of what changed and never was."""
+        for entry in self._entries.values():
+            entry.settle()
         with torch.no_grad():
-            for name, tensor, copy, sample in self._saved.values():
-                if tensor.grad_fn is not None:
-                    tensor.detach_()  # what was written in place made it a part of a graph
-                # Written only where bits differ: a write into memory that is mapped from a file, or shared,
-                # is no small thing.
-                if copy is not None and not _same_bits(tensor, copy):
-                    _write(tensor, copy)
-                if copy is None and (self._is_newer(tensor) or not _same_bits(_sample(tensor), sample)):
-                    lost.append(name)
-        return lost
+            for entry in self._copied:
+                self._restore_copied(entry)
+            for entries, together in self._smalls:
+                for index, content in together.changed():
+                    write(entries[index].tensor, content)
+            changed = {
+                id(entries[index]) for entries, together in self._samples for index, _ in together.changed()
+            }
+        for entry in self._watched:
+            moved = entry.written or id(entry) in changed
+            self.surprising += [entry.name] if moved else []
+            self._learn(entry, moved=moved)
+        return [entry.name for entry in self._too_large if entry.written or id(entry) in changed]
+
+    def _restore_copied(self, entry: _Entry) -> None:
+        # Written only where bits differ: a write into memory that is mapped from a file, or shared, is no
+        # small thing.
+        moved = entry.copy is not None and not same_bits(entry.tensor, entry.copy)
+        if moved and entry.copy is not None:
+            write(entry.tensor, entry.copy)
+        self._learn(entry, moved=moved)
+
+    def _learn(self, entry: _Entry, *, moved: bool) -> None:
+        if self._memory is not None and entry.parameter:
+            self._memory.learn(entry.tensor, moved=moved or entry.written)
 
     def restore_versions(self) -> None:
         """Set the version counters back: a graph that the user keeps stays valid."""
         raised = [
-            (tensor, version) for tensor, version in self._versions.values() if tensor._version != version
+            (entry.tensor, entry.version)
+            for entry in self._entries.values()
+            if entry.version is not None and entry.tensor._version != entry.version
         ]
         if raised:
             tensors, versions = zip(*raised, strict=True)
             torch._C._autograd._unsafe_set_version_counter(tensors, versions)
-
-    def _is_newer(self, tensor: Tensor) -> bool:
-        _, version = self._versions.get(id(tensor), (tensor, None))
-        return version is not None and tensor._version != version
 
 
 def tensors_inside(value: Any, *, depth: int = 2) -> Iterator[Tensor]:
@@ -95,54 +195,3 @@ def tensors_inside(value: Any, *, depth: int = 2) -> Iterator[Tensor]:
         inner: Iterable[Any] = value.values() if isinstance(value, dict) else value
         for one in inner:
             yield from tensors_inside(one, depth=depth - 1)
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    return _here(tensor).detach().clone()
-
-
-def _here(tensor: Tensor) -> Tensor:
-    # Of a distributed tensor every process puts back its own part: nothing is exchanged.
-    here: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    return here
-
-
-def _write(tensor: Tensor, copy: Tensor) -> None:
-    # `.data` leaves the version counter alone. A tensor that was resized, or set to other memory, gets
-    # memory of its own back.
-    here = _here(tensor).detach()
-    if here.shape == copy.shape and here.dtype == copy.dtype and here.device == copy.device:
-        here.data.copy_(copy)
-    else:
-        tensor.data = copy
-
-
-def _same_bits(one: Tensor | None, other: Tensor | None) -> bool:
-    """Return whether two tensors have the same bits: −0 and 0 differ, and a NaN is itself."""
-    if one is None or other is None:
-        return one is other
-    one = _here(one).detach()
-    if one.shape != other.shape or one.dtype != other.dtype or one.device != other.device:
-        return False
-    if one.layout != torch.strided or one.is_quantized:
-        return torch.equal(one, other)
-    if one.is_complex():
-        one, other = torch.view_as_real(one.resolve_conj()), torch.view_as_real(other.resolve_conj())
-    whole = _INTEGERS.get(one.element_size())
-    if one.is_meta or whole is None or type(one) not in (Tensor, torch.nn.Parameter, torch.nn.Buffer):
-        return one.is_meta or torch.equal(one, other)
-    return torch.equal(one.view(whole), other.view(whole))
-
-
-def _sample(tensor: Tensor) -> Tensor | None:
-    """Return a few values of a tensor, or None where they can't be had cheaply."""
-    here = _here(tensor).detach()
-    plain = type(here) in (Tensor, torch.nn.Parameter, torch.nn.Buffer) and here.layout == torch.strided
-    if not plain or not here.is_contiguous() or not here.numel():
-        return None
-    return here.view(-1)[:: max(1, here.numel() // _SAMPLES)].clone()
-
-
-def _bytes(tensor: Tensor) -> int:
-    here = _here(tensor)
-    return here.numel() * here.element_size()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,12 +15,13 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from foreshock.failures import ProbeRefusedError
 from foreshock.isolation.modules import ModuleState
+from foreshock.isolation.moved import MovedMemory
 from foreshock.isolation.random_numbers import RandomState
 from foreshock.isolation.reach import Reach
 
 
 @contextmanager
-def isolated(model: nn.Module, loss_fn: Any = None) -> Iterator[None]:
+def isolated(model: nn.Module, loss_fn: Any = None, moved: MovedMemory | None = None) -> Iterator[None]:
     """Run a block, then restore the model, what else its loss function runs, and random number generators.
 
     Restored bit by bit, also if the block fails: parameters and buffers (content, identity and version
@@ -36,10 +37,13 @@ def isolated(model: nn.Module, loss_fn: Any = None) -> Iterator[None]:
     Args:
         model: The model that is evaluated inside the block.
         loss_fn: The loss function that evaluates it; of several functions, a tuple.
+        moved: What the loss function was seen to move in earlier blocks, for one who probes again and again:
+            parameters that stood still are watched, and not copied. None to copy all.
 
     Raises:
         TypeError: If the model is no module.
         ProbeRefusedError: If the block changed what can't be restored, or stepped an optimizer.
+        RuntimeError: If a parameter moved that stood still in earlier blocks; later ones copy it.
 
     Example:
         >>> layer = nn.BatchNorm1d(1)
@@ -54,47 +58,58 @@ def isolated(model: nn.Module, loss_fn: Any = None) -> Iterator[None]:
             "(model, loss_fn, batch), or (model, optimizer, loss_fn, batch) where the optimizer counts"
         )
     reach = Reach.of(loss_fn)
-    state = ModuleState(model)
+    if moved is not None:
+        moved.begin(model, loss_fn)
+    state = ModuleState(model, moved=moved)
     try:
         state.clear_gradients()
         for module in reach.modules:
             state.add(module)
-        tensors = [*model.parameters(), *model.buffers()]
-        numbers = RandomState.capture(tensors, [*state.generators, *reach.generators])
+        numbers = RandomState.capture(state.tensors, [*state.generators, *reach.generators])
         recording = torch.is_grad_enabled()
-        with ExitStack() as stack:
-            stack.callback(torch.set_grad_enabled, recording)
-            stack.callback(numbers.restore)
-            stack.enter_context(kept_options(reach.optimizers))
-            stack.enter_context(_without_steps())
-            stack.enter_context(_noticed(state))
-            yield
+        try:
+            with kept_options(reach.optimizers), _without_steps(), _noticed(state):
+                yield
+        finally:
+            numbers.restore()
+            torch.set_grad_enabled(recording)
     except Exception as error:
-        lost = _restored(state, reach)
-        if lost:
-            raise _harmed(lost) from error
-        raise
+        harm = _restored(state, reach, after=error)
+        if harm is None:
+            raise
+        raise harm from error
     except BaseException:
         _restored(state, reach)
         raise
-    lost = _restored(state, reach)
-    if lost:
-        raise _harmed(lost)
+    harm = _restored(state, reach)
+    if harm is not None:
+        raise harm
 
 
-def _restored(state: ModuleState, reach: Reach) -> list[str]:
-    """Restore, and return in words what could not be."""
+def _restored(state: ModuleState, reach: Reach, *, after: Exception | None = None) -> Exception | None:
+    """Restore, and return the error for what could not be."""
     lost = [f"the content of {name}" for name in state.restore()]
     state.restore_versions()
-    return lost + [f"the iterator {name}" for name in reach.advanced()]
-
-
-def _harmed(lost: Sequence[str]) -> ProbeRefusedError:
-    what = ", ".join(lost[:3]) + (" …" if len(lost) > 3 else "")
-    return ProbeRefusedError(
-        f"loss_fn moves {what} each time that it is called, which can't be put back: pass the data as the "
-        "batch, and let loss_fn(model, batch) move nothing"
+    lost += [f"the iterator {name}" for name in reach.advanced()]
+    if lost:
+        return ProbeRefusedError(
+            f"loss_fn moves {_listed(lost)} each time that it is called, which can't be put back: pass the "
+            "data as the batch, and let loss_fn(model, batch) move nothing"
+        )
+    if not state.surprising:
+        return None
+    message = (
+        f"loss_fn moved {_listed(state.surprising)}, which stood still in earlier probes, so that there was "
+        "no copy to put back: from this step on training differs from one without probes. Later probes copy "
+        "it; let loss_fn(model, batch) move no parameter"
     )
+    if isinstance(after, ProbeRefusedError):
+        return ProbeRefusedError(f"{after}; {message}")
+    return RuntimeError(message)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
 
 
 @contextmanager
@@ -197,8 +212,8 @@ class Replay:
         moved = set(map(id, tensors))
         self._state: ModuleState | None = None
         if model is not None:
-            tensors = [*tensors, *model.parameters(), *model.buffers()]
             self._state = ModuleState(model, leave=lambda tensor: id(tensor) in moved, gradients=False)
+            tensors = [*tensors, *self._state.tensors]
         self._tensors = tuple(tensors)
         self._generators = () if self._state is None else tuple(self._state.generators)
         self._start = RandomState.capture(self._tensors, self._generators)

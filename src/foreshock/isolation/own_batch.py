@@ -46,17 +46,17 @@ def fresh(batch: Any, *, depth: int = _DEPTH) -> Any:
 
 
 def _fresh_mapping(batch: Mapping[Any, Any], depth: int) -> Any:
-    values = {key: fresh(value, depth=depth - 1) for key, value in batch.items()}
     if type(batch) is dict:
-        return values
+        return {key: fresh(value, depth=depth - 1) for key, value in batch.items()}
     try:
+        values = {key: fresh(value, depth=depth - 1) for key, value in batch.items()}
         # Whatever else such a mapping holds comes with it.
         own: Any = copy.copy(batch)
         if getattr(own, "data", None) is getattr(batch, "data", own):
             own.data = dict(batch.data)  # type: ignore[attr-defined]
         for key, value in values.items():
             own[key] = value
-    except Exception:  # noqa: BLE001 - a mapping that can't be copied or written to is safe from being changed, too
+    except Exception:  # noqa: BLE001 - a mapping that can't be read, copied or written to stays itself
         return batch
     return own
 

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from foreshock.batches import tensors_in
 from foreshock.curvature import LossFunction
+from foreshock.failures import ProbeRefusedError
 from foreshock.isolation import alone, fresh, isolated, plain_module
 from foreshock.monitor.findings import Finding
 
@@ -53,7 +54,7 @@ def explain_failure(
     gradients = [parameter.grad for parameter in _trained(optimizers) if parameter.grad is not None]
     if not gradients:
         return _no_gradient("no parameter has a .grad", stepped=stepped)
-    if isinstance(error, (torch.OutOfMemoryError, FloatingPointError)):
+    if isinstance(error, (torch.OutOfMemoryError, FloatingPointError, ProbeRefusedError)):
         return None
     with alone(model), isolated(model, loss_fn):
         try:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from foreshock.failures import ProbeRefusedError
+
 
 @dataclass(frozen=True)
 class LossTerm:
@@ -64,13 +66,21 @@ def evaluate(term: LossTerm) -> Tensor:
     """Return the loss of a term as a scalar tensor with a graph.
 
     Raises:
+        ProbeRefusedError: If gradients are off after it.
         TypeError: If it is not a tensor.
         ValueError: If it is not a scalar, or has no graph, as inside of ``torch.inference_mode()``.
     """
     # autocast caches its casts of the weights. A cast from another evaluation may be of displaced weights, or
     # belong to a graph that is freed already.
     torch.clear_autocast_cache()
+    recording = torch.is_grad_enabled()
     loss = term.closure()
+    if recording and not torch.is_grad_enabled():
+        raise ProbeRefusedError(
+            "loss_fn turns gradients off and leaves them off, so that its loss can't be differentiated: let "
+            "it compute the loss with gradients on, and what needs none inside of `with torch.no_grad():`, "
+            "not after torch.set_grad_enabled(False)"
+        )
     if not isinstance(loss, Tensor):
         raise TypeError(
             f"loss_fn returned {type(loss).__name__}; it must return the mean loss as a scalar tensor "
