@@ -322,6 +322,7 @@ class ProbeRunner:
         """
         if self._prober is None or self._failures.given_up:
             return None
+        self._schedule.budget.begin(step)
         if not (deciding or self._left_out or self._schedule.has_fixed_steps):
             return None
         noisy = self._is_noisy(constant=constant)
