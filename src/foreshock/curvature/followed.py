@@ -33,7 +33,7 @@ ERROR_PER_STEP = 5e-4
 """Relative error that a followed ratio gains at each step; four fifths of those measured gained less."""
 
 _ACCEPTED = 0.2  # residual over ratio up to which one product is enough
-_SEARCH = StoppingRule(relative_tolerance=0.05, max_products=8, caution=1.0)
+_SEARCH = StoppingRule(relative_tolerance=0.1, max_products=6, caution=1.0)
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def refresh_curvature(
     """Measure the curvature along a direction, and seek the top eigenvector only if it is another one by now.
 
     Call it inside `isolated`. Cost: about 1.5 F for the graph and 2.5 F for one product; where its residual
-    exceeds a fifth of the ratio, up to eight products more.
+    exceeds a fifth of the ratio, up to six products more.
 
     Args:
         loss: Returns the mean loss of the batch, a scalar tensor; or one `LossTerm` per micro-batch.

@@ -181,7 +181,8 @@ class ProbeSchedule:
         """
         if self._every is not None or not self.budget.passes_per_step > 0:
             return ""
-        cost = self._costs["noise" if noisy else "refresh"]
+        # Of a refresh what it costs in a calm run, not in the first steps, where the eigenvector turns fast.
+        cost = self._costs["noise"] if noisy else _COSTS["refresh"]
         # Between two measurements a ratio is followed, for longer than the noise of batches stays known.
         longest = horizon if noisy else 2 * horizon
         every = cost / self.budget.income
