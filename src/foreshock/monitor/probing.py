@@ -455,7 +455,7 @@ class ProbeRunner:
 
     def _measure_curvature(self, prober: Prober, at: ProbedStep, preconditioner: Preconditioner) -> float:
         known, seen = prober.backend, at.seen
-        before = self._followed_to(prober, preconditioner)
+        before = self._followed_to(prober, preconditioner, step=at.seen.step)
         stop = _ROUGH if self._schedule.counts_passes else None
         reading = prober.probe(at.batch, preconditioner, step=seen.step, stop=stop)
         choice = prober.backend
@@ -467,7 +467,7 @@ class ProbeRunner:
 
     def _refresh(self, prober: Prober, at: ProbedStep, preconditioner: Preconditioner) -> float:
         seen = at.seen
-        before = self._followed_to(prober, preconditioner)
+        before = self._followed_to(prober, preconditioner, step=at.seen.step)
         reading = prober.refresh(at.batch, preconditioner, step=seen.step)
         if before is not None:
             followed, since = before
@@ -485,13 +485,14 @@ class ProbeRunner:
         return 0.0
 
     def _followed_to(
-        self, prober: Prober, preconditioner: Preconditioner
+        self, prober: Prober, preconditioner: Preconditioner, *, step: int
     ) -> tuple[float, FollowedRatio] | None:
         """Return the ratio as it was followed to this step, and the measurement that it was followed from."""
-        if not self._schedule.counts_passes:
-            return None  # a probe at each step or so has nothing to follow
-        followed, since = prober.follow(preconditioner), prober.measured
-        return None if followed is None or since is None else (followed.stability_ratio, since)
+        since = prober.measured
+        if since is None or step - since.step < _SHORTEST:
+            return None  # of a few steps the parts of a rise are lost in the errors
+        followed = prober.follow(preconditioner)
+        return None if followed is None else (followed.stability_ratio, since)
 
     def _hand_over(
         self,

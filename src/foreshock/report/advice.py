@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from foreshock.report.evidence import BATCH, CURVATURE, DATA, DECAY, GRADIENT, NOISE, RATE, UNKNOWN
-from foreshock.report.words import SMALL, listed, percent
+from foreshock.report.words import SMALL, listed, number, percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from foreshock.report.summary import RunSummary
 
 _OVERFLOW = "overflow"
+_LOW = 3.0  # times the level: what a guard leaves below it does no harm
 _OFTEN = 0.5  # share of the steps from which an alarm, or not knowing, is the rule
 
 # What the project's own experiments say helps: docs/explanation/principles.md.
@@ -75,6 +76,9 @@ def _go_back(summary: RunSummary) -> Iterator[str]:
 
 
 def _against_causes(summary: RunSummary) -> Iterator[str]:
+    if summary.guard and summary.guard[1] and not summary.failures and summary.highest < _LOW:
+        yield f"Nothing needs to be done: the guard acted, and no spike is above {number(summary.highest)}×."
+        return
     at: dict[str, list[int]] = {}
     for outcome, evidence in zip(summary.outcomes, summary.evidence, strict=True):
         overflow = evidence.cause == UNKNOWN and outcome.spike.first_non_finite == outcome.spike.onset
