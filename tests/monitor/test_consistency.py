@@ -87,7 +87,8 @@ def test_a_wrong_use_is_said_once_within_a_few_probes(name, loop, tmp_path, capl
 
 
 def test_the_guide_describes_every_finding():
-    assert set(described()) == set(WRONG) | set(FAILING)
+    # The last two are found without a probe: tests/monitor/test_monitor.py and test_observation.py have them.
+    assert set(described()) == set(WRONG) | set(FAILING) | {"gradient_norm", "cold resume"}
 
 
 def test_the_doubt_ends_once_the_mistake_is_mended(tmp_path):

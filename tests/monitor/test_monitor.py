@@ -522,6 +522,26 @@ def test_a_resumed_monitor_continues_the_same_forecast(tmp_path, caplog):
     assert "the vectors of the last probes were dropped" in caplog.text
 
 
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_resume_without_the_optimizers_state_is_an_event(loaded, tmp_path):
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters(), lr=1e-3)
+    monitor = Monitor(model, optimizer, loss_fn, run=tmp_path)
+    steps(model, optimizer, monitor, batch, loss_fn, 60)
+    saved = copy.deepcopy((optimizer.state_dict(), monitor.state_dict()))
+    monitor.close()
+    again = optim.Adam(model.parameters(), lr=1e-3)
+    resumed = Monitor(model, again, loss_fn, run=tmp_path)
+    resumed.load_state_dict(saved[1])
+    if loaded:
+        again.load_state_dict(saved[0])
+    steps(model, again, resumed, batch, loss_fn, 20)
+    resumed.close()
+    events = [one for one in read_run(tmp_path).records["event"] if one["name"] == "misuse: cold resume"]
+    assert [one["step"] for one in events] == ([] if loaded else [60])
+    assert all("begins at update 1, and the run was at" in one["message"] for one in events)
+
+
 def test_a_guard_that_never_acted_is_told_in_the_report(tmp_path):
     model, batch, loss_fn = regression()
     optimizer = optim.Adam(model.parameters(), lr=1e-6)

@@ -142,6 +142,8 @@ class Monitor:
         self._unjudged: list[StepObservation] = []
         self._written = time.monotonic()
         self._norm_noted = False
+        self._updates: int | None = None  # number of the last update of the optimizer that was read
+        self._updates_before: int | None = None  # that of the session which is resumed, until compared
         # A monitor that is never closed still writes what has gathered, when it is collected or at exit.
         self._finish = weakref.finalize(self, _write_rest, self._signals, self._journal, os.getpid())
         if self._probes.unavailable:
@@ -225,6 +227,7 @@ class Monitor:
         self._journal.flush()  # a run is resumed in the log that got as far as its state
         return {
             "clock": self._clock.state_dict(),
+            "updates": self._updates,
             "began": self._began,
             "decided": self._decided,
             "batches": self._batches.state_dict(),
@@ -247,6 +250,7 @@ class Monitor:
         # First what may refuse the state, so that a refused one changes nothing.
         self._probes.load_state_dict(state["probes"])
         self._clock.load_state_dict(state["clock"])
+        self._updates_before = state["updates"]
         self._began, self._decided = state["began"], state["decided"]
         self._journal.resume(self._clock.step + 1)
         self._batches.load_state_dict(state["batches"])
@@ -287,6 +291,7 @@ class Monitor:
 
     def _count(self, step: int) -> int:
         """Compare calls with the optimizer's updates; return the step, which they may have put right."""
+        self._compare_with_session_before(step)
         odd = self._clock.compare(self._signals.updates)
         if odd:
             step = self._clock.step
@@ -303,6 +308,20 @@ class Monitor:
                 "max_norm. It is computed from here on",
             )
         return step
+
+    def _compare_with_session_before(self, step: int) -> None:
+        updates, before = self._signals.updates, self._updates_before
+        if updates is None:
+            return
+        self._updates, self._updates_before = updates, None
+        if before is not None and updates < before:
+            self._journal.event(
+                step,
+                "misuse: cold resume",
+                f"the optimizer begins at update {updates}, and the run was at {before} when the monitor's "
+                "state was saved: its own state was not loaded, so that v starts anew and the first steps "
+                "are as large as in a new run; load optimizer.load_state_dict() from the same checkpoint",
+            )
 
     def _decides(self, step: int) -> bool:
         """Return whether numbers are read back at a step, so that something may be measured."""

@@ -18,6 +18,13 @@ from foreshock.runlog.folders import has_records, last_created, numbered, runs_o
 from foreshock.runlog.rows import Rows, Shape
 
 
+class _Records(dict[str, "Rows"]):
+    """Records by kind; there are none of a kind that never occurred."""
+
+    def __missing__(self, kind: str) -> Rows:
+        return Rows(kind)
+
+
 @dataclass(frozen=True)
 class Run:
     """A run as read from its log.
@@ -29,7 +36,7 @@ class Run:
         version: Version of Foreshock that wrote the last session.
         schema: Schema that the last session was written with; `records` are of the present one.
         starts: Number of sessions that recorded something: one, and one more for each time it was resumed.
-        records: Records by kind, ordered by step.
+        records: Records by kind, ordered by step; ``records["alarm"]`` of a run without alarms has none.
         skipped: Lines that could not be read: a torn last line, for instance, or a loss that is no number.
         number: Which run of its folder it is: the folder may have several, see `foreshock.runlog`.
         obsolete: Records that are left out because a resumed session did their steps again.
@@ -204,7 +211,7 @@ class _Sessions:
             kept = np.flatnonzero(steps < np.repeat(limits[kind.sessions], counts))
             obsolete += len(steps) - len(kept)
             kind.rows.select(kept[np.argsort(steps[kept], kind="stable")])
-        return {name: kind.rows for name, kind in self._kinds.items()}, obsolete
+        return _Records({name: kind.rows for name, kind in self._kinds.items()}), obsolete
 
     def _take_row(self, shape: Shape, row: dict[str, Any]) -> None:
         name, step = shape.kind, row["step"]
