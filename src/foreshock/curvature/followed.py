@@ -32,7 +32,10 @@ from foreshock.vectors import reciprocal, turned, unit
 ERROR_PER_STEP = 5e-4
 """Relative error that a followed ratio gains at each step; four fifths of those measured gained less."""
 
-_ACCEPTED = 0.2  # residual over ratio up to which one product is enough
+# Residual over ratio up to which one product is enough, and near the edge: a Rayleigh quotient lies below the
+# eigenvalue by up to its square over the gap, which must not hide a crossing.
+_ACCEPTED, _ACCEPTED_NEAR = 0.2, 0.1
+_NEAR = 0.6
 _SEARCH = StoppingRule(relative_tolerance=0.1, max_products=6, caution=1.0)
 
 
@@ -149,7 +152,7 @@ def refresh_curvature(
     """Measure the curvature along a direction, and seek the top eigenvector only if it is another one by now.
 
     Call it inside `isolated`. Cost: about 1.5 F for the graph and 2.5 F for one product; where its residual
-    exceeds a fifth of the ratio, up to six products more.
+    exceeds a fifth of the ratio, near the edge a tenth, up to six products more.
 
     Args:
         loss: Returns the mean loss of the batch, a scalar tensor; or one `LossTerm` per micro-batch.
@@ -200,7 +203,7 @@ def refresh_curvature(
             )
         starts: tuple[Tensor, ...] = (turned(direction, product),)
         complete = converged = False
-        if not error <= _ACCEPTED * ratio:
+        if not error <= (_ACCEPTED_NEAR if ratio > _NEAR else _ACCEPTED) * ratio:
             begin = unit(scaled)
             top = largest_eigenvalue(
                 operator,

@@ -11,7 +11,8 @@ from foreshock.demo.workload import Workload
 from foreshock.forecast import Forecast
 from foreshock.monitor.monitor import Monitor
 
-PROBE_EVERY = 2
+BUDGET = 0.2
+"""Passes a step. Four times the default: these networks spike every hundred steps, others every thousand."""
 HORIZON = 50  # These runs spike every hundred steps or so: "within 100 steps" would always be true.
 
 OnStep = Callable[[int, float, Forecast], None]
@@ -41,19 +42,16 @@ def run_demo(out: Path, *, quick: bool = False, seed: int = 0, start: StartRun |
     folders = []
     for workload in (digits_cnn.build(digits), stdlib_transformer.build(text)):
         on_step = start(workload) if start is not None else None
-        folders.append(train_watched(workload, out / workload.name, probe_every=PROBE_EVERY, on_step=on_step))
+        folders.append(train_watched(workload, out / workload.name, on_step=on_step))
     return folders
 
 
-def train_watched(
-    workload: Workload, folder: Path, *, probe_every: int, on_step: OnStep | None = None
-) -> Path:
+def train_watched(workload: Workload, folder: Path, *, on_step: OnStep | None = None) -> Path:
     """Train a workload from its first to its last step, full batch, and log the run.
 
     Args:
         workload: What to train; its model ends trained.
         folder: Folder of the run; an earlier run in it is replaced.
-        probe_every: Steps between curvature probes.
         on_step: Called with step, loss and forecast after every step.
 
     Returns:
@@ -63,9 +61,7 @@ def train_watched(
         log.unlink()
     model, optimizer, loss_fn = workload.model, workload.optimizer, workload.loss_fn
     meta = {"name": workload.name, "description": workload.description, "steps": workload.steps}
-    monitor = Monitor(
-        model, optimizer, loss_fn, run=folder, probe_every=probe_every, horizon=HORIZON, meta=meta
-    )
+    monitor = Monitor(model, optimizer, loss_fn, run=folder, budget=BUDGET, horizon=HORIZON, meta=meta)
     with one_thread(), monitor:
         for step in range(workload.steps):
             optimizer.zero_grad()

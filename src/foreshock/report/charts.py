@@ -9,7 +9,7 @@ import numpy as np
 
 from foreshock.forecast import NOISY_EDGE
 from foreshock.report.forecasts import fans, steps_until_crossing
-from foreshock.report.readings import guard_steps, numbers, recorded_losses
+from foreshock.report.readings import guard_steps, numbers, ratios_of, recorded_losses
 from foreshock.report.series import Chart, Line, Style, chart, digits
 from foreshock.report.words import height
 
@@ -120,9 +120,10 @@ def _learning_rate(run: Run) -> Chart | None:
 
 
 def _ratio(run: Run) -> Chart | None:
-    ratio = Line("λ_max(Ĥ) ÷ (2/η)", "ratio", run.column("curvature", "stability_ratio"))
+    steps, values = ratios_of(run)
+    ratio = Line("λ_max(Ĥ) ÷ (2/η)", "ratio", values)
     style = Style(log=True, threshold=1.0, fans=tuple(fans(run)), clip=ratio_range(ratio.values))
-    return chart("ratio", run.steps("curvature"), [ratio], style)
+    return chart("ratio", steps, [ratio], style)
 
 
 def ratio_range(ratio: NDArray[np.float64]) -> tuple[float, float] | None:

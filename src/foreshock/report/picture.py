@@ -15,7 +15,7 @@ from foreshock.report.appearance import AMBER, BLUE, GREEN, INK, PURPLE, QUIET, 
 from foreshock.report.charts import action_spans, is_logarithmic, ratio_range, step_range
 from foreshock.report.drawing import figure_class, save_figure
 from foreshock.report.forecasts import Fan, fans
-from foreshock.report.readings import numbers, recorded_losses
+from foreshock.report.readings import numbers, ratios_of, recorded_losses
 from foreshock.report.summary import RunSummary, summarise
 from foreshock.report.verdict import verdict
 from foreshock.report.words import height, number
@@ -98,11 +98,11 @@ def _decisive_ratio(run: Run) -> _Ratio | None:
     if limits is not None:
         limits = (min(limits[0], 0.9 * NOISY_EDGE), limits[1])
         return _Ratio("mean-square ratio", run.steps("forecast"), typical, NOISY_EDGE, limits)
-    values = run.column("curvature", "stability_ratio")
+    steps, values = ratios_of(run)
     limits = ratio_range(values)
     if limits is None:
         return None
-    return _Ratio("stability ratio", run.steps("curvature"), values, 1.0, limits, tuple(fans(run)))
+    return _Ratio("stability ratio", steps, values, 1.0, limits, tuple(fans(run)))
 
 
 def _loss(axis: Axes, run: Run, summary: RunSummary) -> None:

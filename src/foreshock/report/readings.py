@@ -80,6 +80,22 @@ def recorded_losses(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     return steps[last], losses[last]
 
 
+def ratios_of(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return steps and stability ratios, measured or followed in between, each of shape (n,).
+
+    Args:
+        run: A run as read from its log. Older logs have measurements alone.
+    """
+    known = {
+        row["step"]: as_number(row.get("stability_ratio"))
+        for row in run.records.get("forecast", [])
+        if row.get("measured") is not None and row.get("state") != "unknown"
+    }
+    known |= {row["step"]: as_number(row.get("stability_ratio")) for row in run.records.get("curvature", [])}
+    steps = sorted(known)
+    return np.array(steps, dtype=np.int64), np.array([known[step] for step in steps], dtype=np.float64)
+
+
 def readings_of(run: Run, ends: Sequence[int] = ()) -> Readings:
     """Return what was measured and announced, a row per step with a reading or an announcement.
 
