@@ -62,7 +62,7 @@ def test_the_demo_shows_and_logs_the_training_of_both_networks(short_demo):
         assert re.search(rf"{name}  step \d+/110  loss \S+  ratio \d", shown)
         run = read_run(out / name)
         assert run.steps("step").size == 110
-        assert len(run.records["curvature"]) == 55
+        assert 3 <= len(run.records["curvature"]) <= 11
         assert [event["name"] for event in run.records["event"]] == ["backend"]
 
 

@@ -2,7 +2,7 @@
 
 from foreshock.curvature.blocks import BlockShare, block_shares, name_parameters
 from foreshock.curvature.density import SpectralDensity, spectral_density
-from foreshock.curvature.followed import ERROR_PER_STEP, FollowedRatio, FollowedReading, refresh_curvature
+from foreshock.curvature.followed import ERROR_PER_STEP, FollowedRatio, refresh_curvature
 from foreshock.curvature.gauss_newton import gauss_newton_sharpness
 from foreshock.curvature.measurement import (
     LossFunction,
@@ -25,7 +25,6 @@ __all__ = [
     "BlockShare",
     "CurvatureReading",
     "FollowedRatio",
-    "FollowedReading",
     "LossFunction",
     "MeanSquareStability",
     "NoiseProber",

@@ -32,26 +32,14 @@ from foreshock.vectors import reciprocal, turned, unit
 ERROR_PER_STEP = 5e-4
 """Relative error that a followed ratio gains at each step; four fifths of those measured gained less."""
 
+_SAMPLE = 4096
+"""Coordinates along which a ratio is followed: those with the largest parts of the eigenvector."""
+
 # Residual over ratio up to which one product is enough, and near the edge: a Rayleigh quotient lies below the
 # eigenvalue by up to its square over the gap, which must not hide a crossing.
 _ACCEPTED, _ACCEPTED_NEAR = 0.2, 0.1
 _NEAR = 0.6
 _SEARCH = StoppingRule(relative_tolerance=0.1, max_products=6, caution=1.0)
-
-
-@dataclass(frozen=True)
-class FollowedReading:
-    """A stability ratio that was followed to another step, and what lies along its direction there.
-
-    Attributes:
-        stability_ratio: r̂_t.
-        excess_loss: (qᵀA^{1/2}g)²/(2r), as in `CurvatureReading`.
-        alignment: Modulus of cos(q, A^{1/2}g).
-    """
-
-    stability_ratio: float
-    excess_loss: float
-    alignment: float
 
 
 @dataclass(frozen=True)
@@ -63,6 +51,10 @@ class FollowedRatio:
         ratio: The stability ratio measured there.
         direction: u = A^{1/2}q, shape (n,), with uᵀA⁻¹u = 1 at that step.
         relative_error: Of the ratio, when it was measured.
+        coordinates: For each parameter the indices of those of its coordinates that are followed, as
+            `foreshock.preconditioner.read_preconditioner_at` takes them; None if all are.
+        sampled: u at these coordinates.
+        share: What they have of uᵀA⁻¹u at that step.
 
     Example:
         Four times the denominator, a quarter of the ratio:
@@ -75,7 +67,7 @@ class FollowedRatio:
         ...     step=3, ratio=0.8, vector=torch.ones(1), preconditioner=read_preconditioner(optimizer)
         ... )
         >>> optimizer.param_groups[0]["lr"] = 0.1
-        >>> round(followed.at(read_preconditioner(optimizer)).stability_ratio, 6)
+        >>> round(followed.at(read_preconditioner(optimizer)), 6)
         0.2
     """
 
@@ -83,6 +75,9 @@ class FollowedRatio:
     ratio: float
     direction: Tensor
     relative_error: float = 0.0
+    coordinates: tuple[Tensor | None, ...] | None = None
+    sampled: Tensor | None = None
+    share: float = 1.0
 
     @classmethod
     def start(
@@ -103,29 +98,34 @@ class FollowedRatio:
             preconditioner: The step that it was measured for.
             relative_error: Of the ratio.
         """
-        return cls(step, ratio, vector * preconditioner.scale_root(), relative_error)
+        direction = vector * preconditioner.scale_root()
+        if vector.numel() <= 2 * _SAMPLE:
+            return cls(step, ratio, direction, relative_error)
+        chosen = torch.topk(vector.abs(), _SAMPLE, sorted=False).indices.sort().values
+        coordinates, first = [], 0
+        for parameter in preconditioner.parameters:
+            size = parameter.numel()
+            here = chosen[(chosen >= first) & (chosen < first + size)] - first
+            coordinates.append(here if here.numel() else None)
+            first += size
+        share = float(torch.linalg.vector_norm(vector[chosen])) ** 2
+        return cls(step, ratio, direction, relative_error, tuple(coordinates), direction[chosen], share)
 
-    def at(self, preconditioner: Preconditioner) -> FollowedReading | None:
+    def at(self, preconditioner: Preconditioner) -> float | None:
         """Return the ratio for another step; None if other parameters are trained by now, or none moves.
 
-        Cost: some passes over v, no product.
+        No loss is evaluated.
 
         Args:
-            preconditioner: The step about to be taken.
+            preconditioner: The step about to be taken, of all coordinates or of `coordinates`.
         """
-        vector = self._stretched(preconditioner.scale_root())
-        length = math.nan if vector is None else float(torch.linalg.vector_norm(vector))
-        if not 0 < length < math.inf:
+        root, direction, share = preconditioner.scale_root(), self.direction, 1.0
+        if self.sampled is not None and root.shape == self.sampled.shape:
+            direction, share = self.sampled, self.share
+        if root.shape != direction.shape:
             return None
-        ratio = self.ratio / length**2
-        gradient = preconditioner.gradient()
-        slope = float(torch.dot(self.direction, gradient)) / length
-        norm = float(torch.linalg.vector_norm(gradient * preconditioner.scale_root()))
-        return FollowedReading(
-            ratio,
-            excess_loss=slope**2 / (2 * ratio) if ratio > 0 else math.nan,
-            alignment=abs(slope) / norm if norm > 0 else math.nan,
-        )
+        length = float(torch.linalg.vector_norm(direction * reciprocal(root)))
+        return self.ratio * share / length**2 if 0 < length < math.inf else None
 
     def vector(self, preconditioner: Preconditioner) -> Tensor | None:
         """Return the direction as a unit vector of the symmetric form of another step; None if it has none.
@@ -133,11 +133,10 @@ class FollowedRatio:
         Args:
             preconditioner: The step about to be taken.
         """
-        vector = self._stretched(preconditioner.scale_root())
-        return None if vector is None else unit(vector)
-
-    def _stretched(self, root: Tensor) -> Tensor | None:
-        return self.direction * reciprocal(root) if root.shape == self.direction.shape else None
+        root = preconditioner.scale_root()
+        if root.shape != self.direction.shape:
+            return None
+        return unit(self.direction * reciprocal(root))
 
 
 def refresh_curvature(

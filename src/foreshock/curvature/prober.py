@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from foreshock.batches import MicroBatches, SplitFunction
-from foreshock.curvature.followed import FollowedRatio, FollowedReading, refresh_curvature
+from foreshock.curvature.followed import FollowedRatio, refresh_curvature
 from foreshock.curvature.measurement import LossFunction, loss_terms, part_terms
 from foreshock.curvature.noise import NoiseReading, at_usual_size, measure_noise
 from foreshock.curvature.parts import Divider
@@ -238,7 +238,7 @@ class Prober:
         self._follow(reading, direction, preconditioner)
         return reading
 
-    def follow(self, preconditioner: Preconditioner) -> FollowedReading | None:
+    def follow(self, preconditioner: Preconditioner) -> float | None:
         """Return the last stability ratio with the present v and learning rate; None if there is none.
 
         No loss is evaluated; see `FollowedRatio`.

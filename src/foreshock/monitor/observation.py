@@ -252,24 +252,22 @@ def followed_reading(
         preconditioner: The step about to be taken.
         drift: How fast a followed ratio goes wrong, relative, a step.
     """
-    reading, since = prober.follow(preconditioner), prober.measured
+    ratio, since = prober.follow(preconditioner), prober.measured
     # Without a second moment, and at the same learning rate, nothing has changed that could be followed.
-    if reading is None or since is None or reading.stability_ratio == since.ratio:
+    if ratio is None or since is None or ratio == since.ratio:
         return None
     recursion = preconditioner.recursion
     return EdgeReading(
-        stability_ratio=reading.stability_ratio,
+        stability_ratio=ratio,
         learning_rate=preconditioner.largest_rate,
         relative_error=since.relative_error + drift * _ERRORS_IN_BOUND * (seen.step - since.step),
-        alignment=reading.alignment,
-        excess_loss=reading.excess_loss,
         instant_lag=seen.instant_lag,
         loss=seen.loss,
         beta1=recursion.decay,
         direct_share=recursion.direct,
         measured=since.step,
         since=since.step,
-        preconditioner_growth=_growth(since.ratio, reading.stability_ratio, steps=seen.step - since.step),
+        preconditioner_growth=_growth(since.ratio, ratio, steps=seen.step - since.step),
     )
 
 

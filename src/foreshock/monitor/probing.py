@@ -26,7 +26,7 @@ from foreshock.monitor.consistency import ConsistencyCheck
 from foreshock.monitor.journal import Journal
 from foreshock.monitor.observation import StepObservation, edge_reading, followed_reading
 from foreshock.monitor.subject import Subject
-from foreshock.preconditioner import Preconditioner, read_preconditioner
+from foreshock.preconditioner import Preconditioner, read_preconditioner, read_preconditioner_at
 from foreshock.representation import short_repr
 
 Measure = Literal["curvature", "refresh", "follow", "noise"]
@@ -439,7 +439,7 @@ class ProbeRunner:
         if self._failures.given_up:
             return False
         try:
-            preconditioner = read_preconditioner(optimizers, gradient_scale=at.gradient_scale)
+            preconditioner = self._read_preconditioner(what, prober, at)
             with kept_options(optimizers):
                 passes = measures[what](prober, at, preconditioner)
         except Exception as error:  # noqa: BLE001 - a probe must never end a training run
@@ -452,6 +452,14 @@ class ProbeRunner:
         self._failures.succeeded()
         self._schedule.spent(what, passes, step=step)
         return True
+
+    def _read_preconditioner(self, what: Measure, prober: Prober, at: ProbedStep) -> Preconditioner:
+        optimizers, followed = self._subject.optimizers, prober.measured
+        if what == "follow" and followed is not None and followed.coordinates is not None:
+            some = read_preconditioner_at(optimizers, followed.coordinates, gradient_scale=at.gradient_scale)
+            if some is not None:
+                return some
+        return read_preconditioner(optimizers, gradient_scale=at.gradient_scale)
 
     def _measure_curvature(self, prober: Prober, at: ProbedStep, preconditioner: Preconditioner) -> float:
         known, seen = prober.backend, at.seen
@@ -482,7 +490,7 @@ class ProbeRunner:
         if edge is not None:
             rates = self._subject.future_rates(seen.step)
             self._run.record_curvature(seen.step, edge, learning_rates=rates)
-        return 0.0
+        return 0.0  # no loss is evaluated
 
     def _followed_to(
         self, prober: Prober, preconditioner: Preconditioner, *, step: int
@@ -492,7 +500,7 @@ class ProbeRunner:
         if since is None or step - since.step < _SHORTEST:
             return None  # of a few steps the parts of a rise are lost in the errors
         followed = prober.follow(preconditioner)
-        return None if followed is None else (followed.stability_ratio, since)
+        return None if followed is None else (followed, since)
 
     def _hand_over(
         self,

@@ -22,7 +22,7 @@ from foreshock.preconditioner.live import (
     unwrap,
 )
 from foreshock.preconditioner.record import ParameterStep, Preconditioner
-from foreshock.vectors import refuse_complex, total_norm
+from foreshock.vectors import is_sharded, refuse_complex, total_norm
 
 # Readers that users have registered, by class. They take precedence over the built-in ones.
 _READERS: dict[type[Optimizer], Reader] = {}
@@ -183,6 +183,77 @@ def read_preconditioner(
             "optimizer once, and give each parameter to one of them"
         )
     return Preconditioner(tuple(parameters), tuple(steps))
+
+
+@torch.no_grad()
+def read_preconditioner_at(
+    optimizers: Optimizer | Sequence[Optimizer],
+    coordinates: Sequence[Tensor | None],
+    *,
+    gradient_scale: float = 1.0,
+) -> Preconditioner | None:
+    """Return the coming step of some coordinates only; None if their step depends on others.
+
+    Cost: in proportion to the coordinates.
+
+    Args:
+        optimizers: As for `read_preconditioner`.
+        coordinates: For each parameter that requires a gradient, in the optimizer's order, the indices of its
+            coordinates, flat, shape (m,); None for none of them.
+        gradient_scale: As for `read_preconditioner`.
+
+    Returns:
+        The step, with parameters of shape (m,); None too if the parameters are not as many as `coordinates`.
+
+    Example:
+        >>> weight = torch.tensor([3.0, 4.0], requires_grad=True)
+        >>> optimizer = optim.SGD([weight], lr=0.1)
+        >>> (weight**2).sum().backward()
+        >>> read_preconditioner_at(optimizer, [torch.tensor([1])]).gradient()
+        tensor([8.])
+    """
+    parameters: list[Tensor] = []
+    steps: list[ParameterStep | None] = []
+    found = as_optimizers(optimizers)
+    if not all(isinstance(unwrap(one), _ELEMENTWISE) for one in found):
+        return None
+    live = [(one, *entry) for one in found for entry in _parameters(one)]
+    if len(live) != len(coordinates):
+        return None
+    for (optimizer, parameter, state, group), chosen in zip(live, coordinates, strict=True):
+        if is_sharded([parameter]) or (parameter.grad is not None and parameter.grad.is_sparse):
+            return None
+        if chosen is None or parameter.grad is None:
+            parameters.append(parameter.new_empty(0))
+            steps.append(None)
+            continue
+        part = torch.take(parameter.detach(), chosen)
+        gradient = torch.take(parameter.grad, chosen) / (gradient_scale * _own_scale(optimizer))
+        kept = {
+            name: torch.take(value, chosen) if _has_shape(value, parameter) else value
+            for name, value in state.items()
+        }
+        parameters.append(part)
+        steps.append(find_reader(optimizer).step(LiveParameter(part, gradient, kept, group)))
+    return Preconditioner(tuple(parameters), tuple(steps))
+
+
+# Each coordinate of their step depends on its own gradient and state alone.
+_ELEMENTWISE = (
+    optim.Adam,
+    optim.AdamW,
+    optim.NAdam,
+    optim.RAdam,
+    optim.RMSprop,
+    optim.SGD,
+    optim.Adamax,
+    optim.Adagrad,
+)
+
+
+def _has_shape(value: Any, parameter: Tensor) -> bool:
+    # The number of steps is a tensor without dimensions, as a parameter may be, which has one coordinate.
+    return isinstance(value, Tensor) and value.ndim > 0 and value.shape == parameter.shape
 
 
 @torch.no_grad()
