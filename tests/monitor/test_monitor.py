@@ -485,6 +485,122 @@ def test_the_runs_own_step_numbers_are_taken(tmp_path):
     assert read_run(tmp_path).steps("step").tolist() == [1000, 1001, 1002]
 
 
+def test_other_parameters_are_probed_anew_at_once(tmp_path):
+    """Unfreezing a layer makes the last eigenvector useless: the next measurement seeks another one."""
+    model, batch, loss_fn = regression()
+    model[0].requires_grad_(False)
+    optimizer = optim.Adam(model.parameters(), lr=1e-4)
+    with Monitor(model, optimizer, loss_fn, run=tmp_path) as monitor:
+        steps(model, optimizer, monitor, batch, loss_fn, 80)
+        model[0].requires_grad_(True)
+        forecasts = steps(model, optimizer, monitor, batch, loss_fn, 120)
+    run = read_run(tmp_path)
+    assert not [one for one in run.records["event"] if one["name"] == "probe failed"]
+    later = [row for row in run.records["curvature"] if row["step"] >= 80]
+    assert later[0]["step"] <= 90
+    assert later[0]["complete"]
+    assert forecasts[-1].measured >= 80
+    assert run.steps("step").tolist() == list(range(200))
+
+
+def test_a_step_that_a_gradient_scaler_leaves_out_is_not_measured(tmp_path):
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters(), lr=1e-4)
+    monitor = Monitor(model, optimizer, loss_fn, run=tmp_path)
+    for step in range(60):
+        optimizer.zero_grad()
+        loss = loss_fn(model, batch)
+        loss.backward()
+        if step in (5, 20):
+            model[0].weight.grad[0] = math.inf
+        monitor.observe(batch, loss)
+        if step not in (5, 20):
+            optimizer.step()
+    monitor.close()
+    run = read_run(tmp_path)
+    assert not {5, 20} & set(run.steps("curvature").tolist())
+    assert np.all(run.column("curvature", "stability_ratio") > 0)
+    assert run.steps("step").tolist() == list(range(60))
+    assert monitor.forecast.state != "unknown"
+
+
+def test_a_failed_probe_is_not_replaced_by_what_was_known_before(tmp_path):
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters(), lr=1e-4)
+    broken = []
+
+    def breaking(net, batch):
+        if broken:
+            raise RuntimeError("out of memory")
+        return loss_fn(net, batch)
+
+    monitor = Monitor(model, optimizer, breaking, run=tmp_path)
+    steps(model, optimizer, monitor, batch, loss_fn, 60)
+    broken.append(True)
+    forecasts = steps(model, optimizer, monitor, batch, loss_fn, 400)
+    monitor.close()
+    failed = min(one["step"] for one in read_run(tmp_path).records["event"] if one["name"] == "probe failed")
+    assert {forecast.state for forecast in forecasts[failed - 60 :]} <= {"unknown"}
+
+
+def test_a_forecast_expires_between_two_readings_too():
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters(), lr=1e-4)
+    monitor = Monitor(model, optimizer, loss_fn, log_every=1000)
+    forecasts = steps(model, optimizer, monitor, batch, loss_fn, 500)
+    assert forecasts[60].state != "unknown"
+    assert forecasts[-1].state == "unknown"
+    assert "the last measurement was" in forecasts[-1].basis
+
+
+def test_what_a_callback_raises_costs_the_log_no_step(tmp_path):
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters(), lr=1e-3)
+
+    def stop(alarm):
+        raise KeyError(alarm.reason)
+
+    monitor = Monitor(model, optimizer, loss_fn, run=tmp_path, on_alarm=stop)
+    steps(model, optimizer, monitor, batch, loss_fn, 55)
+
+    def fail():
+        for _ in range(20):
+            monitor.observe(batch, torch.tensor(math.nan))
+
+    with pytest.raises(KeyError, match="the loss is nan"):
+        fail()
+    steps(model, optimizer, monitor, batch, loss_fn, 30)
+    monitor.state_dict()
+    monitor.close()
+    logged = read_run(tmp_path).steps("step").tolist()
+    assert logged == list(range(len(logged)))
+
+    def interrupted():
+        with Monitor(model, optimizer, loss_fn, on_alarm=stop) as ended:
+            steps(model, optimizer, ended, batch, loss_fn, 3)
+            ended.observe(batch, torch.tensor(math.nan))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        interrupted()
+
+
+def test_batches_without_tensors_are_said_to_leave_the_state_unknown(tmp_path, caplog):
+    model, batch, loss_fn = regression()
+    optimizer = optim.Adam(model.parameters(), lr=1e-3)
+    with Monitor(model, optimizer, lambda net, _: loss_fn(net, batch), run=tmp_path) as monitor:
+        for _ in range(30):
+            optimizer.zero_grad()
+            loss = loss_fn(model, batch)
+            loss.backward()
+            monitor.observe(None, loss)
+            optimizer.step()
+    [event] = [one for one in read_run(tmp_path).records["event"] if one["name"] == "batch unknown"]
+    assert "pass full_batch=True or False" in event["message"]
+    monitor.observe(None, loss)
+    assert "the monitor was closed" in caplog.text
+
+
 def test_a_loss_that_fails_between_two_readings_is_an_alarm_of_its_step(tmp_path):
     model, batch, loss_fn = regression()
     optimizer = optim.Adam(model.parameters(), lr=1e-3)

@@ -207,6 +207,14 @@ class Prober:
         """Whether there is an eigenvector to go on from, and a backend."""
         return self._followed is not None and self.backend is not None
 
+    def fits(self, size: int) -> bool:
+        """Return whether the last eigenvector is of as many parameters, or there is none yet.
+
+        Args:
+            size: Number of coordinates that are trained now.
+        """
+        return self._followed is None or self._followed.direction.numel() == size
+
     def refresh(self, batch: Any, preconditioner: Preconditioner, *, step: int) -> CurvatureReading:
         """Return the curvature along the last top eigenvector; see `refresh_curvature`.
 

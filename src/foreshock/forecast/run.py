@@ -202,6 +202,22 @@ class RunForecaster:
             doubt=self._doubt,
         )
 
+    def at(self, forecast: Forecast, step: int) -> Forecast:
+        """Return a forecast of this run counted from a later step, or that it is too old by then.
+
+        Args:
+            forecast: The last forecast.
+            step: Step number.
+        """
+        measured = forecast.measured
+        if measured is None or forecast.state == "unknown" or step - measured <= self.horizon:
+            return forecast.at(step)
+        lives = _NOISE_LIVES if self._noise_seen is not None else _MEASUREMENT_LIVES
+        if step - measured <= lives * self.horizon and step - forecast.step <= self.horizon:
+            return forecast.at(step)
+        basis = f"the last measurement was {step - measured} steps ago, at step {measured}"
+        return changed(unknown(step, basis, stability_ratio=forecast.stability_ratio), measured=measured)
+
     def alarm(self, step: int, forecast: Forecast) -> Alarm | None:
         """Return the alarm that is due at a step, if there is one.
 

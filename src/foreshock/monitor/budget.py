@@ -46,6 +46,7 @@ class PassBudget:
             )
         self.passes_per_step = passes_per_step
         self.spent = self._opening = 0.0
+        self._opened_again = False
         self._first: int | None = None
 
     def begin(self, step: int) -> None:
@@ -55,6 +56,10 @@ class PassBudget:
             step: Step number.
         """
         self._first = step if self._first is None else self._first
+
+    def begin_again(self) -> None:
+        """Pay the next measurement later, as those of the opening."""
+        self._opened_again = True
 
     @property
     def in_opening_until(self) -> int:
@@ -85,7 +90,8 @@ class PassBudget:
             opening: Whether it is of the opening.
         """
         self.spent += passes
-        self._opening += passes if opening else 0.0
+        self._opening += passes if opening or self._opened_again else 0.0
+        self._opened_again = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed budget needs, as plain values."""

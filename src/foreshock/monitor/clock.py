@@ -31,8 +31,6 @@ class StepClock:
         self.stride = 1
         self._given = False
         self._counted: tuple[int, int] | None = None  # call and update number of the last comparison
-        self._idle = 0
-        self._noted = False
 
     def next(self, step: int | None) -> int:
         """Return the number of the step that is observed now.
@@ -60,15 +58,13 @@ class StepClock:
         Args:
             updates: Number t of the update about to be taken, if it was just read.
         """
-        if updates is None:
+        # Only at the start: later on layers are frozen, added, or left without a gradient now and then.
+        if updates is None or self.calls > _COMPARED:
             return ""
         before, self._counted = self._counted, (self.calls, updates)
         if before is None or self._given or self.calls == before[0]:
             return ""
         calls, made = self.calls - before[0], updates - before[1]
-        if made == 0:
-            return self._without_update(calls)
-        self._idle = 0
         if made <= calls or made % calls or made // calls == self.stride:
             return ""
         self.stride = made // calls
@@ -88,16 +84,6 @@ class StepClock:
         self.step, self.calls, self.stride = state["step"], state["calls"], state["stride"]
         self._counted = None
 
-    def _without_update(self, calls: int) -> str:
-        # A gradient scaler leaves out a step now and then, but not several in a row from the second one on.
-        self._idle += calls
-        if self._idle < _IDLE_CALLS or self._noted:
-            return ""
-        self._noted = True
-        return (
-            f"observe was called {_IDLE_CALLS} times in a row without an update of the optimizer: call it "
-            "once for each optimizer.step(), and for an accumulation pass all its batches as MicroBatches"
-        )
 
-
-_IDLE_CALLS = 3
+_COMPARED = 10
+"""Index of the last call at which calls are compared with updates."""

@@ -51,12 +51,13 @@ class ConsistencyCheck:
 
     Attributes:
         sampling: Whether `sample` has to be called at each observed step.
+        evaluations: Second opinions so far, of 2 F each.
     """
 
     def __init__(self, subject: Subject, run: RunForecaster, journal: Journal) -> None:
         self._subject, self._run, self._journal = subject, run, journal
         self._sampler = GradientSampler(subject.optimizers)
-        self._probes = self._evaluations = self._open_checks = 0
+        self._probes = self.evaluations = self._open_checks = 0
         self._agreed = self._in_order = 0  # checks that found nothing wrong, and of them the last in a row
         self._halves_mislead = 0  # checks in which the batch agreed, though the mean of its halves did not
         self._tests_left, self._after_step = _REPEATS, 0
@@ -179,10 +180,10 @@ class ConsistencyCheck:
         finding = classify(comparison)
         in_order = agrees(comparison)
         second_opinion = whole or self._halves_mislead < _REPEATS
-        if not in_order and not self._random and second_opinion and self._evaluations < _EVALUATIONS:
+        if not in_order and not self._random and second_opinion and self.evaluations < _EVALUATIONS:
             # The probe may have drawn other random numbers than training, used other kernels or the halves
             # of the batch: a second opinion, computed as training does it.
-            self._evaluations += 1
+            self.evaluations += 1
             evaluation, self._random = evaluate_again(self._subject, parameters, batch)
             comparison = self._compare(
                 evaluation,

@@ -266,5 +266,5 @@ def _state(optimizer: Optimizer, members: Sequence[Tensor]) -> Any:
 
 def _decays(group: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what says β₂, as plain numbers or as the very tensors."""
-    betas = group["betas"] if "betas" in group else (group.get("alpha"),)
+    betas = group["betas"][1:2] if "betas" in group else (group.get("alpha"),)
     return tuple(id(beta) if isinstance(beta, Tensor) else beta for beta in betas)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -28,6 +29,8 @@ from foreshock.monitor.probing import Measure, ProbedStep, ProbeRunner, ProbeSch
 from foreshock.monitor.subject import Subject
 from foreshock.preconditioner import as_optimizers
 
+_LOGGER = logging.getLogger("foreshock")
+_TELLING = 20  # steps after which it is said what is lacking
 _LONGEST_SILENCE = 0.5  # seconds after which what has gathered goes to the log
 _OPENING_DECISIONS = 5  # steps from one decision to the next at the start, where nothing is known yet
 
@@ -44,7 +47,7 @@ class Monitor:
 
     A step leaves its numbers on the device. They are read back, logged and judged every `log_every` steps,
     and where something is measured: in between `observe` returns the last forecast, counted down. What
-    ``kill -9`` can lose is what was observed within the last second.
+    ``kill -9`` can lose is what was observed in the half second before the last call.
 
     Args:
         model: The model that is trained.
@@ -141,7 +144,8 @@ class Monitor:
         self._decided = 0
         self._unjudged: list[StepObservation] = []
         self._written = time.monotonic()
-        self._norm_noted = False
+        self._norm_noted = self._batch_noted = self._closed = False
+        self._to_give: list[Alarm] = []
         self._updates: int | None = None  # number of the last update of the optimizer that was read
         self._updates_before: int | None = None  # that of the session which is resumed, until compared
         # A monitor that is never closed still writes what has gathered, when it is collected or at exit.
@@ -193,9 +197,21 @@ class Monitor:
         Raises:
             ValueError: If the loss is no scalar, or `step` does not increase.
         """
+        if self._closed:
+            self._closed = False  # said once; an error would end the training
+            _LOGGER.warning("the monitor was closed: what is observed from here on is not logged")
         value = _as_scalar(batch, loss)
         step = self._clock.next(step)
         self._batches.see(batch)
+        if self._batches.constant is None and step >= _TELLING and not self._batch_noted:
+            self._batch_noted = True
+            self._journal.event(
+                step,
+                "batch unknown",
+                "the batches given to observe hold no tensor, so that it can't be found out whether every "
+                "step sees the same data, and the state stays unknown: pass full_batch=True or False to "
+                "Monitor",
+            )
         if self._batches.change:
             self._journal.event(step, "batch size", self._batches.change, level=None)
         size = GradientSize(gradient_scale, gradient_norm, max_norm)
@@ -209,9 +225,10 @@ class Monitor:
         if what is None and not deciding:
             if time.monotonic() - self._written > _LONGEST_SILENCE:
                 self._write_steps()
-            return self._last.at(step)
+            return self._run.at(self._last, step)
         self._write_steps()
         self._judge(batch, what=what, gradient_scale=gradient_scale)
+        self._give_alarms()
         return self._last
 
     def close(self) -> None:
@@ -219,6 +236,8 @@ class Monitor:
         self._write_steps()
         self._judge(None, what=None, gradient_scale=1.0)
         self._finish()
+        self._closed = True
+        self._give_alarms()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to continue the same forecast."""
@@ -287,6 +306,8 @@ class Monitor:
         trace: TracebackType | None,
     ) -> None:
         """Close the run log."""
+        if kind is not None:
+            self._on_alarm = None  # what ended the block must not be replaced by what a callback raises
         self.close()
 
     def _count(self, step: int) -> int:
@@ -391,8 +412,12 @@ class Monitor:
         if alarm is None:
             return
         self._journal.write("alarm", alarm)
-        if self._on_alarm is not None:
-            self._on_alarm(alarm)
+        self._to_give.append(alarm)
+
+    def _give_alarms(self) -> None:
+        # After all was judged: what a callback raises, to end the training, must not cost the log a step.
+        while self._to_give and self._on_alarm is not None:
+            self._on_alarm(self._to_give.pop(0))
 
     def _log_action(self, action: GuardAction) -> None:
         self._signals.refresh()  # v, or what it decays with, is no longer what it was

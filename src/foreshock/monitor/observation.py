@@ -13,7 +13,13 @@ from foreshock.curvature import CurvatureReading, FollowedRatio, Prober
 from foreshock.dynamics import SecondMomentSums, second_moment_lag
 from foreshock.forecast import EdgeReading
 from foreshock.monitor.following import FollowedSums, GradientSize
-from foreshock.preconditioner import Preconditioner, live_groups, read_gradient_norm, read_second_moment_sums
+from foreshock.preconditioner import (
+    Preconditioner,
+    live_groups,
+    read_gradient_norm,
+    read_second_moment_sums,
+    unwrap,
+)
 from foreshock.representation import short_repr
 
 _LONGEST_INTERVAL = 50
@@ -132,7 +138,7 @@ class FreeSignals:
         norm = read_gradient_norm(self._optimizers, gradient_scale=size.scale)
         self._ready.append(_observation(context, float(loss), norm, sums))
         self._compare(norm, size)
-        self.updates = max((part.step for part in sums), default=None)
+        self.updates = _updates_made(self._optimizers)
         self._follow(sums)
 
     def fetch(self) -> list[StepObservation]:
@@ -179,6 +185,15 @@ class FreeSignals:
         given = size.seen_by_optimizer(float(size.norm))
         if not abs(given - norm) <= _TOLERANCE * norm:
             self.wrong_norm = norm, given
+
+
+def _updates_made(optimizers: Sequence[Optimizer]) -> int | None:
+    """Return the number of the update about to be taken: one above the largest count of any parameter."""
+    states = [state for one in optimizers for state in unwrap(one).state.values() if "step" in state]
+    if not states:
+        known = any("betas" in group or "alpha" in group for one in optimizers for group in one.param_groups)
+        return 1 if known else None
+    return 1 + max(int(state["step"]) for state in states)
 
 
 def _observation(

@@ -149,6 +149,11 @@ class ProbeSchedule:
         if measure != "noise":
             self._last["reading"] = step
 
+    def restart(self) -> None:
+        """Take what comes next for the opening of another run: what was known is of other parameters."""
+        self.budget.begin_again()
+        self._last.clear()
+
     def failed(self, measure: Measure, *, step: int) -> None:
         """Account for a measurement that failed, as if it had cost what it usually does.
 
@@ -158,6 +163,7 @@ class ProbeSchedule:
         """
         self.budget.spend(self._costs.get(measure, 0.0), opening=step < self.budget.in_opening_until)
         self._last["any"] = step
+        self._last.pop("reading", None)  # what failed is not replaced by what was known before
         self.turned = self.turned or measure == "refresh"
 
     def learn_drift(self, followed: float, measured: float, *, steps: int) -> None:
@@ -351,7 +357,12 @@ class ProbeRunner:
             self._journal.event(
                 seen.step, "local batch", "several processes train together: probes see the batch of this one"
             )
-        if what == "refresh" and not self._prober.can_refresh:
+        if not math.isfinite(seen.gradient_norm):
+            return False  # a gradient scaler leaves this step out
+        if what in ("refresh", "follow") and not self._prober.fits(self._subject.size):
+            self._schedule.restart()  # other parameters are trained by now: as at the start of a run
+            what = "curvature"
+        elif what == "refresh" and not self._prober.can_refresh:
             what = "curvature"  # a resumed run chooses its backend again
         made: list[Measure] = []
         for one in self._together(what, differ=at.differ):
@@ -417,6 +428,7 @@ class ProbeRunner:
         if evaluation is None:
             return
         parameters = read_preconditioner(self._subject.optimizers).parameters
+        evaluations = check.evaluations
         with kept_options(self._subject.optimizers):
             check.after_probe(
                 evaluation,
@@ -427,6 +439,7 @@ class ProbeRunner:
                 gradient_scale=at.gradient_scale,
                 whole=whole,
             )
+        self._schedule.budget.spend(2.0 * (check.evaluations - evaluations))
 
     def _try(self, what: Measure, prober: Prober, at: ProbedStep) -> bool:
         measures: Mapping[Measure, Callable[..., float | None]] = {
@@ -449,7 +462,8 @@ class ProbeRunner:
             return False
         if passes is None:
             return False
-        self._failures.succeeded()
+        if what != "follow":
+            self._failures.succeeded()
         self._schedule.spent(what, passes, step=step)
         return True
 
