@@ -497,7 +497,7 @@ def test_other_parameters_are_probed_anew_at_once(tmp_path):
     run = read_run(tmp_path)
     assert not [one for one in run.records["event"] if one["name"] == "probe failed"]
     later = [row for row in run.records["curvature"] if row["step"] >= 80]
-    assert later[0]["step"] <= 90
+    assert later[0]["step"] <= 110
     assert later[0]["complete"]
     assert forecasts[-1].measured >= 80
     assert run.steps("step").tolist() == list(range(200))

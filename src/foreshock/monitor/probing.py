@@ -37,7 +37,8 @@ CURVATURE_PROBE_INTERVAL = 50
 _COSTS: Mapping[str, float] = {"curvature": 15.0, "refresh": 4.0, "noise": 2.0}  # F, until one was counted
 _OPENING_DISTANCE: Mapping[str, int] = {"refresh": 15, "noise": 10}  # steps between those of the opening
 _OPENING_NOISES = 3
-_FOLLOWED_EVERY = 10  # steps; from one to the next a followed ratio hardly changes
+_FOLLOWED_EVERY, _FOLLOWED_RARELY = 10, 25  # steps from one followed ratio to the next, and far from the edge
+_FAR = 200  # steps to the edge
 _AHEAD = 0.5  # share of the time to the edge after which the curvature is measured again
 _SHORTEST, _LONGEST = 20, 100  # steps from one measurement of the curvature to the next
 _PROBED_AGAIN = 1000  # steps after which the top eigenvector is sought anew, though nothing asks for it
@@ -103,7 +104,7 @@ class ProbeSchedule:
             last = self._last.get("any")
             if last is None or step // self._every > last // self._every:
                 return "noise" if noisy else "curvature"
-            return self._followed(step) if deciding and not noisy else None
+            return self._followed(step, forecast) if deciding and not noisy else None
         if not deciding or not self.budget.passes_per_step > 0:
             return None
         return self._noise_due(step, lag) if noisy else self._curvature_due(step, forecast)
@@ -233,7 +234,7 @@ class ProbeSchedule:
             since = step - self._last.get("any", -math.inf)
             if probed is None:
                 return "curvature"
-            return "refresh" if since >= _OPENING_DISTANCE["refresh"] else self._followed(step)
+            return "refresh" if since >= _OPENING_DISTANCE["refresh"] else self._followed(step, forecast)
         since = step - self._last.get("any", -math.inf)
         again = probed is None or self.turned or step - probed >= _PROBED_AGAIN
         if again and since >= _SHORTEST and self.budget.allows(self._costs["curvature"], step=step):
@@ -241,11 +242,15 @@ class ProbeSchedule:
         affordable = self.budget.allows(self._costs["refresh"], step=step)
         if probed is not None and since >= self._wait(forecast) and affordable:
             return "refresh"
-        return self._followed(step)
+        return self._followed(step, forecast)
 
-    def _followed(self, step: int) -> Measure | None:
+    def _followed(self, step: int, forecast: Forecast | None) -> Measure | None:
         reading = self._last.get("reading")
-        return "follow" if reading is not None and step - reading >= _FOLLOWED_EVERY else None
+        far = (
+            forecast is not None and forecast.interval_low > _FAR and not step < self.budget.in_opening_until
+        )
+        every = _FOLLOWED_RARELY if far else _FOLLOWED_EVERY
+        return "follow" if reading is not None and step - reading >= every else None
 
     def _wait(self, forecast: Forecast | None) -> float:
         # With a date its lower end counts too: a crossing that comes early must not be missed.
