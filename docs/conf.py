@@ -30,4 +30,9 @@ default_role = "py:obj"
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!foreshock\.).*")]
 # A type variable: spikes by either definition.
-nitpick_ignore = [("py:class", "foreshock.spikes.scoring.Event")]
+nitpick_ignore = [
+    ("py:class", "foreshock.spikes.scoring.Event"),
+    # How the parts of a batch make up its loss: between two modules, not for users.
+    ("py:class", "foreshock.curvature.weights.PartLosses"),
+    ("py:class", "foreshock.curvature.weights.PartWeights"),
+]

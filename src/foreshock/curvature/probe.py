@@ -73,7 +73,7 @@ class CurvatureReading:
             measured, see `refresh_curvature`.
         passes: What the reading cost in F, forward and backward passes of the batch: the graph or the first
             gradient, all products, and in the first reading of a run the choice of the backend. Counted, not
-            timed; see `foreshock.operators.cost`.
+            timed; see ``foreshock.operators.cost``.
     """
 
     step: int

@@ -71,7 +71,7 @@ class BackendChoice:
         keep_graph: Whether double backward keeps its graphs between products; None for that of a single
             batch only, not those of micro-batches. For another choice of speed or memory, pass
             ``dataclasses.replace(choice, keep_graph=True)`` to `hessian_operator`, or False.
-        passes: What the choice cost, in F of the whole batch; see `foreshock.operators.cost`.
+        passes: What the choice cost, in F of the whole batch; see ``foreshock.operators.cost``.
     """
 
     name: str

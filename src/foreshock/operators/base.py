@@ -40,7 +40,7 @@ class LossOperator(LinearOperator, Protocol):
 
     @property
     def passes(self) -> float:
-        """What was spent so far, in F: the opening, and each product; see `foreshock.operators.cost`."""
+        """What was spent so far, in F: the opening, and each product; see ``foreshock.operators.cost``."""
         ...
 
     def close(self) -> None:
