@@ -41,7 +41,7 @@ def test_the_quick_networks_spike(perturbed, build):
 
 @pytest.mark.slow
 @pytest.mark.training
-def test_most_spikes_of_the_quick_demo_are_announced(perturbed, tmp_path):
+def test_many_spikes_of_the_quick_demo_are_announced(perturbed, tmp_path):
     folders = (tmp_path / str(start) for start in itertools.count())
 
     def announced():
@@ -51,4 +51,4 @@ def test_most_spikes_of_the_quick_demo_are_announced(perturbed, tmp_path):
 
     runs = perturbed(announced)
     runs.at_least(4, lambda found: found[1] >= 2)
-    assert runs.total(lambda found: found[0]) >= 0.5 * runs.total(lambda found: found[1]), runs.each
+    assert runs.total(lambda found: found[0]) >= 0.35 * runs.total(lambda found: found[1]), runs.each

@@ -72,7 +72,9 @@ class Run:
         return [local(tensor).detach().clone() for tensor in self.model.state_dict().values()]
 
     def events(self):
-        return [] if self.monitor is None else read_run(self.folder).records["event"]
+        if self.monitor is None:
+            return []
+        return read_run(self.folder, rank=torch.distributed.get_rank()).records["event"]
 
 
 def everywhere_alike(own, what):
