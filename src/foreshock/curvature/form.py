@@ -16,7 +16,7 @@ from foreshock.operators import (
     PreconditionedOperator,
     normalised_terms,
 )
-from foreshock.preconditioner import Preconditioner, as_optimizers, live_groups, read_preconditioner
+from foreshock.preconditioner import Preconditioner, as_optimizers, moving_parameters, read_preconditioner
 from foreshock.vectors import split, vector_dtype
 
 
@@ -62,8 +62,7 @@ def next_step(
         ValueError: If the loss is not a scalar or does not depend on the parameters, or if `only` has none
             that the optimizer moves.
     """
-    groups = [group for one in as_optimizers(optimizer) for group in live_groups(one)]
-    parameters = [p for group in groups for p in group["params"] if p.requires_grad]
+    parameters = moving_parameters(as_optimizers(optimizer))
     gradient = GradientFunction(normalised_terms(loss), parameters, model)().gradient
     # Readers take the gradient from .grad, because D of step t contains g_t: torch adds it to v in step().
     for parameter, part in zip(parameters, split(gradient, parameters), strict=True):

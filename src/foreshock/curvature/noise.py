@@ -322,7 +322,7 @@ def _whole(parts: Sequence[Evaluation], weights: PartWeights) -> Evaluation:
 
 
 def _trusted_root(preconditioner: Preconditioner) -> Tensor:
-    root = preconditioner.scale_root()
+    root = preconditioner.scale_root().clone()
     denominator = root**-2
     moving = root > 0
     if bool(moving.any()):

@@ -148,4 +148,6 @@ def _outer(rows: Array) -> Array:
 def normal_distribution(y: Array) -> Array:
     """Return the normal distribution function at y, within 3·10⁻⁴ (the error function's usual tanh form)."""
     clipped = np.clip(y, -8.0, 8.0)
-    return np.asarray(0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (clipped + 0.044715 * clipped**3))))
+    # Products: a power of an array takes forty times as long, and this is asked for at each reading.
+    bent = clipped * (1 + 0.044715 * clipped * clipped)
+    return np.asarray(0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * bent)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +15,7 @@ from foreshock.curvature import LossFunction
 from foreshock.failures import ProbeRefusedError
 from foreshock.isolation import alone, fresh, isolated, plain_module
 from foreshock.monitor.findings import Finding
+from foreshock.preconditioner import moving_parameters
 
 _RETURN = "let loss_fn(model, batch) return the mean loss that backward() is called on, a scalar tensor"
 
@@ -51,7 +52,7 @@ def explain_failure(
         ... ).name
         'swapped arguments'
     """
-    gradients = [parameter.grad for parameter in _trained(optimizers) if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in moving_parameters(optimizers) if parameter.grad is not None]
     if not gradients:
         return _no_gradient("no parameter has a .grad", stepped=stepped)
     if isinstance(error, (torch.OutOfMemoryError, FloatingPointError, ProbeRefusedError)):
@@ -64,7 +65,7 @@ def explain_failure(
             return _explain_raised(raised, model, loss_fn, batch)
         finding = _explain_returned(loss)
         if finding is None and not any(map(_any, gradients)):
-            found = torch.autograd.grad(loss, list(_trained(optimizers)), allow_unused=True)
+            found = torch.autograd.grad(loss, moving_parameters(optimizers), allow_unused=True)
             # Where the loss itself is flat a zero is right.
             if any(gradient is not None and _any(gradient) for gradient in found):
                 finding = _no_gradient("every .grad is zero", stepped=stepped)
@@ -139,12 +140,6 @@ def _no_gradient(what: str, *, stepped: bool) -> Finding:
         "no gradient",
         f"{what}: observe was called {where}; call it after backward() and before optimizer.step()",
     )
-
-
-def _trained(optimizers: Sequence[Optimizer]) -> Iterator[Tensor]:
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            yield from (parameter for parameter in group["params"] if parameter.requires_grad)
 
 
 def _any(gradient: Tensor) -> bool:

@@ -86,7 +86,7 @@ class FollowedSums:
         steps: int,
     ) -> None:
         self._groups, self._left = groups, steps
-        self._members = [with_gradient(group) for _, group in groups]
+        self._members = [_with_gradient(group) for _, group in groups]
         self._decays = [_decays(group) for _, group in groups]
         # Another object from the first step on, and wherever a state was loaded.
         self._states = [_state(one, members) for (one, _), members in zip(groups, self._members, strict=True)]
@@ -114,22 +114,17 @@ class FollowedSums:
         """
         if any(unwrap(one) is not one or getattr(one, "grad_scale", None) is not None for one in optimizers):
             return None
-        groups = [(one, group) for one in optimizers for group in one.param_groups if with_gradient(group)]
+        groups = [(one, group) for one in optimizers for group in one.param_groups if _with_gradient(group)]
         if not groups or (sums and len(groups) != len(sums)):
             return None
         if not all(math.isfinite(part.current) for part in sums):
             return None
-        gradients = _gradients([one for _, group in groups for one in with_gradient(group)])
+        gradients = _gradients([one for _, group in groups for one in _with_gradient(group)])
         kinds = {(gradient.device, gradient.dtype) for gradient in gradients}
         strided = all(one.layout is torch.strided and not one.dtype.is_complex for one in gradients)
         if len(kinds) > 1 or not strided or is_sharded(gradients):
             return None
         return cls(groups, sums, steps=steps)
-
-    @property
-    def pending(self) -> int:
-        """Steps that were taken since the last fetch."""
-        return len(self._rows)
 
     @property
     def takes_norms(self) -> bool:
@@ -208,7 +203,7 @@ class FollowedSums:
     def _is_unchanged(self) -> bool:
         followed = zip(self._groups, self._members, self._decays, self._states, strict=True)
         for (optimizer, group), members, decays, state in followed:
-            now = with_gradient(group)
+            now = _with_gradient(group)
             if len(now) != len(members) or any(a is not b for a, b in zip(now, members, strict=True)):
                 return False
             if _decays(group) != decays or _state(optimizer, members) is not state:
@@ -241,12 +236,8 @@ def merged(sums: Sequence[SecondMomentSums]) -> tuple[SecondMomentSums, ...]:
     )
 
 
-def with_gradient(group: Mapping[str, Any]) -> list[Tensor]:
-    """Return the parameters of a group that are about to be moved.
-
-    Args:
-        group: A parameter group.
-    """
+def _with_gradient(group: Mapping[str, Any]) -> list[Tensor]:
+    """Return the parameters of a group that are about to be moved."""
     return [p for p in group["params"] if p.grad is not None and p.requires_grad]
 
 

@@ -233,16 +233,14 @@ class Monitor:
 
     def close(self) -> None:
         """Write what has gathered, and close the run log."""
-        self._write_steps()
-        self._judge(None, what=None, gradient_scale=1.0)
+        self._judge_rest()
         self._finish()
         self._closed = True
         self._give_alarms()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to continue the same forecast."""
-        self._write_steps()
-        self._judge(None, what=None, gradient_scale=1.0)
+        self._judge_rest()
         self._journal.flush()  # a run is resumed in the log that got as far as its state
         return {
             "clock": self._clock.state_dict(),
@@ -365,6 +363,11 @@ class Monitor:
             self._journal.add("step", one)
         self._journal.flush()
         self._unjudged.extend(seen)
+
+    def _judge_rest(self) -> None:
+        """Take into account what has gathered, between two calls of `observe`."""
+        self._write_steps()
+        self._judge(None, what=None, gradient_scale=1.0)
 
     def _judge(self, batch: Any, *, what: Measure | None, gradient_scale: float) -> None:
         """Take the steps that were read back into account, measure what is due, and forecast."""

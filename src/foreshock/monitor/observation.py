@@ -95,11 +95,6 @@ class FreeSignals:
         self.updates: int | None = None
         self.wrong_norm: tuple[float, float] | None = None
 
-    @property
-    def pending(self) -> int:
-        """Steps that were taken since the last fetch."""
-        return len(self._ready) + len(self._waiting)
-
     def take(
         self,
         loss: Tensor | float,
@@ -230,29 +225,23 @@ def edge_reading(
         preconditioner: The step about to be taken.
         before: The ratio as it was followed to this step, and the measurement that it was followed from.
     """
-    recursion = preconditioner.recursion
     since, preconditioner_growth, landscape_growth = None, math.nan, math.nan
     if before is not None:
         followed, last = before
         preconditioner_growth = _growth(last.ratio, followed, steps=seen.step - last.step)
         landscape_growth = _growth(followed, reading.stability_ratio, steps=seen.step - last.step)
         since = last.step if math.isfinite(preconditioner_growth + landscape_growth) else None
-    return EdgeReading(
-        stability_ratio=reading.stability_ratio,
-        learning_rate=preconditioner.largest_rate,
-        since=since,
-        preconditioner_growth=preconditioner_growth,
-        landscape_growth=landscape_growth,
+    return replace(
+        _of_the_step(seen, reading.stability_ratio, preconditioner),
         relative_error=reading.relative_error,
         gradient_stability_ratio=reading.gradient_stability_ratio,
         predicted_loss_change=reading.predicted_loss_change,
         alignment=reading.alignment,
         excess_loss=reading.excess_loss,
-        instant_lag=seen.instant_lag,
-        loss=seen.loss,
-        beta1=recursion.decay,
-        direct_share=recursion.direct,
         measured=seen.step,
+        since=since,
+        preconditioner_growth=preconditioner_growth,
+        landscape_growth=landscape_growth,
     )
 
 
@@ -271,18 +260,26 @@ def followed_reading(
     # Without a second moment, and at the same learning rate, nothing has changed that could be followed.
     if ratio is None or since is None or ratio == since.ratio:
         return None
+    age = seen.step - since.step
+    return replace(
+        _of_the_step(seen, ratio, preconditioner),
+        relative_error=since.relative_error + drift * _ERRORS_IN_BOUND * age,
+        measured=since.step,
+        since=since.step,
+        preconditioner_growth=_growth(since.ratio, ratio, steps=age),
+    )
+
+
+def _of_the_step(seen: StepObservation, ratio: float, preconditioner: Preconditioner) -> EdgeReading:
+    """Return a reading with what it takes of its step, however the ratio was found."""
     recursion = preconditioner.recursion
     return EdgeReading(
         stability_ratio=ratio,
         learning_rate=preconditioner.largest_rate,
-        relative_error=since.relative_error + drift * _ERRORS_IN_BOUND * (seen.step - since.step),
         instant_lag=seen.instant_lag,
         loss=seen.loss,
         beta1=recursion.decay,
         direct_share=recursion.direct,
-        measured=since.step,
-        since=since.step,
-        preconditioner_growth=_growth(since.ratio, ratio, steps=seen.step - since.step),
     )
 
 

@@ -26,7 +26,12 @@ from foreshock.monitor.consistency import ConsistencyCheck
 from foreshock.monitor.journal import Journal
 from foreshock.monitor.observation import StepObservation, edge_reading, followed_reading
 from foreshock.monitor.subject import Subject
-from foreshock.preconditioner import Preconditioner, read_preconditioner, read_preconditioner_at
+from foreshock.preconditioner import (
+    Preconditioner,
+    moving_parameters,
+    read_preconditioner,
+    read_preconditioner_at,
+)
 from foreshock.representation import short_repr
 
 Measure = Literal["curvature", "refresh", "follow", "noise"]
@@ -113,11 +118,6 @@ class ProbeSchedule:
     def accompanied(self) -> bool:
         """Whether the measurement of the noise that is due comes with a probe of the curvature."""
         return self._every is not None and self._noises % CURVATURE_PROBE_INTERVAL == 0
-
-    @property
-    def has_fixed_steps(self) -> bool:
-        """Whether something may be due at a step that decides nothing."""
-        return self._every is not None
 
     @property
     def counts_passes(self) -> bool:
@@ -335,7 +335,7 @@ class ProbeRunner:
         if self._prober is None or self._failures.given_up:
             return None
         self._schedule.budget.begin(step)
-        if not (deciding or self._left_out or self._schedule.has_fixed_steps):
+        if self._schedule.counts_passes and not (deciding or self._left_out):
             return None
         noisy = self._is_noisy(constant=constant)
         if noisy and self._left_out and self._schedule.measures:
@@ -432,7 +432,7 @@ class ProbeRunner:
         evaluation = prober.take_evaluation()
         if evaluation is None:
             return
-        parameters = read_preconditioner(self._subject.optimizers).parameters
+        parameters = moving_parameters(self._subject.optimizers)
         evaluations = check.evaluations
         with kept_options(self._subject.optimizers):
             check.after_probe(

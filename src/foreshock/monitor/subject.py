@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from foreshock.curvature import LossFunction
-from foreshock.preconditioner import find_reader, live_groups, unwrap
+from foreshock.preconditioner import find_reader, live_groups, moving_parameters, unwrap
 
 _LAYERS = 200  # names in the header, some ten kilobytes
 
@@ -52,7 +52,7 @@ class Subject:
     @property
     def size(self) -> int:
         """Number of coordinates that the optimizers train."""
-        return sum(parameter.numel() for parameter in self._trained())
+        return sum(parameter.numel() for parameter in moving_parameters(self.optimizers))
 
     @property
     def beta2(self) -> float | None:
@@ -95,14 +95,9 @@ class Subject:
         description["layers"] = layer_types(self.model)
         return description
 
-    def _trained(self) -> Iterator[Tensor]:
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                yield from (parameter for parameter in group["params"] if parameter.requires_grad)
-
     def _check_parameters(self) -> None:
         owned = {id(parameter) for parameter in self.model.parameters()}
-        moving = list(self._trained())
+        moving = moving_parameters(self.optimizers)
         strangers = [parameter for parameter in moving if id(parameter) not in owned]
         if strangers:
             raise ValueError(

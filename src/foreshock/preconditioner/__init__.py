@@ -11,6 +11,7 @@ from foreshock.preconditioner.live import (
     Write,
     as_optimizers,
     live_groups,
+    moving_parameters,
     unwrap,
 )
 from foreshock.preconditioner.record import ParameterStep, Preconditioner
@@ -37,6 +38,7 @@ __all__ = [
     "find_raising_reader",
     "find_reader",
     "live_groups",
+    "moving_parameters",
     "raising_names",
     "read_gradient_norm",
     "read_preconditioner",

@@ -246,6 +246,16 @@ def live_groups(optimizer: Optimizer) -> Iterator[Mapping[str, Any]]:
         yield ours if theirs is ours else {**ours, **theirs, "params": ours["params"]}
 
 
+def moving_parameters(optimizers: Sequence[Optimizer]) -> list[Tensor]:
+    """Return the parameters that require a gradient, in the order in which their steps are read.
+
+    Args:
+        optimizers: Live optimizers, or wrappers around them.
+    """
+    groups = (group for one in optimizers for group in live_groups(one))
+    return [parameter for group in groups for parameter in group["params"] if parameter.requires_grad]
+
+
 def _chain(optimizer: Optimizer) -> list[Optimizer]:
     chain = [optimizer]
     while (name := _inner_name(type(chain[-1]))) is not None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -155,6 +156,8 @@ class Preconditioner:
     def scale_root(self) -> Tensor:
         """Return the diagonal of A^{1/2}, shape (n,), zero where nothing moves or the step is not linear.
 
+        It is computed once, so that it must not be written to.
+
         Raises:
             ValueError: If no step is linear.
         """
@@ -163,6 +166,10 @@ class Preconditioner:
                 "no step is linear in its gradient (Muon's is not), so there is no edge of stability to "
                 "measure: pass the optimizer of the other parameters too"
             )
+        return self._scale_root
+
+    @cached_property
+    def _scale_root(self) -> Tensor:
         vector = self._zeros()
         for part, step in self._parts(vector):
             if not step.linear:
