@@ -7,12 +7,11 @@ Run from the root of the repository::
 
 from __future__ import annotations
 
-import json
 import statistics
-import sys
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
+
+from benchmarks.markdown import table, write_page
 
 Row = dict[str, Any]
 OURS = "foreshock"
@@ -98,7 +97,7 @@ def _summary(rows: list[Row], tolerance: float) -> str:
     return (
         "Foreshock from the last vector, at equal accuracy; then how many times as long the others take: as "
         "documented, from random numbers, and in brackets the fastest that can be composed by hand from "
-        "their parts so that it starts from the last vector.\n\n" + _markdown(head, lines)
+        "their parts so that it starts from the last vector.\n\n" + table(head, lines)
     )
 
 
@@ -110,7 +109,7 @@ def _case(record: Row, case: str) -> str:
         ours = _warm_ours(group)
         lines = [_line(row, ours, record["tolerance"]) for row in group]
         head = ["method", "setting", "products", "time, F", "× Foreshock", "largest error", "probes"]
-        text.append(f"### {operator}\n\n" + _markdown(head, lines))
+        text.append(f"### {operator}\n\n" + table(head, lines))
         size = group[0]["parameters"]
     return f"## {case}: {size:,} parameters\n\n" + "\n\n".join(text)
 
@@ -147,7 +146,7 @@ def _products(rows: list[Row]) -> str:
     return (
         "Transformers of growing size on 128 bytes. *Opening* is what comes before the first product, "
         "the graph where a tool keeps one.\n\n"
-        + _markdown(["tool", "parameters", "F, ms", "opening, F", "one product, F"], lines)
+        + table(["tool", "parameters", "F, ms", "opening, F", "one product, F"], lines)
     )
 
 
@@ -165,7 +164,7 @@ def _memory(rows: list[Row]) -> str:
     return (
         "Peak of the resident set above the trained model, raw Hessian, each method in a process of its own; "
         "beside it that of one forward and backward pass. Vectors of Krylov spaces, numpy's included, "
-        "are in it.\n\n" + _markdown(["run", "method", "products", "F, MiB", "probe, MiB", "ratio"], lines)
+        "are in it.\n\n" + table(["run", "method", "products", "F, MiB", "probe, MiB", "ratio"], lines)
     )
 
 
@@ -179,7 +178,7 @@ def _limits(rows: list[Row]) -> str:
         "Errors against the largest eigenvalue of the loss that training sees: train mode, the mask or the "
         "sub-batch that the seed draws; or the exception, word for word. Below it, what the call left "
         "changed in the user's model and random numbers.\n\n"
-        + _markdown(["situation", *(TOOLS[tool] for tool in tools)], lines)
+        + table(["situation", *(TOOLS[tool] for tool in tools)], lines)
     )
 
 
@@ -230,12 +229,5 @@ def _escape(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
 if __name__ == "__main__":
-    source, target = (Path(argument) for argument in sys.argv[1:])
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(render(json.loads(source.read_text())))
+    write_page(render)

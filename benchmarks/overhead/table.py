@@ -7,13 +7,11 @@ Run from the root of the repository::
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.host_reads import render as render_host_reads
+from benchmarks.markdown import table, write_page
 from benchmarks.overhead.watchers import PEER
 
 Row = dict[str, Any]
@@ -149,7 +147,7 @@ def _targets(found: Sequence[Verdict]) -> str:
     head = ["target", "run", "measured", ""]
     return (
         f"{met} of {len(found)} are met. Steps of {LARGE_STEP * 1e3:.0f} ms or more are judged by shares.\n\n"
-        + _markdown(head, lines)
+        + table(head, lines)
     )
 
 
@@ -184,7 +182,7 @@ def _case(record: Row, name: str) -> str:
     return (
         f"## {name}: {rows[0]['parameters']:,} parameters\n\n"
         f"A plain step takes {step:.3g} ms, of which forward and backward {one_pass:.3g} ms.\n\n"
-        + _markdown(head, lines)
+        + table(head, lines)
     )
 
 
@@ -201,12 +199,5 @@ def _interval(values: Sequence[float]) -> str:
     return f"{estimate:.2%} ({low:.2%} – {high:.2%})"
 
 
-def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
 if __name__ == "__main__":
-    source, target = (Path(argument) for argument in sys.argv[1:])
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(render(json.loads(source.read_text())))
+    write_page(render)
