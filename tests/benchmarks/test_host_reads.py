@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from itertools import pairwise
 
 import pytest
@@ -64,6 +65,30 @@ def test_what_stays_on_the_device_does_not_count(use):
     with counted() as reads:
         use(torch.ones(3))
     assert reads.device == 0
+
+
+def test_a_monitor_that_is_left_to_the_collector_is_not_read_inside_the_block():
+    def leave():
+        model = torch.nn.Linear(3, 1)
+        optimizer = torch.optim.Adam(model.parameters())
+        monitor = Monitor(model, optimizer)
+        monitor.itself = monitor
+        for _ in range(18):
+            model(torch.ones(2, 3)).sum().backward()
+            monitor.observe(torch.ones(2, 3), 1.0)
+            optimizer.step()
+
+    before = gc.get_threshold()
+    gc.set_threshold(10**9)
+    try:
+        leave()
+        with counted() as reads:
+            gc.set_threshold(1)
+            kept = [[] for _ in range(1000)]
+    finally:
+        gc.set_threshold(*before)
+    assert (reads.device, len(kept)) == (0, 1000)
+    assert gc.isenabled()
 
 
 def test_what_lies_on_the_host_anyway_is_counted_apart():
