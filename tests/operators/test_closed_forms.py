@@ -70,7 +70,7 @@ def test_curvlinops_computes_the_same_products(case):
     model, (inputs, targets) = case.build()
     loss_of = nn.MSELoss() if case.name == "mlp" else nn.CrossEntropyLoss()
     parameters = dict(model.named_parameters())
-    theirs = curvlinops.HessianLinearOperator(model, loss_of, parameters, [(inputs, targets)])
+    theirs = curvlinops.HessianLinearOperator(model, loss_of, list(parameters.values()), [(inputs, targets)])
     with HessianOperator(lambda: loss_of(model(inputs), targets), list(parameters.values())) as hessian:
         vector = torch.randn(sum(p.numel() for p in parameters.values()), dtype=torch.float64)
         assert torch.allclose(hessian(vector), theirs @ vector, rtol=1e-9, atol=1e-12)
