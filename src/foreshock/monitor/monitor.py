@@ -97,6 +97,8 @@ class Monitor:
         True
     """
 
+    _forecasts_by = RunForecaster  # a subclass may listen to what it is told
+
     def __init__(
         self,
         model: nn.Module,
@@ -119,7 +121,7 @@ class Monitor:
             raise ValueError(f"log_every is {log_every!r}; it is a number of steps, 1 or more")
         self._subject = Subject(model, as_optimizers(optimizer), loss_fn, examples, learning_rate_at)
         schedule = ProbeSchedule(budget=budget, every=probe_every)
-        self._run = RunForecaster(horizon=horizon, beta2=self._subject.beta2)
+        self._run = self._forecasts_by(horizon=horizon, beta2=self._subject.beta2)
         self._batches = BatchWatch(constant=full_batch)
         self._signals = FreeSignals(self._subject.optimizers)
         header = self._subject.describe() | dict(meta or {})
