@@ -20,6 +20,7 @@ from foreshock.dynamics.threshold import LearningRates
 from foreshock.forecast.forecaster import Forecaster
 from foreshock.forecast.noise import NOISY_EDGE, NoiseAverage, judge_noise
 from foreshock.forecast.record import Alarm, AlarmBook, EdgeReading, Forecast, Level, State, unknown
+from foreshock.forecast.signs import Signs
 from foreshock.forecast.spike import cause_hint, measured_cause, outlook
 from foreshock.representation import changed
 
@@ -78,6 +79,8 @@ class RunForecaster:
         self._trigger = ""
         self._landscape_growth = 0.0  # of ln(ratio) a step, when it was last measured
         self._doubt = ""
+        self._signs = Signs()
+        self._constant: bool | None = None
 
     def record_step(
         self, *, loss: float, squared_gradient: float, second_moment: float, decay_exponent: float = math.nan
@@ -93,6 +96,13 @@ class RunForecaster:
         self._loss = loss
         self._statistics = self._signals.update(
             loss=loss, squared_gradient=squared_gradient, second_moment=second_moment
+        )
+        self._signs.record_step(
+            loss=loss,
+            squared_gradient=squared_gradient,
+            second_moment=second_moment,
+            statistics=self._statistics,
+            steady=self._constant is True,
         )
         # The stages need a ratio whose edge is one, whichever of the two edges decides.
         ratio = (
@@ -132,6 +142,7 @@ class RunForecaster:
         measured = step if reading.measured is None else reading.measured
         self._last = changed(self._with_outlook(forecast, reading), measured=measured)
         self._read, self._missing = step, ""
+        self._signs.record_ratio(step, reading.stability_ratio)
         if math.isfinite(self._last.severity):
             self._heights.append(self._last.severity)
         self._trigger = reading.growing
@@ -182,7 +193,7 @@ class RunForecaster:
             step: Step number.
             constant: Whether every step sees the same data; None if unknown.
         """
-        forecast = self._last.at(step)
+        forecast, self._constant = self._last.at(step), constant
         if constant is False:
             forecast = self._noisy(step, forecast)
         elif constant is None:
@@ -262,6 +273,16 @@ class RunForecaster:
         self._last, self._trigger = Forecast(**state["last"]), str(state["trigger"])
         self._landscape_growth = float(state["landscape_growth"])
         self._doubt = str(state.get("doubt", ""))
+
+    def _signs_at(self, forecast: Forecast) -> dict[str, float]:
+        known = forecast.state != "unknown"
+        nan = math.nan
+        return self._signs.at(
+            forecast.step,
+            ratio=forecast.stability_ratio if known and self._constant else nan,
+            growth=forecast.growth_rate,
+            noise=forecast.typical_mean_square_ratio if known else nan,
+        )
 
     def _with_outlook(self, forecast: Forecast, reading: EdgeReading) -> Forecast:
         if reading.measured is not None and reading.measured < forecast.step:
