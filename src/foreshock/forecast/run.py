@@ -17,9 +17,11 @@ from typing import Any
 
 from foreshock.dynamics import SignalTracker, StageTracker, StepStatistics, instant_lag
 from foreshock.dynamics.threshold import LearningRates
+from foreshock.forecast.alarms import ALARM_AT, Alarm, AlarmBook
 from foreshock.forecast.forecaster import Forecaster
 from foreshock.forecast.noise import NOISY_EDGE, NoiseAverage, judge_noise
-from foreshock.forecast.record import Alarm, AlarmBook, EdgeReading, Forecast, Level, State, unknown
+from foreshock.forecast.probability import spike_probability
+from foreshock.forecast.record import EdgeReading, Forecast, State, unknown
 from foreshock.forecast.signs import Signs
 from foreshock.forecast.spike import cause_hint, measured_cause, outlook
 from foreshock.representation import changed
@@ -31,22 +33,24 @@ SPIKE = 3.0
 VISIBLE = 1.5
 _HEIGHTS = 5
 _LARGEST_ERROR = 5.0  # relative; a bound, about ten times the error
-# Horizons. A ratio that is followed between measurements is a few percent off after three of them; the noise
-# of mini-batches is averaged over five measurements, of which the last may not be older than two.
-_READING_LIVES, _MEASUREMENT_LIVES, _NOISE_LIVES = 1, 3, 2
+# Horizons. A ratio that is followed between measurements is a few percent off after six of them; the noise
+# of mini-batches is averaged over five measurements, of which the last may not be older than four.
+_READING_LIVES, _MEASUREMENT_LIVES, _NOISE_LIVES = 2, 6, 4
 
 
 class RunForecaster:
     """Follow one run.
 
     Args:
-        horizon: An instability forecast within so many steps is announced, > 0.
+        horizon: Steps that the probability of a spike speaks of, > 0. An edge that is forecast within them
+            makes the state ``edge``.
         beta2: Decay of the second moment, in (0, 1), if there is one.
+        alarm_at: Probability from which on there is an alarm, in (0, 1).
 
     Attributes:
         noise_expected: Whether measurements of the noise will come where batches differ. Until then the
             state is unknown there; without any, a batch past its own edge is announced.
-        horizon: Steps within which an instability is announced.
+        horizon: Steps that the probability speaks of.
 
     Example:
         >>> run = RunForecaster(beta2=0.999)
@@ -60,7 +64,9 @@ class RunForecaster:
         ('edge', 12, 100)
     """
 
-    def __init__(self, *, horizon: float = 100, beta2: float | None = None) -> None:
+    def __init__(
+        self, *, horizon: float = 50, beta2: float | None = None, alarm_at: float = ALARM_AT
+    ) -> None:
         self.noise_expected = True
         self.horizon = horizon
         self._beta2 = beta2
@@ -73,7 +79,7 @@ class RunForecaster:
         self._statistics = StepStatistics(math.nan, math.nan, math.nan)
         self._loss = math.nan
         self._stages = StageTracker()
-        self._book = AlarmBook()
+        self._book = AlarmBook(alarm_at)
         self._heights: deque[float] = deque(maxlen=_HEIGHTS)
         self._last = unknown(0, "no probe was made yet")
         self._trigger = ""
@@ -154,11 +160,6 @@ class RunForecaster:
         self._missing = ""
 
     @property
-    def level(self) -> Level | None:
-        """The highest level of alarm in the present episode; None outside of episodes."""
-        return self._book.level
-
-    @property
     def spiking(self) -> bool:
         """Whether the loss has left its level."""
         return self._statistics.loss_ratio > SPIKE
@@ -200,12 +201,12 @@ class RunForecaster:
             forecast = _undecided(forecast)
         else:
             forecast = self._expired(forecast)
-            if forecast.announces and max(self._heights, default=math.inf) < VISIBLE:
+            if forecast.is_near_edge and max(self._heights, default=math.inf) < VISIBLE:
                 forecast = _damped(forecast, max(self._heights))
         state: State = "spike" if self.spiking else forecast.state
         basis = f"{forecast.basis}; doubtful: {self._doubt}" if self._doubt else forecast.basis
         return changed(
-            forecast,
+            self._with_probability(forecast, spiking=state == "spike"),
             state=state,
             stage=self._stages.stage,
             lag=self._statistics.lag,
@@ -259,6 +260,8 @@ class RunForecaster:
             "trigger": self._trigger,
             "landscape_growth": self._landscape_growth,
             "doubt": self._doubt,
+            "signs": self._signs.state_dict(),
+            "constant": self._constant,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -273,8 +276,32 @@ class RunForecaster:
         self._last, self._trigger = Forecast(**state["last"]), str(state["trigger"])
         self._landscape_growth = float(state["landscape_growth"])
         self._doubt = str(state.get("doubt", ""))
+        if "signs" in state:  # of this version on
+            self._signs.load_state_dict(state["signs"])
+            self._constant = state["constant"]
 
-    def _signs_at(self, forecast: Forecast) -> dict[str, float]:
+    def _with_probability(self, forecast: Forecast, *, spiking: bool) -> Forecast:
+        # Which of the two edges counts must be known, and there must be a level that a spike could leave.
+        known = self._constant is not None and math.isfinite(self._statistics.loss_ratio)
+        if spiking or not known:
+            return changed(forecast, level=self._book.follow(math.nan))
+        found = spike_probability(self.signs(forecast), steady=self._constant is True, horizon=self.horizon)
+        return changed(
+            forecast,
+            probability=found.value,
+            probability_low=found.low,
+            probability_high=found.high,
+            probability_within=found.within,
+            horizon=self.horizon,
+            level=self._book.follow(found.value),
+        )
+
+    def signs(self, forecast: Forecast) -> dict[str, float]:
+        """Return what the probability of a spike rests on; see `foreshock.forecast.signs`.
+
+        Args:
+            forecast: What `forecast` returned at the present step.
+        """
         known = forecast.state != "unknown"
         nan = math.nan
         return self._signs.at(
@@ -347,7 +374,7 @@ def _qualified(forecast: Forecast) -> Forecast:
     """Return the forecast of a single batch with what batch noise leaves of it."""
     why = "batches differ, so 2/η of one batch is not the edge: noise can destabilise below it"
     # A single batch overestimates λ_max of the data: an alarm may be false, calm proves nothing.
-    state = forecast.state if forecast.announces else "unknown"
+    state = forecast.state if forecast.is_near_edge else "unknown"
     return changed(forecast, state=state, basis=f"{forecast.basis}; {why}")
 
 

@@ -127,9 +127,14 @@ def _announced(forecasts: Sequence[dict[str, Any]], ends: Sequence[int]) -> dict
     found: dict[int, dict[str, Any]] = {}
     for _, rows in itertools.groupby(zip(after.tolist(), forecasts, strict=True), key=lambda pair: pair[0]):
         part = [row for _, row in rows]
-        states = announcing([str(row.get("state")) for row in part])
+        states = announcing([str(row.get("state")) for row in part], [_level(row) for row in part])
         found |= {row["step"]: row for row, on in zip(part, states, strict=True) if on}
     return found
+
+
+def _level(row: Mapping[str, Any]) -> str | None:
+    level = row.get("level")
+    return level if isinstance(level, str) else None
 
 
 def guard_steps(run: Run) -> list[int]:
