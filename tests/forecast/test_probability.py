@@ -17,7 +17,7 @@ from foreshock.forecast.signs import Signs, SpikeHistory
 
 NAMES = (
     *("ratio", "growth", "highest", "noise", "lag", "held lag", "burst", "level", "bump"),
-    *("volatility", "rate", "since", "phase"),
+    *("volatility", "rate", "since", "phase", "rise", "rise 10", "rise 20", "rise 40"),
 )
 SIGNS = st.fixed_dictionaries({name: st.floats(-12, 12) | st.just(math.nan) for name in NAMES})
 

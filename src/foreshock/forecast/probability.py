@@ -31,21 +31,15 @@ HORIZONS = (10, 25, 50, 100)
 """Steps ahead for which points were fitted."""
 
 FULL = (
-    "ratio",
-    "ahead",
-    "highest",
-    "lag",
-    "held lag",
-    "rate",
-    "phase",
-    "since",
-    "bump",
-    "level",
-    "volatility",
+    *("ratio", "ahead", "highest", "lag", "held lag", "rise 10", "rise 20", "rise 40", "rise"),
+    *("rate", "phase", "since", "bump", "level", "volatility"),
 )
 """Signs of a run whose steps all see the same data."""
 
-NOISY = ("noise", "held lag", "lag", "burst", "level", "volatility", "rate", "since")
+NOISY = (
+    *("noise", "held lag", "lag", "burst", "rise 10", "rise 20", "rise"),
+    *("level", "volatility", "rate", "since"),
+)
 """Signs of a run whose batches differ."""
 
 FASTEST = 0.02

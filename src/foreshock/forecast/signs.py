@@ -7,6 +7,8 @@ r"""What the probability of a spike rests on: a handful of numbers, most of them
 ``noise``      ln of the typical mean-square ratio
 ``lag``        ln of Σv̂ over the mean ‖g‖² of five steps: how far v is above the gradient just now
 ``held lag``   ln of the `Forecast.lag`, that of some dozens of steps
+``rise 10``    ln of the mean ‖g‖² of five steps over what it was 10 steps before; 20 and 40 likewise
+``rise``       the same over its lowest value of the last 50 steps
 ``burst``      ln of the size of the gradient over its usual one
 ``level``      ln of the mean loss of five steps over the median of the 100 before
 ``bump``       the highest such level in the last 100 steps
@@ -37,6 +39,8 @@ _REST = 10  # steps below it that end a spike
 _WINDOW = 100
 _NEVER = 5000  # steps since the last spike, where there was none
 _VOLATILITY_MEMORY, _GRADIENT_MEMORY = 30, 5
+_RISES = (10, 20, 40)
+_LOWEST = 50
 
 
 class SpikeHistory:
@@ -110,6 +114,7 @@ class Signs:
         self._statistics = StepStatistics(math.nan, math.nan, math.nan)
         self._loss = math.nan
         self._moment = self._square = self._volatility = math.nan
+        self._sizes: deque[float] = deque(maxlen=_LOWEST)  # ln of the mean ‖g‖²
         self._levels: deque[float] = deque(maxlen=_WINDOW)
         self._ratios: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
 
@@ -134,6 +139,7 @@ class Signs:
         before, self._loss = self._loss, loss
         self._statistics, self._moment = statistics, second_moment
         self._square = _moved(self._square, squared_gradient, _GRADIENT_MEMORY)
+        self._sizes.append(logarithm(self._square))
         if loss and before and math.isfinite(loss) and math.isfinite(before):
             change = abs(math.log(abs(loss / before)))
             self._volatility = _moved(self._volatility, change, _VOLATILITY_MEMORY)
@@ -156,7 +162,11 @@ class Signs:
         since = self.history.since
         recent = [one for made, one in self._ratios if step - made < _WINDOW]
         levels = [one for one in self._levels if not math.isnan(one)]
-        return {
+        sizes = list(self._sizes)
+        lowest = min((one for one in sizes if not math.isnan(one)), default=math.nan)
+        rises = {f"rise {k}": sizes[-1] - sizes[-1 - k] if len(sizes) > k else math.nan for k in _RISES}
+        return rises | {
+            "rise": sizes[-1] - lowest if sizes else math.nan,
             "ratio": logarithm(ratio),
             "growth": growth,
             "highest": logarithm(max(recent, default=math.nan)) if ratio > 0 else math.nan,
@@ -180,6 +190,7 @@ class Signs:
             "moment": self._moment,
             "square": self._square,
             "volatility": self._volatility,
+            "sizes": list(self._sizes),
             "levels": list(self._levels),
             "ratios": [list(pair) for pair in self._ratios],
             "statistics": list(vars(self._statistics).values()),
@@ -190,6 +201,7 @@ class Signs:
         self.history.load_state_dict(state["history"])
         self._loss, self._moment = float(state["loss"]), float(state["moment"])
         self._square, self._volatility = float(state["square"]), float(state["volatility"])
+        self._sizes = deque(state["sizes"], maxlen=_LOWEST)
         self._levels = deque(state["levels"], maxlen=_WINDOW)
         self._ratios = deque(((int(k), float(x)) for k, x in state["ratios"]), maxlen=_WINDOW)
         self._statistics = StepStatistics(*state["statistics"])

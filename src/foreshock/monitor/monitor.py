@@ -128,7 +128,8 @@ class Monitor:
         self._run = self._forecasts_by(horizon=horizon, beta2=self._subject.beta2, alarm_at=alarm_at)
         self._batches = BatchWatch(constant=full_batch)
         self._signals = FreeSignals(self._subject.optimizers)
-        header = self._subject.describe() | dict(meta or {})
+        header = self._subject.describe() | {"alarm_at": alarm_at, "probability_horizon": horizon}
+        header |= dict(meta or {})
         # Last of what may be refused: a guard that nobody can reach must not stay on the optimizer.
         self._guard = None if guard is None else as_guard(guard, self._subject.optimizers)
         if self._guard is not None:

@@ -97,19 +97,22 @@ def fit_cards(runs: Sequence[Signed]) -> dict[str, Any]:
     return cards
 
 
-def fit_card(runs: Sequence[Signed], names: Sequence[str]) -> dict[str, Any]:
+def fit_card(
+    runs: Sequence[Signed], names: Sequence[str], horizons: Sequence[int] = HORIZONS
+) -> dict[str, Any]:
     """Return the constants and points of one card, without its deviation.
 
     Args:
         runs: Forecasts of runs of its type.
         names: Its signs.
+        horizons: Those to fit, of `HORIZONS`.
     """
     constants: dict[int, float] = {}
     signs: dict[str, dict[str, Any]] = {}
     knots = {name: _knots(runs, name) for name in names if name != "ahead"}
     if "ahead" in names:
         knots["ahead"] = knots["ratio"]
-    for horizon in HORIZONS:
+    for horizon in horizons:
         found = _fit(runs, names, knots, horizon)
         constants[horizon] = round(float(found[0]), 3)
         first = 1
@@ -143,7 +146,7 @@ def left_out(runs: Sequence[Signed], names: Sequence[str], horizon: int = 50) ->
     """Return the logarithm of the odds of each run, by a card that was fitted without its configuration."""
     found: dict[str, dict[str, Any]] = {}
     for name in sorted({str(run.meta["name"]) for run in runs}):
-        found[name] = fit_card([run for run in runs if run.meta["name"] != name], names)
+        found[name] = fit_card([run for run in runs if run.meta["name"] != name], names, [horizon])
     return [log_odds(found[str(run.meta["name"])], run, horizon) for run in runs]
 
 
