@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from benchmarks.fuzz.logs import damaged, sound_log
@@ -25,7 +26,7 @@ _DOCUMENTED = (ImportError, OSError, TypeError, ValueError, RuntimeError, Floati
 
 
 _SQUARES = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "row_var", "col_var", "variance", "sum")
-_MOMENTS = (*_SQUARES, "exp_avg", "momentum_buffer", "grad_avg")
+_MOMENTS = {*_SQUARES, "exp_avg", "momentum_buffer", "grad_avg"}
 
 
 class BrokenPromiseError(AssertionError):
@@ -176,13 +177,17 @@ class CheckpointReader:
         except _DOCUMENTED:
             self.counts["checkpoints read, not measured"] += 1
             return
-        _require(_is_sane(model, optimizer), f"{name}: a ratio of {reading.stability_ratio}")
+        _require(
+            _is_sane(model, optimizer, self._sound[name]), f"{name}: a ratio of {reading.stability_ratio}"
+        )
 
 
-def _is_sane(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> bool:
+def _is_sane(model: torch.nn.Module, optimizer: torch.optim.Optimizer, sound: dict[str, Any]) -> bool:
     """Return whether weights and moments are finite, and second moments not negative."""
     values = [("weight", value) for value in model.state_dict().values()]
-    values += [pair for state in optimizer.state.values() for pair in state.items() if pair[0] in _MOMENTS]
+    for place, parameter in enumerate(optimizer.param_groups[0]["params"]):
+        moments = sound["optimizer"]["state"][place].keys() & _MOMENTS
+        values += [(name, optimizer.state[parameter][name]) for name in moments]
     return all(
         value.layout == torch.strided
         and bool(torch.isfinite(value).all())

@@ -13,8 +13,9 @@ from typing import Any
 RESULTS = Path(__file__).with_name("results")
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 
+_NOT_ADDED = ("seed", "largest page", "bound on pages")
 _TEMPLATE = Path(__file__).with_name("template.md")
-_COMMANDS = ("harm", "interruptions", "fuzz", "reading")
+_COMMANDS = ("harm", "fuzz", "reading")
 
 
 class _Counts(dict[str, Any]):
@@ -27,12 +28,44 @@ class _Counts(dict[str, Any]):
 def keep(command: str, record: Mapping[str, Any]) -> None:
     """Keep what a command measured, and write the page anew.
 
+    Cases that go on where the kept ones end are added to them, so that many can be run in several goes; each
+    is drawn from its own seed, and the sum is what one go would have counted.
+
     Args:
         command: Its name in ``results/``.
         record: Its counts, with `seed` and `cases` where it draws cases.
     """
-    (RESULTS / f"{command}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    path = RESULTS / f"{command}.json"
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if kept and "seed" in record and record["seed"] == kept["seed"] + kept["cases"]:
+        record = joined(kept, record)
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     publish()
+
+
+def joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the counts of two goes as those of one.
+
+    Args:
+        first: Counts of the earlier cases.
+        second: Those of the cases that follow.
+
+    Raises:
+        ValueError: If the two were not made by the same cases and the same torch.
+    """
+    for name in ("torch", "variety"):
+        if first.get(name) != second.get(name):
+            raise ValueError(
+                f"{name} was {first.get(name)!r} and is {second.get(name)!r}: the cases can't be added; "
+                "begin again with --seed 0"
+            )
+    counted = {
+        name: first.get(name, 0) + value
+        for name, value in second.items()
+        if type(value) is int and name not in _NOT_ADDED
+    }
+    largest = {name: max(first[name], second[name]) for name in ("largest page",) if name in second}
+    return {**first, **second, **counted, **largest, "seed": first["seed"]}
 
 
 def publish() -> None:
