@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import table
+
 RESULTS = Path(__file__).with_name("results")
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 
 _NOT_ADDED = ("seed", "largest page", "bound on pages")
 _TEMPLATE = Path(__file__).with_name("template.md")
-_COMMANDS = ("harm", "fuzz", "reading")
+_COMMANDS = ("harm", "kills", "fuzz", "reading")
 
 
 class _Counts(dict[str, Any]):
@@ -74,8 +76,30 @@ def publish() -> None:
     PAGE.write_text(_TEMPLATE.read_text(encoding="utf-8").format_map(found), encoding="utf-8")
 
 
+def reading_table(logs: Mapping[str, Any]) -> str:
+    """Return the table of what reading takes.
+
+    Args:
+        logs: By name of a log, what ``benchmarks.reading`` measured.
+    """
+    rows = [
+        (
+            name,
+            f"{found['count']:,}",
+            f"{found['log']:,.1f}",
+            *(f"{found[how]['seconds']:.1f}, {found[how]['memory']:,.0f}" for how in ("text", "page")),
+            f"{found['page']['megabytes']:.2f}",
+        )
+        for name, found in logs.items()
+    ]
+    header = ("log", "of", "MB", "text: processor s, MB", "page: processor s, MB", "page, MB")
+    return table(header, rows)
+
+
 def _counts(path: Path) -> _Counts:
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if "logs" in record and isinstance(record["logs"], dict):
+        record["table"] = reading_table(record["logs"])
     last = record["seed"] + record["cases"] - 1 if "seed" in record else 0
     return _Counts(record | record.get("variety", {}) | {"last": last})
 
