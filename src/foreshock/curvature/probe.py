@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from foreshock.curvature.blocks import BlockShare, block_shares, name_parameters
-from foreshock.curvature.form import symmetric_form
+from foreshock.curvature.form import random_start, symmetric_form
 from foreshock.eigen import EigenResult, StoppingRule, largest_eigenvalue
 from foreshock.operators import (
     BackendChoice,
@@ -203,7 +203,7 @@ def probe_curvature(
         >>> loss().backward()
         >>> reading, _ = probe_curvature(loss, read_preconditioner(optimizer), step=1)
         >>> round(reading.stability_ratio, 6), reading.products
-        (0.4, 3)
+        (0.4, 4)
     """
     began = time.perf_counter()
     settings = settings or ProbeSettings()
@@ -220,14 +220,15 @@ def probe_curvature(
                 "NaN or Inf in the batch and in the parameters"
             )
         directions = _Directions.measure(hessian, preconditioner)
-        # The last eigenvector and its runner-up, if there are any, and always one that is new at each step,
-        # the gradient with noise. From one vector a direction that overtakes, or of which the vector happens
-        # to have little, stays hidden behind a small residual.
+        # The last eigenvector and its runner-up, if there are any, and always two that are new at each step:
+        # a random one, and the gradient with noise. From one vector a direction that overtakes, or of which
+        # the vector happens to have little, stays hidden behind a small residual: without the random one, one
+        # of 2,100 networks was a third off at a residual of a percent.
         fresh = directions.cold_start(2 * step)
         last = _usable(memory, fresh)
         top = largest_eigenvalue(
             directions.operator,
-            (*last, fresh),
+            (*last, random_start(preconditioner.parameters, 2 * step + 1), fresh),
             settings.stop or StoppingRule(threshold=1.0),
             extra=directions.pairs(),
         )

@@ -28,8 +28,8 @@ amplifies the larger ones: \|qᵀx\| is rarely small, but it is not one. Hence t
 
 What hides an eigenvalue is a close neighbour of which the start has many times as much. Further random
 starts do not help against it, since they share the products that would have amplified the difference; caution
-does. A single call from one random start takes thirty residuals. Probes start from the last eigenvectors and
-the gradient, and ten are enough for them (docs/benchmarks/errors.md).
+does. A single call from one random start takes thirty residuals. Probes start from the last eigenvectors, the
+gradient and a random vector, and ten are enough for them (docs/benchmarks/errors.md).
 """
 
 from __future__ import annotations
