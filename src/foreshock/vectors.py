@@ -144,7 +144,7 @@ def reciprocal(vector: Tensor) -> Tensor:
         tensor([0.2500, 0.0000])
     """
     # Through 1/∞ = 0, so that no 1/0 arises, which a later product with zero would turn into NaN.
-    return torch.where(vector > 0, vector, torch.inf).reciprocal()
+    return torch.where(vector > 0, vector, torch.inf).reciprocal_()
 
 
 def unit(vector: Tensor) -> Tensor | None:
@@ -174,9 +174,12 @@ def turned(direction: Tensor, product: Tensor) -> Tensor:
         >>> turned(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 5.0]))
         tensor([0.9578, 0.2873])
     """
-    towards = unit(product)
-    moved = None if towards is None else unit(direction + _TOWARDS_PRODUCT * towards)
-    return direction if moved is None else moved
+    length = float(torch.linalg.vector_norm(product))
+    if not 0 < length < math.inf:
+        return direction
+    moved = torch.add(direction, product, alpha=_TOWARDS_PRODUCT / length)
+    norm = float(torch.linalg.vector_norm(moved))
+    return moved.div_(norm) if 0 < norm < math.inf else direction
 
 
 def _dense(tensor: Tensor) -> Tensor:

@@ -178,7 +178,7 @@ def measure_noise(
     with displaced(preconditioner.parameters, w * root, by=length):
         there = [one.gradient_at() for one in measured]
     products = [
-        (new.gradient - old.here.gradient).mul_(root).mul_(preconditioner.sign / length)
+        new.gradient.sub_(old.here.gradient).mul_(root).mul_(preconditioner.sign / length)
         for old, new in zip(measured, there, strict=True)
     ]
     curvature = _Spread.of(products, weights)
@@ -284,14 +284,20 @@ class _Spread:
     def of(cls, vectors: list[Tensor], weights: PartWeights) -> _Spread:
         if any(scale != 1 for scale in weights.scales):
             vectors = [vector * scale for vector, scale in zip(vectors, weights.scales, strict=True)]
-        mean = torch.zeros_like(vectors[0])
-        for vector, share in zip(vectors, weights.shares, strict=True):
+        mean = vectors[0] * weights.shares[0]
+        for vector, share in zip(vectors[1:], weights.shares[1:], strict=True):
             mean.add_(vector, alpha=share)
         return cls(mean, vectors, weights.shares)
 
     @cached_property
     def variance(self) -> float:
-        return self._pooled([float(torch.sum((vector - self.mean) ** 2)) for vector in self.vectors])
+        apart = torch.empty_like(self.mean)
+        return self._pooled(
+            [
+                float(torch.linalg.vector_norm(torch.sub(vector, self.mean, out=apart))) ** 2
+                for vector in self.vectors
+            ]
+        )
 
     def along(self, direction: Tensor) -> float:
         middle = float(torch.dot(direction, self.mean))
@@ -322,18 +328,18 @@ def _whole(parts: Sequence[Evaluation], weights: PartWeights) -> Evaluation:
 
 
 def _trusted_root(preconditioner: Preconditioner) -> Tensor:
-    root = preconditioner.scale_root().clone()
-    denominator = root**-2
-    moving = root > 0
-    if bool(moving.any()):
-        usual = torch.sqrt(torch.mean(denominator[moving] ** 2))
-        root[denominator < _LEAST_DENOMINATOR * usual] = 0
-    return root
+    root = preconditioner.scale_root()
+    # Zero where nothing moves. Few passes, and none by a mask: this takes as long as a gradient of a small batch.
+    denominator = reciprocal(root)
+    denominator.mul_(denominator)
+    moving = torch.count_nonzero(root)
+    usual = torch.linalg.vector_norm(denominator) / moving.clamp(min=1).sqrt()
+    return root.masked_fill(denominator < _LEAST_DENOMINATOR * usual, 0)
 
 
 def _step_length(preconditioner: Preconditioner, root: Tensor) -> float:
     """Return √(uᵀA⁻¹u) of the step about to be taken."""
-    return float(torch.linalg.vector_norm(preconditioner.descent() * reciprocal(root)))
+    return float(torch.linalg.vector_norm(reciprocal(root).mul_(preconditioner.descent())))
 
 
 def _noise_factor(recursion: LinearRecursion, mean: float) -> float:

@@ -66,7 +66,8 @@ class GradientFunction:
         """
         # By identity, not content: .grad is set to None below, so that backward() makes a new tensor.
         saved = {leaf: leaf.grad for leaf in self._leaves}
-        losses, gradient = [], flatten([None] * len(self._parameters), self._parameters)
+        losses: list[Tensor] = []
+        gradient: Tensor | None = None
         reached = False  # and no list of the gradients, or they would take a vector for each term
         try:
             with torch.enable_grad(), self._replay():
@@ -78,7 +79,12 @@ class GradientFunction:
                     parts = self._differentiate(loss, saved)
                     reached |= reaches(parts)
                     losses.append(loss.detach() * term.weight)
-                    accumulate(gradient, parts, self._parameters, weight=term.weight)
+                    if gradient is None:
+                        gradient = flatten(parts, self._parameters)
+                        if term.weight != 1:
+                            gradient.mul_(term.weight)
+                    else:
+                        accumulate(gradient, parts, self._parameters, weight=term.weight)
                     del parts, loss
         finally:
             for leaf, grad in saved.items():
@@ -86,6 +92,8 @@ class GradientFunction:
             # autocast caches casts of the weights; those of displaced weights must not reach training.
             torch.clear_autocast_cache()
         require_dependence(reached=reached)
+        if gradient is None:  # of no term at all
+            gradient = flatten([None] * len(self._parameters), self._parameters)
         return Evaluation(torch.stack(losses).sum(), gradient)
 
     def _differentiate(self, loss: Tensor, affected: Iterable[Tensor]) -> list[Tensor | None]:
