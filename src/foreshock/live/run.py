@@ -216,7 +216,7 @@ class LiveRun:
     @property
     def steps_a_second(self) -> float:
         """Steps that came a second of late; NaN if none did while the log was watched."""
-        if len(self._speeds) < 2 or self._tail.behind:
+        if len(self._speeds) < 2 or time.monotonic() - self._speeds[-1][0] > _SPEED_OVER:
             return math.nan
         (begin, first), (end, last) = self._speeds[0], self._speeds[-1]
         return (last - first) / (end - begin) if end > begin else math.nan
@@ -282,7 +282,7 @@ class LiveRun:
         self._starts = sessions.starts
         self._seen = {kind: len(rows) for kind, rows in sessions.kinds.items()}
         self.error = ""
-        if self.last_step is not None:
+        if self.last_step is not None and not self._tail.behind:
             now = time.monotonic()
             self._speeds.append((now, self.last_step))
             while now - self._speeds[0][0] > _SPEED_OVER:

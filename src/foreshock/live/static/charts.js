@@ -6,6 +6,7 @@ import { MarkLane } from "/assets/marks.js";
 import { aligned } from "/assets/store.js";
 
 const { format, power, logTicks } = foreshockAxes;
+const ALARMED = ["probability", "ratio", "noise"]; // charts of what alarms are made of
 const AXIS = 58, SHOWN = 6, RUN_COLOURS = 10;
 
 export const runColour = (number) => colour(`run-${number % RUN_COLOURS}`);
@@ -31,7 +32,8 @@ export class Chart {
 
   /** Draw the runs in view; lines are made anew only if there are others. */
   draw() {
-    const runs = this.page.shown().filter((run) => this.page.store.columns(run.id, this.style.id)?.[0].length);
+    // The run in front is drawn last, on top of the others.
+    const runs = this.page.shown().filter((run) => this.page.store.columns(run.id, this.style.id)?.[0].length).reverse();
     this.figure.hidden = runs.length === 0;
     if (!runs.length) return;
     const many = runs.length > 1;
@@ -42,7 +44,7 @@ export class Chart {
     });
     this.log = this.style.log && parts.every(([, ...ys]) => ys.every((y) => y.every((v) => !(v < 0))));
     this.lines = many
-      ? runs.map((run) => ({ label: run.name, stroke: runColour(run.number), front: run.id === this.page.front }))
+      ? runs.map((run) => ({ label: run.short ?? run.name, stroke: runColour(run.number), front: run.id === this.page.front }))
       : this.style.lines.map((line) => ({ label: line.label, stroke: colour(line.role), front: true }));
     const data = aligned(parts, this.log);
     const key = JSON.stringify([this.lines, this.log]);
@@ -60,9 +62,10 @@ export class Chart {
     };
     const y = { ...common, size: AXIS, values: (u, ticks) => ticks.map(this.log ? power : format) };
     if (this.log) Object.assign(y, { splits: logTicks, filter: (u, ticks) => ticks });
-    const marks = { id: this.style.id, fans: [], threshold: null, marks: this.style.id === "loss" ? "labelled" : "plain" };
+    const marks = { id: this.style.id, fans: [], threshold: null, marked: this.lines.length > 1 ? this.lines.length : 1, marks: this.style.id === "loss" ? "labelled" : "plain" };
     const hooks = foreshockOverlays.hooks(marks, this.page.marks, colour);
     hooks.draw.push((u) => this.edge(u));
+    if (ALARMED.includes(this.style.id)) hooks.draw.push((u) => this.alarms(u));
     hooks.setSelect = [(u) => this.selected(u)];
     hooks.setCursor = [() => this.tell()];
     hooks.setScale = [(u, scale) => { if (scale === "x") this.lane?.draw(u); }];
@@ -70,7 +73,7 @@ export class Chart {
     this.plot = new uPlot({
       width: this.width(), height: this.height(), padding: [8, 10, 0, 0], hooks,
       series: [{}, ...this.lines.map((line) => ({
-        stroke: line.stroke, width: line.front ? 1.6 : 1, alpha: line.front ? 1 : 0.75, points: { size: 4 },
+        stroke: line.stroke, width: line.front ? 1.6 : 1, alpha: line.front ? 1 : 0.55, points: { size: 4 },
       }))],
       axes: [{ ...common, size: 26, gap: 4, values: (u, ticks) => ticks.map((t) => (Number.isInteger(t) ? t.toLocaleString("en") : "")) }, y],
       scales: {
@@ -131,6 +134,24 @@ export class Chart {
     ctx.restore();
   }
 
+  /** A line at each alarm; a dashed one where it was a watch. */
+  alarms(u) {
+    const { ctx, bbox } = u, px = uPlot.pxRatio, [from, to] = this.page.window();
+    ctx.save();
+    ctx.strokeStyle = colour("forecast");
+    ctx.lineWidth = px;
+    for (const { step, label } of this.page.details?.marks.alarms ?? []) {
+      if (step < from || step > to) continue;
+      const x = Math.round(u.valToPos(step, "x", true)) + 0.5;
+      ctx.setLineDash(label === "watch" ? [2 * px, 4 * px] : []);
+      ctx.beginPath();
+      ctx.moveTo(x, bbox.top);
+      ctx.lineTo(x, bbox.top + bbox.height);
+      ctx.stroke();
+    }
+    ctx.restore();
+  }
+
   selected(u) {
     const { left, width } = u.select;
     if (width > 3) this.page.show([u.posToVal(left, "x"), u.posToVal(left + width, "x")]);
@@ -149,7 +170,8 @@ export class Chart {
       for (let i = at; i >= 0 && x[i] >= min; i--) if (column[i] !== undefined) return column[i];
       return null;
     };
-    const entries = this.lines.map((line, i) => [line, value(data[i + 1])]).slice(0, SHOWN);
+    const all = this.lines.map((line, i) => [line, value(data[i + 1])]);
+    const entries = all.sort((a, b) => b[0].front - a[0].front).slice(0, SHOWN);
     const left = this.lines.length - entries.length;
     this.legend.replaceChildren(
       make("span", { class: "at" }, x.length ? `step ${steps(x[at] ?? 0)}` : ""),

@@ -33,7 +33,8 @@ class Page {
     byId("terms").append(...Object.entries(terms).map(([term, words]) => make("div", {}, make("dt", {}, term), make("dd", {}, words))));
     this.buttons();
     foreshockTheme.changed((wanted) => {
-      say(byId("theme"), { auto: "Theme: system", dark: "Theme: dark", light: "Theme: light" }[wanted]);
+      say(byId("theme"), { auto: "◐ system", dark: "☾ dark", light: "☀ light" }[wanted]);
+      byId("theme").setAttribute("aria-label", `Theme: ${wanted === "auto" ? "as the system" : wanted}`);
       this.charts.forEach((chart) => chart.plot && chart.repaint());
       this.heats.draw();
       if (this.list.order) this.list.draw();
@@ -253,7 +254,7 @@ class Page {
       f: () => this.follow(), "+": () => zoom(this, 0.5), "=": () => zoom(this, 0.5), "-": () => zoom(this, 2),
       ",": () => pan(this, -0.5), ".": () => pan(this, 0.5), n: () => this.explanation.turn(1), p: () => this.explanation.turn(-1),
       j: () => turn(1), k: () => turn(-1), x: () => { this.list.choose(this.front, !this.list.chosen.has(this.front)); this.changed(); },
-      "/": () => byId("filter").focus(),
+      "/": () => { this.list.unfold(true); byId("filter").focus(); },
     };
     const act = actions[event.key];
     if (!act) return;

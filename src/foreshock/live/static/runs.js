@@ -19,6 +19,7 @@ export class RunList {
     this.items = new Map();
     this.count = 0;
     byId("filter").addEventListener("input", () => this.draw());
+    byId("listed").addEventListener("click", () => this.unfold(!byId("runs").classList.contains("unfolded")));
     byId("all").addEventListener("click", () => { for (const id of this.visible()) this.choose(id, true); page.changed(); });
     byId("none").addEventListener("click", () => { for (const id of [...this.chosen]) this.choose(id, id === page.front); page.changed(); });
   }
@@ -39,6 +40,12 @@ export class RunList {
     this.draw();
   }
 
+  /** On a narrow screen the list is folded: the verdict comes first. */
+  unfold(open) {
+    byId("runs").classList.toggle("unfolded", open);
+    byId("listed").setAttribute("aria-expanded", String(open));
+  }
+
   choose(id, wanted) {
     if (wanted) this.chosen.add(id);
     else this.chosen.delete(id);
@@ -56,8 +63,22 @@ export class RunList {
     });
   }
 
+  /** Names as they are shown: without the words that all of them begin with. */
+  shorten() {
+    const names = this.order.map((id) => this.runs.get(id).name);
+    let common = names.length > 1 ? names[0].length : 0;
+    for (const name of names) while (!name.startsWith(names[0].slice(0, common))) common--;
+    common = Math.max(...[" ", "/", "_"].map((sign) => names[0].lastIndexOf(sign, common - 1))) + 1;
+    for (const id of this.order) {
+      const run = this.runs.get(id);
+      run.short = common > 5 && run.name.length > common ? `…${run.name.slice(common)}` : run.name;
+    }
+  }
+
   draw() {
-    byId("runs").hidden = this.order.length < 2;
+    if (this.order.length) this.shorten();
+    byId("runs").hidden = byId("listed").hidden = this.order.length < 2;
+    say(byId("listed"), `${this.order.length} runs`);
     byId("frame").classList.toggle("many", this.order.length > 1);
     const visible = new Set(this.visible());
     const list = byId("list");
@@ -70,8 +91,8 @@ export class RunList {
       parts.swatch.style.background = runColour(run.number);
       if (front) parts.open.setAttribute("aria-current", "true");
       else parts.open.removeAttribute("aria-current");
-      say(parts.name, run.name);
-      parts.name.title = run.place;
+      say(parts.name, run.short);
+      parts.name.title = `${run.name}, ${run.place}`;
       say(parts.state, STATES[run.state] ?? run.state);
       parts.state.dataset.state = run.state;
       const progress = run.read < 1 ? `reading ${Math.floor(100 * run.read)} %` : run.step === null ? "no step yet" : `step ${steps(run.step)}`;
@@ -83,7 +104,7 @@ export class RunList {
   item(id) {
     const box = make("input", { type: "checkbox", onchange: () => { this.choose(id, box.checked); this.page.changed(); } });
     const swatch = make("i"), name = make("b"), state = make("span", { class: "state" }), numbers = make("span", { class: "soft" });
-    const open = make("button", { type: "button", class: "open", onclick: () => this.page.bring(id) }, name, state, numbers);
+    const open = make("button", { type: "button", class: "open", onclick: () => this.page.bring(id) }, name, numbers, state);
     const item = make("li", {}, make("label", { title: "Overlay" }, box, swatch), open);
     box.setAttribute("aria-label", `Overlay ${this.runs.get(id).name}`);
     this.items.set(id, { item, box, swatch, name, state, numbers, open });
