@@ -12,9 +12,11 @@ from foreshock.cli.console import make_console, printable_path, stopped
 
 
 def watch(
-    place: Annotated[
+    run: Annotated[
         Path,
-        typer.Argument(help="Folder of a run, a folder of such folders, or a .jsonl file.", metavar="RUN"),
+        typer.Argument(
+            help="Folder of a run, a folder of such folders, or a .jsonl file.",
+        ),
     ],
     host: Annotated[
         str, typer.Option(help="Address to listen on. Beyond loopback a token is asked for.")
@@ -35,14 +37,14 @@ def watch(
 
     console = make_console()
     try:
-        page = LivePage(place, host=host, port=port, ask_token=token)
+        page = LivePage(run, host=host, port=port, ask_token=token)
     except (ImportError, OSError) as error:
         raise stopped(error) from error
 
     def say() -> None:
         runs = len(page.watched.runs)
         found = f"{runs} run{'' if runs == 1 else 's'}" if runs else "no run yet; they appear as they begin"
-        console.print(f"Watching {printable_path(place)}: {found}", soft_wrap=True)
+        console.print(f"Watching {printable_path(run)}: {found}", soft_wrap=True)
         console.print(f"Open [bold]{escape(page.address)}[/]  (Ctrl-C ends)", soft_wrap=True)
         if page.tunnel:
             console.print(f"From another machine, first: {escape(page.tunnel)}", soft_wrap=True)

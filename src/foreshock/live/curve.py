@@ -89,6 +89,7 @@ class Curve:
             points: Up to so many all points are kept; above, about so many a column.
             since: Points before this place are left out: whoever asks has them.
         """
+        since = min(max(since, 0), len(self))  # whoever asks may have seen an earlier session
         low = max(int(np.searchsorted(self.steps, first)) - 1, since)
         high = max(int(np.searchsorted(self.steps, last, side="right")) + 1, low)
         columns = [self.column(name)[low:high] for name in names]

@@ -64,6 +64,7 @@ class LivePage:
             access_log=False,
             timeout_graceful_shutdown=1,
             server_header=False,
+            proxy_headers=False,
             ws="none",
         )
         self._server: uvicorn.Server = uvicorn.Server(config)

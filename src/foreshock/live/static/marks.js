@@ -60,7 +60,8 @@ export class Explanation {
   constructor(page) {
     this.page = page;
     this.box = byId("explanation");
-    this.key = null;
+    this.key = this.awaited = null;
+    this.box.addEventListener("close", () => { this.awaited = null; });
     byId("ezoom").addEventListener("click", () => {
       this.box.close();
       if (this.window) page.show(this.window);
@@ -71,13 +72,14 @@ export class Explanation {
   }
 
   async open(key) {
-    this.key = key;
+    this.key = this.awaited = key;
     let found;
     try {
       found = await (await ask("/api/explain", { run: this.page.front, mark: key })).json();
     } catch {
       return; // the mark went with an earlier session of the run, or the server is gone
     }
+    if (this.awaited !== key) return; // another one was opened meanwhile, or the box was closed
     this.window = found.window;
     say(byId("etitle"), found.title);
     byId("etext").replaceChildren(...found.text.map((words) => make("p", {}, words)));
