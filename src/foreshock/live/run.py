@@ -247,7 +247,7 @@ class LiveRun:
                 "written": tail.written,
                 "read": tail.position / tail.size if tail.size else 1.0,
                 "charts": [chart.name for chart in CHARTS if self._drawn[chart.name] >= _FEWEST],
-                "layers": bool(self.log.readings),
+                "layers": len(self.log.readings),
             }
 
     # ------------------------------------------------------------------ inside

@@ -26,6 +26,12 @@ export class Chart {
       this.legend, this.lane?.element, this.place);
     this.plot = null;
     this.key = "";
+    this.visible = this.due = false;
+    // What is out of sight is drawn when it comes into sight: a page that moves must not cost a core.
+    new IntersectionObserver(([{ isIntersecting }]) => {
+      this.visible = isIntersecting;
+      if (isIntersecting && this.due) this.draw();
+    }, { rootMargin: "150px" }).observe(this.figure);
     gestures(this, page);
     new ResizeObserver(() => this.resize()).observe(this.place);
   }
@@ -35,7 +41,8 @@ export class Chart {
     // The run in front is drawn last, on top of the others.
     const runs = this.page.shown().filter((run) => this.page.store.columns(run.id, this.style.id)?.[0].length).reverse();
     this.figure.hidden = runs.length === 0;
-    if (!runs.length) return;
+    this.due = !this.visible;
+    if (!runs.length || this.due) return;
     const many = runs.length > 1;
     // Of several runs only the first line of a chart is drawn: more could not be told apart.
     const parts = runs.map((run) => {
@@ -68,7 +75,6 @@ export class Chart {
     if (ALARMED.includes(this.style.id)) hooks.draw.push((u) => this.alarms(u));
     hooks.setSelect = [(u) => this.selected(u)];
     hooks.setCursor = [() => this.tell()];
-    hooks.setScale = [(u, scale) => { if (scale === "x") this.lane?.draw(u); }];
     hooks.setSize = [(u) => this.lane?.draw(u)];
     this.plot = new uPlot({
       width: this.width(), height: this.height(), padding: [8, 10, 0, 0], hooks,
@@ -93,7 +99,8 @@ export class Chart {
 
   /** Let the axes follow the window. */
   move() {
-    if (!this.plot || this.figure.hidden) return;
+    if (!this.visible) this.due = true;
+    if (!this.plot || this.figure.hidden || this.due) return;
     const [min, max] = this.page.window();
     this.plot.setScale("x", { min, max });
     this.lane?.draw(this.plot);
@@ -130,7 +137,12 @@ export class Chart {
     ctx.font = `${11 * px}px system-ui, sans-serif`;
     ctx.textAlign = "left";
     ctx.textBaseline = at - bbox.top < 16 * px ? "top" : "bottom";
-    ctx.fillText(edge, bbox.left + 6 * px, at + (ctx.textBaseline === "top" ? 2 : -2) * px);
+    const place = [edge, bbox.left + 6 * px, at + (ctx.textBaseline === "top" ? 2 : -2) * px];
+    ctx.setLineDash([]);
+    ctx.strokeStyle = colour("paper");
+    ctx.lineWidth = 4 * px;
+    ctx.strokeText(...place); // readable where a line passes below it
+    ctx.fillText(...place);
     ctx.restore();
   }
 
@@ -192,12 +204,13 @@ export class Chart {
   }
 
   resize() {
-    if (this.plot && this.plot.width !== this.width()) this.plot.setSize({ width: this.width(), height: this.height() });
+    if (this.plot && this.place.clientWidth && this.plot.width !== this.width()) this.plot.setSize({ width: this.width(), height: this.height() });
   }
 
   /** Draw anew from the start: another theme has other colours. */
   repaint() {
     this.key = "";
+    this.due = true;
     this.draw();
   }
 }

@@ -20,8 +20,13 @@ export function say(element, words) {
   if (element.textContent !== words) element.textContent = words;
 }
 
+const colours = new Map(); // asking the style of a page again and again is slow
+foreshockTheme.changed(() => colours.clear());
+
+/** A colour of the theme. */
 export function colour(role) {
-  return getComputedStyle(document.documentElement).getPropertyValue(`--${role}`).trim();
+  if (!colours.has(role)) colours.set(role, getComputedStyle(document.documentElement).getPropertyValue(`--${role}`).trim());
+  return colours.get(role);
 }
 
 /** The text of steps as people write them. */

@@ -75,7 +75,7 @@ class Page {
       this.panels.status(this.list.runs.get(this.front));
       this.inform();
     }
-    this.changed();
+    this.refresh();
   }
 
   /** Fetch the details of the run in front: now, or a while after the last time. */
@@ -94,8 +94,9 @@ class Page {
       const { spikes, falseAlarms, answered, actions } = found.marks;
       Object.assign(this.marks, { spikes, falseAlarms, answered, actions: actions.map(({ step, end }) => [step, end]) });
       this.panels.details(found);
-      if (run.layers) this.heats.show(await (await ask("/api/heat", { run: run.id })).json());
-      else this.heats.show({ maps: [], steps: [] });
+      const layers = `${run.id} ${run.generation} ${run.layers}`;
+      if (layers !== this.layers) this.heats.show(await (await ask("/api/heat", { run: run.id })).json());
+      this.layers = layers;
       this.draw();
       if (found.version < run.version) this.inform(); // the longer verdict is still being written
     } catch (error) {
@@ -174,7 +175,14 @@ class Page {
     this.soon = setTimeout(() => this.changed(), 60);
   }
 
+  /** Fetch what the runs in view need, and draw at once what is held. */
   changed() {
+    this.refresh();
+    this.draw();
+  }
+
+  /** Fetch what the runs in view need; what comes is drawn. */
+  refresh() {
     const runs = this.shown();
     if (!runs.length) return;
     const names = new Set(runs.flatMap((run) => run.charts));
@@ -182,20 +190,23 @@ class Page {
     const points = runs.length > 4 ? Math.max(400, Math.round((8 * wide) / runs.length)) : Math.round(2 * wide);
     const view = this.isZoomed() ? this.window().map(Math.round) : null;
     this.store.want({ runs, charts: this.charts.map((chart) => chart.style.id).filter((id) => names.has(id)), window: view, points });
-    this.draw();
   }
 
   /** Draw at the next frame, once, whoever asks how often. */
   draw() {
     if (this.drawing) return;
     this.drawing = true;
-    requestAnimationFrame(() => {
-      this.drawing = false;
+    const began = performance.now();
+    const paint = () => {
       this.charts.forEach((chart) => chart.draw());
       this.heats.draw();
       this.toolbar();
-      document.documentElement.dataset.drawn = String(Number(document.documentElement.dataset.drawn ?? 0) + 1);
-    });
+      this.drawing = false;
+      // A slow machine draws less often instead of falling behind.
+      const now = performance.now();
+      this.rest = now + Math.min(2 * (now - began), 500);
+    };
+    setTimeout(() => requestAnimationFrame(paint), Math.max(0, (this.rest ?? 0) - began));
   }
 
   toolbar() {

@@ -22,6 +22,7 @@ const shown = (value) => (typeof value === "number" ? format(value) : value ?? "
 export class Panels {
   constructor(page) {
     this.page = page;
+    this.filled = {};
     this.sorts = new Set(SORTS.slice(0, 3).flatMap(([, names]) => names).concat("misuse"));
     byId("sorts").append(...SORTS.map(([title, names]) => {
       const box = make("input", { type: "checkbox", onchange: () => {
@@ -63,18 +64,32 @@ export class Panels {
   details(found) {
     this.tiles();
     this.happened(false);
+    const pairs = (list) => list.map(([name, words]) => make("div", {}, make("dt", {}, name), make("dd", {}, words)));
     const said = found.verdict;
     byId("story").hidden = !said;
     if (said) {
-      byId("sofar").replaceChildren(...found.tiles.map(([name, words]) => make("div", {}, make("dt", {}, name), make("dd", {}, words))));
       say(byId("happenedwords"), `${said.happened[0].toUpperCase()}${said.happened.slice(1)}.`);
-      const lists = [["Why", said.why], ["What to do", said.advice], ["Notes", found.notes]].filter(([, list]) => list.length);
-      byId("answers").replaceChildren(...lists.map(([title, list]) => make("div", {}, make("h3", {}, title), make("ul", {}, ...list.map((words) => make("li", {}, words))))));
+      this.fill("sofar", found.tiles, pairs);
+      this.fill("answers", [["Why", said.why], ["What to do", said.advice], ["Notes", found.notes]], (lists) => lists
+        .filter(([, list]) => list.length)
+        .map(([title, list]) => make("div", {}, make("h3", {}, title), make("ul", {}, ...list.map((words) => make("li", {}, words))))));
     }
-    const tables = (found.tables ?? []).filter((table) => table.rows.length);
-    byId("tables").replaceChildren(...tables.map((table, i) => this.table(table, i === 0 ? found.onsets : [])));
-    this.tensors(found.tensors);
-    byId("basis").replaceChildren(...found.basis.map(([name, words]) => make("div", {}, make("dt", {}, name), make("dd", {}, words))));
+    this.fill("tables", [found.tables ?? [], found.onsets], ([tables, onsets]) => tables
+      .map((table, i) => (table.rows.length ? this.table(table, i === 0 ? onsets : []) : null)).filter(Boolean));
+    byId("tensors").hidden = !found.tensors;
+    if (found.tensors) {
+      say(byId("tensorstep"), `As measured at step ${steps(found.tensors.step)}.`);
+      this.fill("tensortable", found.tensors.rows, (rows) => this.tensors(rows));
+    }
+    this.fill("basis", found.basis, pairs);
+  }
+
+  /** Fill an element anew if what it shows is another: what a reader selected, or has the focus, stays else. */
+  fill(id, value, build) {
+    const key = JSON.stringify(value);
+    if (this.filled[id] === key) return;
+    this.filled[id] = key;
+    byId(id).replaceChildren(...build(value));
   }
 
   table({ title, headers, rows }, onsets) {
@@ -107,12 +122,10 @@ export class Panels {
     return `${mark.label}${known}`;
   }
 
-  tensors(found) {
-    byId("tensors").hidden = !found;
-    if (!found) return;
-    say(byId("tensorstep"), `As measured at step ${steps(found.step)}.`);
+  /** Layers as rows, with whatever was measured of each. */
+  tensors(rows) {
     const NAMES = { share: "share of the unstable direction", curvature_share: "share of the curvature", size: "parameters" };
-    const names = [...new Set(found.rows.flatMap((row) => Object.keys(row.values)))].sort((a, b) => (b === "share") - (a === "share"));
+    const names = [...new Set(rows.flatMap((row) => Object.keys(row.values)))].sort((a, b) => (b === "share") - (a === "share"));
     const cell = (name, value) => {
       if (value === undefined) return make("td", {}, "–");
       if (name !== "share") return make("td", {}, format(value));
@@ -120,8 +133,8 @@ export class Panels {
       bar.style.width = `${Math.min(Math.max(value, 0), 1) * 6}rem`;
       return make("td", {}, bar, `${(100 * value).toFixed(value < 0.1 ? 1 : 0)} %`);
     };
-    byId("tensortable").replaceChildren(
+    return [
       make("thead", {}, make("tr", {}, ...["layer", ...names.map((name) => NAMES[name] ?? name.replaceAll("_", " "))].map((words) => make("th", { scope: "col" }, words)))),
-      make("tbody", {}, ...found.rows.map((row) => make("tr", {}, make("th", { scope: "row" }, row.name), ...names.map((name) => cell(name, row.values[name]))))));
+      make("tbody", {}, ...rows.map((row) => make("tr", {}, make("th", { scope: "row" }, row.name), ...names.map((name) => cell(name, row.values[name])))))];
   }
 }
