@@ -25,6 +25,7 @@ class Curve:
     Example:
         >>> curve = Curve(["loss"])
         >>> curve.extend(np.arange(3.0), [np.array([3.0, 2.0, 1.0])])
+        True
         >>> curve.steps.tolist(), curve.column("loss").tolist()
         ([0.0, 1.0, 2.0], [3.0, 2.0, 1.0])
     """

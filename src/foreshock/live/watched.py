@@ -15,8 +15,8 @@ from foreshock.runlog.folders import has_records
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LOOK_EVERY = 0.2
-"""Seconds between two looks at the end of each log."""
+LOOK_EVERY = 0.1
+"""Seconds between two looks at the end of each log, and five times what a look at all of them takes."""
 _SEARCH_EVERY = 2.0  # seconds, and twenty times what a search takes: folders may hold many checkpoints
 _DEEPEST = 8
 _MOST_RUNS = 2000
@@ -95,14 +95,16 @@ class WatchedFolder:
     def _follow(self) -> None:
         due = time.monotonic() + _SEARCH_EVERY
         while not self._stopping.is_set():
+            began = time.monotonic()
             behind = self.look()
+            looked = time.monotonic() - began
             if time.monotonic() >= due:
                 began = time.monotonic()
                 self.search()
                 now = time.monotonic()
                 due = now + max(_SEARCH_EVERY, 20 * (now - began))
             if not behind:
-                self._stopping.wait(LOOK_EVERY)
+                self._stopping.wait(max(LOOK_EVERY, 5 * looked))
 
     def _logs(self) -> Iterator[Path]:
         if self.place.is_file():
