@@ -1,4 +1,5 @@
 import json
+import math
 import struct
 
 import numpy as np
@@ -93,6 +94,25 @@ def test_actions_of_a_guard_are_joined_and_listed(tmp_path, write, follow):
     said = explanation(run, None, spans[0]["key"])
     assert said["title"] == "Guard (secant), 3 actions from step 100"
     assert said["facts"][0] == ("Step 100", "raise along, factor 1.3: 1.02 of the edge")
+
+
+def test_tables_of_tensors_are_drawn_and_listed(tmp_path, write, follow):
+    rows = calm(0, 300)
+    for step, lag in ((100, 4.0), (200, 9.0)):
+        tensors = [
+            {"name": "a.weight", "lag": lag, "burst": 0.5},
+            {"name": "b", "lag": math.nan},
+            "odd",
+            {"lag": 1},
+        ]
+        rows.append(("tensors", {"step": step, "reason": "alarm", "rows": tensors}))
+    rows.append(("tensors", {"step": 250, "rows": {"name": 1}}))
+    run = follow(write(tmp_path / "run", rows, layers={"a.weight": "Linear"}))
+    found = heat(run)
+    lag, burst = found["maps"]
+    assert (found["steps"], lag["layers"], lag["values"]) == ([100, 200], ["a.weight (Linear)"], [[4.0, 9.0]])
+    assert burst["values"] == [[0.5, 0.5]]
+    assert details(run, None)["tensors"]["rows"][0]["values"] == {"lag": 9.0, "burst": 0.5}
 
 
 def test_what_is_no_mark_has_no_explanation(tmp_path, write, follow):

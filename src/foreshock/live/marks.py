@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from foreshock.spikes import LossEvent
 
 _MOST = 2000  # marks of one sort: the last
+_APART = 20_000  # steps of a run whose actions are joined within twenty
 _SHOWN = 8  # actions that an explanation lists
 
 Mark = dict[str, Any]
@@ -38,7 +39,7 @@ def marks(run: LiveRun, analysed: Analysed | None) -> dict[str, Any]:
         alarms = [_alarm(place, row) for place, row in _last(run.log.alarms)]
         events = [_event(place, row) for place, row in _last(run.log.events)]
         steps = sorted({row["step"] for row in run.log.actions})
-        span = (0, run.last_step or 1)
+        span = (0, max(run.last_step or 1, _APART))  # a list of hundreds of single steps says nothing
     actions = [
         {"key": f"guard-{first}-{last}", "sort": "guard", "step": first, "end": last, "label": "guard"}
         for first, last in joined(steps, span)

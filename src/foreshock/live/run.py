@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _SCANNED_AT_ONCE = 2000  # steps: what waits for the lock waits some hundredths of a second
 _SPEED_OVER = 30.0  # seconds over which steps a second are counted
+_KEPT = ("alarm", "guard", "event", "curvature", "forecast", "tensors")
 _FEWEST = 2  # values that make a line
 _CHANGES_NOTHING = ("none", "cooldown")
 
@@ -46,7 +47,8 @@ class Log:
         alarms: Records of alarms.
         actions: Records of what a guard changed.
         events: What else happened.
-        readings: Step and share of the top eigenvector by block, of each reading that has blocks.
+        readings: Step and blocks of each reading of the curvature that has some.
+        tables: Step and rows of each table of tensors.
         forecast: The last forecast; None before the first.
     """
 
@@ -54,6 +56,7 @@ class Log:
     actions: list[Mapping[str, Any]] = field(default_factory=list)
     events: list[Mapping[str, Any]] = field(default_factory=list)
     readings: list[tuple[int, list[Mapping[str, Any]]]] = field(default_factory=list)
+    tables: list[tuple[int, list[Mapping[str, Any]]]] = field(default_factory=list)
     forecast: Mapping[str, Any] | None = None
 
     def take(self, kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -68,6 +71,13 @@ class Log:
             self.forecast = rows[-1]
         elif kind == "curvature":
             self.readings += ((row["step"], row["blocks"]) for row in rows if row.get("blocks"))
+        elif kind == "tensors":
+            self.tables += ((row["step"], named(row.get("rows"))) for row in rows if named(row.get("rows")))
+
+    @property
+    def by_layer(self) -> list[tuple[int, list[Mapping[str, Any]]]]:
+        """Whatever was measured by layer or tensor, in order of its steps."""
+        return sorted([*self.readings, *self.tables], key=lambda one: one[0])
 
 
 class LiveRun:
@@ -247,7 +257,7 @@ class LiveRun:
                 "written": tail.written,
                 "read": tail.position / tail.size if tail.size else 1.0,
                 "charts": [chart.name for chart in CHARTS if self._drawn[chart.name] >= _FEWEST],
-                "layers": len(self.log.readings),
+                "layers": len(self.log.readings) + len(self.log.tables),
             }
 
     # ------------------------------------------------------------------ inside
@@ -295,7 +305,7 @@ class LiveRun:
             start = self._seen.get(kind, 0)
             if start == len(rows):
                 continue
-            if kind in ("alarm", "guard", "event", "curvature", "forecast"):
+            if kind in _KEPT:
                 new = rows[start:]
                 self.log.take(kind, new)
                 ratios += _ratios(kind, new)
@@ -318,6 +328,16 @@ class LiveRun:
             self.generation += 1
             if kind == "step":
                 self._scan, self._scanned, self._scanned_step = None, 0, -1
+
+
+def named(rows: Any) -> list[Mapping[str, Any]]:
+    """Return those of a list that are mappings with a name, whoever wrote it.
+
+    Args:
+        rows: Anything that JSON can hold.
+    """
+    found = rows if isinstance(rows, list) else []
+    return [row for row in found if isinstance(row, dict) and "name" in row]
 
 
 def numbers_of(rows: Rows, name: str, start: int) -> NDArray[np.float64]:

@@ -32,8 +32,9 @@ _LAYERS = 40  # rows of the map of layers: the largest
 _STRETCHES = 240  # columns of it
 _HEATS = (
     ("share", "Share of the unstable direction"),
-    ("lag", "Lag of the second moment"),
-    ("decay_exponent", "Decay exponent of the second moment"),
+    ("lag", "Lag of the second moment by layer"),
+    ("decay_exponent", "Decay exponent of the second moment by layer"),
+    ("burst", "Gradient ahead of the second moment by layer, √(g²/v̂)"),
 )
 
 
@@ -130,7 +131,7 @@ def heat(run: LiveRun) -> dict[str, Any]:
         `values`, a row a layer, null where nothing was measured.
     """
     with run.lock:
-        readings, types = list(run.log.readings), types_in(run.meta)
+        readings, types = run.log.by_layer, types_in(run.meta)
     stretches = [part for part in np.array_split(np.arange(len(readings)), _STRETCHES) if len(part)]
     maps = []
     for name, title in _HEATS:
@@ -161,10 +162,11 @@ def _table(table: Table) -> dict[str, Any]:
 
 
 def _tensors(run: LiveRun) -> dict[str, Any] | None:
-    """Return the blocks of the last reading as a table: what each has of the unstable direction."""
-    if not run.log.readings:
+    """Return what was measured last by layer or tensor, as a table."""
+    found = run.log.by_layer
+    if not found:
         return None
-    step, blocks = run.log.readings[-1]
+    step, blocks = found[-1]
     types = types_in(run.meta)
     rows = [
         {
