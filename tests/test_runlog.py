@@ -359,6 +359,20 @@ def test_records_come_back_with_their_types_whatever_the_shapes(tmp_path):
     assert len(found._blocks) <= 101  # a file made to have many shapes costs no block for each
 
 
+def test_thousands_of_records_come_back_in_order(tmp_path):
+    rows = [{"step": step, "x": step / 7 if step % 3 else None, "text": str(step)} for step in range(9_001)]
+    log = RunLogWriter(tmp_path)
+    log.write_many([("noise", row) for row in rows])
+    run = read_run(tmp_path)
+    found = run.records["noise"]
+    assert [found[step] for step in (0, 4095, 4096, 8192, 9000)] == [
+        {"kind": "noise"} | rows[step] for step in (0, 4095, 4096, 8192, 9000)
+    ]
+    assert run.steps("noise").tolist() == list(range(9_001))
+    values = [math.nan if row["x"] is None else row["x"] for row in rows]
+    np.testing.assert_array_equal(run.column("noise", "x"), values)
+
+
 def test_a_column_of_several_shapes_is_one_array(tmp_path):
     log = RunLogWriter(tmp_path)
     for step, value in enumerate([1.0, 2, None, math.nan, True, 2**60]):

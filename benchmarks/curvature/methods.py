@@ -10,6 +10,7 @@ Krylov space: only the timings need the tool's own product. Peers are imported w
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -108,7 +109,10 @@ class PyHessian:
 
         # It adds the gradient of the batch to what is in .grad.
         problem.model.zero_grad(set_to_none=True)
-        return hessian(problem.model, problem.criterion, data=problem.batch, cuda=False)
+        with warnings.catch_warnings():
+            # Its graph refers to itself through .grad; it is collected with the network.
+            warnings.filterwarnings("ignore", message="Using backward\\(\\) with create_graph")
+            return hessian(problem.model, problem.criterion, data=problem.batch, cuda=False)
 
     def share(self, problem: Problem, shared: Opened) -> Any:
         """Return its own: its solver knows no other."""
@@ -147,7 +151,6 @@ class Curvlinops:
 
     def open(self, problem: Problem, setting: Setting) -> Any:
         """Return a scipy ``LinearOperator``."""
-        import numpy as np
         from curvlinops import HessianLinearOperator
         from scipy.sparse import diags
         from scipy.sparse.linalg import aslinearoperator
@@ -158,7 +161,7 @@ class Curvlinops:
             problem.parameters,
             [problem.batch],
             check_deterministic=setting.get("check_deterministic", True),
-        ).to_scipy(dtype=np.float32)
+        ).to_scipy(dtype=_numpy_dtype(problem.parameters[0]))
         if not problem.preconditioned:
             return hessian
         scale = aslinearoperator(diags(ours.scale_root(problem).numpy()))
@@ -166,13 +169,14 @@ class Curvlinops:
 
     def share(self, problem: Problem, shared: Opened) -> Any:
         """Return a scipy ``LinearOperator`` around the shared product."""
-        import numpy as np
         from scipy.sparse.linalg import LinearOperator
 
-        def matvec(vector: Any) -> Any:
-            return shared.operator(torch.from_numpy(vector.astype(np.float32).ravel())).numpy()
+        dtype = _numpy_dtype(shared.gradient)
 
-        return LinearOperator((problem.size, problem.size), matvec=matvec, dtype=np.float32)
+        def matvec(vector: Any) -> Any:
+            return shared.operator(torch.from_numpy(vector.astype(dtype).ravel())).numpy()
+
+        return LinearOperator((problem.size, problem.size), matvec=matvec, dtype=dtype)
 
     def solve(self, operator: Any, setting: Setting, start: Tensor | None, seed: int) -> Outcome:
         """Run eigsh for the algebraically largest eigenvalue."""
@@ -180,11 +184,14 @@ class Curvlinops:
         from scipy.sparse.linalg import LinearOperator, eigsh
 
         counted = _Counter(operator.matvec)
-        wrapped = LinearOperator(operator.shape, matvec=counted, dtype=np.float32)
+        wrapped = LinearOperator(operator.shape, matvec=counted, dtype=operator.dtype)
         options = {key: value for key, value in setting.items() if key != "check_deterministic"}
         v0 = start if start is not None else _random(operator.shape[0], seed)
-        values, vectors = eigsh(wrapped, k=1, which="LA", v0=v0.numpy(), **options)
-        return Outcome(float(values[0]), torch.from_numpy(vectors[:, 0].copy()), counted.calls)
+        begin = v0.numpy().astype(operator.dtype)
+        values, vectors = eigsh(wrapped, k=1, which="LA", v0=begin, **options)
+        # Its tolerance is relative, of the residual; zero, the default, stands for rounding.
+        claimed = (options.get("tol") or float(np.finfo(operator.dtype).eps)) * abs(float(values[0]))
+        return Outcome(float(values[0]), torch.from_numpy(vectors[:, 0].copy()), counted.calls, claimed)
 
 
 class Eigenthings:
@@ -227,7 +234,7 @@ class Eigenthings:
         """Return a ``LambdaOperator`` around the shared product."""
         from hessian_eigenthings import LambdaOperator
 
-        return LambdaOperator(shared.operator, size=problem.size)
+        return LambdaOperator(shared.operator, size=problem.size, dtype=shared.gradient.dtype)
 
     def solve(self, operator: Any, setting: Setting, start: Tensor | None, seed: int) -> Outcome:
         """Run the solver."""
@@ -238,7 +245,9 @@ class Eigenthings:
             return Outcome(value, vector, products)
         if self.solver == "lanczos":
             found = lanczos(operator, k=1, which="LA", seed=seed, **setting)
-            return Outcome(float(found.eigenvalues[0]), found.eigenvectors[0], found.iterations)
+            value, residual = float(found.eigenvalues[0]), float(found.residuals[0])
+            good = bool(found.converged[0])
+            return Outcome(value, found.eigenvectors[0], found.iterations, residual, converged=good)
         begin = start if start is not None else _random(operator.size, seed)
         reduced = lanczos_tridiagonal(operator, begin, setting["max_iter"])
         matrix = torch.diag(reduced.alphas) + torch.diag(reduced.betas, 1) + torch.diag(reduced.betas, -1)
@@ -257,6 +266,10 @@ class _Counter:
     def __call__(self, *arguments: Any) -> Any:
         self.calls += 1
         return self.function(*arguments)
+
+
+def _numpy_dtype(like: Tensor) -> Any:
+    return torch.empty(0, dtype=like.dtype).numpy().dtype
 
 
 def _random(size: int, seed: int) -> Tensor:

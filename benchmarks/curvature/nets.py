@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Batch = tuple[Tensor, Tensor]
-Criterion = Callable[[Tensor, Tensor], Tensor]
 
 _ACTIVATIONS = (nn.Tanh, nn.GELU, nn.Sigmoid, nn.Softplus, nn.SiLU)
 _STEPS = (0, 0, 20, 100)  # of training with Adam before the network is measured
@@ -30,7 +29,7 @@ class Net:
         name: Architecture and variation.
         seed: Everything random about it.
         model: The model, in train mode.
-        criterion: Mean loss of outputs and targets.
+        criterion: Mean loss of outputs and targets; a module with a `reduction`, as some tools need it.
         batch: Inputs and targets.
         optimizer: Adam, after the training steps.
     """
@@ -38,7 +37,7 @@ class Net:
     name: str
     seed: int
     model: nn.Module
-    criterion: Criterion
+    criterion: nn.Module
     batch: Batch
     optimizer: torch.optim.Optimizer
 
@@ -49,7 +48,8 @@ class Net:
 
     def loss_fn(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean loss of a batch."""
-        return self.criterion(model(batch[0]), batch[1])
+        loss: Tensor = self.criterion(model(batch[0]), batch[1])
+        return loss
 
     def step(self, count: int = 1) -> None:
         """Train a few steps further."""
@@ -115,15 +115,14 @@ def random_nets(count: int, first: int = 0) -> Iterator[Net]:
 
 
 Pick = Callable[[int, int], int]
-Made = tuple[nn.Module, Criterion, Batch]
+Made = tuple[nn.Module, nn.Module, Batch]
 
 
-def _entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    return functional.cross_entropy(outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1))
+class _Entropy(nn.CrossEntropyLoss):
+    """Mean over all positions of all sequences."""
 
-
-def _square(outputs: Tensor, targets: Tensor) -> Tensor:
-    return functional.mse_loss(outputs, targets)
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return super().forward(outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1))
 
 
 def _mlp(pick: Pick, *, frozen: bool = False, norm: bool = False) -> Made:
@@ -140,8 +139,8 @@ def _mlp(pick: Pick, *, frozen: bool = False, norm: bool = False) -> Made:
         layers[0].requires_grad_(requires_grad=False)
     x = torch.randn(examples, inputs, dtype=torch.float64)
     if outputs > 1 and pick(0, 1):
-        return nn.Sequential(*layers), _entropy, (x, torch.randint(outputs, (examples,)))
-    return nn.Sequential(*layers), _square, (x, torch.randn(examples, outputs, dtype=torch.float64))
+        return nn.Sequential(*layers), _Entropy(), (x, torch.randint(outputs, (examples,)))
+    return nn.Sequential(*layers), nn.MSELoss(), (x, torch.randn(examples, outputs, dtype=torch.float64))
 
 
 class _Tied(nn.Module):
@@ -160,7 +159,7 @@ class _Tied(nn.Module):
 def _tied(pick: Pick) -> Made:
     inputs, width, examples = pick(2, 8), pick(3, 10), pick(4, 64)
     x = torch.randn(examples, inputs, dtype=torch.float64)
-    return _Tied(inputs, width), _square, (x, x.roll(1, 0))
+    return _Tied(inputs, width), nn.MSELoss(), (x, x.roll(1, 0))
 
 
 def _cnn(pick: Pick, *, norm: bool = False) -> Made:
@@ -178,7 +177,7 @@ def _cnn(pick: Pick, *, norm: bool = False) -> Made:
         nn.Linear(3, classes),
     )
     x = torch.randn(examples, 1, 6, 6, dtype=torch.float64)
-    return model, _entropy, (x, torch.randint(classes, (examples,)))
+    return model, _Entropy(), (x, torch.randint(classes, (examples,)))
 
 
 class _Attention(nn.Module):
@@ -204,7 +203,7 @@ def _attention(pick: Pick, *, tied: bool = False) -> Made:
     vocabulary, width, rows, length = pick(4, 9), pick(3, 6), pick(2, 12), pick(3, 6)
     tokens = torch.randint(vocabulary, (rows, length + 1))
     model = _Attention(vocabulary, width, tied=tied, norm=bool(pick(0, 1)))
-    return model, _entropy, (tokens[:, :-1], tokens[:, 1:])
+    return model, _Entropy(), (tokens[:, :-1], tokens[:, 1:])
 
 
 class _Side(nn.Module):
@@ -231,7 +230,7 @@ def _twins(pick: Pick) -> Made:
         models.append(other)
     x = torch.randn(examples, inputs, dtype=torch.float64)
     target = torch.randn(examples, 1, dtype=torch.float64).expand(copies, -1, -1)
-    return _Side(models), _square, (x, target)
+    return _Side(models), nn.MSELoss(), (x, target)
 
 
 _MAKERS: dict[str, Callable[[Pick], Made]] = {

@@ -25,13 +25,17 @@ class Outcome:
 
     Attributes:
         value: The eigenvalue.
-        vector: Its vector, shape (n,), or whatever the tool's next solve starts from.
+        vector: Its vector, shape (n,), or all vectors that the tool's next solve starts from.
         products: Products spent.
+        claimed: The absolute error that the tool claims; None if it claims none.
+        converged: Whether the tool says that it has met its tolerance.
     """
 
     value: float
-    vector: Tensor
+    vector: Tensor | tuple[Tensor, ...]
     products: int
+    claimed: float | None = None
+    converged: bool = True
 
 
 @dataclass(frozen=True)
@@ -57,20 +61,19 @@ def scale_root(problem: Problem) -> Tensor:
     return read_preconditioner(problem.optimizer).scale_root()
 
 
-def solve(opened: Opened, setting: Setting, start: Tensor | None, seed: int) -> Outcome:
-    """Return the largest eigenvalue as a probe does: from the last vectors, and from gradient and noise.
-
-    The vector of the outcome holds all that the next solve starts from, shape (starts, n).
-    """
+def solve(opened: Opened, setting: Setting, start: Tensor | tuple[Tensor, ...] | None, seed: int) -> Outcome:
+    """Return the largest eigenvalue as a probe does: from the last vectors, and from gradient and noise."""
     rule = StoppingRule(**{"max_products": MOST_PRODUCTS, **setting}) if setting else StoppingRule()
-    last = () if start is None else tuple(start.view(-1, len(opened.gradient)))
+    last = () if start is None else (start,) if isinstance(start, Tensor) else start
     found = largest_eigenvalue(opened.operator, (*last, _cold_start(opened.gradient, seed)), rule)
-    return Outcome(found.value, torch.stack(found.starts), found.products)
+    return Outcome(found.value, found.starts, found.products, found.error, converged=found.converged)
 
 
 def _cold_start(gradient: Tensor, seed: int) -> Tensor:
-    noise = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(seed))
-    return gradient / torch.linalg.vector_norm(gradient) + 0.1 * noise / torch.linalg.vector_norm(noise)
+    # In place, as in a probe: on millions of parameters each new vector takes as long as three in place.
+    noise = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(seed), dtype=gradient.dtype)
+    noise.mul_(0.1 / torch.linalg.vector_norm(noise))
+    return noise.add_(gradient, alpha=1 / float(torch.linalg.vector_norm(gradient)))
 
 
 def sharpness(

@@ -15,7 +15,7 @@ import torch
 from benchmarks.harm.cases import GUARDED, LOOPS, OPTIMIZERS, STEPS, WATCHES, Case, compare
 from benchmarks.harm.effects import EFFECTS, VALUES
 from benchmarks.harm.models import MODELS
-from benchmarks.harm.page import RESULT, publish
+from benchmarks.reliability.page import keep
 
 
 def main() -> int:
@@ -49,8 +49,7 @@ def main() -> int:
     }
     print(json.dumps(record, indent=2))
     if options.publish:
-        RESULT.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        publish()
+        keep("harm", record)
     return int(bool(counts["different"] or counts["ended"]))
 
 

@@ -12,7 +12,9 @@ from benchmarks.curvature.nets import random_net, random_nets
 
 from oracles import dense_hessian
 
-pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:There is a performance drop", "ignore:`torch.jit:DeprecationWarning"
+)
 
 
 def reading(true, claimed, way="one call", net=0):
@@ -44,8 +46,8 @@ def test_seeds_repeat():
 
 def check(count, first):
     found = [one for net in random_nets(count, first) for one in measure(net)]
-    assert {one.way for one in found} >= {"one call", "light solver", "first probe", "warm probe"}
-    ours = [one for one in found if one.way in ("one call", "light solver", "first probe", "warm probe")]
+    assert {one.way for one in found} >= set(errors.OURS)
+    ours = [one for one in found if one.way in errors.OURS]
     # Ritz values do not exceed the largest eigenvalue.
     assert min(one.true for one in ours) > -1e-9
     assert max(one.ratio for one in ours) <= 2
@@ -79,10 +81,30 @@ def test_the_page_says_what_was_measured():
         [reading(0.03, 0.01), reading(0.0, 0.01, net=1), reading(0.001, 0.01, way="warm probe")]
     )
     text = page(json.loads(json.dumps(found)))
-    assert "| one call | 2 | 8.0 (8) | 100.0% | 1 (50.00%) | 3.00 | 3.00% |" in text
-    assert "| warm probe | 1 | 8.0 (8) | 100.0% | 0 (0.00%) | 0.10 | 0.10% |" in text
+    assert "| one call | 2 | 8.0 (8) | 100.0% | 1 (50.00%) | 3 | 50.0% | 0.0% | 3.00% |" in text
+    assert "| warm probe | 1 | 8.0 (8) | 100.0% | 0 (0.00%) | 0.1 | 0.0% | 0.0% | 0.10% |" in text
     assert "| 2 to ∞ | 50.00 | 0.00 |" in text
     assert [one["net"] for one in found["beyond"]] == [0]
+
+
+def test_what_claims_no_error_is_not_said_to_be_beyond_it():
+    found = summarise([reading(0.03, 0.01), reading(0.06, None, way="PyHessian")])
+    text = page(json.loads(json.dumps(found)))
+    assert "| PyHessian | 1 | 8.0 (8) | 100.0% | – | – | 100.0% | 100.0% | 6.00% |" in text
+    assert "| | one call |\n" in text  # the histogram is of those that claim one
+
+
+@pytest.mark.parametrize("tool", ["pyhessian", "hessian_eigenthings", "curvlinops"])
+@pytest.mark.parametrize("seed", [1, 5, 6])  # one with batch normalisation, one with shared weights
+def test_peers_are_measured_where_they_are_installed(tool, seed):
+    pytest.importorskip(tool)
+    net = random_net(seed)
+    net.backward()
+    top = float(torch.linalg.eigvalsh(net.hessian())[-1])
+    names = {method.tool: method.name for method in errors.methods() if not method.warm}
+    [found] = [one for one in errors._peers(net, top) if one.way == names[tool]]
+    assert found.true < (0.1 if tool == "pyhessian" else 1e-6)
+    assert (found.claimed is None) == (tool == "pyhessian")
 
 
 def test_the_published_page_is_made_from_the_kept_figures(monkeypatch, capsys):

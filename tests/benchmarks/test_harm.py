@@ -6,8 +6,6 @@ import dataclasses
 import logging
 
 import pytest
-import torch
-from benchmarks.harm import page
 from benchmarks.harm.cases import WATCHES, Case, compare
 from benchmarks.harm.effects import EFFECTS
 
@@ -86,11 +84,3 @@ def test_an_effect_takes_place():
     assert 3 <= compare(case).counts["evaluations"] <= 9
     assert compare(dataclasses.replace(case, effect="step")).counts["evaluations"] <= 2
     assert set(EFFECTS) >= {"clamp", "pop", "fail"}
-
-
-def test_the_page_is_made_of_the_published_counts(tmp_path, monkeypatch):
-    there = page.PAGE.read_text(encoding="utf-8")
-    monkeypatch.setattr(page, "PAGE", tmp_path / "reliability.md")
-    page.publish()
-    assert page.PAGE.read_text(encoding="utf-8") == there
-    assert torch.is_grad_enabled()

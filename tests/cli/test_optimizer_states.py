@@ -112,6 +112,10 @@ FAULTS = {
         lambda saved: saved["param_groups"][0]["params"].pop(),
         "states of 3, which is in none of its",
     ),
+    "NaN": (edited(exp_avg=torch.full((5, 3), float("nan"))), "'exp_avg' of parameter 0, .* NaN or infinite"),
+    "infinite": (edited(exp_avg_sq=torch.full((5, 3), float("inf"))), "'exp_avg_sq' .* NaN or infinite"),
+    "negative squares": (edited(exp_avg_sq=torch.full((5, 3), -1.0)), "'exp_avg_sq' .* values below zero"),
+    "sparse": (edited(exp_avg_sq=torch.ones(5, 3).to_sparse()), r"is torch\.sparse_coo; .* torch\.strided"),
     "imaginary": (
         edited(exp_avg_sq=torch.ones(5, 3, dtype=torch.complex64)),
         "'exp_avg_sq' of parameter 0 is complex",
@@ -131,6 +135,39 @@ def test_what_no_such_optimizer_saves_is_refused_in_words(name, tmp_path):
         ValueError, match=rf"last\.pt does not fit the optimizer of the factory: .*({message})"
     ):
         load_checkpoint(tmp_path / "last.pt", Trainable(fresh, loss_fn, other))
+
+
+def test_the_larger_second_moment_of_amsgrad_does_not_hide_a_damaged_one():
+    _, optimizer = trained(amsgrad=True)
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["state"][2]["exp_avg_sq"].neg_()
+    _, fresh = trained(steps=0, amsgrad=True)
+    with pytest.raises(ValueError, match=r"'exp_avg_sq' of parameter 2, .* values below zero"):
+        load_optimizer_state(fresh, saved)
+
+
+def test_moments_of_eight_bits_are_compared():
+    _, optimizer = trained(optim.SGD, momentum=0.9)
+    saved = copy.deepcopy(optimizer.state_dict())
+    for state in saved["state"].values():
+        state["momentum_buffer"] = state["momentum_buffer"].to(torch.float8_e5m2)
+    _, fresh = trained(optim.SGD, steps=0, momentum=0.9)
+    load_optimizer_state(fresh, saved)
+
+
+@pytest.mark.parametrize("error", [OSError(22, "Invalid argument"), MemoryError(), KeyError("x")])
+def test_a_damaged_file_is_named_whatever_torch_raises(tmp_path, monkeypatch, error):
+    """torch.load raises an OSError without a name where an offset in the file is beyond its end."""
+    model, _ = trained()
+    monkeypatch.setattr(torch, "load", lambda *_, **__: (_ for _ in ()).throw(error))
+    with pytest.raises(ValueError, match=r"last\.pt can't be read as a checkpoint"):
+        load_checkpoint(tmp_path / "last.pt", Trainable(model, loss_fn))
+
+
+def test_a_file_that_is_missing_is_said_to_be_missing(tmp_path):
+    model, _ = trained()
+    with pytest.raises(FileNotFoundError, match=r"last\.pt"):
+        load_checkpoint(tmp_path / "last.pt", Trainable(model, loss_fn))
 
 
 def test_parameters_that_are_not_trained_need_no_state():

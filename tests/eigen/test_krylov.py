@@ -69,3 +69,18 @@ def test_the_whole_space_is_exhausted_and_exact():
     assert space.exhausted
     np.testing.assert_allclose(space.values, values.flip(0), atol=1e-12)
     np.testing.assert_allclose(space.errors(10.0), 0, atol=1e-9)
+
+
+def test_the_basis_stays_orthonormal_where_little_of_a_product_is_new():
+    """From nearly an eigenvector: of its product a few thousandths lie outside of the subspace."""
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.linspace(1, 2, 500)
+    scale[0] = 1000.0
+    start = 1e-4 * torch.randn(500, generator=generator)
+    start[0] = 1.0
+    matrix = Matrix(torch.diag(scale))
+    space = KrylovSpace([start.clone()], [scale * start])
+    for _ in range(6):
+        space.extend(matrix)
+    basis = torch.stack(space.basis).double()
+    torch.testing.assert_close(basis @ basis.T, torch.eye(7, dtype=torch.float64), rtol=0, atol=1e-5)

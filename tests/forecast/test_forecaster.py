@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_above_one_is_armed_whatever_the_readings():
     first = Forecaster().update(0, 1.2, learning_rate=0.1)
     assert first.state == "armed"
     assert first.steps_to_instability == 0
-    assert first.announces
+    assert first.is_near_edge
 
 
 def test_flat_is_stable_and_too_few_readings_are_unknown():
@@ -132,7 +133,13 @@ def test_a_forecast_ages():
 def test_reads_as_a_sentence():
     forecast = Forecast(10, 0.9, 50.0, 40.0, math.inf, 0.002, "edge", "a line")
     assert str(forecast) == "stability ratio 0.900, edge, unstable in about 50 steps (40–∞)"
-    assert str(unknown(0, "no loss_fn")) == "no forecast: no loss_fn"
+    assert str(unknown(0, "no loss_fn")) == "nothing measured: no loss_fn"
+
+
+def test_a_probability_comes_first_in_the_sentence():
+    forecast = Forecast(10, 0.9, 50.0, 40.0, math.inf, 0.002, "edge", "a line")
+    likely = replace(forecast, probability=0.42, probability_low=0.2, probability_high=0.66, horizon=50)
+    assert str(likely) == f"a spike within 50 steps: 42% (20%–66%); {forecast}"
 
 
 @pytest.mark.parametrize(

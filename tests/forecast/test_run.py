@@ -7,13 +7,13 @@ import math
 
 import pytest
 
-from foreshock.forecast import AlarmBook, EdgeReading, Forecast, RunForecaster
+from foreshock.forecast import EdgeReading, RunForecaster
 
 QUIET = {"loss": 1.0, "squared_gradient": 0.01, "second_moment": 1.0}
 
 
-def a_run(steps: int = 120, **free: float) -> RunForecaster:
-    run = RunForecaster(beta2=0.999)
+def a_run(steps: int = 120, *, alarm_at: float = 0.3, **free: float) -> RunForecaster:
+    run = RunForecaster(beta2=0.999, alarm_at=alarm_at)
     for _ in range(steps):
         run.record_step(**QUIET | free)
     return run
@@ -23,11 +23,6 @@ def noisy(run: RunForecaster, mean: float, variance: float, count: int = 5, step
     for _ in range(count):
         run.record_noise(step, mean=mean, variance=variance, noise_factor=19.0)
     return run
-
-
-def forecast_of(state: str) -> Forecast:
-    nan = math.nan
-    return Forecast(0, 0.9, nan, nan, nan, nan, state, "made up")
 
 
 def test_batch_noise_arms_a_run_far_below_the_edge_of_full_batches():
@@ -128,21 +123,22 @@ def test_nothing_measured_is_unknown():
 
 
 def test_a_loss_off_its_level_is_a_spike_and_a_new_episode():
-    run = noisy(a_run(), 0.2, 0.02)
-    assert run.alarm(120, run.forecast(120, constant=False)).level == "watch"
+    run = noisy(a_run(alarm_at=0.01), 0.2, 0.02)
+    assert run.alarm(120, run.forecast(120, constant=False)).level == "alarm"
     assert run.alarm(121, run.forecast(121, constant=False)) is None
     for _ in range(5):
         run.record_step(**QUIET | {"loss": 9.0})
-    assert run.forecast(126, constant=False).state == "spike"
-    assert run.alarm(126, run.forecast(126, constant=False)) is None
+    spiking = run.forecast(126, constant=False)
+    assert (spiking.state, spiking.level) == ("spike", "")
+    assert math.isnan(spiking.probability)
+    assert run.alarm(126, spiking) is None
     for _ in range(10):
         run.record_step(**QUIET)
-    assert run.alarm(136, run.forecast(136, constant=False)).level == "watch"
+    assert run.alarm(136, run.forecast(136, constant=False)).level == "alarm"
 
 
-def test_a_gradient_that_bursts_makes_an_alarm_of_a_watch():
-    run = noisy(a_run(), 0.2, 0.02)
-    run.alarm(120, run.forecast(120, constant=False))
+def test_an_alarm_names_what_grows():
+    run = noisy(a_run(alarm_at=0.01), 0.2, 0.02)
     for _ in range(5):
         run.record_step(**QUIET | {"squared_gradient": 0.09})
     alarm = run.alarm(125, run.forecast(125, constant=False))
@@ -151,24 +147,13 @@ def test_a_gradient_that_bursts_makes_an_alarm_of_a_watch():
     assert "× its usual size" in alarm.reason
 
 
-def test_each_level_is_given_once_in_an_episode():
-    book = AlarmBook(gap=20)
-    said = [
-        book.update(0, forecast_of("edge"), burst=1.0),
-        book.update(1, forecast_of("armed"), burst=1.0),
-        book.update(2, forecast_of("armed"), trigger="it grows", burst=2.0),
-        book.update(3, forecast_of("armed"), trigger="it grows", burst=2.0),
-        book.update(10, forecast_of("stable"), burst=1.0),
-        book.update(15, forecast_of("edge"), burst=1.0),
-        book.update(36, forecast_of("edge"), burst=1.0),
-    ]
-    assert [one and one.level for one in said] == ["watch", None, "alarm", None, None, None, "watch"]
-
-
-def test_a_trigger_below_the_edge_is_no_alarm():
-    alarm = AlarmBook().update(0, forecast_of("edge"), trigger="it grows", burst=2.0)
-    assert alarm.level == "watch"
-    assert AlarmBook().update(0, forecast_of("stable"), trigger="it grows", burst=2.0) is None
+def test_a_gradient_that_bursts_makes_a_spike_more_probable():
+    calm, bursting = (noisy(a_run(), 0.2, 0.02) for _ in range(2))
+    for _ in range(5):
+        calm.record_step(**QUIET)
+        bursting.record_step(**QUIET | {"squared_gradient": 0.09})
+    found = [run.forecast(125, constant=False).probability for run in (calm, bursting)]
+    assert 0 < found[0] < found[1] < 1
 
 
 def test_a_steady_rise_of_the_ratio_names_its_likely_cause():
@@ -227,7 +212,7 @@ def test_a_reading_that_is_too_old_is_unknown_and_says_how_old():
     old = run.forecast(219, constant=True)
     assert (old.state, old.measured, old.age) == ("unknown", 118, 101)
     assert old.basis == "the curvature was last measured 101 steps ago, at step 118"
-    assert str(old) == f"no forecast: {old.basis}"
+    assert str(old).endswith(f"nothing measured: {old.basis}")
     # Followed from v alone it lives longer, but not for ever.
     for step in range(120, 600, 10):
         run.record_curvature(step, EdgeReading(0.5, learning_rate=1e-3, measured=118))

@@ -260,36 +260,38 @@ def test_a_data_set_smaller_than_its_batches_is_said_once_and_not_used(tmp_path)
     assert ratios[0] == ratios[1] > 0
 
 
-def test_an_alarm_is_given_once_per_episode_and_to_whoever_asked(tmp_path):
-    """A quadratic at η where the ratio stays above one: a watch at the first reading, then an alarm."""
+def rising_above_the_edge(monitor_of):
+    """Train a quadratic below its edge for 40 steps, then 5 % above it."""
     weight = nn.Linear(1, 1, bias=False)
     nn.init.ones_(weight.weight)
-    optimizer = optim.SGD(weight.parameters(), lr=0.7)
+    optimizer = optim.SGD(weight.parameters(), lr=0.66)
     loss_fn = lambda model, batch: 1.5 * (model(batch) ** 2).mean()  # noqa: E731
+    with monitor_of(weight, optimizer, loss_fn) as monitor:
+        steps(weight, optimizer, monitor, torch.ones(1, 1), loss_fn, 40)
+        optimizer.param_groups[0]["lr"] = 0.7
+        steps(weight, optimizer, monitor, torch.ones(1, 1), loss_fn, 4)
+
+
+def test_an_alarm_is_given_once_per_episode_and_to_whoever_asked(tmp_path):
     given = []
-    with Monitor(
-        weight, optimizer, loss_fn, run=tmp_path, probe_every=1, full_batch=True, on_alarm=given.append
-    ) as monitor:
-        steps(weight, optimizer, monitor, torch.ones(1, 1), loss_fn, 6)
-    assert [(alarm.level, alarm.step) for alarm in given] == [("alarm", 0)]
-    assert "curvature along the gradient is 1.05 of the edge" in given[0].reason
-    logged = read_run(tmp_path).records["alarm"]
-    assert [(one["level"], one["step"]) for one in logged] == [("alarm", 0)]
-    assert logged[0]["forecast"]["stability_ratio"] == pytest.approx(1.05, rel=1e-5)
+    settings = {"run": tmp_path, "probe_every": 1, "full_batch": True, "alarm_at": 0.01}
+    rising_above_the_edge(lambda *subject: Monitor(*subject, on_alarm=given.append, **settings))
+    [alarm] = given
+    assert (alarm.level, alarm.forecast.level) == ("alarm", "alarm")
+    [logged] = read_run(tmp_path).records["alarm"]
+    assert (logged["level"], logged["step"]) == ("alarm", alarm.step)
+    assert set(logged["forecast"]["probability_within"]) == {"10", "25", "50", "100"}
+    probabilities = read_run(tmp_path).column("forecast", "probability")
+    assert probabilities[-1] > probabilities[probabilities > 0][0]
 
 
 def test_what_a_callback_raises_stops_the_step():
-    weight = nn.Linear(1, 1, bias=False)
-    nn.init.ones_(weight.weight)
-    optimizer = optim.SGD(weight.parameters(), lr=0.7)
-    loss_fn = lambda model, batch: 1.5 * (model(batch) ** 2).mean()  # noqa: E731
-
     def stop(alarm):
         raise KeyboardInterrupt(alarm.reason)
 
-    monitor = Monitor(weight, optimizer, loss_fn, probe_every=1, full_batch=True, on_alarm=stop)
-    with pytest.raises(KeyboardInterrupt, match="armed"):
-        steps(weight, optimizer, monitor, torch.ones(1, 1), loss_fn, 1)
+    settings = {"probe_every": 1, "full_batch": True, "alarm_at": 0.01}
+    with pytest.raises(KeyboardInterrupt, match="a spike within 50 steps"):
+        rising_above_the_edge(lambda *subject: Monitor(*subject, on_alarm=stop, **settings))
 
 
 def test_the_known_future_of_the_learning_rate_moves_the_forecast():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from foreshock.forecast import Forecaster
+from foreshock.forecast import EdgeReading, RunForecaster
 from foreshock.runlog import Run, RunLogWriter, read_run
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def write_run(folder: Path, *, seed: int = 0, curvature: bool = True, **settings
         "parameters": 1,
     }
     writer = RunLogWriter(folder, meta=meta)
-    forecaster = Forecaster()
+    forecaster = RunForecaster(beta2=beta2)
     theta, m, v = 0.3, 0.0, 0.03
     factor = (1 - beta1) / (1 + beta1)
     for step in range(int(steps)):
@@ -41,10 +41,13 @@ def write_run(folder: Path, *, seed: int = 0, curvature: bool = True, **settings
         ratio = factor * eta / (2 * math.sqrt(v)) * math.exp(0.002 * random.standard_normal())
         loss = (2e-5 + theta * theta) * math.exp(0.05 * random.standard_normal())
         writer.write("step", _step(step, loss, g, v, math.log(v / previous) / math.log(beta2)))
+        forecaster.record_step(loss=loss, squared_gradient=g * g, second_moment=v)
         if curvature and step % int(every) == 0:
             alignment = abs(theta) / math.hypot(theta, 2e-4)
             writer.write("curvature", _reading(step, ratio, alignment))
-            writer.write("forecast", forecaster.update(step, ratio, learning_rate=eta))
+            reading = EdgeReading(ratio, learning_rate=eta, alignment=alignment, loss=loss)
+            forecaster.record_curvature(step, reading)
+            writer.write("forecast", forecaster.forecast(step, constant=True))
         theta -= eta * m / math.sqrt(v)
     writer.close()
     return folder

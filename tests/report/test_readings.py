@@ -41,6 +41,14 @@ def test_a_field_that_is_no_number_is_missing(log):
     assert numbers(run, "absent", "x").shape == (0,)
 
 
+def test_a_field_that_is_no_number_is_missing_whatever_else_its_records_have(log):
+    """A log of very many shapes is not kept by column."""
+    values = [(1.5, 1.5), (2, 2.0), (None, math.nan), ("three", math.nan), (True, math.nan), ([4], math.nan)]
+    rows = [({"other": value, f"name {i}": i}, number) for i, (value, number) in enumerate(values * 30)]
+    run = log(*(("noise", {"step": i, **fields}) for i, (fields, _) in enumerate(rows)))
+    np.testing.assert_array_equal(numbers(run, "noise", "other"), [number for _, number in rows])
+
+
 def test_steps_on_which_a_guard_changed_nothing_are_left_out(log):
     acted = [(5, "clip"), (3, "clip"), (3, "raise all"), (7, "cooldown"), (8, "none")]
     run = log(*(("guard", {"step": step, "remedy": remedy}) for step, remedy in acted))

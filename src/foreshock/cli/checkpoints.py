@@ -111,9 +111,10 @@ def load_checkpoint(path: str | Path, into: Trainable) -> None:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:
+        # torch raises an OSError without a name, too, for a file that was damaged.
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
         raise ValueError(f"{path} {_why_unreadable(error)}") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} has a {type(content).__name__}; a dictionary of state dicts is needed")

@@ -12,10 +12,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 _SHOWN = 3
+# What torch's optimizers keep of squares.
+_SQUARES = frozenset(
+    (
+        "exp_avg_sq",
+        "max_exp_avg_sq",
+        "square_avg",
+        "sum",
+        "acc_delta",
+        "row_var",
+        "col_var",
+        "variance",
+        "exp_inf",
+    )
+)
 
 
 def load_optimizer_state(optimizer: Optimizer, saved: Any) -> None:
@@ -134,11 +148,28 @@ def _compare(place: int, expected: Mapping[str, Any], state: Mapping[str, Any]) 
         if isinstance(value, Tensor) and value.dim():
             if not isinstance(loaded, Tensor) or loaded.shape != value.shape:
                 raise ValueError(f"{name!r} {whose} is {_short(loaded)}; it must be {_short(value)}")
+            if loaded.layout != value.layout:
+                raise ValueError(f"{name!r} {whose} is {loaded.layout}; it must be {value.layout}")
+            _require_moments(f"{name!r} {whose}", loaded, squares=name in _SQUARES)
         elif _is_number(value) and not (_is_number(loaded) and math.isfinite(loaded)):
             raise ValueError(f"{name!r} {whose} is {_short(loaded)}; it must be a finite number")
     step = state.get("step", 1)
     if _is_number(step) and not step >= 1:
         raise ValueError(f"'step' {whose} is {_short(step)}; after a step it is at least 1")
+
+
+def _require_moments(what: str, loaded: Tensor, *, squares: bool) -> None:
+    """Refuse what no average of finite gradients can be; some of it would pass unseen into a ratio."""
+    if type(loaded) not in (Tensor, nn.Parameter):  # quantised: a class of its own, with few operations
+        return
+    values = loaded if loaded.element_size() > 1 else loaded.float()  # float8 has few, too
+    if not torch.isfinite(values).all():
+        raise ValueError(
+            f"{what} has values that are NaN or infinite: the run had diverged, or the file is damaged; "
+            "measure a checkpoint from before"
+        )
+    if squares and (values < 0).any():
+        raise ValueError(f"{what} has values below zero; it is made of squares, so the file is damaged")
 
 
 def _expected(optimizer: Optimizer) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
@@ -60,9 +61,10 @@ def forecast_words(forecast: Forecast) -> str:
     Args:
         forecast: The forecast.
     """
+    chance = "" if math.isnan(forecast.probability) else f"spike {forecast.probability:.0%}, "
     if not forecast.stability_ratio > 0:
-        return forecast.state
-    words = f"ratio {forecast.stability_ratio:.3f} {forecast.state}"
+        return f"{chance}{forecast.state}"
+    words = f"{chance}ratio {forecast.stability_ratio:.3f} {forecast.state}"
     ahead = forecast.steps_to_instability
     if 0 < ahead < 1000:
         words += f", unstable in ~{ahead:.0f}"

@@ -119,13 +119,37 @@ class FollowedRatio:
         Args:
             preconditioner: The step about to be taken, of all coordinates or of `coordinates`.
         """
+        along = self._along(preconditioner)
+        return None if along is None else self.ratio * along[1] / along[2] ** 2
+
+    def slope(self, preconditioner: Preconditioner) -> float:
+        """Return the slope of the loss along the direction, in the symmetric form of another step.
+
+        With the ratio r of that step, slope²/2r is the part of the loss that lies along the direction. Where
+        only some coordinates are followed, the others are taken to have the same share of the slope as of the
+        direction. No loss is evaluated.
+
+        Args:
+            preconditioner: The step about to be taken, of all coordinates or of `coordinates`.
+
+        Returns:
+            wᵀA^{1/2}g with w the unit vector along A^{−1/2}u; NaN where `at` is None.
+        """
+        along = self._along(preconditioner)
+        if along is None:
+            return math.nan
+        direction, share, length = along
+        return float(torch.dot(direction, preconditioner.gradient())) / (math.sqrt(share) * length)
+
+    def _along(self, preconditioner: Preconditioner) -> tuple[Tensor, float, float] | None:
+        """Return what is followed of u, its share of the whole, and its length in the symmetric form."""
         root, direction, share = preconditioner.scale_root(), self.direction, 1.0
         if self.sampled is not None and root.shape == self.sampled.shape:
             direction, share = self.sampled, self.share
         if root.shape != direction.shape:
             return None
         length = float(torch.linalg.vector_norm(direction * reciprocal(root)))
-        return self.ratio * share / length**2 if 0 < length < math.inf else None
+        return (direction, share, length) if 0 < length < math.inf else None
 
     def vector(self, preconditioner: Preconditioner) -> Tensor | None:
         """Return the direction as a unit vector of the symmetric form of another step; None if it has none.

@@ -222,7 +222,8 @@ def probe_curvature(
         directions = _Directions.measure(hessian, preconditioner)
         # The last eigenvector and its runner-up, if there are any, and always two that are new at each step:
         # a random one, and the gradient with noise. From one vector a direction that overtakes, or of which
-        # the vector happens to have little, stays hidden behind a small residual.
+        # the vector happens to have little, stays hidden behind a small residual: without the random one, one
+        # of 2,100 networks was a third off at a residual of a percent.
         fresh = directions.cold_start(2 * step)
         last = _usable(memory, fresh)
         top = largest_eigenvalue(

@@ -11,10 +11,6 @@ from foreshock.demo.workload import Workload
 from foreshock.forecast import Forecast
 from foreshock.monitor.monitor import Monitor
 
-BUDGET = 0.2
-"""Passes a step. Four times the default: these networks spike every hundred steps, others every thousand."""
-HORIZON = 50  # These runs spike every hundred steps or so: "within 100 steps" would always be true.
-
 OnStep = Callable[[int, float, Forecast], None]
 """Called with step, loss and forecast after every step."""
 StartRun = Callable[[Workload], OnStep]
@@ -61,7 +57,7 @@ def train_watched(workload: Workload, folder: Path, *, on_step: OnStep | None = 
         log.unlink()
     model, optimizer, loss_fn = workload.model, workload.optimizer, workload.loss_fn
     meta = {"name": workload.name, "description": workload.description, "steps": workload.steps}
-    monitor = Monitor(model, optimizer, loss_fn, run=folder, budget=BUDGET, horizon=HORIZON, meta=meta)
+    monitor = Monitor(model, optimizer, loss_fn, run=folder, meta=meta)
     with one_thread(), monitor:
         for step in range(workload.steps):
             optimizer.zero_grad()

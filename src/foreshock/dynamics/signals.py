@@ -201,11 +201,13 @@ class StepStatistics:
         lag: v above g², see `LagWindow`. Below about two v follows g², and crossing the edge does little.
         burst: √(EMA₅‖g‖² over its own median of the last 100 steps).
         loss_ratio: Mean loss of the last 5 steps over the median of the 100 before.
+        instant_loss_ratio: Loss of the last step alone over the same median.
     """
 
     lag: float
     burst: float
     loss_ratio: float
+    instant_loss_ratio: float = math.nan
 
 
 class RunningMedian:
@@ -324,7 +326,11 @@ class SignalTracker:
         burst = self._burst.update(squared_gradient)
         if math.isfinite(loss):
             self._take_loss(loss)
-        return StepStatistics(lag=self._window.lag, burst=burst, loss_ratio=self._loss_ratio())
+        level = self._before.median if len(self._before.values) >= _FEWEST else math.nan
+        if not level > 0:
+            return StepStatistics(self._window.lag, burst, math.nan)
+        mean = sum(self._recent) / _BURST_MEMORY
+        return StepStatistics(self._window.lag, burst, mean / level, self._recent[-1] / level)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed tracker needs, as plain values."""
@@ -347,9 +353,3 @@ class SignalTracker:
         if len(self._recent) == _BURST_MEMORY:
             self._before.append(self._recent[0])
         self._recent.append(loss)
-
-    def _loss_ratio(self) -> float:
-        if len(self._before.values) < _FEWEST:
-            return math.nan
-        level = self._before.median
-        return sum(self._recent) / _BURST_MEMORY / level if level > 0 else math.nan

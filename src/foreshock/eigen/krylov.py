@@ -28,6 +28,11 @@ from foreshock.operators import LinearOperator
 
 Matrix = NDArray[np.float64]
 
+# Where less of a norm remains, rounding has left more along the directions than a vector may have, and the
+# next product multiplies it by the largest eigenvalue again. The usual test (Daniel et al. 1976); at a tenth,
+# bases from nearly an eigenvector lose orthogonality.
+_FELL = 1 / math.sqrt(2)
+
 
 class KrylovSpace:
     """V, T, E and C of one subspace. Memory: m + b vectors of size n, and one more during a product.
@@ -55,7 +60,7 @@ class KrylovSpace:
         # error to that of the products, and needs no kernel of the device.
         self._matrix: Matrix = np.zeros((size, size))
         for column, image in enumerate(images):
-            self._matrix[:, column] = _take_out(image, self.basis)
+            self._matrix[:, column], _ = _take_out(image, self.basis)
         _refuse_infinite(self._matrix)
         # Rounding leaves T symmetric only to within eps; eigh would read one triangle and ignore the other.
         self._matrix = (self._matrix + self._matrix.T) / 2
@@ -116,7 +121,7 @@ class KrylovSpace:
         row, self._coupling = self._coupling[0], self._coupling[1:]
         self.basis.append(direction)
         image = operator(direction)
-        inner = _take_out(image, self.basis)
+        inner, _ = _take_out(image, self.basis)
         _refuse_infinite(inner)
         size = len(self.basis)
         matrix = np.zeros((size, size))
@@ -130,8 +135,9 @@ class KrylovSpace:
 
     def vector(self, index: int = 0) -> Tensor:
         """Return a unit Ritz vector, shape (n,), in a new tensor."""
-        vector = torch.zeros_like(self.basis[0])
-        for weight, direction in zip(self._ritz[1][:, index], self.basis, strict=True):
+        weights = self._ritz[1][:, index]
+        vector = self.basis[0] * float(weights[0])
+        for weight, direction in zip(weights[1:], self.basis[1:], strict=True):
             vector.add_(direction, alpha=float(weight))
         return vector.div_(torch.linalg.vector_norm(vector))
 
@@ -142,8 +148,8 @@ class KrylovSpace:
 
     def _push(self, image: Tensor, column: int) -> None:
         """Add to the frontier the part of a product that lies outside of the subspace and the frontier."""
-        self._coupling[:, column] += _take_out(image, self._frontier)
-        norm = float(torch.linalg.vector_norm(image))
+        outside, norm = _take_out(image, self._frontier)
+        self._coupling[:, column] += outside
         if norm > self._rounding * float(np.abs(self._matrix).max()) and len(self.basis) < image.numel():
             self._frontier.append(image.div_(norm))
             row = np.zeros((1, self._coupling.shape[1]))
@@ -175,11 +181,10 @@ def _orthonormal_pairs(vectors: list[Tensor], products: list[Tensor]) -> tuple[l
     images: list[Tensor] = []
     while vectors:
         vector, image = vectors.pop(0), products.pop(0)
-        before = float(torch.linalg.vector_norm(vector))
-        inner = _take_out(vector, basis)
+        inner, norm = _take_out(vector, basis)
+        before = math.hypot(norm, *inner)
         for coefficient, other in zip(inner, images, strict=True):
             image.sub_(other, alpha=float(coefficient))
-        norm = float(torch.linalg.vector_norm(vector))
         # The remainder's product is a difference of products, of relative rounding eps/(norm/before): below
         # √eps less than half of its digits are good, and the vector is better dropped.
         if norm > math.sqrt(torch.finfo(vector.dtype).eps) * before:
@@ -188,21 +193,25 @@ def _orthonormal_pairs(vectors: list[Tensor], products: list[Tensor]) -> tuple[l
     return basis, images
 
 
-def _take_out(vector: Tensor, directions: Sequence[Tensor]) -> Matrix:
-    """Subtract from `vector` its components along orthonormal directions; return them."""
-    if not directions:
-        return np.zeros(0)
-    total = torch.zeros(len(directions), dtype=torch.float64)
-    # One Gram–Schmidt pass loses orthogonality where the remainder is small; two are enough (Parlett 1998,
-    # §6.9, "twice is enough"). The sums stay on the device until the end: one transfer for all of them.
+def _take_out(vector: Tensor, directions: Sequence[Tensor]) -> tuple[Matrix, float]:
+    """Subtract from `vector` its components along orthonormal directions; return them and the norm left."""
+    total: Matrix = np.zeros(len(directions))
+    norm = 0.0
     for _ in range(2):
         inner = []
         for direction in directions:
             inner.append(torch.dot(direction, vector))
             vector.addcmul_(direction, inner[-1], value=-1)
-        total += torch.stack(inner).to(total)
-    components: Matrix = total.numpy()
-    return components
+        # The sums stay on the device until the end: one transfer for all of them.
+        inner.append(torch.linalg.vector_norm(vector))
+        found: Matrix = torch.stack(inner).double().cpu().numpy()
+        total += found[:-1]
+        norm = float(found[-1])
+        # One Gram–Schmidt pass loses orthogonality where little of the vector remains, and a second one,
+        # which is then enough, restores it (Parlett 1998, §6.9). NaN needs none.
+        if not norm < _FELL * np.linalg.norm(found):
+            break
+    return total, norm
 
 
 def _refuse_infinite(components: Matrix) -> None:

@@ -24,9 +24,12 @@ need not be the largest. A larger one λ stays hidden while the Ritz vector x ha
 .. math:: r \ge |q^\top(Sx - θx)| = (λ - θ)\,|q^\top x|,
 
 so that its excess is at most r/\|qᵀx\|. Starts that are random have some of every eigenvector, and the solver
-amplifies the larger ones: \|qᵀx\| is rarely small, but it is not one. Hence the error is *caution* × r. On
-thousands of networks whose dense Hessian is known, eigenvalues from two random starts, or from the last
-eigenvectors and two new vectors, were hardly ever wrong by more than ten times r (docs/benchmarks/errors.md).
+amplifies the larger ones: \|qᵀx\| is rarely small, but it is not one. Hence the error is *caution* × r.
+
+What hides an eigenvalue is a close neighbour of which the start has many times as much. Further random
+starts do not help against it, since they share the products that would have amplified the difference; caution
+does. A single call from one random start takes thirty residuals. Probes start from the last eigenvectors, the
+gradient and a random vector, and ten are enough for them (docs/benchmarks/errors.md).
 """
 
 from __future__ import annotations

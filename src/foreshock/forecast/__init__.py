@@ -7,13 +7,15 @@ mini-batches. None of them sees the model.
 
 from __future__ import annotations
 
+from foreshock.forecast.alarms import ALARM_AT, Alarm, AlarmBook
 from foreshock.forecast.forecaster import Forecaster
 from foreshock.forecast.noise import LAGGING, NOISE_INTERVAL, NOISY_EDGE, NoiseAverage, noise_interval
-from foreshock.forecast.record import Alarm, AlarmBook, EdgeReading, Forecast, Level, State, unknown
+from foreshock.forecast.record import EdgeReading, Forecast, Level, State, unknown
 from foreshock.forecast.run import RunForecaster
 from foreshock.forecast.spike import Outlook, outlook
 
 __all__ = [
+    "ALARM_AT",
     "LAGGING",
     "NOISE_INTERVAL",
     "NOISY_EDGE",

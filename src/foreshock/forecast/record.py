@@ -1,20 +1,16 @@
-"""What goes into a forecast, what it says, and the alarms that follow.
-
-There are two levels of alarm, each given once per episode: *watch*, an instability is near; *alarm*, it
-begins.
-"""
+"""What goes into a forecast, and what it says."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 from foreshock.representation import changed, short_repr
 
 State = Literal["unknown", "stable", "rising", "edge", "armed", "spike", "recovery"]
 Level = Literal["watch", "alarm"]
-_GAP = 20
 
 
 @dataclass(frozen=True)
@@ -101,6 +97,14 @@ class Forecast:
             is followed from v and the learning rate alone.
         doubt: In words, why the readings may be wrong: the loss or the gradient of training is not that of
             `loss_fn`, for example. Empty if nothing speaks against them.
+        probability: That a spike, a loss above three times its level, begins within the horizon; NaN if
+            unknown, and while one goes on. See `foreshock.forecast.probability`.
+        probability_low: Lower end of its interval: on eight of ten runs the frequency of spikes lies in it.
+        probability_high: Upper end.
+        probability_within: The same probability for 10, 25, 50 and 100 steps; empty if unknown.
+        horizon: Steps that `probability` speaks of; NaN if unknown.
+        level: ``alarm`` from where the probability reached the threshold until it fell below half of it, or a
+            spike began; ``watch`` with half these thresholds; empty otherwise.
     """
 
     step: int
@@ -120,6 +124,12 @@ class Forecast:
     cause_hint: str = ""
     measured: int | None = None
     doubt: str = ""
+    probability: float = math.nan
+    probability_low: float = math.nan
+    probability_high: float = math.nan
+    probability_within: Mapping[int, float] = field(default_factory=dict)
+    horizon: float = math.nan
+    level: Literal["", "watch", "alarm"] = ""
 
     __repr__ = short_repr
 
@@ -130,8 +140,13 @@ class Forecast:
 
     @property
     def announces(self) -> bool:
-        """Whether an instability is present or forecast within the horizon."""
-        return self.state in ("edge", "armed", "spike")
+        """Whether a spike is going on, or so probable that it is an alarm."""
+        return self.level == "alarm" or self.state == "spike"
+
+    @property
+    def is_near_edge(self) -> bool:
+        """Whether the edge is passed, or will be within the horizon."""
+        return self.state in ("edge", "armed")
 
     def at(self, step: int) -> Forecast:
         """Return the same forecast, its times counted from a later step.
@@ -155,15 +170,22 @@ class Forecast:
 
     def __str__(self) -> str:
         """Return one line for people."""
+        if math.isnan(self.probability):
+            return self._measured
+        within = f"a spike within {self.horizon:.0f} steps: {self.probability:.0%}"
+        return f"{within} ({self.probability_low:.0%}–{self.probability_high:.0%}); {self._measured}"
+
+    @property
+    def _measured(self) -> str:
         if math.isfinite(self.typical_mean_square_ratio):
             ratio = self.typical_mean_square_ratio
             if self.state == "unknown":
-                return f"no forecast: {self.basis}"
+                return f"nothing measured: {self.basis}"
             return f"typical mean-square ratio {ratio:.2f}, {self.state}: {self.basis}"
         if not math.isfinite(self.stability_ratio):
-            return f"no forecast: {self.basis}"
+            return f"nothing measured: {self.basis}"
         if self.state == "unknown":
-            return f"no forecast: {self.basis}"
+            return f"nothing measured: {self.basis}"
         text = f"stability ratio {self.stability_ratio:.3f}, {self.state}"
         if math.isfinite(self.steps_to_instability) and self.steps_to_instability > 0:
             high = "∞" if math.isinf(self.interval_high) else f"{self.interval_high:.0f}"
@@ -182,108 +204,3 @@ def unknown(step: int, basis: str, *, stability_ratio: float = math.nan) -> Fore
     """
     nan = math.nan
     return Forecast(step, stability_ratio, nan, nan, nan, nan, "unknown", basis)
-
-
-@dataclass(frozen=True)
-class Alarm:
-    """One alarm, with the numbers that made it.
-
-    Attributes:
-        step: Step it was given at.
-        level: ``watch``: an instability is forecast within the horizon, or the edge is passed. ``alarm``: the
-            edge is passed *and* something grows: the gradient, or the curvature along it is beyond the edge.
-        reason: In words, with the numbers.
-        forecast: The forecast behind it.
-        burst: √(EMA₅‖g‖² over its median of 100 steps) at that step.
-    """
-
-    step: int
-    level: Level
-    reason: str
-    forecast: Forecast
-    burst: float
-
-    __repr__ = short_repr
-
-    def __str__(self) -> str:
-        """Return one line for people."""
-        return f"{self.level} at step {self.step}: {self.reason}"
-
-
-class AlarmBook:
-    """Turn forecasts and triggers into alarms, one of each level per episode.
-
-    A loss that is not finite gives an alarm of its own, once until it is finite again.
-
-    An episode ends once `gap` steps passed in which the forecast announced nothing, or with a spike: the next
-    spike gets its own alarms.
-
-    Args:
-        gap: Steps without an announcement that end an episode, ≥ 1.
-    """
-
-    def __init__(self, gap: int = _GAP) -> None:
-        self._gap = gap
-        self._given: set[Level] = set()
-        self._last_announced: int | None = None
-        self._failed = False
-
-    def failure(self, step: int, forecast: Forecast, *, loss: float, burst: float) -> Alarm | None:
-        """Return the alarm of a loss that is not finite; None if it is, or if the alarm was given.
-
-        Args:
-            step: Step number.
-            forecast: The forecast of that step.
-            loss: The loss.
-            burst: For the record.
-        """
-        failed, self._failed = self._failed, not math.isfinite(loss)
-        if not self._failed or failed:
-            return None
-        reason = f"the loss is {loss}: the run has failed unless a gradient scaler left this step out"
-        return Alarm(step, "alarm", reason, forecast, burst)
-
-    def update(self, step: int, forecast: Forecast, *, trigger: str = "", burst: float) -> Alarm | None:
-        """Return the alarm that is due at a step, if there is one.
-
-        Args:
-            step: Step number.
-            forecast: The forecast of that step.
-            trigger: What has been seen to grow, in words; empty if nothing.
-            burst: For the record.
-        """
-        quiet = self._last_announced is not None and step - self._last_announced > self._gap
-        if forecast.state == "spike" or quiet:
-            self._given.clear()
-            self._last_announced = None
-        if not forecast.announces or forecast.state == "spike":
-            return None
-        self._last_announced = step
-        level: Level = "alarm" if trigger and forecast.state == "armed" else "watch"
-        if level in self._given:
-            return None
-        # After an alarm a watch of the same episode would be no news.
-        self._given |= {"watch", level}
-        reason = f"{forecast}; {trigger}" if trigger and level == "alarm" else str(forecast)
-        return Alarm(step, level, reason, forecast, burst)
-
-    @property
-    def level(self) -> Level | None:
-        """The highest level given in the present episode; None outside of episodes."""
-        if "alarm" in self._given:
-            return "alarm"
-        return "watch" if self._given else None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed book needs, as plain values."""
-        return {
-            "given": sorted(self._given),
-            "last_announced": self._last_announced,
-            "failed": self._failed,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()`."""
-        self._given = set(state["given"])
-        self._last_announced = state["last_announced"]
-        self._failed = bool(state["failed"])

@@ -17,9 +17,12 @@ from typing import Any
 
 from foreshock.dynamics import SignalTracker, StageTracker, StepStatistics, instant_lag
 from foreshock.dynamics.threshold import LearningRates
+from foreshock.forecast.alarms import ALARM_AT, Alarm, AlarmBook
 from foreshock.forecast.forecaster import Forecaster
 from foreshock.forecast.noise import NOISY_EDGE, NoiseAverage, judge_noise
-from foreshock.forecast.record import Alarm, AlarmBook, EdgeReading, Forecast, Level, State, unknown
+from foreshock.forecast.probability import spike_probability
+from foreshock.forecast.record import EdgeReading, Forecast, State, unknown
+from foreshock.forecast.signs import Signs
 from foreshock.forecast.spike import cause_hint, measured_cause, outlook
 from foreshock.representation import changed
 
@@ -30,22 +33,24 @@ SPIKE = 3.0
 VISIBLE = 1.5
 _HEIGHTS = 5
 _LARGEST_ERROR = 5.0  # relative; a bound, about ten times the error
-# Horizons. A ratio that is followed between measurements is a few percent off after three of them; the noise
-# of mini-batches is averaged over five measurements, of which the last may not be older than two.
-_READING_LIVES, _MEASUREMENT_LIVES, _NOISE_LIVES = 1, 3, 2
+# Horizons. A ratio that is followed between measurements is a few percent off after six of them; the noise
+# of mini-batches is averaged over five measurements, of which the last may not be older than four.
+_READING_LIVES, _MEASUREMENT_LIVES, _NOISE_LIVES = 2, 6, 4
 
 
 class RunForecaster:
     """Follow one run.
 
     Args:
-        horizon: An instability forecast within so many steps is announced, > 0.
+        horizon: Steps that the probability of a spike speaks of, > 0. An edge that is forecast within them
+            makes the state ``edge``.
         beta2: Decay of the second moment, in (0, 1), if there is one.
+        alarm_at: Probability from which on there is an alarm, in (0, 1).
 
     Attributes:
         noise_expected: Whether measurements of the noise will come where batches differ. Until then the
             state is unknown there; without any, a batch past its own edge is announced.
-        horizon: Steps within which an instability is announced.
+        horizon: Steps that the probability speaks of.
 
     Example:
         >>> run = RunForecaster(beta2=0.999)
@@ -59,7 +64,9 @@ class RunForecaster:
         ('edge', 12, 100)
     """
 
-    def __init__(self, *, horizon: float = 100, beta2: float | None = None) -> None:
+    def __init__(
+        self, *, horizon: float = 50, beta2: float | None = None, alarm_at: float = ALARM_AT
+    ) -> None:
         self.noise_expected = True
         self.horizon = horizon
         self._beta2 = beta2
@@ -72,12 +79,14 @@ class RunForecaster:
         self._statistics = StepStatistics(math.nan, math.nan, math.nan)
         self._loss = math.nan
         self._stages = StageTracker()
-        self._book = AlarmBook()
+        self._book = AlarmBook(alarm_at)
         self._heights: deque[float] = deque(maxlen=_HEIGHTS)
         self._last = unknown(0, "no probe was made yet")
         self._trigger = ""
         self._landscape_growth = 0.0  # of ln(ratio) a step, when it was last measured
         self._doubt = ""
+        self._signs = Signs()
+        self._constant: bool | None = None
 
     def record_step(
         self, *, loss: float, squared_gradient: float, second_moment: float, decay_exponent: float = math.nan
@@ -93,6 +102,13 @@ class RunForecaster:
         self._loss = loss
         self._statistics = self._signals.update(
             loss=loss, squared_gradient=squared_gradient, second_moment=second_moment
+        )
+        self._signs.record_step(
+            loss=loss,
+            squared_gradient=squared_gradient,
+            second_moment=second_moment,
+            statistics=self._statistics,
+            steady=self._constant is True,
         )
         # The stages need a ratio whose edge is one, whichever of the two edges decides.
         ratio = (
@@ -132,6 +148,7 @@ class RunForecaster:
         measured = step if reading.measured is None else reading.measured
         self._last = changed(self._with_outlook(forecast, reading), measured=measured)
         self._read, self._missing = step, ""
+        self._signs.record_ratio(step, reading.stability_ratio)
         if math.isfinite(self._last.severity):
             self._heights.append(self._last.severity)
         self._trigger = reading.growing
@@ -141,11 +158,6 @@ class RunForecaster:
         self._noise.update(mean=mean, variance=variance, noise_factor=noise_factor)
         self._noise_seen = step
         self._missing = ""
-
-    @property
-    def level(self) -> Level | None:
-        """The highest level of alarm in the present episode; None outside of episodes."""
-        return self._book.level
 
     @property
     def spiking(self) -> bool:
@@ -182,19 +194,19 @@ class RunForecaster:
             step: Step number.
             constant: Whether every step sees the same data; None if unknown.
         """
-        forecast = self._last.at(step)
+        forecast, self._constant = self._last.at(step), constant
         if constant is False:
             forecast = self._noisy(step, forecast)
         elif constant is None:
             forecast = _undecided(forecast)
         else:
             forecast = self._expired(forecast)
-            if forecast.announces and max(self._heights, default=math.inf) < VISIBLE:
+            if forecast.is_near_edge and max(self._heights, default=math.inf) < VISIBLE:
                 forecast = _damped(forecast, max(self._heights))
         state: State = "spike" if self.spiking else forecast.state
         basis = f"{forecast.basis}; doubtful: {self._doubt}" if self._doubt else forecast.basis
         return changed(
-            forecast,
+            self._with_probability(forecast, spiking=state == "spike"),
             state=state,
             stage=self._stages.stage,
             lag=self._statistics.lag,
@@ -248,6 +260,8 @@ class RunForecaster:
             "trigger": self._trigger,
             "landscape_growth": self._landscape_growth,
             "doubt": self._doubt,
+            "signs": self._signs.state_dict(),
+            "constant": self._constant,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -262,6 +276,40 @@ class RunForecaster:
         self._last, self._trigger = Forecast(**state["last"]), str(state["trigger"])
         self._landscape_growth = float(state["landscape_growth"])
         self._doubt = str(state.get("doubt", ""))
+        if "signs" in state:  # of this version on
+            self._signs.load_state_dict(state["signs"])
+            self._constant = state["constant"]
+
+    def _with_probability(self, forecast: Forecast, *, spiking: bool) -> Forecast:
+        # Which of the two edges counts must be known, and there must be a level that a spike could leave.
+        known = self._constant is not None and math.isfinite(self._statistics.loss_ratio)
+        if spiking or not known:
+            return changed(forecast, level=self._book.follow(math.nan))
+        found = spike_probability(self.signs(forecast), steady=self._constant is True, horizon=self.horizon)
+        return changed(
+            forecast,
+            probability=found.value,
+            probability_low=found.low,
+            probability_high=found.high,
+            probability_within=found.within,
+            horizon=self.horizon,
+            level=self._book.follow(found.value),
+        )
+
+    def signs(self, forecast: Forecast) -> dict[str, float]:
+        """Return what the probability of a spike rests on; see `foreshock.forecast.signs`.
+
+        Args:
+            forecast: What `forecast` returned at the present step.
+        """
+        known = forecast.state != "unknown"
+        nan = math.nan
+        return self._signs.at(
+            forecast.step,
+            ratio=forecast.stability_ratio if known and self._constant else nan,
+            growth=forecast.growth_rate,
+            noise=forecast.typical_mean_square_ratio if known else nan,
+        )
 
     def _with_outlook(self, forecast: Forecast, reading: EdgeReading) -> Forecast:
         if reading.measured is not None and reading.measured < forecast.step:
@@ -326,7 +374,7 @@ def _qualified(forecast: Forecast) -> Forecast:
     """Return the forecast of a single batch with what batch noise leaves of it."""
     why = "batches differ, so 2/η of one batch is not the edge: noise can destabilise below it"
     # A single batch overestimates λ_max of the data: an alarm may be false, calm proves nothing.
-    state = forecast.state if forecast.announces else "unknown"
+    state = forecast.state if forecast.is_near_edge else "unknown"
     return changed(forecast, state=state, basis=f"{forecast.basis}; {why}")
 
 

@@ -22,14 +22,6 @@ COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Columns that are followed, by kind of record; those of ``ratio`` come from forecasts and measurements."""
 
-_PROBABILITY = {
-    "title": "Probability of a spike",
-    "caption": (
-        "The forecast probability that a spike begins within the horizon of the run. Amber stretches end in "
-        "a spike that was announced; grey ones are alarms that no spike followed."
-    ),
-}
-
 
 @dataclass(frozen=True)
 class ChartStyle:
@@ -55,7 +47,7 @@ class ChartStyle:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return what the page needs to draw it: plain JSON values."""
-        words = CAPTIONS.get(self.name, _PROBABILITY)
+        words = CAPTIONS[self.name]
         return {
             "id": self.name,
             **words,

@@ -10,10 +10,10 @@ import numpy as np
 
 from foreshock.report.advice import go_back, remedy
 from foreshock.report.evidence import NOISE, OLDEST, hinted_cause
-from foreshock.report.readings import as_number
 from foreshock.report.verdict import failure
 from foreshock.report.words import count, height, number, percent
 from foreshock.representation import short_line
+from foreshock.runlog.rows import as_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from foreshock.report.advice import remedy
 from foreshock.report.charts import joined
-from foreshock.report.readings import as_number, times, until
+from foreshock.report.readings import times, until
 from foreshock.report.tables import spike_table
 from foreshock.report.verdict import failure
 from foreshock.report.words import count, height, number, percent
 from foreshock.representation import short_line
+from foreshock.runlog.rows import as_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -17,9 +17,9 @@ from foreshock.live.charts import CHARTS, COLUMNS
 from foreshock.live.curve import Curve
 from foreshock.live.headline import Headline, Situation, headline
 from foreshock.live.tail import CHUNK, LogTail
-from foreshock.report.readings import as_number
 from foreshock.representation import short_line
 from foreshock.runlog.reader import check_readable, run_of
+from foreshock.runlog.rows import as_number
 from foreshock.spikes.detection import first_size
 from foreshock.spikes.events import EventDefinition, EventScan
 
@@ -310,10 +310,10 @@ class LiveRun:
                 self.log.take(kind, new)
                 ratios += _ratios(kind, new)
             if kind in COLUMNS:
-                columns = [numbers_of(rows, name, start) for name in COLUMNS[kind]]
+                columns = [rows.numbers_or_nan(name, start=start) for name in COLUMNS[kind]]
                 if kind == "step":
                     columns.append(_measured(rows, columns[0], start))
-                self._extend(kind, numbers_of(rows, "step", start), columns)
+                self._extend(kind, rows.numbers("step", start=start), columns)
         if ratios:
             steps, values = np.array(sorted(ratios), dtype=np.float64).T
             self._extend("ratio", steps, [values])
@@ -338,20 +338,6 @@ def named(rows: Any) -> list[Mapping[str, Any]]:
     """
     found = rows if isinstance(rows, list) else []
     return [row for row in found if isinstance(row, dict) and "name" in row]
-
-
-def numbers_of(rows: Rows, name: str, start: int) -> NDArray[np.float64]:
-    """Return a field of the records from a place on as numbers, NaN where it is none.
-
-    Args:
-        rows: The records.
-        name: The field; nobody need have checked what it holds.
-        start: The place.
-    """
-    try:
-        return rows.numbers(name, start=start)
-    except (TypeError, ValueError, OverflowError):
-        return np.array([as_number(row.get(name)) for row in rows[start:]], dtype=np.float64)
 
 
 def _measured(rows: Rows, losses: NDArray[np.float64], start: int) -> NDArray[np.float64]:

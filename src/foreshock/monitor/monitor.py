@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from foreshock.batches import BatchWatch
 from foreshock.curvature import LossFunction
-from foreshock.forecast import Alarm, Forecast, RunForecaster
+from foreshock.forecast import ALARM_AT, Alarm, Forecast, RunForecaster
 from foreshock.guarding import Guard, GuardAction, Policy, as_guard
 from foreshock.monitor.budget import OPENING
 from foreshock.monitor.clock import StepClock
@@ -32,6 +32,7 @@ from foreshock.preconditioner import as_optimizers
 _LOGGER = logging.getLogger("foreshock")
 _TELLING = 20  # steps after which it is said what is lacking
 _LONGEST_SILENCE = 0.5  # seconds after which what has gathered goes to the log
+_NEWS, _NEWS_RATIO = 0.05, 1.5  # change of the probability, and of its ratio, that is logged
 _OPENING_DECISIONS = 5  # steps from one decision to the next at the start, where nothing is known yet
 
 
@@ -61,7 +62,9 @@ class Monitor:
             repeated. 0 measures nothing but the free signals.
         probe_every: Probe every so many steps instead, whatever it costs.
         log_every: Steps from one reading back of their numbers to the next, ≥ 1.
-        horizon: An instability that is forecast within so many steps is announced.
+        horizon: Steps that the probability of a spike speaks of, > 0.
+        alarm_at: Probability of a spike within the horizon from which on there is an alarm, in (0, 1). Less
+            misses fewer spikes, and is in alarm for more of the steps; the documentation has both in figures.
         full_batch: Whether every step sees the same data, so that 2/η is the edge of stability: batches that
             differ move it. None to find out from the batches.
         examples: Size of the training set, if it is seen again and again: batches drawn from few examples
@@ -97,6 +100,8 @@ class Monitor:
         True
     """
 
+    _forecasts_by = RunForecaster  # a subclass may listen to what it is told
+
     def __init__(
         self,
         model: nn.Module,
@@ -107,7 +112,8 @@ class Monitor:
         budget: float = 0.05,
         probe_every: int | None = None,
         log_every: int = 10,
-        horizon: float = 100,
+        horizon: float = 50,
+        alarm_at: float = ALARM_AT,
         full_batch: bool | None = None,
         examples: int | None = None,
         learning_rate_at: Callable[[int], float] | None = None,
@@ -119,10 +125,11 @@ class Monitor:
             raise ValueError(f"log_every is {log_every!r}; it is a number of steps, 1 or more")
         self._subject = Subject(model, as_optimizers(optimizer), loss_fn, examples, learning_rate_at)
         schedule = ProbeSchedule(budget=budget, every=probe_every)
-        self._run = RunForecaster(horizon=horizon, beta2=self._subject.beta2)
+        self._run = self._forecasts_by(horizon=horizon, beta2=self._subject.beta2, alarm_at=alarm_at)
         self._batches = BatchWatch(constant=full_batch)
         self._signals = FreeSignals(self._subject.optimizers)
-        header = self._subject.describe() | dict(meta or {})
+        header = self._subject.describe() | {"alarm_at": alarm_at, "probability_horizon": horizon}
+        header |= dict(meta or {})
         # Last of what may be refused: a guard that nobody can reach must not stay on the optimizer.
         self._guard = None if guard is None else as_guard(guard, self._subject.optimizers)
         if self._guard is not None:
@@ -152,7 +159,7 @@ class Monitor:
         self._finish = weakref.finalize(self, _write_rest, self._signals, self._journal, os.getpid())
         if self._probes.unavailable:
             self._run.mark_unavailable(0, self._probes.unavailable)
-        self._last = self._run.forecast(0, constant=self._batches.constant)
+        self._last = self._logged = self._run.forecast(0, constant=self._batches.constant)
         if self._guard is not None:
             self._guard.add_callback(self._log_action)
             # The guard then doesn't remark that nobody measures for it.
@@ -274,7 +281,7 @@ class Monitor:
         self._run.load_state_dict(state["run"])
         if self._guard is not None and state.get("guard") is not None:
             self._guard.load_state_dict(state["guard"])
-        self._last = self._run.forecast(self._clock.step, constant=self._batches.constant)
+        self._last = self._logged = self._run.forecast(self._clock.step, constant=self._batches.constant)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Refuse to be copied or pickled: a copy would write to the same run log.
@@ -405,10 +412,10 @@ class Monitor:
     def _forecast(self, step: int, *, measured: bool) -> None:
         if self._probes.unavailable:
             self._run.mark_unavailable(step, self._probes.unavailable)
-        before = self._last
         self._last = self._run.forecast(step, constant=self._batches.constant)
         # In between a forecast only counts down: the log needs those that rest on something new.
-        if measured or self._last.state != before.state:
+        if measured or _is_news(self._last, self._logged):
+            self._logged = self._last
             self._journal.write("forecast", self._last)
         self._probes.check_budget(step, constant=self._batches.constant)
         alarm = self._run.alarm(step, self._last)
@@ -426,6 +433,16 @@ class Monitor:
         self._signals.refresh()  # v, or what it decays with, is no longer what it was
         # The guard counts updates since it was attached, the log those of the run.
         self._journal.write("guard", replace(action, step=self._clock.step))
+
+
+def _is_news(forecast: Forecast, before: Forecast) -> bool:
+    """Return whether a forecast says something else than the one that was logged before it."""
+    if (forecast.state, forecast.level) != (before.state, before.level):
+        return True
+    now, then = forecast.probability, before.probability
+    if math.isnan(now) or math.isnan(then):
+        return math.isnan(now) != math.isnan(then)
+    return abs(now - then) > _NEWS or not 1 / _NEWS_RATIO < now / then < _NEWS_RATIO
 
 
 def _write_rest(signals: FreeSignals, journal: Journal, owner: int) -> None:

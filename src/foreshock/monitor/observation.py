@@ -261,8 +261,10 @@ def followed_reading(
     if ratio is None or since is None or ratio == since.ratio:
         return None
     age = seen.step - since.step
+    slope = since.slope(preconditioner)
     return replace(
         _of_the_step(seen, ratio, preconditioner),
+        excess_loss=slope**2 / (2 * ratio) if ratio > 0 else math.nan,
         relative_error=since.relative_error + drift * _ERRORS_IN_BOUND * age,
         measured=since.step,
         since=since.step,

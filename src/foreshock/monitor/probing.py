@@ -65,6 +65,7 @@ class ProbeSchedule:
 
     Attributes:
         budget: The passes.
+        every: Steps between probes, where they are fixed.
         turned: Whether the top eigenvector seems to be another one by now, so that the next measurement of
             the curvature should search for it.
         drift: How fast a followed ratio goes wrong, relative, a step.
@@ -85,7 +86,7 @@ class ProbeSchedule:
         self.budget = PassBudget(budget)
         if every is not None and not every >= 1:
             raise ValueError(f"probe_every is {every!r}; probe every 1 step or more, or None for a budget")
-        self._every = every
+        self.every = every
         self._costs: dict[str, float] = dict(_COSTS)
         self._last: dict[str, int] = {}  # step of the last measurement of each type
         self._noises = 0
@@ -105,9 +106,9 @@ class ProbeSchedule:
             deciding: Whether a measurement may come at this step if none is fixed for it.
         """
         self.budget.begin(step)
-        if self._every is not None:
+        if self.every is not None:
             last = self._last.get("any")
-            if last is None or step // self._every > last // self._every:
+            if last is None or step // self.every > last // self.every:
                 return "noise" if noisy else "curvature"
             return self._followed(step, forecast) if deciding and not noisy else None
         if not deciding or not self.budget.passes_per_step > 0:
@@ -117,17 +118,17 @@ class ProbeSchedule:
     @property
     def accompanied(self) -> bool:
         """Whether the measurement of the noise that is due comes with a probe of the curvature."""
-        return self._every is not None and self._noises % CURVATURE_PROBE_INTERVAL == 0
+        return self.every is not None and self._noises % CURVATURE_PROBE_INTERVAL == 0
 
     @property
     def counts_passes(self) -> bool:
         """Whether a budget decides, rather than fixed steps."""
-        return self._every is None
+        return self.every is None
 
     @property
     def measures(self) -> bool:
         """Whether anything is ever measured."""
-        return self._every is not None or self.budget.passes_per_step > 0
+        return self.every is not None or self.budget.passes_per_step > 0
 
     def spent(self, measure: Measure, passes: float, *, step: int) -> None:
         """Account for a measurement.
@@ -186,7 +187,7 @@ class ProbeSchedule:
             noisy: Whether batches differ.
             horizon: Steps of the forecast.
         """
-        if self._every is not None or not self.budget.passes_per_step > 0:
+        if self.every is not None or not self.budget.passes_per_step > 0:
             return ""
         # Of a refresh what it costs in a calm run, not in the first steps, where the eigenvector turns fast.
         cost = self._costs["noise"] if noisy else _COSTS["refresh"]
@@ -293,6 +294,9 @@ class ProbeRunner:
         run: The forecast, which gets the readings.
         guard: The guard, if there is one, which gets them too.
         journal: The log.
+
+    Attributes:
+        schedule: When to probe.
     """
 
     def __init__(
@@ -304,7 +308,7 @@ class ProbeRunner:
         guard: Guard | None,
         journal: Journal,
     ) -> None:
-        self._subject, self._schedule = subject, schedule
+        self._subject, self.schedule = subject, schedule
         # What is read from the batch of one process must not decide what its guard does.
         self._run, self._guard, self._journal = run, None if several_processes() else guard, journal
         loss_fn = subject.loss_fn
@@ -321,7 +325,7 @@ class ProbeRunner:
         """Why nothing is ever measured; empty if something is."""
         if self._prober is None:
             return "no loss_fn was given, so no curvature is measured"
-        return "" if self._schedule.measures else "budget is 0, so no curvature is measured"
+        return "" if self.schedule.measures else "budget is 0, so no curvature is measured"
 
     def due(self, step: int, *, constant: bool | None, forecast: Forecast, deciding: bool) -> Measure | None:
         """Return what is to be measured at a step; no number is read back from a device for it.
@@ -334,13 +338,13 @@ class ProbeRunner:
         """
         if self._prober is None or self._failures.given_up:
             return None
-        self._schedule.budget.begin(step)
-        if self._schedule.counts_passes and not (deciding or self._left_out):
+        self.schedule.budget.begin(step)
+        if self.schedule.counts_passes and not (deciding or self._left_out):
             return None
         noisy = self._is_noisy(constant=constant)
-        if noisy and self._left_out and self._schedule.measures:
+        if noisy and self._left_out and self.schedule.measures:
             return "noise"  # what the last batch was too short for is measured on this one
-        return self._schedule.due(step, noisy=noisy, forecast=forecast, lag=self._run.lag, deciding=deciding)
+        return self.schedule.due(step, noisy=noisy, forecast=forecast, lag=self._run.lag, deciding=deciding)
 
     def measure(self, what: Measure, at: ProbedStep) -> bool:
         """Measure what is due at a step; return whether anything was.
@@ -365,7 +369,7 @@ class ProbeRunner:
         if not math.isfinite(seen.gradient_norm):
             return False  # a gradient scaler leaves this step out
         if what in ("refresh", "follow") and not self._prober.fits(self._subject.size):
-            self._schedule.restart()  # other parameters are trained by now: as at the start of a run
+            self.schedule.restart()  # other parameters are trained by now: as at the start of a run
             what = "curvature"
         elif what == "refresh" and not self._prober.can_refresh:
             what = "curvature"  # a resumed run chooses its backend again
@@ -381,7 +385,7 @@ class ProbeRunner:
 
     def _together(self, what: Measure, *, differ: bool) -> list[Measure]:
         """Return all that is measured at once where something is due."""
-        if what == "noise" and self._schedule.accompanied:
+        if what == "noise" and self.schedule.accompanied:
             return ["noise", "curvature"]
         if differ and what in ("curvature", "refresh"):
             return ["noise", what]  # no batch could be split so far; this one may be longer
@@ -403,11 +407,11 @@ class ProbeRunner:
             step: Step number.
             constant: Whether every step sees the same data; None if unknown.
         """
-        if self._budget_checked or self._prober is None or step < self._schedule.budget.in_opening_until:
+        if self._budget_checked or self._prober is None or step < self.schedule.budget.in_opening_until:
             return
         self._budget_checked = True
         noisy = self._is_noisy(constant=constant)
-        shortfall = self._schedule.shortfall(noisy=noisy, horizon=self._run.horizon)
+        shortfall = self.schedule.shortfall(noisy=noisy, horizon=self._run.horizon)
         if shortfall:
             self._journal.event(step, "budget", shortfall)
 
@@ -415,14 +419,14 @@ class ProbeRunner:
         """Return what a resumed run needs to go on probing as before."""
         return {
             "prober": None if self._prober is None else self._prober.state_dict(),
-            "schedule": self._schedule.state_dict(),
+            "schedule": self.schedule.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         if self._prober is not None and state["prober"] is not None:
             self._prober.load_state_dict(state["prober"], size=self._subject.size)
-        self._schedule.load_state_dict(state["schedule"])
+        self.schedule.load_state_dict(state["schedule"])
 
     def _is_noisy(self, *, constant: bool | None) -> bool:
         # Noise decides only where batches surely differ; until two of them were seen the curvature does.
@@ -444,7 +448,7 @@ class ProbeRunner:
                 gradient_scale=at.gradient_scale,
                 whole=whole,
             )
-        self._schedule.budget.spend(2.0 * (check.evaluations - evaluations))
+        self.schedule.budget.spend(2.0 * (check.evaluations - evaluations))
 
     def _try(self, what: Measure, prober: Prober, at: ProbedStep) -> bool:
         measures: Mapping[Measure, Callable[..., float | None]] = {
@@ -463,13 +467,13 @@ class ProbeRunner:
         except Exception as error:  # noqa: BLE001 - a probe must never end a training run
             self._record_failure(step, self._explained(step, error, at.batch))
             # Charged too: otherwise failures would come as fast as steps.
-            self._schedule.failed(what, step=step)
+            self.schedule.failed(what, step=step)
             return False
         if passes is None:
             return False
         if what != "follow":
             self._failures.succeeded()
-        self._schedule.spent(what, passes, step=step)
+        self.schedule.spent(what, passes, step=step)
         return True
 
     def _read_preconditioner(self, what: Measure, prober: Prober, at: ProbedStep) -> Preconditioner:
@@ -483,7 +487,7 @@ class ProbeRunner:
     def _measure_curvature(self, prober: Prober, at: ProbedStep, preconditioner: Preconditioner) -> float:
         known, seen = prober.backend, at.seen
         before = self._followed_to(prober, preconditioner, step=at.seen.step)
-        stop = _ROUGH if self._schedule.counts_passes else None
+        stop = _ROUGH if self.schedule.counts_passes else None
         reading = prober.probe(at.batch, preconditioner, step=seen.step, stop=stop)
         choice = prober.backend
         if known is None and choice is not None:
@@ -498,14 +502,14 @@ class ProbeRunner:
         reading = prober.refresh(at.batch, preconditioner, step=seen.step)
         if before is not None:
             followed, since = before
-            self._schedule.learn_drift(followed, reading.stability_ratio, steps=seen.step - since.step)
-        self._schedule.turned = not reading.relative_error <= _TURNED
+            self.schedule.learn_drift(followed, reading.stability_ratio, steps=seen.step - since.step)
+        self.schedule.turned = not reading.relative_error <= _TURNED
         self._hand_over(prober, at, reading, preconditioner, before)
         return reading.passes
 
     def _follow(self, prober: Prober, at: ProbedStep, preconditioner: Preconditioner) -> float:
         seen = at.seen
-        edge = followed_reading(seen, prober, preconditioner, drift=self._schedule.drift)
+        edge = followed_reading(seen, prober, preconditioner, drift=self.schedule.drift)
         if edge is not None:
             rates = self._subject.future_rates(seen.step)
             self._run.record_curvature(seen.step, edge, learning_rates=rates)

@@ -19,6 +19,15 @@ CAPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
                 "guard answered. Green strokes at the foot are steps on which the guard acted."
             ),
         },
+        "probability": {
+            "title": "Probability of a spike",
+            "caption": (
+                "The probability that a spike begins within the horizon of the forecast, 50 steps unless the "
+                "run chose otherwise, from what the monitor had measured by then. The line is where an alarm "
+                "begins; it ends where the probability falls below half of it, or with the spike. While a "
+                "spike goes on there is none."
+            ),
+        },
         "ratio": {
             "title": "Stability ratio and its forecasts",
             "caption": (

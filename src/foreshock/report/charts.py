@@ -12,6 +12,7 @@ from foreshock.report.forecasts import fans, steps_until_crossing
 from foreshock.report.readings import guard_steps, numbers, ratios_of, recorded_losses
 from foreshock.report.series import Chart, Line, Style, chart, digits
 from foreshock.report.words import height
+from foreshock.runlog.rows import as_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,7 +35,7 @@ def charts(run: Run) -> list[Chart]:
         JSON-able charts, as `foreshock.report.series.chart` makes them.
     """
     builders = (
-        *(_loss, _ratio, _countdown, _noise, _directions),
+        *(_loss, _probability, _ratio, _countdown, _noise, _directions),
         *(_alignment, _gradient_norm, _learning_rate, _lag, _decay),
     )
     built = (build(run) for build in builders)
@@ -116,6 +117,24 @@ def _loss(run: Run) -> Chart | None:
     steps, losses = recorded_losses(run)
     style = Style(log=is_logarithmic(losses), marks="labelled")
     return chart("loss", steps, [Line("loss", "loss", losses)], style)
+
+
+def _probability(run: Run) -> Chart | None:
+    line = Line("probability", "forecast", numbers(run, "forecast", "probability"))
+    if not np.isfinite(line.values).any():
+        return None
+    style = Style(range=(0.0, 1.0), threshold=alarm_threshold(run))
+    return chart("probability", run.steps("forecast"), [line], style)
+
+
+def alarm_threshold(run: Run) -> float | None:
+    """Return the probability from which on a run was in alarm; None if its log has none.
+
+    Args:
+        run: A run as read from its log.
+    """
+    found = as_number(run.meta.get("alarm_at"))
+    return found if 0 < found < 1 else None
 
 
 def _gradient_norm(run: Run) -> Chart | None:

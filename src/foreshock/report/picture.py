@@ -12,7 +12,7 @@ import numpy as np
 
 from foreshock.forecast import NOISY_EDGE
 from foreshock.report.appearance import AMBER, BLUE, GREEN, INK, PURPLE, QUIET, RED, SOFT, dress
-from foreshock.report.charts import action_spans, is_logarithmic, ratio_range, step_range
+from foreshock.report.charts import action_spans, alarm_threshold, is_logarithmic, ratio_range, step_range
 from foreshock.report.drawing import figure_class, save_figure
 from foreshock.report.forecasts import Fan, fans
 from foreshock.report.readings import numbers, ratios_of, recorded_losses
@@ -72,14 +72,18 @@ def _draw(make: type[Figure], run: Run, summary: RunSummary) -> Figure:
     ratio = _decisive_ratio(run)
     norms = numbers(run, "step", "gradient_norm")
     has_norms = bool((np.isfinite(norms) & (norms > 0)).any())
-    heights = [2.4, *([2.4] if ratio else []), *([1.5] if has_norms else [])]
+    chances = numbers(run, "forecast", "probability")
+    has_chances = bool(np.isfinite(chances).any())
+    heights = [2.4, *([1.7] if has_chances else []), *([2.0] if ratio else []), *([1.3] if has_norms else [])]
     title = textwrap.wrap(f"{summary.name}: {verdict(summary)}", _TITLE_WIDTH)
     figure = make(figsize=(9, sum(heights) + 0.3 * len(title)), layout="constrained")
     axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     _loss(axes[0], run, summary)
     _actions(axes[0], run)
+    if has_chances:
+        _probability(axes[1], run, chances)
     if ratio is not None:
-        _ratio(axes[1], ratio)
+        _ratio(axes[2 if has_chances else 1], ratio)
     if has_norms:
         _gradient(axes[-1], run, norms)
     for axis in axes:
@@ -173,6 +177,17 @@ def _gradient(axis: Axes, run: Run, norms: NDArray[np.float64]) -> None:
     dress(other, grid="both")
     other.grid(visible=False)
     other.set_ylim(bottom=0)
+
+
+def _probability(axis: Axes, run: Run, chances: NDArray[np.float64]) -> None:
+    """Draw the probability of a spike, which holds until the next forecast, and where an alarm begins."""
+    axis.plot(run.steps("forecast"), chances, color=AMBER, linewidth=1.4, drawstyle="steps-post", zorder=3)
+    axis.set_ylim(0, 1)
+    axis.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+    axis.set_ylabel("spike ahead", color=SOFT, fontsize=10)
+    threshold = alarm_threshold(run)
+    if threshold is not None:
+        axis.axhline(threshold, color=RED, linewidth=0.9, linestyle=(0, (2, 2)))
 
 
 def _ratio(axis: Axes, ratio: _Ratio) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foreshock.runlog.rows import Rows, as_number
 from foreshock.spikes import Readings, alarm_episodes, announcing, episode_gap
 
 if TYPE_CHECKING:
@@ -38,17 +39,6 @@ class Coverage:
     age: float = math.nan
 
 
-def as_number(value: Any) -> float:
-    """Return a value of a log as a float; NaN for what is none.
-
-    Args:
-        value: Anything that JSON can hold.
-    """
-    if type(value) is float or (type(value) is int and value.bit_length() < 1024):
-        return float(value)
-    return math.nan
-
-
 def numbers(run: Run, kind: str, name: str) -> NDArray[np.float64]:
     """Return one field of all records of a kind, shape (n,), NaN where it is missing or no number.
 
@@ -57,7 +47,10 @@ def numbers(run: Run, kind: str, name: str) -> NDArray[np.float64]:
         kind: Kind of the records.
         name: Name of the field; the reader need not have checked it.
     """
-    return np.array([as_number(row.get(name)) for row in run.records.get(kind, [])], dtype=np.float64)
+    rows = run.records.get(kind, [])
+    if isinstance(rows, Rows):
+        return rows.numbers_or_nan(name)
+    return np.array([as_number(row.get(name)) for row in rows], dtype=np.float64)
 
 
 def recorded_losses(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -127,9 +120,14 @@ def _announced(forecasts: Sequence[dict[str, Any]], ends: Sequence[int]) -> dict
     found: dict[int, dict[str, Any]] = {}
     for _, rows in itertools.groupby(zip(after.tolist(), forecasts, strict=True), key=lambda pair: pair[0]):
         part = [row for _, row in rows]
-        states = announcing([str(row.get("state")) for row in part])
+        states = announcing([str(row.get("state")) for row in part], [_level(row) for row in part])
         found |= {row["step"]: row for row, on in zip(part, states, strict=True) if on}
     return found
+
+
+def _level(row: Mapping[str, Any]) -> str | None:
+    level = row.get("level")
+    return level if isinstance(level, str) else None
 
 
 def guard_steps(run: Run) -> list[int]:

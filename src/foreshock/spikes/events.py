@@ -24,6 +24,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -150,30 +151,36 @@ def detect_events(
 
 
 class _Window:
-    """The last values, in order of time and of size: their median costs next to nothing."""
+    """The last values, in order of time and of size: their median costs next to nothing.
+
+    Attributes:
+        values: The values, in order of time.
+        median: Their median; NaN of none. It is kept because a step looks at it several times, and a log may
+            have a million steps.
+    """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self.values: deque[float] = deque()
         self._sorted: list[float] = []
+        self.median = math.nan
 
     def add(self, value: float) -> None:
-        if len(self.values) == self._size:
-            del self._sorted[bisect_left(self._sorted, self.values.popleft())]
-        self.values.append(value)
-        insort(self._sorted, value)
+        values, ordered = self.values, self._sorted
+        if len(values) == self._size:
+            del ordered[bisect_left(ordered, values.popleft())]
+        values.append(value)
+        insort(ordered, value)
+        middle = len(ordered) >> 1
+        self.median = ordered[middle] if len(ordered) & 1 else (ordered[middle - 1] + ordered[middle]) / 2
 
     def clear(self) -> None:
         self.values.clear()
         self._sorted.clear()
+        self.median = math.nan
 
     def __len__(self) -> int:
         return len(self.values)
-
-    @property
-    def median(self) -> float:
-        middle, odd = divmod(len(self._sorted), 2)
-        return self._sorted[middle] if odd else (self._sorted[middle - 1] + self._sorted[middle]) / 2
 
 
 class _Open:
@@ -324,10 +331,10 @@ class EventScan:
 
     def _judged(self, loss: float, level: float, sigma: float) -> float:
         """Return what is compared with the bar: the loss, or where it is noisy the mean of five steps."""
-        recent = [value for _, value in self._recent]
-        if not sigma > _NOISY * abs(level) or not all(map(math.isfinite, recent)):
+        if not sigma > _NOISY * abs(level):
             return loss
-        return math.fsum(recent) / len(recent)
+        recent = [value for _, value in self._recent]
+        return math.fsum(recent) / len(recent) if all(map(math.isfinite, recent)) else loss
 
     def _bar(self) -> tuple[float, float, float]:
         """Return level, σ, and the loss above which a step is high; infinite while too little is known."""
@@ -344,7 +351,7 @@ class EventScan:
         return level, sigma, max(bar, self._floor) if level >= 0 else bar
 
     def _add(self, loss: float) -> None:
-        before = list(self._calm.values)[-_NEAR:]
+        before = list(islice(reversed(self._calm.values), _NEAR))
         if len(before) == _NEAR:
             deviation = abs(loss - sorted(before)[_NEAR // 2])
             self._noise.add(deviation)

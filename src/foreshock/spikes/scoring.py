@@ -1,6 +1,6 @@
 """Announcements against spikes: which spikes were forecast, how early, and what was a false alarm.
 
-A forecast *announces* an instability while its state is ``edge`` or ``armed``, see `announcing`.
+A forecast *announces* a spike while its probability makes it an alarm, see `announcing`.
 Announcements form episodes; a spike ends its episode, so that the next spike must be announced again. An
 episode in which no spike starts is a false alarm, also when the curvature did cross the threshold in it –
 unless a guard acted in it, or right after it: then nobody knows what would have come, and it was answered.
@@ -23,7 +23,7 @@ Event = TypeVar("Event", SpikeEvent, LossEvent)
 
 _GAP = 20
 ANNOUNCING = ("edge", "armed")
-"""States of a forecast that announce an instability."""
+"""States of a forecast that announce an instability, where it has no level of alarm."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,15 @@ class Score(Generic[Event]):
     answered: tuple[Episode, ...] = ()
 
 
-def announcing(states: Sequence[str]) -> NDArray[np.bool_]:
-    """Return whether a forecast announces, reading by reading: while its state is edge or armed.
+def announcing(states: Sequence[str], levels: Sequence[str | None] = ()) -> NDArray[np.bool_]:
+    """Return whether a forecast announces, reading by reading: while it is an alarm.
 
-    A spike that begins does not withdraw its announcement: the state ``spike`` goes on with what was before.
+    Logs of earlier versions have no levels; there a forecast announces while its state is edge or armed. A
+    spike that begins does not withdraw its announcement: the state ``spike`` goes on with what was before.
 
     Args:
         states: States of consecutive forecasts, n of them.
+        levels: Their levels of alarm, n of them; None where there is none. Empty for none at all.
 
     Returns:
         Shape (n,).
@@ -114,9 +116,9 @@ def announcing(states: Sequence[str]) -> NDArray[np.bool_]:
         [False, True, True, False, False]
     """
     found: list[bool] = []
-    for state in states:
+    for state, level in zip(states, levels or [None] * len(states), strict=True):
         going_on = state == "spike" and bool(found) and found[-1]
-        found.append(state in ANNOUNCING or going_on)
+        found.append(going_on or (state in ANNOUNCING if level is None else level == "alarm"))
     return np.array(found, dtype=np.bool_)
 
 

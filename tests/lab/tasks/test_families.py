@@ -7,6 +7,7 @@ import torch
 from foreshock.lab.tasks import FAMILIES, build_task
 
 SMALL_TEXT = {"length": 6, "width": 8, "heads": 2}
+SHORT_TEXT = {"length": 6, "context": 2, "width": 8}
 CASES = [
     ("mlp", None, {"points": 20, "width": 5}),
     ("mlp", 4, {"points": 20, "width": 5, "layers": 2, "target": "quadratic"}),
@@ -31,6 +32,26 @@ CASES = [
     ("pinn", 4, {"points": None, "width": 4, "layers": 1}),
     ("value", None, {"transitions": 10, "width": 4}),
     ("value", 4, {"transitions": 10, "width": 4, "refresh": 2}),
+    ("autoencoder", None, {"images": 12, "width": 8, "code": 3}),
+    ("autoencoder", 4, {"images": 12, "width": 8, "code": 3}),
+    ("contrastive", None, {"images": 12, "others": 3, "width": 6, "code": 4}),
+    ("contrastive", 4, {"images": 12, "others": 3, "width": 6, "code": 4}),
+    ("coordinates", None, {"side": 4, "width": 6}),
+    ("coordinates", 4, {"side": 4, "width": 6, "layers": 1}),
+    ("experts", None, {"sequences": 6, **SHORT_TEXT}),
+    ("experts", 3, {"sequences": 6, "experts": 2, **SHORT_TEXT}),
+    ("flow", None, {"trajectories": 6, "length": 3, "width": 5}),
+    ("flow", 3, {"trajectories": 6, "length": 3, "width": 5}),
+    ("graph", None, {"graphs": 8, "nodes": 6, "width": 5}),
+    ("graph", 3, {"graphs": 8, "nodes": 6, "width": 5, "layers": 1}),
+    ("gru", None, {"sequences": 6, "length": 6, "context": 2, "hidden": 5}),
+    ("gru", 3, {"sequences": 6, "length": 6, "context": 0, "hidden": 5}),
+    ("mixer", None, {"sequences": 6, "length": 8, "gaps": 2, "width": 6}),
+    ("mixer", 3, {"sequences": 6, "length": 8, "gaps": 3, "width": 6, "layers": 1}),
+    ("residual", None, {"points": 10, "width": 6}),
+    ("residual", 4, {"points": 10, "width": 6, "blocks": 1}),
+    ("statespace", None, {"sequences": 6, "length": 6, "context": 2, "hidden": 5}),
+    ("statespace", 3, {"sequences": 6, "length": 6, "context": 0, "hidden": 5}),
 ]
 every_case = pytest.mark.parametrize(("family", "batch_size", "options"), CASES)
 
@@ -166,6 +187,17 @@ def test_bad_seed(seed):
         ("pinn", {"equation": "wave"}, "equation is 'wave'"),
         ("pinn", {"points": None}, "resampled points have no full batch"),
         ("value", {"refresh": 0}, "refresh must be an integer"),
+        ("autoencoder", {"code": 0}, "code must be an integer"),
+        ("contrastive", {"others": 0}, "others must be an integer"),
+        ("coordinates", {"side": 1}, "side must be an integer of at least 2"),
+        ("experts", {"experts": 0}, "experts must be an integer"),
+        ("experts", {"width": 33}, "width is 33; it must be a multiple of heads, 2"),
+        ("flow", {"length": 0}, "length must be an integer"),
+        ("graph", {"nodes": 2}, "nodes must be an integer of at least 3"),
+        ("gru", {"context": 16}, "context is 16; it must be below length, 16"),
+        ("mixer", {"gaps": 25}, "gaps is 25; it must be at most length, 24"),
+        ("residual", {"blocks": 0}, "blocks must be an integer"),
+        ("statespace", {"hidden": 0}, "hidden must be an integer"),
     ],
 )
 def test_bad_options(family, options, message):

@@ -17,7 +17,6 @@ from foreshock.forecast import EdgeReading, Forecast, RunForecaster, noise_inter
 from foreshock.lab.spikebench.scores import Replay
 from foreshock.lab.spikebench.trace import Trace
 from foreshock.monitor.probing import CURVATURE_PROBE_INTERVAL
-from foreshock.spikes import ANNOUNCING, announcing
 
 _FIELDS = ("stability_ratio", "stability_error", "gradient_ratio", "predicted_change", "alignment")
 
@@ -28,17 +27,18 @@ def replay(trace: Trace) -> Replay:
     run = RunForecaster(beta2=beta2 if 0 < beta2 < 1 else None)
     constant = trace.meta["kind"] == "full"
     feed = _Feed(trace)
-    rows, states = [], []
+    rows, levels = [], []
     for index, step in enumerate(trace.column("loss").steps.tolist()):
         spent = feed.give(run, index, step)
         forecast = run.forecast(step, constant=constant)
-        run.alarm(step, forecast)
-        states.append(forecast.state)
-        rows.append(_row(forecast, alarmed=run.level == "alarm", passes=spent))
-    columns = np.array(rows, dtype=np.float64).reshape(-1, 8).T
-    alarm, score, expected, low, high, height, passes, until = columns
-    steps, watch = trace.column("loss").steps, announcing(states)
-    return Replay(steps, watch, watch & (alarm > 0), score, expected, low, high, height, passes, until)
+        levels.append(forecast.level)
+        rows.append(_row(forecast, passes=spent))
+    columns = np.array(rows, dtype=np.float64).reshape(-1, 7).T
+    score, expected, low, high, height, passes, until = columns
+    steps = trace.column("loss").steps
+    alarm = np.array([level == "alarm" for level in levels], dtype=bool)
+    watch = np.array([level != "" for level in levels], dtype=bool)
+    return Replay(steps, watch, alarm, score, expected, low, high, height, passes, until)
 
 
 class _Feed:
@@ -121,15 +121,9 @@ def _by_step(trace: Trace, names: tuple[str, ...]) -> dict[int, Mapping[str, flo
     }
 
 
-def _row(forecast: Forecast, *, alarmed: bool, passes: float) -> tuple[float, ...]:
-    score = forecast.typical_mean_square_ratio
-    if math.isnan(score):
-        score = forecast.stability_ratio
-    elif forecast.state not in ANNOUNCING:
-        score = min(score, 0.0)
+def _row(forecast: Forecast, *, passes: float) -> tuple[float, ...]:
     return (
-        float(alarmed),
-        score,
+        forecast.probability,
         forecast.steps_to_instability,
         forecast.interval_low,
         forecast.interval_high,

@@ -12,7 +12,7 @@ from typing import Any
 
 from foreshock.lab.jobs import finished
 from foreshock.lab.spikebench.recording import record
-from foreshock.lab.spikebench.suite import SEEDS, RunConfig, suite
+from foreshock.lab.spikebench.suite import SEEDS, SUITES, RunConfig, suite
 from foreshock.lab.spikebench.trace import Trace
 
 Run = tuple[RunConfig, int]
@@ -22,10 +22,10 @@ def runs_of(size: str, *, split: str | None = None) -> list[Run]:
     """Return the runs of a suite, each a configuration and a seed.
 
     Args:
-        size: "full", every configuration with three seeds; or "quick", with one.
-        split: "development" or "held-out"; None for both.
+        size: "full" or "test", every configuration with three seeds; or "quick", with one.
+        split: "development", "held-out" or "test"; None for all.
     """
-    seeds = SEEDS if size == "full" else SEEDS[:1]
+    seeds = SEEDS[:1] if size == "quick" else SEEDS
     return [
         (config, seed) for seed in seeds for config in suite(size) if split is None or config.split == split
     ]
@@ -102,7 +102,7 @@ def digest(*values: Any) -> str:
 
 def _record_named(name: str, seed: int, folder: Path) -> Path:
     """Record a run by its name: its options are a read-only mapping, which no process can send another."""
-    configs = {config.name: config for size in ("full", "quick") for config in suite(size)}
+    configs = {config.name: config for size in SUITES for config in suite(size)}
     return _record_one((configs[name], seed), folder)
 
 

@@ -68,7 +68,11 @@ META = (
     "strides",
     "costs",
 )
-_CHOICES = {"split": ("development", "held-out"), "role": ("spiky", "control"), "kind": ("full", "mini")}
+_CHOICES = {
+    "split": ("development", "held-out", "test"),
+    "role": ("spiky", "control"),
+    "kind": ("full", "mini"),
+}
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,8 @@ class Trace:
     """A run and all that was measured in it; the module's docstring lists the columns.
 
     Attributes:
-        meta: ``name``, ``family``, ``seed``, ``split`` (development or held-out), ``role`` (spiky or
-            control), ``kind`` (full or mini), ``language`` (whether the loss is cross-entropy on text),
+        meta: ``name``, ``family``, ``seed``, ``split`` (development, held-out or test), ``role`` (spiky
+            or control), ``kind`` (full or mini), ``language`` (whether the loss is cross-entropy on text),
             ``batch_size``, ``steps``, ``beta1``, ``beta2``, ``strides`` (steps between measurements) and
             ``costs`` (time of a measurement over that of one forward and backward pass, F); the last two
             by kind of measurement: probe, pair, sharpness, batch_sharpness, critical_rate, kurtosis, trial.

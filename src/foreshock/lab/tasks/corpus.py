@@ -127,6 +127,30 @@ def split_text(sequences: Tensor, *, context: int) -> tuple[Tensor, Tensor]:
     return sequences[:, :-1], sequences[:, 1 + context :]
 
 
+def byte_pairs(
+    path: str | Path | None, count: int, *, length: int, context: int
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:
+    """Return byte sequences of a text to train on, and those between them: each what is read and to predict.
+
+    Args:
+        path: A text file, see `read_text`.
+        count: Number of sequences.
+        length: Bytes that are read in each.
+        context: Bytes that are read before the first prediction that counts, in addition to one.
+
+    Raises:
+        ValueError: If a number is out of range, or the text is too short.
+        FileNotFoundError: If there is no such text.
+    """
+    check_count("sequences", count)
+    check_count("length", length)
+    check_context(context, length=length)
+    text = encode_bytes(read_text(path))
+    between = cut_between(text, count, length=length + 1)
+    held_out = None if between is None else split_text(between, context=context)
+    return split_text(cut_sequences(text, count, length=length + 1), context=context), held_out
+
+
 def check_context(context: int, *, length: int) -> None:
     """Raise unless some position of a sequence is predicted.
 

@@ -9,11 +9,21 @@ from typing import Any
 
 from foreshock.lab.tasks.addition import build_addition
 from foreshock.lab.tasks.anchors import build_anchors
+from foreshock.lab.tasks.autoencoder import build_autoencoder
 from foreshock.lab.tasks.cnn import build_cnn
+from foreshock.lab.tasks.contrastive import build_contrastive
+from foreshock.lab.tasks.coordinates import build_coordinates
+from foreshock.lab.tasks.experts import build_experts
+from foreshock.lab.tasks.flow import build_flow
+from foreshock.lab.tasks.graph import build_graph
+from foreshock.lab.tasks.gru import build_gru
 from foreshock.lab.tasks.language import build_language
 from foreshock.lab.tasks.lstm import build_lstm
+from foreshock.lab.tasks.mixer import build_mixer
 from foreshock.lab.tasks.mlp import build_mlp
 from foreshock.lab.tasks.pinn import build_pinn
+from foreshock.lab.tasks.residual import build_residual
+from foreshock.lab.tasks.statespace import build_statespace
 from foreshock.lab.tasks.task import Task
 from foreshock.lab.tasks.transformer import build_transformer
 from foreshock.lab.tasks.value import build_value
@@ -29,6 +39,16 @@ FAMILIES: Mapping[str, Callable[..., Task]] = MappingProxyType(
         "lstm": build_lstm,
         "pinn": build_pinn,
         "value": build_value,
+        "autoencoder": build_autoencoder,
+        "contrastive": build_contrastive,
+        "coordinates": build_coordinates,
+        "experts": build_experts,
+        "flow": build_flow,
+        "graph": build_graph,
+        "mixer": build_mixer,
+        "residual": build_residual,
+        "gru": build_gru,
+        "statespace": build_statespace,
     }
 )
 """Builder of each family; its keyword arguments are the family's options."""

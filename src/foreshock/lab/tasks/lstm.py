@@ -8,15 +8,7 @@ from torch import Tensor, nn
 
 from foreshock.demo.data import DIGIT_IMAGES, load_digits
 from foreshock.demo.options import check_choice, check_count
-from foreshock.lab.tasks.corpus import (
-    BYTES,
-    check_context,
-    cut_between,
-    cut_sequences,
-    encode_bytes,
-    read_text,
-    split_text,
-)
+from foreshock.lab.tasks.corpus import BYTES, byte_pairs, check_context
 from foreshock.lab.tasks.streams import stream_batches
 from foreshock.lab.tasks.task import LABEL_LOSSES, Batch, Task, build_seeded
 
@@ -67,7 +59,7 @@ def build_lstm(
         pair: tuple[Tensor, ...] = (rows[:examples], labels[:examples])
         held_out: Batch | None = (rows[examples:], labels[examples:]) if len(rows) > examples else None
     else:
-        pair, held_out = _text(path, examples, length, context)
+        pair, held_out = byte_pairs(path, examples, length=length, context=context)
     reader = DigitReader if data == "digits" else ByteReader
     return Task(
         name="lstm",
@@ -119,12 +111,3 @@ class ByteReader(nn.Module):
         states, _ = self.lstm(self.embedding(symbols))
         scores: Tensor = self.output(states)
         return scores
-
-
-def _text(
-    path: str | Path | None, examples: int, length: int, context: int
-) -> tuple[tuple[Tensor, ...], Batch | None]:
-    text = encode_bytes(read_text(path))
-    between = cut_between(text, examples, length=length + 1)
-    held_out = None if between is None else split_text(between, context=context)
-    return split_text(cut_sequences(text, examples, length=length + 1), context=context), held_out

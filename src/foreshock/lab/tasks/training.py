@@ -19,7 +19,7 @@ from foreshock.lab.tasks.streams import OutlierBatches
 from foreshock.lab.tasks.task import Batch, LossFunction, Task
 
 PRECISIONS = ("float32", "bfloat16")
-_LANGUAGE_FAMILIES = ("language", "addition")
+_LANGUAGE_FAMILIES = ("language", "addition", "experts", "gru", "mixer", "statespace")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class TrainingConfig:
 
     @property
     def language(self) -> bool:
-        """Whether it is like a language model: a Transformer on discrete symbols, cross-entropy."""
+        """Whether it is like a language model: sequences of discrete symbols, cross-entropy."""
         return self.family in _LANGUAGE_FAMILIES
 
     @property

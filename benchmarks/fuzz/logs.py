@@ -5,9 +5,18 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 Rows = list[bytes]
+_RUNS = Path(__file__).parents[2] / "tests" / "runs"
+# Records of kinds that the runs above don't have.
+_MORE: tuple[dict[str, Any], ...] = (
+    {"kind": "guard", "step": 30, "policy": "auto", "remedy": "cooldown", "reason": "too high"},
+    {"kind": "event", "step": 31, "name": "non-finite loss", "message": "nan", "count": 3, "until": 33},
+    {"kind": "noise", "step": 32, "mean": 0.4, "variance": 0.1, "noise_factor": 1.0},
+    {"kind": "noise", "step": 40, "mean": 0.4, "variance": 0.1, "noise_factor": 1.0},
+)
 _TEXTS = (
     "</script><script>window.pwned=1</script>",
     "<img src=x onerror=window.pwned=1>",
@@ -29,6 +38,17 @@ _NUMBERS = (0, -1, 10**6, 2**31, 2**53, 2**53 + 1, 2**63, 10**30, 10**400, -(2**
 _VALUES: tuple[Any, ...] = (None, True, [], {}, [1, 2], {"a": 1}, [[[]]], [{"name": 1}], *_TEXTS, *_NUMBERS)
 _KINDS = ("header", "step", "curvature", "noise", "forecast", "alarm", "guard", "event")
 _DEPTHS = (10, 59, 60, 61, 500, 990, 100_000)
+
+
+def sound_log(schema: int) -> Rows:
+    """Return the lines of a log that has each kind of record, short enough for thousands of reports.
+
+    Args:
+        schema: Schema of the log, 1 or 2.
+    """
+    header, *rows = (_RUNS / f"schema-{schema}.jsonl").read_bytes().splitlines(keepends=True)
+    every = [row for row in rows if json.loads(row)["step"] < 60 or b'"kind":"step"' not in row]
+    return [header, *every[:180], *(json.dumps(row).encode() + b"\n" for row in _MORE)]
 
 
 def damaged(rows: Sequence[bytes], choose: random.Random) -> bytes:

@@ -1,0 +1,57 @@
+"""Tapes of a suite: resumable, on several processes, one file a run and a budget."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from foreshock.lab.jobs import finished
+from foreshock.lab.spikebench.run import Run, as_plain, digest
+from foreshock.lab.spikebench.suite import suite
+from foreshock.lab.spikebench.tape import Tape, record_tape
+
+BUDGETS = (0.02, 0.05, 0.2, 1.0)
+"""Passes a step; the default is the second, and the last stands for no bound."""
+
+
+def tape_path(folder: str | os.PathLike[str], run: Run, budget: float) -> Path:
+    """Return where the tape of a run is kept."""
+    config, seed = run
+    return Path(folder) / f"{budget:g}" / f"{config.name}-{seed}.json.gz"
+
+
+def record_tapes(
+    runs: Iterable[Run], folder: str | os.PathLike[str], *, budgets: Iterable[float] = BUDGETS, jobs: int = 1
+) -> list[Path]:
+    """Record the tapes that are not there yet, a budget after the other.
+
+    Args:
+        runs: The runs.
+        folder: Where the tapes are kept; made if missing.
+        budgets: Passes a step.
+        jobs: Processes, ≥ 1; each uses one thread.
+
+    Returns:
+        The paths of all tapes.
+
+    Raises:
+        ValueError: If `jobs` is below one.
+    """
+    pairs = [(run, budget) for budget in budgets for run in runs]
+    missing = [
+        (config.name, seed, budget, Path(folder))
+        for (config, seed), budget in pairs
+        if not tape_path(folder, (config, seed), budget).exists()
+    ]
+    for _ in finished(_record_named, missing, jobs=jobs):
+        pass
+    return [tape_path(folder, run, budget) for run, budget in pairs]
+
+
+def _record_named(name: str, seed: int, budget: float, folder: Path) -> Path:
+    configs = {config.name: config for size in ("full", "quick") for config in suite(size)}
+    config = configs[name]
+    tape = record_tape(config, seed, budget=budget)
+    meta = dict(tape.meta) | {"fingerprint": digest(as_plain(config), seed)}
+    return Tape(meta, tape.calls, tape.losses).save(tape_path(folder, (config, seed), budget))

@@ -1,0 +1,121 @@
+"""The probability of a spike: a sum of points, and alarms that begin and end by it."""
+
+from __future__ import annotations
+
+import json
+import math
+from importlib import resources
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foreshock.forecast import AlarmBook, Forecast
+from foreshock.forecast.probability import FULL, HORIZONS, NOISY, load_cards, spike_probability
+from foreshock.forecast.signs import Signs, SpikeHistory
+
+NAMES = (
+    *("ratio", "growth", "highest", "noise", "lag", "held lag", "burst", "level", "bump"),
+    *("volatility", "rate", "since", "phase", "rise", "rise 10", "rise 20", "rise 40"),
+)
+SIGNS = st.fixed_dictionaries({name: st.floats(-12, 12) | st.just(math.nan) for name in NAMES})
+
+
+@given(SIGNS, st.booleans(), st.floats(1, 400))
+def test_a_probability_rises_with_the_horizon_and_lies_in_its_interval(signs, steady, horizon):
+    found = spike_probability(signs, steady=steady, horizon=horizon)
+    within = list(found.within.values())
+    assert list(found.within) == list(HORIZONS)
+    assert within == sorted(within)
+    assert 0 < found.low <= found.value <= found.high <= 1
+    later = spike_probability(signs, steady=steady, horizon=2 * horizon)
+    assert later.value >= found.value
+
+
+@pytest.mark.parametrize("steady", [True, False])
+@pytest.mark.parametrize("horizon", HORIZONS)
+def test_at_a_fitted_horizon_it_is_the_logistic_function_of_the_points(steady, horizon):
+    signs = dict.fromkeys(NAMES, math.nan) | {"rate": -4.0, "level": 0.2, "ratio": -0.1, "growth": 0.001}
+    found = spike_probability(signs, steady=steady, horizon=horizon)
+    card = load_cards()["full" if steady else "noisy"]
+    odds = card.constants[horizon] + sum(card.points(signs, horizon).values())
+    assert found.within[horizon] >= 1 / (1 + math.exp(-odds)) - 1e-12
+    assert found.value == pytest.approx(found.within[horizon])
+
+
+def test_the_card_speaks_of_the_signs_that_are_followed():
+    cards = load_cards()
+    assert (tuple(cards["full"].signs), tuple(cards["noisy"].signs)) == (FULL, NOISY)
+    for card in cards.values():
+        assert 0 < card.deviation < 3
+        for sign in card.signs.values():
+            assert all(np.diff(sign.knots) > 0)
+            assert all(len(points) == len(sign.knots) for points in sign.points.values())
+
+
+def test_the_numbers_are_read_from_the_package():
+    text = resources.files("foreshock.forecast").joinpath("scorecard.json").read_text(encoding="utf-8")
+    assert json.loads(text)["about"]["tapes"] > 100
+
+
+def test_a_ratio_near_one_is_more_dangerous_than_one_far_below():
+    def at(ratio):
+        signs = Signs().at(500, ratio=ratio, growth=0.0, noise=math.nan)
+        return spike_probability(signs, steady=True, horizon=50).value
+
+    assert at(0.1) < at(0.9) < at(1.02)
+
+
+def test_noise_past_the_edge_is_more_dangerous_than_noise_below_it():
+    def at(noise):
+        signs = Signs().at(500, ratio=math.nan, growth=math.nan, noise=noise)
+        return spike_probability(signs, steady=False, horizon=50).value
+
+    assert at(0.1) < at(1.0)
+
+
+def test_spikes_are_counted_and_their_distance_is_known():
+    history = SpikeHistory()
+    for step in range(1, 301):
+        history.update(5.0 if step in (100, 103, 200, 300) else 1.0)
+    assert (history.count, history.inside) == (2, True)
+    assert history.since == 300 - 200
+    assert history.gap == 100
+
+
+def test_signs_are_carried_over():
+    history = SpikeHistory()
+    for step in range(150):
+        history.update(4.0 if step == 70 else 1.0)
+    again = SpikeHistory()
+    again.load_state_dict(json.loads(json.dumps(history.state_dict())))
+    assert (again.count, again.since, again.steps) == (1, history.since, 150)
+
+
+def forecast_of(level: str) -> Forecast:
+    nan = math.nan
+    return Forecast(0, 0.9, nan, nan, nan, nan, "edge", "made up", level=level)
+
+
+def test_an_episode_ends_below_half_of_its_threshold():
+    book = AlarmBook(0.4)
+    levels = [book.follow(p) for p in (0.19, 0.2, 0.39, 0.4, 0.2, 0.19, 0.1, 0.09, 0.19, math.nan)]
+    assert levels == ["", "watch", "watch", "alarm", "alarm", "watch", "watch", "", "", ""]
+
+
+def test_each_level_is_given_once_in_an_episode():
+    book = AlarmBook()
+    said = [
+        book.update(step, forecast_of(level), burst=1.0)
+        for step, level in enumerate(("watch", "watch", "alarm", "alarm", "watch", "", "watch", "alarm"))
+    ]
+    assert [one and one.level for one in said] == [
+        *("watch", None, "alarm", None, None, None, "watch", "alarm"),
+    ]
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.1, math.nan])
+def test_a_threshold_that_is_no_probability_is_refused(value):
+    with pytest.raises(ValueError, match=r"0\.3 is usual"):
+        AlarmBook(value)
