@@ -37,6 +37,20 @@ def test_each_state_of_a_forecast_has_its_line(state, expected):
     assert said(500, state).state == expected
 
 
+@pytest.mark.parametrize(
+    ("state", "level", "expected"),
+    [
+        ("armed", "", "rising"),
+        ("stable", "watch", "rising"),
+        ("stable", "alarm", "danger"),
+        ("spike", "", "danger"),
+        ("stable", "", "calm"),
+    ],
+)
+def test_where_a_log_has_levels_they_decide(state, level, expected):
+    assert said(500, state, level=level).state == expected
+
+
 def test_danger_has_probability_date_and_what_to_do():
     found = said(
         500,

@@ -24,7 +24,7 @@ def get(page, path="/", **headers):
     answer = connection.getresponse()
     body = answer.read()
     connection.close()
-    return answer.status, answer.headers, body.decode()
+    return answer.status, answer.headers, body.decode(errors="replace")
 
 
 def asked(page, path, **headers):

@@ -137,10 +137,10 @@ def _foreseen(now: Situation, last_step: int) -> Headline:
         basis = short_line(str(forecast.get("basis") or "the readings don't say"))
         return Headline("unknown", f"Not known: {basis}", _MEASURE)
     ratio = _ratio(forecast, last_step)
-    if state in ("edge", "armed", "spike"):
+    if _is_danger(forecast, state):
         words = "; ".join(filter(None, (f"In danger: {_odds(now, forecast)}", ratio, _date(now, forecast))))
         return Headline("danger", words.replace("In danger: ; ", "In danger: "), _act(now))
-    if state == "rising":
+    if state in ("rising", "edge", "armed") or forecast.get("level") == "watch":
         words = "; ".join(filter(None, (f"Rising: {ratio}", _date(now, forecast), _odds(now, forecast))))
         return Headline("rising", words, "Nothing yet: watch the date, and keep a recent checkpoint.")
     if state == "recovery":
@@ -148,6 +148,13 @@ def _foreseen(now: Situation, last_step: int) -> Headline:
     odds = _odds(now, forecast)
     words = f"Calm: {ratio}" + (f"; {odds}" if odds else "")
     return Headline("calm", words, "Nothing needs to be done.")
+
+
+def _is_danger(forecast: Mapping[str, Any], state: str) -> bool:
+    """Whether a forecast is an alarm: by its level, or in logs of versions that had none by the edge."""
+    if "level" in forecast:
+        return forecast["level"] == "alarm" or state == "spike"
+    return state in ("edge", "armed", "spike")
 
 
 _MEASURE = "Not known is not safe: measure more often (budget=, probe_every=)."

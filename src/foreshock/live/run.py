@@ -253,6 +253,7 @@ class LiveRun:
                 "loss": _plain(step.column("loss")[-1]) if len(step) else None,
                 "ratio": _plain(ratio[-1]) if len(ratio) else None,
                 "probability": _plain(as_number(forecast.get("probability"))),
+                "alarm_at": _plain(as_number(self.meta.get("alarm_at"))),
                 "speed": _plain(self.steps_a_second),
                 "written": tail.written,
                 "read": tail.position / tail.size if tail.size else 1.0,

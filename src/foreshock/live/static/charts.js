@@ -108,7 +108,7 @@ export class Chart {
   }
 
   limits(min, max) {
-    const { limits, threshold } = this.style;
+    const { limits } = this.style, { threshold } = this.edged();
     if (limits) return limits;
     if (min == null) [min, max] = this.log ? [0.1, 1] : [0, 1];
     if (threshold !== null && this.style.id !== "lag") [min, max] = [Math.min(min, threshold), Math.max(max, threshold)];
@@ -121,8 +121,15 @@ export class Chart {
     return [min - 0.06 * span, max + above * span];
   }
 
+  /** The horizontal line: that of alarms is the run's own. */
+  edged() {
+    const { id, threshold, edge } = this.style;
+    const alarm = this.page.list.runs.get(this.page.front)?.alarm_at;
+    return id === "probability" && typeof alarm === "number" ? { threshold: alarm, edge: "alarm" } : { threshold, edge };
+  }
+
   edge(u) {
-    const { threshold, edge } = this.style;
+    const { threshold, edge } = this.edged();
     if (threshold === null) return;
     const { ctx, bbox } = u, px = uPlot.pxRatio, at = Math.round(u.valToPos(threshold, "y", true)) + 0.5;
     if (at < bbox.top || at > bbox.top + bbox.height) return;
