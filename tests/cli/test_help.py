@@ -17,13 +17,14 @@ COMMANDS = [
     (),
     ("demo",),
     ("report",),
+    ("watch",),
     ("curvature",),
     ("bench",),
     ("bench", "forecast"),
     ("bench", "guard"),
     ("reproduce",),
 ]
-HEAVY = ("torch", "numpy", "matplotlib", "jinja2", "sklearn")
+HEAVY = ("torch", "numpy", "matplotlib", "jinja2", "sklearn", "starlette", "uvicorn")
 
 SHOW = """
 import io, sys

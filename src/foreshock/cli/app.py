@@ -13,6 +13,7 @@ from foreshock._version import __version__
 from foreshock.cli.curvature import curvature
 from foreshock.cli.demo import demo
 from foreshock.cli.report import report
+from foreshock.cli.watch import watch
 from foreshock.lab.commands.bench import bench
 from foreshock.lab.commands.reproduce import reproduce
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(report)
+app.command()(watch)
 app.command()(curvature)
 app.add_typer(bench, name="bench", rich_help_panel=_RESEARCH)
 app.command(rich_help_panel=_RESEARCH)(reproduce)

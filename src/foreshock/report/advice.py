@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from foreshock.report.summary import RunSummary
+    from foreshock.spikes import LossEvent
 
 _OVERFLOW = "overflow"
 _LOW = 3.0  # times the level: what a guard leaves below it does no harm
@@ -61,16 +62,35 @@ def misuse(summary: RunSummary) -> Iterator[str]:
             yield f"{what[:1].upper()}{what[1:]} ({event.when}): {event.message}" if what else event.message
 
 
+def remedy(label: str) -> str:
+    """Return what helps against a cause; empty if no general rule is known.
+
+    Args:
+        label: One of the labels of `foreshock.report.evidence`.
+    """
+    return _REMEDIES.get(label, "")
+
+
+def go_back(event: LossEvent, last_step: int | None) -> str:
+    """Return what an event that cost the run asks for, a checkpoint from before it; empty if it did not.
+
+    Args:
+        event: What happened to the loss.
+        last_step: Last step of the run with a loss; None without any.
+    """
+    if event.kind == "divergence":
+        return f"Go back to a checkpoint from before step {event.onset:,}: the loss did not recover."
+    if event.kind == "non-finite" and event.end == last_step:
+        return f"Go back to a checkpoint from before step {event.onset:,}: nothing after it can be used."
+    return ""
+
+
 def _go_back(summary: RunSummary) -> Iterator[str]:
-    """What an event that cost the run asks for: a checkpoint from before it."""
-    for event in summary.failures:
-        if event.kind == "divergence":
-            yield f"Go back to a checkpoint from before step {event.onset:,}: the loss did not recover."
-            return
-        if event.kind == "non-finite" and event.end == summary.last_step:
-            yield f"Go back to a checkpoint from before step {event.onset:,}: nothing after it can be used."
-            return
-    if summary.climbs:
+    words = filter(None, (go_back(event, summary.last_step) for event in summary.failures))
+    first = next(words, "")
+    if first:
+        yield first
+    elif summary.climbs:
         onset = summary.climbs[0].onset
         yield f"Try a lower learning rate from before step {onset:,} on, and see whether the data changed."
 

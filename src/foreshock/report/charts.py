@@ -15,7 +15,7 @@ from foreshock.report.words import height
 from foreshock.runlog.rows import as_number
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -72,10 +72,19 @@ def action_spans(run: Run) -> list[tuple[int, int]]:
     Args:
         run: A run as read from its log.
     """
-    first, last = step_range(run)
-    reach = max((last - first) // _STRETCHES, 1)
+    return joined(guard_steps(run), step_range(run))
+
+
+def joined(steps: Iterable[int], within: tuple[int, int]) -> list[tuple[int, int]]:
+    """Return spans of steps, few enough to draw: near ones are joined.
+
+    Args:
+        steps: The steps, in order.
+        within: First and last step of the picture.
+    """
+    reach = max((within[1] - within[0]) // _STRETCHES, 1)
     spans: list[tuple[int, int]] = []
-    for step in guard_steps(run):
+    for step in steps:
         if spans and step - spans[-1][1] <= reach:
             spans[-1] = (spans[-1][0], step)
         else:

@@ -5,6 +5,7 @@ A stride or a mean would drop the one step that matters; a loss spike may last a
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,14 +37,24 @@ def keep(columns: Sequence[NDArray[np.float64]], *, points: int = POINTS) -> NDA
     size = len(columns[0]) if columns else 0
     if size <= points:
         return np.arange(size)
-    kept = {0, size - 1}
-    for stretch in np.array_split(np.arange(size), max(points // 3, 1)):
-        for column in columns:
-            values = column[stretch]
-            missing = np.isnan(values)
-            if missing.any():
-                kept.add(int(stretch[int(np.argmax(missing))]))
-            if not missing.all():
-                kept.add(int(stretch[int(np.nanargmin(values))]))
-                kept.add(int(stretch[int(np.nanargmax(values))]))
-    return np.array(sorted(kept), dtype=np.int64)
+    width = -(-size // max(points // 3, 1))
+    whole = size // width * width
+    kept = [np.array([0, size - 1])]
+    for column in columns:
+        kept.append(_extremes(column[:whole].reshape(-1, width)))
+        kept.append(whole + _extremes(column[whole:].reshape(1, -1)))
+    return np.unique(np.concatenate(kept))
+
+
+def _extremes(stretches: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return where in the flat array the extremes and the first gap of each stretch are, shape (n,)."""
+    count, width = stretches.shape
+    if not width:
+        return np.empty(0, dtype=np.int64)
+    missing = np.isnan(stretches)
+    rows = np.arange(count)
+    gaps = rows[missing.any(axis=1)]
+    lowest = np.where(missing, math.inf, stretches).argmin(axis=1)
+    highest = np.where(missing, -math.inf, stretches).argmax(axis=1)
+    first_gap = missing[gaps].argmax(axis=1)
+    return np.concatenate([rows * width + lowest, rows * width + highest, gaps * width + first_gap])

@@ -258,11 +258,23 @@ class EvidenceReader:
         if hinted is None:
             return None
         hint, step = short_line(str(hinted["cause_hint"])), hinted["step"]
-        if hint.startswith(("no faster", "the", "v ")) or "as fast as" in hint:
-            decays = hint.startswith("no faster than v decays") or "the preconditioner drives" in hint
-            rose = hint if "drives" in hint else f"the stability ratio rose {hint}"
-            return Cause(DECAY if decays else CURVATURE, f"{rose} (step {step:,})")
-        return None
+        label = hinted_cause(hint)
+        if label == UNKNOWN:
+            return None
+        rose = hint if "drives" in hint else f"the stability ratio rose {hint}"
+        return Cause(label, f"{rose} (step {step:,})")
+
+
+def hinted_cause(hint: str) -> str:
+    """Return the label of what a forecast's hint says: `DECAY`, `CURVATURE` or `UNKNOWN`.
+
+    Args:
+        hint: Its `cause_hint`.
+    """
+    if not (hint.startswith(("no faster", "the", "v ")) or "as fast as" in hint):
+        return UNKNOWN
+    decays = hint.startswith("no faster than v decays") or "the preconditioner drives" in hint
+    return DECAY if decays else CURVATURE
 
 
 def sudden_step(

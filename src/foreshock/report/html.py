@@ -75,7 +75,7 @@ def write_html(runs: Sequence[Run], path: str | os.PathLike[str]) -> Path:
         version=__version__,
         styles=_asset("uPlot.min.css") + _asset("report.css"),
         glossary=[(anchor(term), term, meaning) for term, meaning in TERMS.items()],
-        scripts=[_asset(name) for name in ("uPlot.iife.min.js", "overlays.js", "report.js")],
+        scripts=[_asset(name) for name in ("uPlot.iife.min.js", "axes.js", "overlays.js", "report.js")],
         # Two hyphens could end the comment that the licence stands in.
         licence=html.escape(_asset("uPlot.LICENSE").strip()).replace("--", "- -"),
     )
@@ -128,7 +128,7 @@ def _section(run: Run) -> _Section:
     return _Section(
         summary=summary,
         verdict=verdict(summary),
-        tiles=_tiles(summary),
+        tiles=tiles(summary),
         notes=notes(summary),
         spikes=spike_table(summary),
         windows=[_window(outcome) for outcome in summary.outcomes],
@@ -150,25 +150,33 @@ def _window(outcome: SpikeOutcome[LossEvent]) -> tuple[int, int]:
     return max(first - margin, 0), spike.end + margin
 
 
-def _tiles(summary: RunSummary) -> Sequence[tuple[str, str]]:
+def tiles(summary: RunSummary) -> Sequence[tuple[str, str]]:
+    """Return the numbers of a run that stand below its verdict, as pairs of name and words.
+
+    Args:
+        summary: The run in numbers.
+    """
     if not summary.steps:
         return []
-    tiles = [("steps", f"{summary.steps:,}")]
-    tiles.append(("loss", f"{number(summary.first_loss)} → {number(summary.last_loss)}"))
-    found = len(summary.outcomes)
+    found = [("steps", f"{summary.steps:,}")]
+    found.append(("loss", f"{number(summary.first_loss)} → {number(summary.last_loss)}"))
+    happened = len(summary.outcomes)
     if not summary.forecasts:
-        return [*tiles, ("spikes" if found == len(summary.spikes) else "events of the loss", f"{found:,}")]
-    tiles.append(("announced", f"{summary.announced} of {found}"))
+        return [
+            *found,
+            ("spikes" if happened == len(summary.spikes) else "events of the loss", f"{happened:,}"),
+        ]
+    found.append(("announced", f"{summary.announced} of {happened}"))
     if summary.announced:
-        tiles.append(("median warning", _steps(summary.median_lead)))
-    tiles.append(("false alarms", f"{len(summary.false_alarms):,}"))
+        found.append(("median warning", _steps(summary.median_lead)))
+    found.append(("false alarms", f"{len(summary.false_alarms):,}"))
     if summary.answered:
-        tiles.append(("answered by the guard", f"{len(summary.answered):,}"))
-    tiles.append(("steps in alarm", percent(summary.coverage.in_alarm)))
-    tiles.append(("steps unknown", percent(summary.coverage.unknown)))
+        found.append(("answered by the guard", f"{len(summary.answered):,}"))
+    found.append(("steps in alarm", percent(summary.coverage.in_alarm)))
+    found.append(("steps unknown", percent(summary.coverage.unknown)))
     if math.isfinite(summary.coverage.age):
-        tiles.append(("mean age of readings", _steps(summary.coverage.age)))
-    return tiles
+        found.append(("mean age of readings", _steps(summary.coverage.age)))
+    return found
 
 
 def _steps(steps: float) -> str:

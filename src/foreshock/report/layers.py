@@ -18,7 +18,16 @@ def layer_types(run: Run) -> Mapping[str, str]:
     Args:
         run: A run as read from its log; of an older version, the header has none.
     """
-    layers: Any = run.meta.get("layers")
+    return types_in(run.meta)
+
+
+def types_in(meta: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the class names of modules by their names, as a log's header has them.
+
+    Args:
+        meta: What the header says of the run.
+    """
+    layers: Any = meta.get("layers")
     if not isinstance(layers, Mapping):
         return {}
     return {str(name): short_line(str(kind)) for name, kind in layers.items()}

@@ -51,16 +51,16 @@ def verdict(summary: RunSummary) -> Verdict:
     return Verdict(_happened(summary), tuple(_why(summary)), tuple(advice(summary)))
 
 
-def failure(event: LossEvent, summary: RunSummary) -> str:
+def failure(event: LossEvent, last_step: int | None) -> str:
     """Return in words what went wrong with the loss, without a full stop.
 
     Args:
         event: A divergence, a slow climb, or losses that are not finite.
-        summary: The run in numbers.
+        last_step: Last step of the run with a loss; None without any.
     """
     if event.first_non_finite is not None:
         first = f"{event.first_non_finite:,}"
-        on = f"from step {first} on" if event.end == summary.last_step else f"at step {first}"
+        on = f"from step {first} on" if event.end == last_step else f"at step {first}"
         return f"The loss was NaN or infinite {on}"
     levels = f"from {number(event.reference)} to {number(event.reference + event.rise)}"
     if event.kind == "climb":
@@ -70,7 +70,7 @@ def failure(event: LossEvent, summary: RunSummary) -> str:
 
 def _happened(summary: RunSummary) -> str:
     failures = summary.failures
-    parts = [failure(event, summary) for event in failures[:_FAILURES_SHOWN]]
+    parts = [failure(event, summary.last_step) for event in failures[:_FAILURES_SHOWN]]
     if len(failures) > _FAILURES_SHOWN:
         parts.append(f"and {count(len(failures) - _FAILURES_SHOWN, 'more such event')}")
     parts.append(_spikes(summary))

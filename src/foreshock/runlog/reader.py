@@ -126,7 +126,7 @@ def read_run(run: str | os.PathLike[str], *, rank: int = 0) -> Run:
         >>> log.close()
     """
     path, earlier = _log_path(Path(run), rank)
-    sessions = _Sessions()
+    sessions = Sessions()
     with path.open("rb") as lines:
         # Not further than this: a writer may be faster than the reader.
         left = os.fstat(lines.fileno()).st_size
@@ -135,19 +135,25 @@ def read_run(run: str | os.PathLike[str], *, rank: int = 0) -> Run:
                 break
             left -= len(line)
             sessions.take(line)
-    if not sessions.headers and sessions.skipped and sessions.starts:
-        # Of a header that can't be read only what it says is lost.
-        sessions.headers.append({"schema": SCHEMA, "meta": {}})
-    if not sessions.headers:
-        raise ValueError(f"{path} {_why_no_header(path)}")
-    newest = max(int(header["schema"]) for header in sessions.headers)
-    if newest > SCHEMA:
-        raise ValueError(
-            f"{path} was written with schema {newest}, this version reads up to {SCHEMA}: "
-            "upgrade with pip install --upgrade foreshock"
-        )
+    return run_of(path, sessions, earlier=earlier)
+
+
+def run_of(path: Path, sessions: Sessions, *, earlier: tuple[Path, ...] = (), copy: bool = False) -> Run:
+    """Return the run that the lines read so far make.
+
+    Args:
+        path: The log that they are from.
+        sessions: The lines.
+        earlier: Logs of the other runs in its folder.
+        copy: Whether the run shares nothing with `sessions`, so that another thread may read it while lines
+            are added.
+
+    Raises:
+        ValueError: If the log was written by a newer schema, or has no header.
+    """
+    check_readable(path, sessions)
     first, last = sessions.headers[0], sessions.headers[-1]
-    records, obsolete = sessions.records()
+    records, obsolete = sessions.records(copy=copy)
     return Run(
         path,
         meta=last["meta"],
@@ -163,7 +169,30 @@ def read_run(run: str | os.PathLike[str], *, rank: int = 0) -> Run:
     )
 
 
-class _Sessions:
+def check_readable(path: Path, sessions: Sessions) -> None:
+    """Refuse lines that make no run.
+
+    Args:
+        path: The log that they are from.
+        sessions: The lines.
+
+    Raises:
+        ValueError: If the log was written by a newer schema, or has no header.
+    """
+    if not sessions.headers and sessions.skipped and sessions.starts:
+        # Of a header that can't be read only what it says is lost.
+        sessions.headers.append({"schema": SCHEMA, "meta": {}})
+    if not sessions.headers:
+        raise ValueError(f"{path} {_why_no_header(path)}")
+    newest = max(int(header["schema"]) for header in sessions.headers)
+    if newest > SCHEMA:
+        raise ValueError(
+            f"{path} was written with schema {newest}, this version reads up to {SCHEMA}: "
+            "upgrade with pip install --upgrade foreshock"
+        )
+
+
+class Sessions:
     """The lines of a log, read one after the other.
 
     A line that can't be read may have been the header of a session, so that from then on rows are read by
@@ -199,19 +228,28 @@ class _Sessions:
         else:
             self._take_row(*found)
 
-    def records(self) -> tuple[dict[str, Rows], int]:
-        """Return the records by kind, ordered by step, and the number of those that are obsolete."""
+    @property
+    def kinds(self) -> Mapping[str, Rows]:
+        """All records by kind in the order of the log, also those that are obsolete."""
+        return {name: kind.rows for name, kind in self._kinds.items()}
+
+    def records(self, *, copy: bool = False) -> tuple[dict[str, Rows], int]:
+        """Return the records by kind, ordered by step, and the number of those that are obsolete.
+
+        Args:
+            copy: Whether they share nothing with what is read on.
+        """
         # A session makes obsolete what those before it have of its first step and of later ones.
         firsts = np.array([*self._first_steps, LAST_STEP + 1], dtype=np.int64)
         limits = np.minimum.accumulate(firsts[::-1])[::-1][1:]
-        obsolete = 0
-        for kind in self._kinds.values():
+        obsolete, found = 0, _Records()
+        for name, kind in self._kinds.items():
             steps = kind.rows.numbers("step").astype(np.int64)
             counts = np.diff([*kind.begins, len(steps)])
             kept = np.flatnonzero(steps < np.repeat(limits[kind.sessions], counts))
             obsolete += len(steps) - len(kept)
-            kind.rows.select(kept[np.argsort(steps[kept], kind="stable")])
-        return _Records({name: kind.rows for name, kind in self._kinds.items()}), obsolete
+            found[name] = kind.rows.selected(kept[np.argsort(steps[kept], kind="stable")], copy=copy)
+        return found, obsolete
 
     def _take_row(self, shape: Shape, row: dict[str, Any]) -> None:
         name, step = shape.kind, row["step"]

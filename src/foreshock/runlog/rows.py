@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -55,31 +55,39 @@ class Rows(Sequence[dict[str, Any]]):
         self._block.append(block.number)
         self._place.append(block.append(row))
 
-    def select(self, order: NDArray[np.int64]) -> None:
-        """Keep some records only, in an order.
+    def selected(self, order: NDArray[np.int64], *, copy: bool = False) -> Rows:
+        """Return some of the records, in an order.
 
         Args:
             order: Their places, shape (n,).
+            copy: Whether what is returned shares nothing with these rows, so that another thread may read it
+                while records are appended to these.
         """
+        found = Rows(self._kind)
         for name, code in (("_block", "i"), ("_place", "q")):
             values = np.frombuffer(getattr(self, name), dtype=code)[order]
-            setattr(self, name, array(code, values.tobytes()))
+            setattr(found, name, array(code, values.tobytes()))
+        found._list = [block.copied() for block in self._list] if copy else self._list
+        found._blocks = {block.shape: block for block in found._list}
+        return found
 
-    def numbers(self, name: str) -> NDArray[np.float64]:
+    def numbers(self, name: str, *, start: int = 0) -> NDArray[np.float64]:
         """Return a field of all records as numbers, shape (n,); missing and null become NaN.
 
         Args:
             name: The field.
+            start: Records before this place are left out.
         """
-        return self._gathered(block.numbers(name) for block in self._list)
+        return self._gathered(lambda block, places: block.numbers(name, places), start)
 
-    def numbers_or_nan(self, name: str) -> NDArray[np.float64]:
+    def numbers_or_nan(self, name: str, *, start: int = 0) -> NDArray[np.float64]:
         """Return a field of all records as `numbers` does, with NaN also for what is no number.
 
         Args:
             name: The field; the reader need not have checked it.
+            start: Records before this place are left out.
         """
-        return self._gathered(block.numbers_or_nan(name) for block in self._list)
+        return self._gathered(lambda block, places: block.numbers_or_nan(name, places), start)
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -112,14 +120,15 @@ class Rows(Sequence[dict[str, Any]]):
         """Return one line: how many records of which kind."""
         return f"<Rows: {len(self)} {self._kind}>"
 
-    def _gathered(self, columns: Iterable[NDArray[np.float64] | None]) -> NDArray[np.float64]:
-        """Return what each block has in a column, in the order of the records; NaN for those of None."""
-        found = np.full(len(self), math.nan)
-        blocks, places = np.frombuffer(self._block, dtype="i"), np.frombuffer(self._place, dtype="q")
-        for number, values in enumerate(columns):
-            if values is not None:
-                here = blocks == number
-                found[here] = values[places[here]]
+    def _gathered(self, column: _Column, start: int) -> NDArray[np.float64]:
+        """Return what each block has of a column at the places of its records, in their order."""
+        found = np.full(len(self) - start, math.nan)
+        blocks = np.frombuffer(self._block, dtype="i")[start:]
+        places = np.frombuffer(self._place, dtype="q")[start:]
+        for block in self._list:
+            here = blocks == block.number
+            if here.any():
+                found[here] = column(block, places[here])
         return found
 
     def _new_block(self, shape: Shape) -> _Block:
@@ -135,7 +144,7 @@ class _Block:
     """Records of one shape, a column a field; without a shape, whole records."""
 
     def __init__(self, number: int, shape: Shape | None) -> None:
-        self.number = number
+        self.number, self.shape = number, shape
         self.size = 0
         self._whole: list[Mapping[str, Any]] | None = [] if shape is None else None
         pairs = () if shape is None else zip(shape.names, shape.types, strict=True)
@@ -163,14 +172,30 @@ class _Block:
             row[name] = None if column is None else column[place]
         return row
 
-    def numbers(self, name: str) -> NDArray[np.float64] | None:
+    def numbers(self, name: str, places: NDArray[np.int64]) -> NDArray[np.float64] | float:
+        """Return a field of the records at some places, NaN where it is missing or null."""
         self._take_pending()
-        column = self._columns.get(name) if self._whole is None else [row.get(name) for row in self._whole]
-        if column is None:
-            return None
+        column = self._columns.get(name)
         if isinstance(column, array):
-            return np.frombuffer(column, dtype=column.typecode).astype(np.float64)
-        return np.array([math.nan if value is None else float(value) for value in column], dtype=np.float64)
+            return np.frombuffer(column, dtype=column.typecode)[places].astype(np.float64)
+        if self._whole is not None:
+            values = [self._whole[place].get(name) for place in places.tolist()]
+        elif column is not None:
+            values = [column[place] for place in places.tolist()]
+        else:
+            return math.nan
+        return np.array([math.nan if value is None else float(value) for value in values], dtype=np.float64)
+
+    def copied(self) -> _Block:
+        """Return the same records in columns of their own."""
+        self._take_pending()
+        block = _Block(self.number, self.shape)
+        block.size = self.size
+        block._whole = None if self._whole is None else self._whole[:]
+        block._columns = {
+            name: None if column is None else column[:] for name, column in self._columns.items()
+        }
+        return block
 
     def _take_pending(self) -> None:
         if not self._pending:
@@ -180,11 +205,12 @@ class _Block:
                 column.extend(values)
         self._pending.clear()
 
-    def numbers_or_nan(self, name: str) -> NDArray[np.float64] | None:
+    def numbers_or_nan(self, name: str, places: NDArray[np.int64]) -> NDArray[np.float64] | float:
+        """Return a field as `numbers` does, with NaN also for what is no number."""
         if self._whole is not None:
-            return np.array([as_number(row.get(name)) for row in self._whole], dtype=np.float64)
+            return np.array([as_number(self._whole[place].get(name)) for place in places.tolist()])
         # A column that is no array has no number in it.
-        return self.numbers(name) if isinstance(self._columns.get(name), array) else None
+        return self.numbers(name, places) if isinstance(self._columns.get(name), array) else math.nan
 
 
 def as_number(value: Any) -> float:
@@ -207,3 +233,6 @@ def _column(kind: type) -> array[Any] | list[Any] | None:
 
 def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
+
+
+_Column = Callable[[_Block, NDArray[np.int64]], NDArray[np.float64] | float]

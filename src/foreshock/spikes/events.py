@@ -144,7 +144,7 @@ def detect_events(
         ('spike', 60, 69, 3.9)
     """
     step, loss = checked_curve(steps, losses)
-    scan = _Scan(definition or EventDefinition(), first_size(loss))
+    scan = EventScan(definition or EventDefinition(), first_size(loss))
     for number, value in zip(step.tolist(), loss.tolist(), strict=True):
         scan.see(number, value)
     return scan.finish()
@@ -266,8 +266,13 @@ class _Climb:
         return LossEvent("climb", self.onset, self.peak, self.end, self.level, rise, self.sigma)
 
 
-class _Scan:
-    """One pass over a loss curve."""
+class EventScan:
+    """One pass over a loss curve, step by step: also over one that is still growing.
+
+    Args:
+        definition: What counts.
+        first: Modulus of the first finite loss.
+    """
 
     def __init__(self, definition: EventDefinition, first: float) -> None:
         self._definition, self._floor = definition, definition.floor * first
@@ -279,7 +284,23 @@ class _Scan:
         self._climb: _Climb | None = None
         self._recent: deque[tuple[int, float]] = deque(maxlen=_NEAR)
 
+    @property
+    def events(self) -> tuple[LossEvent, ...]:
+        """What is over by now, in the order in which it ended."""
+        return tuple(self._events)
+
+    @property
+    def going_on(self) -> LossEvent | None:
+        """What has begun and is not over, as it looks by now: a spike, unless a loss was not finite."""
+        return None if self._open is None else self._open.close("spike")
+
     def see(self, step: int, loss: float) -> None:
+        """Take one step into account.
+
+        Args:
+            step: Its number, above that of the step before.
+            loss: Its loss.
+        """
         definition = self._definition
         self._recent.append((step, loss))
         if self._open is not None:
@@ -301,6 +322,7 @@ class _Scan:
         self._follow_level(step, loss)
 
     def finish(self) -> list[LossEvent]:
+        """End what is going on, and return all events in order of their onset."""
         if self._open is not None:
             long = len(self._open.losses) >= self._definition.patience // 2
             self._end("divergence" if long and self._open.remains >= _STAYED else "spike")

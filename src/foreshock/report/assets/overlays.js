@@ -90,11 +90,11 @@ const foreshockOverlays = (() => {
     });
   }
 
-  /** Mark each peak with a triangle and its height, the highest first, as far as the labels don't overlap. */
-  function peaks(u, spikes, colour) {
+  /** Mark each peak of a line with a triangle and its height, the highest first, as far as the labels don't overlap. */
+  function peaks(u, spikes, colour, lineOf) {
     const px = uPlot.pxRatio;
     const taken = [];
-    const heights = spikes.map((spike) => u.data[1][u.valToIdx(spike.peak)] ?? Infinity);
+    const heights = spikes.map((spike) => lineOf(u)[u.valToIdx(spike.peak)] ?? Infinity);
     const order = spikes.map((spike, i) => i).sort((a, b) => heights[b] - heights[a]);
     clipped(u, (ctx, x, y) => {
       ctx.fillStyle = colour;
@@ -129,7 +129,7 @@ const foreshockOverlays = (() => {
         const words = chart.id === "ratio" || chart.id === "directions" ? "threshold 2/η" : "";
         if (chart.threshold !== null) threshold(u, chart.threshold, colour("spike"), words);
         if (chart.marks === "labelled") strokes(u, marks.actions, colour("guard"));
-        if (chart.marks === "labelled") peaks(u, marks.spikes, colour("spike"));
+        if (chart.marks === "labelled") peaks(u, marks.spikes, colour("spike"), (plot) => plot.data[chart.marked ?? 1]);
       }],
     };
   }

@@ -1,0 +1,103 @@
+"""What takes longer than a look: spikes in new losses, and the report's verdict on the runs that are open."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from foreshock.report.summary import RunSummary, summarise
+
+if TYPE_CHECKING:
+    from foreshock.live.run import LiveRun
+    from foreshock.live.watched import WatchedFolder
+    from foreshock.runlog import Run
+
+_LOGGER = logging.getLogger("foreshock")
+_WAIT = 0.1  # seconds
+_EVERY = 1.0  # seconds at least between two summaries of a run, and ten times what the last one took
+_REST = 10
+_OPEN_FOR = 30.0  # seconds after the last request for its details a run counts as open
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """A run as the report sees it.
+
+    Attributes:
+        run: The run as it was.
+        summary: The same in numbers.
+        generation: Of the live run at that time.
+        version: Of the live run at that time.
+    """
+
+    run: Run
+    summary: RunSummary
+    generation: int
+    version: int
+
+
+@dataclass
+class _Desk:
+    """When a run was asked for last, and when it is due again."""
+
+    asked: float
+    due: float = 0.0
+    found: Analysed | None = None
+
+
+class Analysis:
+    """Look for spikes in all runs, and summarise those that somebody looks at.
+
+    Args:
+        watched: The runs.
+    """
+
+    def __init__(self, watched: WatchedFolder) -> None:
+        self._watched = watched
+        self._desks: dict[str, _Desk] = {}
+
+    def of(self, run: LiveRun) -> Analysed | None:
+        """Return the last summary of a run, None before the first; it is kept up to date for a while.
+
+        Args:
+            run: The run.
+        """
+        desk = self._desks.setdefault(run.key, _Desk(time.monotonic()))
+        desk.asked = time.monotonic()
+        found = desk.found
+        return found if found is not None and found.generation == run.generation else None
+
+    def work(self) -> None:
+        """Go on until the watched folder is closed."""
+        while not self._watched.stopping.is_set():
+            if not self.round():
+                self._watched.stopping.wait(_WAIT)
+
+    def round(self) -> bool:
+        """Do what is due once; return whether there is more."""
+        scans = [run.scan() for run in self._watched.all_runs()]
+        now = time.monotonic()
+        for key, desk in list(self._desks.items()):
+            run = self._watched.runs.get(key)
+            if run is None or now - desk.asked > _OPEN_FOR:
+                del self._desks[key]
+            elif now >= desk.due and (desk.found is None or desk.found.version != run.version):
+                self._summarise(run, desk)
+        return any(scans)
+
+    def _summarise(self, run: LiveRun, desk: _Desk) -> None:
+        began = time.monotonic()
+        with run.lock:
+            generation, version = run.generation, run.version
+            try:
+                snapshot = run.snapshot()
+            except ValueError:  # the page shows why, as the state of the run
+                return
+        try:
+            desk.found = Analysed(snapshot, summarise(snapshot), generation, version)
+        except Exception:  # one odd log must not end the page of all others
+            _LOGGER.exception("the verdict on %s could not be made", run.path)
+        now = time.monotonic()
+        desk.due = now + max(_EVERY, _REST * (now - began))

@@ -1,0 +1,220 @@
+"""The state of a run in one line, and what to do: what a reader must know before any chart."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from foreshock.report.advice import go_back, remedy
+from foreshock.report.evidence import NOISE, OLDEST, hinted_cause
+from foreshock.report.verdict import failure
+from foreshock.report.words import count, height, number, percent
+from foreshock.representation import short_line
+from foreshock.runlog.rows import as_number
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from foreshock.spikes import LossEvent
+
+State = Literal[
+    "waiting", "unreadable", "diverged", "spiked", "danger", "rising", "recovering", "calm", "unknown"
+]
+_STAYED = 0.5  # share of a rise: a loss that has lost more of it has come back
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The state of a run.
+
+    Attributes:
+        state: In one word.
+        words: In one sentence without a full stop, with its numbers.
+        advice: What to do; empty where that is plain.
+    """
+
+    state: State
+    words: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What the state of a run is judged by.
+
+    Attributes:
+        last_step: Last step of the log; None before the first.
+        losses: The last losses, shape (n,).
+        events: What happened to the loss and is over, in order.
+        going_on: What has begun and is not over.
+        forecast: The last forecast; None before the first.
+        alarms: The last alarms.
+        horizon: Steps within which an instability is announced; NaN if the log does not say.
+        guarded: Whether a guard is at work.
+        steps_a_second: Speed of the run; NaN if unknown.
+    """
+
+    last_step: int | None
+    losses: NDArray[np.float64]
+    events: Sequence[LossEvent] = ()
+    going_on: LossEvent | None = None
+    forecast: Mapping[str, Any] | None = None
+    alarms: Sequence[Mapping[str, Any]] = ()
+    horizon: float = math.nan
+    guarded: bool = False
+    steps_a_second: float = math.nan
+
+    @property
+    def reach(self) -> int:
+        """Steps for which what happened is news: the horizon."""
+        return int(self.horizon) if 1 <= self.horizon < 1e9 else OLDEST
+
+
+def headline(now: Situation) -> Headline:
+    """Return the state of a run: what has happened goes before what may.
+
+    Args:
+        now: What it is judged by.
+
+    Example:
+        >>> forecast = {"step": 90, "state": "stable", "stability_ratio": 0.62, "measured": 80}
+        >>> headline(Situation(90, np.ones(90), forecast=forecast)).words
+        'Calm: the stability ratio is 0.62 of the edge, measured 10 steps ago'
+    """
+    if now.last_step is None:
+        return Headline("waiting", "Waiting for the first step", "")
+    return _diverged(now, now.last_step) or _spiked(now, now.last_step) or _foreseen(now, now.last_step)
+
+
+def _diverged(now: Situation, last_step: int) -> Headline | None:
+    event = now.going_on or (now.events[-1] if now.events else None)
+    if event is None:
+        return None
+    lost = event.kind == "non-finite" and event.end == last_step
+    if event.kind == "divergence":
+        finite = now.losses[np.isfinite(now.losses)][-20:]
+        lost = bool(finite.size) and float(np.median(finite)) > event.reference + _STAYED * event.rise
+    return Headline("diverged", failure(event, last_step), go_back(event, last_step)) if lost else None
+
+
+def _spiked(now: Situation, last_step: int) -> Headline | None:
+    event = now.going_on or (now.events[-1] if now.events else None)
+    if event is None or event.kind == "climb" or last_step - event.end > now.reach:
+        return None
+    lead = _announced(now, event)
+    known = f"announced {count(lead, 'step')} ahead" if lead is not None else "not announced"
+    still = "still high" if now.going_on is not None else f"back since step {event.end + 1:,}"
+    words = f"Spiked at step {event.onset:,} to {height(event)} the level before, {known}, {still}"
+    if event.kind == "non-finite" or height(event).startswith("+"):
+        words = f"Spiked at step {event.onset:,} ({height(event)}), {known}, {still}"
+    if now.guarded:
+        return Headline("spiked", words, "The guard is at work: see what it did below.")
+    wait = "Wait for it to come back before you judge it. " if now.going_on is not None else ""
+    return Headline("spiked", words, wait + (_remedy(now) or "Open its mark to see what was known before."))
+
+
+def _announced(now: Situation, event: LossEvent) -> int | None:
+    """Return the steps from the first alarm of the horizon before an event to its onset; None without one."""
+    steps = [a["step"] for a in now.alarms if 0 <= event.onset - a["step"] <= now.reach]
+    return event.onset - min(steps) if steps else None
+
+
+def _foreseen(now: Situation, last_step: int) -> Headline:
+    forecast = now.forecast
+    if forecast is None:
+        why = "Give the monitor a loss_fn: without curvature nothing is forecast."
+        return Headline("unknown", "No forecast yet: only the loss is known", why)
+    age = last_step - forecast["step"]
+    state = str(forecast.get("state"))
+    if age > now.reach:
+        return Headline("unknown", f"Not known: the last forecast is {count(age, 'step')} old", _MEASURE)
+    if state == "unknown":
+        basis = short_line(str(forecast.get("basis") or "the readings don't say"))
+        return Headline("unknown", f"Not known: {basis}", _MEASURE)
+    ratio = _ratio(forecast, last_step)
+    if _is_danger(forecast, state):
+        words = "; ".join(filter(None, (f"In danger: {_odds(now, forecast)}", ratio, _date(now, forecast))))
+        return Headline("danger", words.replace("In danger: ; ", "In danger: "), _act(now))
+    if state in ("rising", "edge", "armed") or forecast.get("level") == "watch":
+        words = "; ".join(filter(None, (f"Rising: {ratio}", _date(now, forecast), _odds(now, forecast))))
+        return Headline("rising", words, "Nothing yet: watch the date, and keep a recent checkpoint.")
+    if state == "recovery":
+        return Headline("recovering", f"Recovering: {ratio}", "Nothing needs to be done.")
+    odds = _odds(now, forecast)
+    words = f"Calm: {ratio}" + (f"; {odds}" if odds else "")
+    return Headline("calm", words, "Nothing needs to be done.")
+
+
+def _is_danger(forecast: Mapping[str, Any], state: str) -> bool:
+    """Whether a forecast is an alarm: by its level, or in logs of versions that had none by the edge."""
+    if "level" in forecast:
+        return forecast["level"] == "alarm" or state == "spike"
+    return state in ("edge", "armed", "spike")
+
+
+_MEASURE = "Not known is not safe: measure more often (budget=, probe_every=)."
+
+
+def _ratio(forecast: Mapping[str, Any], last_step: int) -> str:
+    typical = as_number(forecast.get("typical_mean_square_ratio"))
+    ratio = as_number(forecast.get("stability_ratio"))
+    if math.isfinite(typical):
+        words = f"the typical mean-square ratio is {number(typical)}"
+    elif math.isfinite(ratio):
+        words = f"the stability ratio is {number(ratio)} of the edge"
+    else:
+        return "no ratio was measured"
+    measured = as_number(forecast.get("measured"))
+    age = last_step - measured
+    return f"{words}, measured {count(int(age), 'step')} ago" if 0 < age < 2**53 else words
+
+
+def _odds(now: Situation, forecast: Mapping[str, Any]) -> str:
+    probability = as_number(forecast.get("probability"))
+    if not 0 <= probability <= 1:
+        return ""
+    within = f" within {now.reach:,} steps" if math.isfinite(now.horizon) else ""
+    return f"a spike{within} has probability {percent(probability)}"
+
+
+def _date(now: Situation, forecast: Mapping[str, Any]) -> str:
+    """Return when the edge is reached: the step, its interval, and the time of day's distance."""
+    ahead, low, high = (
+        as_number(forecast.get(name)) for name in ("steps_to_instability", "interval_low", "interval_high")
+    )
+    step = forecast["step"]
+    if not math.isfinite(ahead) or ahead > 1e7:
+        return ""
+    if ahead <= 0:
+        return "the edge is passed"
+    least = f"{step + low:,.0f}" if math.isfinite(low) else "?"
+    most = f"{step + high:,.0f}" if math.isfinite(high) else "open"
+    words = f"the edge is expected at about step {step + ahead:,.0f} ({least} – {most})"
+    seconds = (step + ahead - (now.last_step or step)) / now.steps_a_second
+    return f"{words}, in about {_duration(seconds)}" if seconds > 5 and math.isfinite(seconds) else words
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= 1.5 * size:
+            return count(round(seconds / size), unit)
+    return count(round(seconds), "second")
+
+
+def _act(now: Situation) -> str:
+    if now.guarded:
+        return "The guard acts by itself. Keep a recent checkpoint."
+    return f"Keep a checkpoint of now. {_remedy(now)}".strip()
+
+
+def _remedy(now: Situation) -> str:
+    """Return what helps against what drives the run, by the hint of its last forecast."""
+    forecast = now.forecast or {}
+    if math.isfinite(as_number(forecast.get("typical_mean_square_ratio"))):
+        return remedy(NOISE)
+    return remedy(hinted_cause(short_line(str(forecast.get("cause_hint") or ""))))

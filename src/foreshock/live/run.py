@@ -1,0 +1,366 @@
+"""One run as it grows: its columns, what it announced and did, and a state in words."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import threading
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from foreshock.live.charts import CHARTS, COLUMNS
+from foreshock.live.curve import Curve
+from foreshock.live.headline import Headline, Situation, headline
+from foreshock.live.tail import CHUNK, LogTail
+from foreshock.representation import short_line
+from foreshock.runlog.reader import check_readable, run_of
+from foreshock.runlog.rows import as_number
+from foreshock.spikes.detection import first_size
+from foreshock.spikes.events import EventDefinition, EventScan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from foreshock.runlog import Run
+    from foreshock.runlog.rows import Rows
+    from foreshock.spikes import LossEvent
+
+_SCANNED_AT_ONCE = 2000  # steps: what waits for the lock waits some hundredths of a second
+_SPEED_OVER = 30.0  # seconds over which steps a second are counted
+_KEPT = ("alarm", "guard", "event", "curvature", "forecast", "tensors")
+_FEWEST = 2  # values that make a line
+_CHANGES_NOTHING = ("none", "cooldown")
+
+
+@dataclass
+class Log:
+    """What a run recorded besides numbers, in the order of the log.
+
+    Attributes:
+        alarms: Records of alarms.
+        actions: Records of what a guard changed.
+        events: What else happened.
+        readings: Step and blocks of each reading of the curvature that has some.
+        tables: Step and rows of each table of tensors.
+        forecast: The last forecast; None before the first.
+    """
+
+    alarms: list[Mapping[str, Any]] = field(default_factory=list)
+    actions: list[Mapping[str, Any]] = field(default_factory=list)
+    events: list[Mapping[str, Any]] = field(default_factory=list)
+    readings: list[tuple[int, list[Mapping[str, Any]]]] = field(default_factory=list)
+    tables: list[tuple[int, list[Mapping[str, Any]]]] = field(default_factory=list)
+    forecast: Mapping[str, Any] | None = None
+
+    def take(self, kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Take new records of a kind into account."""
+        if kind == "alarm":
+            self.alarms += rows
+        elif kind == "guard":
+            self.actions += (row for row in rows if row.get("remedy") not in _CHANGES_NOTHING)
+        elif kind == "event":
+            self.events += rows
+        elif kind == "forecast":
+            self.forecast = rows[-1]
+        elif kind == "curvature":
+            self.readings += ((row["step"], row["blocks"]) for row in rows if row.get("blocks"))
+        elif kind == "tensors":
+            self.tables += ((row["step"], named(row.get("rows"))) for row in rows if named(row.get("rows")))
+
+    @property
+    def by_layer(self) -> list[tuple[int, list[Mapping[str, Any]]]]:
+        """Whatever was measured by layer or tensor, in order of its steps."""
+        return sorted([*self.readings, *self.tables], key=lambda one: one[0])
+
+
+class LiveRun:
+    """A run whose log is followed.
+
+    Everything but the constructor may be called from any thread.
+
+    Args:
+        path: The log.
+        name: Name to show until the log says another.
+
+    Attributes:
+        key: What stands for the run in a request: it says nothing of where the log is.
+        lock: Held while anything below is read together, or changed.
+        version: Changes whenever anything does.
+        generation: Changes whenever what was drawn is no longer true: the log was replaced, or a session
+            resumed from an earlier step.
+        curves: Columns by kind of record.
+        log: What the run recorded besides numbers.
+        error: Why the log can't be read; empty if it can.
+    """
+
+    def __init__(self, path: Path, *, name: str) -> None:
+        self.path = path
+        self.key = hashlib.sha256(str(path).encode(errors="surrogateescape")).hexdigest()[:12]
+        self.lock = threading.RLock()
+        self.version = self.generation = 0
+        self.curves = {kind: Curve(names) for kind, names in COLUMNS.items()}
+        self.curves["step"] = Curve((*COLUMNS["step"], "measured"))
+        self.log = Log()
+        self.error = ""
+        self._place = name
+        self._tail = LogTail(path)
+        self._begun = self._starts = 0
+        self._seen: dict[str, int] = {}
+        self._drawn: Counter[str] = Counter()
+        self._scan: EventScan | None = None
+        self._scanned, self._scanned_step = 0, -1
+        self._speeds: deque[tuple[float, int]] = deque()
+
+    # ------------------------------------------------------------------ what the threads do
+
+    def look(self, *, most: int = CHUNK) -> bool:
+        """Read what was added to the log; return whether there is more to read at once.
+
+        Args:
+            most: Bytes to read at most.
+        """
+        with self.lock:
+            try:
+                changed = self._tail.look(most=most)
+            except OSError as error:
+                self._fail(f"the log can't be read: {error.strerror or error}")
+                return False
+            if self._tail.begun != self._begun:
+                changed, self._begun, self._starts = True, self._tail.begun, 0
+                self._restart()
+            if changed:
+                self._take_new()
+                self.version += 1
+            return self._tail.behind
+
+    def scan(self) -> bool:
+        """Look for spikes in losses that were not looked at yet; return whether there are more."""
+        with self.lock:
+            curve = self.curves["step"]
+            end = min(len(curve), self._scanned + _SCANNED_AT_ONCE)
+            if self._scanned == end:
+                return False
+            if self._scan is None:
+                self._scan = EventScan(EventDefinition(), first_size(curve.column("loss")))
+            before = self._scan.events, self._scan.going_on
+            columns = (curve.steps, curve.column("loss"), curve.column("measured"))
+            for step, loss, measured in zip(*(c[self._scanned : end].tolist() for c in columns), strict=True):
+                if measured and step > self._scanned_step:
+                    self._scan.see(int(step), loss)
+                    self._scanned_step = int(step)
+            self._scanned = end
+            if before != (self._scan.events, self._scan.going_on):
+                self.version += 1
+            return end < len(curve)
+
+    def snapshot(self) -> Run:
+        """Return the run as it is now, for another thread to read at leisure.
+
+        Raises:
+            ValueError: If the log has no header, or was written by a newer schema.
+        """
+        with self.lock:
+            return run_of(self.path, self._tail.sessions, copy=True)
+
+    # ------------------------------------------------------------------ what the page asks
+
+    @property
+    def events(self) -> list[LossEvent]:
+        """What happened to the loss as far as it was looked at, the one that goes on last."""
+        with self.lock:
+            if self._scan is None:
+                return []
+            ongoing = self._scan.going_on
+            return [*self._scan.events, *([] if ongoing is None else [ongoing])]
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """What the last header says of the run."""
+        headers = self._tail.sessions.headers
+        return headers[-1]["meta"] if headers else {}
+
+    @property
+    def name(self) -> str:
+        """Name of the run: that of its header, or its place in the folder."""
+        return short_line(str(self.meta.get("name") or self._place))
+
+    @property
+    def place(self) -> str:
+        """Where it is in the watched folder."""
+        return short_line(self._place)
+
+    @property
+    def last_step(self) -> int | None:
+        """The last step with a record of its own; None before the first."""
+        steps = self.curves["step"].steps
+        return int(steps[-1]) if len(steps) else None
+
+    def headline(self) -> Headline:
+        """Return the state of the run in words, and what to do."""
+        with self.lock:
+            if self.error:
+                return Headline("unreadable", self.error[:1].upper() + self.error[1:], "")
+            losses = self.curves["step"].column("loss")
+            scan = self._scan
+            return headline(
+                Situation(
+                    last_step=self.last_step,
+                    losses=losses[-100:].copy(),
+                    events=scan.events if scan is not None else (),
+                    going_on=scan.going_on if scan is not None else None,
+                    forecast=self.log.forecast,
+                    alarms=tuple(self.log.alarms[-50:]),
+                    horizon=as_number(self.meta.get("horizon")),
+                    guarded=bool(self.meta.get("guard")) or bool(self.log.actions),
+                    steps_a_second=self.steps_a_second,
+                )
+            )
+
+    @property
+    def steps_a_second(self) -> float:
+        """Steps that came a second of late; NaN if none did while the log was watched."""
+        if len(self._speeds) < 2 or time.monotonic() - self._speeds[-1][0] > _SPEED_OVER:
+            return math.nan
+        (begin, first), (end, last) = self._speeds[0], self._speeds[-1]
+        return (last - first) / (end - begin) if end > begin else math.nan
+
+    def status(self) -> dict[str, Any]:
+        """Return what the list of runs shows of this one: plain JSON values."""
+        with self.lock:
+            words, step = self.headline(), self.curves["step"]
+            ratio = self.curves["ratio"].column("stability_ratio")
+            forecast = self.log.forecast or {}
+            tail = self._tail
+            return {
+                "id": self.key,
+                "name": self.name,
+                "place": self.place,
+                "description": short_line(str(self.meta.get("description") or "")),
+                "version": self.version,
+                "generation": self.generation,
+                "state": words.state,
+                "words": words.words,
+                "advice": words.advice,
+                "step": self.last_step,
+                "steps": _plain(as_number(self.meta.get("steps"))),
+                "loss": _plain(step.column("loss")[-1]) if len(step) else None,
+                "ratio": _plain(ratio[-1]) if len(ratio) else None,
+                "probability": _plain(as_number(forecast.get("probability"))),
+                "alarm_at": _plain(as_number(self.meta.get("alarm_at"))),
+                "speed": _plain(self.steps_a_second),
+                "written": tail.written,
+                "read": tail.position / tail.size if tail.size else 1.0,
+                "charts": [chart.name for chart in CHARTS if self._drawn[chart.name] >= _FEWEST],
+                "layers": len(self.log.readings) + len(self.log.tables),
+            }
+
+    # ------------------------------------------------------------------ inside
+
+    def _fail(self, why: str) -> None:
+        if why != self.error:
+            self.error = why
+            self.version += 1
+
+    def _restart(self) -> None:
+        """Forget what was drawn: it is read again from the sessions."""
+        for curve in self.curves.values():
+            curve.clear()
+        self.log, self._drawn, self._seen = Log(), Counter(), {}
+        self._scan, self._scanned, self._scanned_step = None, 0, -1
+        self._speeds.clear()
+        self.generation += 1
+
+    def _take_new(self) -> None:
+        sessions = self._tail.sessions
+        try:
+            check_readable(self.path, sessions)
+        except ValueError as error:
+            self._fail(str(error))
+            return
+        if sessions.starts != self._starts and self._starts:
+            # Another session makes obsolete what those before it have of its steps.
+            self._restart()
+            self._take(sessions.records()[0])
+        else:
+            self._take(sessions.kinds)
+        self._starts = sessions.starts
+        self._seen = {kind: len(rows) for kind, rows in sessions.kinds.items()}
+        self.error = ""
+        if self.last_step is not None and not self._tail.behind:
+            now = time.monotonic()
+            self._speeds.append((now, self.last_step))
+            while now - self._speeds[0][0] > _SPEED_OVER:
+                self._speeds.popleft()
+
+    def _take(self, records: Mapping[str, Rows]) -> None:
+        """Take the records that were not seen yet."""
+        ratios: list[tuple[int, float]] = []
+        for kind, rows in records.items():
+            start = self._seen.get(kind, 0)
+            if start == len(rows):
+                continue
+            if kind in _KEPT:
+                new = rows[start:]
+                self.log.take(kind, new)
+                ratios += _ratios(kind, new)
+            if kind in COLUMNS:
+                columns = [rows.numbers_or_nan(name, start=start) for name in COLUMNS[kind]]
+                if kind == "step":
+                    columns.append(_measured(rows, columns[0], start))
+                self._extend(kind, rows.numbers("step", start=start), columns)
+        if ratios:
+            steps, values = np.array(sorted(ratios), dtype=np.float64).T
+            self._extend("ratio", steps, [values])
+
+    def _extend(self, kind: str, steps: NDArray[np.float64], columns: Sequence[NDArray[np.float64]]) -> None:
+        known = zip(COLUMNS[kind], columns, strict=False)
+        finite = {name: int(np.isfinite(column).sum()) for name, column in known}
+        for chart in CHARTS:
+            if chart.kind == kind:
+                self._drawn[chart.name] += finite[chart.lines[0][2]]
+        if not self.curves[kind].extend(steps, columns):
+            self.generation += 1
+            if kind == "step":
+                self._scan, self._scanned, self._scanned_step = None, 0, -1
+
+
+def named(rows: Any) -> list[Mapping[str, Any]]:
+    """Return those of a list that are mappings with a name, whoever wrote it.
+
+    Args:
+        rows: Anything that JSON can hold.
+    """
+    found = rows if isinstance(rows, list) else []
+    return [row for row in found if isinstance(row, dict) and "name" in row]
+
+
+def _measured(rows: Rows, losses: NDArray[np.float64], start: int) -> NDArray[np.float64]:
+    """Return 1 where a loss was measured, 0 where it is null in the log. One that is NaN was measured."""
+    found = np.ones(len(losses))
+    for place in np.flatnonzero(np.isnan(losses)).tolist():
+        found[place] = rows[start + place].get("loss") is not None
+    return found
+
+
+def _ratios(kind: str, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """Return steps and stability ratios: measured, or followed in between by the forecasts."""
+    if kind == "forecast":
+        rows = [row for row in rows if row.get("measured") is not None and row.get("state") != "unknown"]
+    elif kind != "curvature":
+        return []
+    return [(row["step"], as_number(row.get("stability_ratio"))) for row in rows]
+
+
+def _plain(value: float) -> float | str | None:
+    """Return a number as JSON has it: NaN as null, infinity in words."""
+    value = float(value)
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else "∞" if value > 0 else "−∞"

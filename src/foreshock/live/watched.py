@@ -1,0 +1,132 @@
+"""The runs of a watched folder, each followed: which there are, and who looks at them when."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foreshock.live.analysis import Analysis
+from foreshock.live.run import LiveRun
+from foreshock.runlog.folders import has_records
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LOOK_EVERY = 0.1
+"""Seconds between two looks at the end of each log, and five times what a look at all of them takes."""
+_SEARCH_EVERY = 2.0  # seconds, and twenty times what a search takes: folders may hold many checkpoints
+_DEEPEST = 8
+_MOST_RUNS = 2000
+_NAME = "rank0.jsonl"
+
+
+class WatchedFolder:
+    """The runs below a folder, or one run, or one log.
+
+    Args:
+        place: A folder that holds runs at any depth, the folder of a run, or a ``.jsonl`` file. Symbolic
+            links below it are not followed.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+    """
+
+    def __init__(self, place: Path) -> None:
+        if not place.exists():
+            raise FileNotFoundError(
+                f"{place} does not exist: pass the folder passed as run=… to the monitor, or one that holds "
+                "such folders"
+            )
+        self.place = place.resolve()
+        self.runs: dict[str, LiveRun] = {}
+        self._paths: dict[Path, str] = {}
+        self._stopping = threading.Event()
+        self._analysis = Analysis(self)
+        self._threads = [
+            threading.Thread(target=work, name=f"foreshock {name}", daemon=True)
+            for name, work in (("tail", self._follow), ("analysis", self._analysis.work))
+        ]
+        self.search()
+
+    def start(self) -> None:
+        """Begin to follow the logs, in threads of their own."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End the threads."""
+        self._stopping.set()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(timeout=5.0)
+
+    @property
+    def stopping(self) -> threading.Event:
+        """Set once the threads are to end."""
+        return self._stopping
+
+    @property
+    def analysis(self) -> Analysis:
+        """What looks for spikes and writes the longer verdict."""
+        return self._analysis
+
+    def all_runs(self) -> list[LiveRun]:
+        """Return the runs there are now, in order of their places."""
+        return list(self.runs.values())
+
+    def search(self) -> None:
+        """Look for runs that are new, and forget those whose log is gone."""
+        found = sorted(self._logs(), key=str)[:_MOST_RUNS]
+        for path in set(self._paths) - set(found):
+            self.runs.pop(self._paths.pop(path), None)
+        for path in found:
+            if path not in self._paths:
+                run = LiveRun(path, name=self._named(path))
+                self._paths[path], self.runs[run.key] = run.key, run
+
+    def look(self) -> bool:
+        """Look at the end of each log; return whether any has more to read at once."""
+        behind = [run.look() for run in self.all_runs()]
+        return any(behind)
+
+    def _follow(self) -> None:
+        due = time.monotonic() + _SEARCH_EVERY
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            behind = self.look()
+            looked = time.monotonic() - began
+            if time.monotonic() >= due:
+                began = time.monotonic()
+                self.search()
+                now = time.monotonic()
+                due = now + max(_SEARCH_EVERY, 20 * (now - began))
+            if not behind:
+                self._stopping.wait(max(LOOK_EVERY, 5 * looked))
+
+    def _logs(self) -> Iterator[Path]:
+        if self.place.is_file():
+            yield self.place
+            return
+        yield from self._below(self.place, 0)
+
+    def _below(self, folder: Path, depth: int) -> Iterator[Path]:
+        try:
+            entries = list(os.scandir(folder))
+        except OSError:
+            return
+        for entry in entries:
+            if entry.name == _NAME and entry.is_file(follow_symlinks=False):
+                path = Path(entry.path)
+                if path in self._paths or has_records(path):
+                    yield path
+            elif depth < _DEEPEST and entry.is_dir(follow_symlinks=False) and entry.name[:1] != ".":
+                yield from self._below(Path(entry.path), depth + 1)
+
+    def _named(self, path: Path) -> str:
+        """Return the place of a run below the watched folder, in words."""
+        if path == self.place or path.parent == self.place:
+            return path.parent.name or path.stem
+        return path.parent.relative_to(self.place).as_posix()
