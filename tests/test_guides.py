@@ -55,7 +55,11 @@ def test_the_tutorial_forecasts_and_leaves_a_run(tmp_path, monkeypatch, capsys):
     [source] = blocks("tutorial/first-forecast.md")
     assert "range(2500)" in source
     run(source.replace("range(2500)", "range(201)"), {})
-    assert re.search(r"^200 \d\.\de-\d+ stability ratio \d\.\d+, \w+", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(
+        r"^200 \d\.\de-\d+ a spike within 50 steps: \d+% .*; stability ratio \d\.\d+, \w+",
+        capsys.readouterr().out,
+        re.MULTILINE,
+    )
     assert 3 <= len(foreshock.read_run("runs/first").records["curvature"]) <= 10
 
 

@@ -52,6 +52,9 @@ def test_the_card_speaks_of_the_signs_that_are_followed():
         for sign in card.signs.values():
             assert all(np.diff(sign.knots) > 0)
             assert all(len(points) == len(sign.knots) for points in sign.points.values())
+            # Odds of one to a hundred are more than any single sign can know.
+            assert all(abs(point) < 4.6 for points in sign.points.values() for point in points)
+            assert all(abs(point) < 4.6 for point in sign.unknown.values())
 
 
 def test_the_numbers_are_read_from_the_package():

@@ -11,7 +11,7 @@ from foreshock.report.summary import summarise
 from foreshock.runlog import RunLogWriter, read_run
 
 ALL = [
-    *("loss", "ratio", "countdown", "directions", "alignment"),
+    *("loss", "probability", "ratio", "countdown", "directions", "alignment"),
     *("gradient-norm", "learning-rate", "lag", "decay"),
 ]
 

@@ -35,7 +35,7 @@ def test_each_run_has_its_section_and_verdict(page):
     assert re.findall(r'<section class="run" id="(run-\d)"', page) == ["run-1", "run-2"]
     assert re.search(r'<p class="verdict">\d+ spikes \(up to [\d,.]+×\); \d+ of \d+ announced, median', page)
     assert "no curvature was measured, so nothing was announced" in page
-    assert [len(data["charts"]) for data in data_of(page)] == [9, 5]
+    assert [len(data["charts"]) for data in data_of(page)] == [10, 5]
 
 
 def test_terms_of_the_captions_lead_to_one_glossary_on_the_page(page):

@@ -329,7 +329,7 @@ def _whole(parts: Sequence[Evaluation], weights: PartWeights) -> Evaluation:
 
 def _trusted_root(preconditioner: Preconditioner) -> Tensor:
     root = preconditioner.scale_root()
-    # Zero where nothing moves. Few passes, and none by a mask: this takes as long as a gradient of a small batch.
+    # Zero where nothing moves. Few passes, and none by a mask: this takes as long as a small gradient.
     denominator = reciprocal(root)
     denominator.mul_(denominator)
     moving = torch.count_nonzero(root)

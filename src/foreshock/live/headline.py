@@ -120,7 +120,8 @@ def _spiked(now: Situation, last_step: int) -> Headline | None:
 
 def _announced(now: Situation, event: LossEvent) -> int | None:
     """Return the steps from the first alarm of the horizon before an event to its onset; None without one."""
-    steps = [a["step"] for a in now.alarms if 0 <= event.onset - a["step"] <= now.reach]
+    given = [alarm["step"] for alarm in now.alarms if alarm.get("level") == "alarm"]
+    steps = [step for step in given if 0 <= event.onset - step <= now.reach]
     return event.onset - min(steps) if steps else None
 
 

@@ -54,8 +54,8 @@ def test_incomplete_traces_are_refused(tmp_path):
         Trace(meta(), {})
     with pytest.raises(ValueError, match="meta lacks family"):
         Trace({key: value for key, value in meta().items() if key != "family"}, {"loss": column([1.0])})
-    with pytest.raises(ValueError, match="split is 'test'"):
-        Trace(meta(split="test"), {"loss": column([1.0])})
+    with pytest.raises(ValueError, match="split is 'spare'"):
+        Trace(meta(split="spare"), {"loss": column([1.0])})
     with pytest.raises(ValueError, match=r"saved as \.npz"):
         noisy_trace().save(tmp_path / "run.json")
     np.savez(tmp_path / "other.npz", x=np.ones(1))

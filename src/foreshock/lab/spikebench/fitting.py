@@ -32,6 +32,7 @@ _BENDS, _SIZE, _UNKNOWN = 5.0, 2.0, 8.0
 _SHARE = 1 / 8  # of its forecasts that a run counts for: those of one stretch say the same
 _BLINDED = 0.15  # weight of the same forecasts with nothing measured: a monitor may have a budget of 0
 _CURVATURE = ("ratio", "ahead", "highest", "noise")
+_CLOSE, _MOST_STEPS = 1e-6, 100
 _OFFSETS = np.linspace(-4, 4, 81)
 _DEVIATIONS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0)
 
@@ -228,15 +229,27 @@ def _penalty(counts: Sequence[int]) -> Floats:
 
 
 def _newton(design: Floats, labels: Floats, weights: Floats, penalty: Floats) -> Floats:
+    def loss(points: Floats) -> float:
+        odds = design @ points
+        unlikely = np.where(labels > 0, np.logaddexp(0, -odds), np.logaddexp(0, odds))
+        return float(weights @ unlikely + points @ penalty @ points / 2)
+
     points = np.zeros(design.shape[1])
     share = float(np.average(labels, weights=weights))
     points[0] = math.log(share / (1 - share))
-    for _ in range(50):
+    reached = loss(points)
+    for _ in range(_MOST_STEPS):
         chance = 1 / (1 + np.exp(-np.clip(design @ points, -30, 30)))
         slope = design.T @ (weights * (labels - chance)) - penalty @ points
         bend = (design * (weights * chance * (1 - chance))[:, None]).T @ design + penalty
         change = np.linalg.solve(bend + 1e-9 * np.eye(bend.shape[0]), slope)
+        if float(np.abs(change).max()) < _CLOSE:
+            return points
+        # A whole step may lead away where the chances are nearly 0 or 1.
+        while loss(points + change) > reached and float(np.abs(change).max()) >= _CLOSE:
+            change = change / 2
         points = points + change
-        if float(np.abs(change).max()) < 1e-6:
-            break
-    return points
+        reached = loss(points)
+    raise ArithmeticError(
+        f"no points were found in {_MOST_STEPS} Newton steps: look for a sign without bound"
+    )
