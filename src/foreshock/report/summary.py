@@ -16,11 +16,11 @@ from foreshock.report.readings import (
     coverage,
     guard_steps,
     readings_of,
-    recorded_losses,
     times,
     until,
 )
 from foreshock.representation import printable, short_line
+from foreshock.runlog.values import recorded_losses
 from foreshock.spikes import (
     Episode,
     EventDefinition,
