@@ -12,6 +12,7 @@ import typer
 from foreshock._version import __version__
 from foreshock.cli.curvature import curvature
 from foreshock.cli.demo import demo
+from foreshock.cli.explain import explain
 from foreshock.cli.report import report
 from foreshock.lab.commands.bench import bench
 from foreshock.lab.commands.reproduce import reproduce
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(report)
+app.command()(explain)
 app.command()(curvature)
 app.add_typer(bench, name="bench", rich_help_panel=_RESEARCH)
 app.command(rich_help_panel=_RESEARCH)(reproduce)

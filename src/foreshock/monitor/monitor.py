@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from foreshock.batches import BatchWatch
 from foreshock.curvature import LossFunction
-from foreshock.explain import TensorTable
+from foreshock.explain import Explanation, TensorTable, choose, explain_run
 from foreshock.forecast import Alarm, Forecast, RunForecaster
 from foreshock.guarding import Guard, GuardAction, Policy, as_guard
 from foreshock.monitor.budget import OPENING
@@ -30,6 +30,7 @@ from foreshock.monitor.observation import FreeSignals, StepObservation
 from foreshock.monitor.probing import Measure, ProbedStep, ProbeRunner, ProbeSchedule
 from foreshock.monitor.subject import Subject
 from foreshock.preconditioner import as_optimizers
+from foreshock.runlog import read_run
 
 _LOGGER = logging.getLogger("foreshock")
 _TELLING = 20  # steps after which it is said what is lacking
@@ -267,6 +268,22 @@ class Monitor:
         return self._evidence.table(
             step, "asked", gradient_scale=gradient_scale, vector=self._probes.top_vector
         )
+
+    def explain(self, step: int | None = None) -> tuple[Explanation, ...]:
+        """Return what happened at each spike so far, from the run log, in order.
+
+        Args:
+            step: Only the event at this step, or nearest to it; None for all.
+
+        Raises:
+            ValueError: If no run log is kept, or there is no event near `step`.
+        """
+        self._judge_rest()
+        self._journal.flush()
+        path = self._journal.path
+        if path is None:
+            raise ValueError("no run log is kept, or it was closed: pass run=… to Monitor, or use read_run")
+        return choose(explain_run(read_run(path)), step=step)
 
     def close(self) -> None:
         """Write what has gathered, and close the run log."""

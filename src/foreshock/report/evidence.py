@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foreshock.report.layers import layer_name, layer_types
+from foreshock.explain.layers import layer_name, layer_types
 from foreshock.report.words import number
 from foreshock.representation import short_line
 from foreshock.runlog.values import as_number, numbers

@@ -1,0 +1,194 @@
+"""Causes that build up: what made the ratio rise to the edge, v or the landscape.
+
+The stability ratio is measured now and then, and each measurement is compared with what v and the learning
+rate alone made of the one before (`foreshock.curvature.followed`): one of the two parts of its rise is
+re-evaluated with the other held. So the parts of a rise are measured, not guessed, and that of the learning
+rate is known exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from foreshock.explain.history import History
+from foreshock.explain.record import Cause, Fact
+from foreshock.explain.sudden import REACH, Jump, changed_training, shape_change
+from foreshock.runlog.values import as_number
+from foreshock.words import number
+
+if TYPE_CHECKING:
+    from foreshock.spikes import LossEvent
+
+_OLDEST = 300  # steps before an onset in which a rise of the ratio counts
+_EDGE = 0.9  # ratio near the event from which it may have been unstable: a measurement is a lower bound
+_SHARE = 0.35  # of the rise of ln(ratio): what made as much of it is a cause
+_LEAST = 0.02  # rise of ln(ratio) that has parts at all
+_BLIND = 0.4  # median decay exponent from which v decays
+_LAG = 2.0  # v above g²
+_WINDOW, _HARDLY = 100, 0.1  # steps, and ln(learning rate) over them, where nothing else was measured
+_STEADY = 0.3  # of ln(learning rate): more than that over the window is the schedule's doing
+
+
+@dataclass(frozen=True)
+class Rise:
+    """What the ratio rose by before an event, in parts of ln(ratio).
+
+    Attributes:
+        first: First step of the measurements that it is made of.
+        last: Last one.
+        preconditioner: What v made of it, without the learning rate.
+        landscape: What the curvature along the top eigenvector made.
+        rate: What the learning rate made.
+        ratio: The largest ratio within 30 steps before the onset and up to the peak.
+    """
+
+    first: int
+    last: int
+    preconditioner: float
+    landscape: float
+    rate: float
+    ratio: float
+
+    @property
+    def total(self) -> float:
+        """The parts that raised the ratio, added."""
+        return sum(max(part, 0.0) for part in (self.preconditioner, self.landscape, self.rate))
+
+
+def measure_rise(history: History, event: LossEvent) -> Rise | None:
+    """Return the rise of the ratio before an event; None if it was not measured, or never near the edge.
+
+    Args:
+        history: The run.
+        event: What happened to the loss.
+    """
+    near = (history.ratio_steps >= event.onset - 30) & (history.ratio_steps <= event.peak)
+    ratios = history.ratios[near]
+    ratios = ratios[np.isfinite(ratios)]
+    ratio = float(ratios.max()) if ratios.size else math.nan
+    parts = [0.0, 0.0, 0.0]
+    first, last = event.onset, -1
+    for row in history.growth:
+        since, step = as_number(row.get("since")), row["step"]
+        # Past the edge the instability itself moves v and the landscape.
+        if not event.onset - _OLDEST <= since or step > event.onset + 5:
+            continue
+        steps = step - since
+        rate = _rate_growth(history, int(since), step)
+        parts[0] += as_number(row.get("preconditioner_growth")) * steps - rate
+        parts[1] += as_number(row.get("landscape_growth")) * steps
+        parts[2] += rate
+        first, last = min(first, int(since)), max(last, step)
+    if last < 0 or not math.isfinite(math.fsum(parts)):
+        return None
+    return Rise(first, last, parts[0], parts[1], parts[2], ratio)
+
+
+def slow_causes(history: History, event: LossEvent, jump: Jump | None) -> list[Cause]:
+    """Return preconditioner lag, the landscape, or both, as far as they made the ratio rise to the edge.
+
+    Args:
+        history: The run.
+        event: What happened to the loss.
+        jump: Its rise within one step, if there was one: then nothing built up.
+    """
+    if jump is not None or event.first_non_finite == event.onset or _was_disturbed(history, event):
+        return []
+    rise = measure_rise(history, event)
+    decay = _decay(history, event)
+    if rise is None:
+        return _without_readings(history, event, decay)
+    if not rise.ratio >= _EDGE or not rise.total > _LEAST:
+        return []
+    causes = []
+    shares = rise.preconditioner / rise.total, rise.landscape / rise.total
+    span = f"between steps {rise.first:,} and {rise.last:,}"
+    if shares[0] >= _SHARE and decay.exponent > 0:
+        words = (
+            f"v decayed and made {100 * shares[0]:.0f} % of the rise of the stability ratio {span}, to "
+            f"{number(rise.ratio)}; its exponent was {number(decay.exponent)}, v {number(decay.lag)} × g²"
+        )
+        causes.append(_cause("preconditioner lag", shares[0], words, rise, decay))
+    if shares[1] >= _SHARE:
+        words = (
+            f"the landscape sharpened and made {100 * shares[1]:.0f} % of the rise of the ratio {span}, "
+            f"to {number(rise.ratio)}"
+        )
+        causes.append(_cause("landscape", shares[1], words, rise, decay))
+    return causes
+
+
+@dataclass(frozen=True)
+class Decay:
+    """What v did over the fifty steps before an event.
+
+    Attributes:
+        exponent: Median decay exponent.
+        lag: Largest median of Σv̂/Σg² over ten steps.
+        fell: −ln of Σv̂ at the end over its start.
+    """
+
+    exponent: float
+    lag: float
+    fell: float
+
+
+def _decay(history: History, event: LossEvent) -> Decay:
+    at = history.at(event.onset)
+    part = slice(max(at - 60, 0), max(at - 5, 0))
+    exponents, lags, moments = (values[part] for values in (history.exponent, history.lag, history.moment))
+    exponents, moments = exponents[np.isfinite(exponents)], moments[np.isfinite(moments)]
+    if exponents.size < 10 or moments.size < 10:
+        return Decay(math.nan, math.nan, math.nan)
+    lag = float(np.median(lags[np.isfinite(lags)])) if np.isfinite(lags).any() else math.inf
+    fell = math.log(moments[0] / moments[-1]) if moments[0] > 0 and moments[-1] > 0 else math.nan
+    return Decay(float(np.median(exponents)), lag, fell)
+
+
+def _without_readings(history: History, event: LossEvent, decay: Decay) -> list[Cause]:
+    """What v alone says: it decayed, blind to a small gradient, and then the gradient grew for some steps."""
+    rising = _rate_growth(history, event.onset - _WINDOW, event.onset) > _HARDLY
+    if history.growth or rising or not (decay.exponent >= _BLIND and decay.lag >= _LAG and decay.fell > 0):
+        return []
+    words = (
+        f"v decayed with exponent {number(decay.exponent)}, {number(decay.lag)} × above g², until the loss "
+        "rose over several steps; no curvature was measured there"
+    )
+    facts = (
+        Fact("decay exponent, median of the steps before", decay.exponent, _BLIND),
+        Fact("v above g²", decay.lag, _LAG),
+    )
+    return [Cause("preconditioner lag", 0.5, words, facts)]
+
+
+def _was_disturbed(history: History, event: LossEvent) -> bool:
+    """Return whether something was done to the training that may have made what follows."""
+    first = event.onset - REACH
+    changed = changed_training(history, first, event.onset)
+    before = history.ratio_before(int(changed[0]["step"]) - 1, event.onset - _OLDEST) if changed else None
+    if changed and not (before is not None and before[1] >= 1):
+        return True
+    rate = _rate_growth(history, event.onset - REACH, event.onset)
+    return rate > _STEADY or shape_change(history, event) is not None
+
+
+def _rate_growth(history: History, first: int, last: int) -> float:
+    """Return ln of the learning rate at a step over that at an earlier one; 0 where one is unknown or 0."""
+    i, j = (min(max(history.at(step), 0), len(history.rate) - 1) for step in (first, last))
+    before, after = float(history.rate[i]), float(history.rate[j])
+    return math.log(after / before) if before > 0 and after > 0 else 0.0
+
+
+def _cause(name: str, share: float, words: str, rise: Rise, decay: Decay) -> Cause:
+    facts = (
+        Fact("share of the rise of ln(ratio)", share, _SHARE, rise.last),
+        Fact("stability ratio near the event", rise.ratio, _EDGE, rise.last),
+        Fact("decay exponent, median of the steps before", decay.exponent),
+        Fact("v above g²", decay.lag),
+    )
+    confidence = min(0.95, 0.4 + 0.55 * min(share, 1.0))
+    return Cause(name, confidence, words, facts, rise.first)  # type: ignore[arg-type]
