@@ -174,17 +174,22 @@ class Explanation:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the explanation as plain values that JSON holds: what is not finite is None or a string."""
-        plain: dict[str, Any] = _plain(asdict(self) | {"cause": self.cause})
-        return plain
+        found: dict[str, Any] = plain(asdict(self) | {"cause": self.cause})
+        return found
 
     def to_json(self) -> str:
         """Return the explanation as strict JSON."""
         return json.dumps(self.to_mapping(), indent=2, allow_nan=False, ensure_ascii=False)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return plain values that JSON holds: NaN becomes None, infinity a string.
+
+    Args:
+        value: Mappings, sequences, strings and numbers.
+    """
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {str(key): plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
