@@ -1,13 +1,14 @@
 """Will it recover, and did it: four outcomes, each defined in numbers.
 
 Bai et al. (2025, arXiv 2506.04805) sort spikes into neutral, benign, malignant and catastrophic ones by what
-they leave behind. With R the rise above the level before, E the level that the trend of the hundred steps
-before leads one to expect now, A the median loss of the last fifty of the 200 steps after the event, and a
-margin m = max(E/10, 2σ), σ the noise of the loss before:
+they leave behind. With R the rise above the level before, A the median loss of the last fifty of the 150
+steps after the event, E the level that the trend of the hundred steps before leads one to expect there, H the
+level halfway to it (a curve flattens: half of its progress is to be had), and a margin m = max(A/10, 2σ), σ
+the noise of the loss before:
 
 ============ ==================================================================================
 catastrophic the loss stayed NaN, or A is above the level before by more than half of R
-malignant    the loss came back, and A > E + m: the run pays for the spike
+malignant    the loss came back, and A > H + m: the run pays for the spike
 benign       A < E − m: the run is better off than its trend had been
 neutral      between them: as if nothing had happened
 ============ ==================================================================================
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from foreshock.spikes import LossEvent
 
 _TREND, _NEAR = 100, 5  # steps before an event whose trend is taken, without the last ones
-_SETTLED, _FEWEST, _JUDGED = 200, 20, 50  # steps after an event; that are needed; whose median counts
+_LEVEL = 10  # steps before an event that its level is of
+_SETTLED, _FEWEST, _JUDGED = 150, 20, 50  # steps after an event; that are needed; whose median counts
 _STAYED, _MARGIN, _SIGMAS = 0.5, 0.1, 2.0
 _BACK = 0.1  # of the rise: below it the loss is back
 
@@ -49,7 +51,8 @@ def judge_recovery(history: History, event: LossEvent) -> Recovery:
     after = history.loss[end : end + _SETTLED]
     finite = after[np.isfinite(after)]
     before = event.reference
-    expected = _expected(history, event, end + len(after) - 1)
+    middle = end + max(len(after) - _JUDGED // 2, len(after) // 2)
+    expected, halfway = (_expected(history, event, middle, share=share) for share in (1.0, 0.5))
     if event.kind == "non-finite" and not finite.size:
         return Recovery("catastrophic", "the loss was not finite until the run ended", before, expected)
     if event.kind == "divergence":
@@ -60,24 +63,24 @@ def judge_recovery(history: History, event: LossEvent) -> Recovery:
         words = _unfinished(history, event)
         return Recovery("not known yet", words, before, expected)
     level = float(np.median(finite[-_JUDGED:]))
-    outcome, words = _judged(event, expected, level)
+    outcome, words = _judged(event, expected, halfway, level)
     return Recovery(outcome, words, before, expected, level, _steps_until_back(history, event))
 
 
-def _judged(event: LossEvent, expected: float, level: float) -> tuple[Outcome, str]:
-    margin = max(_MARGIN * abs(expected), _SIGMAS * event.sigma)
+def _judged(event: LossEvent, expected: float, halfway: float, level: float) -> tuple[Outcome, str]:
+    margin = max(_MARGIN * abs(level), _SIGMAS * event.sigma)
     numbers = f"{number(level)} after it, where {number(expected)} was to be expected"
     if math.isfinite(event.rise) and level > event.reference + _STAYED * event.rise:
         return "catastrophic", f"the loss kept more than half of its rise: {numbers}"
-    if level > expected + margin:
+    if level > halfway + margin:
         return "malignant", f"the loss came back, but higher: {numbers}"
     if level < expected - margin:
         return "benign", f"the run is better off: {numbers}"
     return "neutral", f"the loss is where its trend would have brought it: {numbers}"
 
 
-def _expected(history: History, event: LossEvent, at: int) -> float:
-    """Return the level that the trend before an event leads to: falling, or staying, never rising."""
+def _expected(history: History, event: LossEvent, at: int, *, share: float) -> float:
+    """Return the level that a share of the trend before an event leads to; one that rises counts as level."""
     onset = history.at(event.onset)
     part = slice(max(onset - _TREND - _NEAR, 0), max(onset - _NEAR, 0))
     losses = history.loss[part]
@@ -86,14 +89,13 @@ def _expected(history: History, event: LossEvent, at: int) -> float:
     losses, places = losses[known], places[known]
     if losses.size < _FEWEST:
         return event.reference
-    logarithmic = bool((losses > 0).all())
+    logarithmic = bool((losses > 0).all()) and event.reference > 0
     values = np.log(losses) if logarithmic else losses
-    slope = min(_slope(places, values), 0.0)
-    # Not further than the trend was seen: a curve flattens.
-    steps = min(at - onset, _TREND)
-    reference = math.log(event.reference) if logarithmic and event.reference > 0 else event.reference
-    ahead = reference + slope * max(steps, 0) / 2
-    return math.exp(ahead) if logarithmic and event.reference > 0 else ahead
+    reference = math.log(event.reference) if logarithmic else event.reference
+    # The level before is that of the last twenty steps, of a loss that falls.
+    steps = max(at - (onset - _LEVEL), 0)
+    ahead = reference + share * steps * min(_slope(places, values), 0.0)
+    return math.exp(ahead) if logarithmic else ahead
 
 
 def _slope(places: NDArray[np.float64], values: NDArray[np.float64]) -> float:

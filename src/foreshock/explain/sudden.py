@@ -29,6 +29,7 @@ ROSE = 1.3
 
 _NEAR = 5  # steps before an onset in which the rise may have begun: a noisy loss is judged by a mean of five
 _ONE_STEP = 0.6  # share of the rise to the first summit that came in one step
+_TIMES = 2.0  # the rise over those within one step before: a loss that swings already is not calm
 _FIRST = 3  # steps after that step within which the first summit counts
 _CALM = 3.0  # gradient of the step before over its median: not more than that, where nothing builds up
 _LOUD = 1.5  # gradient of the step over its median
@@ -49,6 +50,7 @@ class Jump:
         before: Gradient of the step before, over its median.
         gradient: Gradient of the step, over the median.
         left: Share of the rise that was left over the next five steps; NaN if the run ended.
+        times: The rise over the largest one within a step of the twenty steps before.
     """
 
     at: int
@@ -56,6 +58,7 @@ class Jump:
     before: float
     gradient: float
     left: float
+    times: float = math.inf
 
 
 def find_jump(history: History, event: LossEvent) -> Jump | None:
@@ -66,7 +69,7 @@ def find_jump(history: History, event: LossEvent) -> Jump | None:
         event: What happened to the loss.
     """
     onset, peak = history.at(event.onset), history.at(event.peak)
-    first, last = max(onset - _NEAR, 1), min(peak, onset + _NEAR)
+    first, last = max(onset - _NEAR, 1), min(peak, onset)
     rises = np.diff(history.loss[first - 1 : last + 1])
     if not rises.size or not math.isfinite(event.reference):
         return None
@@ -87,8 +90,18 @@ def find_jump(history: History, event: LossEvent) -> Jump | None:
         before=before,
         gradient=float(history.norm[at]) / usual.median,
         left=left if after.size >= 2 else math.nan,
+        times=_over_rises(history, at, float(rises.max())),
     )
-    return jump if jump.share >= _ONE_STEP and jump.before <= _CALM else None
+    calm = jump.share >= _ONE_STEP and jump.before <= _CALM and jump.times >= _TIMES
+    return jump if calm else None
+
+
+def _over_rises(history: History, at: int, rise: float) -> float:
+    """Return a rise over the largest one within a step of the twenty steps before."""
+    before = np.diff(history.loss[max(at - 21, 0) : at])
+    before = before[np.isfinite(before)]
+    largest = float(before.max()) if before.size else 0.0
+    return rise / largest if largest > 0 else math.inf
 
 
 def changed_training(history: History, first: int, last: int) -> list[Mapping[str, Any]]:
@@ -141,7 +154,9 @@ def data_change(history: History, event: LossEvent, jump: Jump | None) -> Cause 
     """Other data from one step on: a normal update can't raise a loss at once, and it stays high."""
     if jump is None or not jump.left > _BACK:
         return None
-    if _is_changed(history, jump.at) or shape_change(history, event) is not None:
+    if changed_training(history, event.onset - REACH, event.onset) or _rose_at(history, jump.at):
+        return None
+    if shape_change(history, event) is not None:
         return None
     step = int(history.steps[jump.at])
     facts = (
@@ -206,11 +221,11 @@ def learning_rate(history: History, event: LossEvent, jump: Jump | None) -> Caus
         return None
     highest = int(known[np.argmax(rates[known])])
     lowest = int(known[np.argmin(rates[known][: max(int((known <= highest).sum()), 1)])])
-    times = float(rates[highest] / rates[lowest])
+    first, last = (int(history.steps[max(onset - _WINDOW, 0) + i]) for i in (lowest, highest))
+    times = float(rates[highest] / rates[lowest]) / _new_groups(history, first, last)
     sudden = steep_rate(history, onset) >= ROSE
     if times < ROSE or (jump is not None and not sudden and not _rose_at(history, jump.at)):
         return None
-    first, last = (int(history.steps[max(onset - _WINDOW, 0) + i]) for i in (lowest, highest))
     facts = (Fact("learning rate over the lowest one before", times, ROSE, last),)
     words = (
         f"the learning rate rose {number(times)}-fold, from {number(float(rates[lowest]))} at step {first:,} "
@@ -220,6 +235,17 @@ def learning_rate(history: History, event: LossEvent, jump: Jump | None) -> Caus
     if resumed:
         words += ", where the run was resumed"
     return Cause("learning rate", min(0.95, 0.6 + 0.15 * math.log2(times)), words, facts, last)
+
+
+def _new_groups(history: History, first: int, last: int) -> float:
+    """Return by how much new parameter groups raised the highest rate: that of the others did not rise."""
+    raised = 1.0
+    for row in history.changes_near("parameters", first, last):
+        at = history.at(row["step"])
+        more = number_of(row, "after", "groups") > number_of(row, "before", "groups")
+        if more and at and history.rate[at - 1] > 0:
+            raised *= max(float(history.rate[at] / history.rate[at - 1]), 1.0)
+    return raised
 
 
 def lost_state(history: History, event: LossEvent) -> Cause | None:

@@ -162,9 +162,11 @@ class ForwardOverflow(Disturbance):
                 # What a sum in half precision does to a value above 65,504.
                 wide = loss * (1 + 1e6 * broken / loss.detach())
                 return loss + 0 * wide.half().float() if broken else loss
+            if kind == "zero":
+                return loss / (1 - broken)
             return loss + torch.log(torch.exp(broken * 1e3) + 1) - math.log(2) * (1 - broken)
 
-        self.loss_fn = loss_fn if kind != "zero" else _with_division(plain, broken)
+        self.loss_fn = loss_fn
 
     def before(self, step: int, optimizer: Optimizer) -> None:
         """Change the optimizer, or break the loss."""
@@ -207,19 +209,6 @@ class GradientOverflow(Disturbance):
                 gradient.copy_((gradient * 1e12).half().float() / 1e12)
         elif self.scenario.how["kind"] == "one":
             gradients[-1].view(-1)[0] = math.inf
-
-
-def _with_division(plain: LossFunction, broken: Tensor) -> LossFunction:
-    def loss_fn(model: nn.Module, batch: Batch) -> Tensor:
-        inputs, targets = batch
-        if broken and inputs.is_floating_point():
-            same = inputs[:1].expand_as(inputs)
-            inputs = (inputs - inputs.mean(0)) / same.std(0, unbiased=False)
-            return plain(model, (inputs, targets))
-        loss = plain(model, batch)
-        return loss / (1 - broken) if broken else loss
-
-    return loss_fn
 
 
 def _changed(targets: Tensor, rows: slice, size: float) -> Tensor:
