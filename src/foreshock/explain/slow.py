@@ -9,8 +9,9 @@ rate is known exactly.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,11 +22,16 @@ from foreshock.runlog.values import as_number
 from foreshock.words import number
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from foreshock.spikes import LossEvent
 
 _OLDEST = 300  # steps before an onset in which a rise of the ratio counts
 _EDGE = 0.9  # ratio near the event from which it may have been unstable: a measurement is a lower bound
 _SHARE = 0.35  # of the rise of ln(ratio): what made as much of it is a cause
+_NEAR, _NEARLY = 5, 30  # steps after an onset, and before it, in which the ratio was highest
+_HIGHER = 1.05  # a ratio so much above the low is one of an earlier climb
+_EXTRAPOLATED = 60  # steps
 _LEAST = 0.02  # rise of ln(ratio) that has parts at all
 _BLIND = 0.4  # median decay exponent from which v decays
 _LAG = 2.0  # v above g²
@@ -43,7 +49,7 @@ class Rise:
         preconditioner: What v made of it, without the learning rate.
         landscape: What the curvature along the top eigenvector made.
         rate: What the learning rate made.
-        ratio: The largest ratio within 30 steps before the onset and up to the peak.
+        ratio: The ratio that it came to.
     """
 
     first: int
@@ -60,32 +66,73 @@ class Rise:
 
 
 def measure_rise(history: History, event: LossEvent) -> Rise | None:
-    """Return the rise of the ratio before an event; None if it was not measured, or never near the edge.
+    """Return the last climb of the ratio before an event, in parts; None if it was not measured.
+
+    The climb ends at the highest ratio near the onset and begins at its last low before. Between
+    measurements the ratio is followed from v and the learning rate alone; what a measurement finds beside
+    that is the landscape's.
 
     Args:
         history: The run.
         event: What happened to the loss.
     """
-    near = (history.ratio_steps >= event.onset - 30) & (history.ratio_steps <= event.peak)
-    ratios = history.ratios[near]
-    ratios = ratios[np.isfinite(ratios)]
-    ratio = float(ratios.max()) if ratios.size else math.nan
-    parts = [0.0, 0.0, 0.0]
-    first, last = event.onset, -1
-    for row in history.growth:
-        since, step = as_number(row.get("since")), row["step"]
-        # Past the edge the instability itself moves v and the landscape.
-        if not event.onset - _OLDEST <= since or step > event.onset + 5:
-            continue
-        steps = step - since
-        rate = _rate_growth(history, int(since), step)
-        parts[0] += as_number(row.get("preconditioner_growth")) * steps - rate
-        parts[1] += as_number(row.get("landscape_growth")) * steps
-        parts[2] += rate
-        first, last = min(first, int(since)), max(last, step)
-    if last < 0 or not math.isfinite(math.fsum(parts)):
+    growth = [row for row in history.growth if row["step"] <= event.onset + _NEAR]
+    known = np.isfinite(history.ratios) & (history.ratios > 0)
+    known &= (history.ratio_steps >= event.onset - _OLDEST) & (history.ratio_steps <= event.onset + _NEAR)
+    steps, ratios = history.ratio_steps[known], history.ratios[known]
+    if not growth or not steps.size:
         return None
-    return Rise(first, last, parts[0], parts[1], parts[2], ratio)
+    top = _top(steps, ratios, event)
+    low = _low_before(ratios, top)
+    first, last = int(steps[low]), int(steps[top])
+    total = math.log(float(ratios[top] / ratios[low]))
+    landscape = math.fsum(_landscape_part(row, first, last) for row in growth)
+    rate = _rate_growth(history, first, last)
+    ahead = _ahead(growth[-1], event.onset - last)
+    if ahead > 0 and _share_of_landscape(growth[-1]) > 0:
+        part = _share_of_landscape(growth[-1]) * ahead
+        total, landscape = total + ahead, landscape + part
+    ratio = float(ratios[top]) * math.exp(ahead)
+    return Rise(first, last, total - landscape - rate, landscape, rate, ratio)
+
+
+def _top(steps: NDArray[np.int64], ratios: NDArray[np.float64], event: LossEvent) -> int:
+    """Return the index of the highest ratio within thirty steps before the onset, else of the last one."""
+    near = np.flatnonzero(steps >= event.onset - _NEARLY)
+    return int(near[np.argmax(ratios[near])]) if near.size else len(steps) - 1
+
+
+def _low_before(ratios: NDArray[np.float64], top: int) -> int:
+    """Return the index at which the climb to a ratio began: before it, the ratio had been higher."""
+    low = top
+    for i in reversed(range(top)):
+        if ratios[i] < ratios[low]:
+            low = i
+        elif ratios[i] > _HIGHER * ratios[low]:
+            break
+    return low
+
+
+def _landscape_part(row: Mapping[str, Any], first: int, last: int) -> float:
+    """Return what the landscape made of ln(ratio) between two steps, from the record of a measurement."""
+    since, step = as_number(row.get("since")), row["step"]
+    growth = as_number(row.get("landscape_growth"))
+    if not (first < step <= last and since < step and math.isfinite(growth)):
+        return 0.0
+    return growth * float(step - max(since, first))
+
+
+def _ahead(row: Mapping[str, Any], steps: int) -> float:
+    """Return how far ln(ratio) rises in some steps if it goes on as it was last measured to."""
+    growth = [as_number(row.get(name)) for name in ("preconditioner_growth", "landscape_growth")]
+    total = math.fsum(max(one, 0.0) for one in growth if math.isfinite(one))
+    return total * min(steps, _EXTRAPOLATED) if steps > _NEARLY / 3 else 0.0
+
+
+def _share_of_landscape(row: Mapping[str, Any]) -> float:
+    names = ("preconditioner_growth", "landscape_growth")
+    growth = [max(as_number(row.get(name)), 0.0) for name in names]
+    return growth[1] / math.fsum(growth) if math.fsum(growth) > 0 else 0.0
 
 
 def slow_causes(history: History, event: LossEvent, jump: Jump | None) -> list[Cause]:

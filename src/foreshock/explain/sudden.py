@@ -368,4 +368,4 @@ def _fading(steps: int) -> float:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{100 * max(share, 0.0):.0f} %"
