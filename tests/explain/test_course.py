@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -207,3 +209,13 @@ def test_a_monitor_explains_its_run_and_names_the_examples(tmp_path):
         assert found.ids[3] == f"row {16 * 105 + 3}"
     with pytest.raises(ValueError, match="no run log is kept, or it was closed"):
         monitor.explain()
+
+
+def test_the_tutorial_finds_the_wrong_label(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "tutorial" / "my-run-just-spiked.md").read_text("utf-8")
+    [block] = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "<tutorial>", "exec"), {})  # noqa: S102 - the page's own code
+    [found] = explain_run(foreshock.read_run("runs/spiked"))
+    assert (found.onset, found.cause) == (300, "bad batch")
+    assert 9603 in found.ids

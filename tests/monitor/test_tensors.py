@@ -77,6 +77,18 @@ def test_norms_grow_from_the_first_table_on_also_after_a_resume():
     assert set(growth.values()) == {1.0}
 
 
+def test_a_monitor_compares_norms_with_those_of_its_beginning(tmp_path):
+    model, optimizer = trained(dtype=torch.float32)
+    monitor = foreshock.Monitor(model, optimizer, run=tmp_path, log_every=1)
+    monitor.observe(torch.ones(1), 1.0)
+    monitor.observe(torch.ones(1), 1.0)
+    with torch.no_grad():
+        model[0].bias.mul_(2)
+    growth = {row.name: row.norm_growth for row in monitor.tensor_table().rows}
+    assert growth["0.bias"] == pytest.approx(2, rel=1e-6)
+    assert growth["0.weight"] == pytest.approx(1, rel=1e-6)
+
+
 @pytest.mark.parametrize("what", ["weight", "gradient", "second moment"])
 def test_what_is_not_finite_is_named(what):
     model, optimizer = trained()

@@ -35,6 +35,7 @@ _EXTRAPOLATED = 60  # steps
 _LEAST = 0.02  # rise of ln(ratio) that has parts at all
 _BLIND = 0.4  # median decay exponent from which v decays
 _LAG = 2.0  # v above g²
+_FELL = -0.1  # how far ln Σv̂ fell: where it grew by more than a tenth, v did not decay
 _WINDOW, _HARDLY = 100, 0.1  # steps, and ln(learning rate) over them, where nothing else was measured
 _STEADY = 0.3  # of ln(learning rate): more than that over the window is the schedule's doing
 
@@ -154,7 +155,7 @@ def slow_causes(history: History, event: LossEvent, jump: Jump | None) -> list[C
     causes = []
     shares = rise.preconditioner / rise.total, rise.landscape / rise.total
     span = f"between steps {rise.first:,} and {rise.last:,}"
-    if shares[0] >= _SHARE and decay.exponent > 0:
+    if shares[0] >= _SHARE and decay.exponent > 0 and decay.fell > _FELL:
         words = (
             f"v decayed and made {100 * shares[0]:.0f} % of the rise of the stability ratio {span}, to "
             f"{number(rise.ratio)}; its exponent was {number(decay.exponent)}, v {number(decay.lag)} × g²"

@@ -108,9 +108,12 @@ class EvidenceRecorder:
             vector: The top eigenvector that was measured last; None if there is none.
         """
         reason, self._wanted = self._wanted, ""
-        if not reason or self._failures.given_up:
+        if self._failures.given_up:
             return
         try:
+            self._tensors.remember(step)
+            if not reason:
+                return
             if step - self._tabled >= _TABLES_APART and self._may("tensors"):
                 self._tabled = step
                 table = self.table(step, reason, gradient_scale=gradient_scale, vector=vector)

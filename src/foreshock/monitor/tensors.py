@@ -17,6 +17,7 @@ from foreshock.preconditioner import (
     as_optimizers,
     find_reader,
     live_groups,
+    moving_parameters,
     read_steps,
     unwrap,
 )
@@ -26,7 +27,7 @@ _UNKNOWN = -1.0  # of sums of squares
 
 
 class TensorReader:
-    """Make the table of tensors of a run, with the growth of their norms since the first one was made.
+    """Make the table of tensors of a run, with the growth of their norms since it was first asked.
 
     Args:
         model: The model, whose names the rows get.
@@ -59,14 +60,27 @@ class TensorReader:
         shares = _shares(vector, names, parameters)
         # One transfer for all tensors.
         values = torch.stack(sums).double().tolist()
-        if self._since is None:
-            pairs = zip(names, values, strict=True)
-            self._since, self._norms = step, {name: math.sqrt(numbers[0]) for name, numbers in pairs}
+        self.remember(step)
         rows = [
             self._row(name, parameter, numbers, moves=moves, share=shares.get(name, math.nan))
             for name, parameter, numbers, moves in zip(names, parameters, values, steps, strict=True)
         ]
         return make_table(step, reason, rows, since=self._since)
+
+    @torch.no_grad()
+    def remember(self, step: int) -> None:
+        """Remember the norms that growth is compared with, unless there are some. Cost: one norm, once.
+
+        Args:
+            step: Step number.
+        """
+        parameters = moving_parameters(self._optimizers)
+        if self._since is not None or not parameters:
+            return
+        norms = [torch.linalg.vector_norm(one.detach().float()) for one in parameters]
+        values = torch.stack([norm.to(norms[0].device) for norm in norms]).tolist()
+        names = [name for name, _ in name_parameters(self._model, parameters)]
+        self._since, self._norms = step, dict(zip(names, values, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the norms of the first table, for a run that is resumed."""

@@ -135,7 +135,7 @@ def _landscape(rng: np.random.Generator) -> dict[str, Any]:
         "optimizer": "sgd" if plain else "adam",
         "betas": (momentum, 0.0) if plain else (0.9, float(rng.choice([0.9, 0.95]))),
         "batch_size": None,
-        "lr": _log(rng, 2e-3, 2e-2) if plain else _log(rng, 3e-3, 2e-2),
+        "lr": _log(rng, 0.04, 0.12) * (1 - 0.8 * momentum) if plain else _log(rng, 0.03, 0.1),
         "at": 0,
         "steps": 800,
         "budget": 0.2,
