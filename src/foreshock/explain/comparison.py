@@ -11,17 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from foreshock.explain.events import explain_run
-from foreshock.explain.history import USUAL, History
+from foreshock.explain.history import USUAL, History, middle
 from foreshock.explain.record import Explanation, plain
 from foreshock.representation import short_line
 from foreshock.words import number
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from foreshock.runlog import Run
 
 _LEFT_OUT = ("layers", "name", "description")
@@ -119,10 +115,10 @@ def _describe(name: str, history: History, found: Sequence[Explanation], step: i
         highest=max(heights, default=math.nan),
         cause=found[0].cause if found else "",
         onset=found[0].onset if found else None,
-        loss=_median(history.loss[part]),
+        loss=middle(history.loss[part]),
         learning_rate=float(history.rate[last]),
-        gradient_norm=_median(history.norm[part]),
-        lag=_median(history.lag[part]),
+        gradient_norm=middle(history.norm[part]),
+        lag=middle(history.lag[part]),
         ratio=_ratio(history, step),
         alarms=len(history.rows("alarm", 0, step)),
     )
@@ -137,11 +133,6 @@ def _ratio(history: History, step: int) -> float:
         near = (history.ratio_steps >= step - 2 * USUAL) & (history.ratio_steps <= step)
         known = [float(value) for value in history.ratios[near] if math.isfinite(value)]
     return max(known, default=math.nan)
-
-
-def _median(values: NDArray[np.float64]) -> float:
-    finite = values[np.isfinite(values)]
-    return float(np.median(finite)) if finite.size else math.nan
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

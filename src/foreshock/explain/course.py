@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from foreshock.dynamics import StageTracker
-from foreshock.explain.history import History
+from foreshock.explain.history import History, quotient
 from foreshock.explain.layers import layer_name, layer_types
 from foreshock.explain.record import Signal, StageSpan
 from foreshock.explain.tensors import TensorTable
@@ -112,8 +112,10 @@ def _jumped(row: dict[str, object]) -> list[str]:
         norm, usual = (
             (as_number(one.get(name)) for name in ("norm", "usual")) if isinstance(one, dict) else (0, 0)
         )
-        if usual > 0 and norm / usual > 2:
-            found.append(f"{short_line(str(one.get('name')))}: gradient {norm / usual:.0f} × its usual size")
+        if quotient(norm, usual) > 2:
+            found.append(
+                f"{short_line(str(one.get('name')))}: gradient {quotient(norm, usual):.0f} × its usual size"
+            )
     return found
 
 
@@ -170,7 +172,7 @@ def _free(history: History, event: LossEvent) -> Iterator[Signal]:
         high = np.flatnonzero(history.norm[max(onset - 30, 0) : peak + 1] > _BURST * usual.median)
         if high.size:
             i = max(onset - 30, 0) + int(high[0])
-            value = float(history.norm[i]) / usual.median
+            value = quotient(float(history.norm[i]), usual.median)
             yield _signal(f"gradient above {_BURST:g} × its median", int(history.steps[i]), event, value)
     yield _signal("loss off its level", event.onset, event, float(history.loss[onset]))
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from foreshock.explain.advice import advise
 from foreshock.explain.course import places_of, signals_of, stages_of, table_near
 from foreshock.explain.history import History
@@ -54,7 +56,9 @@ def explain_run(run: Run, definition: EventDefinition | None = None) -> tuple[Ex
     steps, losses = recorded_losses(run)
     events = detect_events(steps.tolist(), losses.tolist(), definition)
     history = History(run)
-    return tuple(explain_event(history, event) for event in events)
+    # A log may have been written by anybody, with any numbers.
+    with np.errstate(all="ignore"):
+        return tuple(explain_event(history, event) for event in events)
 
 
 def explain_event(history: History, event: LossEvent) -> Explanation:

@@ -121,6 +121,38 @@ class History:
         return None
 
 
+def middle(values: NDArray[np.float64]) -> float:
+    """Return the median of what is finite; NaN if nothing is.
+
+    Args:
+        values: Any numbers.
+    """
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if finite.size else math.nan
+
+
+def quotient(one: float, other: float) -> float:
+    """Return a quotient of two floats; NaN over zero, or where it is too large for a float.
+
+    Args:
+        one: The numerator.
+        other: The denominator.
+    """
+    try:
+        return float(one) / float(other)
+    except (ZeroDivisionError, OverflowError):
+        return math.nan
+
+
+def logarithm(value: float) -> float:
+    """Return the natural logarithm; NaN for what has none.
+
+    Args:
+        value: Any float.
+    """
+    return math.log(value) if 0 < value < math.inf else math.nan
+
+
 def number_of(row: Mapping[str, Any], group: str, name: str) -> float:
     """Return a number of a record that holds mappings; NaN for what is none.
 

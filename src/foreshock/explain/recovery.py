@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from foreshock.explain.history import History
+from foreshock.explain.history import History, quotient
 from foreshock.explain.record import Outcome, Recovery
 from foreshock.words import number
 
@@ -95,14 +95,14 @@ def _expected(history: History, event: LossEvent, at: int, *, share: float) -> f
     # The level before is that of the last twenty steps, of a loss that falls.
     steps = max(at - (onset - _LEVEL), 0)
     ahead = reference + share * steps * min(_slope(places, values), 0.0)
-    return math.exp(ahead) if logarithmic else ahead
+    return math.exp(min(ahead, reference)) if logarithmic else ahead
 
 
 def _slope(places: NDArray[np.float64], values: NDArray[np.float64]) -> float:
     """Return the slope of a line through the medians of the two halves: outliers don't count."""
     half = len(values) // 2
     run = float(np.median(places[half:]) - np.median(places[:half]))
-    return float(np.median(values[half:]) - np.median(values[:half])) / run if run > 0 else 0.0
+    return quotient(float(np.median(values[half:]) - np.median(values[:half])), run) if run > 0 else 0.0
 
 
 def _steps_until_back(history: History, event: LossEvent) -> int | None:
@@ -117,7 +117,7 @@ def _unfinished(history: History, event: LossEvent) -> str:
     last = history.loss[history.at(event.peak) :]
     last = last[np.isfinite(last)]
     if last.size and event.rise > 0 and math.isfinite(event.rise):
-        left = (float(last[-1]) - event.reference) / event.rise
+        left = quotient(float(last[-1]) - event.reference, event.rise)
         if left < _BACK:
             return "the loss is back at its level, and the log ends too soon after it to tell its cost"
         if left < 1:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foreshock.explain.history import History
+from foreshock.explain.history import History, logarithm, middle, quotient
 from foreshock.explain.record import Cause, Fact
 from foreshock.explain.sudden import REACH, Jump, changed_training, shape_change
 from foreshock.runlog.values import as_number
@@ -31,7 +31,7 @@ _EDGE = 0.9  # ratio near the event from which it may have been unstable: a meas
 _SHARE = 0.35  # of the rise of ln(ratio): what made as much of it is a cause
 _NEAR, _NEARLY = 5, 30  # steps after an onset, and before it, in which the ratio was highest
 _HIGHER = 1.05  # a ratio so much above the low is one of an earlier climb
-_EXTRAPOLATED = 60  # steps
+_EXTRAPOLATED, _FARTHEST = 60, 3.0  # steps, and ln(ratio)
 _LEAST = 0.02  # rise of ln(ratio) that has parts at all
 _BLIND = 0.4  # median decay exponent from which v decays
 _LAG = 2.0  # v above g²
@@ -86,14 +86,14 @@ def measure_rise(history: History, event: LossEvent) -> Rise | None:
     top = _top(steps, ratios, event)
     low = _low_before(ratios, top)
     first, last = int(steps[low]), int(steps[top])
-    total = math.log(float(ratios[top] / ratios[low]))
-    landscape = math.fsum(_landscape_part(row, first, last) for row in growth)
+    total = logarithm(quotient(ratios[top], ratios[low]))
+    landscape = float(sum(_landscape_part(row, first, last) for row in growth))
     rate = _rate_growth(history, first, last)
     ahead = _ahead(growth[-1], event.onset - last)
     if ahead > 0 and _share_of_landscape(growth[-1]) > 0:
         part = _share_of_landscape(growth[-1]) * ahead
         total, landscape = total + ahead, landscape + part
-    ratio = float(ratios[top]) * math.exp(ahead)
+    ratio = float(ratios[top]) * math.exp(min(ahead, _FARTHEST))
     return Rise(first, last, total - landscape - rate, landscape, rate, ratio)
 
 
@@ -126,14 +126,15 @@ def _landscape_part(row: Mapping[str, Any], first: int, last: int) -> float:
 def _ahead(row: Mapping[str, Any], steps: int) -> float:
     """Return how far ln(ratio) rises in some steps if it goes on as it was last measured to."""
     growth = [as_number(row.get(name)) for name in ("preconditioner_growth", "landscape_growth")]
-    total = math.fsum(max(one, 0.0) for one in growth if math.isfinite(one))
+    total = float(sum(max(one, 0.0) for one in growth if math.isfinite(one)))
     return total * min(steps, _EXTRAPOLATED) if steps > _NEARLY / 3 else 0.0
 
 
 def _share_of_landscape(row: Mapping[str, Any]) -> float:
     names = ("preconditioner_growth", "landscape_growth")
     growth = [max(as_number(row.get(name)), 0.0) for name in names]
-    return growth[1] / math.fsum(growth) if math.fsum(growth) > 0 else 0.0
+    share = quotient(growth[1], sum(growth))
+    return share if share > 0 else 0.0
 
 
 def slow_causes(history: History, event: LossEvent, jump: Jump | None) -> list[Cause]:
@@ -153,7 +154,7 @@ def slow_causes(history: History, event: LossEvent, jump: Jump | None) -> list[C
     if not rise.ratio >= _EDGE or not rise.total > _LEAST:
         return []
     causes = []
-    shares = rise.preconditioner / rise.total, rise.landscape / rise.total
+    shares = quotient(rise.preconditioner, rise.total), quotient(rise.landscape, rise.total)
     span = f"between steps {rise.first:,} and {rise.last:,}"
     if shares[0] >= _SHARE and decay.exponent > 0 and decay.fell > _FELL:
         words = (
@@ -192,9 +193,9 @@ def _decay(history: History, event: LossEvent) -> Decay:
     exponents, moments = exponents[np.isfinite(exponents)], moments[np.isfinite(moments)]
     if exponents.size < 10 or moments.size < 10:
         return Decay(math.nan, math.nan, math.nan)
-    lag = float(np.median(lags[np.isfinite(lags)])) if np.isfinite(lags).any() else math.inf
-    fell = math.log(moments[0] / moments[-1]) if moments[0] > 0 and moments[-1] > 0 else math.nan
-    return Decay(float(np.median(exponents)), lag, fell)
+    lag = middle(lags)
+    fell = logarithm(quotient(moments[0], moments[-1]))
+    return Decay(middle(exponents), lag, fell)
 
 
 def _without_readings(history: History, event: LossEvent, decay: Decay) -> list[Cause]:
@@ -228,7 +229,8 @@ def _rate_growth(history: History, first: int, last: int) -> float:
     """Return ln of the learning rate at a step over that at an earlier one; 0 where one is unknown or 0."""
     i, j = (min(max(history.at(step), 0), len(history.rate) - 1) for step in (first, last))
     before, after = float(history.rate[i]), float(history.rate[j])
-    return math.log(after / before) if before > 0 and after > 0 else 0.0
+    growth = logarithm(quotient(after, before))
+    return growth if math.isfinite(growth) else 0.0
 
 
 def _cause(name: str, share: float, words: str, rise: Rise, decay: Decay) -> Cause:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foreshock.explain.history import History, number_of
+from foreshock.explain.history import History, logarithm, middle, number_of, quotient
 from foreshock.explain.record import Cause, Fact
 from foreshock.words import number
 
@@ -78,17 +78,17 @@ def find_jump(history: History, event: LossEvent) -> Jump | None:
     usual = history.usual(history.norm, at)
     if usual is None or not usual.median > 0 or not np.isfinite(history.loss[at]):
         return None
-    summit = float(np.nanmax(history.loss[at : at + _FIRST + 1]))
+    summit = max(value for value in history.loss[at : at + _FIRST + 1].tolist() if not math.isnan(value))
     height = summit - event.reference
     share = float(rises.max()) / height if height > 0 and math.isfinite(height) else math.nan
     after = history.loss[at + 1 : at + 1 + _AFTER]
-    left = (float(np.median(after)) - event.reference) / (float(history.loss[at]) - event.reference)
-    before = float(history.norm[at - 1]) / usual.median
+    left = quotient(middle(after) - event.reference, float(history.loss[at]) - event.reference)
+    before = quotient(float(history.norm[at - 1]), usual.median)
     jump = Jump(
         at=at,
         share=share,
         before=before,
-        gradient=float(history.norm[at]) / usual.median,
+        gradient=quotient(float(history.norm[at]), usual.median),
         left=left if after.size >= 2 else math.nan,
         times=_over_rises(history, at, float(rises.max())),
     )
@@ -101,7 +101,7 @@ def _over_rises(history: History, at: int, rise: float) -> float:
     before = np.diff(history.loss[max(at - 21, 0) : at])
     before = before[np.isfinite(before)]
     largest = float(before.max()) if before.size else 0.0
-    return rise / largest if largest > 0 else math.inf
+    return quotient(rise, largest) if largest > 0 else math.inf
 
 
 def changed_training(history: History, first: int, last: int) -> list[Mapping[str, Any]]:
@@ -124,9 +124,8 @@ def steep_rate(history: History, at: int) -> float:
         at: Index of a step whose loss is high; its weights were made by the step before.
     """
     now, before = history.rate[max(at - 3, 0) : at + 1], history.rate[max(at - 13, 0) : max(at - 3, 0)]
-    if not before.size or not np.isfinite(before).any() or not np.nanmedian(before) > 0:
-        return 1.0
-    return float(np.nanmax(now) / np.nanmedian(before))
+    known, usual = now[np.isfinite(now)], middle(before)
+    return quotient(float(known.max()), usual) if known.size and usual > 0 else 1.0
 
 
 def bad_batch(history: History, event: LossEvent, jump: Jump | None) -> Cause | None:
@@ -178,10 +177,11 @@ def batch_shape(history: History, event: LossEvent) -> Cause | None:
     if found is None:
         return None
     step, what, usual, now = found
-    facts = (Fact(f"{what}, over the usual one", now / usual, math.nan, step),)
+    facts = (Fact(f"{what}, over the usual one", quotient(now, usual), math.nan, step),)
     words = f"the {what} was {number(now)} at step {step:,} instead of {number(usual)}"
-    factor = max(now / usual, usual / now)
-    return Cause("batch shape", min(0.95, 0.6 + 0.1 * math.log2(factor)), words, facts, step)
+    factor = abs(logarithm(quotient(now, usual)))
+    sure = 0.6 + 0.15 * factor if math.isfinite(factor) else 0.6
+    return Cause("batch shape", min(0.95, sure), words, facts, step)
 
 
 def shape_change(history: History, event: LossEvent) -> tuple[int, str, float, float] | None:
@@ -222,9 +222,9 @@ def learning_rate(history: History, event: LossEvent, jump: Jump | None) -> Caus
     highest = int(known[np.argmax(rates[known])])
     lowest = int(known[np.argmin(rates[known][: max(int((known <= highest).sum()), 1)])])
     first, last = (int(history.steps[max(onset - _WINDOW, 0) + i]) for i in (lowest, highest))
-    times = float(rates[highest] / rates[lowest]) / _new_groups(history, first, last)
+    times = quotient(quotient(rates[highest], rates[lowest]), _new_groups(history, first, last))
     sudden = steep_rate(history, onset) >= ROSE
-    if times < ROSE or (jump is not None and not sudden and not _rose_at(history, jump.at)):
+    if not times >= ROSE or (jump is not None and not sudden and not _rose_at(history, jump.at)):
         return None
     facts = (Fact("learning rate over the lowest one before", times, ROSE, last),)
     words = (
@@ -234,7 +234,7 @@ def learning_rate(history: History, event: LossEvent, jump: Jump | None) -> Caus
     resumed = history.changes_near("resume", first, last)
     if resumed:
         words += ", where the run was resumed"
-    return Cause("learning rate", min(0.95, 0.6 + 0.15 * math.log2(times)), words, facts, last)
+    return Cause("learning rate", min(0.95, 0.6 + 0.2 * math.log(times)), words, facts, last)
 
 
 def _new_groups(history: History, first: int, last: int) -> float:
@@ -244,7 +244,7 @@ def _new_groups(history: History, first: int, last: int) -> float:
         at = history.at(row["step"])
         more = number_of(row, "after", "groups") > number_of(row, "before", "groups")
         if more and at and history.rate[at - 1] > 0:
-            raised *= max(float(history.rate[at] / history.rate[at - 1]), 1.0)
+            raised *= max(quotient(history.rate[at], history.rate[at - 1]), 1.0)
     return raised
 
 
@@ -340,7 +340,7 @@ def _gradient_overflow(history: History, at: int) -> Cause:
 def _forward_overflow(history: History, at: int) -> Cause:
     step = int(history.steps[at])
     usual = history.usual(history.norm, at)
-    before = float(history.norm[at - 1]) / usual.median if usual and usual.median > 0 and at else math.nan
+    before = quotient(float(history.norm[at - 1]), usual.median) if usual and at else math.nan
     facts = [Fact("gradient of the step before, over its median", before, math.nan, step - 1)]
     words = f"the loss was {number(float(history.loss[at]))} at step {step:,}, and normal at the step before"
     for row in history.rows("overflow", step, step + REACH):
