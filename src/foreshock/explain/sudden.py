@@ -30,6 +30,7 @@ ROSE = 1.3
 _NEAR = 5  # steps before an onset in which the rise may have begun: a noisy loss is judged by a mean of five
 _ONE_STEP = 0.6  # share of the rise to the first summit that came in one step
 _TIMES = 2.0  # the rise over those within one step before: a loss that swings already is not calm
+_DOUBLED, _CLEAN_SHARE, _CLEAN_BEFORE = 2.0, 0.8, 2.0  # rate, and the jump beside one that rises
 _FIRST = 3  # steps after that step within which the first summit counts
 _CALM = 3.0  # gradient of the step before over its median: not more than that, where nothing builds up
 _LOUD = 1.5  # gradient of the step over its median
@@ -92,8 +93,20 @@ def find_jump(history: History, event: LossEvent) -> Jump | None:
         left=left if after.size >= 2 else math.nan,
         times=_over_rises(history, at, float(rises.max())),
     )
-    calm = jump.share >= _ONE_STEP and jump.before <= _CALM and jump.times >= _TIMES
-    return jump if calm else None
+    earlier = history.usual(history.norm, at - 1)
+    known = earlier is not None and float(history.norm[at - 1]) <= earlier.highest
+    calm = jump.share >= _ONE_STEP and (jump.before <= _CALM or known) and jump.times >= _TIMES
+    # A rate that rises for long makes a loss swing: a rise within one step must then be clean to count.
+    rising = _rise_of_rate(history, onset) >= _DOUBLED
+    clean = jump.share >= _CLEAN_SHARE and jump.before <= _CLEAN_BEFORE
+    return jump if calm and (clean or not rising) else None
+
+
+def _rise_of_rate(history: History, onset: int) -> float:
+    """Return the learning rate at an index over the lowest one of the hundred steps before."""
+    rates = history.rate[max(onset - _WINDOW, 0) : onset + 1]
+    rates = rates[np.isfinite(rates) & (rates > 0)]
+    return quotient(float(rates[-1]), float(rates.min())) if rates.size else 1.0
 
 
 def _over_rises(history: History, at: int, rise: float) -> float:
@@ -132,7 +145,7 @@ def bad_batch(history: History, event: LossEvent, jump: Jump | None) -> Cause | 
     """One batch: loss and gradient normal before, the loss normal after."""
     if jump is None or not jump.left <= _BACK:
         return None
-    if not jump.gradient > _LOUD or _is_changed(history, jump.at) or shape_change(history, event) is not None:
+    if not jump.gradient > _LOUD or _is_changed(history, event, jump) or shape_change(history, event):
         return None
     step = int(history.steps[jump.at])
     facts = (
@@ -153,9 +166,7 @@ def data_change(history: History, event: LossEvent, jump: Jump | None) -> Cause 
     """Other data from one step on: a normal update can't raise a loss at once, and it stays high."""
     if jump is None or not jump.left > _BACK:
         return None
-    if changed_training(history, event.onset - REACH, event.onset) or _rose_at(history, jump.at):
-        return None
-    if shape_change(history, event) is not None:
+    if _is_changed(history, event, jump) or shape_change(history, event):
         return None
     step = int(history.steps[jump.at])
     facts = (
@@ -352,10 +363,10 @@ def _forward_overflow(history: History, at: int) -> Cause:
     return Cause("forward overflow", 0.9 if before <= _CALM else 0.6, words, tuple(facts), step)
 
 
-def _is_changed(history: History, at: int) -> bool:
-    """Return whether the training was changed in a way that may have made the weights of a step."""
-    step = int(history.steps[at])
-    return bool(changed_training(history, step - _NEAR, step)) or _rose_at(history, at)
+def _is_changed(history: History, event: LossEvent, jump: Jump) -> bool:
+    """Return whether the training was changed before a jump, so that it may be the doing of that."""
+    changed = changed_training(history, event.onset - REACH, event.onset)
+    return bool(changed) or _rose_at(history, jump.at)
 
 
 def _rose_at(history: History, at: int) -> bool:
