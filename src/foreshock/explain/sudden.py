@@ -93,9 +93,7 @@ def find_jump(history: History, event: LossEvent) -> Jump | None:
         left=left if after.size >= 2 else math.nan,
         times=_over_rises(history, at, float(rises.max())),
     )
-    earlier = history.usual(history.norm, at - 1)
-    known = earlier is not None and float(history.norm[at - 1]) <= earlier.highest
-    calm = jump.share >= _ONE_STEP and (jump.before <= _CALM or known) and jump.times >= _TIMES
+    calm = jump.share >= _ONE_STEP and jump.before <= _CALM and jump.times >= _TIMES
     # A rate that rises for long makes a loss swing: a rise within one step must then be clean to count.
     rising = _rise_of_rate(history, onset) >= _DOUBLED
     clean = jump.share >= _CLEAN_SHARE and jump.before <= _CLEAN_BEFORE

@@ -77,10 +77,11 @@ class TensorReader:
         parameters = moving_parameters(self._optimizers)
         if self._since is not None or not parameters:
             return
-        norms = [torch.linalg.vector_norm(one.detach().float()) for one in parameters]
-        values = torch.stack([norm.to(norms[0].device) for norm in norms]).tolist()
+        squares = [_wide(one).square().sum() for one in parameters]
+        # One transfer, and in double precision, as `read` has them.
+        sums = torch.stack([one.to(squares[0].device).double() for one in squares]).tolist()
         names = [name for name, _ in name_parameters(self._model, parameters)]
-        self._since, self._norms = step, dict(zip(names, values, strict=True))
+        self._since, self._norms = step, dict(zip(names, map(math.sqrt, sums), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the norms of the first table, for a run that is resumed."""
@@ -123,6 +124,11 @@ class TensorReader:
         )
 
 
+def _wide(parameter: Tensor) -> Tensor:
+    """Return a parameter, detached, in float32 or wider."""
+    return parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32))
+
+
 def _measure(parameter: Tensor, step: ParameterStep | None, *, averaged: bool) -> Tensor:
     """Return the sums of one tensor, as numbers on its device.
 
@@ -130,9 +136,10 @@ def _measure(parameter: Tensor, step: ParameterStep | None, *, averaged: bool) -
     where they are, and whether the parameter is of half precision.
     """
     theta = parameter.detach()
-    wide = torch.promote_types(theta.dtype, torch.float32)
+    values = _wide(parameter)
+    wide = values.dtype
     sums = torch.zeros(_SUMS, dtype=wide, device=theta.device)
-    sums[0] = theta.to(wide).square().sum()
+    sums[0] = values.square().sum()
     if step is None:
         sums[3:5] = _UNKNOWN
         return sums
