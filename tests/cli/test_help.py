@@ -17,10 +17,14 @@ COMMANDS = [
     (),
     ("demo",),
     ("report",),
+    ("explain",),
+    ("compare",),
     ("curvature",),
+    ("doctor",),
     ("bench",),
     ("bench", "forecast"),
     ("bench", "guard"),
+    ("bench", "causes"),
     ("reproduce",),
 ]
 HEAVY = ("torch", "numpy", "matplotlib", "jinja2", "sklearn")

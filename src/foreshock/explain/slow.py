@@ -205,7 +205,7 @@ def _without_readings(history: History, event: LossEvent, decay: Decay) -> list[
         return []
     words = (
         f"v decayed with exponent {number(decay.exponent)}, {number(decay.lag)} × above g², until the loss "
-        "rose over several steps; no curvature was measured there"
+        "rose over several steps; its part in the ratio was not measured"
     )
     facts = (
         Fact("decay exponent, median of the steps before", decay.exponent, _BLIND),

@@ -146,7 +146,7 @@ def guard(
 @bench.command()
 def causes(
     out: Annotated[Path, typer.Option(help="Folder for logs and scores.")] = Path("runs/causes"),
-    count: Annotated[int, typer.Option(min=2, help="Spikes of each cause; every second is held out.")] = 10,
+    count: Annotated[int, typer.Option(min=2, help="Spikes of each cause; every second is held out.")] = 20,
     jobs: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
     release: Annotated[
         bool, typer.Option("--release", help="Score the held-out half too: not while a test is tuned.")
