@@ -39,9 +39,9 @@ scored once.
   batch of one or two; a resume without the optimizer's state or without v; layers unfrozen; β₂, ε or
   momentum switched; a forward pass or a gradient that overflows.
 
-Most of them are told from what a monitor writes down: that the optimizer changed is a record, and the test only
-asks whether it changed in time. The hard ones are those that nobody recorded: a bad batch, other data, lag and
-landscape. All are small trainings of the same few kinds; a real run may be like none of them.
+Most of them are told from what a monitor writes down: that the optimizer changed is a record, and the test
+only asks whether it changed in time. The hard ones are those that nobody recorded: a bad batch, other data,
+lag and landscape. All are small trainings of the same few kinds; a real run may be like none of them.
 """
 
 _TAIL = """
