@@ -69,7 +69,9 @@ def judge_recovery(history: History, event: LossEvent) -> Recovery:
 
 def _judged(event: LossEvent, expected: float, halfway: float, level: float) -> tuple[Outcome, str]:
     margin = max(_MARGIN * abs(level), _SIGMAS * event.sigma)
-    numbers = f"{number(level)} after it, where {number(expected)} was to be expected"
+    low, high = number(expected), number(halfway)
+    led = low if low == high else f"{low} to {high}"
+    numbers = f"{number(level)} after it, and its trend led to {led}"
     if math.isfinite(event.rise) and level > event.reference + _STAYED * event.rise:
         return "catastrophic", f"the loss kept more than half of its rise: {numbers}"
     if level > halfway + margin:
