@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from foreshock import curvature as curvature
     from foreshock import dynamics as dynamics
     from foreshock import eigen as eigen
+    from foreshock import explain as explain
     from foreshock import forecast as forecast
     from foreshock import guarding as guarding
     from foreshock import monitor as monitor
@@ -130,6 +131,7 @@ _SUBMODULES = (
     "curvature",
     "dynamics",
     "eigen",
+    "explain",
     "forecast",
     "guarding",
     "monitor",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from benchmarks.causes import publish as publish_causes
 from benchmarks.spikebench import definitions, publish
 
 from foreshock.lab.reproduction.page import publish as publish_reproduction
@@ -28,3 +29,8 @@ def test_the_principles_are_filled_from_the_published_results(tmp_path):
 def test_the_page_of_definitions_is_made_of_the_kept_counts():
     found = json.loads(definitions.RESULTS.read_text(encoding="utf-8"))
     assert definitions.page(found) == definitions.PAGE.read_text(encoding="utf-8")
+
+
+def test_the_page_of_causes_is_made_of_the_published_scores():
+    scores = json.loads(publish_causes.RESULTS.read_text(encoding="utf-8"))
+    assert publish_causes.page(scores) == publish_causes.PAGE.read_text(encoding="utf-8")

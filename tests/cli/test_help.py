@@ -18,10 +18,14 @@ COMMANDS = [
     ("demo",),
     ("report",),
     ("watch",),
+    ("explain",),
+    ("compare",),
     ("curvature",),
+    ("doctor",),
     ("bench",),
     ("bench", "forecast"),
     ("bench", "guard"),
+    ("bench", "causes"),
     ("reproduce",),
 ]
 HEAVY = ("torch", "numpy", "matplotlib", "jinja2", "sklearn", "starlette", "uvicorn")

@@ -80,7 +80,11 @@ def test_an_open_interval_is_said():
 
 
 def test_a_spike_is_news_for_the_horizon():
-    alarms = ({"step": 370}, {"step": 395})
+    alarms = (
+        {"step": 360, "level": "watch"},
+        {"step": 370, "level": "alarm"},
+        {"step": 395, "level": "alarm"},
+    )
     fresh = said(450, events=(spike(),), horizon=50.0, alarms=alarms)
     assert fresh.state == "spiked"
     assert "step 400 to 10× the level before, announced 30 steps ahead, back since step 421" in fresh.words

@@ -7,8 +7,8 @@ import json
 import torch
 from torch import nn
 
+from foreshock.explain.layers import layer_name
 from foreshock.monitor.subject import Subject, layer_types
-from foreshock.report.layers import layer_name
 
 
 class Block(nn.Module):

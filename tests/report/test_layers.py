@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from foreshock.report.layers import layer_name, layer_types, numberless
+from foreshock.explain.layers import layer_name, layer_types, numberless
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,11 @@ from foreshock.report.readings import (
     Coverage,
     coverage,
     guard_steps,
-    numbers,
     readings_of,
-    recorded_losses,
     times,
     until,
 )
+from foreshock.runlog.values import numbers, recorded_losses
 from summaries import losses, reading, state
 
 

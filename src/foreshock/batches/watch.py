@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import deque
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ class BatchWatch:
 
     Attributes:
         examples: Number of examples of the last batch; None before the first one, or if it has no tensors.
+        elements: Number of values in its tensors; None before the first one, or if it has no tensors.
 
     Example:
         >>> import torch
@@ -59,6 +61,7 @@ class BatchWatch:
         self._sizes: deque[int] = deque(maxlen=_SIZES)
         self._told: set[int] = set()
         self.examples: int | None = None
+        self.elements: int | None = None
         self._change = ""
 
     @property
@@ -95,6 +98,7 @@ class BatchWatch:
         # Batches of the same shapes have as many examples, which most steps are.
         if self._previous is None or [one[2] for one in present] != [one[2] for one in self._previous]:
             self._count(batch)
+            self.elements = sum(math.prod(one[2]) for one in present) or None
         else:
             self._count_again()
         if self._known is None and present:

@@ -10,8 +10,11 @@ from typing import Annotated
 import typer
 
 from foreshock._version import __version__
+from foreshock.cli.compare import compare
 from foreshock.cli.curvature import curvature
 from foreshock.cli.demo import demo
+from foreshock.cli.doctor import doctor
+from foreshock.cli.explain import explain
 from foreshock.cli.report import report
 from foreshock.cli.watch import watch
 from foreshock.lab.commands.bench import bench
@@ -28,7 +31,10 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(report)
 app.command()(watch)
+app.command()(explain)
+app.command()(compare)
 app.command()(curvature)
+app.command()(doctor)
 app.add_typer(bench, name="bench", rich_help_panel=_RESEARCH)
 app.command(rich_help_panel=_RESEARCH)(reproduce)
 

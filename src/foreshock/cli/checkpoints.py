@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from foreshock.cli.optimizer_states import load_optimizer_state
 
 _MODEL_KEYS = ("model", "model_state_dict", "state_dict", "module")
+_PREFIXES = ("module.", "model.")
 _OPTIMIZER_KEYS = ("optimizer", "optimizer_state_dict", "optim", "optimizers", "optimizer_states")
 
 
@@ -109,6 +110,36 @@ def load_checkpoint(path: str | Path, into: Trainable) -> None:
         OSError: If the file can't be read.
         ValueError: If it is no checkpoint, does not fit, or lacks the optimizer state that is needed.
     """
+    content = read_checkpoint(path)
+    try:
+        into.model.load_state_dict(_real_where(into.model, _as_named_by(into.model, weights_of(content))))
+    except Exception as error:  # torch checks little: anything may be in the file
+        words = " ".join(str(error).split())
+        raise ValueError(f"{path} does not fit the model: {words}") from error
+    if into.optimizer is None:
+        return
+    saved = optimizer_state_of(content)
+    if saved is None:
+        raise ValueError(
+            f"{path} has no optimizer state (its keys: {', '.join(map(str, content))}); let the factory "
+            "return no optimizer to measure the Hessian without a preconditioner"
+        )
+    try:
+        load_optimizer_state(into.optimizer, saved)
+    except ValueError as error:
+        raise ValueError(f"{path} does not fit the optimizer of the factory: {error}") from error
+
+
+def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
+    """Return what a file made by ``torch.save`` holds, tensors and plain values only.
+
+    Args:
+        path: The checkpoint.
+
+    Raises:
+        OSError: If the file can't be read.
+        ValueError: If it is no checkpoint.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -118,24 +149,27 @@ def load_checkpoint(path: str | Path, into: Trainable) -> None:
         raise ValueError(f"{path} {_why_unreadable(error)}") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} has a {type(content).__name__}; a dictionary of state dicts is needed")
+    return content
+
+
+def weights_of(content: Mapping[str, Any]) -> Any:
+    """Return the model's state dict of a checkpoint: the one that it has by a known name, else all of it.
+
+    Args:
+        content: What the file holds.
+    """
     state = _first_of(content, _MODEL_KEYS)
-    try:
-        into.model.load_state_dict(_real_where(into.model, content if state is None else state))
-    except Exception as error:  # torch checks little: anything may be in the file
-        words = " ".join(str(error).split())
-        raise ValueError(f"{path} does not fit the model: {words}") from error
-    if into.optimizer is None:
-        return
+    return content if state is None else state
+
+
+def optimizer_state_of(content: Mapping[str, Any]) -> Any:
+    """Return the optimizer's state dict of a checkpoint, of several the first; None without one.
+
+    Args:
+        content: What the file holds.
+    """
     saved = _first_of(content, _OPTIMIZER_KEYS)
-    if saved is None:
-        raise ValueError(
-            f"{path} has no optimizer state (its keys: {', '.join(map(str, content))}); let the factory "
-            "return no optimizer to measure the Hessian without a preconditioner"
-        )
-    try:
-        load_optimizer_state(into.optimizer, saved[0] if isinstance(saved, list) and saved else saved)
-    except ValueError as error:
-        raise ValueError(f"{path} does not fit the optimizer of the factory: {error}") from error
+    return saved[0] if isinstance(saved, list) and saved else saved
 
 
 def load_batches(name: str, *, limit: int | None = None) -> list[Any]:
@@ -180,6 +214,25 @@ def saying_where(loss_fn: Callable[[nn.Module, Any], Tensor]) -> Callable[[nn.Mo
             raise RuntimeError(f"the loss function failed: {_where(error)}") from error
 
     return loss
+
+
+def _as_named_by(model: nn.Module, state: Any) -> Any:
+    """Return a state with the names of a model: wrappers put prefixes before them.
+
+    ``torch.compile`` names what it wraps ``_orig_mod.``, data parallelism ``module.``, a LightningModule
+    usually ``model.``. What a checkpoint has beside the model, such as a loss with buffers, is left out. A
+    state that has the names already, or has them under no prefix, is returned itself.
+    """
+    own = set(model.state_dict())
+    if not isinstance(state, Mapping) or own <= set(state):
+        return state
+    bare: dict[str, Any] = {}
+    for name, value in state.items():
+        short = str(name).replace("_orig_mod.", "")
+        while short not in own and short.startswith(_PREFIXES):
+            short = short.partition(".")[2]
+        bare.setdefault(short, value)
+    return {name: bare[name] for name in own} if own <= set(bare) else state
 
 
 def _why_unreadable(error: Exception) -> str:

@@ -13,7 +13,7 @@ from foreshock.report.evidence import NOISE, OLDEST, hinted_cause
 from foreshock.report.verdict import failure
 from foreshock.report.words import count, height, number, percent
 from foreshock.representation import short_line
-from foreshock.runlog.rows import as_number
+from foreshock.runlog.numbers import as_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

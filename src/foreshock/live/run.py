@@ -18,8 +18,8 @@ from foreshock.live.curve import Curve
 from foreshock.live.headline import Headline, Situation, headline
 from foreshock.live.tail import CHUNK, LogTail
 from foreshock.representation import short_line
+from foreshock.runlog.numbers import as_number
 from foreshock.runlog.reader import check_readable, run_of
-from foreshock.runlog.rows import as_number
 from foreshock.spikes.detection import first_size
 from foreshock.spikes.events import EventDefinition, EventScan
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foreshock.explain.layers import layer_name, types_in
 from foreshock.live.charts import CHARTS
 from foreshock.live.marks import marks
 from foreshock.report.html import tiles
-from foreshock.report.layers import layer_name, types_in
 from foreshock.report.tables import Table, alarm_table, spike_table
 from foreshock.report.text import notes
 from foreshock.report.verdict import verdict
 from foreshock.representation import short_line
-from foreshock.runlog.rows import as_number
+from foreshock.runlog.numbers import as_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -32,11 +32,13 @@ class FollowedStep:
         norm: ‖g‖.
         sums: Sums of each parameter group; None if they can't be known, as after a gradient that is not
             finite, which a gradient scaler may have left out or not.
+        norms: ‖g‖ of each tensor; empty where one norm over all was given.
     """
 
     loss: float
     norm: float
     sums: tuple[SecondMomentSums, ...] | None
+    norms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,11 @@ class FollowedSums:
         return cls(groups, sums, steps=steps)
 
     @property
+    def parameters(self) -> Sequence[Tensor]:
+        """The tensors, in the order of `FollowedStep.norms`."""
+        return self._parameters
+
+    @property
     def takes_norms(self) -> bool:
         """Whether one norm over all parameters is enough, as where all of them share β₂."""
         return len(self._sizes) == 1
@@ -184,6 +191,7 @@ class FollowedSums:
     def _advance(self, values: list[float], apart: Tensor | float | None, size: GradientSize) -> FollowedStep:
         loss = values.pop() if apart is None else float(apart)
         squares, first = [], 0
+        each = () if size.norm is not None else tuple(one / size.scale for one in values)
         for count in self._sizes if size.norm is None else [1]:
             parts = values[first : first + count]
             squares.append(math.fsum(size.seen_by_optimizer(one) ** 2 for one in parts))
@@ -191,14 +199,14 @@ class FollowedSums:
         norm = math.sqrt(math.fsum(squares))
         if not (self._sound and math.isfinite(norm)):
             self._sound = False
-            return FollowedStep(loss, norm, None)
+            return FollowedStep(loss, norm, None, each)
         # Without a second moment there are no sums.
         pairs = zip(self._sums, squares, strict=bool(self._sums))
         self._sums = tuple(
             changed(part, previous=part.current, squared_gradient=square, step=part.step + 1)
             for part, square in pairs
         )
-        return FollowedStep(loss, norm, self._sums)
+        return FollowedStep(loss, norm, self._sums, each)
 
     def _is_unchanged(self) -> bool:
         followed = zip(self._groups, self._members, self._decays, self._states, strict=True)

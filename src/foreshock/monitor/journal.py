@@ -7,6 +7,7 @@ import os
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import distributed
@@ -48,6 +49,11 @@ class Journal:
             self._finalizer = weakref.finalize(
                 self, _write_rest, self._log, self._pending, self._repeats, os.getpid()
             )
+
+    @property
+    def path(self) -> Path | None:
+        """The file of the log; None if none is kept, or it could not be written any more."""
+        return None if self._log is None else self._log.path
 
     def add(self, kind: str, record: Any) -> None:
         """Keep a record for the next `flush`.

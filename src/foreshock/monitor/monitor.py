@@ -17,10 +17,12 @@ from torch.optim import Optimizer
 
 from foreshock.batches import BatchWatch
 from foreshock.curvature import LossFunction
+from foreshock.explain import Explanation, TensorTable, choose, explain_run
 from foreshock.forecast import ALARM_AT, Alarm, Forecast, RunForecaster
 from foreshock.guarding import Guard, GuardAction, Policy, as_guard
 from foreshock.monitor.budget import OPENING
 from foreshock.monitor.clock import StepClock
+from foreshock.monitor.evidence import EvidenceRecorder
 from foreshock.monitor.explanation import unusable_loss
 from foreshock.monitor.following import GradientSize
 from foreshock.monitor.journal import Journal
@@ -28,6 +30,7 @@ from foreshock.monitor.observation import FreeSignals, StepObservation
 from foreshock.monitor.probing import Measure, ProbedStep, ProbeRunner, ProbeSchedule
 from foreshock.monitor.subject import Subject
 from foreshock.preconditioner import as_optimizers
+from foreshock.runlog import read_run
 
 _LOGGER = logging.getLogger("foreshock")
 _TELLING = 20  # steps after which it is said what is lacking
@@ -144,6 +147,7 @@ class Monitor:
         self._probes = ProbeRunner(
             self._subject, schedule=schedule, run=self._run, guard=self._guard, journal=self._journal
         )
+        self._evidence = EvidenceRecorder(self._subject, self._journal, self._signals)
         self._on_alarm = on_alarm
         self._log_every = log_every
         self._clock = StepClock()
@@ -184,6 +188,7 @@ class Monitor:
         gradient_norm: Tensor | float | None = None,
         max_norm: float = math.inf,
         step: int | None = None,
+        ids: Any = None,
     ) -> Forecast:
         """Take one training step into account. Call it between ``backward()`` and ``optimizer.step()``.
 
@@ -197,6 +202,8 @@ class Monitor:
             max_norm: What the gradients were clipped to after that norm was taken.
             step: The run's own step number, if steps are counted elsewhere or not each one is observed; it
                 must increase. None: steps are counted by the optimizer, or else by calls.
+            ids: What the data set calls the examples of this batch – indices, file names – so that a batch
+                that does harm can be named. Of the last 200 steps those of a jump are logged.
 
         Returns:
             The forecast, counted from this step. Its state is that of the last step that was read back.
@@ -223,9 +230,16 @@ class Monitor:
             self._journal.event(step, "batch size", self._batches.change, level=None)
         size = GradientSize(gradient_scale, gradient_norm, max_norm)
         deciding = self._decides(step)
-        examples = self._batches.examples
-        self._signals.take(value, step=step, size=size, batch_size=examples, reading=deciding)
+        self._signals.take(
+            value,
+            step=step,
+            size=size,
+            batch_size=self._batches.examples,
+            batch_elements=self._batches.elements,
+            reading=deciding,
+        )
         step = self._count(step)
+        self._evidence.see(step, ids, gradient_scale=gradient_scale)
         self._probes.sample(step)
         constant = self._batches.constant
         what = self._probes.due(step, constant=constant, forecast=self._last, deciding=deciding)
@@ -235,8 +249,48 @@ class Monitor:
             return self._run.at(self._last, step)
         self._write_steps()
         self._judge(batch, what=what, gradient_scale=gradient_scale)
+        self._evidence.write_wanted(
+            step, batch, gradient_scale=gradient_scale, vector=self._probes.top_vector
+        )
         self._give_alarms()
         return self._last
+
+    def tensor_table(self, *, gradient_scale: float = 1.0) -> TensorTable:
+        """Return what each parameter tensor is about to do. Call it where `observe` is called.
+
+        The same table is logged at each alarm and at the start of each spike. Cost: about one optimizer step.
+
+        Args:
+            gradient_scale: What ``.grad`` still has to be divided by.
+
+        Example:
+            >>> import torch
+            >>> model = nn.Linear(2, 1)
+            >>> monitor = Monitor(model, torch.optim.Adam(model.parameters(), lr=0.1))
+            >>> model(torch.ones(4, 2)).mean().backward()
+            >>> sorted((row.name, round(row.update_rms, 3)) for row in monitor.tensor_table().rows)
+            [('bias', 0.1), ('weight', 0.1)]
+        """
+        step = max(self._clock.step, 0)
+        return self._evidence.table(
+            step, "asked", gradient_scale=gradient_scale, vector=self._probes.top_vector
+        )
+
+    def explain(self, step: int | None = None) -> tuple[Explanation, ...]:
+        """Return what happened at each spike so far, from the run log, in order.
+
+        Args:
+            step: Only the event at this step, or nearest to it; None for all.
+
+        Raises:
+            ValueError: If no run log is kept, or there is no event near `step`.
+        """
+        self._judge_rest()
+        self._journal.flush()
+        path = self._journal.path
+        if path is None:
+            raise ValueError("no run log is kept, or it was closed: pass run=… to Monitor, or use read_run")
+        return choose(explain_run(read_run(path)), step=step)
 
     def close(self) -> None:
         """Write what has gathered, and close the run log."""
@@ -258,6 +312,7 @@ class Monitor:
             "run": self._run.state_dict(),
             "probes": self._probes.state_dict(),
             "guard": None if self._guard is None else self._guard.state_dict(),
+            "evidence": self._evidence.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -278,6 +333,8 @@ class Monitor:
         self._began, self._decided = state["began"], state["decided"]
         self._journal.resume(self._clock.step + 1)
         self._batches.load_state_dict(state["batches"])
+        if "evidence" in state:
+            self._evidence.load_state_dict(state["evidence"])
         self._run.load_state_dict(state["run"])
         if self._guard is not None and state.get("guard") is not None:
             self._guard.load_state_dict(state["guard"])
@@ -337,6 +394,7 @@ class Monitor:
 
     def _compare_with_session_before(self, step: int) -> None:
         updates, before = self._signals.updates, self._updates_before
+        self._evidence.note_updates(step, updates)
         if updates is None:
             return
         self._updates, self._updates_before = updates, None
@@ -381,6 +439,7 @@ class Monitor:
         unjudged, self._unjudged = self._unjudged, []
         for place, seen in enumerate(unjudged):
             spiking = self._run.spiking
+            self._evidence.judge(seen)
             self._run.record_step(
                 loss=seen.loss,
                 squared_gradient=seen.squared_gradient,
@@ -391,6 +450,8 @@ class Monitor:
                 message = f"the loss is {seen.loss}; no probe is made"
                 self._journal.event(seen.step, "non-finite loss", message)
                 self._run.mark_unavailable(seen.step, f"the loss is {seen.loss}")
+            if self._run.spiking and not spiking:
+                self._evidence.want_table("spike")
             last = place == len(unjudged) - 1
             measured = last and what is not None and self._measure(what, seen, batch, gradient_scale)
             # A forecast for each step would say the same again and again: one at the end, and where the loss
@@ -422,6 +483,7 @@ class Monitor:
         if alarm is None:
             return
         self._journal.write("alarm", alarm)
+        self._evidence.want_table("alarm")
         self._to_give.append(alarm)
 
     def _give_alarms(self) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -24,6 +26,7 @@ from foreshock.representation import short_repr
 
 _LONGEST_INTERVAL = 50
 _READ_AFTER_FAILURE = 200
+_REMEMBERED = 50  # steps whose gradients are known tensor by tensor
 _TOLERANCE = 1e-2  # relative, of a norm that is given
 _ERRORS_IN_BOUND = 10  # what a forecast takes for a bound is about ten times the error: see `crossing`
 
@@ -43,6 +46,8 @@ class StepObservation:
         squared_gradient: Σg² over the coordinates that have a second moment, or over all if none has.
         second_moment: Σv̂ over them; NaN if none has.
         batch_size: Number of examples in the batch; None if unknown.
+        batch_elements: Number of values in all tensors of the batch; None if it has none. Over `batch_size`
+            it is the length of sequences, up to a factor.
     """
 
     step: int
@@ -54,6 +59,7 @@ class StepObservation:
     squared_gradient: float
     second_moment: float
     batch_size: int | None = None
+    batch_elements: int | None = None
 
     __repr__ = short_repr
 
@@ -65,6 +71,7 @@ class _Context:
     step: int
     learning_rate: float
     batch_size: int | None
+    batch_elements: int | None
 
 
 class FreeSignals:
@@ -92,6 +99,8 @@ class FreeSignals:
         self._waiting: list[_Context] = []
         self._interval = 1  # steps from one true reading to the next
         self._reads_left = 0  # steps on which the true sums are read because the recursion failed
+        # ‖g‖ of each tensor at the last steps, which came with the transfer: where a gradient jumped.
+        self._tensor_norms: deque[tuple[int, Sequence[Tensor], tuple[float, ...]]] = deque(maxlen=_REMEMBERED)
         self.updates: int | None = None
         self.wrong_norm: tuple[float, float] | None = None
 
@@ -102,6 +111,7 @@ class FreeSignals:
         step: int,
         size: GradientSize,
         batch_size: int | None = None,
+        batch_elements: int | None = None,
         reading: bool = True,
     ) -> None:
         """Take a step: leave its numbers on the device if they can be followed, read them else.
@@ -111,6 +121,7 @@ class FreeSignals:
             step: Step number.
             size: What is known of the size of ``.grad``.
             batch_size: Number of examples in its batch.
+            batch_elements: Number of values in its tensors.
             reading: Whether numbers are read back at this step anyway, so that a true reading that is due may
                 be made. One that can't be put off is made at any step.
         """
@@ -122,7 +133,7 @@ class FreeSignals:
             one.param_groups if self._followed is not None else live_groups(one) for one in self._optimizers
         )
         rate = max(float(group["lr"]) for members in groups for group in members)
-        context = _Context(step, rate, batch_size)
+        context = _Context(step, rate, batch_size, batch_elements)
         longer = not (reading or self._reads_left)
         if self._followed is not None and self._followed.take(loss, size, longer=longer):
             self._waiting.append(context)
@@ -142,6 +153,25 @@ class FreeSignals:
         ready, self._ready = self._ready, []
         return ready
 
+    def tensor_norms(self, step: int) -> tuple[Sequence[Tensor], tuple[float, ...], list[float]] | None:
+        """Return the tensors, the norms of their gradients at a step, and the medians of the steps before.
+
+        Args:
+            step: A step that was fetched lately.
+
+        Returns:
+            None where single norms are unknown: one over all was given, or the true sums were read.
+        """
+        at = next((one for one in self._tensor_norms if one[0] == step), None)
+        if at is None:
+            return None
+        _, parameters, norms = at
+        before = [one[2] for one in self._tensor_norms if one[0] < step and len(one[2]) == len(norms)]
+        usual = (
+            [median(column) for column in zip(*before, strict=True)] if before else [math.nan] * len(norms)
+        )
+        return parameters, norms, usual
+
     def renumber(self, step: int) -> None:
         """Give the step that was read last another number.
 
@@ -159,8 +189,11 @@ class FreeSignals:
         if self._followed is None or not self._waiting:
             return
         contexts, self._waiting = self._waiting, []
-        for context, seen in zip(contexts, self._followed.fetch(), strict=True):
+        followed = self._followed
+        for context, seen in zip(contexts, followed.fetch(), strict=True):
             self._ready.append(_observation(context, seen.loss, seen.norm, seen.sums))
+            if seen.norms:
+                self._tensor_norms.append((context.step, followed.parameters, seen.norms))
             if seen.sums is None:
                 self._followed = None
 
@@ -207,6 +240,7 @@ def _observation(
         squared_gradient=math.fsum(part.squared_gradient for part in known) if known else norm**2,
         second_moment=math.fsum(part.corrected for part in known) if known else math.nan,
         batch_size=context.batch_size,
+        batch_elements=context.batch_elements,
     )
 
 

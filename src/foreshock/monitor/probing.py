@@ -14,11 +14,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from torch import Tensor
+
 from foreshock.curvature import ERROR_PER_STEP, CurvatureReading, FollowedRatio, NoiseReading, Prober
 from foreshock.dynamics import population_factor
 from foreshock.eigen import StoppingRule
 from foreshock.failures import Failures, ProbeRefusedError
-from foreshock.forecast import Forecast, RunForecaster, noise_interval
+from foreshock.forecast import EdgeReading, Forecast, RunForecaster, noise_interval
 from foreshock.guarding import Guard
 from foreshock.isolation import kept_options, several_processes
 from foreshock.monitor.budget import PassBudget
@@ -321,6 +323,11 @@ class ProbeRunner:
         self._consistency = None if loss_fn is None else ConsistencyCheck(subject, run, journal)
 
     @property
+    def top_vector(self) -> Tensor | None:
+        """The top eigenvector that was found last; None if none was, or where batches differ."""
+        return None if self._prober is None else self._prober.top_vector
+
+    @property
     def unavailable(self) -> str:
         """Why nothing is ever measured; empty if something is."""
         if self._prober is None:
@@ -535,11 +542,14 @@ class ProbeRunner:
     ) -> None:
         seen = at.seen
         self._journal.write("curvature", reading)
+        edge = edge_reading(seen, reading, preconditioner, before=before)
+        if edge.since is not None:
+            self._journal.write("growth", _growth(seen.step, edge))
         if self._guard is not None and prober.top_vector is not None:
             self._guard.record_curvature(reading.stability_ratio, prober.top_vector)
         self._run.record_curvature(
             seen.step,
-            edge_reading(seen, reading, preconditioner, before=before),
+            edge,
             learning_rates=self._subject.future_rates(seen.step),
         )
 
@@ -592,3 +602,15 @@ class ProbeRunner:
         self._run.mark_unavailable(step, f"the probe failed: {message}")
         # `Failures` has logged it, once a cause; the run log gets each one.
         self._journal.event(step, "probe failed", message, level=None)
+
+
+def _growth(step: int, edge: EdgeReading) -> dict[str, float | int | None]:
+    """Return what made the ratio grow since the last measurement: of ln(ratio), a step."""
+    return {
+        "step": step,
+        "since": edge.since,
+        "stability_ratio": edge.stability_ratio,
+        "learning_rate": edge.learning_rate,
+        "preconditioner_growth": edge.preconditioner_growth,
+        "landscape_growth": edge.landscape_growth,
+    }

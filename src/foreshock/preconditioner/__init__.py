@@ -23,6 +23,7 @@ from foreshock.preconditioner.registry import (
     read_preconditioner,
     read_preconditioner_at,
     read_second_moment_sums,
+    read_steps,
     register_preconditioner,
     stock_name,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "read_preconditioner",
     "read_preconditioner_at",
     "read_second_moment_sums",
+    "read_steps",
     "register_preconditioner",
     "stock_name",
     "unwrap",

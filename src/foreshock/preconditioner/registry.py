@@ -163,19 +163,11 @@ def read_preconditioner(
         >>> read_preconditioner(optimizer).displacement()  # the first step of Adam is −η·sign(g)
         tensor([-0.1000, -0.1000])
     """
-    _require_scale(gradient_scale)
     parameters: list[Tensor] = []
     steps: list[ParameterStep | None] = []
-    for optimizer in as_optimizers(optimizers):
-        reader, scale = find_reader(optimizer), gradient_scale * _own_scale(optimizer)
-        for parameter, state, group in _parameters(optimizer):
-            refuse_complex([parameter])
-            parameters.append(parameter)
-            if parameter.grad is None:
-                steps.append(None)
-            else:
-                gradient = _dense_gradient(parameter.grad, scale)
-                steps.append(reader.step(LiveParameter(parameter, gradient, state, group)))
+    for parameter, step in read_steps(optimizers, gradient_scale=gradient_scale):
+        parameters.append(parameter)
+        steps.append(step)
     # By identity: == compares tensors entry by entry.
     if len({id(parameter) for parameter in parameters}) < len(parameters):
         raise ValueError(
@@ -183,6 +175,40 @@ def read_preconditioner(
             "optimizer once, and give each parameter to one of them"
         )
     return Preconditioner(tuple(parameters), tuple(steps))
+
+
+@torch.no_grad()
+def read_steps(
+    optimizers: Optimizer | Sequence[Optimizer], *, gradient_scale: float = 1.0
+) -> Iterator[tuple[Tensor, ParameterStep | None]]:
+    """Yield each parameter that requires a gradient with its coming step; None for one without a gradient.
+
+    One tensor's step is in memory at a time, where `read_preconditioner` has all of them.
+
+    Args:
+        optimizers: As for `read_preconditioner`.
+        gradient_scale: As for `read_preconditioner`.
+
+    Raises:
+        TypeError: If an optimizer's class is not registered, a gradient is not dense, or a parameter complex.
+        ValueError: If `gradient_scale` is not a positive number.
+
+    Example:
+        >>> weight = torch.tensor([3.0, 4.0], requires_grad=True)
+        >>> (weight**2).sum().backward()
+        >>> [step.gradient for _, step in read_steps(optim.SGD([weight], lr=0.1))]
+        [tensor([6., 8.])]
+    """
+    _require_scale(gradient_scale)
+    for optimizer in as_optimizers(optimizers):
+        reader, scale = find_reader(optimizer), gradient_scale * _own_scale(optimizer)
+        for parameter, state, group in _parameters(optimizer):
+            refuse_complex([parameter])
+            if parameter.grad is None:
+                yield parameter, None
+            else:
+                gradient = _dense_gradient(parameter.grad, scale)
+                yield parameter, reader.step(LiveParameter(parameter, gradient, state, group))
 
 
 @torch.no_grad()

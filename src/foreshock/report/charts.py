@@ -9,10 +9,11 @@ import numpy as np
 
 from foreshock.forecast import NOISY_EDGE
 from foreshock.report.forecasts import fans, steps_until_crossing
-from foreshock.report.readings import guard_steps, numbers, ratios_of, recorded_losses
+from foreshock.report.readings import guard_steps
 from foreshock.report.series import Chart, Line, Style, chart, digits
 from foreshock.report.words import height
-from foreshock.runlog.rows import as_number
+from foreshock.runlog.numbers import as_number
+from foreshock.runlog.values import numbers, ratios_of, recorded_losses
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

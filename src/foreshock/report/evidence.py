@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foreshock.report.layers import layer_name, layer_types
-from foreshock.report.readings import numbers
+from foreshock.explain.layers import layer_name, layer_types
 from foreshock.report.words import number
 from foreshock.representation import short_line
-from foreshock.runlog.rows import as_number
+from foreshock.runlog.numbers import as_number
+from foreshock.runlog.values import numbers
 from foreshock.spikes import ANNOUNCING
 
 if TYPE_CHECKING:

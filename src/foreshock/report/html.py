@@ -15,7 +15,7 @@ from foreshock.report.charts import to_mapping
 from foreshock.report.glossary import TERMS, anchor, linked
 from foreshock.report.placing import placed
 from foreshock.report.summary import RunSummary, summarise
-from foreshock.report.tables import Table, alarm_table, spike_table
+from foreshock.report.tables import Table, alarm_table, explanation_table, spike_table
 from foreshock.report.text import notes
 from foreshock.report.verdict import Verdict, verdict
 from foreshock.report.words import number, percent
@@ -45,6 +45,7 @@ class _Section:
     notes: Sequence[str]
     spikes: Table
     windows: Sequence[tuple[int, int]]
+    explained: Table
     alarms: Table
     charts: Sequence[Chart]
     basis: Sequence[tuple[str, str]]
@@ -132,6 +133,7 @@ def _section(run: Run) -> _Section:
         notes=notes(summary),
         spikes=spike_table(summary),
         windows=[_window(outcome) for outcome in summary.outcomes],
+        explained=explanation_table(summary.explanations),
         alarms=alarm_table(summary),
         charts=[
             {**chart, "description": _description(chart), "words": linked(chart["caption"])}

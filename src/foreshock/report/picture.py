@@ -15,10 +15,10 @@ from foreshock.report.appearance import AMBER, BLUE, GREEN, INK, PURPLE, QUIET, 
 from foreshock.report.charts import action_spans, alarm_threshold, is_logarithmic, ratio_range, step_range
 from foreshock.report.drawing import figure_class, save_figure
 from foreshock.report.forecasts import Fan, fans
-from foreshock.report.readings import numbers, ratios_of, recorded_losses
 from foreshock.report.summary import RunSummary, summarise
 from foreshock.report.verdict import verdict
 from foreshock.report.words import height, number
+from foreshock.runlog.values import numbers, ratios_of, recorded_losses
 
 if TYPE_CHECKING:
     import os

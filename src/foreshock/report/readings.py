@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foreshock.runlog.rows import Rows, as_number
+from foreshock.runlog.numbers import as_number
+from foreshock.runlog.values import recorded_losses
 from foreshock.spikes import Readings, alarm_episodes, announcing, episode_gap
 
 if TYPE_CHECKING:
@@ -37,56 +38,6 @@ class Coverage:
     in_alarm: float = math.nan
     unknown: float = math.nan
     age: float = math.nan
-
-
-def numbers(run: Run, kind: str, name: str) -> NDArray[np.float64]:
-    """Return one field of all records of a kind, shape (n,), NaN where it is missing or no number.
-
-    Args:
-        run: A run as read from its log.
-        kind: Kind of the records.
-        name: Name of the field; the reader need not have checked it.
-    """
-    rows = run.records.get(kind, [])
-    if isinstance(rows, Rows):
-        return rows.numbers_or_nan(name)
-    return np.array([as_number(row.get(name)) for row in rows], dtype=np.float64)
-
-
-def recorded_losses(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the steps whose loss was recorded and these losses, each of shape (n,).
-
-    A loss that is null was not measured and is left out; one that is NaN was, and stays. Of two
-    records of the same step the later counts.
-
-    Args:
-        run: A run as read from its log.
-    """
-    rows = run.records.get("step", [])
-    steps, losses = run.steps("step"), run.column("step", "loss")
-    kept = np.isfinite(losses)
-    kept[[i for i in np.flatnonzero(~kept).tolist() if rows[i].get("loss") is not None]] = True
-    steps, losses = steps[kept], losses[kept]
-    order = np.argsort(steps, kind="stable")
-    steps, losses = steps[order], losses[order]
-    last = np.append(steps[1:] != steps[:-1], np.ones(min(len(steps), 1), dtype=np.bool_))
-    return steps[last], losses[last]
-
-
-def ratios_of(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return steps and stability ratios, measured or followed in between, each of shape (n,).
-
-    Args:
-        run: A run as read from its log. Older logs have measurements alone.
-    """
-    known = {
-        row["step"]: as_number(row.get("stability_ratio"))
-        for row in run.records.get("forecast", [])
-        if row.get("measured") is not None and row.get("state") != "unknown"
-    }
-    known |= {row["step"]: as_number(row.get("stability_ratio")) for row in run.records.get("curvature", [])}
-    steps = sorted(known)
-    return np.array(steps, dtype=np.int64), np.array([known[step] for step in steps], dtype=np.float64)
 
 
 def readings_of(run: Run, ends: Sequence[int] = ()) -> Readings:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foreshock.explain import Explanation, explain_run
 from foreshock.report.evidence import Evidence, EvidenceReader, age_limit
 from foreshock.report.readings import (
     COOLDOWN,
@@ -16,11 +17,11 @@ from foreshock.report.readings import (
     coverage,
     guard_steps,
     readings_of,
-    recorded_losses,
     times,
     until,
 )
 from foreshock.representation import printable, short_line
+from foreshock.runlog.values import recorded_losses
 from foreshock.spikes import (
     Episode,
     EventDefinition,
@@ -138,6 +139,7 @@ class RunSummary:
             there was none.
         obsolete: Records that are left out because a resumed session did their steps again.
         earlier: Logs of earlier runs in the same folder, which this report leaves out.
+        explanations: What happened at each event of the loss, in order; see `foreshock.explain`.
     """
 
     name: str
@@ -169,6 +171,7 @@ class RunSummary:
     guard: tuple[str, int] | None = None
     obsolete: int = 0
     earlier: tuple[str, ...] = ()
+    explanations: tuple[Explanation, ...] = ()
 
     @property
     def spikes(self) -> tuple[LossEvent, ...]:
@@ -255,6 +258,7 @@ def summarise(run: Run, definition: EventDefinition | None = None) -> RunSummary
         guard=_guard(run),
         obsolete=run.obsolete,
         earlier=tuple(printable(str(path)) for path in run.earlier),
+        explanations=explain_run(run, definition),
     )
 
 

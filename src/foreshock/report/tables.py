@@ -6,11 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from foreshock.explain import NOT_EXPLAINED
 from foreshock.report.words import count, height, number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from foreshock.explain import Explanation
     from foreshock.report.evidence import Evidence
     from foreshock.report.summary import RunSummary
     from foreshock.spikes import Episode, LossEvent, SpikeOutcome
@@ -65,6 +67,26 @@ def spike_table(summary: RunSummary) -> Table:
     )
     title = "Spikes" if len(summary.spikes) == len(summary.outcomes) else "What happened to the loss"
     return _without_empty(Table(title, headers, rows))
+
+
+def explanation_table(found: Sequence[Explanation]) -> Table:
+    """Return what caused each event of the loss and what became of the run, one a row.
+
+    Args:
+        found: The explanations of a run.
+    """
+    headers = ("At step", "Cause", "Evidence", "Recovery", "Where")
+    rows = tuple(
+        (
+            f"{one.onset:,}",
+            " and ".join(cause.name for cause in one.causes) or NOT_EXPLAINED,
+            "; ".join(cause.words for cause in one.causes) or _NOTHING,
+            f"{one.recovery.outcome}: {one.recovery.words}",
+            "; ".join(one.where[:2]) or _NOTHING,
+        )
+        for one in found
+    )
+    return _without_empty(Table("What caused it, and what became of it", headers, rows))
 
 
 def alarm_table(summary: RunSummary) -> Table:

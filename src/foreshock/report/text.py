@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from foreshock.report.tables import Table, alarm_table, spike_table
+from foreshock.report.tables import Table, alarm_table, explanation_table, spike_table
 from foreshock.report.verdict import lines, verdict
 from foreshock.report.words import count, number
 
@@ -42,7 +42,8 @@ def to_text(summary: RunSummary) -> str:
     if summary.guard is not None:
         policy, steps = summary.guard
         parts.append(f"The guard {policy!r} acted on {count(steps, 'step')}.")
-    for table in (spike_table(summary), alarm_table(summary)):
+    explained = explanation_table(summary.explanations)
+    for table in (spike_table(summary), explained, alarm_table(summary)):
         if table.rows:
             parts += ["", table.title, *_aligned(table)]
     parts += _events(summary.events)

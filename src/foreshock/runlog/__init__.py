@@ -19,6 +19,11 @@ noise      one measurement of how the curvature differs within a batch (`foresho
 forecast   the forecast after a probe (`foreshock.forecast.Forecast`)
 alarm      a watch or an alarm (`foreshock.forecast.Alarm`)
 guard      an action of a guard (`foreshock.guarding.GuardAction`)
+growth     what made the ratio grow since the last measurement: v and the learning rate, and the landscape
+change     parameters, options or the state of the optimizer are others from this step on
+gradients  the tensors whose gradients jumped at a step, and the ids of its examples if they are known
+tensors    the table of tensors at an alarm, a spike or a NaN (`foreshock.explain.TensorTable`)
+overflow   where a step stopped being finite (`foreshock.monitor.overflow.Overflow`)
 event      something that happened: a failed probe, a non-finite loss (`name`, `message`). With `count` and
            `until` it stands for so many of them, one at each step from `step` to `until`
 ========== =========================================================================================

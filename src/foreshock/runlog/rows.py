@@ -11,6 +11,8 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from foreshock.runlog.numbers import as_number
+
 # Records of one kind have few shapes. A file made to have many must not cost a column for each value.
 _SHAPES = 100
 _PENDING = 4096
@@ -211,17 +213,6 @@ class _Block:
             return np.array([as_number(self._whole[place].get(name)) for place in places.tolist()])
         # A column that is no array has no number in it.
         return self.numbers(name, places) if isinstance(self._columns.get(name), array) else math.nan
-
-
-def as_number(value: Any) -> float:
-    """Return a value of a log as a float; NaN for what is none.
-
-    Args:
-        value: Anything that JSON can hold.
-    """
-    if type(value) is float or (type(value) is int and value.bit_length() < 1024):
-        return float(value)
-    return math.nan
 
 
 def _column(kind: type) -> array[Any] | list[Any] | None:

@@ -143,6 +143,47 @@ def guard(
     _print_places(console, path, pages)
 
 
+@bench.command()
+def causes(
+    out: Annotated[Path, typer.Option(help="Folder for logs and scores.")] = Path("runs/causes"),
+    count: Annotated[int, typer.Option(min=2, help="Spikes of each cause; every second is held out.")] = 20,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
+    release: Annotated[
+        bool, typer.Option("--release", help="Score the held-out half too: not while a test is tuned.")
+    ] = False,
+) -> None:
+    """Score `foreshock explain` on spikes whose cause is known.
+
+    Each is a small training, a second or a few; an interrupted command resumes where it stopped.
+    """
+    from foreshock.lab.causes.scoring import confusion_table, right, score_spikes
+    from foreshock.lab.causes.training import all_spikes, record_spike
+    from foreshock.lab.jobs import finished, write_json
+
+    console = Console(highlight=False)
+    splits = ("development", "held-out") if release else ("development",)
+    wanted = [one for one in all_spikes(count) if release or one[1] % 2]
+    missing = [
+        one for one in wanted if not (out / f"{one[0].replace(' ', '-')}-{one[1]}/truth.json").exists()
+    ]
+    done = _counter(console, len(missing))
+    try:
+        for path in finished(record_spike, [(*one, out) for one in missing], jobs=jobs):
+            done(path.parent)
+        scores = {split: score_spikes(out, split=split) for split in splits}
+        path = write_json(scores, out / "scores.json")
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        raise stopped(error) from error
+    for split, found in scores.items():
+        named, honest, total = right(found)
+        typer.echo(f"\n{split}: {named} of {total} rightly named, {honest} not explained without their test")
+        headers, rows = confusion_table(found)
+        for row in rows:
+            pairs = zip(headers[1:-1], row[1:-1], strict=True)
+            typer.echo(f"  {row[0]}: {', '.join(f'{name} {cell}' for name, cell in pairs if cell)}")
+    console.print(f"Scores: {path.resolve()}", soft_wrap=True)
+
+
 def _counter(console: Console, total: int) -> Callable[[Path], None]:
     """Return what prints a line for each file that is done."""
     done = iter(range(1, total + 1))

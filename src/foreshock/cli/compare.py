@@ -1,0 +1,66 @@
+"""``foreshock compare``."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from foreshock.cli.console import make_console, print_table, stopped
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or their .jsonl files: two or more.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write the page of all runs, charts overlaid.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say which of several runs spiked, and what was different in the others before.
+
+    Settings, lag, ratio and gradients are compared at the step of the first spike.
+    """
+    from foreshock.explain import compare_runs
+    from foreshock.report.tables import Table
+    from foreshock.report.words import number
+    from foreshock.runlog import read_run
+
+    console = make_console()
+    try:
+        read = [read_run(run) for run in runs]
+        found = compare_runs(read)
+    except (OSError, ValueError) as error:
+        raise stopped(error) from error
+    if as_json:
+        typer.echo(json.dumps(found.to_mapping(), indent=2, ensure_ascii=False))
+        return
+    for finding in found.findings:
+        console.print(escape(finding), soft_wrap=True)
+    console.print()
+
+    def words(value: float) -> str:
+        return "–" if math.isnan(value) else number(value)
+
+    headers = ("Run", "Spikes", "Highest", "Loss", "Rate", "‖g‖", "v/g²", "Ratio", "Alarms")
+    rows = tuple(
+        (
+            one.name,
+            str(one.spikes),
+            words(one.highest),
+            *map(words, (one.loss, one.learning_rate, one.gradient_norm, one.lag, one.ratio)),
+            str(one.alarms),
+        )
+        for one in found.runs
+    )
+    print_table(console, Table(f"Before step {found.step:,}", headers, rows))
+    names = tuple(one.name for one in found.runs)
+    settings = tuple((name, *values) for name, values in found.settings.items())
+    print_table(console, Table("Settings that differ", ("Setting", *names), settings))
+    if output is not None:
+        from foreshock.cli.report import write_page
+
+        write_page(console, read, output)

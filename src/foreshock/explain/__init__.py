@@ -1,0 +1,46 @@
+"""Logs → explanations of what happened: cause, place, stages, recovery."""
+
+from foreshock.explain.choice import choose
+from foreshock.explain.comparison import Comparison, RunAt, compare_runs
+from foreshock.explain.events import causes_of, explain_event, explain_run
+from foreshock.explain.history import History
+from foreshock.explain.record import (
+    CAUSES,
+    NOT_EXPLAINED,
+    Cause,
+    Explanation,
+    Fact,
+    Name,
+    Outcome,
+    Recovery,
+    Signal,
+    StageSpan,
+)
+from foreshock.explain.tensors import TensorRow, TensorTable, make_table
+from foreshock.explain.text import explanation_text, table_text
+
+__all__ = [
+    "CAUSES",
+    "NOT_EXPLAINED",
+    "Cause",
+    "Comparison",
+    "Explanation",
+    "Fact",
+    "History",
+    "Name",
+    "Outcome",
+    "Recovery",
+    "RunAt",
+    "Signal",
+    "StageSpan",
+    "TensorRow",
+    "TensorTable",
+    "causes_of",
+    "choose",
+    "compare_runs",
+    "explain_event",
+    "explain_run",
+    "explanation_text",
+    "make_table",
+    "table_text",
+]

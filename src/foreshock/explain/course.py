@@ -1,0 +1,187 @@
+"""The course of an event: its stages with their steps, what was visible when, and where."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from foreshock.dynamics import StageTracker
+from foreshock.explain.history import History, quotient
+from foreshock.explain.layers import layer_name, layer_types
+from foreshock.explain.record import Signal, StageSpan
+from foreshock.explain.tensors import TensorTable
+from foreshock.forecast import NOISY_EDGE
+from foreshock.representation import short_line
+from foreshock.runlog.numbers import as_number
+from foreshock.runlog.values import numbers
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from foreshock.spikes import LossEvent
+
+_BEFORE, _AFTER = 300, 60  # steps around an event
+_LAG, _BURST = 3.0, 3.0
+_SHOWN = 3
+_NEAR = 60  # steps of a table or a probe from the event that it says something about
+
+
+def stages_of(history: History, event: LossEvent) -> tuple[StageSpan, ...]:
+    """Return the stages of the cycle around an event; empty where no decay of v was logged.
+
+    Args:
+        history: The run.
+        event: What happened to the loss.
+    """
+    first, last = history.at(event.onset - _BEFORE), history.at(event.end + _AFTER)
+    tracker = StageTracker()
+    ratios = _edge_ratios(history, first, last)
+    spans: list[StageSpan] = []
+    for i in range(first, min(last + 1, len(history.steps))):
+        tracker.update(
+            loss=float(history.loss[i]),
+            instant_lag=float(history.lag[i]),
+            decay_exponent=float(history.exponent[i]),
+            stability_ratio=float(ratios[i - first]),
+        )
+        step = int(history.steps[i])
+        if tracker.stage and spans and spans[-1].stage == tracker.stage:
+            spans[-1] = StageSpan(tracker.stage, spans[-1].first, step)
+        elif tracker.stage:
+            spans.append(StageSpan(tracker.stage, step, step))
+    # What is over long before the event, and began before it was looked at, has no beginning.
+    return tuple(span for span in spans if span.last >= event.onset - _BEFORE / 2)
+
+
+def signals_of(history: History, event: LossEvent) -> tuple[Signal, ...]:
+    """Return what was visible when, in order.
+
+    Args:
+        history: The run.
+        event: What happened to the loss.
+    """
+    found = [*_announcements(history, event), *_measured(history, event), *_free(history, event)]
+    return tuple(sorted(found, key=lambda signal: signal.step))
+
+
+def table_near(history: History, event: LossEvent) -> TensorTable | None:
+    """Return the table of tensors nearest to the peak of an event; None if there is none.
+
+    Args:
+        history: The run.
+        event: What happened to the loss.
+    """
+    rows = history.rows("tensors", event.onset - _NEAR, event.end + _NEAR)
+    if not rows:
+        return None
+    return TensorTable.from_record(min(rows, key=lambda row: abs(row["step"] - event.peak)))
+
+
+def places_of(history: History, event: LossEvent) -> tuple[str, ...]:
+    """Return where it happened: the tensors whose gradients jumped, and where the unstable direction lies.
+
+    Args:
+        history: The run.
+        event: What happened to the loss.
+    """
+    types = layer_types(history.run)
+    found: list[str] = []
+    for row in history.rows("gradients", event.onset - 5, event.peak)[:1]:
+        lost = row.get("non_finite")
+        if isinstance(lost, list) and lost:
+            found.append(f"gradient not finite: {', '.join(short_line(str(one)) for one in lost[:_SHOWN])}")
+        found += _jumped(row)[:_SHOWN]
+    probes = [
+        row for row in history.rows("curvature", event.onset - 2 * _NEAR, event.peak) if row.get("blocks")
+    ]
+    for row in probes[-1:]:
+        for block in row["blocks"][:_SHOWN]:
+            name = layer_name(short_line(str(block["name"])), types)
+            share = as_number(block["share"])
+            if share >= 0.1:
+                found.append(f"{name}: {100 * share:.0f} % of the unstable direction")
+    return tuple(found)
+
+
+def _jumped(row: dict[str, object]) -> list[str]:
+    rows = row.get("rows")
+    found = []
+    for one in rows if isinstance(rows, list) else ():
+        norm, usual = (
+            (as_number(one.get(name)) for name in ("norm", "usual")) if isinstance(one, dict) else (0, 0)
+        )
+        if quotient(norm, usual) > 2:
+            found.append(
+                f"{short_line(str(one.get('name')))}: gradient {quotient(norm, usual):.0f} × its usual size"
+            )
+    return found
+
+
+def _edge_ratios(history: History, first: int, last: int) -> NDArray[np.float64]:
+    """Return, for each step, the last known ratio whose edge is one."""
+    if history.noisy:
+        steps = history.run.steps("forecast")
+        values = numbers(history.run, "forecast", "typical_mean_square_ratio") / NOISY_EDGE
+    else:
+        steps, values = history.ratio_steps, history.ratios
+    known = np.isfinite(values)
+    steps, values = steps[known], values[known]
+    wanted = history.steps[first : last + 1]
+    if not steps.size:
+        return np.full(len(wanted), math.nan)
+    at = np.searchsorted(steps, wanted, side="right") - 1
+    return np.where(at >= 0, values[np.maximum(at, 0)], math.nan)
+
+
+def _signal(words: str, step: int, event: LossEvent, value: float) -> Signal:
+    return Signal(words, step, event.onset - step, value)
+
+
+def _announcements(history: History, event: LossEvent) -> Iterator[Signal]:
+    first: dict[str, int] = {}
+    for row in history.rows("alarm", event.onset - _BEFORE, event.peak):
+        level = short_line(str(row.get("level") or "alarm"))
+        first.setdefault(level, row["step"])
+    for level, step in first.items():
+        yield _signal(f"{level} given", step, event, math.nan)
+
+
+def _measured(history: History, event: LossEvent) -> Iterator[Signal]:
+    steps, ratios = history.ratio_steps, history.ratios
+    at = _began(steps, ratios >= 1, event)
+    if at is not None:
+        yield _signal("stability ratio past 1", int(steps[at]), event, float(ratios[at]))
+    probes = history.run.steps("curvature")
+    along = numbers(history.run, "curvature", "gradient_stability_ratio")
+    at = _began(probes, along >= 1, event)
+    if at is not None:
+        yield _signal("curvature along the gradient past 1", int(probes[at]), event, float(along[at]))
+
+
+def _free(history: History, event: LossEvent) -> Iterator[Signal]:
+    at = _began(history.steps, history.lag >= _LAG, event, gap=10)
+    if at is not None:
+        yield _signal(
+            f"v more than {_LAG:g} × above g²", int(history.steps[at]), event, float(history.lag[at])
+        )
+    onset, peak = history.at(event.onset), history.at(event.peak)
+    usual = history.usual(history.norm, max(onset - 10, 0))
+    if usual is not None:
+        high = np.flatnonzero(history.norm[max(onset - 30, 0) : peak + 1] > _BURST * usual.median)
+        if high.size:
+            i = max(onset - 30, 0) + int(high[0])
+            value = quotient(float(history.norm[i]), usual.median)
+            yield _signal(f"gradient above {_BURST:g} × its median", int(history.steps[i]), event, value)
+    yield _signal("loss off its level", event.onset, event, float(history.loss[onset]))
+
+
+def _began(steps: NDArray[np.int64], on: NDArray[np.bool_], event: LossEvent, *, gap: int = 0) -> int | None:
+    """Return the index at which the last spell of a condition before the peak began; None without one."""
+    near = np.flatnonzero(on & (steps >= event.onset - _BEFORE) & (steps <= event.peak))
+    if not near.size:
+        return None
+    breaks = np.flatnonzero(np.diff(near) > 1 + gap)
+    return int(near[breaks[-1] + 1]) if breaks.size else int(near[0])

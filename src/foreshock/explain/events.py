@@ -1,0 +1,135 @@
+"""A run → what happened at each event of its loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from foreshock.explain.advice import advise
+from foreshock.explain.course import places_of, signals_of, stages_of, table_near
+from foreshock.explain.history import History
+from foreshock.explain.record import Cause, Explanation, Name
+from foreshock.explain.recovery import judge_recovery
+from foreshock.explain.slow import slow_causes
+from foreshock.explain.sudden import (
+    bad_batch,
+    batch_shape,
+    data_change,
+    find_jump,
+    learning_rate,
+    lost_state,
+    options_changed,
+    overflows,
+    parameters_changed,
+)
+from foreshock.runlog.values import recorded_losses
+from foreshock.spikes import EventDefinition, LossEvent, detect_events
+
+if TYPE_CHECKING:
+    from foreshock.runlog import Run
+
+
+def explain_run(run: Run, definition: EventDefinition | None = None) -> tuple[Explanation, ...]:
+    """Return what happened at each event of the loss of a run, in order.
+
+    Args:
+        run: A run as read from its log.
+        definition: What counts as an event; by default that of `foreshock.spikes.detect_events`.
+
+    Example:
+        >>> import tempfile
+        >>> from foreshock.runlog import RunLogWriter, read_run
+        >>> folder = tempfile.mkdtemp()
+        >>> log = RunLogWriter(folder)
+        >>> for step in range(120):
+        ...     bad = step == 100
+        ...     values = {"loss": 40.0 if bad else 1.0, "gradient_norm": 90.0 if bad else 2.0}
+        ...     log.write("step", {"step": step, "learning_rate": 1e-3, **values})
+        >>> log.close()
+        >>> [explanation] = explain_run(read_run(folder))
+        >>> explanation.onset, explanation.cause
+        (100, 'bad batch')
+    """
+    steps, losses = recorded_losses(run)
+    events = detect_events(steps.tolist(), losses.tolist(), definition)
+    history = History(run)
+    # A log may have been written by anybody, with any numbers.
+    with np.errstate(all="ignore"):
+        return tuple(explain_event(history, event) for event in events)
+
+
+def explain_event(history: History, event: LossEvent) -> Explanation:
+    """Return what happened at one event.
+
+    Args:
+        history: The run.
+        event: What happened to the loss.
+    """
+    causes = causes_of(history, event)
+    recovery = judge_recovery(history, event)
+    ids = _ids(history, event, causes)
+    return Explanation(
+        kind=event.kind,
+        onset=event.onset,
+        peak=event.peak,
+        end=event.end,
+        reference=event.reference,
+        height=event.height if event.first_non_finite is None else math.inf,
+        causes=causes,
+        stages=stages_of(history, event),
+        where=places_of(history, event),
+        tensors=table_near(history, event),
+        ids=ids,
+        signals=signals_of(history, event),
+        recovery=recovery,
+        advice=advise(causes, recovery, event.onset, ids),
+        missing=tuple(_missing(history, event, causes)),
+    )
+
+
+def causes_of(history: History, event: LossEvent, *, without: Collection[Name] = ()) -> tuple[Cause, ...]:
+    """Return the causes that the numbers speak for, the most certain first.
+
+    Args:
+        history: The run.
+        event: What happened to the loss.
+        without: Causes whose tests are left out, to see whether the others claim what is theirs.
+    """
+    jump = find_jump(history, event)
+    found = [
+        *overflows(history, event),
+        lost_state(history, event),
+        parameters_changed(history, event),
+        options_changed(history, event),
+        learning_rate(history, event, jump),
+        batch_shape(history, event),
+        bad_batch(history, event, jump),
+        data_change(history, event, jump),
+        *slow_causes(history, event, jump),
+    ]
+    causes = [cause for cause in found if cause is not None and cause.name not in without]
+    return tuple(sorted(causes, key=lambda cause: -cause.confidence))
+
+
+def _ids(history: History, event: LossEvent, causes: tuple[Cause, ...]) -> tuple[int | str, ...]:
+    wanted = {cause.step for cause in causes if cause.name in ("bad batch", "data change", "batch shape")}
+    for row in history.rows("gradients", event.onset - 5, event.peak):
+        ids = row.get("ids")
+        if isinstance(ids, list) and (not wanted or row["step"] in wanted):
+            return tuple(one for one in ids if isinstance(one, (int, str)))
+    return ()
+
+
+def _missing(history: History, event: LossEvent, causes: tuple[Cause, ...]) -> list[str]:
+    found = []
+    if not history.rows("curvature", event.onset - 300, event.peak) and not history.noisy:
+        found.append(
+            "No curvature was measured near the event: pass loss_fn to Monitor, and a larger budget."
+        )
+    named = {cause.name for cause in causes}
+    if named & {"bad batch", "data change"} and not _ids(history, event, causes):
+        found.append("The batch can't be named: pass ids= to observe.")
+    return found

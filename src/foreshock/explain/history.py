@@ -1,0 +1,166 @@
+"""A run as arrays, with questions that the tests of causes ask of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from foreshock.runlog.numbers import as_number
+from foreshock.runlog.values import numbers, ratios_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from foreshock.runlog import Run
+
+USUAL = 50
+"""Steps that set what is usual before an event."""
+_FEWEST = 10
+
+
+@dataclass(frozen=True)
+class Usual:
+    """What a quantity was over the calm steps before one.
+
+    Attributes:
+        median: Its median.
+        highest: Its largest value.
+        spread: 1.48 × the median of absolute deviations from the median: σ for a normal distribution.
+    """
+
+    median: float
+    highest: float
+    spread: float
+
+
+class History:
+    """The records of one run, by step.
+
+    Args:
+        run: A run as read from its log.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.steps = run.steps("step")
+        names = ("loss", "gradient_norm", "learning_rate", "batch_size", "batch_elements")
+        self.loss, self.norm, self.rate, self.size, self.elements = (
+            numbers(run, "step", name) for name in names
+        )
+        self.lag, self.exponent, self.moment = (
+            numbers(run, "step", name) for name in ("instant_lag", "decay_exponent", "second_moment")
+        )
+        # The reader maps words to floats, so that an infinite loss is one; a null is unknown.
+        self.ratio_steps, self.ratios = ratios_of(run)
+        self.growth = [row for row in run.records.get("growth", []) if "since" in row]
+        self.changes = list(run.records.get("change", []))
+        self.noisy = bool(run.records.get("noise"))
+
+    def at(self, step: int) -> int:
+        """Return the index of a step, or of the first one after it.
+
+        Args:
+            step: Step number.
+        """
+        return int(np.searchsorted(self.steps, step))
+
+    def usual(self, values: NDArray[np.float64], at: int, *, skip: int = 0) -> Usual | None:
+        """Return what a quantity was over the fifty steps before an index; None if too little is known.
+
+        Args:
+            values: The quantity at each step.
+            at: Index.
+            skip: So many steps right before it are left out.
+        """
+        end = max(at - skip, 0)
+        before = values[max(end - USUAL, 0) : end]
+        before = before[np.isfinite(before)]
+        if before.size < _FEWEST:
+            return None
+        median = float(np.median(before))
+        spread = 1.4826 * float(np.median(np.abs(before - median)))
+        return Usual(median, float(before.max()), spread)
+
+    def changes_near(self, what: str, first: int, last: int) -> list[Mapping[str, Any]]:
+        """Return the changes of a type in a range of steps, both ends included.
+
+        Args:
+            what: As in `foreshock.monitor.changes.Change`.
+            first: First step.
+            last: Last step.
+        """
+        return [row for row in self.changes if row.get("what") == what and first <= row["step"] <= last]
+
+    def rows(self, kind: str, first: int, last: int) -> list[dict[str, Any]]:
+        """Return the records of a kind in a range of steps, both ends included.
+
+        Args:
+            kind: Kind of the records.
+            first: First step.
+            last: Last step.
+        """
+        rows: Sequence[dict[str, Any]] = self.run.records.get(kind, [])
+        return [row for row in rows if first <= row["step"] <= last]
+
+    def ratio_before(self, step: int, oldest: int) -> tuple[int, float] | None:
+        """Return the last stability ratio at or before a step, with its step; None if there is none.
+
+        Args:
+            step: Step number.
+            oldest: First step that counts.
+        """
+        end = int(np.searchsorted(self.ratio_steps, step, side="right"))
+        for i in reversed(range(end)):
+            if self.ratio_steps[i] < oldest:
+                return None
+            if math.isfinite(self.ratios[i]):
+                return int(self.ratio_steps[i]), float(self.ratios[i])
+        return None
+
+
+def middle(values: NDArray[np.float64]) -> float:
+    """Return the median of what is finite; NaN if nothing is.
+
+    Args:
+        values: Any numbers.
+    """
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if finite.size else math.nan
+
+
+def quotient(one: float, other: float) -> float:
+    """Return a quotient of two floats; NaN over zero, or where it is too large for a float.
+
+    Args:
+        one: The numerator.
+        other: The denominator.
+    """
+    try:
+        return float(one) / float(other)
+    except (ZeroDivisionError, OverflowError):
+        return math.nan
+
+
+def logarithm(value: float) -> float:
+    """Return the natural logarithm; NaN for what has none.
+
+    Args:
+        value: Any float.
+    """
+    return math.log(value) if 0 < value < math.inf else math.nan
+
+
+def number_of(row: Mapping[str, Any], group: str, name: str) -> float:
+    """Return a number of a record that holds mappings; NaN for what is none.
+
+    Args:
+        row: The record.
+        group: ``"before"`` or ``"after"``, for instance.
+        name: Name inside of it.
+    """
+    held = row.get(group)
+    return as_number(held.get(name)) if isinstance(held, Mapping) else math.nan

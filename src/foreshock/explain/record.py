@@ -1,0 +1,195 @@
+"""What an explanation says, as plain values: a page, a report or a script shows it in its own way."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from foreshock.explain.tensors import TensorTable
+from foreshock.representation import short_repr
+from foreshock.spikes.events import Kind
+
+Name = Literal[
+    "preconditioner lag",
+    "landscape",
+    "learning rate",
+    "bad batch",
+    "data change",
+    "batch shape",
+    "lost optimizer state",
+    "parameters changed",
+    "options changed",
+    "forward overflow",
+    "gradient overflow",
+]
+CAUSES: tuple[Name, ...] = get_args(Name)
+"""The causes that are told apart."""
+
+NOT_EXPLAINED = "not explained"
+
+Outcome = Literal["neutral", "benign", "malignant", "catastrophic", "not known yet"]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One number that a cause rests on, with the limit that it passes.
+
+    Attributes:
+        words: What it is.
+        value: The number.
+        limit: What it must exceed to count; NaN where it is only shown.
+        step: Step that it is of; None if it is of the whole event.
+    """
+
+    words: str
+    value: float
+    limit: float = math.nan
+    step: int | None = None
+
+    __repr__ = short_repr
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One cause that the log's numbers speak for.
+
+    Attributes:
+        name: One of `CAUSES`.
+        confidence: From 0 to 1: how far the evidence lies past its limits, and whether it was recorded or
+            inferred.
+        words: The evidence in one sentence without a full stop.
+        facts: The numbers.
+        step: Step at which the cause began to act; None if unknown.
+    """
+
+    name: Name
+    confidence: float
+    words: str
+    facts: tuple[Fact, ...] = ()
+    step: int | None = None
+
+    __repr__ = short_repr
+
+
+@dataclass(frozen=True)
+class StageSpan:
+    """A stage of the cycle, with its steps.
+
+    Attributes:
+        stage: One of `foreshock.dynamics.Stage`, as a string.
+        first: First step.
+        last: Last step.
+    """
+
+    stage: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Signal:
+    """When something became visible.
+
+    Attributes:
+        words: What: ``stability ratio past 1``, for instance.
+        step: First step at which the log has it.
+        lead: Steps from then to the onset; negative after it.
+        value: Its value then.
+    """
+
+    words: str
+    step: int
+    lead: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Whether a run recovered from an event, see `foreshock.explain.recovery`.
+
+    Attributes:
+        outcome: ``"neutral"``, ``"benign"``, ``"malignant"``, ``"catastrophic"`` or ``"not known yet"``.
+        words: Why, in one sentence without a full stop.
+        before: Level of the loss before the event.
+        expected: Level that the trend before it led one to expect after it; NaN if unknown.
+        after: Level after the event; NaN if it has not ended.
+        steps: Steps from the onset until the loss was back; None if it was not.
+    """
+
+    outcome: Outcome
+    words: str
+    before: float = math.nan
+    expected: float = math.nan
+    after: float = math.nan
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What happened at one event of the loss.
+
+    Attributes:
+        kind: ``"spike"``, ``"divergence"``, ``"climb"`` or ``"non-finite"``.
+        onset: First high step.
+        peak: Step of the highest loss.
+        end: Last high step.
+        reference: Level of the loss before.
+        height: Peak over level; NaN where that has no meaning, infinite if the loss was not finite.
+        causes: The causes, the most certain first; none if the event is not explained.
+        stages: The stages of the cycle around the event, in order.
+        where: Layers or parameters, the most affected first, in words; empty if unknown.
+        tensors: The table of tensors nearest to the event; None if there is none.
+        ids: What the loader called the examples of the step that did harm; empty if unknown.
+        signals: What was visible when, in order.
+        recovery: Whether the run recovered.
+        advice: What to do, a sentence each, the most urgent first.
+        missing: What the log lacks that would tell more, a sentence each.
+    """
+
+    kind: Kind
+    onset: int
+    peak: int
+    end: int
+    reference: float
+    height: float
+    causes: tuple[Cause, ...]
+    stages: tuple[StageSpan, ...]
+    where: tuple[str, ...]
+    tensors: TensorTable | None
+    ids: tuple[int | str, ...]
+    signals: tuple[Signal, ...]
+    recovery: Recovery
+    advice: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+
+    __repr__ = short_repr
+
+    @property
+    def cause(self) -> str:
+        """The name of the most certain cause; ``not explained`` without one."""
+        return self.causes[0].name if self.causes else NOT_EXPLAINED
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the explanation as plain values that JSON holds: what is not finite is None or a string."""
+        found: dict[str, Any] = plain(asdict(self) | {"cause": self.cause})
+        return found
+
+    def to_json(self) -> str:
+        """Return the explanation as strict JSON."""
+        return json.dumps(self.to_mapping(), indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def plain(value: Any) -> Any:
+    """Return plain values that JSON holds: NaN becomes None, infinity a string.
+
+    Args:
+        value: Mappings, sequences, strings and numbers.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,244 @@
+"""Causes that build up: what made the ratio rise to the edge, v or the landscape.
+
+The stability ratio is measured now and then, and each measurement is compared with what v and the learning
+rate alone made of the one before (`foreshock.curvature.followed`): one of the two parts of its rise is
+re-evaluated with the other held. So the parts of a rise are measured, not guessed, and that of the learning
+rate is known exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from foreshock.explain.history import History, logarithm, middle, quotient
+from foreshock.explain.record import Cause, Fact
+from foreshock.explain.sudden import REACH, Jump, changed_training, shape_change
+from foreshock.runlog.numbers import as_number
+from foreshock.words import number
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from foreshock.spikes import LossEvent
+
+_OLDEST = 300  # steps before an onset in which a rise of the ratio counts
+_EDGE = 0.9  # ratio near the event from which it may have been unstable: a measurement is a lower bound
+_SHARE = 0.35  # of the rise of ln(ratio): what made as much of it is a cause
+_NEAR, _NEARLY = 5, 30  # steps after an onset, and before it, in which the ratio was highest
+_HIGHER = 1.05  # a ratio so much above the low is one of an earlier climb
+_EXTRAPOLATED, _FARTHEST = 60, 3.0  # steps, and ln(ratio)
+_LEAST = 0.02  # rise of ln(ratio) that has parts at all
+_BLIND = 0.4  # median decay exponent from which v decays
+_LAG = 2.0  # v above g²
+_FELL = -0.1  # how far ln Σv̂ fell: where it grew by more than a tenth, v did not decay
+_WINDOW, _HARDLY = 100, 0.1  # steps, and ln(learning rate) over them, where nothing else was measured
+_STEADY = 0.3  # of ln(learning rate): more than that over the window is the schedule's doing
+
+
+@dataclass(frozen=True)
+class Rise:
+    """What the ratio rose by before an event, in parts of ln(ratio).
+
+    Attributes:
+        first: First step of the measurements that it is made of.
+        last: Last one.
+        preconditioner: What v made of it, without the learning rate.
+        landscape: What the curvature along the top eigenvector made.
+        rate: What the learning rate made.
+        ratio: The ratio that it came to.
+    """
+
+    first: int
+    last: int
+    preconditioner: float
+    landscape: float
+    rate: float
+    ratio: float
+
+    @property
+    def total(self) -> float:
+        """The parts that raised the ratio, added."""
+        return sum(max(part, 0.0) for part in (self.preconditioner, self.landscape, self.rate))
+
+
+def measure_rise(history: History, event: LossEvent) -> Rise | None:
+    """Return the last climb of the ratio before an event, in parts; None if it was not measured.
+
+    The climb ends at the highest ratio near the onset and begins at its last low before. Between
+    measurements the ratio is followed from v and the learning rate alone; what a measurement finds beside
+    that is the landscape's.
+
+    Args:
+        history: The run.
+        event: What happened to the loss.
+    """
+    growth = [row for row in history.growth if row["step"] <= event.onset + _NEAR]
+    known = np.isfinite(history.ratios) & (history.ratios > 0)
+    known &= (history.ratio_steps >= event.onset - _OLDEST) & (history.ratio_steps <= event.onset + _NEAR)
+    steps, ratios = history.ratio_steps[known], history.ratios[known]
+    if not growth or not steps.size:
+        return None
+    top = _top(steps, ratios, event)
+    low = _low_before(ratios, top)
+    first, last = int(steps[low]), int(steps[top])
+    total = logarithm(quotient(ratios[top], ratios[low]))
+    landscape = float(sum(_landscape_part(row, first, last) for row in growth))
+    rate = _rate_growth(history, first, last)
+    ahead = _ahead(growth[-1], event.onset - last)
+    if ahead > 0 and _share_of_landscape(growth[-1]) > 0:
+        part = _share_of_landscape(growth[-1]) * ahead
+        total, landscape = total + ahead, landscape + part
+    ratio = float(ratios[top]) * math.exp(min(ahead, _FARTHEST))
+    return Rise(first, last, total - landscape - rate, landscape, rate, ratio)
+
+
+def _top(steps: NDArray[np.int64], ratios: NDArray[np.float64], event: LossEvent) -> int:
+    """Return the index of the highest ratio within thirty steps before the onset, else of the last one."""
+    near = np.flatnonzero(steps >= event.onset - _NEARLY)
+    return int(near[np.argmax(ratios[near])]) if near.size else len(steps) - 1
+
+
+def _low_before(ratios: NDArray[np.float64], top: int) -> int:
+    """Return the index at which the climb to a ratio began: before it, the ratio had been higher."""
+    low = top
+    for i in reversed(range(top)):
+        if ratios[i] < ratios[low]:
+            low = i
+        elif ratios[i] > _HIGHER * ratios[low]:
+            break
+    return low
+
+
+def _landscape_part(row: Mapping[str, Any], first: int, last: int) -> float:
+    """Return what the landscape made of ln(ratio) between two steps, from the record of a measurement."""
+    since, step = as_number(row.get("since")), row["step"]
+    growth = as_number(row.get("landscape_growth"))
+    if not (first < step <= last and since < step and math.isfinite(growth)):
+        return 0.0
+    return growth * float(step - max(since, first))
+
+
+def _ahead(row: Mapping[str, Any], steps: int) -> float:
+    """Return how far ln(ratio) rises in some steps if it goes on as it was last measured to."""
+    growth = [as_number(row.get(name)) for name in ("preconditioner_growth", "landscape_growth")]
+    total = float(sum(max(one, 0.0) for one in growth if math.isfinite(one)))
+    return total * min(steps, _EXTRAPOLATED) if steps > _NEARLY / 3 else 0.0
+
+
+def _share_of_landscape(row: Mapping[str, Any]) -> float:
+    names = ("preconditioner_growth", "landscape_growth")
+    growth = [max(as_number(row.get(name)), 0.0) for name in names]
+    share = quotient(growth[1], sum(growth))
+    return share if share > 0 else 0.0
+
+
+def slow_causes(history: History, event: LossEvent, jump: Jump | None) -> list[Cause]:
+    """Return preconditioner lag, the landscape, or both, as far as they made the ratio rise to the edge.
+
+    Args:
+        history: The run.
+        event: What happened to the loss.
+        jump: Its rise within one step, if there was one: then nothing built up.
+    """
+    if jump is not None or event.first_non_finite == event.onset or _was_disturbed(history, event):
+        return []
+    rise = measure_rise(history, event)
+    decay = _decay(history, event)
+    if rise is None:
+        return _without_readings(history, event, decay)
+    if not rise.ratio >= _EDGE or not rise.total > _LEAST:
+        return []
+    causes = []
+    shares = quotient(rise.preconditioner, rise.total), quotient(rise.landscape, rise.total)
+    span = f"between steps {rise.first:,} and {rise.last:,}"
+    if shares[0] >= _SHARE and decay.exponent > 0 and decay.fell > _FELL:
+        words = (
+            f"v decayed and made {100 * shares[0]:.0f} % of the rise of the stability ratio {span}, to "
+            f"{number(rise.ratio)}; its exponent was {number(decay.exponent)}, v {number(decay.lag)} × g²"
+        )
+        causes.append(_cause("preconditioner lag", shares[0], words, rise, decay))
+    if shares[1] >= _SHARE:
+        words = (
+            f"the landscape sharpened and made {100 * shares[1]:.0f} % of the rise of the ratio {span}, "
+            f"to {number(rise.ratio)}"
+        )
+        causes.append(_cause("landscape", shares[1], words, rise, decay))
+    return causes
+
+
+@dataclass(frozen=True)
+class Decay:
+    """What v did over the fifty steps before an event.
+
+    Attributes:
+        exponent: Median decay exponent.
+        lag: Largest median of Σv̂/Σg² over ten steps.
+        fell: −ln of Σv̂ at the end over its start.
+    """
+
+    exponent: float
+    lag: float
+    fell: float
+
+
+def _decay(history: History, event: LossEvent) -> Decay:
+    at = history.at(event.onset)
+    part = slice(max(at - 60, 0), max(at - 5, 0))
+    exponents, lags, moments = (values[part] for values in (history.exponent, history.lag, history.moment))
+    exponents, moments = exponents[np.isfinite(exponents)], moments[np.isfinite(moments)]
+    if exponents.size < 10 or moments.size < 10:
+        return Decay(math.nan, math.nan, math.nan)
+    lag = middle(lags)
+    fell = logarithm(quotient(moments[0], moments[-1]))
+    return Decay(middle(exponents), lag, fell)
+
+
+def _without_readings(history: History, event: LossEvent, decay: Decay) -> list[Cause]:
+    """What v alone says: it decayed, blind to a small gradient, and then the gradient grew for some steps."""
+    rising = _rate_growth(history, event.onset - _WINDOW, event.onset) > _HARDLY
+    if history.growth or rising or not (decay.exponent >= _BLIND and decay.lag >= _LAG and decay.fell > 0):
+        return []
+    words = (
+        f"v decayed with exponent {number(decay.exponent)}, {number(decay.lag)} × above g², until the loss "
+        "rose over several steps; its part in the ratio was not measured"
+    )
+    facts = (
+        Fact("decay exponent, median of the steps before", decay.exponent, _BLIND),
+        Fact("v above g²", decay.lag, _LAG),
+    )
+    return [Cause("preconditioner lag", 0.5, words, facts)]
+
+
+def _was_disturbed(history: History, event: LossEvent) -> bool:
+    """Return whether something was done to the training that may have made what follows."""
+    first = event.onset - REACH
+    changed = changed_training(history, first, event.onset)
+    before = history.ratio_before(int(changed[0]["step"]) - 1, event.onset - _OLDEST) if changed else None
+    if changed and not (before is not None and before[1] >= 1):
+        return True
+    rate = _rate_growth(history, event.onset - REACH, event.onset)
+    return rate > _STEADY or shape_change(history, event) is not None
+
+
+def _rate_growth(history: History, first: int, last: int) -> float:
+    """Return ln of the learning rate at a step over that at an earlier one; 0 where one is unknown or 0."""
+    i, j = (min(max(history.at(step), 0), len(history.rate) - 1) for step in (first, last))
+    before, after = float(history.rate[i]), float(history.rate[j])
+    growth = logarithm(quotient(after, before))
+    return growth if math.isfinite(growth) else 0.0
+
+
+def _cause(name: str, share: float, words: str, rise: Rise, decay: Decay) -> Cause:
+    facts = (
+        Fact("share of the rise of ln(ratio)", share, _SHARE, rise.last),
+        Fact("stability ratio near the event", rise.ratio, _EDGE, rise.last),
+        Fact("decay exponent, median of the steps before", decay.exponent),
+        Fact("v above g²", decay.lag),
+    )
+    confidence = min(0.95, 0.4 + 0.55 * min(share, 1.0))
+    return Cause(name, confidence, words, facts, rise.first)  # type: ignore[arg-type]

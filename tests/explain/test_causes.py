@@ -1,0 +1,268 @@
+"""Each cause is told from the numbers of a log, and not from a log that lacks one of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import foreshock
+from foreshock.explain import CAUSES, explain_run
+from logs_of_explain import AT, NAN, STEPS, calm, change, grown, grown_norm, growth, ratio, write
+
+
+def one_high(value=40.0, n=STEPS, at=AT):
+    loss = calm(n)
+    loss[at] = value
+    return loss
+
+
+def stays(value=40.0, n=STEPS, at=AT):
+    loss = calm(n)
+    loss[at:] = np.geomspace(value, value / 2, n - at)
+    return loss
+
+
+def spiky(at=AT, value=90.0):
+    norm = np.ones(STEPS)
+    norm[at] = value
+    return norm
+
+
+def rate(times, at=AT - 2):
+    rates = np.full(STEPS, 1e-3)
+    rates[at:] *= times
+    return rates
+
+
+def size(value, at=AT):
+    sizes = np.full(STEPS, 32)
+    sizes[at] = value
+    return sizes
+
+
+def lengths(value):
+    elements = np.full(STEPS, 320)
+    elements[AT:] = value
+    return elements
+
+
+def lost(at, what):
+    values = np.ones(STEPS) if what == "norm" else calm()
+    values[at:] = NAN
+    return values
+
+
+LAG = {
+    "loss": grown(),
+    "gradient_norm": grown_norm(),
+    "instant_lag": np.full(STEPS, 30.0),
+    "decay_exponent": np.full(STEPS, 0.95),
+    "second_moment": np.exp(-0.001 * np.arange(STEPS)),
+    "records": [
+        growth(190, 150, 0.01, 0.0),
+        growth(240, 190, 0.01, 0.001),
+        ratio(190, 0.6),
+        ratio(240, 1.01),
+    ],
+}
+SHARPER = LAG | {
+    "decay_exponent": np.zeros(STEPS),
+    "instant_lag": np.ones(STEPS),
+    "records": [
+        growth(190, 150, 0.0, 0.01),
+        growth(240, 190, -0.002, 0.012),
+        ratio(190, 0.6),
+        ratio(240, 1.01),
+    ],
+}
+RESUME = change(
+    AT - 2,
+    "resume",
+    {"updates": 248, "instant_lag": 3.0, "second_moment": 1.0},
+    {"updates": 1, "instant_lag": 1.0, "second_moment": 1.2},
+)
+COLD = change(
+    AT - 2,
+    "resume",
+    {"updates": 248, "instant_lag": 3.0, "second_moment": 1.0},
+    {"updates": 249, "instant_lag": 0.001, "second_moment": 0.001},
+)
+WARM = change(
+    AT - 2,
+    "resume",
+    {"updates": 248, "instant_lag": 3.0, "second_moment": 1.0},
+    {"updates": 249, "instant_lag": 2.5, "second_moment": 1.0},
+)
+
+RIGHT = {
+    "preconditioner lag": LAG,
+    "landscape": SHARPER,
+    "learning rate": {"loss": grown(), "gradient_norm": grown_norm(), "learning_rate": rate(10)},
+    "bad batch": {"loss": one_high(), "gradient_norm": spiky()},
+    "data change": {"loss": stays(), "gradient_norm": spiky()},
+    "batch shape": {"loss": one_high(), "gradient_norm": spiky(), "batch_size": size(1)},
+    "lost optimizer state": {"loss": grown(), "gradient_norm": grown_norm(), "records": [RESUME]},
+    "parameters changed": {
+        "loss": grown(),
+        "gradient_norm": grown_norm(),
+        "records": [
+            change(
+                AT - 3,
+                "parameters",
+                {"groups": 1, "tensors": 2},
+                {"groups": 2, "tensors": 4, "new": 2, "gone": 0},
+                ["0.weight"],
+            )
+        ],
+    },
+    "options changed": {
+        "loss": grown(),
+        "gradient_norm": grown_norm(),
+        "records": [change(AT - 3, "options", {"betas": [0.9, 0.999]}, {"betas": [0.9, 0.9]})],
+    },
+    "forward overflow": {"loss": lost(AT, "loss"), "gradient_norm": lost(AT, "norm")},
+    "gradient overflow": {"loss": lost(AT + 1, "loss"), "gradient_norm": lost(AT, "norm")},
+}
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_each_cause_is_told_from_its_numbers(cause, tmp_path):
+    found = explain_run(write(tmp_path, **RIGHT[cause]))
+    assert found[0].cause == cause, found[0].causes
+    assert 0.5 <= found[0].causes[0].confidence <= 0.95
+    assert found[0].advice
+
+
+def without(cause, **changed):
+    return RIGHT[cause] | changed
+
+
+NOT = {
+    "lag at a ratio far from the edge": (
+        "preconditioner lag",
+        without(
+            "preconditioner lag",
+            records=[growth(190, 150, 0.01, 0.0), growth(240, 190, 0.01, 0.0), ratio(240, 0.4)],
+        ),
+    ),
+    "lag that fell": (
+        "preconditioner lag",
+        without("preconditioner lag", records=[growth(240, 150, -0.01, 0.02), ratio(240, 1.0)]),
+    ),
+    "lag, but v grows": (
+        "preconditioner lag",
+        without("preconditioner lag", decay_exponent=np.full(STEPS, -0.5)),
+    ),
+    "landscape that is flat": (
+        "landscape",
+        without("landscape", records=[growth(240, 150, 0.01, 0.0), ratio(240, 1.01)]),
+    ),
+    "a rate that stays": ("learning rate", without("learning rate", learning_rate=rate(1.1))),
+    "a rate that fell": ("learning rate", without("learning rate", learning_rate=rate(0.1))),
+    "a batch after a gradient that had grown": (
+        "bad batch",
+        without("bad batch", gradient_norm=grown_norm()),
+    ),
+    "a loss that stays": ("bad batch", without("bad batch", loss=stays())),
+    "a loss that comes back": ("data change", without("data change", loss=one_high())),
+    "data after a change of the rate": (
+        "data change",
+        without("data change", learning_rate=rate(10, AT - 1)),
+    ),
+    "data after another option": (
+        "data change",
+        without("data change", records=[change(AT - 1, "options", {"eps": 1e-8}, {"eps": 1e-4})]),
+    ),
+    "data of another length": ("data change", without("data change", batch_elements=lengths(3200))),
+    "a size that is usual": ("batch shape", without("batch shape", batch_size=size(32))),
+    "a resume with its state": ("lost optimizer state", without("lost optimizer state", records=[WARM])),
+    "a resume long ago": (
+        "lost optimizer state",
+        without(
+            "lost optimizer state", records=[change(100, "resume", RESUME[1]["before"], RESUME[1]["after"])]
+        ),
+    ),
+    "parameters long ago": (
+        "parameters changed",
+        without(
+            "parameters changed",
+            records=[change(100, "parameters", {"groups": 1}, {"groups": 1, "new": 2, "gone": 0})],
+        ),
+    ),
+    "an overflow after a rise": (
+        "forward overflow",
+        without("forward overflow", loss=np.where(np.arange(STEPS) < AT + 12, grown(), NAN)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT)
+def test_a_cause_is_not_named_where_one_of_its_numbers_is_missing(name, tmp_path):
+    cause, log = NOT[name]
+    [first, *_] = explain_run(write(tmp_path, **log))
+    assert cause not in {one.name for one in first.causes}, first.causes
+
+
+def test_v_that_is_lost_while_the_count_goes_on_is_noticed(tmp_path):
+    [found] = explain_run(write(tmp_path, loss=grown(), gradient_norm=grown_norm(), records=[COLD]))
+    assert found.cause == "lost optimizer state"
+
+
+def test_a_spike_without_any_of_it_is_not_explained(tmp_path):
+    [found] = explain_run(write(tmp_path, loss=grown(), gradient_norm=grown_norm()))
+    assert found.cause == "not explained"
+    assert found.causes == ()
+    assert "None of the tests holds" in found.advice[-1]
+
+
+def test_two_causes_are_both_named(tmp_path):
+    both = LAG | {
+        "records": [growth(190, 150, 0.006, 0.005), growth(240, 190, 0.006, 0.005), ratio(240, 1.01)]
+    }
+    [found] = explain_run(write(tmp_path, **both))
+    assert {one.name for one in found.causes} == {"preconditioner lag", "landscape"}
+
+
+def test_a_rate_that_rose_slowly_beside_a_bad_batch_is_not_blamed(tmp_path):
+    warming = np.linspace(1e-4, 1e-3, STEPS)
+    [found] = explain_run(write(tmp_path, **RIGHT["bad batch"] | {"learning_rate": warming}))
+    assert [one.name for one in found.causes] == ["bad batch"]
+
+
+def test_a_new_group_with_a_higher_rate_is_no_rise_of_the_rate(tmp_path):
+    added = change(
+        AT - 2, "parameters", {"groups": 1, "tensors": 2}, {"groups": 2, "tensors": 4, "new": 2, "gone": 0}
+    )
+    [found] = explain_run(
+        write(tmp_path, loss=grown(), gradient_norm=grown_norm(), learning_rate=rate(10), records=[added])
+    )
+    assert [one.name for one in found.causes] == ["parameters changed"]
+
+
+def test_words_of_events_decide_nothing(tmp_path):
+    words = (
+        "event",
+        {"step": AT - 1, "name": "misuse: cold resume", "message": "learning rate batch v decays"},
+    )
+    [found] = explain_run(write(tmp_path, loss=grown(), gradient_norm=grown_norm(), records=[words]))
+    assert found.causes == ()
+
+
+def test_the_examples_of_a_bad_batch_are_named(tmp_path):
+    row = ("gradients", {"step": AT, "rows": [], "non_finite": [], "ids": [7, 9, "a.jpg"]})
+    [found] = explain_run(write(tmp_path, **RIGHT["bad batch"] | {"records": [row]}))
+    assert found.ids == (7, 9, "a.jpg")
+    assert "7, 9, a.jpg" in found.advice[0]
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_an_explanation_is_strict_json_and_text(cause, tmp_path):
+    [found, *_] = explain_run(write(tmp_path, **RIGHT[cause]))
+    import json
+
+    read = json.loads(found.to_json(), parse_constant=pytest.fail)
+    assert read["cause"] == cause
+    assert read["recovery"]["outcome"] == found.recovery.outcome
+    text = foreshock.explain.explanation_text(found)
+    assert f"Cause: {cause} (" in text
+    assert "What to do" in text
