@@ -141,12 +141,16 @@ def _signal(words: str, step: int, event: LossEvent, value: float) -> Signal:
 
 
 def _announcements(history: History, event: LossEvent) -> Iterator[Signal]:
-    first: dict[str, int] = {}
-    for row in history.rows("alarm", event.onset - _BEFORE, event.peak):
-        level = short_line(str(row.get("level") or "alarm"))
-        first.setdefault(level, row["step"])
-    for level, step in first.items():
-        yield _signal(f"{level} given", step, event, math.nan)
+    """Yield when the watch and the alarm began that were on before the event, not those of an earlier one."""
+    rows = history.rows("forecast", event.onset - _BEFORE, event.onset)
+    steps = np.array([row["step"] for row in rows], dtype=np.int64)
+    for level, among in (("watch", ("watch", "alarm")), ("alarm", ("alarm",))):
+        on = np.array([row.get("level") in among for row in rows], dtype=np.bool_)
+        at = _began(steps, on, event)
+        # It holds until the next forecast; one that ended long before the event was no sign of it.
+        ended = steps[np.flatnonzero(on)[-1]] if at is not None else 0
+        if at is not None and event.onset - ended <= _NEAR:
+            yield _signal(f"{level} begins", int(steps[at]), event, as_number(rows[at].get("probability")))
 
 
 def _measured(history: History, event: LossEvent) -> Iterator[Signal]:
