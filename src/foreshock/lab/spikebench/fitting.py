@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foreshock.forecast import RunForecaster
 from foreshock.forecast.probability import FASTEST, FULL, HORIZONS, NOISY
-from foreshock.lab.spikebench.spikes import truth_of
-from foreshock.lab.spikebench.tape import Tape
+from foreshock.lab.spikebench.spikes import Truth, truth_of
+from foreshock.lab.spikebench.tape import Tape, forecaster
 
 Floats = NDArray[np.float64]
 FIRST = 60
@@ -63,13 +62,21 @@ class Signed:
 
 def signed(tape: Tape) -> Signed:
     """Return the forecasts of a tape with what followed them."""
-    beta2 = float(tape.meta["beta2"])
-    run = RunForecaster(beta2=beta2 if 0 < beta2 < 1 else None)
-    forecasts = [(forecast.step, run.signs(forecast)) for forecast in tape.play(run)]
+    run = forecaster(tape.meta)
+    return labelled(truth_of(tape.trace), [(made.step, run.signs(made)) for made in tape.play(run)])
+
+
+def labelled(truth: Truth, forecasts: Sequence[tuple[int, Mapping[str, float]]]) -> Signed:
+    """Return signs with what followed them.
+
+    Args:
+        truth: The run and its spikes.
+        forecasts: Steps at which forecasts were made, and what they rest on.
+    """
     steps = np.array([step for step, _ in forecasts], dtype=np.int64)
     names = forecasts[0][1] if forecasts else {}
     signs = {name: np.array([found[name] for _, found in forecasts]) for name in names}
-    truth = truth_of(tape.trace)
+    length = truth.trace.column("loss").steps.size
     outside = np.ones(steps.size, dtype=bool)
     for spike in truth.spikes["3x"]:
         outside &= ~((steps >= spike.onset) & (steps <= spike.end))
@@ -78,9 +85,9 @@ def signed(tape: Tape) -> Signed:
         soon[horizon] = np.zeros(steps.size, dtype=bool)
         for spike in truth.spikes["3x"]:
             soon[horizon] |= (steps < spike.onset) & (steps >= spike.onset - horizon)
-        known = soon[horizon] | (steps + horizon < len(tape.losses))
+        known = soon[horizon] | (steps + horizon < length)
         asked[horizon] = outside & (steps >= FIRST) & known
-    return Signed(dict(tape.meta), steps, signs, soon, asked)
+    return Signed(dict(truth.trace.meta), steps, signs, soon, asked)
 
 
 def fit_cards(runs: Sequence[Signed]) -> dict[str, Any]:
@@ -97,19 +104,22 @@ def fit_cards(runs: Sequence[Signed]) -> dict[str, Any]:
     return cards
 
 
-def fit_card(runs: Sequence[Signed], names: Sequence[str]) -> dict[str, Any]:
+def fit_card(
+    runs: Sequence[Signed], names: Sequence[str], horizons: Sequence[int] = HORIZONS
+) -> dict[str, Any]:
     """Return the constants and points of one card, without its deviation.
 
     Args:
         runs: Forecasts of runs of its type.
         names: Its signs.
+        horizons: Those to fit, of `HORIZONS`.
     """
     constants: dict[int, float] = {}
     signs: dict[str, dict[str, Any]] = {}
     knots = {name: _knots(runs, name) for name in names if name != "ahead"}
     if "ahead" in names:
         knots["ahead"] = knots["ratio"]
-    for horizon in HORIZONS:
+    for horizon in horizons:
         found = _fit(runs, names, knots, horizon)
         constants[horizon] = round(float(found[0]), 3)
         first = 1
@@ -228,12 +238,22 @@ def _newton(design: Floats, labels: Floats, weights: Floats, penalty: Floats) ->
     points = np.zeros(design.shape[1])
     share = float(np.average(labels, weights=weights))
     points[0] = math.log(share / (1 - share))
-    for _ in range(50):
+    best = _gain(points, design, labels, weights, penalty)
+    for _ in range(100):
         chance = 1 / (1 + np.exp(-np.clip(design @ points, -30, 30)))
         slope = design.T @ (weights * (labels - chance)) - penalty @ points
         bend = (design * (weights * chance * (1 - chance))[:, None]).T @ design + penalty
         change = np.linalg.solve(bend + 1e-9 * np.eye(bend.shape[0]), slope)
-        points = points + change
+        # Where spikes are rare a full step overshoots, and the next ones get ever longer.
+        while (gain := _gain(points + change, design, labels, weights, penalty)) < best - 1e-9:
+            change = change / 2
+        points, best = points + change, gain
         if float(np.abs(change).max()) < 1e-6:
             break
     return points
+
+
+def _gain(points: Floats, design: Floats, labels: Floats, weights: Floats, penalty: Floats) -> float:
+    odds = design @ points
+    likelihood = weights @ (labels * odds - np.logaddexp(0, odds))
+    return float(likelihood - 0.5 * points @ penalty @ points)
