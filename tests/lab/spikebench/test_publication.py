@@ -129,3 +129,13 @@ def test_the_command_without_traces_says_so(tmp_path):
     result = CliRunner().invoke(app, ["bench", "forecast", "--out", str(tmp_path), "--partial"])
     assert result.exit_code == 1
     assert "record some first" in result.output
+
+
+def test_a_split_without_development_runs_can_be_scored(tmp_path):
+    spiky = full()
+    loss = np.where((STEPS >= SPIKE) & (STEPS < SPIKE + 4), 9.0, 1.0)
+    about = dict(spiky.meta) | {"split": "test"}
+    scores = score([Trace(about, spiky.columns | {"loss": Column(STEPS, loss)})])
+    assert list(scores["rules"]["scores"]) == ["test"]
+    pages = write_pages(scores, tmp_path)
+    assert (tmp_path / "test.md") in pages

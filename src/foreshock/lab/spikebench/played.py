@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreshock.forecast.alarms import ALARM_AT, AlarmBook
-from foreshock.forecast.probability import FULL, HORIZONS, NOISY
+from foreshock.forecast.probability import FULL, NOISY
 from foreshock.lab.spikebench.fitting import Signed, fit_card, labelled, log_odds
 from foreshock.lab.spikebench.scores.forecasts import Replay
 from foreshock.lab.spikebench.scores.held import Held, held
@@ -60,8 +60,8 @@ class Played:
             cards: By what a step sees, as `shipped_cards` or `cards_without` returns them.
         """
         card = cards[str(self.trace.meta["kind"])]
-        # The product's probabilities do not fall with the horizon.
-        odds = [log_odds(card, self.signs, horizon) for horizon in HORIZONS if horizon <= HORIZON]
+        # The product's probabilities do not fall with the horizon; a card left out has the one horizon.
+        odds = [log_odds(card, self.signs, one) for one in card["constants"] if one <= HORIZON]
         chance = 1 / (1 + np.exp(-np.clip(np.max(odds, axis=0), -30, 30)))
         return np.where(self.known, chance, math.nan)
 
@@ -127,12 +127,11 @@ def cards_without(name: str, runs: Sequence[Signed]) -> dict[str, Any]:
         runs: Forecasts of development runs.
     """
     kinds = {str(run.meta["kind"]) for run in runs if run.meta["name"] == name}
-    horizons = [horizon for horizon in HORIZONS if horizon <= HORIZON]
     return {
         kind: fit_card(
             [run for run in runs if run.meta["kind"] == kind and run.meta["name"] != name],
             _NAMES[kind],
-            horizons,
+            (HORIZON,),
         )
         for kind in kinds
     }

@@ -173,6 +173,7 @@ def _source(runs: Runs) -> dict[str, Any]:
             **plain(main_numbers(members)),
             "interval": {name: list(ends) for name, ends in intervals(members).items()},
             "curve": _kept(curve),
+            "curve_early": _kept(curve_of(spiky, early=True)),
             "recall_at": None if curve is None else 1 - curve.missed_at(_EARLY_SHARE),
             "recall_tall_at": None if tall is None else 1 - tall.missed_at(_EARLY_SHARE),
         }
@@ -233,10 +234,12 @@ def _reliable(members: Runs) -> list[dict[str, Any]]:
 
 
 def _chance(members: Runs) -> dict[str, Any]:
-    curves = shifted([run for run in members if not run.calm])
+    spiky = [run for run in members if not run.calm]
+    curves, late = shifted(spiky), shifted(spiky, early=True)
     return {
         "area_skill": float(np.mean([curve.area_skill for curve in curves])),
         "curve": np.mean([_kept(curve) for curve in curves], axis=0).tolist(),
+        "curve_early": np.mean([_kept(curve) for curve in late], axis=0).tolist(),
     }
 
 
@@ -246,7 +249,7 @@ def _kept(curve: MolchanCurve | None) -> list[float]:
 
 def _rules(traces: Sequence[Trace], default: Runs) -> dict[str, Any]:
     recalls = {
-        group: alarm_numbers([run for run in members if not run.calm])["recall"]
+        group: alarm_numbers([run for run in members if not run.calm])
         for group, members in _grouped(default).items()
     }
     truths = [truth_of(trace) for trace in traces]
@@ -263,15 +266,18 @@ def _rules(traces: Sequence[Trace], default: Runs) -> dict[str, Any]:
     return found
 
 
-def _rule(members: Runs, recall: float | None) -> dict[str, Any]:
+def _rule(members: Runs, reached: Mapping[str, float] | None) -> dict[str, Any]:
     spiky = [run for run in members if not run.calm]
-    curve = curve_of(spiky)
+    curve, early = curve_of(spiky), curve_of(spiky, early=True)
     numbers = _score_numbers(members, curve)
     return {
         "runs": len(members),
         "cost": float(np.mean([run.cost for run in members])),
         **plain(numbers),
-        "share_at_recall": None if curve is None or recall is None else curve.share_at(recall),
+        "area_skill_early": None if early is None else early.area_skill,
+        "share_at_recall": curve.share_at(reached["recall"]) if curve and reached else None,
+        "share_at_recall_early": early.share_at(reached["recall_early"]) if early and reached else None,
+        "curve_early": _kept(early),
         "recall_at": None if curve is None else 1 - curve.missed_at(_EARLY_SHARE),
         "curve": _kept(curve),
     }

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from foreshock.lab.spikebench.probability import DEFAULT, ORACLE
 from foreshock.lab.spikebench.probability_page import GROUPS
 from foreshock.lab.spikebench.scores.molchan import SHARES
 from foreshock.report.appearance import AMBER, BLUE, GREEN, INK, PURPLE, QUIET, RED, SOFT, dress, label
 from foreshock.report.drawing import figure_class, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _BUDGETS = {"0.02": "#9dbbe0", "0.05": BLUE, "0.2": "#123766", "1": "#0b1a30"}
 _RULES = (AMBER, PURPLE, RED, "#0f8b8d", "#8d6e00")
@@ -47,39 +50,44 @@ def write_molchan(scores: Mapping[str, Any], group: str, path: Path) -> Path:
     Raises:
         ImportError: If matplotlib is missing.
     """
-    figure = figure_class()(figsize=(8.4, 4.6), layout="constrained")
-    axis = figure.subplots()
-    axis.plot([0, 100], [100, 0], color=QUIET, linewidth=0.8, label="chance, alarms that do not flicker")
-    chance = scores["shifted"][group]["curve"]
-    axis.plot(
-        *_points(chance), color=QUIET, linestyle=(0, (3, 2)), linewidth=1, label="forecast, at wrong times"
+    figure = figure_class()(figsize=(11.5, 4.6), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    panels = (
+        ("curve", "recall", "alarm on in the 50 steps before"),
+        ("curve_early", "recall_early", "… at least 10 steps before"),
     )
+    for axis, (key, recall, title) in zip(axes, panels, strict=True):
+        _draw_curves(axis, scores, group, key)
+        default = scores["sources"][DEFAULT]["groups"][group]
+        at = ([100 * default["share"]], [100 * (1 - default[recall])])
+        axis.plot(*at, "*", color=BLUE, markersize=13, markeredgecolor="white", zorder=5, label="by default")
+        axis.set(xlim=(0, 100), ylim=(0, 102))
+        dress(axis, grid="both")
+        label(axis, x="% of steps in alarm", title=f"{GROUPS[group]}: {title}")
+    label(axes[0], x="% of steps in alarm", y="% of spikes missed", title=f"{GROUPS[group]}: {panels[0][2]}")
+    axes[1].legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return save_figure(figure, path)
+
+
+def _draw_curves(axis: Axes, scores: Mapping[str, Any], group: str, key: str) -> None:
+    axis.plot([0, 100], [100, 0], color=QUIET, linewidth=0.8, label="chance, alarms that do not flicker")
+    chance = scores["shifted"][group][key]
+    axis.plot(*_points(chance), color=QUIET, linestyle="--", linewidth=1, label="forecast, at wrong times")
     for colour, name in zip(_RULES, _best(scores, group), strict=False):
-        curve = scores["rules"][name][group]["curve"]
+        curve = scores["rules"][name][group][key]
         axis.plot(*_points(curve), color=colour, linewidth=1, alpha=0.75, label=name)
     for name, source in scores["sources"].items():
         found = source["groups"].get(group)
         if found is None:
             continue
+        look: dict[str, Any] = {
+            "color": _BUDGETS.get(name, INK),
+            "linewidth": 2.4 if name == DEFAULT else 1.2,
+        }
+        look["label"] = f"forecast, {found['cost']:.2g} F a step"
         if name == ORACLE:
-            look: dict[str, Any] = {
-                "color": GREEN,
-                "linewidth": 1.6,
-                "label": f"oracle, {found['cost']:.2g} F",
-            }
-        else:
-            width = 2.4 if name == DEFAULT else 1.2
-            look = {"color": _BUDGETS.get(name, INK), "linewidth": width}
-            look["label"] = f"forecast, {found['cost']:.2g} F a step"
-        axis.plot(*_points(found["curve"]), **look)
-    default = scores["sources"][DEFAULT]["groups"][group]
-    at = ([100 * default["share"]], [100 * (1 - default["recall"])])
-    axis.plot(*at, "*", color=BLUE, markersize=13, markeredgecolor="white", zorder=5, label="by default")
-    axis.set(xlim=(0, 100), ylim=(0, 102))
-    dress(axis, grid="both")
-    label(axis, x="% of steps in alarm", y="% of spikes missed", title=f"{GROUPS[group]}, {scores['split']}")
-    axis.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return save_figure(figure, path)
+            look = {"color": GREEN, "linewidth": 1.6, "label": f"oracle, {found['cost']:.2g} F"}
+        axis.plot(*_points(found[key]), **look)
 
 
 def write_reliability(scores: Mapping[str, Any], path: Path) -> Path:
@@ -111,8 +119,10 @@ def write_reliability(scores: Mapping[str, Any], path: Path) -> Path:
 
 
 def _best(scores: Mapping[str, Any], group: str) -> list[str]:
-    """Return the rules of the largest area skill in a group."""
-    known = {name: found[group]["area_skill"] for name, found in scores["rules"].items() if group in found}
+    """Return the rules of the largest area skill in a group, alarms of the last ten steps left out."""
+    known = {
+        name: found[group]["area_skill_early"] for name, found in scores["rules"].items() if group in found
+    }
     ranked = sorted(known, key=lambda name: -(known[name] if known[name] is not None else -1.0))
     return ranked[: len(_RULES)]
 

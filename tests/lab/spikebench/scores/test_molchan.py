@@ -94,6 +94,18 @@ def test_an_alarm_is_too_late_at_the_onset_and_too_early_before_the_horizon():
             assert run.leads[0] == 700 - start
 
 
+def test_an_alarm_of_the_last_ten_steps_is_late():
+    for start, late in ((690, True), (689, False)):
+        score = np.zeros(STEPS)
+        score[start:700] = 1.0
+        run = held(truth((700,)), column(score), column(score))
+        assert run.highest[0] == 1.0
+        assert (run.highest_early[0] == 0.0) == late
+        assert run.early.tolist() == [not late]
+        assert curve_of([run], early=True).missed_at(0.1) == float(late)
+        assert curve_of([run]).missed_at(0.1) == 0.0
+
+
 def test_without_spikes_there_is_no_curve():
     assert curve_of([held(truth(()), column(np.zeros(STEPS)))]) is None
     assert molchan_curve(np.empty(0), np.ones(3)) is None

@@ -31,10 +31,10 @@ def alarm_numbers(runs: Sequence[Held]) -> dict[str, float]:
 
     Returns:
         ``recall`` and ``recall_tall`` (8× and more), the shares of spikes before which an alarm was on in the
-        last 50 steps; ``share`` of steps outside spikes in alarm; ``precision``, the share of them after
-        which a spike did begin within 50; ``gain``, recall over share; ``lead``, the median number of steps
-        from the start of the alarm to the spike; ``episodes`` per 1,000 steps. NaN where there is nothing to
-        count.
+        last 50 steps, and ``recall_early`` in those but the last ten; ``share`` of steps outside spikes in
+        alarm; ``precision``, the share of them after which a spike did begin within 50; ``gain``, recall over
+        share; ``lead``, the median number of steps from the start of the alarm to the spike; ``episodes`` per
+        1,000 steps. NaN where there is nothing to count.
     """
     leads = np.concatenate([run.leads for run in runs]) if runs else np.empty(0)
     tall = np.concatenate([run.tall for run in runs]) if runs else np.empty(0, dtype=bool)
@@ -46,6 +46,7 @@ def alarm_numbers(runs: Sequence[Held]) -> dict[str, float]:
     recall, share = _over(int(caught.sum()), leads.size), _over(on, steps)
     return {
         "recall": recall,
+        "recall_early": _over(sum(int(run.early.sum()) for run in runs), leads.size),
         "recall_tall": _over(int((caught & tall).sum()), int(tall.sum())),
         "share": share,
         "precision": _over(right, judged),
@@ -87,9 +88,13 @@ def main_numbers(runs: Sequence[Held]) -> dict[str, float]:
         runs: The runs of a group, controls among them; calm ones count for the probabilities alone.
     """
     spiky = [run for run in runs if not run.calm]
-    curve = curve_of(spiky)
-    skill = math.nan if curve is None else curve.area_skill
-    return {**probability_numbers(runs), **alarm_numbers(spiky), "area_skill": skill}
+    curve, early = curve_of(spiky), curve_of(spiky, early=True)
+    return {
+        **probability_numbers(runs),
+        **alarm_numbers(spiky),
+        "area_skill": math.nan if curve is None else curve.area_skill,
+        "area_skill_early": math.nan if early is None else early.area_skill,
+    }
 
 
 def intervals(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from foreshock.lab.spikebench.scores.tally import EARLY
 from foreshock.lab.spikebench.spikes import HORIZON, TALL, WINDOW, Truth
 from foreshock.lab.spikebench.trace import Column
 
@@ -69,11 +70,18 @@ class Held:
     @functools.cached_property
     def highest(self) -> Floats:
         """The highest score in the 50 steps before each spike; −∞ if there is none, shape (spikes,)."""
-        found = np.full(self.onsets.size, -np.inf)
-        for i, onset in enumerate(self.onsets):
-            values = self.score[self._window(int(onset))]
-            found[i] = np.max(values[~np.isnan(values)], initial=-np.inf)
-        return found
+        return self._highest(0)
+
+    @functools.cached_property
+    def highest_early(self) -> Floats:
+        """The same without the last ten steps, in which it is late to act, shape (spikes,)."""
+        return self._highest(EARLY)
+
+    @functools.cached_property
+    def early(self) -> Bools:
+        """Which spikes had an alarm on in the 50 steps before them, but the last ten, shape (spikes,)."""
+        on = self.alarm & self.outside
+        return np.array([on[self._window(int(onset), EARLY)].any() for onset in self.onsets], dtype=bool)
 
     @functools.cached_property
     def leads(self) -> Floats:
@@ -88,9 +96,16 @@ class Held:
                 found[i] = onset - (off[-1] + 1 if off.size else 0)
         return found
 
-    def _window(self, onset: int) -> NDArray[np.int64]:
+    def _highest(self, late: int) -> Floats:
+        found = np.full(self.onsets.size, -np.inf)
+        for i, onset in enumerate(self.onsets):
+            values = self.score[self._window(int(onset), late)]
+            found[i] = np.max(values[~np.isnan(values)], initial=-np.inf)
+        return found
+
+    def _window(self, onset: int, late: int = 0) -> NDArray[np.int64]:
         first = max(0, onset - HORIZON)
-        return first + np.flatnonzero(self.outside[first:onset])
+        return first + np.flatnonzero(self.outside[first : max(0, onset - late)])
 
 
 def held(truth: Truth, score: Column, alarm: Column | None = None, *, cost: float = 0.0) -> Held:

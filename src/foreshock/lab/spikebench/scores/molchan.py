@@ -92,29 +92,32 @@ def molchan_curve(scores: Floats, highest: Floats) -> MolchanCurve | None:
     return MolchanCurve(np.concatenate(([0.0], share, [1.0])), np.concatenate(([1.0], missed, [0.0])))
 
 
-def curve_of(runs: Sequence[Held], *, tall: bool = False) -> MolchanCurve | None:
+def curve_of(runs: Sequence[Held], *, tall: bool = False, early: bool = False) -> MolchanCurve | None:
     """Return the curve of the scores of several runs, each spike counting alike.
 
     Args:
         runs: The runs.
         tall: Whether only spikes of 8× and more are asked for.
+        early: Whether an alarm in the last ten steps before a spike is too late.
     """
     if not runs:
         return None
     scores = np.concatenate([run.score[run.counted] for run in runs])
-    highest = np.concatenate([run.highest[run.tall] if tall else run.highest for run in runs])
+    reached = [run.highest_early if early else run.highest for run in runs]
+    highest = np.concatenate([one[run.tall] if tall else one for one, run in zip(reached, runs, strict=True)])
     return molchan_curve(scores, highest)
 
 
-def shifted(runs: Sequence[Held]) -> list[MolchanCurve]:
+def shifted(runs: Sequence[Held], *, early: bool = False) -> list[MolchanCurve]:
     """Return the curves of the same scores at wrong times: each run's are rotated against its spikes.
 
     Args:
         runs: The runs.
+        early: As for `curve_of`.
     """
     found = []
     for k in range(1, _SHIFTS + 1):
-        curve = curve_of([_rotated(run, k / (_SHIFTS + 1)) for run in runs])
+        curve = curve_of([_rotated(run, k / (_SHIFTS + 1)) for run in runs], early=early)
         if curve is not None:
             found.append(curve)
     return found
