@@ -23,7 +23,8 @@ from foreshock.lab.spikebench.scores.held import Held, held
 from foreshock.lab.spikebench.scores.molchan import SHARES, MolchanCurve, curve_of, shifted
 from foreshock.lab.spikebench.scores.probabilities import asked, auroc_within, reliability
 from foreshock.lab.spikebench.spikes import truth_of
-from foreshock.lab.spikebench.trace import Trace
+from foreshock.lab.spikebench.trace import Column, Trace
+from foreshock.lab.spikebench.windows import trailing_max
 
 DEFAULT = "0.05"
 """Budget of a monitor that was given none."""
@@ -31,6 +32,7 @@ THRESHOLDS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6)
 GROUPS = ("full", "mini", "language")
 ORACLE = "oracle"
 _EARLY_SHARE = 0.12  # of time in alarm, at which curves are compared in a table
+_LASTS = 10  # steps from one forecast to the next
 
 Runs = Sequence[Held]
 
@@ -259,11 +261,21 @@ def _rules(traces: Sequence[Trace], default: Runs) -> dict[str, Any]:
         for truth in truths:
             column = rule.score(truth.trace)
             if column.steps.size:
-                scored.append(held(truth, column, cost=cost_per_step(rule, truth.trace)))
+                cost = cost_per_step(rule, truth.trace)
+                scored.append(held(truth, _lasting(column, truth.trace), cost=cost))
         found[rule.name] = {
             group: _rule(members, recalls.get(group)) for group, members in _grouped(scored).items()
         }
     return found
+
+
+def _lasting(column: Column, trace: Trace) -> Column:
+    """Return a score that stays at its highest for ten steps, as long as a forecast is held.
+
+    A rule that is on for single steps would else catch many spikes by chance, at hardly any time in alarm.
+    """
+    steps = trace.column("loss").steps
+    return Column(steps, trailing_max(column.held(steps), _LASTS))
 
 
 def _rule(members: Runs, reached: Mapping[str, float] | None) -> dict[str, Any]:
@@ -274,6 +286,7 @@ def _rule(members: Runs, reached: Mapping[str, float] | None) -> dict[str, Any]:
         "runs": len(members),
         "cost": float(np.mean([run.cost for run in members])),
         **plain(numbers),
+        "chance": float(np.mean([one.area_skill for one in shifted(spiky)])),
         "area_skill_early": None if early is None else early.area_skill,
         "share_at_recall": curve.share_at(reached["recall"]) if curve and reached else None,
         "share_at_recall_early": early.share_at(reached["recall_early"]) if early and reached else None,

@@ -53,8 +53,8 @@ def write_molchan(scores: Mapping[str, Any], group: str, path: Path) -> Path:
     figure = figure_class()(figsize=(11.5, 4.6), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     panels = (
-        ("curve", "recall", "alarm on in the 50 steps before"),
-        ("curve_early", "recall_early", "… at least 10 steps before"),
+        ("curve", "recall", f"{GROUPS[group]}: within 50 steps"),
+        ("curve_early", "recall_early", "10 to 50 steps before"),
     )
     for axis, (key, recall, title) in zip(axes, panels, strict=True):
         _draw_curves(axis, scores, group, key)
@@ -63,8 +63,8 @@ def write_molchan(scores: Mapping[str, Any], group: str, path: Path) -> Path:
         axis.plot(*at, "*", color=BLUE, markersize=13, markeredgecolor="white", zorder=5, label="by default")
         axis.set(xlim=(0, 100), ylim=(0, 102))
         dress(axis, grid="both")
-        label(axis, x="% of steps in alarm", title=f"{GROUPS[group]}: {title}")
-    label(axes[0], x="% of steps in alarm", y="% of spikes missed", title=f"{GROUPS[group]}: {panels[0][2]}")
+        label(axis, x="% of steps in alarm", title=title)
+    label(axes[0], x="% of steps in alarm", y="% of spikes missed", title=panels[0][2])
     axes[1].legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return save_figure(figure, path)
 

@@ -44,7 +44,9 @@ which it catches as many spikes as the forecast does by default: *in alarm* is t
 this takes. A rule that sees the loss or the gradient leave their level catches a spike one or two steps
 before it is one, and is in alarm for hardly any time; who wants to act needs more. *Early* is therefore
 the same without alarms of the last ten steps before a spike, at the share of spikes that the forecast
-catches so early.
+catches so early. A rule stays at its highest for ten steps, as long as a forecast is held; *at wrong
+times* is the area skill of the same scores shifted against the spikes, which is what flickering alone
+is worth.
 """
 _SHIFTED = """\
 *Area skill* is one less twice the area below the Molchan curve. An alarm that flickers beats the
@@ -261,7 +263,10 @@ def rules_table(scores: Mapping[str, Any]) -> str:
     groups = list(scores["groups"])
     header = (
         "rule",
-        *(f"{GROUPS[group]}: F · AUROC within · area skill (early) · in alarm (early)" for group in groups),
+        *(
+            f"{GROUPS[group]}: F · AUROC within · area skill (at wrong times) · in alarm (early)"
+            for group in groups
+        ),
     )
     default = scores["sources"][DEFAULT]["groups"]
     rows: list[tuple[str, ...]] = []
@@ -274,13 +279,14 @@ def rules_table(scores: Mapping[str, Any]) -> str:
                 continue
             cells.append(
                 f"{number(one['cost'])} · {_two(one['auroc_within'])} · {_two(one['area_skill'])} "
-                f"({_two(one['area_skill_early'])}) · {share(one['share_at_recall'])} "
+                f"({_two(one['chance'])}) · {share(one['share_at_recall'])} "
                 f"({share(one['share_at_recall_early'])})"
             )
         rows.append((name, *cells))
     own = [
         f"{number(default[group]['cost'])} · {_two(default[group]['auroc_within'])} · "
-        f"{_two(default[group]['area_skill'])} ({_two(default[group]['area_skill_early'])}) · "
+        f"{_two(default[group]['area_skill'])} "
+        f"({_two(scores['shifted'][group]['area_skill'])}) · "
         f"{share(default[group]['share'])}"
         for group in groups
     ]
