@@ -63,7 +63,12 @@ bench-overhead: $(VENV)/.peers
 # Hours, resumable. Scores the held-out half: not while a rule is tuned.
 bench-forecast: $(VENV)/.bench
 	$(BIN)/foreshock bench forecast --suite full --release --out runs/spikebench
-	$(BIN)/python -m benchmarks.spikebench.publish runs/spikebench
+	$(BIN)/foreshock bench tapes --suite full --out runs/spikebench/tapes
+	$(BIN)/foreshock bench forecast --suite test --release --out runs/spikebench-test
+	$(BIN)/foreshock bench tapes --suite test --out runs/spikebench-test/tapes
+	$(BIN)/foreshock bench probability --out runs/spikebench
+	$(BIN)/foreshock bench probability --release --out runs/spikebench-test --tapes runs/spikebench-test/tapes --traces runs/spikebench/traces --traces runs/spikebench-test/traces
+	$(BIN)/python -m benchmarks.spikebench.publish runs/spikebench --probability runs/spikebench/probability-development.json --probability runs/spikebench-test/probability-test.json
 
 # The same of guards. CIFAR-10 takes part if FORESHOCK_CIFAR10 names it.
 bench-guard: $(VENV)/.bench

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from benchmarks.causes import publish as publish_causes
 from benchmarks.spikebench import definitions, publish
 
@@ -13,11 +14,35 @@ from foreshock.lab.reproduction.page import publish as publish_reproduction
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_page_of_spikebench_is_made_of_the_published_scores(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("place", "name"), [("PAGE", "forecast.md"), ("CARD_PAGE", "scorecard.md")])
+def test_the_pages_of_spikebench_are_made_of_the_published_scores(tmp_path, monkeypatch, place, name):
     monkeypatch.setattr(publish, "PAGE", tmp_path / "forecast.md")
-    publish.republish()
-    there = (ROOT / "docs" / "benchmarks" / "forecast.md").read_text(encoding="utf-8")
-    assert (tmp_path / "forecast.md").read_text(encoding="utf-8") == there
+    monkeypatch.setattr(publish, "CARD_PAGE", tmp_path / "scorecard.md")
+    publish.write_pages()
+    assert getattr(publish, place) == tmp_path / name
+    there = (ROOT / "docs" / "benchmarks" / name).read_text(encoding="utf-8")
+    assert (tmp_path / name).read_text(encoding="utf-8") == there
+
+
+def test_scores_of_the_probability_are_kept_as_they_are(tmp_path, monkeypatch):
+    scores = {
+        "split": "test",
+        "sources": {"0.05": {"groups": {"full": {"runs": 3, "curve": [1.0, 0.0]}}}},
+        "thresholds": [{"alarm_at": 0.1}, {"alarm_at": 0.2}],
+    }
+    monkeypatch.setattr(publish, "RESULTS", tmp_path)
+    (tmp_path / "given.json").write_text(json.dumps(scores), encoding="utf-8")
+    publish.keep_probability(tmp_path / "given.json")
+    assert publish.kept_probability() == [scores]
+    assert (tmp_path / "probability-test.json").read_text(encoding="utf-8").count("\n") > 3
+    (tmp_path / "other.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(ValueError, match="no scores of the probability"):
+        publish.keep_probability(tmp_path / "other.json")
+
+
+def test_published_scores_of_the_probability_are_small():
+    for file in publish.RESULTS.glob("probability-*.json"):
+        assert file.stat().st_size < 150_000
 
 
 def test_the_principles_are_filled_from_the_published_results(tmp_path):

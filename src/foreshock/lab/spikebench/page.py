@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from foreshock.lab.spikebench.probability_page import probability_part
 from foreshock.lab.spikebench.tables import forecast_table, rule_table, table
 
 GROUPS = {"full": "Full batch", "mini": "Mini-batch", "language": "Like language models"}
@@ -50,6 +51,15 @@ _COMMAND = """\
 ```
 make bench-forecast
 ```
+
+The [points behind the probability](scorecard.md) have a page of their own.
+"""
+_SPLITS = {"test": "The probability of a spike", "development": "The same on development runs"}
+_EARLIER = """\
+Before there was a probability, a forecast was judged by the spikes that its *watch* announced, whatever
+the time that it was on, on recordings with more measurements than the default budget buys; `watch` and
+`alarm` were defined otherwise. The dates, heights and rules below are still of interest; the recall is
+not comparable with the figures above, and the held-out half has been looked at since.
 """
 _FIRST = """\
 **The held-out half was scored three times.** The first scoring, below, showed two mistakes. The lag of v was
@@ -82,6 +92,7 @@ def benchmark_page(
     *,
     images: str,
     first: Mapping[str, Any] | None = None,
+    probability: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Return the page as Markdown.
 
@@ -90,14 +101,17 @@ def benchmark_page(
         figures: Names of the figures that were drawn of them.
         images: Folder of the figures, as seen from the page.
         first: The forecasts of the first scoring of the held-out half, in the form of those in `scores`.
+        probability: Scores of the probability, of one or both splits; they come first.
     """
     shown = {figure.stem: f"{images}/{figure.name}" for figure in figures}
     splits = [split for split in ("held-out", "development") if split in scores["rules"]["scores"]]
-    parts = [_introduction(scores), "## In short\n\n" + headline_table(scores, splits)]
+    parts = [_introduction(scores)]
+    parts += [f"## {_SPLITS[one['split']]}\n\n{probability_part(one, shown)}" for one in probability]
+    parts.append(f"## Earlier scores\n\n{_EARLIER}\n{headline_table(scores, splits)}")
     if first is not None:
         parts.append(f"{_FIRST}\n{headline_table({'forecasts': first}, splits)}")
     parts += [f"![{_title(stem)}]({path})" for stem, path in shown.items() if stem.startswith("fan")]
-    parts += [_split(scores, split, shown) for split in splits]
+    parts.append(_split(scores, splits[0], shown))
     parts.append(f"## Smaller spikes of text\n\n{smaller_table(scores, splits)}")
     parts += [_HONESTY, *(f"## Runs, {split}\n\n{runs_table(scores, split)}" for split in splits)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
@@ -201,10 +215,6 @@ def _split(scores: Mapping[str, Any], split: str, shown: Mapping[str, str]) -> s
     reliable = f"reliability-{split}"
     if reliable in shown:
         parts.append(f"![{_title(reliable)}]({shown[reliable]})")
-    families = [stem for stem in shown if stem.startswith(f"recall-{split}-family")]
-    if families:
-        parts.append(f"### By family, {split}")
-        parts += [f"![{_title(stem)}]({shown[stem]})" for stem in families]
     return "\n\n".join(parts)
 
 

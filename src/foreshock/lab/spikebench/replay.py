@@ -26,7 +26,7 @@ def replay(trace: Trace) -> Replay:
     beta2 = float(trace.meta["beta2"])
     run = RunForecaster(beta2=beta2 if 0 < beta2 < 1 else None)
     constant = trace.meta["kind"] == "full"
-    feed = _Feed(trace)
+    feed = Feed(trace)
     rows, levels = [], []
     for index, step in enumerate(trace.column("loss").steps.tolist()):
         spent = feed.give(run, index, step)
@@ -41,11 +41,17 @@ def replay(trace: Trace) -> Replay:
     return Replay(steps, watch, alarm, score, expected, low, high, height, passes, until)
 
 
-class _Feed:
-    """Hand the columns of a trace to a forecaster, each at its step."""
+class Feed:
+    """Hand the columns of a trace to a forecaster, each at its step.
 
-    def __init__(self, trace: Trace) -> None:
-        self._trace = trace
+    Args:
+        trace: The trace.
+        every_pair: Whether to hand over each pair of half-batches, instead of those that the product would
+            have measured.
+    """
+
+    def __init__(self, trace: Trace, *, every_pair: bool = False) -> None:
+        self._trace, self._every_pair = trace, every_pair
         self._every = {
             name: trace.column(name).values
             for name in ("loss", "gradient_norm", "second_moment", "learning_rate", "lag_ratio")
@@ -77,7 +83,8 @@ class _Feed:
 
     def _give_pair(self, run: RunForecaster, step: int) -> float:
         pair = self._pairs.get(step)
-        if pair is None or step - self._measured_at < noise_interval(run.lag):
+        due = self._every_pair or step - self._measured_at >= noise_interval(run.lag)
+        if pair is None or not due:
             return 0.0
         run.record_noise(
             step,

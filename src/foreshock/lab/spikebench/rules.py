@@ -147,7 +147,7 @@ def lag(trace: Trace) -> Column:
     return Column(norm.steps, trailing_max(ratio(moment.held(norm.steps), squares), 50))
 
 
-def _trust(trace: Trace) -> Column:
+def trust_region(trace: Trace) -> Column:
     """Return 1 − E₃₀ΔL/E₃₀(gᵀΔθ): 0 where the loss falls as promised, 1 where it stands still.
 
     Undefined while the steps do not descend on average.
@@ -259,7 +259,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("batch sharpness", "2412.20553, over 2/η", ("batch_sharpness",), _batch_sharpness, 1.0),
     Rule("secant", "along the last step, from the gradients of two steps", (), _plain("secant_ratio"), 1.0),
-    Rule("trust-region ratio", "1 − E₃₀ΔL/E₃₀(gᵀΔθ), same batch", ("trial",), _trust, 0.9),
+    Rule("trust-region ratio", "1 − E₃₀ΔL/E₃₀(gᵀΔθ), same batch", ("trial",), trust_region, 0.9),
     Rule("lag of v", "Σv̂/E₃₀‖g‖², maximum of 50 steps", (), lag, 3.0),
     Rule("preconditioned gradient", "√(E₅[gᵀD⁻¹g]/its 100-step median)", (), _trigger, 1.5),
     Rule("MSS of pairs", "mean-square edge along w", ("pair",), _MSS, 0.95),
