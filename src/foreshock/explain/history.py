@@ -89,7 +89,7 @@ class History:
         """Return the changes of a type in a range of steps, both ends included.
 
         Args:
-            what: As in `foreshock.monitor.changes.Change`.
+            what: As in ``foreshock.monitor.changes.Change``.
             first: First step.
             last: Last step.
         """

@@ -1,22 +1,22 @@
 r"""What the probability of a spike rests on: a handful of numbers, most of them logarithms of ratios.
 
-=============  ==========================================================================================
-``ratio``      ln of the stability ratio, measured or followed
-``ahead``      where it will be at the end of the horizon if it goes on growing as it does
-``highest``    its highest value in the last 100 steps: an edge that was passed before without a spike
-``noise``      ln of the typical mean-square ratio
-``lag``        ln of Σv̂ over the mean ‖g‖² of five steps: how far v is above the gradient just now
-``held lag``   ln of the `Forecast.lag`, that of some dozens of steps
-``rise 10``    ln of the mean ‖g‖² of five steps over what it was 10 steps before; 20 and 40 likewise
-``rise``       the same over its lowest value of the last 50 steps
-``burst``      ln of the size of the gradient over its usual one
-``level``      ln of the mean loss of five steps over the median of the 100 before
-``bump``       the highest such level in the last 100 steps
+==============  =========================================================================================
+``ratio``       ln of the stability ratio, measured or followed
+``ahead``       where it will be at the end of the horizon if it goes on growing as it does
+``highest``     its highest value in the last 100 steps: an edge that was passed before without a spike
+``noise``       ln of the typical mean-square ratio
+``lag``         ln of Σv̂ over the mean ‖g‖² of five steps: how far v is above the gradient just now
+``held lag``    ln of the `Forecast.lag`, that of some dozens of steps
+``rise 10``     ln of the mean ‖g‖² of five steps over what it was 10 steps before; 20 and 40 likewise
+``rise``        the same over its lowest value of the last 50 steps
+``burst``       ln of the size of the gradient over its usual one
+``level``       ln of the mean loss of five steps over the median of the 100 before
+``bump``        the highest such level in the last 100 steps
 ``volatility``  ln of the mean change of ln(loss) from step to step
-``rate``       ln of the spikes so far, plus .3, over the steps so far, plus 300
-``since``      ln of the steps since the last spike
-``phase``      ln of these steps over the usual ones between two spikes
-=============  ==========================================================================================
+``rate``        ln of the spikes so far, plus .3, over the steps so far, plus 300
+``since``       ln of the steps since the last spike
+``phase``       ln of these steps over the usual ones between two spikes
+==============  =========================================================================================
 
 One that is not known is NaN, and counts as such.
 """

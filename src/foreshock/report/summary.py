@@ -139,7 +139,7 @@ class RunSummary:
             there was none.
         obsolete: Records that are left out because a resumed session did their steps again.
         earlier: Logs of earlier runs in the same folder, which this report leaves out.
-        explanations: What happened at each event of the loss, in order; see `foreshock.explain`.
+        explanations: What happened at each event of the loss, in order; see ``foreshock.explain``.
     """
 
     name: str

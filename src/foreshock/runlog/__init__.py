@@ -23,7 +23,7 @@ growth     what made the ratio grow since the last measurement: v and the learni
 change     parameters, options or the state of the optimizer are others from this step on
 gradients  the tensors whose gradients jumped at a step, and the ids of its examples if they are known
 tensors    the table of tensors at an alarm, a spike or a NaN (`foreshock.explain.TensorTable`)
-overflow   where a step stopped being finite (`foreshock.monitor.overflow.Overflow`)
+overflow   where a step stopped being finite (``foreshock.monitor.overflow.Overflow``)
 event      something that happened: a failed probe, a non-finite loss (`name`, `message`). With `count` and
            `until` it stands for so many of them, one at each step from `step` to `until`
 ========== =========================================================================================
