@@ -15,8 +15,9 @@ from foreshock.report.charts import to_mapping
 from foreshock.report.glossary import TERMS, anchor, linked
 from foreshock.report.placing import placed
 from foreshock.report.summary import RunSummary, summarise
-from foreshock.report.tables import Table, alarm_table, explanation_table, spike_table
+from foreshock.report.tables import Table, alarm_table, explanation_table, spike_table, tradeoff_table
 from foreshock.report.text import notes
+from foreshock.report.tradeoff import molchan_points
 from foreshock.report.verdict import Verdict, verdict
 from foreshock.report.words import number, percent
 from foreshock.representation import short_line
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from foreshock.report.series import Chart
     from foreshock.spikes import LossEvent, SpikeOutcome
 
+_MOLCHAN = 160  # units of the drawing of the trade-off, in which the page draws its axes
 _HERE = Path(__file__).parent
 _MOST_META = 200
 
@@ -47,6 +49,8 @@ class _Section:
     windows: Sequence[tuple[int, int]]
     explained: Table
     alarms: Table
+    tradeoff: Table
+    molchan: str
     charts: Sequence[Chart]
     basis: Sequence[tuple[str, str]]
     data: str
@@ -135,6 +139,8 @@ def _section(run: Run) -> _Section:
         windows=[_window(outcome) for outcome in summary.outcomes],
         explained=explanation_table(summary.explanations),
         alarms=alarm_table(summary),
+        tradeoff=tradeoff_table(summary.tradeoffs),
+        molchan=molchan_points(summary.tradeoffs, width=_MOLCHAN, height=_MOLCHAN),
         charts=[
             {**chart, "description": _description(chart), "words": linked(chart["caption"])}
             for chart in data["charts"]

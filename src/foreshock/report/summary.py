@@ -20,6 +20,7 @@ from foreshock.report.readings import (
     times,
     until,
 )
+from foreshock.report.tradeoff import Tradeoff, tradeoffs
 from foreshock.representation import printable, short_line
 from foreshock.runlog.values import recorded_losses
 from foreshock.spikes import (
@@ -140,6 +141,7 @@ class RunSummary:
         obsolete: Records that are left out because a resumed session did their steps again.
         earlier: Logs of earlier runs in the same folder, which this report leaves out.
         explanations: What happened at each event of the loss, in order; see ``foreshock.explain``.
+        tradeoffs: What other thresholds of alarm would have done; empty with fewer than five spikes.
     """
 
     name: str
@@ -172,6 +174,7 @@ class RunSummary:
     obsolete: int = 0
     earlier: tuple[str, ...] = ()
     explanations: tuple[Explanation, ...] = ()
+    tradeoffs: tuple[Tradeoff, ...] = ()
 
     @property
     def spikes(self) -> tuple[LossEvent, ...]:
@@ -259,6 +262,7 @@ def summarise(run: Run, definition: EventDefinition | None = None) -> RunSummary
         obsolete=run.obsolete,
         earlier=tuple(printable(str(path)) for path in run.earlier),
         explanations=explain_run(run, definition),
+        tradeoffs=tuple(tradeoffs(run, [one.spike for one in result.outcomes if one.spike.kind == "spike"])),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foreshock.explain import NOT_EXPLAINED
-from foreshock.report.words import count, height, number
+from foreshock.report.words import count, height, number, percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from foreshock.explain import Explanation
     from foreshock.report.evidence import Evidence
     from foreshock.report.summary import RunSummary
+    from foreshock.report.tradeoff import Tradeoff
     from foreshock.spikes import Episode, LossEvent, SpikeOutcome
 
+_SHOWN_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 _NOTHING = "–"
 
 
@@ -98,6 +100,21 @@ def alarm_table(summary: RunSummary) -> Table:
     title = "False alarms, and alarms that the guard answered" if summary.answered else "False alarms"
     rows = tuple((_span(one), _highest(one), outcome) for one, outcome in _quiet(summary))
     return Table(title, ("Steps", "Highest ratio", "Outcome"), rows)
+
+
+def tradeoff_table(found: Sequence[Tradeoff]) -> Table:
+    """Return the trade-off as a table, a threshold a row; without rows where there is none.
+
+    Args:
+        found: What `tradeoffs` returned.
+    """
+    rows = tuple(
+        (f"{one.alarm_at:g}", f"{one.caught} of {one.spikes}", percent(one.in_alarm))
+        for one in found
+        if one.alarm_at in _SHOWN_THRESHOLDS
+    )
+    headers = ("alarm_at", "Spikes caught", "Steps in alarm")
+    return Table("What another alarm_at would have done", headers, rows)
 
 
 def overview_table(summaries: Sequence[RunSummary]) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from foreshock.report.tables import Table, alarm_table, explanation_table, spike_table
+from foreshock.report.tables import Table, alarm_table, explanation_table, spike_table, tradeoff_table
 from foreshock.report.verdict import lines, verdict
 from foreshock.report.words import count, number
 
@@ -43,7 +43,8 @@ def to_text(summary: RunSummary) -> str:
         policy, steps = summary.guard
         parts.append(f"The guard {policy!r} acted on {count(steps, 'step')}.")
     explained = explanation_table(summary.explanations)
-    for table in (spike_table(summary), explained, alarm_table(summary)):
+    other = tradeoff_table(summary.tradeoffs)
+    for table in (spike_table(summary), explained, alarm_table(summary), other):
         if table.rows:
             parts += ["", table.title, *_aligned(table)]
     parts += _events(summary.events)
