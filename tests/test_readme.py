@@ -89,7 +89,7 @@ def test_the_ten_lines_are_ten_train_and_leave_a_log_that_the_two_reports_read(n
 
 def test_the_ten_lines_print_a_forecast_like_the_one_that_they_promise(names, capsys):
     """The comment behind ``print`` has the form of a real forecast near the edge."""
-    promised = re.search(r"# (a spike .*)\n +print\(forecast\)", block("Ten lines"))[1]
+    promised = re.search(r"print\(forecast\)  # (.*)", block("Ten lines"))[1]
     numbers = re.fullmatch(
         r"a spike within (\d+) steps: (\d+)% \((\d+)%–(\d+)%\); "
         r"stability ratio ([\d.]+), edge, unstable in about (\d+) steps \((\d+)–(\d+)\)",

@@ -25,6 +25,8 @@ COMMANDS = [
     ("bench",),
     ("bench", "forecast"),
     ("bench", "guard"),
+    ("bench", "probability"),
+    ("bench", "tapes"),
     ("bench", "causes"),
     ("reproduce",),
 ]

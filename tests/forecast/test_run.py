@@ -256,3 +256,15 @@ def test_a_loss_that_is_not_finite_is_an_alarm_once_until_it_is_finite_again():
             given.append((alarm.step, alarm.level))
             assert "the loss is nan" in alarm.reason
     assert given == [(1, "alarm"), (5, "alarm")]
+
+
+def test_losses_below_zero_leave_the_other_signs_to_speak():
+    run = noisy(a_run(loss=-3.0), 0.2, 0.02)
+    forecast = run.forecast(120, constant=False)
+    assert 0 < forecast.probability < 1
+    assert math.isnan(run.signs(forecast)["level"])
+
+
+def test_before_there_is_a_level_nothing_is_probable():
+    assert math.isnan(a_run(steps=24).forecast(23, constant=True).probability)
+    assert a_run(steps=25).forecast(24, constant=True).probability > 0

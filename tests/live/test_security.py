@@ -3,13 +3,12 @@
 import http.client
 import json
 import os
-import time
 from urllib.parse import urlsplit
 
 import pytest
 
 from foreshock.live.security import Gate, allowed_names, host_name, is_loopback
-from live_logs import calm, spiky
+from live_logs import calm, spiky, until
 
 
 def get(page, path="/", **headers):
@@ -198,11 +197,8 @@ def test_the_server_ends_at_once_with_a_stream_open(tmp_path, write, serve):
     connection.request("GET", "/api/stream", headers={"host": "localhost"})
     first = connection.getresponse().readline()
     assert json.loads(first.removeprefix(b"data: "))["runs"][0]["step"] == 49
-    began = time.monotonic()
     page.stop()
-    while page.watched._threads[0].is_alive() and time.monotonic() - began < 20:
-        time.sleep(0.02)
-    assert not page.watched._threads[0].is_alive()
+    until(lambda: not page.watched._threads[0].is_alive(), seconds=20)
     connection.close()
 
 

@@ -32,6 +32,7 @@ SPIKE = 3.0
 # 150 spikes, and none did on controls; 1.2 to 2 × and three to ten readings serve as well.
 VISIBLE = 1.5
 _HEIGHTS = 5
+_FEWEST_STEPS = 25  # before a probability is told
 _LARGEST_ERROR = 5.0  # relative; a bound, about ten times the error
 # Horizons. A ratio that is followed between measurements is a few percent off after six of them; the noise
 # of mini-batches is averaged over five measurements, of which the last may not be older than four.
@@ -282,7 +283,8 @@ class RunForecaster:
 
     def _with_probability(self, forecast: Forecast, *, spiking: bool) -> Forecast:
         # Which of the two edges counts must be known, and there must be a level that a spike could leave.
-        known = self._constant is not None and math.isfinite(self._statistics.loss_ratio)
+        # Where losses lie below zero there is no multiple of it, and the other signs speak alone.
+        known = self._constant is not None and self._signs.history.steps >= _FEWEST_STEPS
         if spiking or not known:
             return changed(forecast, level=self._book.follow(math.nan))
         found = spike_probability(self.signs(forecast), steady=self._constant is True, horizon=self.horizon)
