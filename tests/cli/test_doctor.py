@@ -178,3 +178,51 @@ def test_a_file_that_can_not_be_read_is_an_error_and_no_verdict(tmp_path):
     (tmp_path / "no.pt").write_text("nothing")
     run = CliRunner().invoke(app, ["doctor", str(tmp_path / "no.pt")])
     assert run.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c["optimizer"]["state"][0]["exp_avg"].fill_(math.nan), "momentum of 0 of"),
+        (lambda c: c["optimizer"]["state"][0].update(step=math.nan), "counts nan updates"),
+        (lambda c: c.update(optimizer="adam"), "no optimizer state"),
+        (lambda c: c.update(optimizer=["adam"]), "no optimizer state"),
+    ],
+)
+def test_what_can_not_be_gone_on_from_is_a_fault_whatever_it_is(change, words, tmp_path):
+    content = saved_content(tmp_path)
+    change(content)
+    torch.save(content, tmp_path / "odd.pt")
+    result = CliRunner().invoke(app, ["doctor", str(tmp_path / "odd.pt")])
+    assert result.exit_code == 3, result.output
+    assert words in result.output
+
+
+@pytest.mark.parametrize("betas", [(), (0.9,), 5, "ab", (0.9, 1.0), None])
+def test_options_of_any_type_are_read(betas, tmp_path):
+    content = saved_content(tmp_path)
+    content["optimizer"]["param_groups"][0].update(betas=betas, params=5)
+    content["model"] = "a name"
+    torch.save(content, tmp_path / "odd.pt")
+    found = examine(tmp_path / "odd.pt", against=tmp_path / "odd.pt")
+    assert "it has no weights" in [remark.words for remark in found.remarks]
+
+
+def test_weights_of_eight_bits_are_examined(tmp_path):
+    content = saved_content(tmp_path)
+    content["model"] = {name: one.to(torch.float8_e4m3fn) for name, one in content["model"].items()}
+    torch.save(content, tmp_path / "small.pt")
+    assert examine(tmp_path / "small.pt").healthy
+
+
+def test_nobody_is_advised_to_run_the_code_of_a_file(tmp_path):
+    (tmp_path / "odd.pt").write_bytes(bytes(range(200)))
+    result = CliRunner().invoke(app, ["doctor", str(tmp_path / "odd.pt")])
+    assert result.exit_code == 1
+    assert "weights_only" not in result.output
+
+
+def saved_content(folder):
+    model, optimizer = trained()
+    saved(folder / "sound.pt", model, optimizer)
+    return torch.load(folder / "sound.pt")

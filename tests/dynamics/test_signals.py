@@ -103,3 +103,16 @@ def test_without_a_second_moment_there_is_no_lag():
 def test_bad_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("previous", [5e-324, 1e-321, 1e-300, 1e300])
+def test_a_lag_is_known_or_nan_whatever_the_size_of_v(previous):
+    for square in (0.0, 1e-320, 1.0, 1e308):
+        lag = second_moment_lag([SecondMomentSums(square, previous, beta2=0.999, step=5)])
+        assert not math.isinf(lag.decay_exponent)
+
+
+def test_squares_whose_sum_no_float_holds_end_no_training():
+    tracker = SignalTracker()
+    for _ in range(60):
+        tracker.update(loss=1.0, squared_gradient=1e308, second_moment=1e308)

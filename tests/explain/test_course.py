@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import foreshock
 from foreshock.cli.app import app
 from foreshock.explain import TensorRow, choose, compare_runs, explain_run, make_table
+from foreshock.runlog import RunLogWriter
 from logs_of_explain import AT, NAN, STEPS, calm, grown, grown_norm, ratio, write
 
 SPIKE = range(AT, AT + 30)
@@ -224,3 +225,23 @@ def test_the_tutorial_finds_the_wrong_label(tmp_path, monkeypatch):
     [found] = explain_run(foreshock.read_run("runs/spiked"))
     assert (found.onset, found.cause) == (300, "bad batch")
     assert 9603 in found.ids
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_log_can_not_command_the_terminal(options, tmp_path):
+    name = "\x1b]52;c;YWFh\x07\x9b31m\u202e\nnew"
+    log = RunLogWriter(tmp_path)
+    for step in range(150):
+        log.write("step", {"step": step, "loss": 30.0 if step == 100 else 1.0, "gradient_norm": 2.0})
+    log.write("change", {"step": 99, "what": "options", "before": {name: 1}, "after": {name: name}})
+    log.write(
+        "change", {"step": 99, "what": "parameters", "before": {}, "after": {"new": 1}, "names": [name]}
+    )
+    log.write("gradients", {"step": 100, "ids": [name]})
+    log.close()
+    result = CliRunner().invoke(app, ["explain", str(tmp_path), *options])
+    assert result.exit_code == 0, result.output
+    assert "52;c;YWFh" in result.output
+    assert all(one.isprintable() for one in result.output.replace("\n", ""))
+    if options:
+        assert json.loads(result.output)[0]["ids"] == [name]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foreshock.forecast import AlarmBook, Forecast
+from foreshock.forecast import AlarmBook, EdgeReading, Forecast, RunForecaster
 from foreshock.forecast.probability import FULL, HORIZONS, NOISY, load_cards, spike_probability
 from foreshock.forecast.signs import Signs, SpikeHistory
 
@@ -122,3 +122,45 @@ def test_each_level_is_given_once_in_an_episode():
 def test_a_threshold_that_is_no_probability_is_refused(value):
     with pytest.raises(ValueError, match=r"0\.3 is usual"):
         AlarmBook(value)
+
+
+@pytest.mark.parametrize("losses", [(1e-300, 1e300), (5e-324, 1e10), (0.0, 1.0)])
+def test_a_loss_of_any_size_ends_no_training(losses):
+    run = RunForecaster(beta2=0.999)
+    for step in range(150):
+        run.record_step(loss=losses[step % 2], squared_gradient=1.0, second_moment=1.0)
+    forecast = run.forecast(149, constant=True)
+    assert math.isnan(forecast.probability) or 0 < forecast.probability < 1
+
+
+def a_run(resumed_at=None):
+    def begin():
+        return RunForecaster(beta2=0.999, alarm_at=0.1)
+
+    run, found = begin(), []
+    for step in range(260):
+        loss, square = (8.0, 3.0) if 150 <= step < 165 else (1.0 + 0.01 * (step % 3), 0.01)
+        run.record_step(loss=loss, squared_gradient=square, second_moment=1.0)
+        if step % 10 == 5:
+            reading = EdgeReading(0.7 + 0.3 * math.sin(step / 40), learning_rate=1e-3)
+            run.record_curvature(step, reading)
+        forecast = run.forecast(step, constant=True)
+        alarm = run.alarm(step, forecast)
+        found.append((forecast.probability, forecast.level, forecast.state, run.spiking, alarm is None))
+        if step == resumed_at:
+            state = json.loads(json.dumps(run.state_dict()))
+            run = begin()
+            run.load_state_dict(state)
+            assert run.spiking is found[-1][3]
+            assert run.forecast(step, constant=True).level == forecast.level
+    return found
+
+
+def test_a_run_resumed_in_an_alarm_or_a_spike_goes_on_as_if_it_had_not_been():
+    whole = a_run()
+    levels = [level for _, level, *_ in whole]
+    assert {"alarm", "watch", ""} <= set(levels)
+    # Where a level is held by what it was before, and in a spike, nothing of which a new run knows.
+    held = [step for step, (p, level, *_) in enumerate(whole) if level == "alarm" and 0.05 <= p < 0.1]
+    for step in (held[0], held[-1], 157, 200):
+        assert repr(a_run(step)) == repr(whole), step

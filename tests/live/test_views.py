@@ -6,6 +6,7 @@ import numpy as np
 
 from foreshock.live.analysis import Analysis
 from foreshock.live.marks import explanation, marks
+from foreshock.live.run import LiveRun
 from foreshock.live.views import details, heat, packed, series
 from foreshock.live.watched import WatchedFolder
 from live_logs import calm, settle, spiky
@@ -143,3 +144,10 @@ def test_a_map_of_layers_keeps_the_highest_of_each_stretch(tmp_path, write, foll
     assert max(shares["values"][0]) == 0.9
     assert len(found["steps"]) == len(shares["values"][0]) <= 240
     assert lags["layers"] == ["b"]
+
+
+def test_a_mark_of_thousands_of_digits_is_none(tmp_path):
+    run = LiveRun(tmp_path / "rank0.jsonl", name="run")
+    for sort in ("alarm", "event", "spike"):
+        assert explanation(run, None, f"{sort}-{'9' * 5000}") is None
+    assert explanation(run, None, f"guard-{'9' * 5000}-1") is None

@@ -170,3 +170,14 @@ def test_an_input_that_is_not_finite_is_no_overflow_of_the_model():
     x = torch.ones(2, 3)
     x[1, 2] = math.nan
     assert locate_overflow(0, model, loss_fn, (x, torch.ones(2, 1))).what == "input"
+
+
+def test_looking_for_an_overflow_leaves_what_the_loss_function_reaches_alone():
+    watched, other = nn.Linear(2, 1), nn.BatchNorm1d(2)
+    before = {name: one.clone() for name, one in other.state_dict().items()}
+
+    def loss_fn(model, batch):
+        return model(other(batch).to(model.weight.dtype)).mean() / 0
+
+    locate_overflow(3, watched, loss_fn, torch.ones(4, 2))
+    assert all(torch.equal(one, before[name]) for name, one in other.state_dict().items())

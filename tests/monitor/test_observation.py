@@ -250,3 +250,15 @@ def test_a_norm_that_is_not_that_of_the_gradient_is_noticed_and_left_alone():
     assert [one.gradient_norm for one in signals.fetch()] == pytest.approx(
         [min(norm, 1e-3) for norm in expected], rel=1e-2
     )
+
+
+def test_a_gradient_whose_square_no_float_holds_ends_no_training():
+    weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer = torch.optim.SGD([weight], lr=1e-300)
+    model = nn.Module()
+    model.weight = weight
+    with foreshock.Monitor(model, optimizer) as monitor:
+        for _ in range(40):
+            weight.grad = torch.full_like(weight, 1e200)
+            monitor.observe(None, 1.0)
+            optimizer.step()

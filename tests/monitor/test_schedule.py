@@ -193,3 +193,9 @@ def test_the_users_own_step_number_counts_and_must_increase():
     for wrong in (25, 3):
         with pytest.raises(ValueError, match="after step 25; steps must increase"):
             clock.next(wrong)
+
+
+def test_a_budget_that_is_not_allowed_is_not_advised():
+    assert "choose a longer horizon" in ProbeSchedule(budget=0.05).shortfall(noisy=False, horizon=0.5)
+    assert "a horizon of 0.5 steps" in ProbeSchedule(budget=0.05).shortfall(noisy=False, horizon=0.5)
+    assert "choose budget=" in ProbeSchedule(budget=0.05).shortfall(noisy=False, horizon=20)

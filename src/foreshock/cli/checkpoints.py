@@ -245,7 +245,9 @@ def _why_unreadable(error: Exception) -> str:
         return (
             f"holds a {refused[1]}, which could run code, and is not loaded; {save}, and vars(args) for args"
         )
-    return f"can't be read as a checkpoint of tensors and plain values ({error}); {save}"
+    words = str(error)
+    why = "" if not words or "weights_only" in words else f" ({words})"
+    return f"can't be read as a checkpoint of tensors and plain values{why}; {save}"
 
 
 def _real_where(model: nn.Module, state: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from foreshock.cli.console import make_console, print_table, stopped
+from foreshock.cli.console import make_console, print_json, print_table, stopped
 
 
 def compare(
@@ -36,7 +35,7 @@ def compare(
     except (OSError, ValueError) as error:
         raise stopped(error) from error
     if as_json:
-        typer.echo(json.dumps(found.to_mapping(), indent=2, ensure_ascii=False))
+        print_json(found.to_mapping())
         return
     for finding in found.findings:
         console.print(escape(finding), soft_wrap=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich import box
@@ -38,6 +39,16 @@ def stopped(error: Exception, advice: str = "") -> typer.Exit:
     # Escaped: in "foreshock[cli]" rich would take the extra for markup and leave it out.
     Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(words)}", soft_wrap=True)
     return typer.Exit(1)
+
+
+def print_json(value: Any) -> None:
+    """Print plain values as JSON. What a terminal would obey instead of showing is spelled as JSON does.
+
+    Args:
+        value: Mappings, sequences, strings and numbers.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    typer.echo("".join(one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text))
 
 
 def printable_path(path: Path) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from foreshock.cli.console import stopped
+from foreshock.cli.console import print_json, stopped
 
 
 def explain(
@@ -34,7 +33,7 @@ def explain(
     except (OSError, ValueError) as error:
         raise stopped(error) from error
     if as_json:
-        typer.echo(json.dumps([one.to_mapping() for one in found], indent=2, ensure_ascii=False))
+        print_json([one.to_mapping() for one in found])
         return
     if not found:
         typer.echo("Nothing to explain: the loss has no spike, no divergence, no climb and no NaN.")

@@ -27,6 +27,7 @@ _SHOWN = 3
 _BEYOND = 1.05  # of the bound on |m|/√v, for rounding in low precision
 _SHRUNK = 0.01  # of Σv̂ over an older one's
 _FEW = 100  # updates: with fewer, v is not settled at β₂ = .999
+_MOST_UPDATES = 2**53
 _BEHIND = 0.5  # of the steps that the checkpoint counts itself
 
 
@@ -51,13 +52,13 @@ class Health:
     Attributes:
         path: The file.
         remarks: What was found, faults first.
-        updates: Number of updates that its optimizer has made; None if unknown.
+        updates: Number of updates that its optimizer has made, as it counts them; None if unknown.
         second_moment: Σv̂; NaN without one.
     """
 
     path: Path
     remarks: tuple[Remark, ...]
-    updates: int | None = None
+    updates: float | None = None
     second_moment: float = math.nan
 
     @property
@@ -78,7 +79,7 @@ def examine(path: Path, *, against: Path | None = None) -> Health:
         ValueError: If one is no checkpoint.
     """
     content = read_checkpoint(path)
-    weights, optimizer = weights_of(content), optimizer_state_of(content)
+    weights, optimizer = _parts_of(content)
     remarks = list(_of_weights(weights))
     updates, second = None, math.nan
     if optimizer is None:
@@ -99,6 +100,14 @@ def examine(path: Path, *, against: Path | None = None) -> Health:
     return Health(path, tuple(remarks), updates, second)
 
 
+def _parts_of(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
+    """Return weights and optimizer state; what a checkpoint has by these names may be anything."""
+    weights, optimizer = weights_of(content), optimizer_state_of(content)
+    if not isinstance(weights, Mapping):
+        weights = {}
+    return weights, optimizer if isinstance(optimizer, Mapping) else None
+
+
 def _of_weights(weights: Mapping[str, Any]) -> Iterator[Remark]:
     tensors = {name: one for name, one in weights.items() if isinstance(one, Tensor)}
     lost = [name for name, one in tensors.items() if not _finite(one)]
@@ -115,7 +124,8 @@ def _of_weights(weights: Mapping[str, Any]) -> Iterator[Remark]:
 def _of_states(
     states: Mapping[Any, Mapping[str, Any]], groups: list[Mapping[str, Any]], weights: Mapping[str, Any]
 ) -> Iterator[Remark]:
-    keys = [key for group in groups for key in group.get("params", ())]
+    listed = [group.get("params") for group in groups]
+    keys = [key for one in listed if isinstance(one, list) for key in one if isinstance(key, (int, str))]
     if not states:
         yield Remark("fault", "the optimizer's state is empty, as before the first step: v is lost")
         return
@@ -136,6 +146,11 @@ def _of_states(
         ("fault", "zero throughout", [key for key, one in moments.items() if not bool(one.any())]),
     )
     sound = True
+    firsts = {key: state.get(_FIRST) for key, state in states.items()}
+    lost = [key for key, one in firsts.items() if isinstance(one, Tensor) and not _finite(one)]
+    if lost:
+        sound = False
+        yield Remark("fault", f"the momentum of {_listed(lost)} of {len(states)} is not finite")
     for severity, what, members in checks:
         # Zero where the momentum is zero too: a parameter that never had a gradient.
         members = [key for key in members if what != "zero throughout" or _moves(states[key])]
@@ -170,8 +185,11 @@ def _of_shapes(
         yield Remark("fault", f"v of parameter {_listed(odd)} has the shape of no tensor of the model")
 
 
-def _of_counts(updates: int | None, content: Mapping[str, Any]) -> Iterator[Remark]:
+def _of_counts(updates: float | None, content: Mapping[str, Any]) -> Iterator[Remark]:
     if updates is None:
+        return
+    if not 0 <= updates <= _MOST_UPDATES:
+        yield Remark("fault", f"its optimizer counts {updates:g} updates, which can't be")
         return
     own = next((content[name] for name in _STEPS if isinstance(content.get(name), int)), None)
     if own is not None and updates < _BEHIND * own:
@@ -190,10 +208,10 @@ def _of_change(
     older: Mapping[str, Any],
     weights: Mapping[str, Any],
     optimizer: Mapping[str, Any] | None,
-    updates: int | None,
+    updates: float | None,
     second: float,
 ) -> Iterator[Remark]:
-    before, saved = weights_of(older), optimizer_state_of(older)
+    before, saved = _parts_of(older)
     shared = [
         n for n, one in weights.items() if isinstance(one, Tensor) and isinstance(before.get(n), Tensor)
     ]
@@ -239,7 +257,11 @@ def _groups_of(optimizer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _moment(state: Mapping[str, Any]) -> Tensor | None:
     named = (state.get(name) for name in _SECOND)
-    return next((one for one in named if isinstance(one, Tensor) and one.is_floating_point()), None)
+    found = next((one for one in named if isinstance(one, Tensor) and one.is_floating_point()), None)
+    if found is None:
+        return None
+    dense = found.to_dense() if found.layout != torch.strided else found
+    return dense if dense.dtype.itemsize > 1 else dense.float()
 
 
 def _moves(state: Mapping[str, Any]) -> bool:
@@ -253,7 +275,7 @@ def _too_small(state: Mapping[str, Any], moment: Tensor, groups: list[Mapping[st
     By Cauchy–Schwarz |m_t| ≤ (1−β₁)/√((1−β₂)(1−β₁²/β₂)) √v_t for m and v of the same gradients, both started
     at zero, if β₁² < β₂.
     """
-    first, betas = state.get(_FIRST), next((g["betas"] for g in groups if "betas" in g), None)
+    first, betas = state.get(_FIRST), _betas(groups)
     if (
         not isinstance(first, Tensor)
         or betas is None
@@ -261,28 +283,48 @@ def _too_small(state: Mapping[str, Any], moment: Tensor, groups: list[Mapping[st
         or "exp_avg_sq" not in state
     ):
         return False
-    beta1, beta2 = (float(one) for one in betas[:2])
+    beta1, beta2 = betas
     if not (0 < beta2 < 1 and beta1**2 < beta2):
         return False
     bound = (1 - beta1) / math.sqrt((1 - beta2) * (1 - beta1**2 / beta2))
     return bool((first.float().abs() > _BEYOND * bound * moment.float().sqrt() + 1e-12).any())
 
 
-def _updates(states: Mapping[Any, Mapping[str, Any]]) -> int | None:
+def _updates(states: Mapping[Any, Mapping[str, Any]]) -> float | None:
     steps = [state["step"] for state in states.values() if "step" in state]
-    values = [float(one) for one in steps if isinstance(one, (int, float, Tensor))]
-    return int(max(values)) if values and all(map(math.isfinite, values)) else None
+    single = [one for one in steps if not isinstance(one, Tensor) or one.numel() == 1]
+    values = [float(one) for one in single if isinstance(one, (int, float, Tensor))]
+    if not values:
+        return None
+    odd = [one for one in values if not 0 <= one <= _MOST_UPDATES]
+    return odd[0] if odd else int(max(values))
 
 
 def _second_moment(states: Mapping[Any, Mapping[str, Any]], groups: list[Mapping[str, Any]]) -> float:
     moments = [one for one in map(_moment, states.values()) if one is not None]
-    updates, betas = _updates(states), next((g["betas"] for g in groups if "betas" in g), None)
-    correction = 1 - float(betas[1]) ** updates if betas is not None and updates else 1.0
+    updates, betas = _updates(states), _betas(groups)
+    counted = betas is not None and updates is not None and 0 < updates <= _MOST_UPDATES
+    correction = 1 - betas[1] ** updates if betas is not None and updates is not None and counted else 1.0
     return math.fsum(float(one.double().sum()) for one in moments) / correction if moments else math.nan
 
 
+def _betas(groups: list[Mapping[str, Any]]) -> tuple[float, float] | None:
+    """Return β₁ and β₂ of the first group that has them, each in [0, 1); None without."""
+    found = next((group["betas"] for group in groups if "betas" in group), None)
+    if not isinstance(found, (tuple, list)) or len(found) < 2:
+        return None
+    pair = [one.item() if isinstance(one, Tensor) and one.numel() == 1 else one for one in found[:2]]
+    if not all(isinstance(one, (int, float)) and 0 <= one < 1 for one in pair):
+        return None
+    return float(pair[0]), float(pair[1])
+
+
 def _finite(tensor: Tensor) -> bool:
-    return not (tensor.is_floating_point() or tensor.is_complex()) or bool(torch.isfinite(tensor).all())
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    values = tensor.to_dense() if tensor.layout != torch.strided else tensor
+    # Of eight bits torch has no isfinite.
+    return bool(torch.isfinite(values if values.dtype.itemsize > 1 else values.float()).all())
 
 
 def _listed(values: Iterable[Any]) -> str:

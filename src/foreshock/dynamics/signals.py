@@ -111,11 +111,28 @@ def second_moment_lag(sums: Sequence[SecondMomentSums]) -> SecondMomentLag:
     above = instant_lag(sum(part.corrected for part in sums), sum(part.squared_gradient for part in sums))
     current = sum(part.current for part in sums)
     previous = sum(part.previous for part in sums)
-    if not (previous > 0 and 0 < current < math.inf):
-        return SecondMomentLag(above, math.nan)
     decayed = sum(part.beta2 * part.previous for part in sums)
-    exponent = math.log(current / previous) / math.log(decayed / previous)
+    # Near the smallest floats β₂v is v itself, or zero.
+    if not (0 < decayed < previous and 0 < current < math.inf):
+        return SecondMomentLag(above, math.nan)
+    exponent = (math.log(current) - math.log(previous)) / math.log(decayed / previous)
     return SecondMomentLag(above, exponent)
+
+
+def total(values: Iterable[float]) -> float:
+    """Return the exact sum of numbers that are not negative; infinity where it is too large for a float.
+
+    Args:
+        values: The numbers.
+
+    Example:
+        >>> total([1.0, 2.0]), total([1e308, 1e308])
+        (3.0, inf)
+    """
+    try:
+        return math.fsum(values)
+    except OverflowError:
+        return math.inf
 
 
 def require_beta2(beta2: float) -> None:
@@ -162,7 +179,7 @@ class LagWindow:
             squared_gradient: ‖g‖², finite, over the same coordinates.
         """
         self._gradients.append(squared_gradient)
-        mean = math.fsum(self._gradients) / len(self._gradients)
+        mean = total(self._gradients) / len(self._gradients)
         lag = second_moment / mean if mean > 0 else math.nan
         # The largest one is searched for again only where it may have left the window.
         leaves = len(self._lags) == _WINDOW and self._lags[0] == self.lag

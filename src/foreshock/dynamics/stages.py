@@ -197,7 +197,8 @@ class StageTracker:
         """
         if math.isnan(decay_exponent):
             return
-        growth = math.log(loss / self._loss) if 0 < loss < math.inf and self._loss > 0 else math.nan
+        known = 0 < loss < math.inf and self._loss > 0
+        growth = math.log(loss) - math.log(self._loss) if known else math.nan
         evidence = StageEvidence(instant_lag, decay_exponent, stability_ratio, growth)
         self._state = next_stage(self._state, evidence)
         self._loss = loss if 0 < loss < math.inf else math.nan

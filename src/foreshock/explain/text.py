@@ -6,13 +6,14 @@ import math
 
 from foreshock.explain.record import Explanation
 from foreshock.explain.tensors import TensorTable
+from foreshock.representation import printable
 from foreshock.words import number
 
 _ROWS = 6
 
 
 def explanation_text(found: Explanation) -> str:
-    """Return an explanation as lines of text.
+    """Return an explanation as lines of text, safe to print on a terminal whoever wrote the log.
 
     Args:
         found: The explanation of one event.
@@ -42,7 +43,7 @@ def explanation_text(found: Explanation) -> str:
         ]
     if found.tensors is not None and found.tensors.rows:
         lines += ["", *table_text(found.tensors)]
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(printable, lines)) + "\n"
 
 
 def table_text(table: TensorTable) -> list[str]:

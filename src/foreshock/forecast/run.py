@@ -280,6 +280,8 @@ class RunForecaster:
         if "signs" in state:  # of this version on
             self._signs.load_state_dict(state["signs"])
             self._constant = state["constant"]
+            # Without it the next forecast would take an alarm, or a spike, for over.
+            self._statistics = self._signs.statistics
 
     def _with_probability(self, forecast: Forecast, *, spiking: bool) -> Forecast:
         # Which of the two edges counts must be known, and there must be a level that a spike could leave.

@@ -107,11 +107,12 @@ class Signs:
 
     Attributes:
         history: The spikes so far.
+        statistics: The smoothed signals of the last step.
     """
 
     def __init__(self) -> None:
         self.history = SpikeHistory()
-        self._statistics = StepStatistics(math.nan, math.nan, math.nan)
+        self.statistics = StepStatistics(math.nan, math.nan, math.nan)
         self._loss = math.nan
         self._moment = self._square = self._volatility = math.nan
         self._sizes: deque[float] = deque(maxlen=_LOWEST)  # ln of the mean ‖g‖²
@@ -137,11 +138,12 @@ class Signs:
             steady: Whether every step sees the same data, so that a single high loss is a spike.
         """
         before, self._loss = self._loss, loss
-        self._statistics, self._moment = statistics, second_moment
+        self.statistics, self._moment = statistics, second_moment
         self._square = _moved(self._square, squared_gradient, _GRADIENT_MEMORY)
         self._sizes.append(logarithm(self._square))
         if loss and before and math.isfinite(loss) and math.isfinite(before):
-            change = abs(math.log(abs(loss / before)))
+            # Of the quotient it would be that of 0, where a loss underflows.
+            change = abs(math.log(abs(loss)) - math.log(abs(before)))
             self._volatility = _moved(self._volatility, change, _VOLATILITY_MEMORY)
         self._levels.append(logarithm(statistics.loss_ratio))
         self.history.update(statistics.instant_loss_ratio if steady else statistics.loss_ratio)
@@ -172,9 +174,9 @@ class Signs:
             "highest": logarithm(max(recent, default=math.nan)) if ratio > 0 else math.nan,
             "noise": logarithm(noise),
             "lag": logarithm(self._moment / self._square) if self._square > 0 else math.nan,
-            "held lag": logarithm(self._statistics.lag),
-            "burst": logarithm(self._statistics.burst),
-            "level": logarithm(self._statistics.loss_ratio),
+            "held lag": logarithm(self.statistics.lag),
+            "burst": logarithm(self.statistics.burst),
+            "level": logarithm(self.statistics.loss_ratio),
             "bump": max(levels, default=math.nan),
             "volatility": logarithm(self._volatility),
             "rate": math.log((self.history.count + 0.3) / (self.history.steps + 300)),
@@ -193,7 +195,7 @@ class Signs:
             "sizes": list(self._sizes),
             "levels": list(self._levels),
             "ratios": [list(pair) for pair in self._ratios],
-            "statistics": list(vars(self._statistics).values()),
+            "statistics": list(vars(self.statistics).values()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -204,7 +206,7 @@ class Signs:
         self._sizes = deque(state["sizes"], maxlen=_LOWEST)
         self._levels = deque(state["levels"], maxlen=_WINDOW)
         self._ratios = deque(((int(k), float(x)) for k, x in state["ratios"]), maxlen=_WINDOW)
-        self._statistics = StepStatistics(*state["statistics"])
+        self.statistics = StepStatistics(*state["statistics"])
 
 
 def logarithm(value: float) -> float:

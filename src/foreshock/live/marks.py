@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _MOST = 2000  # marks of one sort: the last
 _APART = 20_000  # steps of a run whose actions are joined within twenty
+_DIGITS = 20
 _SHOWN = 8  # actions that an explanation lists
 
 Mark = dict[str, Any]
@@ -74,13 +75,19 @@ def explanation(run: LiveRun, analysed: Analysed | None, key: str) -> dict[str, 
             return _explained_spike(found[-1], run, analysed) if found else None
         rows = {"alarm": run.log.alarms, "event": run.log.events}.get(sort)
         if rows is not None:
-            row = rows[int(place)] if place.isdecimal() and int(place) < len(rows) else None
+            at = _counted(place)
+            row = rows[at] if at is not None and at < len(rows) else None
             explained = _explained_alarm if sort == "alarm" else _explained_event
             return None if row is None else explained(row, run)
-        first, _, last = place.partition("-")
-        if sort == "guard" and first.isdecimal() and last.isdecimal():
-            return _explained_actions(int(first), int(last), run)
+        first, last = map(_counted, place.partition("-")[::2])
+        if sort == "guard" and first is not None and last is not None:
+            return _explained_actions(first, last, run)
     return None
+
+
+def _counted(digits: str) -> int | None:
+    # Of thousands of digits, which a request can have, int() makes an error.
+    return int(digits) if digits.isdecimal() and len(digits) < _DIGITS else None
 
 
 def _last(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, Mapping[str, Any]]]:

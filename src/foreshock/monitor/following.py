@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from foreshock.dynamics import SecondMomentSums
+from foreshock.dynamics.signals import total
 from foreshock.preconditioner import unwrap
 from foreshock.representation import changed
 from foreshock.vectors import is_sharded
@@ -194,9 +195,9 @@ class FollowedSums:
         each = () if size.norm is not None else tuple(one / size.scale for one in values)
         for count in self._sizes if size.norm is None else [1]:
             parts = values[first : first + count]
-            squares.append(math.fsum(size.seen_by_optimizer(one) ** 2 for one in parts))
+            squares.append(total(_square(size.seen_by_optimizer(one)) for one in parts))
             first += count
-        norm = math.sqrt(math.fsum(squares))
+        norm = math.sqrt(total(squares))
         if not (self._sound and math.isfinite(norm)):
             self._sound = False
             return FollowedStep(loss, norm, None, each)
@@ -235,13 +236,17 @@ def merged(sums: Sequence[SecondMomentSums]) -> tuple[SecondMomentSums, ...]:
         shared.setdefault((part.beta2, part.step), []).append(part)
     return tuple(
         SecondMomentSums(
-            math.fsum(part.squared_gradient for part in parts),
-            math.fsum(part.previous for part in parts),
+            total(part.squared_gradient for part in parts),
+            total(part.previous for part in parts),
             beta2=beta2,
             step=step,
         )
         for (beta2, step), parts in shared.items()
     )
+
+
+def _square(size: float) -> float:
+    return size * size  # ** raises where the product is infinite
 
 
 def _with_gradient(group: Mapping[str, Any]) -> list[Tensor]:

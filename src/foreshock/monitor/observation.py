@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from foreshock.curvature import CurvatureReading, FollowedRatio, Prober
 from foreshock.dynamics import SecondMomentSums, second_moment_lag
+from foreshock.dynamics.signals import total
 from foreshock.forecast import EdgeReading
 from foreshock.monitor.following import FollowedSums, GradientSize
 from foreshock.preconditioner import (
@@ -237,8 +238,8 @@ def _observation(
         instant_lag=lag.instant_lag,
         decay_exponent=lag.decay_exponent,
         # v and g² over the same coordinates, so that their quotient is one where v follows.
-        squared_gradient=math.fsum(part.squared_gradient for part in known) if known else norm**2,
-        second_moment=math.fsum(part.corrected for part in known) if known else math.nan,
+        squared_gradient=total(part.squared_gradient for part in known) if known else norm * norm,
+        second_moment=total(part.corrected for part in known) if known else math.nan,
         batch_size=context.batch_size,
         batch_elements=context.batch_elements,
     )

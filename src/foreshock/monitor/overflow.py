@@ -111,7 +111,8 @@ class _ForwardWatch:
 def _double_loss(model: nn.Module, loss_fn: LossFunction, batch: Any) -> float:
     if sum(parameter.numel() for parameter in model.parameters()) > _LARGEST_COPY:
         return math.nan
-    with suppress(Exception), torch.random.fork_rng(), torch.no_grad():
+    # A loss function may reach what is no part of the copy, and write to it.
+    with suppress(Exception), isolated(model, loss_fn), torch.no_grad():
         return float(loss_fn(copy.deepcopy(model).double(), _in_double(fresh(batch))))
     return math.nan  # a model that can't be copied, or has parts that are not double
 

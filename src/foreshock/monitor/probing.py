@@ -202,8 +202,8 @@ class ProbeSchedule:
         enough = math.ceil(1000 * cost / longest / share) / 1000
         return (
             f"budget={self.budget.passes_per_step:g} pays for a measurement every {every:.0f} steps, too "
-            f"rarely for a horizon of {horizon:.0f} steps, so that the forecast will often be unknown: "
-            f"choose budget={enough:g}, or a longer horizon"
+            f"rarely for a horizon of {horizon:g} steps, so that the forecast will often be unknown: "
+            f"choose {f'budget={enough:g}, or ' if enough <= 1 else ''}a longer horizon"
         )
 
     def state_dict(self) -> dict[str, Any]:
