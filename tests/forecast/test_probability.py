@@ -164,3 +164,20 @@ def test_a_run_resumed_in_an_alarm_or_a_spike_goes_on_as_if_it_had_not_been():
     held = [step for step, (p, level, *_) in enumerate(whole) if level == "alarm" and 0.05 <= p < 0.1]
     for step in (held[0], held[-1], 157, 200):
         assert repr(a_run(step)) == repr(whole), step
+
+
+def test_steps_that_were_not_observed_count():
+    """Observed at each step or at every tenth, a run has the same rate of spikes and the same rises."""
+
+    def signs(every):
+        run = RunForecaster(beta2=0.999)
+        for step in range(0, 3001, every):
+            size = math.exp(0.002 * step)
+            run.record_step(loss=1.0, squared_gradient=size, second_moment=size, step=step)
+        return run.signs(run.forecast(3000, constant=True))
+
+    each, tenth = signs(1), signs(10)
+    assert tenth["rate"] == pytest.approx(each["rate"], abs=0.01)
+    for name in ("rise 10", "rise 20", "rise 40"):
+        assert tenth[name] == pytest.approx(each[name], rel=0.02)
+    assert each["rise 40"] == pytest.approx(0.08, rel=0.02)

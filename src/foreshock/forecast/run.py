@@ -88,9 +88,16 @@ class RunForecaster:
         self._doubt = ""
         self._signs = Signs()
         self._constant: bool | None = None
+        self._step: int | None = None  # the last one that was observed
 
     def record_step(
-        self, *, loss: float, squared_gradient: float, second_moment: float, decay_exponent: float = math.nan
+        self,
+        *,
+        loss: float,
+        squared_gradient: float,
+        second_moment: float,
+        decay_exponent: float = math.nan,
+        step: int | None = None,
     ) -> None:
         """Take the free signals of a step.
 
@@ -99,7 +106,10 @@ class RunForecaster:
             squared_gradient: ‖g‖².
             second_moment: Σv̂; NaN without a second moment.
             decay_exponent: log(Σv_t/Σv_{t−1})/log β₂; NaN if unknown, and the stage is too then.
+            step: Its number; None if every step is observed.
         """
+        before, self._step = self._step, step
+        passed = 1 if step is None or before is None else max(step - before, 1)
         self._loss = loss
         self._statistics = self._signals.update(
             loss=loss, squared_gradient=squared_gradient, second_moment=second_moment
@@ -110,6 +120,7 @@ class RunForecaster:
             second_moment=second_moment,
             statistics=self._statistics,
             steady=self._constant is True,
+            passed=passed,
         )
         # The stages need a ratio whose edge is one, whichever of the two edges decides.
         ratio = (
@@ -263,6 +274,7 @@ class RunForecaster:
             "doubt": self._doubt,
             "signs": self._signs.state_dict(),
             "constant": self._constant,
+            "step": self._step,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -279,14 +291,14 @@ class RunForecaster:
         self._doubt = str(state.get("doubt", ""))
         if "signs" in state:  # of this version on
             self._signs.load_state_dict(state["signs"])
-            self._constant = state["constant"]
+            self._constant, self._step = state["constant"], state["step"]
             # Without it the next forecast would take an alarm, or a spike, for over.
             self._statistics = self._signs.statistics
 
     def _with_probability(self, forecast: Forecast, *, spiking: bool) -> Forecast:
         # Which of the two edges counts must be known, and there must be a level that a spike could leave.
         # Where losses lie below zero there is no multiple of it, and the other signs speak alone.
-        known = self._constant is not None and self._signs.history.steps >= _FEWEST_STEPS
+        known = self._constant is not None and self._signs.observed >= _FEWEST_STEPS
         if spiking or not known:
             return changed(forecast, level=self._book.follow(math.nan))
         found = spike_probability(self.signs(forecast), steady=self._constant is True, horizon=self.horizon)

@@ -27,7 +27,7 @@ import itertools
 import math
 import statistics
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from foreshock.dynamics import StepStatistics
@@ -65,13 +65,14 @@ class SpikeHistory:
         self._high = self._ended = -1
         self._onsets: deque[int] = deque(maxlen=20)
 
-    def update(self, level: float) -> None:
+    def update(self, level: float, *, passed: int = 1) -> None:
         """Take one step into account.
 
         Args:
             level: Its loss as a multiple of the level before; NaN if unknown.
+            passed: Steps since the last one that was observed, ≥ 1.
         """
-        self.steps += 1
+        self.steps += passed
         if level > SPIKE:
             if not self.inside:
                 self._onsets.append(self.steps)
@@ -107,6 +108,7 @@ class Signs:
 
     Attributes:
         history: The spikes so far.
+        observed: Steps that were observed so far; `history.steps` counts those in between, too.
         statistics: The smoothed signals of the last step.
     """
 
@@ -115,8 +117,10 @@ class Signs:
         self.statistics = StepStatistics(math.nan, math.nan, math.nan)
         self._loss = math.nan
         self._moment = self._square = self._volatility = math.nan
-        self._sizes: deque[float] = deque(maxlen=_LOWEST)  # ln of the mean ‖g‖²
-        self._levels: deque[float] = deque(maxlen=_WINDOW)
+        # Steps so far, and ln of the mean ‖g‖², or of the level of the loss.
+        self._sizes: deque[tuple[int, float]] = deque(maxlen=_LOWEST)
+        self._levels: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
+        self.observed = 0
         self._ratios: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
 
     def record_step(
@@ -127,6 +131,7 @@ class Signs:
         second_moment: float,
         statistics: StepStatistics,
         steady: bool,
+        passed: int = 1,
     ) -> None:
         """Take one step into account.
 
@@ -136,17 +141,19 @@ class Signs:
             second_moment: Σv̂.
             statistics: Its signals, smoothed.
             steady: Whether every step sees the same data, so that a single high loss is a spike.
+            passed: Steps since the last one that was observed, ≥ 1.
         """
+        self.history.update(statistics.instant_loss_ratio if steady else statistics.loss_ratio, passed=passed)
+        self.observed += 1
         before, self._loss = self._loss, loss
         self.statistics, self._moment = statistics, second_moment
         self._square = _moved(self._square, squared_gradient, _GRADIENT_MEMORY)
-        self._sizes.append(logarithm(self._square))
+        self._sizes.append((self.history.steps, logarithm(self._square)))
         if loss and before and math.isfinite(loss) and math.isfinite(before):
             # Of the quotient it would be that of 0, where a loss underflows.
             change = abs(math.log(abs(loss)) - math.log(abs(before)))
             self._volatility = _moved(self._volatility, change, _VOLATILITY_MEMORY)
-        self._levels.append(logarithm(statistics.loss_ratio))
-        self.history.update(statistics.instant_loss_ratio if steady else statistics.loss_ratio)
+        self._levels.append((self.history.steps, logarithm(statistics.loss_ratio)))
 
     def record_ratio(self, step: int, ratio: float) -> None:
         """Take a reading of the stability ratio into account."""
@@ -163,12 +170,11 @@ class Signs:
         """
         since = self.history.since
         recent = [one for made, one in self._ratios if step - made < _WINDOW]
-        levels = [one for one in self._levels if not math.isnan(one)]
-        sizes = list(self._sizes)
-        lowest = min((one for one in sizes if not math.isnan(one)), default=math.nan)
-        rises = {f"rise {k}": sizes[-1] - sizes[-1 - k] if len(sizes) > k else math.nan for k in _RISES}
-        return rises | {
-            "rise": sizes[-1] - lowest if sizes else math.nan,
+        levels = self._known(self._levels, within=_WINDOW)
+        size = self._sizes[-1][1] if self._sizes else math.nan
+        lowest = min(self._known(self._sizes, within=_LOWEST), default=math.nan)
+        return {f"rise {k}": size - self._size_before(k) for k in _RISES} | {
+            "rise": size - lowest,
             "ratio": logarithm(ratio),
             "growth": growth,
             "highest": logarithm(max(recent, default=math.nan)) if ratio > 0 else math.nan,
@@ -184,16 +190,27 @@ class Signs:
             "phase": math.nan if since is None else logarithm((since + 1) / self.history.gap),
         }
 
+    def _known(self, values: Iterable[tuple[int, float]], *, within: int) -> list[float]:
+        """Return those of the last steps that are known."""
+        first = self.history.steps - within
+        return [value for step, value in values if step > first and not math.isnan(value)]
+
+    def _size_before(self, steps: int) -> float:
+        """Return ln of the mean ‖g‖² so many steps ago, or where it was observed before; NaN if unknown."""
+        wanted = self.history.steps - steps
+        return next((size for step, size in reversed(self._sizes) if step <= wanted), math.nan)
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, as plain values."""
         return {
             "history": self.history.state_dict(),
+            "observed": self.observed,
             "loss": self._loss,
             "moment": self._moment,
             "square": self._square,
             "volatility": self._volatility,
-            "sizes": list(self._sizes),
-            "levels": list(self._levels),
+            "sizes": [list(pair) for pair in self._sizes],
+            "levels": [list(pair) for pair in self._levels],
             "ratios": [list(pair) for pair in self._ratios],
             "statistics": list(vars(self.statistics).values()),
         }
@@ -203,8 +220,9 @@ class Signs:
         self.history.load_state_dict(state["history"])
         self._loss, self._moment = float(state["loss"]), float(state["moment"])
         self._square, self._volatility = float(state["square"]), float(state["volatility"])
-        self._sizes = deque(state["sizes"], maxlen=_LOWEST)
-        self._levels = deque(state["levels"], maxlen=_WINDOW)
+        self.observed = int(state["observed"])
+        self._sizes = deque(((int(k), float(x)) for k, x in state["sizes"]), maxlen=_LOWEST)
+        self._levels = deque(((int(k), float(x)) for k, x in state["levels"]), maxlen=_WINDOW)
         self._ratios = deque(((int(k), float(x)) for k, x in state["ratios"]), maxlen=_WINDOW)
         self.statistics = StepStatistics(*state["statistics"])
 

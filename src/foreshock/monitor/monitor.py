@@ -445,6 +445,7 @@ class Monitor:
                 squared_gradient=seen.squared_gradient,
                 second_moment=seen.second_moment,
                 decay_exponent=seen.decay_exponent,
+                step=seen.step,
             )
             if not math.isfinite(seen.loss):
                 message = f"the loss is {seen.loss}; no probe is made"

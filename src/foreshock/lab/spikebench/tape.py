@@ -154,6 +154,7 @@ class _Teller(RunForecaster):
         squared_gradient: float,
         second_moment: float,
         decay_exponent: float = math.nan,
+        step: int | None = None,
     ) -> None:
         self.calls.append(("record_step", [loss, squared_gradient, second_moment, decay_exponent]))
         super().record_step(
@@ -161,6 +162,7 @@ class _Teller(RunForecaster):
             squared_gradient=squared_gradient,
             second_moment=second_moment,
             decay_exponent=decay_exponent,
+            step=step,
         )
 
     def record_curvature(self, step: int, reading: EdgeReading, **settings: Any) -> None:
