@@ -151,3 +151,19 @@ def test_a_mark_of_thousands_of_digits_is_none(tmp_path):
     for sort in ("alarm", "event", "spike"):
         assert explanation(run, None, f"{sort}-{'9' * 5000}") is None
     assert explanation(run, None, f"guard-{'9' * 5000}-1") is None
+
+
+def test_a_spike_whose_cause_is_known_opens_cause_recovery_and_advice(tmp_path, write):
+    rate = [("step", {"step": s, "loss": 1.0, "learning_rate": 1e-3}) for s in range(300)]
+    high = [
+        ("step", {"step": s, "loss": 9.0 if s < 312 else 1.0, "learning_rate": 0.1}) for s in range(300, 600)
+    ]
+    write(tmp_path / "run", [*rate, *high])
+    run, found = analysed(tmp_path)
+    [known] = found.summary.explanations
+    assert known.causes
+    said = " ".join(explanation(run, found, f"spike-{known.onset}")["text"])
+    assert f"{known.causes[0].confidence:.0%} sure" in said
+    assert known.causes[0].words in said
+    assert known.recovery.words in said
+    assert known.advice[0] in said

@@ -17,6 +17,7 @@ from foreshock.runlog.numbers import as_number
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from foreshock.explain import Explanation
     from foreshock.live.analysis import Analysed
     from foreshock.live.run import LiveRun
     from foreshock.spikes import LossEvent
@@ -144,17 +145,28 @@ def _explained_spike(event: LossEvent, run: LiveRun, analysed: Analysed | None) 
     ]
     text = [] if event.kind == "spike" else [f"{failure(event, run.last_step)}."]
     known = [] if analysed is None else _known(event, analysed)
-    if known:
+    if known and analysed is not None:
         (row, headers, causes), *_ = known
         facts += [(name, cell) for name, cell in zip(headers[2:], row[2:], strict=True) if cell != "–"]
-        text += [f"{cause.words[:1].upper()}{cause.words[1:]}." for cause in causes]
-        text += [words for words in dict.fromkeys(remedy(cause.label) for cause in causes[:1]) if words]
-        if not causes:
-            text.append("The log does not say why.")
+        found = next((one for one in analysed.summary.explanations if one.onset == event.onset), None)
+        if found is not None and found.causes:
+            text += _caused(found)
+        else:
+            text += [_sentence(cause.words) for cause in causes]
+            text += [words for words in dict.fromkeys(remedy(cause.label) for cause in causes[:1]) if words]
+            text += [] if causes else ["The log does not say why."]
     else:
         text.append("What was known before it is being worked out.")
     margin = max(event.end - event.onset, 60)
     return _explained(title, facts, text, (event.onset - margin, event.end + margin))
+
+
+def _caused(found: Explanation) -> list[str]:
+    """Return the causes with their evidence, what became of the run, and what to do, a sentence each."""
+    causes = [
+        _sentence(f"{cause.name} ({cause.confidence:.0%} sure): {cause.words}") for cause in found.causes
+    ]
+    return [*causes, _sentence(f"{found.recovery.outcome}: {found.recovery.words}"), *found.advice]
 
 
 def _known(event: LossEvent, analysed: Analysed) -> list[tuple[tuple[str, ...], tuple[str, ...], Any]]:
