@@ -202,7 +202,8 @@ def test_zooming_brings_back_what_was_left_out(tmp_path, write, serve, look):
     seen = look(serve(tmp_path))
     idle(seen)
     held = seen.evaluate(f"{LOSS}.data[0].length")
-    assert held < 4000
+    # What arrives while the server still reads the log is added to what is held, up to three times a view.
+    assert held < 12_000
     place = seen.evaluate(f"{LOSS}.data[0].indexOf(43210)")
     assert seen.evaluate(f"{LOSS}.data[1][{place}]") == 5.0
     seen.evaluate("foreshockPage.show([43000, 43400])")

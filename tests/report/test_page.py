@@ -37,7 +37,7 @@ def page(request, browser, spiky, blind, tmp_path):
 
 def test_every_chart_is_drawn(page):
     canvases = page.locator("figure canvas")
-    assert canvases.count() == 14
+    assert canvases.count() == 15
     assert all(canvases.nth(i).evaluate(INK) for i in range(14))
 
 
@@ -62,7 +62,7 @@ def test_a_drag_zooms_all_charts_of_its_run_and_no_other(page):
 def test_the_cursor_is_shared_within_a_run(page):
     page.locator("#run-1 [data-chart=loss] .u-over").hover(position={"x": 300, "y": 50})
     legends = page.locator("#run-1 .u-legend .u-series:first-child .u-value").all_inner_texts()
-    assert len(legends) == 9
+    assert len(legends) == 10
     numbers = [int(text.replace(",", "")) for text in legends]
     assert max(numbers) - min(numbers) <= 5
 
