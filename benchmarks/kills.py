@@ -190,9 +190,13 @@ class Trials:
 
 
 def _rows(place: Place) -> dict[str, list[dict[str, Any]]]:
-    """Return the records of a log by kind, without how long a probe took."""
+    """Return the records of a log by kind, without how long a probe took, and without that it was resumed."""
     records = read_run(place.run).records
-    return {kind: [{**row, "seconds": 0} for row in rows] for kind, rows in records.items() if rows}
+    return {
+        kind: [{**row, "seconds": 0} for row in rows]
+        for kind, rows in records.items()
+        if rows and kind != "change"
+    }
 
 
 def is_same(one: Any, other: Any) -> bool:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from foreshock.runlog import Run
 
+_LARGEST = 1e300
 _LABEL_WIDTH = 0.045  # of the axis
 _TITLE_WIDTH = 100  # characters
 _PLAIN = 10.0  # span of a logarithmic axis below which its ticks are plain numbers
@@ -112,7 +113,8 @@ def _decisive_ratio(run: Run) -> _Ratio | None:
 def _loss(axis: Axes, run: Run, summary: RunSummary) -> None:
     steps, losses = recorded_losses(run)
     logarithmic = is_logarithmic(losses)
-    shown = np.isfinite(losses) & (losses > (0 if logarithmic else -math.inf))
+    # An axis has no room beyond the largest number.
+    shown = (np.abs(losses) < _LARGEST) & (losses > (0 if logarithmic else -math.inf))
     drawable = np.where(shown, losses, math.nan)
     axis.plot(steps, drawable, color=BLUE, linewidth=1.2)
     if logarithmic:

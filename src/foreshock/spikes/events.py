@@ -334,7 +334,12 @@ class EventScan:
         if not sigma > _NOISY * abs(level):
             return loss
         recent = [value for _, value in self._recent]
-        return math.fsum(recent) / len(recent) if all(map(math.isfinite, recent)) else loss
+        if not all(map(math.isfinite, recent)):
+            return loss
+        try:
+            return math.fsum(recent) / len(recent)
+        except OverflowError:  # near the largest number their sum is beyond it
+            return math.fsum(one / len(recent) for one in recent)
 
     def _bar(self) -> tuple[float, float, float]:
         """Return level, σ, and the loss above which a step is high; infinite while too little is known."""
