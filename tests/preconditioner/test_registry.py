@@ -245,3 +245,14 @@ def test_without_a_decaying_average_there_is_no_lag(optimizer):
     lag = second_moment_lag([])
     assert math.isnan(lag.instant_lag)
     assert math.isnan(lag.decay_exponent)
+
+
+@pytest.mark.parametrize(("cls", "name"), [(optim.RMSprop, "square_avg"), (optim.Adagrad, "sum")])
+def test_a_moment_that_is_no_tensor_is_refused_by_name(cls, name):
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = cls([weight], lr=0.1)
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    optimizer.state[weight][name] = 0.5
+    with pytest.raises(ValueError, match=f"'{name}' in the optimizer's state is a float"):
+        read_preconditioner(optimizer)
