@@ -80,7 +80,7 @@ def _factored_estimate(live: LiveParameter, gradient: Tensor, weight: float, flo
     factors = []
     for name, dimension in (("row_var", -1), ("col_var", -2)):
         mean = squared.mean(dim=dimension, keepdim=True)
-        previous = live.state.get(name)
+        previous = live.saved(name)
         factors.append(mean * weight if previous is None else torch.lerp(previous.detach(), mean, weight))
     rows, columns = factors
     return (rows @ columns).div_(rows.mean(dim=-2, keepdim=True).clamp_(min=floor))

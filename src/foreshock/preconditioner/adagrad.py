@@ -20,7 +20,7 @@ def read_adagrad_step(live: LiveParameter) -> ParameterStep:
     """
     decay = live.option("weight_decay")
     gradient = live.used_gradient(decay)
-    total = live.state.get("sum")
+    total = live.saved("sum")
     if total is None:
         total = torch.full_like(live.parameter, live.option("initial_accumulator_value"), requires_grad=False)
     total = total.detach().addcmul(gradient, gradient)

@@ -83,15 +83,25 @@ class LiveParameter:
         Raises:
             ValueError: If the state has something else there.
         """
+        value = self.saved(name)
+        return torch.zeros_like(self.parameter, requires_grad=False) if value is None else value.detach()
+
+    def saved(self, name: str) -> Tensor | None:
+        """Return a tensor of the state; None if there is none yet.
+
+        Args:
+            name: Key of the state.
+
+        Raises:
+            ValueError: If the state has something else there.
+        """
         value = self.state.get(name)
-        if value is None:
-            return torch.zeros_like(self.parameter, requires_grad=False)
-        if not isinstance(value, Tensor):
-            raise ValueError(
-                f"{name!r} in the optimizer's state is a {type(value).__name__}, and must be a tensor of the "
-                "parameter's shape: the state is damaged, or of another optimizer"
-            )
-        return value.detach()
+        if value is None or isinstance(value, Tensor):
+            return value
+        raise ValueError(
+            f"{name!r} in the optimizer's state is a {type(value).__name__}, and must be a tensor: the state "
+            "is damaged, or of another optimizer"
+        )
 
     def used_gradient(self, coupled_decay: float = 0.0) -> Tensor:
         """Return g_t as the optimizer uses it, a tensor that may share memory with ``.grad``.

@@ -47,7 +47,7 @@ def read_nadam_step(live: LiveParameter) -> ParameterStep:
 
 def _product(live: LiveParameter) -> Tensor:
     """Return Π_{i<t} μ_i in the dtype that torch uses for scalars: its rounding is part of the step."""
-    product: Tensor | None = live.state.get("mu_product")
+    product: Tensor | None = live.saved("mu_product")
     if product is not None:
         return product.detach()
     exact = torch.get_default_dtype() == torch.float64

@@ -20,7 +20,7 @@ def read_sgd_step(live: LiveParameter) -> ParameterStep:
     decay, nesterov = live.option("weight_decay"), bool(live.group["nesterov"])
     gradient = numerator = live.used_gradient(decay)
     if momentum:
-        buffer = live.state.get("momentum_buffer")
+        buffer = live.saved("momentum_buffer")
         if buffer is not None:
             numerator = buffer.detach().mul(momentum).add_(gradient, alpha=1 - dampening)
         if nesterov:
