@@ -429,8 +429,10 @@ for _ in range(63):
     monitor.observe(torch.ones(2, 3), loss)
     optimizer.step()
 """
-    subprocess.run([sys.executable, "-c", script, str(tmp_path / "ended")], check=True)
-    assert read_run(tmp_path / "ended").steps("step").tolist() == list(range(63))
+    # The second time in a subfolder, whose file is opened after the monitor was made.
+    for run in (tmp_path / "ended", tmp_path / "ended" / "2"):
+        subprocess.run([sys.executable, "-c", script, str(tmp_path / "ended")], check=True)
+        assert read_run(run).steps("step").tolist() == list(range(63))
 
 
 def test_steps_that_are_not_read_back_yet_reach_the_log_within_a_second(tmp_path, monkeypatch):

@@ -179,6 +179,9 @@ class RunLogWriter:
             self._path, self._descriptor = path, descriptor
             # A monitor that is never closed still closes its file when it is collected.
             self._finalizer = weakref.finalize(self, release, descriptor, os.getpid())
+            # Not at exit: there, what came last is undone first, and whoever has records left, who began
+            # before this file was opened, would write them into a closed one. They close it.
+            self._finalizer.atexit = False
         return descriptor
 
     def _release(self) -> None:
