@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chromium import CHROMIUM
+from chromium import CHROMIUM, INK
 from foreshock.runlog import RunLogWriter
 from live_logs import calm, forecast, spiky, until
 
@@ -18,11 +18,6 @@ pytestmark = [
     pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="needs chromium"),
 ]
 
-INK = """canvas => {
-  const { width, height } = canvas;
-  const pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
-  return pixels.some(value => value !== 0);
-}"""
 LOSS = "foreshockPage.charts.find(c => c.style.id === 'loss').plot"
 WINDOW = "foreshockPage.window()"
 NAMES = (

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from chromium import CHROMIUM
+from chromium import CHROMIUM, INK
 from foreshock.report.html import write_html
 
 pytestmark = [
@@ -12,11 +12,6 @@ pytestmark = [
     pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="needs chromium"),
 ]
 
-INK = """canvas => {
-  const { width, height } = canvas;
-  const pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
-  return pixels.some(value => value !== 0);
-}"""
 ZOOMS = "foreshockRuns.map(run => run.plots.map(p => [p.scales.x.min, p.scales.x.max]))"
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from foreshock.forecast.record import Forecast, Level
+from foreshock.forecast.record import Forecast, Level, Raised
 from foreshock.representation import short_repr
 
 ALARM_AT = 0.3
@@ -75,11 +75,11 @@ class AlarmBook:
                 "between 0 and 1: 0.3 is usual, less misses fewer spikes and is in alarm for longer"
             )
         self.alarm_at = alarm_at
-        self.level: Literal["", "watch", "alarm"] = ""
+        self.level: Raised = ""
         self._given: set[Level] = set()
         self._failed = False
 
-    def follow(self, probability: float) -> Literal["", "watch", "alarm"]:
+    def follow(self, probability: float) -> Raised:
         """Return the level after one more forecast.
 
         Args:

@@ -11,6 +11,7 @@ from foreshock.representation import changed, short_repr
 
 State = Literal["unknown", "stable", "rising", "edge", "armed", "spike", "recovery"]
 Level = Literal["watch", "alarm"]
+Raised = Literal["", "watch", "alarm"]
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class Forecast:
     probability_high: float = math.nan
     probability_within: Mapping[int, float] = field(default_factory=dict)
     horizon: float = math.nan
-    level: Literal["", "watch", "alarm"] = ""
+    level: Raised = ""
 
     __repr__ = short_repr
 

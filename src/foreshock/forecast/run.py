@@ -15,19 +15,18 @@ import math
 from collections import deque
 from typing import Any
 
-from foreshock.dynamics import SignalTracker, StageTracker, StepStatistics, instant_lag
+from foreshock.dynamics import SignalTracker, StageTracker, instant_lag
 from foreshock.dynamics.threshold import LearningRates
 from foreshock.forecast.alarms import ALARM_AT, Alarm, AlarmBook
 from foreshock.forecast.forecaster import Forecaster
 from foreshock.forecast.noise import NOISY_EDGE, NoiseAverage, judge_noise
 from foreshock.forecast.probability import spike_probability
 from foreshock.forecast.record import EdgeReading, Forecast, State, unknown
-from foreshock.forecast.signs import Signs
+from foreshock.forecast.signs import SPIKE, Signs
 from foreshock.forecast.spike import cause_hint, measured_cause, outlook
 from foreshock.representation import changed
 
 BURST = 1.5
-SPIKE = 3.0
 # On the development runs of SpikeBench one of the last five readings predicted 1.5 × or more before each of
 # 150 spikes, and none did on controls; 1.2 to 2 × and three to ten readings serve as well.
 VISIBLE = 1.5
@@ -77,7 +76,6 @@ class RunForecaster:
         self._read: int | None = None  # step of the last reading of the curvature
         self._missing = ""  # why nothing could be measured since the last reading
         self._signals = SignalTracker()
-        self._statistics = StepStatistics(math.nan, math.nan, math.nan)
         self._loss = math.nan
         self._stages = StageTracker()
         self._book = AlarmBook(alarm_at)
@@ -111,14 +109,14 @@ class RunForecaster:
         before, self._step = self._step, step
         passed = 1 if step is None or before is None else max(step - before, 1)
         self._loss = loss
-        self._statistics = self._signals.update(
+        statistics = self._signals.update(
             loss=loss, squared_gradient=squared_gradient, second_moment=second_moment
         )
         self._signs.record_step(
             loss=loss,
             squared_gradient=squared_gradient,
             second_moment=second_moment,
-            statistics=self._statistics,
+            statistics=statistics,
             steady=self._constant is True,
             passed=passed,
         )
@@ -174,12 +172,12 @@ class RunForecaster:
     @property
     def spiking(self) -> bool:
         """Whether the loss has left its level."""
-        return self._statistics.loss_ratio > SPIKE
+        return self._signs.statistics.loss_ratio > SPIKE
 
     @property
     def lag(self) -> float:
         """The lag at the last step; NaN before it is known."""
-        return self._statistics.lag
+        return self._signs.statistics.lag
 
     def mark_unavailable(self, step: int, why: str) -> None:
         """Forecast nothing until the next reading; a noise measured at this very step still counts.
@@ -221,7 +219,7 @@ class RunForecaster:
             self._with_probability(forecast, spiking=state == "spike"),
             state=state,
             stage=self._stages.stage,
-            lag=self._statistics.lag,
+            lag=self._signs.statistics.lag,
             basis=basis,
             doubt=self._doubt,
         )
@@ -249,7 +247,7 @@ class RunForecaster:
             step: Step number.
             forecast: The forecast at that step.
         """
-        burst = self._statistics.burst
+        burst = self._signs.statistics.burst
         failure = self._book.failure(step, forecast, loss=self._loss, burst=burst)
         if failure is not None:
             return failure
@@ -292,8 +290,6 @@ class RunForecaster:
         if "signs" in state:  # of this version on
             self._signs.load_state_dict(state["signs"])
             self._constant, self._step = state["constant"], state["step"]
-            # Without it the next forecast would take an alarm, or a spike, for over.
-            self._statistics = self._signs.statistics
 
     def _with_probability(self, forecast: Forecast, *, spiking: bool) -> Forecast:
         # Which of the two edges counts must be known, and there must be a level that a spike could leave.
@@ -368,7 +364,7 @@ class RunForecaster:
             basis = f"the noise of mini-batches was last measured {step - seen} steps ago, at step {seen}"
             return changed(unknown(step, basis), measured=seen)
         if seen is not None:
-            judged = judge_noise(forecast, self._noise, step=step, lag=self._statistics.lag)
+            judged = judge_noise(forecast, self._noise, step=step, lag=self._signs.statistics.lag)
             return changed(judged, measured=seen)
         if self.noise_expected:
             return changed(forecast, state="unknown", basis="the noise of mini-batches was not measured yet")

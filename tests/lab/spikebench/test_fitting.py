@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from foreshock.forecast.probability import read_card
 from foreshock.lab.spikebench.fitting import Signed, fit_card, log_odds
 from lab.spikebench.traces import meta
 
@@ -32,3 +33,16 @@ def test_the_mean_probability_is_the_share_of_spikes_however_rare(share):
     soon = np.concatenate([run.soon[50] for run in members])
     assert np.mean(1 / (1 + np.exp(-odds))) == pytest.approx(soon.mean(), rel=0.02)
     assert odds[soon].mean() > odds[~soon].mean() + 1
+
+
+def test_the_product_adds_up_the_points_as_the_laboratory_does():
+    [run, *_] = members = runs(0.1, count=20)
+    run.signs["lag"][::3] = np.nan
+    plain = fit_card(members, NAMES, (50,)) | {"deviation": 0.5}
+    card = read_card(plain)
+    unused = {"ratio": np.nan, "growth": np.nan}
+    each = [
+        card.log_odds({name: float(values[i]) for name, values in run.signs.items()} | unused, 50)
+        for i in range(run.steps.size)
+    ]
+    np.testing.assert_allclose(log_odds(plain, run, 50), each, rtol=1e-9, atol=1e-9)
