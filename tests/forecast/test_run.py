@@ -268,3 +268,16 @@ def test_losses_below_zero_leave_the_other_signs_to_speak():
 def test_before_there_is_a_level_nothing_is_probable():
     assert math.isnan(a_run(steps=24).forecast(23, constant=True).probability)
     assert a_run(steps=25).forecast(24, constant=True).probability > 0
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_of_a_loss_that_is_not_finite_nothing_is_probable(loss):
+    run = noisy(a_run(), 0.2, 0.02)
+    assert run.forecast(120, constant=False).probability > 0
+    run.record_step(**QUIET | {"loss": loss})
+    run.mark_unavailable(121, f"the loss is {loss}")
+    forecast = run.forecast(121, constant=False)
+    assert math.isnan(forecast.probability)
+    assert str(forecast) == f"nothing measured: the loss is {loss}"
+    run.record_step(**QUIET)
+    assert run.forecast(122, constant=False).probability > 0

@@ -76,7 +76,6 @@ class RunForecaster:
         self._read: int | None = None  # step of the last reading of the curvature
         self._missing = ""  # why nothing could be measured since the last reading
         self._signals = SignalTracker()
-        self._loss = math.nan
         self._stages = StageTracker()
         self._book = AlarmBook(alarm_at)
         self._heights: deque[float] = deque(maxlen=_HEIGHTS)
@@ -108,7 +107,6 @@ class RunForecaster:
         """
         before, self._step = self._step, step
         passed = 1 if step is None or before is None else max(step - before, 1)
-        self._loss = loss
         statistics = self._signals.update(
             loss=loss, squared_gradient=squared_gradient, second_moment=second_moment
         )
@@ -248,7 +246,7 @@ class RunForecaster:
             forecast: The forecast at that step.
         """
         burst = self._signs.statistics.burst
-        failure = self._book.failure(step, forecast, loss=self._loss, burst=burst)
+        failure = self._book.failure(step, forecast, loss=self._signs.loss, burst=burst)
         if failure is not None:
             return failure
         trigger = f"the gradient is {burst:.1f} × its usual size" if burst > BURST else self._trigger
@@ -295,7 +293,8 @@ class RunForecaster:
         # Which of the two edges counts must be known, and there must be a level that a spike could leave.
         # Where losses lie below zero there is no multiple of it, and the other signs speak alone.
         known = self._constant is not None and self._signs.observed >= _FEWEST_STEPS
-        if spiking or not known:
+        # Of a run that has failed the signs are those of before.
+        if spiking or not known or not math.isfinite(self._signs.loss):
             return changed(forecast, level=self._book.follow(math.nan))
         found = spike_probability(self.signs(forecast), steady=self._constant is True, horizon=self.horizon)
         return changed(

@@ -110,12 +110,13 @@ class Signs:
         history: The spikes so far.
         observed: Steps that were observed so far; `history.steps` counts those in between, too.
         statistics: The smoothed signals of the last step.
+        loss: Its loss.
     """
 
     def __init__(self) -> None:
         self.history = SpikeHistory()
         self.statistics = StepStatistics(math.nan, math.nan, math.nan)
-        self._loss = math.nan
+        self.loss = math.nan
         self._moment = self._square = self._volatility = math.nan
         # Steps so far, and ln of the mean ‖g‖², or of the level of the loss.
         self._sizes: deque[tuple[int, float]] = deque(maxlen=_LOWEST)
@@ -145,7 +146,7 @@ class Signs:
         """
         self.history.update(statistics.instant_loss_ratio if steady else statistics.loss_ratio, passed=passed)
         self.observed += 1
-        before, self._loss = self._loss, loss
+        before, self.loss = self.loss, loss
         self.statistics, self._moment = statistics, second_moment
         self._square = _moved(self._square, squared_gradient, _GRADIENT_MEMORY)
         self._sizes.append((self.history.steps, logarithm(self._square)))
@@ -205,7 +206,7 @@ class Signs:
         return {
             "history": self.history.state_dict(),
             "observed": self.observed,
-            "loss": self._loss,
+            "loss": self.loss,
             "moment": self._moment,
             "square": self._square,
             "volatility": self._volatility,
@@ -218,7 +219,7 @@ class Signs:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self.history.load_state_dict(state["history"])
-        self._loss, self._moment = float(state["loss"]), float(state["moment"])
+        self.loss, self._moment = float(state["loss"]), float(state["moment"])
         self._square, self._volatility = float(state["square"]), float(state["volatility"])
         self.observed = int(state["observed"])
         self._sizes = deque(((int(k), float(x)) for k, x in state["sizes"]), maxlen=_LOWEST)
