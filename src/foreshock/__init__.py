@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from foreshock.eigen import StoppingRule
     from foreshock.forecast import Alarm, Forecast
     from foreshock.guarding import Guard, GuardAction, GuardSummary, guard, register_policy
-    from foreshock.monitor import Monitor, StepObservation
+    from foreshock.monitor import Ladder, Monitor, Rewind, StepObservation
     from foreshock.operators import BackendChoice
     from foreshock.preconditioner import (
         LiveParameter,
@@ -73,6 +73,7 @@ __all__ = [
     "Guard",
     "GuardAction",
     "GuardSummary",
+    "Ladder",
     "LiveParameter",
     "MeanSquareStability",
     "MicroBatches",
@@ -81,6 +82,7 @@ __all__ = [
     "ParameterStep",
     "Reader",
     "Recorder",
+    "Rewind",
     "Run",
     "SecondMoment",
     "Sharpness",
@@ -119,7 +121,7 @@ _HOMES = {
     "eigen": ("StoppingRule",),
     "forecast": ("Alarm", "Forecast"),
     "guarding": ("Guard", "GuardAction", "GuardSummary", "guard", "register_policy"),
-    "monitor": ("Monitor", "StepObservation"),
+    "monitor": ("Ladder", "Monitor", "Rewind", "StepObservation"),
     "operators": ("BackendChoice",),
     "preconditioner": (
         "LiveParameter",

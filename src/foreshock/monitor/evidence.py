@@ -90,6 +90,15 @@ class EvidenceRecorder:
             self._norms.append(norm)
         self._last = seen
 
+    def ids_between(self, first: int, last: int) -> tuple[Id, ...]:
+        """Return the ids of the examples of some of the last 200 steps, as far as they are known.
+
+        Args:
+            first: First step.
+            last: Last step.
+        """
+        return tuple(one for step, ids in self._ids if first <= step <= last for one in ids)
+
     def want_table(self, reason: str) -> None:
         """Make a table of tensors as soon as gradients are at hand.
 

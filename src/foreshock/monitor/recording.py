@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -29,7 +30,9 @@ class Recording:
         self._finite = True
         self._noted: set[str] = set()
 
-    def see(self, step: int, loss: Tensor | float, batch: Any, ids: Any, *, dense: bool) -> None:
+    def see(
+        self, step: int, loss: Tensor | float, batch: Any, ids: Any, *, dense: bool, note: Callable[[], Any]
+    ) -> None:
         """Take a snapshot of a step if one is due.
 
         Args:
@@ -38,11 +41,12 @@ class Recording:
             batch: Its batch.
             ids: What the loader calls its examples; None if unknown.
             dense: Whether there is an alarm.
+            note: Returns what the monitor knows of the run.
         """
         if self.recorder is None:
             return
         known = () if ids is None else as_ids(ids)
-        self.recorder.take(step, loss=loss, batch=batch, ids=known, dense=dense)
+        self.recorder.take(step, loss=loss, batch=batch, ids=known, dense=dense, note=note)
 
     def judge(self, step: int, *, finite: bool) -> None:
         """Have a snapshot written where a loss or gradient stops being finite.

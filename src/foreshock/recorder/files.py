@@ -58,8 +58,10 @@ def write_snapshot(snapshot: Snapshot, folder: Path, *, reason: str = "", rank: 
     while target.exists():  # the same step again, after the run was resumed or rewound
         number += 1
         target = folder / f"{name}-{number}"
+    # A process that was killed may have left some; no other writes those of this rank.
+    for left in (*folder.glob(f".partial-rank{rank}-*"), *folder.glob(f".removed-rank{rank}-*")):
+        shutil.rmtree(left, ignore_errors=True)
     partial = folder / f".partial-{target.name}"
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     try:
         partial.mkdir()
         stored, types = _storable(snapshot.tensors)
@@ -85,12 +87,13 @@ def write_snapshot(snapshot: Snapshot, folder: Path, *, reason: str = "", rank: 
     return target
 
 
-def load_snapshot(path: str | os.PathLike[str], *, before: int | None = None) -> Snapshot:
+def load_snapshot(path: str | os.PathLike[str], *, before: int | None = None, rank: int = 0) -> Snapshot:
     """Return a snapshot that was written, after its files were compared with their checksums.
 
     Args:
         path: Folder of a snapshot, or of a run: then the newest whole one of it.
         before: Of a run, the newest one of a step before this.
+        rank: Of a run, the rank of the process that wrote it.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -116,7 +119,7 @@ def load_snapshot(path: str | os.PathLike[str], *, before: int | None = None) ->
     place = Path(path)
     if (place / _MANIFEST).is_file():
         return _read(place)
-    found = [one for one in list_snapshots(place) if before is None or _step_of(one) < before]
+    found = [one for one in list_snapshots(place, rank=rank) if before is None or _step_of(one) < before]
     for one in reversed(found):
         try:
             return _read(one)

@@ -40,19 +40,15 @@ def capture_model(model: nn.Module, tensors: NamedTensors) -> dict[str, Any]:
     Raises:
         UnsupportedStateError: If some of it can't be recorded exactly.
     """
-    for name, tensor in model_tensors(model):
-        refuse_unusual(tensor, name)
-        if hasattr(tensor, "ds_id"):
-            raise UnsupportedStateError(
-                f"{name} is partitioned by DeepSpeed's ZeRO-3: use its own checkpoints, and a Monitor "
-                "without a recorder"
-            )
-        tensors[name] = tensor.detach()
+    frozen = []
     for name, parameter in model.named_parameters():
+        _keep(parameter, f"parameter/{name}", tensors)
         if parameter.grad is not None:
-            refuse_unusual(parameter.grad, f"gradient/{name}")
-            tensors[f"gradient/{name}"] = parameter.grad.detach()
-    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+            _keep(parameter.grad, f"gradient/{name}", tensors)
+        if not parameter.requires_grad:
+            frozen.append(name)
+    for name, buffer in model.named_buffers():
+        _keep(buffer, f"buffer/{name}", tensors)
     modules, extra, numbers = dict(model.named_modules()), {}, {}
     for name, module in modules.items():
         if type(module).__name__ == "FullyShardedDataParallel":
@@ -68,6 +64,16 @@ def capture_model(model: nn.Module, tensors: NamedTensors) -> dict[str, Any]:
             numbers[name] = encode(found, name, NamedTensors())
     evaluating = [name for name, module in modules.items() if not module.training]
     return {"frozen": frozen, "evaluating": evaluating, "extra": extra, "numbers": numbers}
+
+
+def _keep(tensor: Tensor, name: str, tensors: NamedTensors) -> None:
+    refuse_unusual(tensor, name)
+    if hasattr(tensor, "ds_id"):
+        raise UnsupportedStateError(
+            f"{name} is partitioned by DeepSpeed's ZeRO-3: use its own checkpoints, and a Monitor without a "
+            "recorder"
+        )
+    tensors[name] = tensor.detach()
 
 
 def put_back_model(

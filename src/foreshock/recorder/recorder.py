@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from foreshock.failures import Failures
 from foreshock.isolation import several_processes
 from foreshock.recorder.encoding import UnsupportedStateError, encode
 from foreshock.recorder.files import FOLDER, list_snapshots, remove_snapshot, write_snapshot
-from foreshock.recorder.ring import Ring, Slot
+from foreshock.recorder.ring import Ids, Ring, Slot
 from foreshock.recorder.snapshot import BATCH, LOSS, Snapshot, named_others
-from foreshock.recorder.state import Training, capture
+from foreshock.recorder.state import Training, capture, check, put_back
 
 _FEWEST, _MOST = 5, 2000  # steps from one snapshot to the next, where time decides
 _FIRST = 10  # steps to the second, from which on it is known how long a snapshot takes
@@ -181,6 +181,7 @@ class Recorder:
         batch: Any = None,
         ids: Sequence[int | str] = (),
         dense: bool = False,
+        note: Callable[[], Any] | None = None,
     ) -> None:
         """Take a snapshot of a step if one is due. Call it between ``backward()`` and ``optimizer.step()``.
 
@@ -192,6 +193,7 @@ class Recorder:
             batch: Its batch, kept if the recorder keeps batches.
             ids: Of its examples.
             dense: Whether there is an alarm, so that snapshots are taken more often.
+            note: Returns what comes along in memory, called if one is taken.
         """
         self._step = step
         self._clock.see()
@@ -202,7 +204,7 @@ class Recorder:
         self._taken_at = step
         began = time.perf_counter()
         try:
-            self._take(step, loss, batch if self._batches else None, tuple(ids))
+            self._take(step, loss, batch if self._batches else None, tuple(ids), note)
         except Exception as error:  # noqa: BLE001 - a snapshot must never end a training run
             self._failures.failed(f"no snapshot of step {step}", error)
         else:
@@ -244,6 +246,26 @@ class Recorder:
         """Return what became of what was written since the last call: step and words."""
         return self._writer.news()
 
+    @property
+    def has_scheduler(self) -> bool:
+        """Whether it was given a scheduler."""
+        return any(name.partition(".")[0] == "scheduler" for name in self._others)
+
+    def restore(self, snapshot: Snapshot, *, without: Collection[str] = ()) -> None:
+        """Put a snapshot back into the training that is recorded, see `Snapshot.restore`.
+
+        Args:
+            snapshot: The snapshot.
+            without: ``"random"``, ``"gradients"``: to leave these as they are.
+
+        Raises:
+            ValueError: If it does not fit any more, or nothing is recorded; then nothing was changed.
+        """
+        if self._training is None:
+            raise ValueError("this recorder records no training: pass it to a Monitor")
+        check(snapshot.tree, snapshot.tensors, self._training)
+        put_back(snapshot.tree, snapshot.tensors, self._training, without=without)
+
     def rewound(self, step: int) -> None:
         """Forget the snapshots that were taken after a step to which the training went back.
 
@@ -274,7 +296,9 @@ class Recorder:
         self._writer.wait(_PATIENCE)
         self._ring.clear()
 
-    def _take(self, step: int, loss: Tensor | float | None, batch: Any, ids: tuple[int | str, ...]) -> None:
+    def _take(
+        self, step: int, loss: Tensor | float | None, batch: Any, ids: Ids, note: Callable[[], Any] | None
+    ) -> None:
         if self._training is None:
             return
         tree, tensors = capture(self._training)
@@ -282,7 +306,7 @@ class Recorder:
             tensors[LOSS] = loss.detach().reshape(()) if isinstance(loss, Tensor) else torch.tensor(loss)
         if batch is not None:
             tree[BATCH] = encode(batch, BATCH, tensors)
-        if self._ring.put(step, tree, tensors, ids):
+        if self._ring.put(step, tree, tensors, ids, None if note is None else note()):
             return
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         if size > self._ring.max_bytes:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from foreshock.recorder.snapshot import Snapshot
 
+Ids = tuple[int | str, ...]
+
 
 @dataclass
 class Slot:
@@ -22,6 +24,7 @@ class Slot:
         buffers: Its tensors by name, in the memory of the host.
         tree: All else.
         ids: Of its examples.
+        note: What comes along, in memory only.
         in_use: How many are reading it; it is not overwritten meanwhile.
         ready: Event that says that copies from a CUDA device have arrived; None if nothing is waited for.
     """
@@ -29,7 +32,8 @@ class Slot:
     step: int = -1
     buffers: dict[str, Tensor] = field(default_factory=dict)
     tree: Mapping[str, Any] = field(default_factory=dict)
-    ids: tuple[int | str, ...] = ()
+    ids: Ids = ()
+    note: Any = None
     in_use: int = 0
     ready: Any = None
 
@@ -42,7 +46,7 @@ class Slot:
         """Return what it holds; the tensors are the slot's own."""
         if self.ready is not None:
             self.ready.synchronize()
-        return Snapshot(self.step, self.buffers, self.tree, self.ids)
+        return Snapshot(self.step, self.buffers, self.tree, self.ids, note=self.note)
 
     @torch.no_grad()
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
@@ -112,7 +116,8 @@ class Ring:
         step: int,
         tree: Mapping[str, Any],
         tensors: Mapping[str, Tensor],
-        ids: tuple[int | str, ...] = (),
+        ids: Ids = (),
+        note: Any = None,
     ) -> bool:
         """Copy a state into the ring; return False if there is no room, now or at all.
 
@@ -121,12 +126,13 @@ class Ring:
             tree: The state but for its tensors.
             tensors: Live tensors by name.
             ids: Of the step's examples.
+            note: What comes along.
         """
         slot = self._room(step, size_of(tensors))
         if slot is None:
             return False
         slot.fill(tensors)
-        slot.tree, slot.ids, slot.step = tree, ids, step
+        slot.tree, slot.ids, slot.note, slot.step = tree, ids, note, step
         self._slots.append(slot)
         return True
 

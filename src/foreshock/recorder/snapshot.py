@@ -34,6 +34,7 @@ class Snapshot:
         ids: What `observe` was given as the ids of the step's examples.
         path: Folder that it was read from; None in memory.
         about: Of one that was read: why and when it was written, and by which versions.
+        note: Of one in memory: what the monitor knew of the run then.
     """
 
     step: int
@@ -42,6 +43,7 @@ class Snapshot:
     ids: tuple[int | str, ...] = ()
     path: Path | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    note: Any = field(default=None, repr=False)
 
     @property
     def loss(self) -> float:
@@ -59,15 +61,22 @@ class Snapshot:
         """Size of its tensors."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
+    @property
+    def learning_rate(self) -> float:
+        """The largest learning rate of a parameter group; NaN if none has one."""
+        groups = [group for one in self.tree["optimizers"] for group in one["groups"]]
+        options = [decode(group["options"], self.tensors) for group in groups]
+        return max((float(one["lr"]) for one in options if "lr" in one), default=math.nan)
+
     def is_finite(self) -> bool:
-        """Return whether training can go on from it: no NaN, nor infinity but in buffers: masks."""
-        for name, tensor in self.tensors.items():
-            if not (tensor.is_floating_point() or tensor.is_complex()):
-                continue
-            fine = ~torch.isnan(tensor) if name.startswith(("buffer/", BATCH)) else torch.isfinite(tensor)
-            if not bool(fine.all()):
-                return False
-        return True
+        """Return whether training can go on from it: parameters, gradients and optimizer are finite."""
+        numbers = (
+            tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith(("parameter/", "gradient/", "optimizer/"))
+            and (tensor.is_floating_point() or tensor.is_complex())
+        )
+        return all(bool(torch.isfinite(tensor).all()) for tensor in numbers)
 
     def restore(
         self,

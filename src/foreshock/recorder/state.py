@@ -189,7 +189,7 @@ def _random_state() -> dict[str, Any]:
         "torch": torch.get_rng_state(),
         "cuda": {index: torch.cuda.get_rng_state(index) for index in devices},
         "numpy": np.random.get_state(),
-        "python": (version, torch.tensor(internal), gauss),
+        "python": (version, np.array(internal, dtype=np.uint32), gauss),
     }
 
 
