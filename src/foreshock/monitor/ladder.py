@@ -25,10 +25,10 @@ class Ladder:
     ============== ====================================================================================
     rung           what else it does
     ============== ====================================================================================
-    ``skip``       nothing: other batches follow. Left out where every step sees the same data
+    ``skip``       nothing: other batches follow, unless every step sees the same data
     ``raise v``    multiplies the second moment by `raise_by`; it forgets that by itself. Left out without one
-    ``lower rate`` multiplies the learning rate by `rate_factor` from here on, whatever a schedule sets; by
-                   more if it was raised since the snapshot
+    ``lower rate`` multiplies the learning rate by `rate_factor` from here on, whatever a schedule sets; one
+                   that was raised by more since the snapshot becomes what it was
     ``rewind``     goes one snapshot further back, and lowers the rate once more
     ``stop``       puts the snapshot back and raises `RecoveryFailedError` from `observe`
     ============== ====================================================================================
@@ -55,7 +55,7 @@ class Ladder:
     at: Literal["spike", "alarm"] = "spike"
     window: int = 300
     most: int = 6
-    raise_by: float = 16.0
+    raise_by: float = 4.0
     rate_factor: float = 0.5
 
     def __post_init__(self) -> None:
