@@ -21,7 +21,8 @@ from foreshock.representation import short_line
 from foreshock.runlog.numbers import as_number
 from foreshock.runlog.reader import check_readable, run_of
 from foreshock.spikes.detection import first_size
-from foreshock.spikes.events import EventDefinition, EventScan
+from foreshock.spikes.events import EventDefinition
+from foreshock.spikes.scan import EventScan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
