@@ -151,11 +151,13 @@ class LiveRun:
             if self._scan is None:
                 self._scan = EventScan(EventDefinition(), first_size(curve.column("loss")))
             before = self._scan.events, self._scan.going_on
-            columns = (curve.steps, curve.column("loss"), curve.column("measured"))
-            for step, loss, measured in zip(*(c[self._scanned : end].tolist() for c in columns), strict=True):
-                if measured and step > self._scanned_step:
-                    self._scan.see(int(step), loss)
-                    self._scanned_step = int(step)
+            part = slice(self._scanned, end)
+            measured = curve.column("measured")[part].astype(bool)
+            steps, losses = curve.steps[part][measured], curve.column("loss")[part][measured]
+            new = steps > np.maximum.accumulate(np.append(self._scanned_step, steps))[:-1]
+            self._scan.see_all(steps[new].astype(np.int64), losses[new])
+            if new.any():
+                self._scanned_step = int(steps[new][-1])
             self._scanned = end
             if before != (self._scan.events, self._scan.going_on):
                 self.version += 1
