@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks for processes in /proc"),
 ]
 
-WORK = '''
+WORK = """
 import sys, time
 from pathlib import Path
 from foreshock.interrupts import saying_what_is_kept
@@ -35,7 +35,7 @@ def work(folder, number):
 if __name__ == "__main__":
     with saying_what_is_kept(lambda: f"Kept in {sys.argv[1]}"):
         list(finished(work, [(sys.argv[1], number) for number in range(4)], jobs=2))
-'''
+"""
 
 
 def is_running(process: int) -> bool:

@@ -115,7 +115,9 @@ def _spiked(now: Situation, last_step: int) -> Headline | None:
     if now.guarded:
         return Headline("spiked", words, "The guard is at work: see what it did below.")
     wait = "Wait for it to come back before you judge it. " if now.going_on is not None else ""
-    return Headline("spiked", words, wait + (_remedy(now) or "Open its mark to see what was known before."))
+    return Headline(
+        "spiked", words, wait + (_remedy(now) or "foreshock explain says what was known before it.")
+    )
 
 
 def _announced(now: Situation, event: LossEvent) -> int | None:
