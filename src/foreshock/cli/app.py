@@ -16,6 +16,8 @@ from foreshock.cli.demo import demo
 from foreshock.cli.doctor import doctor
 from foreshock.cli.explain import explain
 from foreshock.cli.report import report
+from foreshock.cli.status import runs, status
+from foreshock.cli.top import top
 from foreshock.cli.watch import watch
 from foreshock.lab.commands.bench import bench
 from foreshock.lab.commands.reproduce import reproduce
@@ -31,6 +33,9 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(report)
 app.command()(watch)
+app.command()(status)
+app.command()(runs)
+app.command()(top)
 app.command()(explain)
 app.command()(compare)
 app.command()(curvature)
