@@ -151,7 +151,7 @@ MADE_BY_US = {
     # Records that Foreshock hands out: where they come from has the example.
     "Alarm", "BackendChoice", "BlockShare", "CurvatureReading", "Forecast", "Guard", "GuardAction",
     "GuardSummary", "LiveParameter", "MeanSquareStability", "NoiseReading", "Run", "SecondMoment",
-    "Sharpness", "SpectralDensity", "StepObservation", "ParameterStep",
+    "Sharpness", "Snapshot", "SpectralDensity", "StepObservation", "ParameterStep",
 }  # fmt: skip
 
 

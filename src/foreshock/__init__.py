@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from foreshock import operators as operators
     from foreshock import optim as optim
     from foreshock import preconditioner as preconditioner
+    from foreshock import recorder as recorder
     from foreshock import report as report
     from foreshock import runlog as runlog
     from foreshock import spikes as spikes
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
         SecondMoment,
         register_preconditioner,
     )
+    from foreshock.recorder import Recorder, Snapshot, load_snapshot
     from foreshock.runlog import Run, read_run
 
 __all__ = [
@@ -78,15 +80,18 @@ __all__ = [
     "NoiseReading",
     "ParameterStep",
     "Reader",
+    "Recorder",
     "Run",
     "SecondMoment",
     "Sharpness",
+    "Snapshot",
     "SpectralDensity",
     "StepObservation",
     "StoppingRule",
     "__version__",
     "gauss_newton_sharpness",
     "guard",
+    "load_snapshot",
     "mean_square_stability",
     "preconditioned_sharpness",
     "read_run",
@@ -123,6 +128,7 @@ _HOMES = {
         "SecondMoment",
         "register_preconditioner",
     ),
+    "recorder": ("Recorder", "Snapshot", "load_snapshot"),
     "runlog": ("Run", "read_run"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -138,6 +144,7 @@ _SUBMODULES = (
     "operators",
     "optim",
     "preconditioner",
+    "recorder",
     "report",
     "runlog",
     "spikes",

@@ -28,8 +28,10 @@ from foreshock.monitor.following import GradientSize
 from foreshock.monitor.journal import Journal
 from foreshock.monitor.observation import FreeSignals, StepObservation
 from foreshock.monitor.probing import Measure, ProbedStep, ProbeRunner, ProbeSchedule
+from foreshock.monitor.recording import Recording
 from foreshock.monitor.subject import Subject
 from foreshock.preconditioner import as_optimizers
+from foreshock.recorder import Recorder
 from foreshock.runlog import read_run
 
 _LOGGER = logging.getLogger("foreshock")
@@ -78,6 +80,8 @@ class Monitor:
             stop training.
         guard: A guard of the optimizer, or the policy of one to be made: it gets the readings of the probes,
             and its actions go to the log.
+        recorder: Keeps snapshots of the training in memory, and writes the newest from before an alarm, a
+            spike or a loss that is not finite into the run's folder.
         meta: Description of the run for the log: plain JSON values.
 
     Raises:
@@ -122,6 +126,7 @@ class Monitor:
         learning_rate_at: Callable[[int], float] | None = None,
         on_alarm: Callable[[Alarm], None] | None = None,
         guard: Guard | Policy | str | None = None,
+        recorder: Recorder | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
         if not log_every >= 1:
@@ -133,6 +138,8 @@ class Monitor:
         self._signals = FreeSignals(self._subject.optimizers)
         header = self._subject.describe() | {"alarm_at": alarm_at, "probability_horizon": horizon}
         header |= dict(meta or {})
+        if recorder is not None:
+            recorder.attach(model, self._subject.optimizers)
         # Last of what may be refused: a guard that nobody can reach must not stay on the optimizer.
         self._guard = None if guard is None else as_guard(guard, self._subject.optimizers)
         if self._guard is not None:
@@ -148,6 +155,7 @@ class Monitor:
             self._subject, schedule=schedule, run=self._run, guard=self._guard, journal=self._journal
         )
         self._evidence = EvidenceRecorder(self._subject, self._journal, self._signals)
+        self._recording = Recording(recorder, self._journal)
         self._on_alarm = on_alarm
         self._log_every = log_every
         self._clock = StepClock()
@@ -173,6 +181,11 @@ class Monitor:
     def forecast(self) -> Forecast:
         """The last forecast, counted from the last step."""
         return self._last.at(max(self._clock.step, self._last.step))
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """The recorder, if there is one."""
+        return self._recording.recorder
 
     @property
     def guard(self) -> Guard | None:
@@ -240,6 +253,7 @@ class Monitor:
         )
         step = self._count(step)
         self._evidence.see(step, ids, gradient_scale=gradient_scale)
+        self._recording.see(step, value, batch, ids, dense=self._last.level == "alarm")
         self._probes.sample(step)
         constant = self._batches.constant
         what = self._probes.due(step, constant=constant, forecast=self._last, deciding=deciding)
@@ -252,6 +266,7 @@ class Monitor:
         self._evidence.write_wanted(
             step, batch, gradient_scale=gradient_scale, vector=self._probes.top_vector
         )
+        self._recording.tell(step)
         self._give_alarms()
         return self._last
 
@@ -295,6 +310,7 @@ class Monitor:
     def close(self) -> None:
         """Write what has gathered, and close the run log."""
         self._judge_rest()
+        self._recording.close(max(self._clock.step, 0))
         self._finish()
         self._closed = True
         self._give_alarms()
@@ -447,12 +463,14 @@ class Monitor:
                 decay_exponent=seen.decay_exponent,
                 step=seen.step,
             )
+            self._recording.judge(seen.step, finite=math.isfinite(seen.loss + seen.gradient_norm))
             if not math.isfinite(seen.loss):
                 message = f"the loss is {seen.loss}; no probe is made"
                 self._journal.event(seen.step, "non-finite loss", message)
                 self._run.mark_unavailable(seen.step, f"the loss is {seen.loss}")
             if self._run.spiking and not spiking:
                 self._evidence.want_table("spike")
+                self._recording.write("spike", before=seen.step)
             last = place == len(unjudged) - 1
             measured = last and what is not None and self._measure(what, seen, batch, gradient_scale)
             # A forecast for each step would say the same again and again: one at the end, and where the loss
@@ -485,6 +503,7 @@ class Monitor:
             return
         self._journal.write("alarm", alarm)
         self._evidence.want_table("alarm")
+        self._recording.write(alarm.level, before=step)
         self._to_give.append(alarm)
 
     def _give_alarms(self) -> None:
