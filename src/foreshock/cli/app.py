@@ -10,11 +10,13 @@ from typing import Annotated
 import typer
 
 from foreshock._version import __version__
+from foreshock.cli.advise import advise
 from foreshock.cli.compare import compare
 from foreshock.cli.curvature import curvature
 from foreshock.cli.demo import demo
 from foreshock.cli.doctor import doctor
 from foreshock.cli.explain import explain
+from foreshock.cli.replay import replay
 from foreshock.cli.report import report
 from foreshock.cli.watch import watch
 from foreshock.lab.commands.bench import bench
@@ -33,6 +35,8 @@ app.command()(report)
 app.command()(watch)
 app.command()(explain)
 app.command()(compare)
+app.command()(replay)
+app.command()(advise)
 app.command()(curvature)
 app.command()(doctor)
 app.add_typer(bench, name="bench", rich_help_panel=_RESEARCH)
