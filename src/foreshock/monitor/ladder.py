@@ -8,6 +8,7 @@ from typing import Literal, get_args
 Rung = Literal["skip", "raise v", "lower rate", "rewind", "stop"]
 RUNGS: tuple[Rung, ...] = get_args(Rung)
 GIVE_UP = "give up"
+_LONG = 10  # windows within which measures are counted
 
 
 class RecoveryFailedError(RuntimeError):
@@ -37,8 +38,8 @@ class Ladder:
         rungs: The rungs, in the order in which they are tried.
         at: ``"spike"`` acts once the loss has left its level, or is not finite; ``"alarm"`` also at an alarm.
         window: Steps, ≥ 1.
-        most: Measures within a window, at most, ≥ 1; then recovery is given up, or stops the run if `rungs`
-            has ``stop``.
+        most: Measures within ten windows, at most, ≥ 1; then recovery is given up, or stops the run if
+            `rungs` has ``stop``.
         raise_by: Factor on v, > 1.
         rate_factor: Factor on the learning rate, in (0, 1).
 
@@ -53,7 +54,7 @@ class Ladder:
 
     rungs: tuple[Rung, ...] = RUNGS
     at: Literal["spike", "alarm"] = "spike"
-    window: int = 300
+    window: int = 100
     most: int = 6
     raise_by: float = 4.0
     rate_factor: float = 0.5
@@ -100,7 +101,7 @@ class Climb:
         rungs, window = self.ladder.rungs, self.ladder.window
         if not self._acted or step - self._acted[-1] > window:
             self._place, self.further = -1, 0
-        lately = [one for one in self._acted if step - one <= window]
+        lately = [one for one in self._acted if step - one <= _LONG * window]
         last: str = "stop" if "stop" in rungs else GIVE_UP
         if len(lately) >= self.ladder.most:
             return last

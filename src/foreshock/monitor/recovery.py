@@ -51,7 +51,8 @@ class Rewind:
     def __str__(self) -> str:
         """Return one line for people."""
         skipped = f"the batches of steps {self.first_skipped} – {self.last_skipped} are passed over"
-        return f"back to step {self.to} from step {self.step} ({self.reason}): {skipped}"
+        besides = "" if self.measure in ("rewind", "skip") else f"; measure: {self.measure}"
+        return f"back to step {self.to} from step {self.step} ({self.reason}): {skipped}{besides}"
 
 
 class Rewinder:

@@ -27,6 +27,7 @@ HEADERS = ("cause", "runs", "back", "said that it can't", "neither", "back witho
 """Of the rows that `tally` returns."""
 
 _AFTER = 120  # steps that are kept after the failure, so that there is an end to compare
+_WINDOW = 300  # steps: what comes again within them is the same trouble, as nothing else is done to a run
 _EVERY = 10  # steps from one snapshot to the next
 _PASSED_OVER = (0, 10)  # batches that a twin passes over where the other one fails
 _JUDGED, _EVALUATED = 10, 16  # last steps whose losses count, and the batches that they are taken on
@@ -149,7 +150,7 @@ class _Run:
     def _options(self) -> dict[str, Any]:
         if not self._recovery:
             return {}
-        return {"recorder": Recorder(every=_EVERY, last=8), "recovery": Ladder()}
+        return {"recorder": Recorder(every=_EVERY, last=8), "recovery": Ladder(window=_WINDOW)}
 
     def _monitor(self, disturbance: Disturbance, optimizer: torch.optim.Optimizer) -> Monitor:
         return Monitor(
@@ -188,7 +189,7 @@ def _twins(scenario: Scenario, start: int, onset: int, failing: _Run) -> list[fl
 
 def _twin_of(scenario: Scenario) -> str:
     """Return what a scenario is compared with."""
-    spontaneous = scenario.cause in ("preconditioner lag", "landscape")
+    spontaneous = scenario.cause in ("preconditioner lag", "landscape", "gradient noise")
     if spontaneous or (scenario.cause == "learning rate" and scenario.how["kind"] != "jump"):
         return _WITHOUT_A_TWIN
     return "unfrozen at the run's own rate" if scenario.cause == "parameters changed" else "nothing done"
