@@ -17,6 +17,7 @@ from foreshock.explain.record import Cause, Explanation, Name
 from foreshock.explain.recovery import judge_recovery
 from foreshock.explain.slow import slow_causes
 from foreshock.explain.sudden import (
+    REACH,
     bad_batch,
     batch_shape,
     data_change,
@@ -136,6 +137,11 @@ def _missing(history: History, event: LossEvent, causes: tuple[Cause, ...]) -> l
         if failed:
             what = f"the probes failed: {short_line(str(failed[-1].get('message') or ''))}".rstrip(".")
         found.append(f"No curvature was measured near the event: {what}.")
+    if history.run.earlier and event.onset - int(history.steps[0]) <= REACH:
+        found.append(
+            "The folder has an earlier run. If this one goes on from it, load the monitor's state or pass "
+            "step= to observe: then what was before the resume counts."
+        )
     named = {cause.name for cause in causes}
     if named & {"bad batch", "data change"} and not _ids(history, event, causes):
         found.append("The batch can't be named: pass ids= to observe.")

@@ -57,9 +57,25 @@ class History:
         # The reader maps words to floats, so that an infinite loss is one; a null is unknown.
         self.ratio_steps, self.ratios = ratios_of(run)
         self.growth = [row for row in run.records.get("growth", []) if "since" in row]
-        self.changes = list(run.records.get("change", []))
+        self.changes = [*run.records.get("change", []), *self._resumes()]
         self.noisy = bool(run.records.get("noise"))
         self.guarded = bool(run.records.get("guard")) or bool(run.meta.get("guard"))
+
+    def _resumes(self) -> list[dict[str, Any]]:
+        """Return the resumes that no monitor wrote down, because its own state was not loaded."""
+        recorded = {row["step"] for row in self.run.records.get("change", []) if row.get("what") == "resume"}
+        found = []
+        for step in self.run.resumed:
+            at = int(np.searchsorted(self.steps, step))
+            if step in recorded or not 0 < at < len(self.steps):
+                continue
+            signals = {"instant_lag": self.lag, "second_moment": self.moment, "learning_rate": self.rate}
+            before, after = (
+                {name: float(values[i]) for name, values in signals.items()} for i in (at - 1, at)
+            )
+            first = int(self.steps[at])
+            found.append({"step": first, "what": "resume", "before": before, "after": after})
+        return found
 
     def at(self, step: int) -> int:
         """Return the index of a step, or of the first one after it.

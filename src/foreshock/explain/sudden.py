@@ -38,6 +38,7 @@ _BACK = 0.35  # share of the rise that may be left in the steps after a batch th
 _AFTER = 5
 _SHAPE = 1.25  # batch size or length over the usual one, or one over it
 _WINDOW = 100  # steps before an event in which a rise of the learning rate counts
+_EXACTLY, _NEARLY = 1e-4, 0.05  # of v̂/g² from one: v is that of one step, or may be so by chance
 _COLD = 0.3  # of v̂ over g², after a resume over before it: v is lost
 
 
@@ -265,7 +266,9 @@ def lost_state(history: History, event: LossEvent) -> Cause | None:
         moment = [number_of(row, name, "second_moment") for name in ("before", "after")]
         anew = after < before
         lost = moment[1] < _COLD * moment[0] and lag[1] < _COLD * lag[0]
-        if not (anew or lost):
+        # After the first update of an optimizer v̂ is exactly g²; any other has a v of its own.
+        first = abs(lag[1] - 1) < _EXACTLY and not abs(lag[0] - 1) < _NEARLY
+        if not (anew or lost or first):
             continue
         step = int(row["step"])
         facts = [
@@ -274,7 +277,7 @@ def lost_state(history: History, event: LossEvent) -> Cause | None:
             Fact("v̂ over g² at the last step before", lag[0], math.nan, step - 1),
         ]
         began = f"began at update {after:,.0f} although the run was at {before:,.0f}"
-        what = began if anew else "kept its count"
+        what = began if anew else "had v̂ = g², as after its first update" if first else "kept its count"
         words = (
             f"the run was resumed at step {step:,}; its optimizer {what}, and v̂/g² went from "
             f"{number(lag[0])} to {number(lag[1])}: v was not loaded"
