@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from foreshock.explain.record import Cause, Fact
 from foreshock.explain.slow import was_disturbed
+from foreshock.explain.sudden import PART
 from foreshock.forecast import NOISY_EDGE
 from foreshock.runlog.numbers import as_number
 from foreshock.words import number
@@ -32,7 +33,7 @@ def gradient_noise(history: History, event: LossEvent, jump: Jump | None) -> Cau
         event: What happened to the loss.
         jump: Its rise within one step, if there was one.
     """
-    if not history.noisy or jump is not None or event.first_non_finite == event.onset:
+    if not history.noisy or (jump is not None and jump.part >= PART) or event.first_non_finite == event.onset:
         return None
     measured = [
         (row["step"], as_number(row.get("typical_mean_square_ratio")), as_number(row.get("lag")))

@@ -27,6 +27,9 @@ REACH = 60
 ROSE = 1.3
 """Learning rate over an earlier one, from which it has risen."""
 
+PART = 0.5
+"""Height of a jump over that of its event, from which the one is the other."""
+
 _NEAR = 5  # steps before an onset in which the rise may have begun: a noisy loss is judged by a mean of five
 _ONE_STEP = 0.6  # share of the rise to the first summit that came in one step
 _TIMES = 2.0  # the rise over those within one step before: a loss that swings already is not calm
@@ -53,6 +56,7 @@ class Jump:
         gradient: Gradient of the step, over the median.
         left: Share of the rise that was left over the next five steps; NaN if the run ended.
         times: The rise over the largest one within a step of the twenty steps before.
+        part: Height of the step over that of the whole event: a small one was no more than its beginning.
     """
 
     at: int
@@ -61,6 +65,7 @@ class Jump:
     gradient: float
     left: float
     times: float = math.inf
+    part: float = 1.0
 
 
 def find_jump(history: History, event: LossEvent) -> Jump | None:
@@ -93,6 +98,9 @@ def find_jump(history: History, event: LossEvent) -> Jump | None:
         gradient=quotient(float(history.norm[at]), usual.median),
         left=left if after.size >= 2 else math.nan,
         times=_over_rises(history, at, float(rises.max())),
+        part=quotient(float(history.loss[at]) - event.reference, event.rise)
+        if event.rise < math.inf
+        else 1.0,
     )
     calm = jump.share >= _ONE_STEP and jump.before <= _CALM and jump.times >= _TIMES
     # A rate that rises for long makes a loss swing: a rise within one step must then be clean to count.
@@ -142,7 +150,7 @@ def steep_rate(history: History, at: int) -> float:
 
 def bad_batch(history: History, event: LossEvent, jump: Jump | None) -> Cause | None:
     """One batch: loss and gradient normal before, the loss normal after."""
-    if jump is None or not jump.left <= _BACK:
+    if jump is None or not jump.left <= _BACK or jump.part < PART:
         return None
     if not jump.gradient > _LOUD or _is_changed(history, event, jump) or shape_change(history, event):
         return None
