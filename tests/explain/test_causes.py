@@ -151,7 +151,8 @@ def without(cause, **changed):
 NOT = {
     "noise far from the edge": ("gradient noise", without("gradient noise", records=noise(0.3))),
     "noise long before": ("gradient noise", without("gradient noise", records=noise(0.9, before=150))),
-    "noise before a jump": ("gradient noise", without("bad batch", records=noise(0.9))),
+    "noise before a wild batch": ("gradient noise", without("bad batch", records=noise(0.9))),
+    "noise before other data": ("gradient noise", without("data change", records=noise(0.9))),
     "lag at a ratio far from the edge": (
         "preconditioner lag",
         without(
@@ -317,3 +318,11 @@ def test_a_gradient_that_grew_as_past_the_edge_blames_the_curvature_for_what_v_d
 def test_without_one_of_these_the_landscape_is_not_blamed(tmp_path, changed):
     [found, *_] = explain_run(write(tmp_path, **far_from_the_edge(**changed)))
     assert "landscape" not in {one.name for one in found.causes}
+
+
+def test_past_the_edge_of_noise_a_batch_is_blamed_second(tmp_path):
+    log = RIGHT["bad batch"] | {"gradient_norm": spiky(value=8.0)}
+    [quiet] = explain_run(write(tmp_path / "quiet", **log))
+    assert [one.name for one in quiet.causes] == ["bad batch"]
+    [noisy] = explain_run(write(tmp_path / "noisy", **log, records=noise(0.9)))
+    assert [one.name for one in noisy.causes] == ["gradient noise", "bad batch"]

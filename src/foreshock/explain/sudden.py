@@ -27,6 +27,8 @@ REACH = 60
 ROSE = 1.3
 """Learning rate over an earlier one, from which it has risen."""
 
+LEFT = 0.35
+"""Share of a rise that may be left in the steps after a batch that alone was bad."""
 PART = 0.5
 """Height of a jump over that of its event, from which the one is the other."""
 
@@ -37,7 +39,6 @@ _DOUBLED, _CLEAN_SHARE, _CLEAN_BEFORE = 2.0, 0.8, 2.0  # rate, and the jump besi
 _FIRST = 3  # steps after that step within which the first summit counts
 _CALM = 3.0  # gradient of the step before over its median: not more than that, where nothing builds up
 _LOUD = 1.5  # gradient of the step over its median
-_BACK = 0.35  # share of the rise that may be left in the steps after a batch that alone was bad
 _AFTER = 5
 _SHAPE = 1.25  # batch size or length over the usual one, or one over it
 _WINDOW = 100  # steps before an event in which a rise of the learning rate counts
@@ -98,15 +99,17 @@ def find_jump(history: History, event: LossEvent) -> Jump | None:
         gradient=quotient(float(history.norm[at]), usual.median),
         left=left if after.size >= 2 else math.nan,
         times=_over_rises(history, at, float(rises.max())),
-        part=quotient(float(history.loss[at]) - event.reference, event.rise)
-        if event.rise < math.inf
-        else 1.0,
+        part=_part(float(history.loss[at]), event),
     )
     calm = jump.share >= _ONE_STEP and jump.before <= _CALM and jump.times >= _TIMES
     # A rate that rises for long makes a loss swing: a rise within one step must then be clean to count.
     rising = _rise_of_rate(history, onset) >= _DOUBLED
     clean = jump.share >= _CLEAN_SHARE and jump.before <= _CLEAN_BEFORE
     return jump if calm and (clean or not rising) else None
+
+
+def _part(loss: float, event: LossEvent) -> float:
+    return quotient(loss - event.reference, event.rise) if event.rise < math.inf else 1.0
 
 
 def _rise_of_rate(history: History, onset: int) -> float:
@@ -150,7 +153,7 @@ def steep_rate(history: History, at: int) -> float:
 
 def bad_batch(history: History, event: LossEvent, jump: Jump | None) -> Cause | None:
     """One batch: loss and gradient normal before, the loss normal after."""
-    if jump is None or not jump.left <= _BACK or jump.part < PART:
+    if jump is None or not jump.left <= LEFT or jump.part < PART:
         return None
     if not jump.gradient > _LOUD or _is_changed(history, event, jump) or shape_change(history, event):
         return None
@@ -159,19 +162,19 @@ def bad_batch(history: History, event: LossEvent, jump: Jump | None) -> Cause | 
         Fact("gradient of the step before, over its median", jump.before, _CALM, step - 1),
         Fact("gradient of the step, over its median", jump.gradient, _LOUD, step),
         Fact("share of the rise in this one step", jump.share, _ONE_STEP, step),
-        Fact("share of the rise that is left over the next five steps", jump.left, _BACK, step + 1),
+        Fact("share of the rise that is left over the next five steps", jump.left, LEFT, step + 1),
     )
     words = (
         f"the loss rose within step {step:,} with a gradient {number(jump.gradient)} × its usual size, the "
         f"step before was {number(jump.before)} × and {_percent(jump.left)} of the rise was left after it"
     )
-    sure = min(jump.share, 1 - max(jump.left, 0) / (2 * _BACK), 0.95)
+    sure = min(jump.share, 1 - max(jump.left, 0) / (2 * LEFT), 0.95)
     return Cause("bad batch", max(sure, 0.5), words, facts, step)
 
 
 def data_change(history: History, event: LossEvent, jump: Jump | None) -> Cause | None:
     """Other data from one step on: a normal update can't raise a loss at once, and it stays high."""
-    if jump is None or not jump.left > _BACK:
+    if jump is None or not jump.left > LEFT:
         return None
     if _is_changed(history, event, jump) or shape_change(history, event):
         return None
@@ -179,7 +182,7 @@ def data_change(history: History, event: LossEvent, jump: Jump | None) -> Cause 
     facts = (
         Fact("gradient of the step before, over its median", jump.before, _CALM, step - 1),
         Fact("share of the rise in this one step", jump.share, _ONE_STEP, step),
-        Fact("share of the rise that is left over the next five steps", jump.left, _BACK, step + 1),
+        Fact("share of the rise that is left over the next five steps", jump.left, LEFT, step + 1),
     )
     words = (
         f"the loss rose within step {step:,} although the gradient before it was {number(jump.before)} × its "
