@@ -122,7 +122,7 @@ def _spiked(now: Situation, last_step: int) -> Headline | None:
     wait = "Wait for it to come back before you judge it. " if now.going_on is not None else ""
     if now.guarded and not _against(now, event):
         return Headline("spiked", words, "The guard is at work: see what it did below.")
-    advice = _against(now, event) or "Open its mark to see what was known before."
+    advice = _against(now, event) or "foreshock explain says what was known before it."
     return Headline("spiked", words, wait + advice)
 
 

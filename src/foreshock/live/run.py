@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import threading
@@ -209,6 +210,37 @@ class LiveRun:
                 return []
             ongoing = self._scan.going_on
             return [*self._scan.events, *([] if ongoing is None else [ongoing])]
+
+    def events_by_now(self) -> list[LossEvent]:
+        """Return what happened to the loss if the run ended now: what goes on may have diverged already."""
+        with self.lock:
+            return [] if self._scan is None else copy.deepcopy(self._scan).finish()
+
+    @property
+    def records(self) -> Mapping[str, Rows]:
+        """All records by kind in the order of the log, also those that a resumed session did again."""
+        return self._tail.sessions.kinds
+
+    @property
+    def created(self) -> str:
+        """When the first session began, ISO 8601; empty if the log doesn't say."""
+        headers = self._tail.sessions.headers
+        return short_line(str(headers[0].get("created") or "")) if headers else ""
+
+    @property
+    def starts(self) -> int:
+        """Number of sessions that recorded something."""
+        return self._tail.sessions.starts
+
+    @property
+    def written(self) -> float:
+        """When the log was last written, seconds since 1970; 0 before the first look."""
+        return self._tail.written
+
+    @property
+    def read_share(self) -> float:
+        """How much of the log was read by now, from 0 to 1."""
+        return self._tail.position / self._tail.size if self._tail.size else 1.0
 
     @property
     def meta(self) -> Mapping[str, Any]:
