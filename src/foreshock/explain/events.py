@@ -135,10 +135,10 @@ def _ids(history: History, event: LossEvent, causes: tuple[Cause, ...]) -> tuple
 def _missing(history: History, event: LossEvent, causes: tuple[Cause, ...]) -> list[str]:
     found = []
     if not history.rows("curvature", event.onset - 300, event.peak) and not history.noisy:
-        failed = [row for row in history.run.records.get("event", []) if row.get("name") == "probe failed"]
         what = "pass loss_fn to Monitor, and a larger budget"
-        if failed:
-            what = f"the probes failed: {short_line(str(failed[-1].get('message') or ''))}".rstrip(".")
+        if history.failed_probe is not None:
+            message = short_line(str(history.failed_probe.get("message") or ""))
+            what = f"the probes failed: {message}".rstrip(".")
         found.append(f"No curvature was measured near the event: {what}.")
     if history.run.earlier and event.onset - int(history.steps[0]) <= REACH:
         found.append(

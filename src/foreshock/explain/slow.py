@@ -79,16 +79,20 @@ def measure_rise(history: History, event: LossEvent) -> Rise | None:
         history: The run.
         event: What happened to the loss.
     """
-    growth = [row for row in history.growth if row["step"] <= event.onset + _NEAR]
-    known = np.isfinite(history.ratios) & (history.ratios > 0)
-    known &= (history.ratio_steps >= event.onset - _OLDEST) & (history.ratio_steps <= event.onset + _NEAR)
-    steps, ratios = history.ratio_steps[known], history.ratios[known]
-    if not growth or not steps.size:
+    window = event.onset - _OLDEST, event.onset + _NEAR
+    end = int(np.searchsorted(history.growth_steps, window[1], side="right"))
+    near = slice(*np.searchsorted(history.ratio_steps, (window[0], window[1] + 1)).tolist())
+    known = np.isfinite(history.ratios[near]) & (history.ratios[near] > 0)
+    steps, ratios = history.ratio_steps[near][known], history.ratios[near][known]
+    if not end or not steps.size:
         return None
     top = _top(steps, ratios, event)
     low = _low_before(ratios, top)
     first, last = int(steps[low]), int(steps[top])
     total = logarithm(quotient(ratios[top], ratios[low]))
+    growth = history.growth[int(np.searchsorted(history.growth_steps, first)) : end] or [
+        history.growth[end - 1]
+    ]
     landscape = float(sum(_landscape_part(row, first, last) for row in growth))
     rate = _rate_growth(history, first, last)
     ahead = _ahead(growth[-1], event.onset - last)
@@ -250,7 +254,7 @@ def _decay(history: History, event: LossEvent) -> Decay:
 def _without_readings(history: History, event: LossEvent, decay: Decay) -> list[Cause]:
     """What v alone says: it decayed, blind to a small gradient, and then the gradient grew for some steps."""
     rising = _rate_growth(history, event.onset - _WINDOW, event.onset) > _HARDLY
-    measured = any(row["step"] <= event.onset + _NEAR for row in history.growth)
+    measured = bool(np.searchsorted(history.growth_steps, event.onset + _NEAR, side="right"))
     if measured or rising or not (decay.exponent >= _BLIND and decay.lag >= _LAG and decay.fell > 0):
         return []
     words = (
