@@ -15,7 +15,8 @@ from foreshock.cli.console import make_console, print_json, print_table, stopped
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or their .jsonl files: two or more.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Also write the page of all runs, charts overlaid.")
+        Path | None,
+        typer.Option("--output", "-o", help="Also write the page of all runs, one below the other."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
