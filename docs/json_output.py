@@ -33,6 +33,8 @@ RESULTS: Mapping[str, str] = {
     "compare": "foreshock.explain.comparison:Comparison",
     "curvature": "foreshock.cli.curvature:CheckpointCurvature",
     "doctor": "list of foreshock.cli.health:Health",
+    "replay": "foreshock.cli.replay:Replayed",
+    "advise": "foreshock.cli.advise:Advised",
     "demo": "list of foreshock.cli.report:Report",
 }
 """What each command prints."""
@@ -62,8 +64,8 @@ and `foreshock reproduce` write their results as JSON files themselves, and say 
 | 0 | Done; with `--fail-on`, nothing as bad as that happened. |
 | 1 | The command could not do its work. |
 | 2 | It was called in a wrong way. |
-| {STATUSES["alarm"]} | `--fail-on alarm`: the worst is an alarm. `doctor`: a checkpoint is not fit. |
-| {STATUSES["spike"]} | `--fail-on alarm` or `spike`: the worst is a spike. |
+| {STATUSES["alarm"]} | `--fail-on alarm`: the worst is an alarm. For `doctor`, `replay`, `advise` see `-h`. |
+| {STATUSES["spike"]} | `--fail-on alarm` or `spike`: the worst is a spike. For `advise` see `-h`. |
 | {STATUSES["divergence"]} | `--fail-on`: the loss diverged, climbed, or was NaN or infinite. |
 | 130 | Ended by Ctrl-C. |
 """
@@ -163,23 +165,24 @@ _SIMPLE: Mapping[Any, str] = {
 }
 
 
-_PACKAGES = ("spikes", "explain", "report", "forecast", "curvature", "operators", "runlog", "live", "cli")
+_PACKAGES = [
+    "spikes",
+    "explain",
+    "report",
+    "forecast",
+    "curvature",
+    "operators",
+    "runlog",
+    "live",
+    "cli",
+    "replay",
+]
 
 
 def _names() -> dict[str, Any]:
     """Return what annotations may name that their modules import for type checkers only."""
     found: dict[str, Any] = {}
-    for package in (
-        "spikes",
-        "explain",
-        "report",
-        "forecast",
-        "curvature",
-        "operators",
-        "runlog",
-        "live",
-        "cli",
-    ):
+    for package in _PACKAGES:
         parent = importlib.import_module(f"foreshock.{package}")
         for module in pkgutil.iter_modules(parent.__path__):
             if (package, module.name) not in (("live", "app"), ("live", "server"), ("live", "security")):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foreshock.explain import History, explain_event
 from foreshock.live.charts import CHARTS, COLUMNS
 from foreshock.live.curve import Curve
 from foreshock.live.headline import Headline, Situation, headline
@@ -31,12 +32,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from foreshock.explain import Explanation
     from foreshock.runlog import Run
     from foreshock.runlog.rows import Rows
     from foreshock.spikes import LossEvent
 
 _SCANNED_AT_ONCE = 2000  # steps: what waits for the lock waits some hundredths of a second
 _SPEED_OVER = 30.0  # seconds over which steps a second are counted
+_KNOWN_AFTER = 60  # steps after an event: what comes later says no more of its cause
 _KEPT = ("alarm", "guard", "event", "curvature", "forecast", "tensors")
 _FEWEST = 2  # values that make a line
 _CHANGES_NOTHING = ("none", "cooldown")
@@ -120,6 +123,7 @@ class LiveRun:
         self._scan: EventScan | None = None
         self._scanned, self._scanned_step = 0, -1
         self._speeds: deque[tuple[float, int]] = deque()
+        self._news: tuple[tuple[int, bool, bool] | None, Explanation | None] = (None, None)
 
     # ------------------------------------------------------------------ what the threads do
 
@@ -164,6 +168,29 @@ class LiveRun:
             if before != (self._scan.events, self._scan.going_on):
                 self.version += 1
             return end < len(curve)
+
+    def explain_news(self) -> None:
+        """Find out why the last event of the loss happened: when it begins, when it is over, and once more.
+
+        Slow: the log is read as a whole, outside of the lock.
+        """
+        with self.lock:
+            events = self.events
+            if not events or self._tail.behind or self.last_step is None:
+                return
+            event, generation = events[-1], self.generation
+            over = self._scan is not None and self._scan.going_on is None
+            version = (event.onset, over, self.last_step >= event.end + _KNOWN_AFTER)
+            if version == self._news[0]:
+                return
+            self._news = version, self._news[1]
+            snapshot = self.snapshot()
+        with np.errstate(all="ignore"):
+            found = explain_event(History(snapshot), event)
+        with self.lock:
+            if generation == self.generation:
+                self._news = version, found
+                self.version += 1
 
     def snapshot(self) -> Run:
         """Return the run as it is now, for another thread to read at leisure.
@@ -251,6 +278,7 @@ class LiveRun:
                     losses=losses[-100:].copy(),
                     events=scan.events if scan is not None else (),
                     going_on=scan.going_on if scan is not None else None,
+                    explained=self._news[1],
                     forecast=self.log.forecast,
                     alarms=tuple(self.log.alarms[-50:]),
                     horizon=as_number(self.meta.get("horizon")),
@@ -311,6 +339,7 @@ class LiveRun:
         self.log, self._drawn, self._seen = Log(), Counter(), {}
         self._scan, self._scanned, self._scanned_step = None, 0, -1
         self._speeds.clear()
+        self._news = None, None
         self.generation += 1
 
     def _take_new(self) -> None:
