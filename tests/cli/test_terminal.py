@@ -194,7 +194,7 @@ def test_top_of_a_folder_is_a_table_that_ends_at_ctrl_c_of_the_terminal(tmp_path
     screen = top(tmp_path, columns=40)
     screen.until("step: 49")
     write(tmp_path / "two", spiky())
-    screen.until("spiked")
+    screen.until("two")
     os.killpg(screen.process.pid, signal.SIGINT)
     assert screen.ended() == 0
 
