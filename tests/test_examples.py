@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import foreshock
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LONGEST = 100
 NUMBER = r"[-\d.e+]+"
@@ -51,7 +53,28 @@ EXPECTED = {
         r"^  step 200: scaled the gradient, factor 0.5: ",
     ],
 }
-SLOW = {"guard_training.py", "checkpoint_curvature.py", "watch_training.py"}
+# Each into a trainer or a loop of its kind: the folder of its log, and the lines that name the product.
+ATTACHED = {
+    "transformers_trainer.py": ("trainer", 2),
+    "lightning_trainer.py": ("lightning", 2),
+    "accelerate_loop.py": ("accelerate", 3),
+    "nanogpt_loop.py": ("nanogpt", 3),
+    "torchtitan_trainer.py": ("torchtitan", 3),
+    "olmo_core_callback.py": ("olmo", 3),
+    "pinn.py": ("pinn", 3),
+    "ppo.py": ("ppo", 3),
+}
+NEEDS = {
+    "transformers_trainer.py": ("transformers", "accelerate"),
+    "lightning_trainer.py": ("lightning",),
+    "accelerate_loop.py": ("accelerate",),
+}
+for _name, (_folder, _) in ATTACHED.items():
+    EXPECTED[_name] = [
+        r"^a spike within 50 steps: \d+% \(\d+%–\d+%\); (stability|typical mean-square) ratio \d",
+        rf"foreshock report runs/{_folder}$",
+    ]
+SLOW = {"guard_training.py", "checkpoint_curvature.py", "watch_training.py", *ATTACHED}
 
 
 def test_every_example_is_short_run_here_and_listed():
@@ -76,7 +99,7 @@ def run_example(name: str, folder: Path) -> str:
         env={**os.environ, "NO_COLOR": "1", "COLUMNS": "120"},
     )
     assert run.returncode == 0, run.stderr
-    assert not run.stderr, run.stderr
+    assert not run.stderr or name in NEEDS, run.stderr  # trainers talk of themselves there
     return run.stdout
 
 
@@ -84,9 +107,15 @@ def run_example(name: str, folder: Path) -> str:
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in EXPECTED]
 )
 def test_an_example_runs_anywhere_and_prints_what_it_promises(name, tmp_path):
+    for package in NEEDS.get(name, ()):
+        pytest.importorskip(package)
     shown = run_example(name, tmp_path)
     for pattern in EXPECTED[name]:
         assert re.search(pattern, shown, re.MULTILINE), f"{pattern!r} is not in:\n{shown}"
+    if name in ATTACHED:
+        run = foreshock.read_run(tmp_path / "runs" / ATTACHED[name][0])
+        assert [event for event in run.records["event"] if "misuse" in event["name"]] == []
+        assert max([row["loss_mismatch"] for row in run.records["noise"]], default=0) < 0.2
     if name == "checkpoint_curvature.py":
         # Python and the command measure the same, from the live objects and from the file.
         live, saved = (
@@ -94,3 +123,15 @@ def test_an_example_runs_anywhere_and_prints_what_it_promises(name, tmp_path):
             for pattern in (rf"^λ_max\(H\) ({NUMBER})", rf"λ_1\(H\) +({NUMBER})")
         )
         assert live == pytest.approx(saved, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ATTACHED)
+def test_attaching_takes_three_lines_at_most(name):
+    lines = (EXAMPLES / name).read_text(encoding="utf-8").split('"""', 2)[2].splitlines()
+    added = [
+        line
+        for line in lines
+        if re.search(r"foreshock\.(Monitor|integ)|(?i:callback)\(\"|observe\(|Monitor\(", line)
+    ]
+    allowed = ATTACHED[name][1]
+    assert 1 <= len([line for line in added if "import" not in line]) <= allowed <= 3, added

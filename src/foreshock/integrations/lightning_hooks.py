@@ -58,7 +58,7 @@ class LightningHooks:
         self._batch: Any = None
         self._index = 0
         self._step = Accumulation()
-        self._accumulated = 1
+        self._accumulated, self._used = 1, False
         self._takes_index = True
         self._norm: Tensor | None = None
 
@@ -99,13 +99,16 @@ class LightningHooks:
         value = loss.detach()
         if scaler is not None:
             value = value / scaler.scale(torch.ones_like(value))  # get_scale() would wait for the device
+        if self._used:
+            self._step, self._used = Accumulation(), False
         self._step.add(self._batch, value)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Note the norm that is about to be clipped; observe where Lightning doesn't clip."""
-        if self.monitor is None or optimizer is not self._optimizer:
-            if self.monitor is not None:
-                self._step = Accumulation()  # the losses of another optimizer
+        if self.monitor is None:
+            return
+        if optimizer is not self._optimizer:
+            self._used = True  # what was gathered was the loss of another optimizer, unless it is shared
             return
         if not pl_module.automatic_optimization:
             self._observe(pl_module, optimizer)
