@@ -1,8 +1,8 @@
 """A trainer with callbacks like OLMo-core's: the monitor is a callback with three hooks.
 
-Run it with ``python examples/olmo_core_callback.py``; it takes about ten seconds. The stand-in has the hooks of
-OLMo-core's ``Callback`` that matter: `pre_train`, `pre_optim_step`, `post_train`, and state in checkpoints. Two
-lines make and pass the callback; the class is what you copy.
+Run it with ``python examples/olmo_core_callback.py``; it takes about ten seconds. The stand-in has the
+hooks of OLMo-core's ``Callback`` that matter: `pre_train`, `pre_optim_step`, `post_train`, and state in
+checkpoints. The class is what you copy; two lines make and pass it.
 """
 
 import torch

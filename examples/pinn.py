@@ -1,9 +1,9 @@
 """A physics-informed network: second derivatives in the loss, collocation points as the batch.
 
-Run it with ``python examples/pinn.py``; it takes about ten seconds. u″ = −π² sin πx on [0, 1] with u(0) = u(1)
-= 0. The loss contains u″, so that a Hessian product differentiates four times; nothing has to be said about
-it. DeepXDE's ``model.train_step`` is such a step: give the monitor the loss that is minimised, as a function
-of the points.
+Run it with ``python examples/pinn.py``; it takes about ten seconds. The equation is u″ = −π² sin πx on
+[0, 1], with u = 0 at both ends. The loss contains u″, so that a Hessian product differentiates four times;
+nothing has to be said about it. DeepXDE's ``model.train_step`` is such a step: give the monitor the loss that
+is minimised, as a function of the points.
 """
 
 import math
@@ -23,7 +23,7 @@ optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
 
 def loss_fn(net, points):
     """Return the mean squared residual of the equation, and of the boundary."""
-    x = points.detach().requires_grad_(True)
+    x = points.detach().requires_grad_(requires_grad=True)
     u = net(x)
     (slope,) = torch.autograd.grad(u.sum(), x, create_graph=True)
     (curvature,) = torch.autograd.grad(slope.sum(), x, create_graph=True)

@@ -59,8 +59,10 @@ class Trainer:
             losses.append(loss.detach())
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), MAX_NORM)
         # The means of the micro-batches count as much as they have tokens.
-        whole, loss = foreshock.MicroBatches(parts, counts=tokens), torch.stack(losses).sum()
-        self.monitor.observe(whole, loss, gradient_norm=norm, max_norm=MAX_NORM)
+        whole_loss = torch.stack(losses).sum()
+        self.monitor.observe(
+            foreshock.MicroBatches(parts, counts=tokens), whole_loss, gradient_norm=norm, max_norm=MAX_NORM
+        )
         self.optimizer.step()
 
 
