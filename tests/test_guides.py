@@ -86,6 +86,23 @@ def test_the_page_on_curvature_measures_what_it_says(names, tmp_path, capsys):
     assert max(blocks_of_layers) <= raw.value + raw.error
 
 
+def test_the_page_on_trainers_attaches_to_each(names, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    accelerate = pytest.importorskip("accelerate")
+    pytest.importorskip("lightning")
+    trainer, lightning, loop = blocks("how-to/attach-to-a-trainer.md")
+    options = {"use_cpu": True, "report_to": []}
+    names["args"], names["data"] = transformers.TrainingArguments(str(tmp_path / "out"), **options), []
+    names["accelerator"] = accelerate.Accelerator(cpu=True)
+    for source in (loop, trainer, lightning):
+        run(source, names)
+        callbacks = getattr(names.get("trainer"), "callback_handler", names.get("trainer"))
+        kinds = [type(one).__name__ for one in getattr(callbacks, "callbacks", ())]
+        assert source == loop or "ForeshockCallback" in kinds
+    names["watch"].close()
+    assert len(foreshock.read_run("runs/base").records["step"]) == len(names["loader"])
+
+
 def test_the_page_on_guards_guards_the_run_from_block_to_block(names, tmp_path, capsys):
     attach, measure, monitor, summary, policy, outside = blocks("how-to/guard-a-run.md")
     run(attach, names)
