@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -11,6 +12,7 @@ import typer
 
 from foreshock.cli.console import make_console, stopped
 from foreshock.cli.report import print_overview, write_page, write_run_picture
+from foreshock.interrupts import saying_what_is_kept
 
 if TYPE_CHECKING:
     from foreshock.demo.run import OnStep
@@ -39,15 +41,24 @@ def demo(
     from foreshock.runlog import read_run
 
     console = make_console()
+    begun: list[str] = []
     with ExitStack() as stack:
 
         def start(workload: Workload) -> OnStep:
             stack.close()
+            begun.append(workload.name)
             console.print(f"[bold]{workload.name}[/]: {workload.description}", soft_wrap=True)
             return stack.enter_context(run_progress(console, workload.name, workload.steps))
 
+        def kept() -> str:
+            if not begun:
+                return "No run was begun"
+            words = " and ".join(begun)
+            return f"What was logged of {words} is kept: foreshock report {shlex.quote(str(out / begun[-1]))}"
+
         try:
-            folders = run_demo(out, quick=quick, seed=seed, start=start)
+            with saying_what_is_kept(kept):
+                folders = run_demo(out, quick=quick, seed=seed, start=start)
         except ImportError as error:
             raise stopped(error) from error
         except OSError as error:

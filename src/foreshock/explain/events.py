@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from foreshock.explain.advice import advise
 from foreshock.explain.course import places_of, signals_of, stages_of, table_near
 from foreshock.explain.history import History
+from foreshock.explain.noise import gradient_noise
 from foreshock.explain.record import Cause, Explanation, Name
 from foreshock.explain.recovery import judge_recovery
 from foreshock.explain.slow import slow_causes
@@ -25,6 +27,7 @@ from foreshock.explain.sudden import (
     overflows,
     parameters_changed,
 )
+from foreshock.representation import short_line
 from foreshock.runlog.values import recorded_losses
 from foreshock.spikes import EventDefinition, LossEvent, detect_events
 
@@ -71,7 +74,7 @@ def explain_event(history: History, event: LossEvent) -> Explanation:
     causes = causes_of(history, event)
     recovery = judge_recovery(history, event)
     ids = _ids(history, event, causes)
-    return Explanation(
+    found = Explanation(
         kind=event.kind,
         onset=event.onset,
         peak=event.peak,
@@ -85,9 +88,10 @@ def explain_event(history: History, event: LossEvent) -> Explanation:
         ids=ids,
         signals=signals_of(history, event),
         recovery=recovery,
-        advice=advise(causes, recovery, event.onset, ids),
+        advice=(),
         missing=tuple(_missing(history, event, causes)),
     )
+    return replace(found, advice=advise([found], guarded=history.guarded))
 
 
 def causes_of(history: History, event: LossEvent, *, without: Collection[Name] = ()) -> tuple[Cause, ...]:
@@ -109,6 +113,7 @@ def causes_of(history: History, event: LossEvent, *, without: Collection[Name] =
         bad_batch(history, event, jump),
         data_change(history, event, jump),
         *slow_causes(history, event, jump),
+        gradient_noise(history, event, jump),
     ]
     causes = [cause for cause in found if cause is not None and cause.name not in without]
     return tuple(sorted(causes, key=lambda cause: -cause.confidence))
@@ -126,9 +131,11 @@ def _ids(history: History, event: LossEvent, causes: tuple[Cause, ...]) -> tuple
 def _missing(history: History, event: LossEvent, causes: tuple[Cause, ...]) -> list[str]:
     found = []
     if not history.rows("curvature", event.onset - 300, event.peak) and not history.noisy:
-        found.append(
-            "No curvature was measured near the event: pass loss_fn to Monitor, and a larger budget."
-        )
+        failed = [row for row in history.run.records.get("event", []) if row.get("name") == "probe failed"]
+        what = "pass loss_fn to Monitor, and a larger budget"
+        if failed:
+            what = f"the probes failed: {short_line(str(failed[-1].get('message') or ''))}".rstrip(".")
+        found.append(f"No curvature was measured near the event: {what}.")
     named = {cause.name for cause in causes}
     if named & {"bad batch", "data change"} and not _ids(history, event, causes):
         found.append("The batch can't be named: pass ids= to observe.")

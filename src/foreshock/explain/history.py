@@ -59,6 +59,7 @@ class History:
         self.growth = [row for row in run.records.get("growth", []) if "since" in row]
         self.changes = list(run.records.get("change", []))
         self.noisy = bool(run.records.get("noise"))
+        self.guarded = bool(run.records.get("guard")) or bool(run.meta.get("guard"))
 
     def at(self, step: int) -> int:
         """Return the index of a step, or of the first one after it.

@@ -145,7 +145,7 @@ def slow_causes(history: History, event: LossEvent, jump: Jump | None) -> list[C
         event: What happened to the loss.
         jump: Its rise within one step, if there was one: then nothing built up.
     """
-    if jump is not None or event.first_non_finite == event.onset or _was_disturbed(history, event):
+    if jump is not None or event.first_non_finite == event.onset or was_disturbed(history, event):
         return []
     rise = measure_rise(history, event)
     decay = _decay(history, event)
@@ -214,8 +214,13 @@ def _without_readings(history: History, event: LossEvent, decay: Decay) -> list[
     return [Cause("preconditioner lag", 0.5, words, facts)]
 
 
-def _was_disturbed(history: History, event: LossEvent) -> bool:
-    """Return whether something was done to the training that may have made what follows."""
+def was_disturbed(history: History, event: LossEvent) -> bool:
+    """Return whether something was done to the training that may have made what follows.
+
+    Args:
+        history: The run.
+        event: What happened to the loss.
+    """
     first = event.onset - REACH
     changed = changed_training(history, first, event.onset)
     before = history.ratio_before(int(changed[0]["step"]) - 1, event.onset - _OLDEST) if changed else None

@@ -1,7 +1,7 @@
 """A run as text, as a picture and as a web page, from its log alone."""
 
 from foreshock.report.charts import charts
-from foreshock.report.evidence import Cause, Evidence
+from foreshock.report.evidence import Evidence
 from foreshock.report.html import write_html
 from foreshock.report.picture import write_picture
 from foreshock.report.readings import Coverage
@@ -12,7 +12,6 @@ from foreshock.report.text import notes, to_text
 from foreshock.report.verdict import Verdict, verdict
 
 __all__ = [
-    "Cause",
     "Coverage",
     "DensityCurve",
     "Evidence",

@@ -125,7 +125,7 @@ def read_run(run: str | os.PathLike[str], *, rank: int = 0) -> Run:
         ([1.0, 0.5, 0.25], [0, 1, 2])
         >>> log.close()
     """
-    path, earlier = _log_path(Path(run), rank)
+    path, earlier = find_log(Path(run), rank)
     sessions = Sessions()
     with path.open("rb") as lines:
         # Not further than this: a writer may be faster than the reader.
@@ -281,8 +281,16 @@ class _Kind:
     begins: list[int] = field(default_factory=list)
 
 
-def _log_path(run: Path, rank: int) -> tuple[Path, tuple[Path, ...]]:
-    """Return the log to read, and those of the other runs in its folder."""
+def find_log(run: Path, rank: int = 0) -> tuple[Path, tuple[Path, ...]]:
+    """Return the log to read, and those of the other runs in its folder.
+
+    Args:
+        run: Folder of the run, or a ``.jsonl`` file of it.
+        rank: Which rank's file of a folder.
+
+    Raises:
+        FileNotFoundError: If there is no log, with what is there instead.
+    """
     named = run.suffix == ".jsonl" and not run.is_dir()
     path, earlier = (run, ()) if named else _last_started(run, f"rank{rank}.jsonl")
     if path.is_file():

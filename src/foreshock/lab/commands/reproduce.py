@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from foreshock.interrupts import saying_what_is_kept
 from foreshock.lab.commands.errors import stopped
 
 if TYPE_CHECKING:
@@ -74,12 +75,14 @@ def reproduce(
         if name == "map":
             _survey(console, scale, range(first_seed, first_seed + (seeds or 2)), kept, settings or [])
         else:
-            changes, chosen = (
-                _changes(settings or [], data, text),
-                range(first_seed, first_seed + (seeds or 3)),
+            chosen = range(first_seed, first_seed + (seeds or 3))
+            orders = _orders(name, scale.value, chosen, _changes(settings or [], data, text), out)
+            finished = (
+                f"Seeds that were finished are kept in {out.resolve()}: the same command goes on from there"
             )
-            for order in _orders(name, scale.value, chosen, changes, out):
-                _carry_out(console, order, kept, target)
+            with saying_what_is_kept(lambda: finished):
+                for order in orders:
+                    _carry_out(console, order, kept, target)
         pages = publish(kept, scale.value, target)
     except (ImportError, OSError, ValueError) as error:
         raise stopped(error) from error
@@ -104,7 +107,10 @@ def _survey(console: Console, scale: Scale, seeds: range, kept: Path, settings: 
         )
 
     console.print("[bold]map[/]: where v is to blame; interrupt and repeat it at will")
-    survey(kept / MAP / CELLS, seeds, on_cell=told)
+    path = kept / MAP / CELLS
+    finished = f"Cells that were finished are kept in {path.resolve()}: the same command goes on from there"
+    with saying_what_is_kept(lambda: finished):
+        survey(path, seeds, on_cell=told)
 
 
 def _carry_out(console: Console, order: Order, kept: Path, target: Path) -> None:
