@@ -193,7 +193,11 @@ def line(cell, seed, share, *, onset=200, **more):
         "lag": lag,
         "noise": 0.0 if cell.batch == "full" else 2.0,
         "ratio": 1.0,
+        "low": onset - 60,
+        "high": onset - 20,
         "total": 0.2,
+        "preconditioner": 0.2 * share,
+        "landscape": 0.2 * (1 - share),
         "share": share,
         "frozen": 1.0 if share > 0.5 else 9.0,
         "displaced": 5.0,
@@ -237,6 +241,7 @@ def test_numbers_that_other_pages_quote(lines):
     assert numbers["mini decay: blamed"] == 0
     assert numbers["full plain: removed"] == 1
     assert numbers["full decay: removed"] == 0
+    assert numbers["full decay: landscape speed"] == pytest.approx(0.2 * 0.9 / 40)
     assert (numbers["cells"], numbers["runs"]) == (40, 80)
     assert fill("{{map | full plain: blamed | %}}, {{map | nothing}}", {}, numbers) == "100 %, –"
 
@@ -335,3 +340,22 @@ def test_the_command(monkeypatch, tmp_path):
     refused = CliRunner().invoke(app, ["reproduce", "map", "--set", "steps=3", "--out", str(tmp_path)])
     assert refused.exit_code == 1
     assert "the map has one size and no settings" in refused.output
+
+
+def test_pairs_differ_in_beta2_alone():
+    short, long = (Cell("mlp", "full", beta2, 0.0, 0.01) for beta2 in (0.95, 0.999))
+    lines = [line(short, 0, 0.9), line(long, 0, 0.9), line(long, 1, 0.9), line(FULL, 0, 0.9)]
+    lines[0]["spikes"], lines[1]["spikes"] = 0, 3
+    numbers = summarise(lines)
+    assert (numbers["pairs"], numbers["pairs: short spiking"], numbers["pairs: long spikes"]) == (1, 0, 3)
+
+
+def test_every_field_of_the_principles_that_names_the_map_is_measured(lines):
+    from importlib.resources import files
+
+    template = files("foreshock.lab.reproduction").joinpath("templates/principles.md").read_text("utf-8")
+    asked = re.findall(r"\{\{map \| ([^|}]*?) (?:\| % )?\}\}", template.replace("}}", " }}"))
+    asked = [name.strip() for name in asked]
+    assert len(asked) >= 8
+    everywhere = [line(cell, 0, 0.9 if cell.decay == 0 else 0.1) for cell in all_cells()]
+    assert set(asked) <= set(summarise(everywhere))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreshock.lab.reproduction.patterns import median
+from foreshock.lab.reproduction.spikemap.cells import MEMORIES
 from foreshock.lab.reproduction.spikemap.survey import FACTOR
 
 Spike = Mapping[str, Any]
@@ -36,7 +37,7 @@ def spikes_of(lines: Iterable[Mapping[str, Any]]) -> list[Spike]:
     Args:
         lines: Lines of the map.
     """
-    settings = ("kind", "batch", "beta2", "decay", "rate", "seed")
+    settings = ("kind", "batch", "beta2", "decay", "rate", "seed", "steps")
     return [{**{name: line[name] for name in settings}, **one} for line in lines for one in line["judged"]]
 
 
@@ -60,9 +61,24 @@ def removed(spike: Spike) -> bool:
     return float(spike["frozen"]) < FACTOR
 
 
-def fraction(spikes: Sequence[Spike], holds: Callable[[Spike], bool]) -> float:
-    """Return the share of spikes for which something holds; NaN of none."""
-    return sum(map(holds, spikes)) / len(spikes) if spikes else math.nan
+def held(spike: Spike) -> bool:
+    """Return whether v ≥ g² from forty steps before the onset on keeps the loss calm for a hundred steps."""
+    return spike.get("measure") == "floor"
+
+
+def speed(spike: Spike, part: str) -> float:
+    """Return by how much a part of the rise moves ln λ_max(Ĥ) in a step, on average.
+
+    Args:
+        spike: A spike with a share.
+        part: "preconditioner" or "landscape".
+    """
+    return float(spike[part]) / float(spike["high"] - spike["low"])
+
+
+def fraction(members: Sequence[Spike], holds: Callable[[Spike], bool]) -> float:
+    """Return the share of spikes, or of lines, for which something holds; NaN of none."""
+    return sum(map(holds, members)) / len(members) if members else math.nan
 
 
 def crossed_first(spike: Spike) -> str:
@@ -271,8 +287,8 @@ def summarise(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
     Returns:
         Numbers by name. Of groups such as ``mini decay``: ``spikes``, ``share`` (median), ``blamed`` (the
-        part with a share of at least a half) and ``removed`` (the part of robust spikes that freezing v
-        removes).
+        part with a share of at least a half), ``removed`` (the part of robust spikes that freezing v
+        removes), ``v speed`` and ``landscape speed`` (medians, a step).
     """
     spikes = spikes_of(lines)
     found: dict[str, float] = {
@@ -281,12 +297,15 @@ def summarise(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "spiking": fraction(lines, lambda line: line["spikes"] > 0),
         "spikes": float(len(spikes)),
     }
+    found |= _paired(lines)
     groups: dict[str, list[Spike]] = {"all": spikes}
     for batch, decay in itertools.product(("full", "mini"), (False, True)):
         name = f"{batch} {'decay' if decay else 'plain'}"
         groups[name] = [s for s in spikes if s["batch"] == batch and (s["decay"] > 0) == decay]
     for spike in spikes:
-        for name in (spike["kind"], spike["batch"], f"β₂ {spike['beta2']:g}"):
+        kind_of_decay = "decay" if spike["decay"] > 0 else "plain"
+        memory = f"β₂ {spike['beta2']:g}"
+        for name in (spike["kind"], spike["batch"], kind_of_decay, memory, f"{memory} {kind_of_decay}"):
             groups.setdefault(name, []).append(spike)
     for name, members in groups.items():
         known, sure = with_share(members), [s for s in robust(members) if "frozen" in s]
@@ -295,9 +314,29 @@ def summarise(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         found[f"{name}: blamed"] = fraction(known, lambda spike: share(spike) >= BLAMED)
         found[f"{name}: robust"] = float(len(sure))
         found[f"{name}: removed"] = fraction(sure, removed)
+        found[f"{name}: v speed"] = median([speed(spike, "preconditioner") for spike in known])
+        found[f"{name}: landscape speed"] = median([speed(spike, "landscape") for spike in known])
     counted = Counter(spike["outcome"] for spike in spikes if "outcome" in spike)
     for outcome in OUTCOMES:
         found[f"outcome: {outcome}"] = counted[outcome] / counted.total() if counted else math.nan
+    return found
+
+
+def _paired(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Compare trainings that differ in β₂ alone, the shortest memory against the longest."""
+    sides = [
+        {
+            (line["kind"], line["batch"], line["decay"], line["rate"], line["seed"]): line["spikes"]
+            for line in lines
+            if line["beta2"] == beta2
+        }
+        for beta2 in (min(MEMORIES), max(MEMORIES))
+    ]
+    both = sides[0].keys() & sides[1].keys()
+    found = {"pairs": float(len(both))}
+    for name, side in zip(("short", "long"), sides, strict=True):
+        found[f"pairs: {name} spiking"] = float(sum(side[key] > 0 for key in both))
+        found[f"pairs: {name} spikes"] = float(sum(side[key] for key in both))
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from foreshock.lab.reproduction.spikemap.findings import (
     Spike,
     crossed_first,
     fraction,
+    held,
     judge_formulas,
     removed,
     robust,
@@ -29,6 +30,7 @@ from foreshock.lab.reproduction.spikemap.findings import (
     telling,
     with_share,
 )
+from foreshock.lab.reproduction.spikemap.outcomes import AFTER
 from foreshock.lab.reproduction.spikemap.pictures import CAPTIONS, draw_map
 
 PAGE = Path("explanation") / "map.md"
@@ -87,7 +89,23 @@ def _facts(lines: Lines, numbers: Numbers) -> dict[str, str]:
         "minutes": f"{sum(line['seconds'] for line in lines) / 60:.0f}",
         "missing": missing if there < every else "",
         "spikes": str(int(numbers["spikes"])),
+        **_speeds(numbers),
         "compared": str(sum("outcome" in spike for spike in spikes_of(lines))),
+    }
+
+
+def _speeds(numbers: Numbers) -> dict[str, str]:
+    """What the paragraph on what decides quotes of the longest memory and the shortest."""
+    fast, slow = (f"β₂ {beta2:g}" for beta2 in (min(MEMORIES), max(MEMORIES)))
+    found = {
+        f"{part} slow {decay}": shown(100 * numbers.get(f"{slow} {decay}: {part} speed", math.nan))
+        for part in ("v", "landscape")
+        for decay in ("plain", "decay")
+    }
+    return {
+        **found,
+        "removed fast decay": percent(numbers.get(f"{fast} decay: removed", math.nan)),
+        **{name: shown(value) for name, value in numbers.items() if name.startswith("pairs")},
     }
 
 
@@ -96,8 +114,11 @@ def _decides(spikes: Sequence[Spike], numbers: Numbers) -> str:
         return percent(numbers.get(f"{name}: blamed", math.nan))
 
     sure = [spike for spike in with_share(robust(spikes)) if "frozen" in spike]
-    sides = [[spike for spike in sure if (share(spike) >= BLAMED) == side] for side in (True, False)]
+    own, other = ([s for s in sure if (share(s) >= BLAMED) == side] for side in (True, False))
     agree = fraction(sure, lambda spike: (share(spike) >= BLAMED) == removed(spike))
+    plain, decayed = ([s for s in own if (s["decay"] > 0) == side] for side in (False, True))
+    calm = [s for s in with_share(spikes) if s["onset"] + AFTER <= s["steps"]]
+    stays, sharp = ([s for s in calm if (share(s) >= BLAMED) == side] for side in (True, False))
     memories = ", ".join(f"{blamed(f'β₂ {beta2:g}')} at β₂ = {beta2:g}" for beta2 in MEMORIES)
     networks = ", ".join(f"{blamed(kind)} ({about.title})" for kind, about in KINDS.items())
     return (
@@ -106,10 +127,15 @@ def _decides(spikes: Sequence[Spike], numbers: Numbers) -> str:
         f"in mini-batches. Without weight decay that is {blamed('full plain')} and {blamed('mini plain')}; "
         f"with decay 0.3, {blamed('full decay')} and {blamed('mini decay')}. By memory it is {memories}; by "
         f"network, {networks}.\n\nThe fork says the same in {percent(agree)} of the {len(sure)} robust "
-        "spikes that have both: freezing "
-        f"v removes {percent(fraction(sides[0], removed))} of the {len(sides[0])} "
-        f"where v has the larger part, and {percent(fraction(sides[1], removed))} of the other "
-        f"{len(sides[1])}."
+        f"spikes that have both. Freezing v removes {percent(fraction(own, removed))} of the {len(own)} "
+        "where "
+        f"v has the larger part ({percent(fraction(plain, removed))} without decay, "
+        f"{percent(fraction(decayed, removed))} with it), and {percent(fraction(other, removed))} of the "
+        f"other {len(other)}.\n\nHolding v up is another matter than holding it still: v ≥ g² from forty "
+        "steps "
+        f"before the onset keeps the loss calm in {percent(fraction(stays, held))} of the {len(stays)} cases "
+        f"where v has the larger part, and in {percent(fraction(sharp, held))} of the {len(sharp)} where the "
+        "landscape has it. What raises v in time works whoever is to blame; keeping it does not."
     )
 
 
@@ -119,16 +145,25 @@ def _groups(numbers: Numbers) -> str:
         "full decay": "full batch, decay 0.3",
         "mini plain": "mini-batches, no decay",
         "mini decay": "mini-batches, decay 0.3",
-        **{f"β₂ {beta2:g}": f"β₂ = {beta2:g}" for beta2 in MEMORIES},
+        **{f"β₂ {beta2:g} plain": f"β₂ = {beta2:g}, no decay" for beta2 in MEMORIES},
+        **{f"β₂ {beta2:g} decay": f"β₂ = {beta2:g}, decay 0.3" for beta2 in MEMORIES},
         **{kind: about.title for kind, about in KINDS.items()},
     }
-    columns = {"spikes": shown, "share": percent, "blamed": percent, "removed": percent, "robust": shown}
+    columns: dict[str, Callable[[float], str]] = {
+        "spikes": shown,
+        "v speed": lambda value: shown(100 * value),
+        "landscape speed": lambda value: shown(100 * value),
+        "share": percent,
+        "blamed": percent,
+        "removed": percent,
+        "robust": shown,
+    }
     rows = [
         [title, *(show(numbers.get(f"{name}: {column}", math.nan)) for column, show in columns.items())]
         for name, title in names.items()
     ]
-    heads = ["part of v, median", "v has at least half", "removed by freezing v", "of robust spikes"]
-    return table(["", "spikes", *heads], rows)
+    heads = ["v, % a step", "landscape, % a step", "part of v, median", "v has at least half"]
+    return table(["", "spikes", *heads, "removed by freezing v", "of robust spikes"], rows)
 
 
 def _formulas(spikes: Sequence[Spike]) -> str:
