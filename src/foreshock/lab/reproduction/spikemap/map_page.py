@@ -135,7 +135,7 @@ def _decides(spikes: Sequence[Spike], numbers: Numbers) -> str:
         "steps "
         f"before the onset keeps the loss calm in {percent(fraction(stays, held))} of the {len(stays)} cases "
         f"where v has the larger part, and in {percent(fraction(sharp, held))} of the {len(sharp)} where the "
-        "landscape has it. What raises v in time works whoever is to blame; keeping it does not."
+        "landscape has it. What raises v in time works whoever is to blame."
     )
 
 
@@ -223,15 +223,19 @@ def _telling(spikes: Sequence[Spike]) -> str:
 
 
 def _told(spikes: Sequence[Spike]) -> str:
+    return (
+        "Beyond 0.65, or below 0.35, in every seed, and so perhaps more than chance: before malignant or "
+        f"catastrophic spikes {_beyond_chance(telling(spikes, _BAD))}; before benign ones "
+        f"{_beyond_chance(telling(spikes, ('benign',)))}."
+    )
+
+
+def _beyond_chance(found: Mapping[str, Sequence[float]]) -> str:
     sure = []
-    for name, values in telling(spikes, _BAD).items():
+    for name, values in found.items():
         known = bool(values) and not any(map(math.isnan, values))
         if known and min(values) >= _LEAST_TOLD:
-            sure.append(f"larger: {name}")
+            sure.append(f"a larger {name}")
         elif known and max(values) <= 1 - _LEAST_TOLD:
-            sure.append(f"smaller: {name}")
-    found = "; ".join(sure) if sure else "nothing"
-    return (
-        "Beyond 0.65, or below 0.35, in every seed before malignant or catastrophic spikes, and so perhaps "
-        f"more than chance: {found}."
-    )
+            sure.append(f"a smaller {name}")
+    return ", ".join(sure) if sure else "nothing"
