@@ -17,6 +17,7 @@ COMMANDS = [
     (),
     ("demo",),
     ("report",),
+    ("figure",),
     ("watch",),
     ("status",),
     ("runs",),

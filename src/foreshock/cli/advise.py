@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from dataclasses import replace as with_changes
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from foreshock.cli.console import make_console, print_json, print_table, printable_path, stopped
+from foreshock.cli.console import make_console, print_table, printable_path, stopped
+from foreshock.cli.output import AsJson, print_result
 from foreshock.cli.replay import (
     DataOption,
     FromOption,
@@ -21,7 +23,6 @@ from foreshock.cli.replay import (
     PictureOption,
     ThreadsOption,
     draw,
-    plain_values,
     plan,
     run_all,
 )
@@ -31,6 +32,19 @@ if TYPE_CHECKING:
     from foreshock.runlog import Run
 
 _CALM = 200  # steps before the snapshot whose gradient norms are usual
+
+
+@dataclass(frozen=True)
+class Advised:
+    """Changes of a training, tried from a snapshot.
+
+    Attributes:
+        snapshot: Folder of the snapshot.
+        advice: What came of them, and which to make.
+    """
+
+    snapshot: Path
+    advice: Advice
 
 
 def advise(
@@ -45,7 +59,7 @@ def advise(
     jobs: JobsOption = 0,
     threads: ThreadsOption = 0,
     output: PictureOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find the smallest change that removes the spikes of a run and costs nothing, by trying.
 
@@ -77,7 +91,7 @@ def advise(
     except (ImportError, OSError, TypeError, ValueError, RuntimeError) as error:
         raise stopped(error) from error
     if as_json:
-        print_json({"snapshot": str(task.snapshot), **plain_values(found.as_mapping())})
+        print_result("advise", Advised(task.snapshot, found))
     else:
         _print(console, found)
         if output is not None:

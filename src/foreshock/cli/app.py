@@ -16,6 +16,7 @@ from foreshock.cli.curvature import curvature
 from foreshock.cli.demo import demo
 from foreshock.cli.doctor import doctor
 from foreshock.cli.explain import explain
+from foreshock.cli.figure import figure
 from foreshock.cli.replay import replay
 from foreshock.cli.report import report
 from foreshock.cli.status import runs, status
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(report)
+app.command()(figure)
 app.command()(watch)
 app.command()(status)
 app.command()(runs)

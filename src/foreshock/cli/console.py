@@ -24,9 +24,13 @@ if TYPE_CHECKING:
 _UNFOLDED = 1000
 
 
-def make_console() -> Console:
-    """Return the console that commands print to: as wide as it must be where no terminal folds lines."""
-    console = Console(highlight=False)
+def make_console(*, stderr: bool = False) -> Console:
+    """Return the console that commands print to: as wide as it must be where no terminal folds lines.
+
+    Args:
+        stderr: Whether it prints to standard error, where a result for scripts goes to standard output.
+    """
+    console = Console(highlight=False, stderr=stderr)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _UNFOLDED
     return console
@@ -48,14 +52,14 @@ def stopped(error: Exception, advice: str = "") -> typer.Exit:
     return typer.Exit(1)
 
 
-def print_json(value: Any) -> None:
-    """Print plain values as JSON. What a terminal would obey instead of showing is spelled as JSON does.
+def json_text(value: Any) -> str:
+    """Return plain values as JSON. What a terminal would obey instead of showing is spelled as JSON does.
 
     Args:
         value: Mappings, sequences, strings and numbers.
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    typer.echo("".join(one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text))
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return "".join(one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text)
 
 
 def printable_path(path: Path) -> str:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foreshock.cli.console import make_console, stopped
-from foreshock.cli.report import print_overview, write_page, write_run_picture
+from foreshock.cli.output import AsJson, print_result
+from foreshock.cli.report import print_overview, report_of, write_page, write_run_picture
 from foreshock.interrupts import saying_what_is_kept
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def demo(
     picture: Annotated[
         Path | None, typer.Option(help="Also draw the first run into this .svg or .png file.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Train two real networks whose losses spike by themselves, and forecast the spikes.
 
@@ -40,7 +42,7 @@ def demo(
     from foreshock.demo.run import run_demo
     from foreshock.runlog import read_run
 
-    console = make_console()
+    console = make_console(stderr=as_json)
     begun: list[str] = []
     with ExitStack() as stack:
 
@@ -64,7 +66,10 @@ def demo(
         except OSError as error:
             raise stopped(error, "name another folder with --out") from error
     runs = [read_run(folder) for folder in folders]
-    print_overview(console, runs)
+    if as_json:
+        print_result("demo", [report_of(run) for run in runs])
+    else:
+        print_overview(console, runs)
     write_page(console, runs, out / "report.html")
     if picture is not None:
         write_run_picture(console, runs[0], picture)

@@ -6,13 +6,12 @@ import dataclasses
 import inspect
 from collections.abc import Mapping
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from foreshock._version import __version__
-from foreshock.cli.console import print_json
+from foreshock.cli.console import json_text
 
 if TYPE_CHECKING:
     from foreshock.report.severity import Worst
@@ -49,8 +48,18 @@ def print_result(command: str, result: Any) -> None:
         command: The command, without ``foreshock``.
         result: Records, and lists and mappings of them.
     """
+    typer.echo(result_text(command, result))
+
+
+def result_text(command: str, result: Any) -> str:
+    """Return the result of a command as JSON.
+
+    Args:
+        command: The command, without ``foreshock``.
+        result: Records, and lists and mappings of them.
+    """
     envelope = {"schema": SCHEMA, "foreshock": __version__, "command": command}
-    print_json({**envelope, "result": as_json(result)})
+    return json_text({**envelope, "result": as_json(result)})
 
 
 def as_json(value: Any) -> Any:
@@ -67,7 +76,7 @@ def as_json(value: Any) -> Any:
         return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [as_json(item) for item in value]
-    return str(value) if isinstance(value, Path) else plain(value)
+    return plain(value) if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def json_names(record: type) -> list[str]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from foreshock.cli.console import make_console, print_json, print_table, printable_path, stopped
+from foreshock.cli.console import make_console, print_table, printable_path, stopped
+from foreshock.cli.output import AsJson, print_result
 
 if TYPE_CHECKING:
     from foreshock.cli.replaying import Replay
@@ -48,6 +50,19 @@ PictureOption = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Replayed:
+    """A window of a training, replayed.
+
+    Attributes:
+        snapshot: Folder of the snapshot that it begins at.
+        outcomes: What came of it: as it was, then with each change.
+    """
+
+    snapshot: Path
+    outcomes: tuple[ReplayOutcome, ...]
+
+
 def replay(
     run: Annotated[Path, typer.Argument(help="Folder of a run with snapshots.")],
     model: ModelOption,
@@ -67,7 +82,7 @@ def replay(
     jobs: JobsOption = 0,
     threads: ThreadsOption = 0,
     output: PictureOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a window of a run again from a snapshot: as it was, and as it would have been.
 
@@ -83,12 +98,7 @@ def replay(
     except (ImportError, OSError, TypeError, ValueError, RuntimeError) as error:
         raise stopped(error) from error
     if as_json:
-        print_json(
-            {
-                "snapshot": str(tasks[0].snapshot),
-                "outcomes": [plain_values(one.as_mapping()) for one in outcomes],
-            }
-        )
+        print_result("replay", Replayed(tasks[0].snapshot, tuple(outcomes)))
     else:
         console.print(escape(agreement(outcomes[0])), soft_wrap=True)
         print_outcomes(console, outcomes)
@@ -268,16 +278,3 @@ def draw(run: Run, outcomes: list[ReplayOutcome], path: Path) -> None:
         LossCurve(one.change, range(start + 1, start + 1 + len(one.losses)), one.losses) for one in outcomes
     ]
     write_curves_picture(curves, path, before=before, title=f"From step {start:,} on: as it was, and changed")
-
-
-def plain_values(value: Any) -> Any:
-    """Return values for JSON, which has no word for infinity and NaN: a text and null.
-
-    Args:
-        value: Mappings, sequences, strings and numbers.
-    """
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    if isinstance(value, dict):
-        return {name: plain_values(one) for name, one in value.items()}
-    return [plain_values(one) for one in value] if isinstance(value, list) else value

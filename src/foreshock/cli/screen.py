@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from foreshock.live.status import RunStatus
 
 STATE_STYLES = {
-    "diverged": "bold white on red",
+    "diverged": "bold red",
     "unreadable": "bold red",
     "spiked": "bold red",
     "danger": "bold red",
@@ -43,10 +43,9 @@ def screen(status: RunStatus, console: Console, *, losses: Sequence[float] = ())
         console: Where it is printed to.
         losses: Losses to draw in one line; none for no line.
     """
-    state = Text(f" {status.state.upper()} ", STATE_STYLES.get(status.state, "bold"))
     lines: list[RenderableType] = [
         Text(status.name, "bold"),
-        Text.assemble(state, " ", status.words),
+        Text(status.words, STATE_STYLES.get(status.state, "bold")),
     ]
     if status.advice:
         lines.append(Text.assemble(("→ ", "bold"), status.advice))

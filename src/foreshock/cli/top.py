@@ -60,10 +60,12 @@ class _Follower:
     def look(self) -> bool:
         """Read what was added; return whether there is more to read at once."""
         began = time.monotonic()
-        if began >= self._due:
-            self._search()
+        if self._watched is None:
+            self._begin()
+        elif began >= self._due:
+            self._watched.search()
             self._due = time.monotonic() + max(_SEARCH_EVERY, 20 * (time.monotonic() - began))
-        more = True
+        began, more = time.monotonic(), True
         while more and time.monotonic() - began < _AT_ONCE:
             behind = [run.look() | run.scan() for run in self.runs]
             more = any(behind)
@@ -74,14 +76,11 @@ class _Follower:
         """The runs there are."""
         return [] if self._watched is None else self._watched.all_runs()
 
-    def _search(self) -> None:
+    def _begin(self) -> None:
         from foreshock.live.watched import WatchedFolder
 
-        if self._watched is None:
-            with contextlib.suppress(OSError):  # not there yet
-                self._watched = WatchedFolder(self.place)
-        else:
-            self._watched.search()
+        with contextlib.suppress(OSError):  # not there yet
+            self._watched = WatchedFolder(self.place)
 
 
 def _draw(console: Console, follower: _Follower, every: float) -> None:

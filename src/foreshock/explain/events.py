@@ -17,6 +17,7 @@ from foreshock.explain.record import Cause, Explanation, Name
 from foreshock.explain.recovery import judge_recovery
 from foreshock.explain.slow import slow_causes
 from foreshock.explain.sudden import (
+    REACH,
     bad_batch,
     batch_shape,
     data_change,
@@ -116,6 +117,9 @@ def causes_of(history: History, event: LossEvent, *, without: Collection[Name] =
         gradient_noise(history, event, jump),
     ]
     causes = [cause for cause in found if cause is not None and cause.name not in without]
+    if any(cause.name == "gradient noise" for cause in causes):
+        # Past that edge other batches would have done it too.
+        causes = [replace(one, confidence=0.5) if one.name == "bad batch" else one for one in causes]
     return tuple(sorted(causes, key=lambda cause: -cause.confidence))
 
 
@@ -131,11 +135,16 @@ def _ids(history: History, event: LossEvent, causes: tuple[Cause, ...]) -> tuple
 def _missing(history: History, event: LossEvent, causes: tuple[Cause, ...]) -> list[str]:
     found = []
     if not history.rows("curvature", event.onset - 300, event.peak) and not history.noisy:
-        failed = [row for row in history.run.records.get("event", []) if row.get("name") == "probe failed"]
         what = "pass loss_fn to Monitor, and a larger budget"
-        if failed:
-            what = f"the probes failed: {short_line(str(failed[-1].get('message') or ''))}".rstrip(".")
+        if history.failed_probe is not None:
+            message = short_line(str(history.failed_probe.get("message") or ""))
+            what = f"the probes failed: {message}".rstrip(".")
         found.append(f"No curvature was measured near the event: {what}.")
+    if history.run.earlier and event.onset - int(history.steps[0]) <= REACH:
+        found.append(
+            "The folder has an earlier run. If this one goes on from it, load the monitor's state or pass "
+            "step= to observe: then what was before the resume counts."
+        )
     named = {cause.name for cause in causes}
     if named & {"bad batch", "data change"} and not _ids(history, event, causes):
         found.append("The batch can't be named: pass ids= to observe.")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from foreshock.explain.record import Cause, Fact
 from foreshock.explain.slow import was_disturbed
+from foreshock.explain.sudden import LEFT, PART
 from foreshock.forecast import NOISY_EDGE
 from foreshock.runlog.numbers import as_number
 from foreshock.words import number
@@ -21,18 +22,21 @@ if TYPE_CHECKING:
     from foreshock.explain.sudden import Jump
     from foreshock.spikes import LossEvent
 
+_WILD = 20.0  # gradient over its median, from which a batch is bad whatever the noise
 _NEAR = 60  # steps before an onset in which the ratio counts
 
 
 def gradient_noise(history: History, event: LossEvent, jump: Jump | None) -> Cause | None:
-    """Noise of batches past the edge, before a rise that no single batch made.
+    """Noise of batches past the edge, before a rise that no wild batch and no other data made.
 
     Args:
         history: The run.
         event: What happened to the loss.
         jump: Its rise within one step, if there was one.
     """
-    if not history.noisy or jump is not None or event.first_non_finite == event.onset:
+    if not history.noisy or event.first_non_finite == event.onset:
+        return None
+    if jump is not None and jump.part >= PART and (jump.gradient >= _WILD or jump.left > LEFT):
         return None
     measured = [
         (row["step"], as_number(row.get("typical_mean_square_ratio")), as_number(row.get("lag")))
@@ -53,5 +57,5 @@ def gradient_noise(history: History, event: LossEvent, jump: Jump | None) -> Cau
         f"the noise of batches was past the edge at step {step:,}: a typical mean-square ratio of "
         f"{number(ratio)}, of which the edge is {NOISY_EDGE:g}{lagging}"
     )
-    sure = 0.5 + 0.3 * min(max(math.log(ratio / NOISY_EDGE), 0.0), 1.0)
+    sure = 0.55 + 0.3 * min(max(math.log(ratio / NOISY_EDGE), 0.0), 1.0)
     return Cause("gradient noise", sure, words, facts, step)

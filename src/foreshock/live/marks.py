@@ -122,7 +122,8 @@ def _alarm(place: int, row: Mapping[str, Any]) -> Mark:
 def _event(place: int, row: Mapping[str, Any]) -> Mark:
     name = short_line(str(row.get("name") or "event"))
     end, words = until(row), short_line(str(row.get("message") or ""))
-    sort = "misuse" if name.startswith("misuse") else "event"
+    first = name.partition(":")[0].partition(" ")[0]
+    sort = first if first in ("misuse", "rewind", "recovery") else "event"
     return {
         "key": f"event-{place}",
         "sort": sort,

@@ -19,6 +19,7 @@ from foreshock.live.charts import CHARTS, COLUMNS
 from foreshock.live.curve import Curve
 from foreshock.live.headline import Headline, Situation, headline
 from foreshock.live.tail import CHUNK, LogTail
+from foreshock.report.layermaps import named
 from foreshock.representation import short_line
 from foreshock.runlog.numbers import as_number
 from foreshock.runlog.reader import check_readable, run_of
@@ -393,16 +394,6 @@ class LiveRun:
             self.generation += 1
             if kind == "step":
                 self._scan, self._scanned, self._scanned_step = None, 0, -1
-
-
-def named(rows: Any) -> list[Mapping[str, Any]]:
-    """Return those of a list that are mappings with a name, whoever wrote it.
-
-    Args:
-        rows: Anything that JSON can hold.
-    """
-    found = rows if isinstance(rows, list) else []
-    return [row for row in found if isinstance(row, dict) and "name" in row]
 
 
 def _measured(rows: Rows, losses: NDArray[np.float64], start: int) -> NDArray[np.float64]:

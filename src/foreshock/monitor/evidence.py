@@ -57,18 +57,23 @@ class EvidenceRecorder:
         self._updates: int | None = None  # number of an update, less its step
         self._wanted = ""  # why a table is made as soon as gradients are at hand
 
-    def see(self, step: int, ids: Any, *, gradient_scale: float) -> None:
+    def see(self, step: int, ids: Any, *, gradient_scale: float) -> bool:
         """Take into account what the host knows of a step before anything is read back.
 
         Args:
             step: Step number.
             ids: What the loader calls the examples of the batch; None if it does not say.
             gradient_scale: What ``.grad`` still has to be divided by.
+
+        Returns:
+            Whether options of the optimizer, or what it trains, are others from this step on.
         """
-        for change in self._changes.compare(step, gradient_scale=gradient_scale):
+        changes = self._changes.compare(step, gradient_scale=gradient_scale)
+        for change in changes:
             self._journal.write("change", change)
         if ids is not None:
             self._ids.append((step, as_ids(ids)))
+        return any(change.what in ("options", "parameters") for change in changes)
 
     def judge(self, seen: StepObservation) -> None:
         """Take the numbers of a step into account.

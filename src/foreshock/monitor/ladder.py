@@ -8,6 +8,7 @@ from typing import Literal, get_args
 Rung = Literal["skip", "raise v", "lower rate", "rewind", "stop"]
 RUNGS: tuple[Rung, ...] = get_args(Rung)
 GIVE_UP = "give up"
+_LONG = 10  # windows within which measures are counted
 
 
 class RecoveryFailedError(RuntimeError):
@@ -25,10 +26,10 @@ class Ladder:
     ============== ====================================================================================
     rung           what else it does
     ============== ====================================================================================
-    ``skip``       nothing: other batches follow. Left out where every step sees the same data
+    ``skip``       nothing: other batches follow, unless every step sees the same data
     ``raise v``    multiplies the second moment by `raise_by`; it forgets that by itself. Left out without one
-    ``lower rate`` multiplies the learning rate by `rate_factor` from here on, whatever a schedule sets; by
-                   more if it was raised since the snapshot
+    ``lower rate`` multiplies the learning rate by `rate_factor` from here on, whatever a schedule sets; one
+                   that was raised by more since the snapshot becomes what it was
     ``rewind``     goes one snapshot further back, and lowers the rate once more
     ``stop``       puts the snapshot back and raises `RecoveryFailedError` from `observe`
     ============== ====================================================================================
@@ -37,8 +38,8 @@ class Ladder:
         rungs: The rungs, in the order in which they are tried.
         at: ``"spike"`` acts once the loss has left its level, or is not finite; ``"alarm"`` also at an alarm.
         window: Steps, ≥ 1.
-        most: Measures within a window, at most, ≥ 1; then recovery is given up, or stops the run if `rungs`
-            has ``stop``.
+        most: Measures within ten windows, at most, ≥ 1; then recovery is given up, or stops the run if
+            `rungs` has ``stop``.
         raise_by: Factor on v, > 1.
         rate_factor: Factor on the learning rate, in (0, 1).
 
@@ -53,9 +54,9 @@ class Ladder:
 
     rungs: tuple[Rung, ...] = RUNGS
     at: Literal["spike", "alarm"] = "spike"
-    window: int = 300
+    window: int = 100
     most: int = 6
-    raise_by: float = 16.0
+    raise_by: float = 4.0
     rate_factor: float = 0.5
 
     def __post_init__(self) -> None:
@@ -100,7 +101,7 @@ class Climb:
         rungs, window = self.ladder.rungs, self.ladder.window
         if not self._acted or step - self._acted[-1] > window:
             self._place, self.further = -1, 0
-        lately = [one for one in self._acted if step - one <= window]
+        lately = [one for one in self._acted if step - one <= _LONG * window]
         last: str = "stop" if "stop" in rungs else GIVE_UP
         if len(lately) >= self.ladder.most:
             return last

@@ -212,6 +212,11 @@ class Monitor:
         return self._recording.recorder
 
     @property
+    def rewinds(self) -> tuple[Rewind, ...]:
+        """What was put back so far, by `rewind` or by the ladder."""
+        return () if self._rewinder is None else tuple(self._rewinder.done)
+
+    @property
     def guard(self) -> Guard | None:
         """The guard, if there is one."""
         return self._guard
@@ -276,7 +281,9 @@ class Monitor:
             reading=deciding,
         )
         step = self._count(step)
-        self._evidence.see(step, ids, gradient_scale=gradient_scale)
+        changed = self._evidence.see(step, ids, gradient_scale=gradient_scale)
+        if changed and self._recovery is not None:
+            self._recovery.changed(step)
         dense = self._last.level == "alarm"
         self._recording.see(step, value, batch, ids, dense=dense, note=self._run.state_dict)
         self._probes.sample(step)
@@ -500,6 +507,8 @@ class Monitor:
                 "state was saved: its own state was not loaded, so that v starts anew and the first steps "
                 "are as large as in a new run; load optimizer.load_state_dict() from the same checkpoint",
             )
+            if self._recovery is not None:
+                self._recovery.lost(step, "the state of the optimizer was not loaded when it was resumed")
 
     def _decides(self, step: int) -> bool:
         """Return whether numbers are read back at a step, so that something may be measured."""
@@ -543,6 +552,8 @@ class Monitor:
                 decay_exponent=seen.decay_exponent,
                 step=seen.step,
             )
+            if self._recovery is not None:
+                self._recovery.judge(seen.step, seen.loss)
             self._recording.judge(seen.step, finite=math.isfinite(seen.loss + seen.gradient_norm))
             if not math.isfinite(seen.loss):
                 message = f"the loss is {seen.loss}; no probe is made"
@@ -593,8 +604,7 @@ class Monitor:
     def _recover(self, step: int) -> None:
         if self._recovery is None:
             return
-        ids = self._evidence.ids_between
-        snapshot = self._recovery.act(step, constant=self._batches.constant, ids=ids)
+        snapshot = self._recovery.act(step, ids=self._evidence.ids_between)
         if snapshot is not None:
             self._went_back(snapshot, step)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,11 +17,13 @@ from torch.optim import Optimizer
 from foreshock.isolation import several_processes
 from foreshock.monitor.journal import Journal
 from foreshock.monitor.ladder import GIVE_UP, Climb, Ladder, RecoveryFailedError, Rung
+from foreshock.monitor.losswatch import LossWatch
 from foreshock.preconditioner import LiveParameter, find_reader, live_groups, unwrap
 from foreshock.recorder import Recorder, Snapshot
 
 BEFORE_SPIKE = 5
 """Steps: the mean of five losses shows a spike up to so many later."""
+_CAUSED, _CHANGES = 100, 20  # steps from a change to its spike at most, and changes that are remembered
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class Rewind:
     def __str__(self) -> str:
         """Return one line for people."""
         skipped = f"the batches of steps {self.first_skipped} – {self.last_skipped} are passed over"
-        return f"back to step {self.to} from step {self.step} ({self.reason}): {skipped}"
+        besides = "" if self.measure in ("rewind", "skip") else f"; measure: {self.measure}"
+        return f"back to step {self.to} from step {self.step} ({self.reason}): {skipped}{besides}"
 
 
 class Rewinder:
@@ -58,10 +62,14 @@ class Rewinder:
         recorder: Has the snapshots.
         optimizers: The optimizers, for the rates that are left as they are.
         journal: Where it is written down.
+
+    Attributes:
+        done: What was put back so far.
     """
 
     def __init__(self, recorder: Recorder, optimizers: Sequence[Optimizer], journal: Journal) -> None:
         self._recorder, self._optimizers, self._journal = recorder, optimizers, journal
+        self.done: list[Rewind] = []
 
     def back(
         self,
@@ -91,6 +99,7 @@ class Rewinder:
                 set_rate(group, rate)
         self._recorder.rewound(snapshot.step)
         done = Rewind(step, snapshot.step, snapshot.step + 1, step, ids, measure, reason)
+        self.done.append(done)
         row = asdict(done) | {"name": "rewind" if measure == "rewind" else f"rewind: {measure}"}
         self._journal.write("event", row | {"message": str(done)})
         logging.getLogger("foreshock").warning("step %d: %s: %s", step, row["name"], done)
@@ -135,6 +144,9 @@ class Recovery:
         self._optimizers = optimizers
         self._climb = Climb(ladder)
         self._rate = RateFactor(optimizers)
+        self._watch = LossWatch()
+        self._changed: deque[int] = deque(maxlen=_CHANGES)
+        self._rewound_at = -1
         self._trouble: tuple[int, str] | None = None
         self._quiet_until = -math.inf
 
@@ -148,14 +160,39 @@ class Recovery:
         if self._trouble is None and step > self._quiet_until:
             self._trouble = step, what
 
-    def act(
-        self, step: int, *, constant: bool | None, ids: Callable[[int, int], tuple[int | str, ...]]
-    ) -> Snapshot | None:
+    def judge(self, step: int, loss: float) -> None:
+        """Take the loss of a step into account.
+
+        Args:
+            step: Step number.
+            loss: Its loss.
+        """
+        if self._watch.rises(step, loss):
+            self.trouble(step - BEFORE_SPIKE, f"rise of the loss at step {step}")
+
+    def changed(self, step: int) -> None:
+        """Note that options of the optimizer, or what it trains, are others from a step on.
+
+        Args:
+            step: The step.
+        """
+        if step > self._rewound_at + 1:  # at that one they are what they were
+            self._changed.append(step)
+
+    def lost(self, step: int, words: str) -> None:
+        """Write down that there is nothing to go back to.
+
+        Args:
+            step: Step number.
+            words: Why.
+        """
+        self._give_up(step, f"the run can't be brought back to what it was: {words}")
+
+    def act(self, step: int, *, ids: Callable[[int, int], tuple[int | str, ...]]) -> Snapshot | None:
         """Do what the ladder says about the trouble that was noted; return the snapshot that was put back.
 
         Args:
             step: The present step.
-            constant: Whether every step sees the same data.
             ids: Returns the ids of the examples from one step to another.
 
         Raises:
@@ -165,7 +202,9 @@ class Recovery:
         if trouble is None:
             return None
         onset, what = trouble
-        rung = self._climb.next_rung(step, left_out=self._impossible(constant=constant))
+        # Options that were changed shortly before are put back with a snapshot from before the change.
+        onset = min([onset, *(one for one in self._changed if onset - one <= _CAUSED)])
+        rung = self._climb.next_rung(step, left_out=self._impossible())
         further = self._climb.further if rung == "rewind" else 0
         snapshot = self._recorder.newest(before=onset, older_by=further)
         if snapshot is None and further:
@@ -187,13 +226,16 @@ class Recovery:
         if rung == "raise v":
             raise_second_moments(self._optimizers, self.ladder.raise_by)
         if rung in ("lower rate", "rewind"):
-            self._rate.lower(self.ladder.rate_factor / rose)
+            # One that was raised goes back to what it was first: that may be all there is to it.
+            lower = self.ladder.rate_factor
+            self._rate.lower(1 / rose if rose * lower > 1 else lower)
+        self._rewound_at = step
+        self._watch.back_to(snapshot.step)
         return snapshot
 
-    def _impossible(self, *, constant: bool | None) -> tuple[Rung, ...]:
+    def _impossible(self) -> tuple[Rung, ...]:
         raising = any(find_reader(one).raise_second_moment is not None for one in self._optimizers)
-        none: tuple[Rung, ...] = () if raising else ("raise v",)
-        return ("skip", *none) if constant else none
+        return () if raising else ("raise v",)
 
     def _give_up(self, step: int, words: str) -> None:
         self._quiet_until = step + self.ladder.window
@@ -261,7 +303,7 @@ class RateFactor:
         """
         then = snapshot.learning_rate
         now = max(float(group["lr"]) for one in self._optimizers for group in one.param_groups)
-        return max(now / then, 1.0) if then > 0 and now < math.inf else 1.0
+        return max(now * self.factor / then, 1.0) if then > 0 and now < math.inf else 1.0
 
 
 def copy_of_rate(group: dict[str, Any]) -> Any:

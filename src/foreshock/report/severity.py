@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    from foreshock.runlog import Run
 
 Worst = Literal["none", "alarm", "spike", "divergence"]
 """From nothing to the worst: an alarm, a spike, a loss that diverged, climbed, or was NaN or infinite."""
@@ -28,3 +31,12 @@ def worst_of(kinds: Iterable[str], *, alarms: bool) -> Worst:
     if found:
         return "spike"
     return "alarm" if alarms else "none"
+
+
+def had_alarm(run: Run) -> bool:
+    """Return whether there was an alarm in a run; a watch is none.
+
+    Args:
+        run: A run as read from its log.
+    """
+    return any(row.get("level") != "watch" for row in run.records.get("alarm", ()))

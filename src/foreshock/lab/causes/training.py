@@ -87,8 +87,8 @@ def _train(scenario: Scenario, run: Path) -> LossEvent | None:
             state = copy.deepcopy(optimizer.state_dict())
             snapshots.append(Snapshot(step, copy.deepcopy(task.model), state))
         if scenario.cause == "lost optimizer state" and step == scenario.at:
-            optimizer, monitor = _resume(scenario, task, optimizer, monitor, run)
-        losses.append(_advance(step, disturbance, optimizer, monitor))
+            optimizer, monitor = resume(scenario, task, optimizer, monitor, run=run)
+        losses.append(advance(step, disturbance, optimizer, monitor))
         if scenario.cause in _NATURAL and _is_over(losses):
             break
     monitor.close()
@@ -101,9 +101,18 @@ def _is_over(losses: list[float]) -> bool:
     return then > _LEVEL and losses[then] > 3 * median(losses[then - _LEVEL : then])
 
 
-def _advance(
+def advance(
     step: int, disturbance: Disturbance, optimizer: Optimizer, monitor: Monitor | None, *, averaged: int = 1
 ) -> float:
+    """Take a step of a training; return its loss.
+
+    Args:
+        step: Step number.
+        disturbance: What is done to it.
+        optimizer: Its optimizer.
+        monitor: Who watches it.
+        averaged: Batches whose gradients are averaged.
+    """
     task = disturbance.task
     disturbance.before(step, optimizer)
     optimizer.zero_grad()
@@ -159,10 +168,22 @@ def make_optimizer(scenario: Scenario, parameters: list[nn.Parameter]) -> Optimi
     return made(parameters, lr=scenario.lr, betas=scenario.betas, eps=scenario.eps)
 
 
-def _resume(
-    scenario: Scenario, task: Task, optimizer: Optimizer, monitor: Monitor, run: Path
+def resume(
+    scenario: Scenario, task: Task, optimizer: Optimizer, monitor: Monitor, *, run: Path, **options: Any
 ) -> tuple[Optimizer, Monitor]:
-    """Go on as a script does that saved the model and the monitor, but not all of the optimizer."""
+    """Go on as a script does that saved the model and the monitor, but not all of the optimizer.
+
+    Args:
+        scenario: The training.
+        task: Its model and batches.
+        optimizer: Its optimizer until now.
+        monitor: Its monitor until now.
+        run: Folder of the log.
+        **options: Of the new monitor.
+
+    Returns:
+        Another optimizer and another monitor.
+    """
     state, saved = monitor.state_dict(), copy.deepcopy(optimizer.state_dict())
     monitor.close()
     other = make_optimizer(scenario, list(task.model.parameters()))
@@ -170,7 +191,7 @@ def _resume(
         for one in saved["state"].values():
             one["exp_avg_sq"].zero_()
         other.load_state_dict(saved)
-    resumed = Monitor(task.model, other, task.loss_fn, run=run, budget=scenario.budget)
+    resumed = Monitor(task.model, other, task.loss_fn, run=run, budget=scenario.budget, **options)
     resumed.load_state_dict(state)
     return other, resumed
 
@@ -244,7 +265,7 @@ def _highest(
     for step in range(snapshot.step, end):
         for p, moment in moments.items():
             optimizer.state[p]["exp_avg_sq"].copy_(moment)
-        loss = _advance(step, disturbance, optimizer, None, averaged=averaged)
+        loss = advance(step, disturbance, optimizer, None, averaged=averaged)
         highest = max(highest, math.inf if math.isnan(loss) else loss)
     return highest
 

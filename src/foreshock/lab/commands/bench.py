@@ -275,6 +275,45 @@ def causes(
     console.print(f"Scores: {path.resolve()}", soft_wrap=True)
 
 
+@bench.command()
+def rewind(
+    out: Annotated[Path, typer.Option(help="Folder for logs and results.")] = Path("runs/rewind"),
+    spikes: Annotated[Path, typer.Option(help="Folder of `bench causes`.")] = Path("runs/causes"),
+    count: Annotated[int, typer.Option(min=2, help="Spikes of each cause; every second is held out.")] = 10,
+    starts: Annotated[int, typer.Option(min=1, help="Perturbed initial weights of each.")] = 2,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
+    release: Annotated[
+        bool, typer.Option("--release", help="The held-out half instead: not while a ladder is tuned.")
+    ] = False,
+) -> None:
+    """Let runs that fail go on from a snapshot, and compare them with runs that never failed.
+
+    The spikes are those of `bench causes`, recorded if they are not there; an interrupted command resumes.
+    """
+    from foreshock.lab.causes.rewinding import HEADERS, record_recovery, results_of, tally
+    from foreshock.lab.causes.training import all_spikes
+    from foreshock.lab.jobs import finished, write_json
+
+    console = Console(highlight=False)
+    chosen = [one for one in all_spikes(count) if one[1] % 2 == (0 if release else 1)]
+    wanted = [(*one, start) for one in chosen for start in range(starts)]
+    names = {one: f"{one[0].replace(' ', '-')}-{one[1]}-{one[2]}" for one in wanted}
+    missing = [one for one in wanted if not (out / f"{names[one]}.json").exists()]
+    done = _counter(console, len(missing))
+    try:
+        with _resumable(out):
+            for path in finished(record_recovery, [(*one, spikes, out) for one in missing], jobs=jobs):
+                done(path)
+        results = results_of(out, names.values())
+        split = "held-out" if release else "development"
+        path = write_json({"split": split, "results": results}, out / f"{split}.json")
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        raise stopped(error) from error
+    for row in tally(results):
+        typer.echo("  " + "; ".join(f"{name} {cell}" for name, cell in zip(HEADERS, row, strict=True)))
+    console.print(f"Results: {path.resolve()}", soft_wrap=True)
+
+
 def _resumable(folder: Path) -> AbstractContextManager[None]:
     """Return what says at Ctrl-C that nothing that was finished is lost."""
     kept = f"What was finished is kept in {folder.resolve()}: the same command goes on from there"
