@@ -23,7 +23,7 @@ _REMEDIES: Mapping[Name, str] = MappingProxyType(
         "landscape": (
             "Lower the learning rate for good, or decay it earlier: at this rate the loss surface got too "
             "sharp. Less weight decay slows the sharpening; cutting the rate for a while brings it back "
-            "later."
+            "later. Raising v in time holds the spike off as well (docs: explanation/map)."
         ),
         "learning rate": (
             "Warm up over more steps or to a lower peak; after a restart or a resume, ramp the rate instead "

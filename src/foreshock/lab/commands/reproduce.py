@@ -32,14 +32,17 @@ def reproduce(
     name: Annotated[
         str,
         typer.Argument(
-            help="quadratic, fnn-1d, fnn-50d, cnn, transformer, llm, interventions, cause; all; or page, "
-            "which only writes the pages from the results that are there."
+            help="quadratic, fnn-1d, fnn-50d, cnn, transformer, llm, interventions, cause; all of these; "
+            "map, where v is to blame over networks and settings (half an hour); or page, which only "
+            "writes the pages from the results that are there."
         ),
     ],
     scale: Annotated[
         Scale, typer.Option(help="cpu: minutes each; paper: the paper's sizes, for a GPU.")
     ] = Scale.CPU,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Number of seeds; 3, and 2 of each cell of the map, by default.")
+    ] = None,
     first_seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
     settings: Annotated[
         list[str] | None,
@@ -69,19 +72,45 @@ def reproduce(
     console = Console(highlight=False)
     kept, target = results or out / "results", docs or out / "pages"
     try:
-        changes = _changes(settings or [], data, text)
-        orders = _orders(name, scale.value, range(first_seed, first_seed + seeds), changes, out)
-        finished = (
-            f"Seeds that were finished are kept in {out.resolve()}: the same command goes on from there"
-        )
-        with saying_what_is_kept(lambda: finished):
-            for order in orders:
-                _carry_out(console, order, kept, target)
+        if name == "map":
+            _survey(console, scale, range(first_seed, first_seed + (seeds or 2)), kept, settings or [])
+        else:
+            chosen = range(first_seed, first_seed + (seeds or 3))
+            orders = _orders(name, scale.value, chosen, _changes(settings or [], data, text), out)
+            finished = (
+                f"Seeds that were finished are kept in {out.resolve()}: the same command goes on from there"
+            )
+            with saying_what_is_kept(lambda: finished):
+                for order in orders:
+                    _carry_out(console, order, kept, target)
         pages = publish(kept, scale.value, target)
     except (ImportError, OSError, ValueError) as error:
         raise stopped(error) from error
     for page in pages:
         console.print(f"Page: {page.resolve()}", soft_wrap=True)
+
+
+def _survey(console: Console, scale: Scale, seeds: range, kept: Path, settings: list[str]) -> None:
+    """Run the cells of the map that are missing, a line in the terminal and one in the file each."""
+    from foreshock.lab.reproduction.page import MAP
+    from foreshock.lab.reproduction.spikemap.survey import CELLS, survey
+
+    if settings or scale != Scale.CPU:
+        raise ValueError("the map has one size and no settings: leave out --set and --scale")
+
+    def told(done: int, total: int, line: dict[str, Any]) -> None:
+        settings_of = f"{line['kind']}, {line['batch']} batch, β₂ {line['beta2']:g}, decay {line['decay']:g}"
+        console.print(
+            f"  {done} of {total}: {settings_of}, rate {line['rate']:g}, seed {line['seed']}: "
+            f"{line['spikes']} spikes",
+            soft_wrap=True,
+        )
+
+    console.print("[bold]map[/]: where v is to blame; interrupt and repeat it at will")
+    path = kept / MAP / CELLS
+    finished = f"Cells that were finished are kept in {path.resolve()}: the same command goes on from there"
+    with saying_what_is_kept(lambda: finished):
+        survey(path, seeds, on_cell=told)
 
 
 def _carry_out(console: Console, order: Order, kept: Path, target: Path) -> None:

@@ -56,7 +56,15 @@ class Growth:
 
 
 @dataclass(frozen=True)
-class _Point:
+class Point:
+    """A point of a training: what λ_max(Ĥ) depends on there.
+
+    Attributes:
+        step: Its step.
+        parameters: The parameters.
+        scale_root: A^{1/2} of the step about to be taken, over all parameters.
+    """
+
     step: int
     parameters: list[Tensor]
     scale_root: Tensor
@@ -87,7 +95,7 @@ class CauseWatch:
         self._whole, self._window, self._full_batch = whole, window, full_batch
         self._start, self._limit = start, limit
         self._stride, self._margin = max(window // 4, 1), 0 if full_batch else _MARGIN
-        self._points: deque[_Point] = deque(maxlen=6 + -(-self._margin // self._stride))
+        self._points: deque[Point] = deque(maxlen=6 + -(-self._margin // self._stride))
         self._losses: deque[float] = deque(maxlen=105)
         self._armed = True
 
@@ -99,7 +107,7 @@ class CauseWatch:
         """Look at one step."""
         if not self.done():
             if moment.step % self._stride == 0:
-                self._points.append(_point(moment))
+                self._points.append(point_of(moment))
             if self._happens(moment) and moment.step >= self._start:
                 self._split(moment)
         self._losses.append(moment.loss)
@@ -121,37 +129,56 @@ class CauseWatch:
         return smooth > 3 * level, smooth < 1.5 * level
 
     def _split(self, moment: Moment) -> None:
-        now = self._last_until(moment.step - self._margin) if self._margin else _point(moment)
+        now = self._last_until(moment.step - self._margin) if self._margin else point_of(moment)
         then = None if now is None else self._last_until(now.step - self._window)
-        if now is None or then is None:
-            return
-        with torch.no_grad():
-            both_then, v_now, v_then, both_now = (
-                _ratio(moment, self._whole, place, scale)
-                for place, scale in ((then, then), (then, now), (now, then), (now, now))
-            )
-        if min(both_then, v_now, v_then, both_now) > 0:
-            self.growths.append(
-                Growth(
-                    now.step,
-                    now.step - then.step,
-                    total=math.log(both_now / both_then),
-                    preconditioner=math.log(v_now / both_then),
-                    landscape=math.log(v_then / both_then),
-                )
-            )
+        growth = None if now is None or then is None else split_growth(moment, self._whole, then, now)
+        if growth is not None:
+            self.growths.append(growth)
 
-    def _last_until(self, step: int) -> _Point | None:
+    def _last_until(self, step: int) -> Point | None:
         return next((point for point in reversed(self._points) if point.step <= step), None)
 
 
-def _point(moment: Moment) -> _Point:
+def point_of(moment: Moment) -> Point:
+    """Keep what λ_max(Ĥ) of a moment depends on: the parameters, and the step size of each.
+
+    Args:
+        moment: Between ``backward()`` and ``step()``.
+    """
     preconditioner = read_preconditioner(moment.optimizer)
     parameters = [parameter.detach().clone() for parameter in preconditioner.parameters]
-    return _Point(moment.step, parameters, preconditioner.scale_root())
+    return Point(moment.step, parameters, preconditioner.scale_root())
 
 
-def _ratio(moment: Moment, batch: Any, place: _Point, scale: _Point) -> float:
+def split_growth(moment: Moment, whole: Any, then: Point, now: Point) -> Growth | None:
+    """Split the growth of ln λ_max(Ĥ) between two points of a training. Cost: four eigenvalues.
+
+    Args:
+        moment: Model, loss and optimizer of that training at any of its steps; they are left as they are.
+        whole: The batch on which curvature is measured.
+        then: The earlier point.
+        now: The later one.
+
+    Returns:
+        The parts; None if one of the four eigenvalues is not positive, which leaves no logarithm.
+    """
+    with torch.no_grad():
+        both_then, v_now, v_then, both_now = (
+            _ratio(moment, whole, place, scale)
+            for place, scale in ((then, then), (then, now), (now, then), (now, now))
+        )
+    if not min(both_then, v_now, v_then, both_now) > 0:
+        return None
+    return Growth(
+        now.step,
+        now.step - then.step,
+        total=math.log(both_now / both_then),
+        preconditioner=math.log(v_now / both_then),
+        landscape=math.log(v_then / both_then),
+    )
+
+
+def _ratio(moment: Moment, batch: Any, place: Point, scale: Point) -> float:
     """Return λ_max of the Hessian at one point preconditioned by the step size of another."""
     preconditioner = read_preconditioner(moment.optimizer)
     parameters = preconditioner.parameters

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from foreshock.lab.reproduction.experiment import Experiment, Verdict
 from foreshock.lab.reproduction.experiments import EXPERIMENTS
+from foreshock.lab.reproduction.page_parts import UNKNOWN, percent, shown, table
 from foreshock.lab.reproduction.results import Result, load_results
-
-UNKNOWN = "–"
+from foreshock.lab.reproduction.spikemap.findings import summarise
+from foreshock.lab.reproduction.spikemap.map_page import write_map
+from foreshock.lab.reproduction.spikemap.survey import CELLS, load_lines
 
 PICTURES = Path("images") / "reproduction"
 """Where figures lie in the folder of the pages."""
 EXPLORATION = "exploration"
 """Folder of the results of seeds that settings were chosen on."""
+MAP = "map"
+"""Name of the map, and folder of its lines."""
 
 _FIELD = re.compile(r"\{\{(.*?)\}\}")
 
@@ -173,27 +177,31 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def write_principles(results: Mapping[str, Result], path: Path) -> Path:
+def write_principles(
+    results: Mapping[str, Result], path: Path, *, surveyed: Mapping[str, float] | None = None
+) -> Path:
     """Write the page of principles.
 
     Args:
         results: Results by experiment.
         path: The Markdown file.
+        surveyed: Numbers of the map; None if it has not been run.
     """
     template = (
         files("foreshock.lab.reproduction").joinpath("templates/principles.md").read_text(encoding="utf-8")
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(fill(template, results), encoding="utf-8")
+    path.write_text(fill(template, results, surveyed or {}), encoding="utf-8")
     return path
 
 
-def fill(template: str, results: Mapping[str, Result]) -> str:
+def fill(template: str, results: Mapping[str, Result], surveyed: Mapping[str, float] | None = None) -> str:
     """Return a template with its fields replaced; a dash stands for a quantity that was not measured.
 
     Args:
         template: The text.
         results: Results by experiment.
+        surveyed: Numbers of the map, for fields such as ``{{map | full: blamed | %}}``.
 
     Raises:
         ValueError: If a field names no experiment, has an unknown form, or asks for a verdict on no claim.
@@ -202,15 +210,18 @@ def fill(template: str, results: Mapping[str, Result]) -> str:
         >>> fill("spikes: {{fnn-1d | spikes}}", {})
         'spikes: –'
     """
-    return _FIELD.sub(lambda match: _filled(match[1], results), template)
+    return _FIELD.sub(lambda match: _filled(match[1], results, surveyed or {}), template)
 
 
-def _filled(field: str, results: Mapping[str, Result]) -> str:
+def _filled(field: str, results: Mapping[str, Result], surveyed: Mapping[str, float]) -> str:
     name, quantity, *form = (part.strip() for part in field.split("|"))
-    if name not in EXPERIMENTS:
-        raise ValueError(f"{{{{{field}}}}} names no experiment; there are {', '.join(EXPERIMENTS)}")
+    if name not in (*EXPERIMENTS, MAP):
+        raise ValueError(f"{{{{{field}}}}} names no experiment; there are {', '.join((*EXPERIMENTS, MAP))}")
     if form not in ([], ["%"], ["seeds"], ["verdict"]):
         raise ValueError(f"{{{{{field}}}}} has an unknown form; it may be %, seeds or verdict")
+    if name == MAP:
+        found = surveyed.get(quantity, math.nan)
+        return percent(found) if form == ["%"] else shown(found)
     if name not in results:
         return UNKNOWN
     if form == ["verdict"]:
@@ -225,64 +236,30 @@ def _filled(field: str, results: Mapping[str, Result]) -> str:
 
 
 def publish(kept: Path, scale: str, target: Path) -> list[Path]:
-    """Write the page of verdicts and the page of principles.
+    """Write the page of verdicts, that of the map if it has lines, and the page of principles.
 
     Args:
         kept: Folder of the results; those of the seeds that settings were chosen on are in its folder
-            ``exploration``, if there is one.
+            ``exploration``, if there is one, and the lines of the map in ``map``.
         scale: "cpu" or "paper".
         target: Folder of the pages; figures are expected in ``images/reproduction`` below it.
 
     Raises:
-        ValueError: If there are no results of that scale.
+        ValueError: If there are neither results of that scale nor lines of the map.
     """
-    results = load_results(kept, scale)
-    if not results:
+    results, lines = load_results(kept, scale), load_lines(kept / MAP / CELLS)
+    if not results and not lines:
         raise ValueError(
             f"there are no results in {kept / scale}; run foreshock reproduce NAME or all first, or pass "
             "--results"
         )
-    explored = load_results(kept / EXPLORATION, scale)
     named = kept.as_posix() if not kept.is_absolute() else kept.name
-    return [
-        write_page(results, explored, target / "reproduction.md", kept=named, pictures=target / PICTURES),
-        write_principles(results, target / "explanation" / "principles.md"),
-    ]
-
-
-def shown(value: float) -> str:
-    """Return a number with three digits.
-
-    Example:
-        >>> [shown(value) for value in (0.12345, 10000.0, 1234567.0, float("nan"), float("inf"))]
-        ['0.123', '10,000', '1.23e+06', '–', '∞']
-    """
-    if math.isnan(value):
-        return UNKNOWN
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    text = f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
-    return text.replace("-", "−") if text.startswith("-") else text
-
-
-def percent(value: float) -> str:
-    """Return a share in per cent.
-
-    Example:
-        >>> percent(0.6667), percent(float("nan"))
-        ('67 %', '–')
-    """
-    return UNKNOWN if math.isnan(value) else f"{100 * value:.0f} %"
-
-
-def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1) -> str:
-    """Return a Markdown table, its first columns aligned to the left and the others to the right.
-
-    Args:
-        headers: Heads of the columns.
-        rows: Cells, one text a column.
-        texts: How many columns are texts, aligned to the left.
-    """
-    rule = [*["---"] * texts, *["---:"] * (len(headers) - texts)]
-    lines = [headers, rule, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    pictures = target / PICTURES
+    pages = []
+    if results:
+        explored = load_results(kept / EXPLORATION, scale)
+        pages.append(write_page(results, explored, target / "reproduction.md", kept=named, pictures=pictures))
+    if lines:
+        pages.append(write_map(lines, target, kept=named, pictures=pictures))
+    principles = target / "explanation" / "principles.md"
+    return [*pages, write_principles(results, principles, surveyed=summarise(lines))]

@@ -1,0 +1,46 @@
+"""Numbers and tables as the pages show them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+UNKNOWN = "–"
+
+
+def shown(value: float) -> str:
+    """Return a number with three digits.
+
+    Example:
+        >>> [shown(value) for value in (0.12345, 10000.0, 1234567.0, float("nan"), float("inf"))]
+        ['0.123', '10,000', '1.23e+06', '–', '∞']
+    """
+    if math.isnan(value):
+        return UNKNOWN
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    text = f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+    return text.replace("-", "−") if text.startswith("-") else text
+
+
+def percent(value: float) -> str:
+    """Return a share in per cent.
+
+    Example:
+        >>> percent(0.6667), percent(float("nan"))
+        ('67 %', '–')
+    """
+    return UNKNOWN if math.isnan(value) else f"{100 * value:.0f} %"
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1) -> str:
+    """Return a Markdown table, its first columns aligned to the left and the others to the right.
+
+    Args:
+        headers: Heads of the columns.
+        rows: Cells, one text a column.
+        texts: How many columns are texts, aligned to the left.
+    """
+    rule = [*["---"] * texts, *["---:"] * (len(headers) - texts)]
+    lines = [headers, rule, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

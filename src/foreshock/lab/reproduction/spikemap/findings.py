@@ -1,0 +1,345 @@
+"""Lines of cells → what the map says: shares, crossings, forks, outcomes, and the formula of the border."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreshock.lab.reproduction.patterns import median
+from foreshock.lab.reproduction.spikemap.cells import MEMORIES
+from foreshock.lab.reproduction.spikemap.survey import FACTOR
+
+Spike = Mapping[str, Any]
+"""One measured spike: what `measure_spike` found, with the settings and the seed of its cell."""
+Floats = NDArray[np.float64]
+
+LEAST_GROWTH = 0.03
+"""Growth of ln λ_max(Ĥ) below which there is no rise to divide: eigenvalues are good to one or two."""
+BLAMED = 0.5
+_RIDGE = 0.1
+OUTCOMES = ("neutral", "benign", "malignant", "catastrophic")
+SIGNALS: Mapping[str, str] = MappingProxyType(
+    {"ratio": "λ_max(Ĥ)", "gradient_ratio": "λ_grad", "mean_square": "mean-square ratio"}
+)
+
+
+def spikes_of(lines: Iterable[Mapping[str, Any]]) -> list[Spike]:
+    """Return all measured spikes, each with the settings of its cell.
+
+    Args:
+        lines: Lines of the map.
+    """
+    settings = ("kind", "batch", "beta2", "decay", "rate", "seed", "steps")
+    return [{**{name: line[name] for name in settings}, **one} for line in lines for one in line["judged"]]
+
+
+def share(spike: Spike) -> float:
+    """Return the part of v in the rise of ln λ_max(Ĥ); NaN if it rose by less than 3 %."""
+    return float(spike["share"]) if spike.get("total", 0.0) >= LEAST_GROWTH else math.nan
+
+
+def with_share(spikes: Iterable[Spike]) -> list[Spike]:
+    """Return the spikes before which λ_max(Ĥ) rose enough to be divided."""
+    return [spike for spike in spikes if not math.isnan(share(spike))]
+
+
+def robust(spikes: Iterable[Spike]) -> list[Spike]:
+    """Return the spikes that come again, in the same hundred steps, after a displacement of 10⁻⁴."""
+    return [spike for spike in spikes if spike.get("displaced", 0.0) >= FACTOR]
+
+
+def removed(spike: Spike) -> bool:
+    """Return whether freezing v where λ_max(Ĥ) was lowest removes the spike."""
+    return float(spike["frozen"]) < FACTOR
+
+
+def held(spike: Spike) -> bool:
+    """Return whether v ≥ g² from forty steps before the onset on keeps the loss calm for a hundred steps."""
+    return spike.get("measure") == "floor"
+
+
+def speed(spike: Spike, part: str) -> float:
+    """Return by how much a part of the rise moves ln λ_max(Ĥ) in a step, on average.
+
+    Args:
+        spike: A spike with a share.
+        part: "preconditioner" or "landscape".
+    """
+    return float(spike[part]) / float(spike["high"] - spike["low"])
+
+
+def fraction(members: Sequence[Spike], holds: Callable[[Spike], bool]) -> float:
+    """Return the share of spikes, or of lines, for which something holds; NaN of none."""
+    return sum(map(holds, members)) / len(members) if members else math.nan
+
+
+def crossed_first(spike: Spike) -> str:
+    """Return which of the three passed one first in the hundred steps before: a name in `SIGNALS`, or "none".
+
+    In full batch the mean-square ratio is λ_max(Ĥ) itself and does not count. Ties go to λ_max(Ĥ).
+    """
+    names = [name for name in SIGNALS if spike["batch"] == "mini" or name != "mean_square"]
+    leads = {name: spike.get(f"{name}_lead", math.nan) for name in names}
+    known = {name: lead for name, lead in leads.items() if not math.isnan(lead)}
+    return max(known, key=lambda name: known[name]) if known else "none"
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A formula of the border: v is to blame where b₀ + Σ bᵢ·xᵢ > 0.
+
+    Attributes:
+        names: The quantities xᵢ.
+        weights: b₀, b₁, …
+    """
+
+    names: tuple[str, ...]
+    weights: tuple[float, ...]
+
+    def blames_v(self, spike: Spike) -> bool:
+        """Return whether v is to blame for a spike by this formula."""
+        values = [QUANTITIES[name](spike) for name in self.names]
+        return self.weights[0] + sum(b * x for b, x in zip(self.weights[1:], values, strict=True)) > 0
+
+
+QUANTITIES: Mapping[str, Callable[[Spike], float]] = MappingProxyType(
+    {
+        "ln lag": lambda spike: math.log(max(spike["lag"], 1e-6)),
+        "ln(1 + noise)": lambda spike: math.log1p(spike["noise"]),
+        "ln η": lambda spike: math.log(spike["rate"]),
+        "ln(1 − β₂)": lambda spike: math.log(1 - spike["beta2"]),
+        "decay": lambda spike: float(spike["decay"] > 0),
+    }
+)
+"""What a formula may use, each known before the spike."""
+FORMULAS: tuple[tuple[str, ...], ...] = (
+    ("ln lag", "ln(1 + noise)", "ln η"),
+    ("ln(1 − β₂)", "decay"),
+    ("ln lag", "ln(1 − β₂)", "decay"),
+    tuple(QUANTITIES),
+)
+
+
+def fit_formula(spikes: Sequence[Spike], names: Sequence[str]) -> Formula | None:
+    """Fit a formula by logistic regression with a slight ridge.
+
+    Args:
+        spikes: Spikes with a share.
+        names: Names in `QUANTITIES`.
+
+    Returns:
+        The formula; None if all spikes lie on one side.
+    """
+    labels = np.array([share(spike) >= BLAMED for spike in spikes], dtype=float)
+    if not 0 < labels.sum() < labels.size:
+        return None
+    raw = np.array([[QUANTITIES[name](spike) for name in names] for spike in spikes])
+    centre, scale = raw.mean(axis=0), np.maximum(raw.std(axis=0), 1e-9)
+    scaled = (raw - centre) / scale
+    fitted = _logistic(np.column_stack([np.ones(len(raw)), scaled]), labels)
+    weights = fitted[1:] / scale
+    return Formula(tuple(names), (float(fitted[0] - weights @ centre), *map(float, weights)))
+
+
+def _logistic(design: Floats, labels: Floats) -> Floats:
+    """Return the weights of a logistic regression by Newton's method; the first is not penalised."""
+    weights = np.zeros(design.shape[1])
+    penalty = np.diag([0.0, *[_RIDGE] * (design.shape[1] - 1)])
+    for _ in range(50):
+        chance = 1 / (1 + np.exp(-np.clip(design @ weights, -30, 30)))
+        slope = design.T @ (chance - labels) + penalty @ weights
+        curvature = (design.T * (chance * (1 - chance))) @ design + penalty + 1e-9 * np.eye(len(weights))
+        weights = weights - np.linalg.solve(curvature, slope)
+    return weights
+
+
+def balanced_accuracy(spikes: Sequence[Spike], formula: Formula) -> float:
+    """Return the mean of the shares classified correctly on either side; one half is chance.
+
+    Args:
+        spikes: Spikes with a share.
+        formula: The formula.
+    """
+    sides = [[spike for spike in spikes if (share(spike) >= BLAMED) == side] for side in (True, False)]
+    if not all(sides):
+        return math.nan
+    right = [
+        fraction(members, lambda spike, side=side: formula.blames_v(spike) == side)  # type: ignore[misc]
+        for members, side in zip(sides, (True, False), strict=True)
+    ]
+    return sum(right) / 2
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A formula, fitted on one seed and judged elsewhere.
+
+    Attributes:
+        formula: Fitted on the first seed.
+        same: Balanced accuracy on that seed.
+        other: On the other seeds.
+        elsewhere: On each kind of network after a fit on the other kinds, mean over the kinds.
+    """
+
+    formula: Formula
+    same: float
+    other: float
+    elsewhere: float
+
+
+def judge_formulas(spikes: Sequence[Spike]) -> list[Judged]:
+    """Fit each formula on the first seed, and judge it on the others.
+
+    Args:
+        spikes: All spikes.
+    """
+    known = with_share(spikes)
+    first = min((spike["seed"] for spike in known), default=0)
+    own, others = ([s for s in known if (s["seed"] == first) == side] for side in (True, False))
+    found = []
+    for names in FORMULAS:
+        formula = fit_formula(own, names)
+        if formula is not None:
+            found.append(
+                Judged(
+                    formula,
+                    balanced_accuracy(own, formula),
+                    balanced_accuracy(others, formula),
+                    _elsewhere(known, names),
+                )
+            )
+    return found
+
+
+def _elsewhere(spikes: Sequence[Spike], names: Sequence[str]) -> float:
+    found = []
+    for kind in dict.fromkeys(spike["kind"] for spike in spikes):
+        formula = fit_formula([spike for spike in spikes if spike["kind"] != kind], names)
+        if formula is not None:
+            found.append(balanced_accuracy([spike for spike in spikes if spike["kind"] == kind], formula))
+    known = [value for value in found if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def discrimination(values: Sequence[float], labels: Sequence[bool]) -> float:
+    """Return the chance that a member of a class has a larger value than another; a tie counts one half.
+
+    It is the area under the ROC curve.
+
+    Args:
+        values: A quantity.
+        labels: Whether each belongs to the class.
+
+    Example:
+        >>> discrimination([1.0, 2.0, 3.0], [False, True, True]), discrimination([1.0, 1.0], [True, False])
+        (1.0, 0.5)
+    """
+    numbers, inside = np.array(values, dtype=float), np.array(labels, dtype=bool)
+    if not 0 < inside.sum() < inside.size:
+        return math.nan
+    apart = numbers[inside][:, None] - numbers[~inside]
+    return float(np.mean(0.5 + 0.5 * np.sign(apart)))
+
+
+BEFOREHAND: Mapping[str, Callable[[Spike], float]] = MappingProxyType(
+    {
+        **QUANTITIES,
+        "share of v": lambda spike: share(spike),
+        "λ_max(Ĥ)·η/2": lambda spike: spike["ratio"],
+        "mini-batches": lambda spike: float(spike["batch"] == "mini"),
+    }
+)
+"""What might tell the outcome of a spike before it comes."""
+
+
+def telling(spikes: Sequence[Spike], outcomes: Sequence[str]) -> dict[str, list[float]]:
+    """Return how well each quantity known beforehand tells some outcomes from the others, seed by seed.
+
+    Args:
+        spikes: All spikes.
+        outcomes: The outcomes that form the class.
+    """
+    known = [spike for spike in spikes if "outcome" in spike]
+    seeds = sorted({spike["seed"] for spike in known})
+    found: dict[str, list[float]] = {}
+    for name, quantity in BEFOREHAND.items():
+        found[name] = []
+        for seed in seeds:
+            rows = [(quantity(s), s["outcome"] in outcomes) for s in known if s["seed"] == seed]
+            rows = [row for row in rows if not math.isnan(row[0])]
+            found[name].append(discrimination([row[0] for row in rows], [row[1] for row in rows]))
+    return found
+
+
+def summarise(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the numbers of the map that other pages quote.
+
+    Args:
+        lines: Lines of the map.
+
+    Returns:
+        Numbers by name. Of groups such as ``mini decay``: ``spikes``, ``share`` (median), ``blamed`` (the
+        part with a share of at least a half), ``removed`` (the part of robust spikes that freezing v
+        removes), ``v speed`` and ``landscape speed`` (medians, a step).
+    """
+    spikes = spikes_of(lines)
+    found: dict[str, float] = {
+        "runs": float(len(lines)),
+        "cells": float(len({cell_of(line) for line in lines})),
+        "spiking": fraction(lines, lambda line: line["spikes"] > 0),
+        "spikes": float(len(spikes)),
+    }
+    found |= _paired(lines)
+    groups: dict[str, list[Spike]] = {"all": spikes}
+    for batch, decay in itertools.product(("full", "mini"), (False, True)):
+        name = f"{batch} {'decay' if decay else 'plain'}"
+        groups[name] = [s for s in spikes if s["batch"] == batch and (s["decay"] > 0) == decay]
+    for spike in spikes:
+        kind_of_decay = "decay" if spike["decay"] > 0 else "plain"
+        memory = f"β₂ {spike['beta2']:g}"
+        for name in (spike["kind"], spike["batch"], kind_of_decay, memory, f"{memory} {kind_of_decay}"):
+            groups.setdefault(name, []).append(spike)
+    for name, members in groups.items():
+        known, sure = with_share(members), [s for s in robust(members) if "frozen" in s]
+        found[f"{name}: spikes"] = float(len(members))
+        found[f"{name}: share"] = median([share(spike) for spike in known])
+        found[f"{name}: blamed"] = fraction(known, lambda spike: share(spike) >= BLAMED)
+        found[f"{name}: robust"] = float(len(sure))
+        found[f"{name}: removed"] = fraction(sure, removed)
+        found[f"{name}: v speed"] = median([speed(spike, "preconditioner") for spike in known])
+        found[f"{name}: landscape speed"] = median([speed(spike, "landscape") for spike in known])
+    counted = Counter(spike["outcome"] for spike in spikes if "outcome" in spike)
+    for outcome in OUTCOMES:
+        found[f"outcome: {outcome}"] = counted[outcome] / counted.total() if counted else math.nan
+    return found
+
+
+def _paired(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Compare trainings that differ in β₂ alone, the shortest memory against the longest."""
+    sides = [
+        {
+            (line["kind"], line["batch"], line["decay"], line["rate"], line["seed"]): line["spikes"]
+            for line in lines
+            if line["beta2"] == beta2
+        }
+        for beta2 in (min(MEMORIES), max(MEMORIES))
+    ]
+    both = sides[0].keys() & sides[1].keys()
+    found = {"pairs": float(len(both))}
+    for name, side in zip(("short", "long"), sides, strict=True):
+        found[f"pairs: {name} spiking"] = float(sum(side[key] > 0 for key in both))
+        found[f"pairs: {name} spikes"] = float(sum(side[key] for key in both))
+    return found
+
+
+def cell_of(line: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what names the cell of a line or of a spike: all settings but the seed."""
+    return tuple(line[name] for name in ("kind", "batch", "beta2", "decay", "rate"))
