@@ -21,7 +21,6 @@ from foreshock.cli.replay import (
     PictureOption,
     ThreadsOption,
     draw,
-    plain_values,
     plan,
     run_all,
 )
@@ -60,7 +59,7 @@ def advise(
 
     console = make_console()
     try:
-        read, [task] = plan(run, model, data, start, steps, [], threads)
+        read, [task] = plan(run, model, data, start, steps, [], threads, within=True)
         options = make_loop(model).optimizer.param_groups[0]
         tried = candidates(options, _usual_norms(read, task.snapshot))
         changes = ("", *(one.change for one in tried))
@@ -77,7 +76,7 @@ def advise(
     except (ImportError, OSError, TypeError, ValueError, RuntimeError) as error:
         raise stopped(error) from error
     if as_json:
-        print_json({"snapshot": str(task.snapshot), **plain_values(found.as_mapping())})
+        print_json({"snapshot": str(task.snapshot), **found.as_mapping()})
     else:
         _print(console, found)
         if output is not None:

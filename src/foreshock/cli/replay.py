@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -86,7 +86,7 @@ def replay(
         print_json(
             {
                 "snapshot": str(tasks[0].snapshot),
-                "outcomes": [plain_values(one.as_mapping()) for one in outcomes],
+                "outcomes": [one.as_mapping() for one in outcomes],
             }
         )
     else:
@@ -99,7 +99,15 @@ def replay(
 
 
 def plan(
-    run: Path, model: str, data: str, start: int | None, steps: int, changes: list[str], threads: int
+    run: Path,
+    model: str,
+    data: str,
+    start: int | None,
+    steps: int,
+    changes: list[str],
+    threads: int,
+    *,
+    within: bool = False,
 ) -> tuple[Run, list[Replay]]:
     """Return the run, and what has to be replayed: the window as it was, then each change.
 
@@ -111,6 +119,7 @@ def plan(
         steps: How many steps.
         changes: The changes in words.
         threads: Threads of torch; 0 for its own choice.
+        within: Whether the window has to lie within what was recorded, as far as a snapshot allows it.
 
     Raises:
         OSError: If there is no log or no snapshot.
@@ -124,8 +133,9 @@ def plan(
     for change in changes:
         parse_change(change)  # before minutes are spent
     read = read_run(run)
-    snapshot = choose_snapshot(read, start)
     recorded = tuple(zip(*(part.tolist() for part in recorded_losses(read)), strict=True))
+    last = recorded[-1][0] if recorded and within and start is None else None
+    snapshot = choose_snapshot(read, start if last is None else last - steps, or_first=last is not None)
     return read, [
         Replay(snapshot, model, data, steps, recorded, change, threads) for change in ("", *changes)
     ]
@@ -268,16 +278,3 @@ def draw(run: Run, outcomes: list[ReplayOutcome], path: Path) -> None:
         LossCurve(one.change, range(start + 1, start + 1 + len(one.losses)), one.losses) for one in outcomes
     ]
     write_curves_picture(curves, path, before=before, title=f"From step {start:,} on: as it was, and changed")
-
-
-def plain_values(value: Any) -> Any:
-    """Return values for JSON, which has no word for infinity and NaN: a text and null.
-
-    Args:
-        value: Mappings, sequences, strings and numbers.
-    """
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    if isinstance(value, dict):
-        return {name: plain_values(one) for name, one in value.items()}
-    return [plain_values(one) for one in value] if isinstance(value, list) else value

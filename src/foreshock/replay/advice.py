@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from foreshock.replay.outcome import ReplayOutcome
+from foreshock.replay.outcome import ReplayOutcome, finite_or_none
 
 Effect = Literal["removes", "postpones", "fewer", "no help", "fails"]
 
@@ -93,25 +93,28 @@ class Advice:
         return tuple(trial for trial in self.trials if trial.effect == "postpones")
 
     def as_mapping(self) -> dict[str, Any]:
-        """Return the advice as plain values, for JSON."""
-        return {
-            "advice": None if self.chosen is None else self.chosen.candidate.change,
-            "steps": self.steps,
-            "unchanged_spikes": list(self.unchanged),
-            "trials": [
-                {
-                    "change": trial.candidate.change,
-                    "size": trial.candidate.size,
-                    "effect": trial.effect,
-                    "spikes": list(trial.spikes),
-                    "highest": trial.highest,
-                    "first": trial.first,
-                    "loss": trial.loss,
-                    "ratio": trial.ratio,
-                }
-                for trial in self.trials
-            ],
-        }
+        """Return the advice as plain values, for JSON; None for what is not finite."""
+        found: dict[str, Any] = finite_or_none(
+            {
+                "advice": None if self.chosen is None else self.chosen.candidate.change,
+                "steps": self.steps,
+                "unchanged_spikes": list(self.unchanged),
+                "trials": [
+                    {
+                        "change": trial.candidate.change,
+                        "size": trial.candidate.size,
+                        "effect": trial.effect,
+                        "spikes": list(trial.spikes),
+                        "highest": trial.highest,
+                        "first": trial.first,
+                        "loss": trial.loss,
+                        "ratio": trial.ratio,
+                    }
+                    for trial in self.trials
+                ],
+            }
+        )
+        return found
 
 
 def candidates(options: Mapping[str, Any], gradient_norms: Sequence[float] = ()) -> tuple[Candidate, ...]:
