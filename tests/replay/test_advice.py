@@ -20,7 +20,7 @@ def outcome(*spikes: int, loss: float = 1.0, steps: int = 200) -> ReplayOutcome:
 
 
 SMALL, LARGE = Candidate("beta2=0.99", 1, ""), Candidate("beta2=0.9", 3, "")
-AS_IT_WAS = [outcome(30, 90), outcome(40, 120, 150)]
+AS_IT_WAS = [outcome(30, 60, 90), outcome(55, 120, 150)]
 
 
 def effect(*outcomes: ReplayOutcome) -> str:
@@ -38,8 +38,9 @@ def test_effects():
     assert effect(outcome(), outcome()) == "removes"
     assert effect(outcome(), outcome(170)) == "postpones"
     assert effect(outcome(100), outcome(170)) == "postpones"
-    assert effect(outcome(31), outcome(42)) == "fewer"
-    assert effect(outcome(25, 60, 110), outcome(40)) == "no help"
+    assert effect(outcome(61), outcome(62)) == "fewer"
+    assert effect(outcome(25, 60, 90, 110), outcome(60)) == "no help"
+    assert effect(outcome(25), outcome(40)) == "removes", "they were on their way"
     assert effect(outcome(), outcome(loss=math.nan)) == "fails"
     assert effect(outcome(loss=30.0), outcome(loss=30.0)) == "fails"
 

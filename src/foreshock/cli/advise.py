@@ -37,7 +37,7 @@ def advise(
     model: ModelOption,
     data: DataOption,
     start: FromOption = None,
-    steps: Annotated[int, typer.Option(min=20, help="How many steps to train.")] = 500,
+    steps: Annotated[int, typer.Option(min=100, help="How many steps to train.")] = 500,
     repeats: Annotated[
         int, typer.Option(min=1, help="From how many starts, which differ in the sixth digit of the weights.")
     ] = 3,
@@ -49,7 +49,7 @@ def advise(
     """Find the smallest change that removes the spikes of a run and costs nothing, by trying.
 
     From a snapshot the run is trained on as it was, and with another β₂, ε, learning rate, clipping, or with
-    a guard.
+    a guard. Spikes of the first 50 steps do not count: they were on their way.
 
     Exit status: 0 if a change removes the spikes, 3 if none does, 4 if there are none to remove, 1 if nothing
     can be tried.
@@ -125,11 +125,13 @@ def _print(console: Console, found: Advice) -> None:
 
 
 def _verdict(found: Advice) -> list[str]:
+    from foreshock.replay.advice import UNDERWAY
+
     if not any(found.unchanged):
         return [
-            f"As it was, these {found.steps:,} steps have no spike from any start of "
-            f"{len(found.unchanged)}: there is nothing to remove. Begin elsewhere "
-            "(--from), or train on for longer (--steps)."
+            f"As it was, these {found.steps:,} steps have no spike after the first {UNDERWAY}, from "
+            f"any start of {len(found.unchanged)}: there is nothing to remove. Begin elsewhere (--from), or "
+            "train on for longer (--steps)."
         ]
     lines = []
     if found.chosen is None:
@@ -141,7 +143,7 @@ def _verdict(found: Advice) -> list[str]:
         one = found.chosen
         cost = f"the late loss is {one.loss:.2g} × what it was"
         lines.append(
-            f"{one.candidate.change}: {one.candidate.words}. No spike in {found.steps:,} steps from any of "
+            f"{one.candidate.change}: {one.candidate.words}. No spike in {found.steps:,} steps (after {UNDERWAY}) from any of "
             f"{len(one.spikes)} starts, where there are {_spread(found.unchanged)} as it was; {cost}."
         )
     costly = [trial for trial in found.trials if trial.effect == "removes" and not trial.is_free]

@@ -29,7 +29,7 @@ from foreshock.representation import changed
 
 STEPS = 1000
 """A training ends here, if not before."""
-WINDOW, REPEATS, STARTS = 300, 2, 3
+WINDOW, REPEATS, STARTS = 400, 2, 3
 SEEDS = (10, 11)
 _LEFT_OUT = ("language-byte", "language-bare")  # they take ten times as long a step
 

@@ -1,7 +1,8 @@
 """Which change of a training removes its spikes and costs nothing: candidates, and a choice among outcomes.
 
 Judged is a window after a snapshot, as it was and with each change, each from several starts that differ in
-the sixth digit: of a chaotic training one outcome says little.
+the sixth digit: of a chaotic training one outcome says little. A snapshot from just before a spike is too late
+for any lasting change, so that spikes of the first steps do not count.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from foreshock.replay.outcome import ReplayOutcome, finite_or_none
+from foreshock.spikes import LossEvent
 
 Effect = Literal["removes", "postpones", "fewer", "no help", "fails"]
 
@@ -22,6 +24,8 @@ _EPS = (100.0, 10_000.0)
 _LARGEST_EPS = 1.001e-4  # more slows all coordinates
 _LOSS = 1.02  # a late loss up to this multiple of the unchanged one costs nothing
 _NEAR = 1.05  # of changes whose late losses are within this factor, the smallest is chosen
+UNDERWAY = 50
+"""A spike that begins within so many steps was on its way when the snapshot was taken."""
 _FAILED = 10.0  # a late loss that is so many times the unchanged one
 _LATER = 1.5  # a first spike that comes so many times later is postponed
 
@@ -47,12 +51,12 @@ class Trial:
 
     Attributes:
         candidate: The change.
-        effect: ``removes``: no spike from any start. ``postpones``: the first one comes much later.
+        effect: ``removes``: no spike after the first 50 steps, from any start. ``postpones``: the first one comes much later.
             ``fewer``: at most half as many. ``fails``: the training ends in NaN, or its late loss is ten
             times the unchanged one. Else ``no help``.
-        spikes: Numbers of spikes, one for each start.
+        spikes: Numbers of spikes after the first 50 steps, one for each start.
         highest: Height of the highest of all; NaN if it has none that can be told.
-        first: Median number of steps up to the first spike, or the length of the window.
+        first: Median number of steps up to the first of them, or the length of the window.
         loss: Late loss as a multiple of the unchanged one, the median over the starts.
         ratio: Stability ratio after the window, the median; NaN if unknown.
     """
@@ -78,7 +82,7 @@ class Advice:
     Attributes:
         chosen: The smallest change that removes the spikes and costs nothing; None if there is none.
         trials: What all of them came to.
-        unchanged: Numbers of spikes of the window as it was, one for each start.
+        unchanged: Numbers of spikes after the first 50 steps of the window as it was, one for each start.
         steps: Length of the window.
     """
 
@@ -191,7 +195,7 @@ def choose(
 
 def _judged(candidate: Candidate, came: Sequence[ReplayOutcome], unchanged: Sequence[ReplayOutcome]) -> Trial:
     spikes = _counts(came)
-    first, first_before = (statistics.median(one.holds for one in some) for some in (came, unchanged))
+    first, first_before = (statistics.median(map(_first, some)) for some in (came, unchanged))
     loss = _ratio(
         statistics.median(one.late_loss for one in came),
         statistics.median(one.late_loss for one in unchanged),
@@ -206,14 +210,23 @@ def _judged(candidate: Candidate, came: Sequence[ReplayOutcome], unchanged: Sequ
         effect = "postpones"
     elif 2 * sum(spikes) <= sum(_counts(unchanged)):
         effect = "fewer"
-    highest = max(one.height for one in came)
+    highest = max((event.height for one in came for event in _late(one)), default=math.nan)
     return Trial(
         candidate, effect, spikes, highest, first, loss, statistics.median(ratios) if ratios else math.nan
     )
 
 
 def _counts(outcomes: Sequence[ReplayOutcome]) -> tuple[int, ...]:
-    return tuple(len(one.spikes) for one in outcomes)
+    return tuple(len(_late(one)) for one in outcomes)
+
+
+def _late(outcome: ReplayOutcome) -> list[LossEvent]:
+    return [event for event in outcome.spikes if event.onset > outcome.start + UNDERWAY]
+
+
+def _first(outcome: ReplayOutcome) -> int:
+    late = _late(outcome)
+    return late[0].onset - outcome.start if late else len(outcome.losses)
 
 
 def _ratio(one: float, other: float) -> float:
