@@ -45,6 +45,18 @@ def test_effects():
     assert effect(outcome(loss=30.0), outcome(loss=30.0)) == "fails"
 
 
+def test_a_tremor_of_a_smooth_loss_is_no_spike():
+    """Rises of a tenth, where those as it was are fourfold; by themselves they would count."""
+    losses = [1.0] * 200
+    losses[99:103] = [1.1] * 4
+    tremor = ReplayOutcome(
+        "", 299, tuple(losses), events_after(299, [(step, 1.0) for step in range(300)], losses)
+    )
+    assert len(tremor.spikes) == 1
+    assert effect(tremor, tremor) == "removes"
+    assert choose([SMALL], [[tremor]], [tremor]).unchanged == (1,)
+
+
 def test_the_smallest_change_is_chosen_of_those_that_are_as_good():
     both = [outcome(), outcome()], [outcome(loss=0.99), outcome(loss=0.97)]
     assert choose([SMALL, LARGE], both, AS_IT_WAS).chosen.candidate is SMALL
