@@ -123,6 +123,8 @@ def test_json_has_the_outcomes(command):
     assert [one["change"] for one in data["outcomes"]] == ["unchanged", "lr=1e+30"]
     assert data["outcomes"][0]["departure"] is None
     assert data["outcomes"][1]["last_loss"] == "Infinity"
+    assert data["outcomes"][0]["departs_at"] is None
+    assert data["outcomes"][1]["last_loss"] is None
 
 
 def test_other_data_are_called_so(command):
@@ -167,7 +169,7 @@ def test_a_run_without_snapshots_says_how_to_have_some(command, folder):
 
 def test_advice_where_there_is_nothing_to_remove(command):
     """Without the accident, which no setting caused, the window has no spike."""
-    found = command("advise", "--from=110", "--steps=40", "--repeats=2")
+    found = command("advise", "--from=110", "--steps=100", "--repeats=2")
     assert found.exit_code == 4, found.output
     assert "there is nothing to remove" in found.output
     assert "guard=on" in found.output

@@ -20,7 +20,7 @@ def outcome(*spikes: int, loss: float = 1.0, steps: int = 200) -> ReplayOutcome:
 
 
 SMALL, LARGE = Candidate("beta2=0.99", 1, ""), Candidate("beta2=0.9", 3, "")
-AS_IT_WAS = [outcome(30, 90), outcome(40, 120, 150)]
+AS_IT_WAS = [outcome(30, 60, 90), outcome(55, 120, 150)]
 
 
 def effect(*outcomes: ReplayOutcome) -> str:
@@ -38,10 +38,23 @@ def test_effects():
     assert effect(outcome(), outcome()) == "removes"
     assert effect(outcome(), outcome(170)) == "postpones"
     assert effect(outcome(100), outcome(170)) == "postpones"
-    assert effect(outcome(31), outcome(42)) == "fewer"
-    assert effect(outcome(25, 60, 110), outcome(40)) == "no help"
+    assert effect(outcome(61), outcome(62)) == "fewer"
+    assert effect(outcome(25, 60, 90, 110), outcome(60)) == "no help"
+    assert effect(outcome(25), outcome(40)) == "removes", "they were on their way"
     assert effect(outcome(), outcome(loss=math.nan)) == "fails"
     assert effect(outcome(loss=30.0), outcome(loss=30.0)) == "fails"
+
+
+def test_a_tremor_of_a_smooth_loss_is_no_spike():
+    """Rises of a tenth, where those as it was are fourfold; by themselves they would count."""
+    losses = [1.0] * 200
+    losses[99:103] = [1.1] * 4
+    tremor = ReplayOutcome(
+        "", 299, tuple(losses), events_after(299, [(step, 1.0) for step in range(300)], losses)
+    )
+    assert len(tremor.spikes) == 1
+    assert effect(tremor, tremor) == "removes"
+    assert choose([SMALL], [[tremor]], [tremor]).unchanged == (1,)
 
 
 def test_the_smallest_change_is_chosen_of_those_that_are_as_good():

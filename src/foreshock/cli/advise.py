@@ -52,7 +52,7 @@ def advise(
     model: ModelOption,
     data: DataOption,
     start: FromOption = None,
-    steps: Annotated[int, typer.Option(min=20, help="How many steps to train.")] = 500,
+    steps: Annotated[int, typer.Option(min=100, help="How many steps to train.")] = 500,
     repeats: Annotated[
         int, typer.Option(min=1, help="From how many starts, which differ in the sixth digit of the weights.")
     ] = 3,
@@ -64,7 +64,8 @@ def advise(
     """Find the smallest change that removes the spikes of a run and costs nothing, by trying.
 
     From a snapshot the run is trained on as it was, and with another β₂, ε, learning rate, clipping, or with
-    a guard.
+    a guard. Spikes of the first 50 steps, which were on their way, do not count, nor those less than
+    a quarter as high as usual.
 
     Exit status: 0 if a change removes the spikes, 3 if none does, 4 if there are none to remove, 1 if nothing
     can be tried.
@@ -74,7 +75,7 @@ def advise(
 
     console = make_console()
     try:
-        read, [task] = plan(run, model, data, start, steps, [], threads)
+        read, [task] = plan(run, model, data, start, steps, [], threads, within=True)
         options = make_loop(model).optimizer.param_groups[0]
         tried = candidates(options, _usual_norms(read, task.snapshot))
         changes = ("", *(one.change for one in tried))
@@ -92,6 +93,7 @@ def advise(
         raise stopped(error) from error
     if as_json:
         print_result("advise", Advised(task.snapshot, found))
+        print_json({"snapshot": str(task.snapshot), **found.as_mapping()})
     else:
         _print(console, found)
         if output is not None:
@@ -140,11 +142,13 @@ def _print(console: Console, found: Advice) -> None:
 
 
 def _verdict(found: Advice) -> list[str]:
+    from foreshock.replay.advice import UNDERWAY
+
     if not any(found.unchanged):
         return [
-            f"As it was, these {found.steps:,} steps have no spike from any start of "
-            f"{len(found.unchanged)}: there is nothing to remove. Begin elsewhere "
-            "(--from), or train on for longer (--steps)."
+            f"As it was, these {found.steps:,} steps have no spike after the first {UNDERWAY}, from "
+            f"any start of {len(found.unchanged)}: there is nothing to remove. Begin elsewhere (--from), or "
+            "train on for longer (--steps)."
         ]
     lines = []
     if found.chosen is None:

@@ -99,6 +99,12 @@ def replay(
         raise stopped(error) from error
     if as_json:
         print_result("replay", Replayed(tasks[0].snapshot, tuple(outcomes)))
+        print_json(
+            {
+                "snapshot": str(tasks[0].snapshot),
+                "outcomes": [one.as_mapping() for one in outcomes],
+            }
+        )
     else:
         console.print(escape(agreement(outcomes[0])), soft_wrap=True)
         print_outcomes(console, outcomes)
@@ -109,7 +115,15 @@ def replay(
 
 
 def plan(
-    run: Path, model: str, data: str, start: int | None, steps: int, changes: list[str], threads: int
+    run: Path,
+    model: str,
+    data: str,
+    start: int | None,
+    steps: int,
+    changes: list[str],
+    threads: int,
+    *,
+    within: bool = False,
 ) -> tuple[Run, list[Replay]]:
     """Return the run, and what has to be replayed: the window as it was, then each change.
 
@@ -121,6 +135,7 @@ def plan(
         steps: How many steps.
         changes: The changes in words.
         threads: Threads of torch; 0 for its own choice.
+        within: Whether the window has to lie within what was recorded, as far as a snapshot allows it.
 
     Raises:
         OSError: If there is no log or no snapshot.
@@ -134,8 +149,9 @@ def plan(
     for change in changes:
         parse_change(change)  # before minutes are spent
     read = read_run(run)
-    snapshot = choose_snapshot(read, start)
     recorded = tuple(zip(*(part.tolist() for part in recorded_losses(read)), strict=True))
+    last = recorded[-1][0] if recorded and within and start is None else None
+    snapshot = choose_snapshot(read, start if last is None else last - steps, or_first=last is not None)
     return read, [
         Replay(snapshot, model, data, steps, recorded, change, threads) for change in ("", *changes)
     ]

@@ -65,12 +65,13 @@ def make_loop(name: str) -> Loop:
     return Loop(found.model, saying_where(found.loss_fn), found.optimizer)
 
 
-def choose_snapshot(run: Run, step: int | None) -> Path:
+def choose_snapshot(run: Run, step: int | None, *, or_first: bool = False) -> Path:
     """Return the folder of the last snapshot that was taken at a step or before, or of the last of all.
 
     Args:
         run: The run.
         step: The step; None for the last of all.
+        or_first: Whether to return the first of all if none was taken so early.
 
     Raises:
         FileNotFoundError: If there is none, with those that there are.
@@ -83,6 +84,8 @@ def choose_snapshot(run: Run, step: int | None) -> Path:
         )
     steps = [step_of(one) for one in found]
     fitting = [one for one, taken in zip(found, steps, strict=True) if step is None or taken <= step]
+    if not fitting and or_first:
+        return found[0]
     if not fitting:
         raise FileNotFoundError(
             f"no snapshot was taken at step {step} or before; there are those of steps "

@@ -1,7 +1,8 @@
 """Which change of a training removes its spikes and costs nothing: candidates, and a choice among outcomes.
 
 Judged is a window after a snapshot, as it was and with each change, each from several starts that differ in
-the sixth digit: of a chaotic training one outcome says little.
+the sixth digit: of a chaotic training one outcome says little. A snapshot from just before a spike is too
+late for any lasting change, so that spikes of the first steps do not count.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from foreshock.replay.outcome import ReplayOutcome
+from foreshock.replay.outcome import ReplayOutcome, finite_or_none
+from foreshock.spikes import LossEvent
 
 Effect = Literal["removes", "postpones", "fewer", "no help", "fails"]
 
@@ -22,6 +24,9 @@ _EPS = (100.0, 10_000.0)
 _LARGEST_EPS = 1.001e-4  # more slows all coordinates
 _LOSS = 1.02  # a late loss up to this multiple of the unchanged one costs nothing
 _NEAR = 1.05  # of changes whose late losses are within this factor, the smallest is chosen
+UNDERWAY = 50
+"""A spike that begins within so many steps was on its way when the snapshot was taken."""
+_SMALL = 0.25  # of the usual rise: a lower one is no spike to speak of
 _FAILED = 10.0  # a late loss that is so many times the unchanged one
 _LATER = 1.5  # a first spike that comes so many times later is postponed
 
@@ -47,12 +52,13 @@ class Trial:
 
     Attributes:
         candidate: The change.
-        effect: ``removes``: no spike from any start. ``postpones``: the first one comes much later.
+        effect: ``removes``: no spike, from any start. ``postpones``: the first one comes much later.
             ``fewer``: at most half as many. ``fails``: the training ends in NaN, or its late loss is ten
             times the unchanged one. Else ``no help``.
-        spikes: Numbers of spikes, one for each start.
+        spikes: Numbers of spikes that count, one for each start: not those of the first 50 steps, nor those
+            less than a quarter as high as they usually were.
         highest: Height of the highest of all; NaN if it has none that can be told.
-        first: Median number of steps up to the first spike, or the length of the window.
+        first: Median number of steps up to the first of them, or the length of the window.
         loss: Late loss as a multiple of the unchanged one, the median over the starts.
         ratio: Stability ratio after the window, the median; NaN if unknown.
     """
@@ -78,7 +84,7 @@ class Advice:
     Attributes:
         chosen: The smallest change that removes the spikes and costs nothing; None if there is none.
         trials: What all of them came to.
-        unchanged: Numbers of spikes of the window as it was, one for each start.
+        unchanged: Numbers of spikes that count in the window as it was, one for each start.
         steps: Length of the window.
     """
 
@@ -93,25 +99,28 @@ class Advice:
         return tuple(trial for trial in self.trials if trial.effect == "postpones")
 
     def as_mapping(self) -> dict[str, Any]:
-        """Return the advice as plain values, for JSON."""
-        return {
-            "advice": None if self.chosen is None else self.chosen.candidate.change,
-            "steps": self.steps,
-            "unchanged_spikes": list(self.unchanged),
-            "trials": [
-                {
-                    "change": trial.candidate.change,
-                    "size": trial.candidate.size,
-                    "effect": trial.effect,
-                    "spikes": list(trial.spikes),
-                    "highest": trial.highest,
-                    "first": trial.first,
-                    "loss": trial.loss,
-                    "ratio": trial.ratio,
-                }
-                for trial in self.trials
-            ],
-        }
+        """Return the advice as plain values, for JSON; None for what is not finite."""
+        found: dict[str, Any] = finite_or_none(
+            {
+                "advice": None if self.chosen is None else self.chosen.candidate.change,
+                "steps": self.steps,
+                "unchanged_spikes": list(self.unchanged),
+                "trials": [
+                    {
+                        "change": trial.candidate.change,
+                        "size": trial.candidate.size,
+                        "effect": trial.effect,
+                        "spikes": list(trial.spikes),
+                        "highest": trial.highest,
+                        "first": trial.first,
+                        "loss": trial.loss,
+                        "ratio": trial.ratio,
+                    }
+                    for trial in self.trials
+                ],
+            }
+        )
+        return found
 
 
 def candidates(options: Mapping[str, Any], gradient_norms: Sequence[float] = ()) -> tuple[Candidate, ...]:
@@ -183,12 +192,15 @@ def choose(
     lowest = min((trial.loss for trial in good), default=math.nan)
     near = [trial for trial in good if trial.loss <= lowest * _NEAR or trial.loss == lowest]
     chosen = min(near, key=lambda trial: (trial.candidate.size, trial.loss), default=None)
-    return Advice(chosen, trials, _counts(unchanged), max(len(one.losses) for one in unchanged))
+    return Advice(
+        chosen, trials, _counts(unchanged, _least(unchanged)), max(len(one.losses) for one in unchanged)
+    )
 
 
 def _judged(candidate: Candidate, came: Sequence[ReplayOutcome], unchanged: Sequence[ReplayOutcome]) -> Trial:
-    spikes = _counts(came)
-    first, first_before = (statistics.median(one.holds for one in some) for some in (came, unchanged))
+    least = _least(unchanged)
+    spikes = _counts(came, least)
+    first, before = (statistics.median(_first(one, least) for one in some) for some in (came, unchanged))
     loss = _ratio(
         statistics.median(one.late_loss for one in came),
         statistics.median(one.late_loss for one in unchanged),
@@ -199,18 +211,36 @@ def _judged(candidate: Candidate, came: Sequence[ReplayOutcome], unchanged: Sequ
         effect = "fails"
     elif not any(spikes):
         effect = "removes"
-    elif first >= _LATER * first_before:
+    elif first >= _LATER * before:
         effect = "postpones"
-    elif 2 * sum(spikes) <= sum(_counts(unchanged)):
+    elif 2 * sum(spikes) <= sum(_counts(unchanged, least)):
         effect = "fewer"
-    highest = max(one.height for one in came)
+    highest = max((event.height for one in came for event in _late(one, least)), default=math.nan)
     return Trial(
         candidate, effect, spikes, highest, first, loss, statistics.median(ratios) if ratios else math.nan
     )
 
 
-def _counts(outcomes: Sequence[ReplayOutcome]) -> tuple[int, ...]:
-    return tuple(len(one.spikes) for one in outcomes)
+def _counts(outcomes: Sequence[ReplayOutcome], least: float) -> tuple[int, ...]:
+    return tuple(len(_late(one, least)) for one in outcomes)
+
+
+def _late(outcome: ReplayOutcome, least: float = 0.0) -> list[LossEvent]:
+    """Return the spikes that count: not on their way at the start, and of at least some rise."""
+    return [
+        event for event in outcome.spikes if event.onset > outcome.start + UNDERWAY and not event.rise < least
+    ]
+
+
+def _first(outcome: ReplayOutcome, least: float) -> int:
+    late = _late(outcome, least)
+    return late[0].onset - outcome.start if late else len(outcome.losses)
+
+
+def _least(unchanged: Sequence[ReplayOutcome]) -> float:
+    """Return the rise from which on a spike counts: that of a smooth loss shows the smallest tremor."""
+    rises = [event.rise for one in unchanged for event in _late(one) if math.isfinite(event.rise)]
+    return _SMALL * statistics.median(rises) if rises else 0.0
 
 
 def _ratio(one: float, other: float) -> float:

@@ -117,25 +117,45 @@ class ReplayOutcome:
         return self.loss_after(len(self.losses))
 
     def as_mapping(self) -> dict[str, Any]:
-        """Return the outcome as plain values, for JSON."""
-        return {
-            "change": self.change,
-            "start": self.start,
-            "steps": len(self.losses),
-            "spikes": [
-                {"kind": event.kind, "onset": event.onset, "peak": event.peak, "height": event.height}
-                for event in self.spikes
-            ],
-            "height": self.height,
-            "holds": self.holds,
-            "loss_after": {str(steps): self.loss_after(steps) for steps in horizons(len(self.losses))},
-            "last_loss": self.last_loss,
-            "stability_ratio": self.stability_ratio,
-            "guard_actions": self.guard_actions,
-            "departs_at": None if self.departure is None else self.departure.step,
-            "compared": self.compared,
-            "failure": self.failure,
-        }
+        """Return the outcome as plain values, for JSON; None for what is not finite."""
+        found: dict[str, Any] = finite_or_none(
+            {
+                "change": self.change,
+                "start": self.start,
+                "steps": len(self.losses),
+                "spikes": [
+                    {"kind": event.kind, "onset": event.onset, "peak": event.peak, "height": event.height}
+                    for event in self.spikes
+                ],
+                "height": self.height,
+                "holds": self.holds,
+                "loss_after": {str(steps): self.loss_after(steps) for steps in horizons(len(self.losses))},
+                "last_loss": self.last_loss,
+                "stability_ratio": self.stability_ratio,
+                "guard_actions": self.guard_actions,
+                "departs_at": None if self.departure is None else self.departure.step,
+                "compared": self.compared,
+                "failure": self.failure,
+            }
+        )
+        return found
+
+
+def finite_or_none(value: Any) -> Any:
+    """Return plain values with None for each number that is not finite, for which JSON has no word.
+
+    Args:
+        value: Mappings, sequences, strings and numbers.
+
+    Example:
+        >>> finite_or_none({"loss": [1.0, float("inf")]})
+        {'loss': [1.0, None]}
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {name: finite_or_none(one) for name, one in value.items()}
+    return [finite_or_none(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def horizons(steps: int) -> tuple[int, ...]:

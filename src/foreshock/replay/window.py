@@ -80,8 +80,8 @@ def replay(
         loop.model, loop.optimizer, scheduler=loop.scheduler, scaler=loop.scaler, others=loop.others or None
     )
     if perturbed is not None:
-        _perturb(loop, perturbed)
-    losses, last, actions, failure = _train(snapshot, loop, stream, steps, change)
+        perturb(loop, perturbed)
+    losses, last, actions, failure = train(loop, stream, steps, change, first=snapshot.step + 1, pending=True)
     ratio = _ratio(loop, last, change) if measure and losses and math.isfinite(losses[-1]) else math.nan
     unchanged = change == Change() and perturbed is None
     where, compared = departure(snapshot.step, recorded, losses) if unchanged else (None, 0)
@@ -102,16 +102,29 @@ def replay(
     )
 
 
-def _train(
-    snapshot: Snapshot, loop: Loop, stream: Iterator[Any], steps: int, change: Change
+def train(
+    loop: Loop, batches: Iterator[Any], steps: int, change: Change, *, first: int = 0, pending: bool = False
 ) -> tuple[list[float], Any, int, str]:
-    """Return losses, the last batch, how often a guard acted, and why it ended early."""
+    """Train, with a change, until a loss is not finite.
+
+    Args:
+        loop: The training.
+        batches: The batches from that of the first step on.
+        steps: How many steps.
+        change: What is done differently.
+        first: Number of the first step.
+        pending: Whether the gradients of the step before it are there, and wait for their update.
+
+    Returns:
+        Losses, the last batch, how often a guard acted, and why it ended early.
+    """
     losses: list[float] = []
     batch, failure = None, ""
     with _changed(loop, change) as guard:
-        loop.skip() if snapshot.step in change.skip else loop.update()
-        for step in range(snapshot.step + 1, snapshot.step + 1 + steps):
-            batch = next(stream, _END)
+        if pending:
+            loop.skip() if first - 1 in change.skip else loop.update()
+        for step in range(first, first + steps):
+            batch = next(batches, _END)
             if batch is _END:
                 failure = f"the batches end before step {step}"
                 break
@@ -145,7 +158,13 @@ def _changed(loop: Loop, change: Change) -> Iterator[Guard | None]:
 
 
 @torch.no_grad()
-def _perturb(loop: Loop, seed: int) -> None:
+def perturb(loop: Loop, seed: int) -> None:
+    """Change all weights in their sixth digit.
+
+    Args:
+        loop: The training.
+        seed: Of the change.
+    """
     generator = torch.Generator().manual_seed(seed)
     for parameter in loop.model.parameters():
         if parameter.is_floating_point():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from enum import StrEnum
@@ -311,6 +312,32 @@ def rewind(
         raise stopped(error) from error
     for row in tally(results):
         typer.echo("  " + "; ".join(f"{name} {cell}" for name, cell in zip(HEADERS, row, strict=True)))
+def advice(
+    out: Annotated[Path, typer.Option(help="Folder for logs and results.")] = Path("runs/advice"),
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
+) -> None:
+    """Score `foreshock advise`: trainings that spike, and what follows from the advice from their start on.
+
+    An interrupted command resumes where it stopped.
+    """
+    from foreshock.lab.advice import advised_runs, follow_advice, score_advice
+    from foreshock.lab.jobs import finished, write_json
+
+    console = Console(highlight=False)
+    wanted = advised_runs()
+    paths = [out / f"{name}-{seed}.json" for name, seed in wanted]
+    missing = [(*one, out) for one, path in zip(wanted, paths, strict=True) if not path.exists()]
+    done = _counter(console, len(missing))
+    try:
+        with _resumable(out):
+            for path in finished(follow_advice, missing, jobs=jobs):
+                done(path)
+        results = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        path = write_json({"score": score_advice(results), "results": results}, out / "results.json")
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        raise stopped(error) from error
+    for name, value in score_advice(results).items():
+        typer.echo(f"  {name.replace('_', ' ')}: {value}")
     console.print(f"Results: {path.resolve()}", soft_wrap=True)
 
 

@@ -127,6 +127,7 @@ class Training:
         model: Its model.
         loss_fn: Its loss, in the precision asked for.
         optimizer: The optimizer.
+        scheduler: Its scheduler, stepped after each step; None without one.
         batches: Endless iterator of batches, on the device.
 
     Example:
@@ -147,7 +148,7 @@ class Training:
         self.model = self.task.model
         self.loss_fn = in_precision(self.task.loss_fn, config.precision, device=config.torch_device)
         self.optimizer = build(self.model, config.optimizer)
-        self._scheduler = build_scheduler(self.optimizer, config.optimizer, config.steps)
+        self.scheduler = build_scheduler(self.optimizer, config.optimizer, config.steps)
         self.batches = moved_batches(self.task.batches, config.torch_device)
         if config.outliers:
             self.batches = OutlierBatches(self.batches, share=config.outliers, seed=seed)
@@ -177,8 +178,8 @@ class Training:
             self.optimizer.step()
             if after_step is not None:
                 after_step(step)
-            if self._scheduler is not None:
-                self._scheduler.step()
+            if self.scheduler is not None:
+                self.scheduler.step()
             yield step
 
     def _backward(self, index: int) -> Step:
