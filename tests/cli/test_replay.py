@@ -123,8 +123,6 @@ def test_json_has_the_outcomes(command):
     assert [one["change"] for one in data["outcomes"]] == ["unchanged", "lr=1e+30"]
     assert data["outcomes"][0]["departure"] is None
     assert data["outcomes"][1]["last_loss"] == "Infinity"
-    assert data["outcomes"][0]["departs_at"] is None
-    assert data["outcomes"][1]["last_loss"] is None
 
 
 def test_other_data_are_called_so(command):

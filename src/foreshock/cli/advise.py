@@ -93,7 +93,6 @@ def advise(
         raise stopped(error) from error
     if as_json:
         print_result("advise", Advised(task.snapshot, found))
-        print_json({"snapshot": str(task.snapshot), **found.as_mapping()})
     else:
         _print(console, found)
         if output is not None:

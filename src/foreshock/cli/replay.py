@@ -99,12 +99,6 @@ def replay(
         raise stopped(error) from error
     if as_json:
         print_result("replay", Replayed(tasks[0].snapshot, tuple(outcomes)))
-        print_json(
-            {
-                "snapshot": str(tasks[0].snapshot),
-                "outcomes": [one.as_mapping() for one in outcomes],
-            }
-        )
     else:
         console.print(escape(agreement(outcomes[0])), soft_wrap=True)
         print_outcomes(console, outcomes)
