@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from foreshock import recorder as recorder
     from foreshock import report as report
     from foreshock import runlog as runlog
+    from foreshock import sinks as sinks
     from foreshock import spikes as spikes
     from foreshock import stability as stability
     from foreshock.batches import MicroBatches
@@ -149,6 +150,7 @@ _SUBMODULES = (
     "recorder",
     "report",
     "runlog",
+    "sinks",
     "spikes",
     "stability",
 )
