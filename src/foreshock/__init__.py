@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from foreshock import explain as explain
     from foreshock import forecast as forecast
     from foreshock import guarding as guarding
+    from foreshock import importers as importers
     from foreshock import monitor as monitor
     from foreshock import operators as operators
     from foreshock import optim as optim
@@ -143,6 +144,7 @@ _SUBMODULES = (
     "explain",
     "forecast",
     "guarding",
+    "importers",
     "monitor",
     "operators",
     "optim",

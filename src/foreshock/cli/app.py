@@ -16,6 +16,7 @@ from foreshock.cli.curvature import curvature
 from foreshock.cli.demo import demo
 from foreshock.cli.doctor import doctor
 from foreshock.cli.explain import explain
+from foreshock.cli.importing import import_log
 from foreshock.cli.replay import replay
 from foreshock.cli.report import report
 from foreshock.cli.status import runs, status
@@ -42,6 +43,7 @@ app.command()(explain)
 app.command()(compare)
 app.command()(replay)
 app.command()(advise)
+app.command("import")(import_log)
 app.command()(curvature)
 app.command()(doctor)
 app.add_typer(bench, name="bench", rich_help_panel=_RESEARCH)
