@@ -18,8 +18,14 @@ COMMANDS = [
     ("demo",),
     ("report",),
     ("watch",),
+    ("status",),
+    ("runs",),
+    ("top",),
     ("explain",),
+    ("import",),
     ("compare",),
+    ("replay",),
+    ("advise",),
     ("curvature",),
     ("doctor",),
     ("bench",),
@@ -91,7 +97,7 @@ def test_the_product_comes_first_and_research_after_it_in_a_panel_of_its_own(hel
 def test_nothing_but_the_commands_of_this_list_is_registered():
     from foreshock.cli.app import app
 
-    plain = {(command.callback.__name__,) for command in app.registered_commands}
+    plain = {(command.name or command.callback.__name__,) for command in app.registered_commands}
     groups = {(group.name,) for group in app.registered_groups}
     inside = {
         (group.name, command.callback.__name__)
@@ -113,7 +119,7 @@ def foreshock(*arguments, **environment):
 
 def test_the_shell_completes_commands():
     typed = {"_FORESHOCK_COMPLETE": "complete_bash", "COMP_WORDS": "foreshock re", "COMP_CWORD": "1"}
-    assert sorted(foreshock(**typed).stdout.split()) == ["report", "reproduce"]
+    assert sorted(foreshock(**typed).stdout.split()) == ["replay", "report", "reproduce"]
     assert "complete" in foreshock(_FORESHOCK_COMPLETE="source_bash").stdout
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import random
 import sqlite3
-import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -189,11 +189,10 @@ def test_damage_anywhere_is_read_or_refused(tmp_path, make):
         for _ in range(choose.randrange(1, 30)):
             data[choose.randrange(min(len(data), 4000))] = choose.randrange(256)
         path.write_bytes(data)
-        try:
-            import_run(path, tmp_path / f"run{number}")
-        except ValueError as error:
-            assert str(error)
-    assert sys.getrecursionlimit() > 0
+        # Another exception, or a loss that the run log can't be read with, fails here.
+        with contextlib.suppress(ValueError):
+            found = import_run(path, tmp_path / f"run{number}")
+            assert len(read_run(found.path).steps("step")) == found.steps
 
 
 def test_a_missing_package_names_the_pip_command(tmp_path, monkeypatch):

@@ -134,7 +134,7 @@ def test_what_caused_a_spike_is_said_and_what_helps_against_it():
         450, events=(event,), horizon=50.0, explained=explained(event), cause_hint="no faster than v decays"
     )
     assert unknown.words.endswith("; not explained")
-    assert unknown.advice == "Open its mark to see what was known before."
+    assert unknown.advice == "foreshock explain says what was known before it."
     # An explanation of an earlier spike says nothing of this one.
     earlier = explained(spike(onset=200), "bad batch")
     assert "cause" not in said(450, events=(event,), horizon=50.0, explained=earlier).words

@@ -54,14 +54,14 @@ def import_run(
     columns: Mapping[str, str | None] | None = None,
     name: str | None = None,
 ) -> Imported:
-    """Import the log of another tool, so that `read_run`, the report and explanations work on it.
+    r"""Import the log of another tool, so that `read_run`, the report and explanations work on it.
 
     The run has the loss of each step, and the learning rate and the gradient norm of that step if there are
     any. Curvature, lag and forecasts are absent.
 
     Args:
-        source: ``trainer_state.json`` of transformers, an event file of TensorBoard, a ``.wandb`` file, a data
-            base of Trackio, a CSV or JSONL file; or a folder that holds one.
+        source: ``trainer_state.json`` of transformers, an event file of TensorBoard, a ``.wandb`` file, a
+            data base of Trackio, a CSV or JSONL file; or a folder that holds one.
         run: Folder of the run log to make.
         columns: Names of ``loss``, ``step``, ``learning_rate`` and ``gradient_norm`` where they are not to be
             guessed.

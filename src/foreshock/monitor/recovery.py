@@ -208,8 +208,8 @@ def _why_not(onset: int, what: str, snapshot: Snapshot | None) -> str:
         )
     return (
         f"the run can't be brought back from the {what}: it came again after each measure, with other "
-        "batches and smaller steps. Its cause is not in the weights: look at the data, the loss function and the "
-        "schedule. `foreshock explain` has the evidence"
+        "batches and smaller steps. Its cause is not in the weights: look at the data, the loss function and "
+        "the schedule. `foreshock explain` has the evidence"
     )
 
 
