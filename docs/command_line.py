@@ -41,11 +41,11 @@ def _panels() -> dict[str, list[tuple[str, Callable[..., None]]]]:
     """Return (words, function) by panel of the help, in its order; a group is replaced by its commands."""
     panels: dict[str, list[tuple[str, Callable[..., None]]]] = {}
     for command in app.registered_commands:
-        one = (f"foreshock {command.callback.__name__}", command.callback)
+        one = (f"foreshock {command.name or command.callback.__name__}", command.callback)
         panels.setdefault(_panel(command), []).append(one)
     for group in app.registered_groups:
         for command in group.typer_instance.registered_commands:
-            one = (f"foreshock {group.name} {command.callback.__name__}", command.callback)
+            one = (f"foreshock {group.name} {command.name or command.callback.__name__}", command.callback)
             panels.setdefault(_panel(group), []).append(one)
     return panels
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from foreshock import explain as explain
     from foreshock import forecast as forecast
     from foreshock import guarding as guarding
+    from foreshock import importers as importers
     from foreshock import monitor as monitor
     from foreshock import operators as operators
     from foreshock import optim as optim
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from foreshock import recorder as recorder
     from foreshock import report as report
     from foreshock import runlog as runlog
+    from foreshock import sinks as sinks
     from foreshock import spikes as spikes
     from foreshock import stability as stability
     from foreshock.batches import MicroBatches
@@ -142,6 +144,7 @@ _SUBMODULES = (
     "explain",
     "forecast",
     "guarding",
+    "importers",
     "monitor",
     "operators",
     "optim",
@@ -149,6 +152,7 @@ _SUBMODULES = (
     "recorder",
     "report",
     "runlog",
+    "sinks",
     "spikes",
     "stability",
 )

@@ -23,6 +23,7 @@ COMMANDS = [
     ("runs",),
     ("top",),
     ("explain",),
+    ("import",),
     ("compare",),
     ("replay",),
     ("advise",),
@@ -97,7 +98,7 @@ def test_the_product_comes_first_and_research_after_it_in_a_panel_of_its_own(hel
 def test_nothing_but_the_commands_of_this_list_is_registered():
     from foreshock.cli.app import app
 
-    plain = {(command.callback.__name__,) for command in app.registered_commands}
+    plain = {(command.name or command.callback.__name__,) for command in app.registered_commands}
     groups = {(group.name,) for group in app.registered_groups}
     inside = {
         (group.name, command.callback.__name__)

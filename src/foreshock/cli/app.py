@@ -17,6 +17,7 @@ from foreshock.cli.demo import demo
 from foreshock.cli.doctor import doctor
 from foreshock.cli.explain import explain
 from foreshock.cli.figure import figure
+from foreshock.cli.importing import import_log
 from foreshock.cli.replay import replay
 from foreshock.cli.report import report
 from foreshock.cli.status import runs, status
@@ -44,6 +45,7 @@ app.command()(explain)
 app.command()(compare)
 app.command()(replay)
 app.command()(advise)
+app.command("import")(import_log)
 app.command()(curvature)
 app.command()(doctor)
 app.add_typer(bench, name="bench", rich_help_panel=_RESEARCH)

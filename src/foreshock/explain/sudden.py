@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foreshock.explain.history import History, logarithm, middle, number_of, quotient
 from foreshock.explain.record import Cause, Fact
@@ -338,13 +339,27 @@ def overflows(history: History, event: LossEvent) -> list[Cause]:
         return []
     first = history.at(event.first_non_finite)
     start = max(first - REACH, 0)
-    broken = np.flatnonzero(~np.isfinite(history.norm[start:first]) & np.isfinite(history.loss[start:first]))
+    # Another tool's log may lack the norm: which of the two overflowed first is unknown then.
+    known = _norm_logged(history, start, first)
+    if first > start and not known.any():
+        return []
+    odd = ~np.isfinite(history.norm[start:first]) & np.isfinite(history.loss[start:first])
+    broken = np.flatnonzero(odd & known)
     grown = event.onset < event.first_non_finite - 1 and event.first_non_finite - event.onset > 1
     if broken.size:
         at = start + int(broken[0])
         high = at > history.at(event.onset) + 1
         return [] if high else [_gradient_overflow(history, at)]
     return [] if grown else [_forward_overflow(history, first)]
+
+
+def _norm_logged(history: History, start: int, end: int) -> NDArray[np.bool_]:
+    if end <= start:
+        return np.zeros(0, dtype=bool)
+    steps = history.steps[start:end]
+    rows = history.rows("step", int(steps[0]), int(steps[-1]))
+    logged = {row["step"] for row in rows if row.get("gradient_norm") is not None}
+    return np.array([int(step) in logged for step in steps])
 
 
 def _gradient_overflow(history: History, at: int) -> Cause:

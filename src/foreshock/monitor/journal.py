@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from torch import distributed
 
 from foreshock.runlog import RunLogWriter
+from foreshock.sinks import Delivery, Sink
 
 _LOGGER = logging.getLogger("foreshock")
 _PENDING = 1000
@@ -21,15 +22,17 @@ _LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Journal:
-    """Write to a run log, if there is one; when it can't be written any more, training goes on without it.
+    """Write to a run log and to sinks, if there are any; when one fails, training goes on without it.
 
     Args:
         run: Folder of the run log; None keeps none.
         meta: What the run is, for the header.
         rank: Rank of this process, each of which has its own file; by default `process_rank`.
+        sinks: Where the records go, too; those of rank 0 only.
 
     Raises:
         OSError: If the run folder can't be written.
+        TypeError: If one of the sinks is none.
     """
 
     def __init__(
@@ -38,12 +41,17 @@ class Journal:
         *,
         meta: Mapping[str, Any] | None = None,
         rank: int | None = None,
+        sinks: Sequence[Sink] = (),
     ) -> None:
         rank = process_rank() if rank is None else rank
+        self._deliveries = tuple(Delivery(sink) for sink in sinks) if rank == 0 else ()
         self._log = None if run is None else RunLogWriter(run, meta=meta, rank=rank)
         self._pending: list[tuple[str, Any]] = []
         self._repeats: dict[tuple[str, str], _Repeat] = {}
         self._logged: set[str] = set()
+        name = "" if run is None else Path(run).resolve().name
+        for delivery in self._deliveries:
+            delivery.put("header", {"name": name, **(meta or {})})
         if self._log is not None:
             # Records of a monitor that is never closed must not be lost either.
             self._finalizer = weakref.finalize(
@@ -62,6 +70,8 @@ class Journal:
             kind: Kind of the record, as in the table of `foreshock.runlog`.
             record: Its fields, which must not change any more: a mapping or a dataclass instance.
         """
+        for delivery in self._deliveries:
+            delivery.put(kind, record)
         if self._log is None:
             return
         if self._repeats:
@@ -72,6 +82,8 @@ class Journal:
 
     def flush(self) -> None:
         """Write the records that were kept, at once."""
+        if self._deliveries:
+            self._note_failures()
         if self._log is None or not self._pending:
             return
         rows = self._pending.copy()
@@ -124,12 +136,26 @@ class Journal:
             self._log.resume(step)
 
     def close(self) -> None:
-        """Write what was kept and close the run log."""
+        """Write what was kept, close the run log, and let the sinks finish."""
+        self._close_log()
+        for delivery in self._deliveries:
+            delivery.end()
+        for delivery in self._deliveries:
+            delivery.close()
+
+    def _close_log(self) -> None:
         if self._log is None:
             return
         self._end_repeats()
         self.flush()
         self._stop()
+
+    def _note_failures(self) -> None:
+        for delivery in self._deliveries:
+            for note in delivery.new_notes():
+                if self._log is not None:
+                    step = max((_step_of(record) for _, record in self._pending), default=0)
+                    self._pending.append(("event", {"step": max(step, 0), "name": "sink", "message": note}))
 
     def _record_event(self, step: int, name: str, message: str) -> None:
         repeat = self._repeats.get((name, message))

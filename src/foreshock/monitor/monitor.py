@@ -35,6 +35,7 @@ from foreshock.monitor.subject import Subject
 from foreshock.preconditioner import as_optimizers
 from foreshock.recorder import Recorder, Snapshot
 from foreshock.runlog import read_run
+from foreshock.sinks import Sink
 
 _LOGGER = logging.getLogger("foreshock")
 _TELLING = 20  # steps after which it is said what is lacking
@@ -88,6 +89,7 @@ class Monitor:
         recovery: What to do about spikes: see `foreshock.Ladder`. It needs a recorder; one is made if there
             is none. Then, as with a guard, training is no longer what it would be without.
         meta: Description of the run for the log: plain JSON values.
+        sinks: Where the records go besides the log, see `foreshock.sinks`: TensorBoard, W&B, a webhook …
 
     Raises:
         TypeError: If the optimizer's class is not registered, or `loss_fn` is not callable.
@@ -134,6 +136,7 @@ class Monitor:
         recorder: Recorder | None = None,
         recovery: Ladder | None = None,
         meta: Mapping[str, Any] | None = None,
+        sinks: Sequence[Sink] = (),
     ) -> None:
         if not log_every >= 1:
             raise ValueError(f"log_every is {log_every!r}; it is a number of steps, 1 or more")
@@ -156,7 +159,7 @@ class Monitor:
         if self._guard is not None:
             header["guard"] = self._guard.policy.name
         try:
-            self._journal = Journal(run, meta=header)
+            self._journal = Journal(run, meta=header, sinks=sinks)
         except BaseException:
             # A guard that nobody can reach must not stay on the optimizer; one that was passed in may.
             if self._guard is not None and self._guard is not guard:

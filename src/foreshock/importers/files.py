@@ -1,0 +1,155 @@
+"""The files of other tools as rows: what was logged together, by name."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from foreshock.importers.records import tensorboard_rows, wandb_rows
+
+Rows = Iterator[dict[str, Any]]
+
+_LONGEST_LINE = 2**20
+_LARGEST_JSON = 2**29
+_PATTERNS = ("trainer_state.json", "checkpoint-*/trainer_state.json", "events.out.tfevents.*", "*.wandb")
+_FORMATS = "trainer_state.json, TensorBoard events, .wandb, a Trackio data base, .csv or .jsonl"
+
+
+def find_source(source: Path) -> Path:
+    """Return the file to read: the source itself, or the newest one that its folder is known for.
+
+    Args:
+        source: A file, or the output folder of a training.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    if not source.is_dir():
+        if not source.exists():
+            raise FileNotFoundError(f"there is no {source}: give {_FORMATS}, or a folder that holds one")
+        return source
+    for pattern in _PATTERNS:
+        found = [path for path in source.glob(pattern) if path.is_file()]
+        if found:
+            return max(found, key=lambda path: path.stat().st_mtime)
+    raise FileNotFoundError(f"{source} holds none of {', '.join(_PATTERNS)}: name the file")
+
+
+def format_of(path: Path) -> str:
+    """Return the format of a file, by its name and its first bytes.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: If it is none that can be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head == b"SQLite format 3\0":
+        return "trackio"
+    if "tfevents" in path.name:
+        return "tensorboard"
+    if path.suffix == ".wandb":
+        return "wandb"
+    known = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "trainer_state"}
+    if path.suffix.lower() not in known:
+        raise ValueError(f"the format of {path} is unknown: give {_FORMATS}")
+    return known[path.suffix.lower()]
+
+
+def rows_of(path: Path, kind: str, *, name: str | None = None) -> Rows:
+    """Return the rows of a file, one after the other.
+
+    Args:
+        path: The file.
+        kind: Its format, as `format_of` returns it.
+        name: Which run of a data base that has several.
+
+    Raises:
+        ValueError: If the file is damaged, or of another format.
+        ImportError: If a package that reads it is missing.
+    """
+    if kind == "trackio":
+        return _trackio_rows(path, name)
+    readers: dict[str, Callable[[Path], Rows]] = {
+        "csv": _csv_rows,
+        "jsonl": _jsonl_rows,
+        "trainer_state": _trainer_rows,
+        "tensorboard": tensorboard_rows,
+        "wandb": wandb_rows,
+    }
+    return readers[kind](path)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        while line := file.readline(_LONGEST_LINE):
+            if len(line) == _LONGEST_LINE:
+                raise ValueError(f"{path} has a line of more than {_LONGEST_LINE} characters: no table")
+            yield line.replace("\0", "")
+
+
+def _csv_rows(path: Path) -> Rows:
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    try:
+        for row in csv.DictReader(_lines(path), delimiter=delimiter):
+            yield {name: value for name, value in row.items() if isinstance(name, str)}
+    except csv.Error as error:
+        raise ValueError(f"{path} can't be read as CSV: {error}") from error
+
+
+def _jsonl_rows(path: Path) -> Rows:
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if not line.endswith("\n"):
+                return  # torn: it is being written
+            raise ValueError(f"{path}, line {number}, is no JSON: {error}") from error
+        if isinstance(row, dict):
+            yield row
+
+
+def _trainer_rows(path: Path) -> Rows:
+    if path.stat().st_size > _LARGEST_JSON:
+        raise ValueError(f"{path} has more than {_LARGEST_JSON >> 20} MiB: no trainer_state.json")
+    try:
+        state = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    history = state.get("log_history") if isinstance(state, dict) else state
+    if not isinstance(history, list):
+        raise ValueError(f"{path} has no log_history: it is no trainer_state.json of transformers")
+    yield from (row for row in history if isinstance(row, dict))
+
+
+def _trackio_rows(path: Path, name: str | None) -> Rows:
+    try:
+        # Read only, so that a training that writes to it is not disturbed.
+        base = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10)
+    except sqlite3.Error as error:
+        raise ValueError(f"{path} can't be opened: {error}") from error
+    try:
+        names = [str(one) for (one,) in base.execute("SELECT DISTINCT run_name FROM metrics LIMIT 1000")]
+        if name is None and len(names) > 1:
+            raise ValueError(f"{path} has {len(names)} runs: choose one with --name: {', '.join(names[:20])}")
+        if name is not None and name not in names:
+            raise ValueError(f"{path} has no run {name!r}: it has {', '.join(names[:20]) or 'none'}")
+        query = "SELECT step, metrics FROM metrics WHERE run_name = ? ORDER BY id"
+        for step, text in base.execute(query, (name if name is not None else "".join(names),)):
+            row = json.loads(text) if isinstance(text, (str, bytes)) else None
+            if isinstance(row, dict):
+                yield {**row, "step": step}
+    except sqlite3.Error as error:
+        raise ValueError(f"{path} is no data base of Trackio, or is damaged: {error}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} holds metrics that are no JSON: {error}") from error
+    finally:
+        base.close()

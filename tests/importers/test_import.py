@@ -1,0 +1,206 @@
+"""Logs of other tools become runs: spikes are found, what was not measured is absent, damage is one line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import random
+import sqlite3
+
+import pytest
+from typer.testing import CliRunner
+
+from foreshock.cli.app import app
+from foreshock.explain import explain_run
+from foreshock.importers import guess_columns, import_run
+from foreshock.report import summarise, to_text, write_html
+from foreshock.runlog import read_run
+
+SPIKE = range(150, 156)
+
+
+def losses():
+    noise = random.Random(0)
+    return [2 * math.exp(-s / 100) + 0.01 * noise.random() + 8 * (s in SPIKE) for s in range(300)]
+
+
+def trainer_state(folder):
+    rows = [{"step": s, "loss": loss, "grad_norm": 1.5, "epoch": s / 9} for s, loss in enumerate(losses())]
+    path = folder / "checkpoint-300" / "trainer_state.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"log_history": [*rows, {"step": 299, "eval_loss": 9.0}]}))
+    return folder
+
+
+def table(folder):
+    path = folder / "log.csv"
+    path.write_text(
+        "iteration,train_loss,val_loss\n" + "".join(f"{s},{x},\n" for s, x in enumerate(losses()))
+    )
+    return path
+
+
+def lines(folder):
+    path = folder / "log.jsonl"
+    rows = [{"_step": s, "train/loss": x} for s, x in enumerate(losses())]
+    # An earlier attempt at the last steps, which a resume did again, and a last line that is torn.
+    rows[290:290] = [{"_step": s, "train/loss": 77.0} for s in range(290, 300)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"_step": 300, "tr')
+    return path
+
+
+def trackio(folder):
+    path = folder / "p.db"
+    base = sqlite3.connect(path)
+    base.execute("CREATE TABLE metrics (id INTEGER PRIMARY KEY, run_name TEXT, step INTEGER, metrics TEXT)")
+    rows = [("r", s, json.dumps({"loss": x}).encode()) for s, x in enumerate(losses())]
+    base.executemany("INSERT INTO metrics (run_name, step, metrics) VALUES (?, ?, ?)", rows)
+    base.commit()
+    base.close()
+    return path
+
+
+def tensorboard(folder):
+    pytest.importorskip("tensorboard")
+    from foreshock.sinks import TensorBoard
+
+    sink = TensorBoard(folder / "tb")
+    for step, loss in enumerate(losses()):
+        sink.write("step", {"step": step, "loss": loss, "gradient_norm": 1.5})
+    sink.close()
+    return folder / "tb"
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("make", [trainer_state, table, lines, trackio, tensorboard])
+def test_the_spike_is_found_and_what_was_not_measured_is_absent(tmp_path, make):
+    found = import_run(make(tmp_path), tmp_path / "run")
+    run = read_run(tmp_path / "run")
+    assert run.steps("step").tolist() == list(range(300))
+    assert run.column("step", "loss") == pytest.approx(losses(), rel=1e-6)
+    assert [one.onset for one in explain_run(run)] == [150]
+    assert set(run.records) == {"step"}
+    has_norm = make in (trainer_state, tensorboard)
+    assert set(run.records["step"][0]) == {"kind", "step", "loss"} | (
+        {"gradient_norm"} if has_norm else set()
+    )
+    assert (found.columns.gradient_norm is not None) == has_norm
+    assert found.columns.learning_rate is None
+    assert found.replaced == (10 if make is lines else 0)
+    text = to_text(summarise(run))
+    assert "no curvature was measured" in text
+    page = write_html([run], tmp_path / "page.html").read_text()
+    assert "150" in page
+
+
+def test_wandb_offline_runs_are_read(tmp_path):
+    pb = pytest.importorskip("wandb.proto.wandb_internal_pb2")
+    import struct
+
+    blocks = bytearray(b":W&B" + struct.pack("<HB", 0xBEE1, 0))
+    for step, loss in enumerate(losses()):
+        record = pb.Record()
+        record.history.step.num = step
+        for key, value in {"train/loss": loss, "note": "x" * 400}.items():
+            item = record.history.item.add()
+            item.nested_key.append(key)
+            item.value_json = json.dumps(value)
+        left, first = record.SerializeToString(), True
+        while left or first:
+            room = 2**15 - len(blocks) % 2**15
+            if room < 7:
+                blocks += b"\0" * room
+                continue
+            part, left = left[: room - 7], left[room - 7 :]
+            kind = (1 if first else 4) if not left else (2 if first else 3)
+            blocks += struct.pack("<IHB", 0, len(part), kind) + part
+            first = False
+    (tmp_path / "run-x.wandb").write_bytes(blocks)
+    import_run(tmp_path, tmp_path / "run")
+    assert read_run(tmp_path / "run").column("step", "loss").tolist() == losses()
+
+
+def test_a_loss_that_is_nan_is_found_and_not_blamed_on_a_gradient_that_was_not_logged(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("step,loss\n" + "".join(f"{s},{'nan' if s > 80 else 1.0}\n" for s in range(100)))
+    import_run(path, tmp_path / "run")
+    (one,) = explain_run(read_run(tmp_path / "run"))
+    assert (one.kind, one.onset) == ("non-finite", 81)
+    assert one.causes == ()
+
+
+def test_columns_are_guessed_by_name_and_can_be_named():
+    counts = {"_step": 9, "train/loss": 9, "eval/loss": 3, "val_loss": 3, "lr-AdamW": 9, "grad_norm_total": 9}
+    found = guess_columns(counts)
+    assert (found.loss, found.step) == ("train/loss", "_step")
+    assert (found.learning_rate, found.gradient_norm) == ("lr-AdamW", "grad_norm_total")
+    assert guess_columns(counts, given={"loss": "eval/loss"}).loss == "eval/loss"
+    with pytest.raises(ValueError, match="no column 'nll' with numbers to be the loss; it has '_step', "):
+        guess_columns(counts, given={"loss": "nll"})
+    with pytest.raises(ValueError, match="no column looks like a training loss: name it with --loss"):
+        guess_columns({"step": 9, "eval_loss": 9})
+
+
+def test_the_command_prints_its_guess_and_what_happened(tmp_path):
+    done = CliRunner().invoke(app, ["import", str(table(tmp_path)), "-o", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    assert "  loss: train_loss (guessed; --loss NAME to choose another)" in done.output
+    assert "  learning rate: absent" in done.output
+    assert "1 spike" in done.output
+
+
+HOSTILE = {
+    "none.csv": (b"", "no column looks like a training loss"),
+    "words.csv": (b"step,loss\na,b\n", "no column looks like a training loss"),
+    "long.csv": (b"x" * 2**21, "more than 1048576 characters"),
+    "quotes.csv": (b'step,loss\n1,"' + b"x" * 200_000, "can't be read as CSV"),
+    "list.jsonl": (b"[1]\n2\n", "no column looks like a training loss"),
+    "bad.jsonl": (b"{]\n{}\n", "line 1, is no JSON"),
+    "deep.jsonl": (b"[" * 100_000 + b"\n", "is no JSON"),
+    "trainer_state.json": (b'{"log_history": 3}', "has no log_history"),
+    "deep.json": (b"[" * 100_000, "is no JSON"),
+    "x.parquet": (b"PAR1", "format of .* is unknown"),
+    "broken.db": (b"SQLite format 3\0" + b"\1" * 5000, "no data base of Trackio, or is damaged"),
+    "huge.csv": (b"step,loss\n1e400,1\n-1,1\n.5,1\n" + b"9" * 40 + b",1\n", "no row with both a loss"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_source_is_one_line(tmp_path, name):
+    content, words = HOSTILE[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        import_run(tmp_path / name, tmp_path / "run")
+    done = CliRunner().invoke(app, ["import", str(tmp_path / name), "-o", str(tmp_path / "run")])
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("make", [trainer_state, table, lines, trackio, tensorboard])
+def test_damage_anywhere_is_read_or_refused(tmp_path, make):
+    source = make(tmp_path)
+    path = source if source.is_file() else next(one for one in source.rglob("*") if one.is_file())
+    sound, choose = path.read_bytes(), random.Random(1)
+    for number in range(40):
+        data = bytearray(sound[: choose.randrange(1, len(sound))] if number % 2 else sound)
+        for _ in range(choose.randrange(1, 30)):
+            data[choose.randrange(min(len(data), 4000))] = choose.randrange(256)
+        path.write_bytes(data)
+        # Another exception, or a loss that the run log can't be read with, fails here.
+        with contextlib.suppress(ValueError):
+            found = import_run(path, tmp_path / f"run{number}")
+            assert len(read_run(found.path).steps("step")) == found.steps
+
+
+def test_a_missing_package_names_the_pip_command(tmp_path, monkeypatch):
+    monkeypatch.setattr("foreshock.importers.records.find_spec", lambda name: None)
+    for name, pip in {
+        "a.wandb": "pip install wandb",
+        "events.out.tfevents.1": "pip install tensorboard",
+    }.items():
+        (tmp_path / name).write_bytes(b"x")
+        with pytest.raises(ImportError, match=pip):
+            import_run(tmp_path / name, tmp_path / "run")
