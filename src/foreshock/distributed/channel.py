@@ -59,7 +59,7 @@ class Channel:
             tensor: Of the same shape and dtype in each.
 
         Raises:
-            ChannelError: If that fails; the channel is then closed, so that the others don't wait for it.
+            ChannelError: If that fails; the channel is then closed, and the others wait until their time is over.
         """
         if self._group is None:
             raise ChannelError("the connection to the other processes was lost before")
@@ -73,7 +73,7 @@ class Channel:
         return tensor
 
     def close(self) -> None:
-        """Close the connections; a process that waits on them gets an error at once."""
+        """Make no more sums; a process that waits for one gets an error after its time-out."""
         self._group = None
 
 

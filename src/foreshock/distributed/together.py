@@ -186,7 +186,7 @@ class Together:
         return Meeting(wanted[0], means, share)
 
     def close(self) -> None:
-        """End the connection: the others go on alone."""
+        """End the connection: the others go on alone, after a wait."""
         if self.channel is not None:
             self.channel.close()
         self.alone = self.alone or "it was closed"
