@@ -59,7 +59,7 @@ class Channel:
             tensor: Of the same shape and dtype in each.
 
         Raises:
-            ChannelError: If that fails; the channel is then closed, and the others wait until their time is over.
+            ChannelError: If that fails; the channel is then closed, and the others wait for their time-out.
         """
         if self._group is None:
             raise ChannelError("the connection to the other processes was lost before")
