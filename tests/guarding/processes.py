@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from foreshock.guarding import Secant, guard
-from guarding.training import Script, asked, data, network, squared, train
+from guarding.training import Script, asked, data, network, train
 
 PROCESSES, STEPS = 2, 60
 SCRIPT = {12: asked("raise along", 1.6), 20: asked("raise all", 1.3), 25: asked("clip", 0.5)}
@@ -74,7 +74,6 @@ def check(rank, folder):
     mine = tuple(part[8 * rank : 8 * rank + 8] for part in batch)
     for policy in policies():
         compare(policy, batch, mine)
-    measured(mine)
     pieces(rank)
     growing_pieces(rank)
     # What the models hold of the group has to go before it, and no process before the others are done.
@@ -132,22 +131,6 @@ def growing_pieces(rank):
     if not watched.policy.seen[-1].grown_ratio > 1:
         raise RuntimeError(f"nothing grew: {watched.policy.seen[-1]}")
     alike([str(one) for one in watched.policy.seen], "signals of growth")
-
-
-def measured(mine):
-    """Pairs are not measured: each process would read its own batch, and act by itself."""
-    model = DistributedDataParallel(network(dtype=torch.float64))
-    halves = [tuple(part[k::2].clone() for part in mine) for k in (0, 1)]
-    optimizer = optim.AdamW(model.parameters(), lr=0.01)
-    watched = guard(optimizer, "mean_square")
-    for step in range(20):
-        optimizer.zero_grad()
-        squared(model, halves[step % 2]).backward()
-        if watched.measure(model, squared, halves[step % 2], every=1):
-            raise RuntimeError("pairs were measured")
-        optimizer.step()
-    if "their weights would drift apart" not in str(watched.summary()):
-        raise RuntimeError(f"it was not said that nothing is measured: {watched.summary()}")
 
 
 if __name__ == "__main__":

@@ -113,7 +113,9 @@ def guarded(rank, folder):
             ended.append(
                 run.train(
                     sizes=lambda step: 1 + 7 * (rank == 0 or step != 5),
-                    measure=lambda run, batch, loss=loss: run.guard.measure(run.model, loss, batch, every=1),
+                    measure=lambda run, batch, loss=loss: run.guard.measure(
+                        run.model.module, loss, batch, every=1
+                    ),
                 )
             )
         same(*ended, "guard")

@@ -25,7 +25,7 @@ from torch import Tensor
 from foreshock.curvature.form import symmetric_form
 from foreshock.curvature.probe import CurvatureReading, ProbeMemory, ProbeSettings, largest_blocks
 from foreshock.eigen import StoppingRule, largest_eigenvalue
-from foreshock.operators import DifferenceOperator, Evaluation, Loss
+from foreshock.operators import Evaluation, Loss
 from foreshock.preconditioner import Preconditioner
 from foreshock.vectors import reciprocal, turned, unit
 
@@ -236,7 +236,7 @@ def refresh_curvature(
             )
             direction, ratio, error, starts = top.vector, top.value, top.error, top.starts
             complete, converged = True, top.converged
-        gain = hessian.gain if isinstance(hessian, DifferenceOperator) else None
+        gain = getattr(hessian, "gain", None)  # of differences only
     slope, norm = float(torch.dot(direction, scaled)), float(torch.linalg.vector_norm(scaled))
     rate = preconditioner.common_rate
     nan = math.nan

@@ -34,6 +34,8 @@ import torch
 from torch import Tensor, nn
 
 from foreshock.curvature.weights import EXAMPLES, SUM, PartLosses, PartWeights
+from foreshock.distributed import ALONE, Joint
+from foreshock.distributed.joint import CURVATURES, GRADIENTS
 from foreshock.dynamics import LinearRecursion, mean_square_ratio
 from foreshock.isolation import RandomState
 from foreshock.operators import Evaluation, GradientFunction, LossTerm, displaced, normalised_terms
@@ -107,6 +109,7 @@ def measure_noise(
     loss: float = math.nan,
     weigh: Callable[[PartLosses], PartWeights] | None = None,
     keep: Callable[[Evaluation], None] | None = None,
+    joint: Joint = ALONE,
 ) -> tuple[NoiseReading, Tensor]:
     """Measure the curvature along a direction, and its variance between batches, from the parts of a batch.
 
@@ -123,6 +126,8 @@ def measure_noise(
         weigh: Returns how the parts make up the batch, from their losses; None for a mean that is weighted as
             `parts` says.
         keep: Called with loss and gradient of the whole batch, from those of its parts.
+        joint: The processes that measure together. Of several, the numbers of the reading are summands: their
+            sums over all processes are the reading of all parts.
 
     Returns:
         The reading, and the direction for the next measurement.
@@ -161,7 +166,7 @@ def measure_noise(
         random=any(one.random for one in measured),
     )
     weights = PartWeights.of_mean(losses.shares) if weigh is None else weigh(losses)
-    gradients = _Spread.of([one.here.gradient * root for one in measured], weights)
+    gradients = _Spread.of([one.here.gradient * root for one in measured], weights, joint, GRADIENTS)
     _require_finite(gradients.variance)
     if keep is not None:
         keep(_whole([one.here for one in measured], weights))
@@ -181,20 +186,20 @@ def measure_noise(
         new.gradient.sub_(old.here.gradient).mul_(root).mul_(preconditioner.sign / length)
         for old, new in zip(measured, there, strict=True)
     ]
-    curvature = _Spread.of(products, weights)
+    curvature = _Spread.of(products, weights, joint, CURVATURES)
     _require_finite(curvature.variance)
     mean = float(torch.dot(w, curvature.mean))
     reading = NoiseReading(
         step=step,
-        mean=mean,
+        mean=mean / joint.size,
         variance=curvature.variance,
         variance_along=curvature.along(w),
         noise_factor=_noise_factor(preconditioner.recursion, mean),
         # E‖ḡ‖² = ‖E[g]‖² + variance, hence the difference.
-        gradient_signal=float(gradients.mean @ gradients.mean) - gradients.variance,
+        gradient_signal=float(gradients.mean @ gradients.mean) / joint.size - gradients.variance,
         gradient_noise=gradients.variance,
-        loss_mismatch=abs(weights.mismatch(losses)),
-        parts=len(terms),
+        loss_mismatch=joint.share * abs(weights.mismatch(losses)),
+        parts=curvature.parts,
         seconds=time.perf_counter() - began,
         passes=2 * GRADIENT_PASSES,
     )
@@ -274,20 +279,26 @@ def is_same_state(one: RandomState, other: RandomState) -> bool:
 
 @dataclass(frozen=True)
 class _Spread:
-    """Weighted mean of the parts' vectors, and the variance of that mean between batches."""
+    """Weighted mean of the parts' vectors, and the variance of that mean between batches.
+
+    Of several processes the mean is over the parts of all, `shares` are those in the whole, and each has its
+    summand of the variance.
+    """
 
     mean: Tensor
     vectors: list[Tensor]
     shares: tuple[float, ...]
+    parts: int
 
     @classmethod
-    def of(cls, vectors: list[Tensor], weights: PartWeights) -> _Spread:
+    def of(cls, vectors: list[Tensor], weights: PartWeights, joint: Joint, topic: int) -> _Spread:
         if any(scale != 1 for scale in weights.scales):
             vectors = [vector * scale for vector, scale in zip(vectors, weights.scales, strict=True)]
         mean = vectors[0] * weights.shares[0]
         for vector, share in zip(vectors[1:], weights.shares[1:], strict=True):
             mean.add_(vector, alpha=share)
-        return cls(mean, vectors, weights.shares)
+        mean, (parts,) = joint.mean(mean, len(vectors), topic=topic)
+        return cls(mean, vectors, tuple(joint.share * share for share in weights.shares), round(parts))
 
     @cached_property
     def variance(self) -> float:
@@ -307,7 +318,7 @@ class _Spread:
         # A part with the share p of the batch deviates with the variance σ²/p, so each p·‖h − h̄‖² estimates
         # σ² but for the one degree of freedom that the mean takes.
         weighted = sum(share * square for share, square in zip(self.shares, squares, strict=True))
-        return weighted / (len(squares) - 1)
+        return weighted / (self.parts - 1)
 
 
 def _require_finite(variance: float) -> None:

@@ -20,15 +20,16 @@ from torch import Tensor, nn
 
 from foreshock.curvature.blocks import BlockShare, block_shares, name_parameters
 from foreshock.curvature.form import random_start, symmetric_form
+from foreshock.distributed import ALONE, Joint
 from foreshock.eigen import EigenResult, StoppingRule, largest_eigenvalue
 from foreshock.operators import (
     BackendChoice,
-    DifferenceOperator,
     Evaluation,
     HessianOperator,
     Loss,
     LossOperator,
     PreconditionedOperator,
+    ReducedOperator,
     hessian_operator,
 )
 from foreshock.preconditioner import Preconditioner
@@ -144,11 +145,13 @@ class ProbeSettings:
         stop: When λ_max is accurate enough; None for 0.5 % near the edge and 2 % far from it.
         model: The model that the loss evaluates: its buffers are restored between evaluations, and its
             modules name the blocks. None: no buffers are restored, and no blocks are reported.
+        joint: The processes whose parts of the batch it is made over; this one alone by default.
     """
 
     backend: BackendChoice | None = None
     stop: StoppingRule | None = None
     model: nn.Module | None = None
+    joint: Joint = ALONE
 
     def operator(self, loss: Loss, parameters: Sequence[Tensor], gain: float | None = None) -> LossOperator:
         """Return the Hessian of a loss, to be used in a ``with`` block.
@@ -158,9 +161,12 @@ class ProbeSettings:
             parameters: The tensors to differentiate with respect to.
             gain: ‖Hv‖/‖v‖ of the last probe, for finite differences.
         """
+        found: LossOperator
         if self.backend is None:
-            return HessianOperator(loss, parameters, model=self.model)
-        return hessian_operator(self.backend, loss, parameters, model=self.model, gain=gain)
+            found = HessianOperator(loss, parameters, model=self.model)
+        else:
+            found = hessian_operator(self.backend, loss, parameters, model=self.model, gain=gain)
+        return found if self.joint.size == 1 else ReducedOperator(found, self.joint)
 
 
 def probe_curvature(
@@ -232,7 +238,7 @@ def probe_curvature(
             settings.stop or StoppingRule(threshold=1.0),
             extra=directions.pairs(),
         )
-        gain = hessian.gain if isinstance(hessian, DifferenceOperator) else None
+        gain = getattr(hessian, "gain", None)  # of differences only
     # Ratios are in multiples of 2/η; the curvatures themselves exist only if all groups share one η.
     rate = preconditioner.common_rate
     unscaled = [

@@ -21,9 +21,12 @@ from foreshock.curvature.parts import Divider
 from foreshock.curvature.probe import CurvatureReading, ProbeMemory, ProbeSettings, probe_curvature
 from foreshock.curvature.remarks import Remark, weighting_remarks
 from foreshock.curvature.weights import Weighing
+from foreshock.distributed import ALONE, Joint, LeftOutError
+from foreshock.distributed.joint import CHOICE
 from foreshock.eigen import StoppingRule
 from foreshock.isolation import MovedMemory, alone, fresh, isolated, plain_module
 from foreshock.operators import BackendChoice, Evaluation, LossTerm, choose_backend
+from foreshock.operators.backend import CENTRAL_DIFFERENCES
 from foreshock.operators.loss import evaluate
 from foreshock.preconditioner import Preconditioner
 
@@ -64,6 +67,7 @@ class NoiseProber:
         loss: float = math.nan,
         usual: int | None = None,
         keep: Callable[[Evaluation], None] | None = None,
+        joint: Joint = ALONE,
     ) -> NoiseReading | None:
         """Return the curvature along one direction, and how it differs between the parts of a batch.
 
@@ -82,13 +86,17 @@ class NoiseProber:
             usual: Number of examples of the usual batch, which the variances are given for; None to take the
                 median of those that were probed.
             keep: Called with the mean loss and gradient of the parts.
+            joint: The processes that make this measurement together: the parts are those of all batches.
 
         Raises:
+            LeftOutError: Of several processes, where the batch of one can't be split.
             Exception: Whatever the loss function raises.
         """
         model = plain_module(model)
         parts = self._divider.divide(model, loss_fn, batch, usual=usual)
         if parts is None:
+            if joint.size > 1:
+                raise LeftOutError  # by all
             return None
         made = not (isinstance(batch, MicroBatches) and len(batch.batches) > 1)
         terms = part_terms(model, loss_fn, parts)
@@ -96,7 +104,7 @@ class NoiseProber:
             if made and math.isnan(loss) and self._weighing.wants_loss:
                 # With its graph: a loss may differentiate inside, as that of a differential equation does.
                 loss = float(evaluate(LossTerm(lambda: loss_fn(model, fresh(batch)))).detach())
-            reading, self._direction = measure_noise(
+            reading, direction = measure_noise(
                 terms,
                 preconditioner,
                 step=step,
@@ -105,11 +113,15 @@ class NoiseProber:
                 loss=loss,
                 weigh=lambda found: self._weighing.weigh(found, parts, made=made),
                 keep=keep,
+                joint=joint,
             )
+        reading, examples, usual_examples = _of_all(
+            reading, joint, self._divider.examples, self._divider.usual
+        )
+        self._direction = direction
         reading = replace(reading, weighting=self._weighing.rule)
         self._divider.remarks.add(*weighting_remarks(self._weighing, model, made=made))
-        size = self._divider.examples
-        return at_usual_size(reading, examples=size, usual=self._divider.usual) if size else reading
+        return at_usual_size(reading, examples=examples, usual=usual_examples) if examples else reading
 
     def take_remarks(self) -> tuple[Remark, ...]:
         """Return what there is to say about batches and their parts since the last call, each thing once."""
@@ -163,7 +175,13 @@ class Prober:
         return None if self._memory is None else self._memory.starts[0]
 
     def probe(
-        self, batch: Any, preconditioner: Preconditioner, *, step: int, stop: StoppingRule | None = None
+        self,
+        batch: Any,
+        preconditioner: Preconditioner,
+        *,
+        step: int,
+        stop: StoppingRule | None = None,
+        joint: Joint = ALONE,
     ) -> CurvatureReading:
         """Return the curvature for the step about to be taken; the model is left as it was.
 
@@ -175,6 +193,7 @@ class Prober:
             preconditioner: The step about to be taken.
             step: Its number, for the reading.
             stop: When λ_max is accurate enough; by default as `ProbeSettings` says.
+            joint: The processes that make this probe together, each on its part of the batch.
 
         Raises:
             Exception: Whatever the loss function or a product raises. The next probe then chooses a backend
@@ -188,14 +207,17 @@ class Prober:
             if chosen is None:
                 chosen = choose_backend(loss, preconditioner.parameters, model=self._model)
                 spent = chosen.passes
-            settings = ProbeSettings(chosen, stop, model=self._model)
+                chosen = _agreed(chosen, preconditioner, joint)
+            settings = ProbeSettings(chosen, stop, model=self._model, joint=joint)
             reading, memory = probe_curvature(
                 loss, preconditioner, step=step, memory=self._memory, settings=settings
             )
+        # After everything that may fail in one process alone: from here on all know the same.
+        (passes,) = joint.end((reading.passes + spent) / joint.size)
         self._memory, self._evaluation = replace(memory, evaluation=None), memory.evaluation
         self.backend = chosen
         self._follow(reading, self._memory.starts[0], preconditioner)
-        return replace(reading, passes=reading.passes + spent)
+        return replace(reading, passes=passes)
 
     @property
     def measured(self) -> FollowedRatio | None:
@@ -215,13 +237,16 @@ class Prober:
         """
         return self._followed is None or self._followed.direction.numel() == size
 
-    def refresh(self, batch: Any, preconditioner: Preconditioner, *, step: int) -> CurvatureReading:
+    def refresh(
+        self, batch: Any, preconditioner: Preconditioner, *, step: int, joint: Joint = ALONE
+    ) -> CurvatureReading:
         """Return the curvature along the last top eigenvector; see `refresh_curvature`.
 
         Args:
             batch: What `loss_fn` gets.
             preconditioner: The step about to be taken.
             step: Its number, for the reading.
+            joint: The processes that make this probe together, each on its part of the batch.
 
         Raises:
             ValueError: If there is no eigenvector to go on from, or other parameters are trained by now.
@@ -236,15 +261,16 @@ class Prober:
         self.backend = None  # unset until it succeeds, as in `probe`
         loss = loss_terms(self._model, self._loss_fn, batch)
         with alone(self._model), isolated(self._model, self._loss_fn, self._moved):
-            settings = ProbeSettings(chosen, model=self._model)
+            settings = ProbeSettings(chosen, model=self._model, joint=joint)
             reading, direction, found = refresh_curvature(
                 loss, preconditioner, step=step, direction=direction, settings=settings, gain=memory.gain
             )
+        (passes,) = joint.end(reading.passes / joint.size)
         self.backend = chosen
         starts = found.starts if reading.complete else (*found.starts, *memory.starts[1:])
         self._memory, self._evaluation = ProbeMemory(starts, found.gain), found.evaluation
         self._follow(reading, direction, preconditioner)
-        return reading
+        return replace(reading, passes=passes)
 
     def follow(self, preconditioner: Preconditioner) -> float | None:
         """Return the last stability ratio with the present v and learning rate; None if there is none.
@@ -264,6 +290,7 @@ class Prober:
         step: int,
         loss: float = math.nan,
         usual: int | None = None,
+        joint: Joint = ALONE,
     ) -> NoiseReading | None:
         """Return the noise of a batch, or None if it is left out; see `NoiseProber.probe`.
 
@@ -273,6 +300,7 @@ class Prober:
             step: Its number, for the reading.
             loss: Loss of the whole batch; NaN if unknown.
             usual: Number of examples of the usual batch; None if unknown.
+            joint: The processes that make this measurement together.
         """
         return self.noise.probe(
             self._model,
@@ -283,6 +311,7 @@ class Prober:
             loss=loss,
             usual=usual,
             keep=self._keep,
+            joint=joint,
         )
 
     def take_evaluation(self) -> Evaluation | None:
@@ -339,3 +368,32 @@ class Prober:
         if starts is not None:
             self._memory = ProbeMemory(tuple(start.clone() for start in starts), state["gain"])
         self._followed = None if followed is None else FollowedRatio(**followed)
+
+
+def _agreed(choice: BackendChoice, preconditioner: Preconditioner, joint: Joint) -> BackendChoice:
+    """Return a backend that all processes take: differences, if one of them can't do without."""
+    if joint.size == 1:
+        return choice
+    mine = float(choice.name == CENTRAL_DIFFERENCES)
+    _, (differences,) = joint.mean(preconditioner.gradient(), mine, topic=CHOICE)
+    if not differences or mine:
+        return choice
+    why = f"{differences:.0f} of {joint.size} processes can't differentiate their part of the batch twice"
+    return replace(choice, name=CENTRAL_DIFFERENCES, reason=why)
+
+
+def _of_all(
+    reading: NoiseReading, joint: Joint, examples: float, usual: float
+) -> tuple[NoiseReading, float, float]:
+    """Return the reading of all processes from the summands of each, and their numbers of examples."""
+    names = ("mean", "variance", "variance_along", "gradient_signal", "gradient_noise", "loss_mismatch")
+    known = joint.size == 1 or examples > 0
+    *sums, examples, usual = joint.end(
+        *(getattr(reading, name) for name in names),
+        examples if known else math.nan,
+        usual if known else math.nan,
+    )
+    unknown = math.isnan(examples)
+    found: dict[str, Any] = dict(zip(names, sums, strict=True))
+    whole = replace(reading, **found)
+    return whole, 0.0 if unknown else examples, 0.0 if unknown else usual

@@ -15,7 +15,7 @@ from foreshock.curvature import LossFunction
 from foreshock.failures import Failures
 from foreshock.forecast import NOISE_INTERVAL
 from foreshock.guarding.engine import Engine
-from foreshock.guarding.pair_prober import PairProber
+from foreshock.guarding.pair_prober import APART, PairProber
 from foreshock.guarding.policies import Policy
 from foreshock.guarding.record import ActionLog, GuardAction, GuardSummary, Tally
 from foreshock.guarding.step_hooks import StepHooks, is_captured
@@ -24,11 +24,6 @@ from foreshock.preconditioner import unwrap
 
 _LOGGER = logging.getLogger("foreshock")
 _LONG_MEMORY = 0.99
-_APART = (
-    "where several processes train together neither the noise of mini-batches nor λ_max is used: each "
-    "process reads them from its own batch and would act by itself, so that their weights would drift apart; "
-    "what follows from the gradients that they share is guarded"
-)
 
 
 class Guard:
@@ -136,8 +131,11 @@ class Guard:
 
         Two gradients of each half of the batch, 2 F, every ten steps while v lags and every fifty otherwise:
         2/`every` F a step at most. Nothing where every step sees the same data, or where the policy needs no
-        pairs. Training is left as it was. Nothing either where several processes train together: each would
-        act on what it read from its own batch, and their weights would drift apart.
+        pairs. Training is left as it was.
+
+        Behind DistributedDataParallel call it in every process, with the wrapped model: all measure at the
+        same steps, and act on the same numbers. Elsewhere nothing is measured where several processes train
+        together, because their weights would drift apart.
 
         Args:
             model: The model.
@@ -153,10 +151,9 @@ class Guard:
         Raises:
             ValueError: If `every` is below one.
         """
-        if "pairs" not in self.policy.needs or self._failures.given_up or not self._hooks.attached:
-            return False
-        if several_processes():
-            self._failures.note(_APART)
+        able = self._hooks.attached and not self._failures.given_up
+        # Of several processes each comes to where they agree, also one that can't act.
+        if "pairs" not in self.policy.needs or not (able or several_processes()):
             return False
         with kept_options([unwrap(self._optimizer)]):
             reading = self._prober.measure(
@@ -168,6 +165,7 @@ class Guard:
                 lag=self.lag,
                 gradient_scale=gradient_scale,
                 every=every,
+                able=able,
             )
         if reading is not None:
             self.record_noise(mean=reading.mean, variance=reading.variance, noise_factor=reading.noise_factor)
@@ -211,8 +209,8 @@ class Guard:
         if not self.step:
             return ()
         if several_processes():
-            relevant = self.policy.needs & {"pairs", "curvature"} and _APART not in self._failures.notes
-            return (_APART,) if relevant else ()
+            measured = self._engine.memory.pairs or self._has_curvature or self._prober.notes
+            return (APART,) if self.policy.needs & {"pairs", "curvature"} and not measured else ()
         if self.monitored:
             return ()
         if "pairs" in self.policy.needs and not (self._prober.asked or self._engine.memory.pairs):

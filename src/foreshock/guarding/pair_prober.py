@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from torch import nn
@@ -11,13 +12,21 @@ from torch.optim import Optimizer
 
 from foreshock.batches import BatchWatch
 from foreshock.curvature import LossFunction, NoiseProber, NoiseReading
+from foreshock.distributed import ALONE, JointProbe, LeftOutError, Together, data_parallel_peers
 from foreshock.failures import Failures
 from foreshock.forecast import NOISE_INTERVAL, noise_interval
 from foreshock.guarding.parameters import all_parameters
-from foreshock.preconditioner import read_preconditioner, unwrap
-from foreshock.vectors import is_sharded
+from foreshock.isolation import several_processes
+from foreshock.preconditioner import moving_parameters, read_preconditioner, unwrap
+from foreshock.vectors import is_sharded, vector_dtype
 
 _LOGGER = logging.getLogger("foreshock")
+APART = (
+    "where several processes train together, neither the noise of mini-batches nor λ_max is used unless all "
+    "of them measure together: each would act on its own batch, so that their weights would drift apart; "
+    "what follows from the gradients that they share is guarded. Give each process the same guard.measure() "
+    "or Monitor, with the model that DistributedDataParallel returned"
+)
 
 
 class PairProber:
@@ -33,6 +42,7 @@ class PairProber:
         self._failures = Failures("guard")
         self._calls = 0
         self._unsplit = ""  # why no batch could be split
+        self._company: Together | None = None
         self.spent = False
 
     @property
@@ -61,6 +71,7 @@ class PairProber:
         lag: float,
         gradient_scale: float,
         every: int = NOISE_INTERVAL,
+        able: bool = True,
     ) -> NoiseReading | None:
         """Return a reading if one is due and can be made.
 
@@ -73,6 +84,7 @@ class PairProber:
             lag: How far the second moment lags; NaN if that is not known.
             gradient_scale: What ``.grad`` still has to be divided by.
             every: Steps between two measurements while v lags, ≥ 1; five times as many otherwise.
+            able: Whether this process can act; where it can't, none of several measures.
 
         Raises:
             ValueError: If `every` is below one.
@@ -81,21 +93,34 @@ class PairProber:
             raise ValueError(f"every is {every!r}; at least one step lies between two measurements")
         self.spent = False
         self._see(batch)
+        joint: JointProbe | None = None
+        if several_processes():
+            due = able and not step % noise_interval(lag, every=every) and self._able(optimizer)
+            joint = self._agreed(model, optimizer, step=step, every=every, due=due)
+            if joint is None:
+                return None
         # What a batch was too short for is measured on the next one.
-        if step % noise_interval(lag, every=every) and not self._prober.pending:
-            return None
-        if self._batches.constant is not False or self._failures.given_up:
-            return None
-        if not self._can_measure(optimizer):
+        elif (step % noise_interval(lag, every=every) and not self._prober.pending) or not self._able(
+            optimizer
+        ):
             return None
         try:
-            preconditioner = read_preconditioner(optimizer, gradient_scale=gradient_scale)
-            if not preconditioner.largest_rate > 0:
-                return None  # nothing moves: a schedule may begin at zero
-            self.spent = True
-            reading = self._prober.probe(
-                model, loss_fn, batch, preconditioner, step=step, usual=self._batches.usual_examples
-            )
+            with nullcontext(ALONE) if joint is None else joint as together:
+                preconditioner = read_preconditioner(optimizer, gradient_scale=gradient_scale)
+                if not preconditioner.largest_rate > 0:
+                    raise LeftOutError  # nothing moves: a schedule may begin at zero
+                self.spent = True
+                reading = self._prober.probe(
+                    model,
+                    loss_fn,
+                    batch,
+                    preconditioner,
+                    step=step,
+                    usual=self._batches.usual_examples,
+                    joint=together,
+                )
+        except LeftOutError:
+            return None
         except Exception as error:  # noqa: BLE001 - a measurement must never end a training run
             self._failures.failed(f"a measurement of the noise failed at step {step}", error)
             return None
@@ -103,6 +128,43 @@ class PairProber:
         self._say()
         self.spent = reading is not None
         return reading
+
+    def _able(self, optimizer: Optimizer) -> bool:
+        """Return whether this process can measure at all."""
+        if self._batches.constant is not False or self._failures.given_up:
+            return False
+        return self._can_measure(optimizer)
+
+    def _agreed(
+        self, model: nn.Module, optimizer: Optimizer, *, step: int, every: int, due: bool
+    ) -> JointProbe | None:
+        """Return the messages of a measurement that all processes make now; None if there is none.
+
+        They meet at each multiple of `every`, whatever one of them knows, so that nobody waits for another.
+        """
+        if self._company is None:
+            peers = data_parallel_peers(model)
+            if peers is None:
+                self._failures.note(APART)
+                return None
+            self._company = Together(
+                peers, "guard", signature=f"every {every}", every=every, choices=("noise",)
+            )
+        company = self._company
+        meets = company.meets(step)
+        if company.alone:
+            self._failures.note(f"{APART} ({company.alone})")
+        if not meets:
+            return None
+        parameters = moving_parameters([optimizer])
+        size = sum(one.numel() for one in parameters)
+        joint = company.probe(size, vector_dtype(parameters)) if due else None
+        company.note(step, 0.0, self._batches.examples)
+        meeting = company.meet(step, None if joint is None else "noise")
+        if meeting is None or meeting.what is None or joint is None:
+            return None
+        joint.share = meeting.share
+        return joint
 
     def _see(self, batch: Any) -> None:
         """Take a batch into account, and note it if batches can't be compared."""

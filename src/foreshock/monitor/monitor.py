@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from foreshock.batches import BatchWatch
 from foreshock.curvature import LossFunction
+from foreshock.distributed import Together, data_parallel_peers
 from foreshock.explain import Explanation, TensorTable, choose, explain_run
 from foreshock.forecast import ALARM_AT, Alarm, Forecast, RunForecaster
 from foreshock.guarding import Guard, GuardAction, Policy, as_guard
@@ -166,7 +167,12 @@ class Monitor:
                 self._guard.detach()
             raise
         self._probes = ProbeRunner(
-            self._subject, schedule=schedule, run=self._run, guard=self._guard, journal=self._journal
+            self._subject,
+            schedule=schedule,
+            run=self._run,
+            guard=self._guard,
+            journal=self._journal,
+            company=_company(self._subject, schedule, log_every, header),
         )
         self._evidence = EvidenceRecorder(self._subject, self._journal, self._signals)
         self._recording = Recording(recorder, self._journal)
@@ -274,7 +280,8 @@ class Monitor:
         if self._batches.change:
             self._journal.event(step, "batch size", self._batches.change, level=None)
         size = GradientSize(gradient_scale, gradient_norm, max_norm)
-        deciding = self._decides(step)
+        meeting = self._probes.meets(step)
+        deciding = self._decides(step) if meeting is None else meeting
         self._signals.take(
             value,
             step=step,
@@ -297,6 +304,8 @@ class Monitor:
                 self._write_steps()
             return self._run.at(self._last, step)
         self._write_steps()
+        if meeting:
+            what = self._meet(batch)
         self._judge(batch, what=what, gradient_scale=gradient_scale)
         self._evidence.write_wanted(
             step, batch, gradient_scale=gradient_scale, vector=self._probes.top_vector
@@ -574,6 +583,15 @@ class Monitor:
             if last or spiking != self._run.spiking or not math.isfinite(seen.loss):
                 self._forecast(seen.step, measured=measured)
 
+    def _meet(self, batch: Any) -> Measure | None:
+        """Agree with the other processes on what is measured now, and on the losses since the last time."""
+        known = self._batches.constant
+        constant = self._batches.confirm(batch)
+        what, self._unjudged = self._probes.agree(
+            self._unjudged, constant=constant, forecast=self._last, same=constant is known
+        )
+        return what
+
     def _measure(self, what: Measure, seen: StepObservation, batch: Any, gradient_scale: float) -> bool:
         # Made sure of before something rests on it; what is due may be something else then.
         known = self._batches.constant
@@ -649,6 +667,22 @@ def _is_news(forecast: Forecast, before: Forecast) -> bool:
     if math.isnan(now) or math.isnan(then):
         return math.isnan(now) != math.isnan(then)
     return abs(now - then) > _NEWS or not 1 / _NEWS_RATIO < now / then < _NEWS_RATIO
+
+
+def _company(
+    subject: Subject, schedule: ProbeSchedule, log_every: int, header: Mapping[str, Any]
+) -> Together | None:
+    """Return the processes that train with this one, if a monitor in each could measure together."""
+    peers = data_parallel_peers(subject.model) if subject.loss_fn is not None and schedule.measures else None
+    if peers is None:
+        return None
+    options = {name: header.get(name) for name in ("optimizer", "parameters", "groups", "guard")}
+    options |= {"budget": schedule.budget.passes_per_step, "every": schedule.every, "log_every": log_every}
+    options |= {"horizon": header.get("probability_horizon"), "alarm_at": header.get("alarm_at")}
+    choices = ("noise", "curvature", "refresh", "follow")
+    return Together(
+        peers, "monitor", signature=repr(options), every=log_every, fixed=schedule.every, choices=choices
+    )
 
 
 def _write_rest(signals: FreeSignals, journal: Journal, owner: int) -> None:

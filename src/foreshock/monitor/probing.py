@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor
 
 from foreshock.curvature import ERROR_PER_STEP, CurvatureReading, FollowedRatio, NoiseReading, Prober
+from foreshock.distributed import ALONE, Joint, JointProbe, LeftOutError, Together
 from foreshock.dynamics import population_factor
 from foreshock.eigen import StoppingRule
 from foreshock.failures import Failures, ProbeRefusedError
@@ -35,6 +37,7 @@ from foreshock.preconditioner import (
     read_preconditioner_at,
 )
 from foreshock.representation import short_repr
+from foreshock.vectors import vector_dtype
 
 Measure = Literal["curvature", "refresh", "follow", "noise"]
 
@@ -296,6 +299,7 @@ class ProbeRunner:
         run: The forecast, which gets the readings.
         guard: The guard, if there is one, which gets them too.
         journal: The log.
+        company: The processes that train together with this one, if they may measure together.
 
     Attributes:
         schedule: When to probe.
@@ -309,15 +313,17 @@ class ProbeRunner:
         run: RunForecaster,
         guard: Guard | None,
         journal: Journal,
+        company: Together | None = None,
     ) -> None:
-        self._subject, self.schedule = subject, schedule
-        # What is read from the batch of one process must not decide what its guard does.
-        self._run, self._guard, self._journal = run, None if several_processes() else guard, journal
+        self._subject, self.schedule, self._company = subject, schedule, company
+        self._run, self._guard, self._journal = run, guard, journal
+        self._joint: JointProbe | None = None  # what is measured now is measured by all processes
         loss_fn = subject.loss_fn
         self._prober = None if loss_fn is None else Prober(subject.model, loss_fn)
         self._failures = Failures("monitor")
         self._budget_checked = False
-        self._local_noted = not several_processes()
+        self._company_noted = not several_processes()
+        self._missing_noted = False
         self._population_told = False
         self._left_out = False  # the last batch, which was too short for its noise to be measured
         self._consistency = None if loss_fn is None else ConsistencyCheck(subject, run, journal)
@@ -345,6 +351,11 @@ class ProbeRunner:
         """
         if self._prober is None or self._failures.given_up:
             return None
+        if self._company is not None and not self._company.alone:
+            return None  # until it is known who takes part, and then at meetings only
+        return self._due(step, constant=constant, forecast=forecast, deciding=deciding)
+
+    def _due(self, step: int, *, constant: bool | None, forecast: Forecast, deciding: bool) -> Measure | None:
         self.schedule.budget.begin(step)
         if self.schedule.counts_passes and not (deciding or self._left_out):
             return None
@@ -352,6 +363,57 @@ class ProbeRunner:
         if noisy and self._left_out and self.schedule.measures:
             return "noise"  # what the last batch was too short for is measured on this one
         return self.schedule.due(step, noisy=noisy, forecast=forecast, lag=self._run.lag, deciding=deciding)
+
+    def meets(self, step: int) -> bool | None:
+        """Return whether all processes meet at a step; None where this one measures alone.
+
+        Args:
+            step: Step number.
+        """
+        if self._company is None or self._prober is None:
+            return None
+        meets = self._company.meets(step)
+        return None if self._company.alone or self._company.pending else meets
+
+    def agree(
+        self, seen: Sequence[StepObservation], *, constant: bool | None, forecast: Forecast, same: bool
+    ) -> tuple[Measure | None, list[StepObservation]]:
+        """Meet the other processes; return what all measure now, and the steps with the losses of all.
+
+        Args:
+            seen: The steps since the last meeting, the present one last.
+            constant: Whether every step sees the same data; None if unknown.
+            forecast: The last forecast.
+            same: Whether that was made sure of for the present batch.
+        """
+        company, now = self._company, seen[-1]
+        if company is None:
+            return None, list(seen)
+        able = same and math.isfinite(now.loss) and math.isfinite(now.gradient_norm) and now.learning_rate > 0
+        want: Measure | None = None
+        if able and not self._failures.given_up:
+            self._left_out = False  # by the others, too: it is due at the next meeting
+            due = self._due(now.step, constant=constant, forecast=forecast, deciding=True)
+            want = None if due is None else self._resolved(due)
+        if want is not None and want != "follow":
+            parameters = moving_parameters(self._subject.optimizers)
+            self._joint = company.probe(self._subject.size, vector_dtype(parameters))
+            want = None if self._joint is None else want
+        for one in seen:
+            company.note(one.step, one.loss, one.batch_size)
+        meeting = company.meet(now.step, want)
+        if meeting is None:
+            self._joint = None
+            return None, list(seen)
+        if meeting.remark and not self._missing_noted:
+            self._missing_noted = True
+            self._journal.event(now.step, "no joint probe", f"{meeting.remark}; it is left out by all")
+        if meeting.what is None or meeting.what == "follow":
+            self._joint = None
+        elif self._joint is not None:
+            self._joint.share = meeting.share
+        what: Any = meeting.what
+        return what, [replace(one, loss=meeting.losses.get(one.step, one.loss)) for one in seen]
 
     def measure(self, what: Measure, at: ProbedStep) -> bool:
         """Measure what is due at a step; return whether anything was.
@@ -368,29 +430,52 @@ class ProbeRunner:
             self._run.mark_unavailable(seen.step, "every learning rate is 0: nothing moves")
             self._journal.event(seen.step, "no probe", "every learning rate is 0: nothing moves")
             return False
-        if not self._local_noted:
-            self._local_noted = True
-            self._journal.event(
-                seen.step, "local batch", "several processes train together: probes see the batch of this one"
-            )
+        self._note_company(seen.step)
         if not math.isfinite(seen.gradient_norm):
             return False  # a gradient scaler leaves this step out
-        if what in ("refresh", "follow") and not self._prober.fits(self._subject.size):
-            self.schedule.restart()  # other parameters are trained by now: as at the start of a run
-            what = "curvature"
-        elif what == "refresh" and not self._prober.can_refresh:
-            what = "curvature"  # a resumed run chooses its backend again
+        what = self._resolved(what)
         made: list[Measure] = []
-        for one in self._together(what, differ=at.differ):
+        for one in self._at_once(what, differ=at.differ and self._joint is None):
             if self._try(one, self._prober, at):
                 made.append(one)
             elif one == what:
                 break
+        self._joint = None
         if made and self._consistency is not None:
             self._check(self._consistency, self._prober, at, whole=made != ["noise"])
         return what in made
 
-    def _together(self, what: Measure, *, differ: bool) -> list[Measure]:
+    def _resolved(self, what: Measure) -> Measure:
+        """Return what can be measured of what is due."""
+        prober = self._prober
+        if prober is None:
+            return what
+        if what in ("refresh", "follow") and not prober.fits(self._subject.size):
+            self.schedule.restart()  # other parameters are trained by now: as at the start of a run
+            return "curvature"
+        if what == "refresh" and not prober.can_refresh:
+            return "curvature"  # a resumed run chooses its backend again
+        return what
+
+    def _note_company(self, step: int) -> None:
+        if self._company_noted:
+            return
+        self._company_noted = True
+        if self._joint is not None:
+            together = f"{self._joint.size} processes measure together: probes see the batches of all"
+            self._journal.event(step, "joint batch", together)
+            return
+        alone = "" if self._company is None else f", because {self._company.alone}"
+        self._journal.event(
+            step, "local batch", f"several processes train together: probes see the batch of this one{alone}"
+        )
+
+    @property
+    def _guarded(self) -> Guard | None:
+        """The guard, if it may see what is measured: what one process reads must not decide what it does."""
+        return self._guard if self._joint is not None or not several_processes() else None
+
+    def _at_once(self, what: Measure, *, differ: bool) -> list[Measure]:
         """Return all that is measured at once where something is due."""
         if what == "noise" and self.schedule.accompanied:
             return ["noise", "curvature"]
@@ -467,10 +552,14 @@ class ProbeRunner:
         step, optimizers = at.seen.step, self._subject.optimizers
         if self._failures.given_up:
             return False
+        together = self._joint is not None and what != "follow"
         try:
-            preconditioner = self._read_preconditioner(what, prober, at)
-            with kept_options(optimizers):
-                passes = measures[what](prober, at, preconditioner)
+            with self._joint if self._joint is not None and together else nullcontext(ALONE) as joint:
+                preconditioner = self._read_preconditioner(what, prober, at)
+                with kept_options(optimizers):
+                    passes = measures[what](prober, at, preconditioner, joint)
+        except LeftOutError:
+            return False
         except Exception as error:  # noqa: BLE001 - a probe must never end a training run
             self._record_failure(step, self._explained(step, error, at.batch))
             # Charged too: otherwise failures would come as fast as steps.
@@ -491,11 +580,13 @@ class ProbeRunner:
                 return some
         return read_preconditioner(optimizers, gradient_scale=at.gradient_scale)
 
-    def _measure_curvature(self, prober: Prober, at: ProbedStep, preconditioner: Preconditioner) -> float:
+    def _measure_curvature(
+        self, prober: Prober, at: ProbedStep, preconditioner: Preconditioner, joint: Joint
+    ) -> float:
         known, seen = prober.backend, at.seen
         before = self._followed_to(prober, preconditioner, step=at.seen.step)
         stop = _ROUGH if self.schedule.counts_passes else None
-        reading = prober.probe(at.batch, preconditioner, step=seen.step, stop=stop)
+        reading = prober.probe(at.batch, preconditioner, step=seen.step, stop=stop, joint=joint)
         choice = prober.backend
         if known is None and choice is not None:
             level = logging.INFO if choice.verified else logging.WARNING
@@ -503,10 +594,10 @@ class ProbeRunner:
         self._hand_over(prober, at, reading, preconditioner, before)
         return reading.passes
 
-    def _refresh(self, prober: Prober, at: ProbedStep, preconditioner: Preconditioner) -> float:
+    def _refresh(self, prober: Prober, at: ProbedStep, preconditioner: Preconditioner, joint: Joint) -> float:
         seen = at.seen
         before = self._followed_to(prober, preconditioner, step=at.seen.step)
-        reading = prober.refresh(at.batch, preconditioner, step=seen.step)
+        reading = prober.refresh(at.batch, preconditioner, step=seen.step, joint=joint)
         if before is not None:
             followed, since = before
             self.schedule.learn_drift(followed, reading.stability_ratio, steps=seen.step - since.step)
@@ -514,7 +605,8 @@ class ProbeRunner:
         self._hand_over(prober, at, reading, preconditioner, before)
         return reading.passes
 
-    def _follow(self, prober: Prober, at: ProbedStep, preconditioner: Preconditioner) -> float:
+    def _follow(self, prober: Prober, at: ProbedStep, preconditioner: Preconditioner, joint: Joint) -> float:
+        del joint  # nothing is exchanged for it
         seen = at.seen
         edge = followed_reading(seen, prober, preconditioner, drift=self.schedule.drift)
         if edge is not None:
@@ -541,38 +633,50 @@ class ProbeRunner:
         before: tuple[float, FollowedRatio] | None,
     ) -> None:
         seen = at.seen
+        # Before anything that may fail in one process alone.
+        if self._guarded is not None and prober.top_vector is not None:
+            self._guarded.record_curvature(reading.stability_ratio, prober.top_vector)
         self._journal.write("curvature", reading)
         edge = edge_reading(seen, reading, preconditioner, before=before)
         if edge.since is not None:
             self._journal.write("growth", _growth(seen.step, edge))
-        if self._guard is not None and prober.top_vector is not None:
-            self._guard.record_curvature(reading.stability_ratio, prober.top_vector)
         self._run.record_curvature(
             seen.step,
             edge,
             learning_rates=self._subject.future_rates(seen.step),
         )
 
-    def _measure_noise(self, prober: Prober, at: ProbedStep, preconditioner: Preconditioner) -> float | None:
+    def _measure_noise(
+        self, prober: Prober, at: ProbedStep, preconditioner: Preconditioner, joint: Joint
+    ) -> float | None:
         seen = at.seen
         reading = prober.probe_noise(
-            at.batch, preconditioner, step=seen.step, loss=seen.loss, usual=at.usual_examples
+            at.batch,
+            preconditioner,
+            step=seen.step,
+            # That of this process is not known any more where it was averaged.
+            loss=seen.loss if joint.size == 1 else math.nan,
+            usual=at.usual_examples,
+            joint=joint,
         )
+        values = None if reading is None else self._noise_values(reading)
+        if self._guarded is not None and values is not None:
+            self._guarded.record_noise(**values)
         for remark in prober.noise.take_remarks():
             level = logging.WARNING if remark.warning else logging.INFO
             self._journal.event(seen.step, remark.name, remark.message, level=level)
         # Without noise the forecast rests on single batches, and says so.
         self._run.noise_expected = not prober.noise.given_up
         self._left_out = prober.noise.pending
-        if reading is None:
+        if reading is None or values is None:
             return None
         self._journal.write("noise", reading)
-        variance = self._population_factor(reading) * reading.variance
-        values = {"mean": reading.mean, "variance": variance, "noise_factor": reading.noise_factor}
         self._run.record_noise(seen.step, **values)
-        if self._guard is not None:
-            self._guard.record_noise(**values)
         return reading.passes
+
+    def _noise_values(self, reading: NoiseReading) -> dict[str, float]:
+        variance = self._population_factor(reading) * reading.variance
+        return {"mean": reading.mean, "variance": variance, "noise_factor": reading.noise_factor}
 
     def _population_factor(self, reading: NoiseReading) -> float:
         """Return how much less batches of this run differ than fresh ones, from the size of its data set."""

@@ -16,6 +16,7 @@ from foreshock.operators.gradients import Evaluation, GradientFunction, displace
 from foreshock.operators.hessian import HessianOperator
 from foreshock.operators.loss import Loss, LossTerm, normalised_terms
 from foreshock.operators.preconditioned import PreconditionedOperator
+from foreshock.operators.reduced import ReducedOperator
 
 __all__ = [
     "BackendChoice",
@@ -30,6 +31,7 @@ __all__ = [
     "LossOperator",
     "LossTerm",
     "PreconditionedOperator",
+    "ReducedOperator",
     "choose_backend",
     "displaced",
     "hessian_operator",

@@ -1,0 +1,233 @@
+"""Steps at which all processes meet: who takes part is settled once, through the store, without waiting."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from foreshock.distributed.channel import Channel, ChannelError
+from foreshock.distributed.joint import JointProbe
+from foreshock.distributed.peers import Peers
+
+_LOGGER = logging.getLogger("foreshock")
+_PATIENCE = 5  # observed steps after which a process that misses others goes on alone
+_AHEAD = 3  # steps from the decision to the first meeting; behind DDP no process is two steps ahead
+_ALONE = "alone"
+_NOTHING = "nothing"
+_STEPS = 4096  # steps are compared modulo this, so that sums of their squares are exact
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """What all processes agreed upon at one step.
+
+    Attributes:
+        what: What is measured now; None for nothing.
+        losses: Mean loss over all processes at the last steps, weighted by their examples, by step.
+        share: Share of this process in the examples of the present step.
+        remark: Why nothing is measured though a process wants to; empty otherwise.
+    """
+
+    what: str | None
+    losses: dict[int, float]
+    share: float
+    remark: str = ""
+
+
+class Together:
+    """Let processes that train together measure together.
+
+    Each registers in the store at its first step. When all have, the first of them writes at which step they
+    begin to meet; where one does not come within five steps, or has other options, that is written instead
+    that each measures alone. The first to write decides, and no process waits for another. From then on
+    they meet at steps that their numbers alone determine, in one sum of a few numbers.
+
+    Args:
+        peers: The processes.
+        purpose: What this is for, a word that goes into the names of keys.
+        signature: Options that have to be the same in all processes.
+        every: Steps from one meeting to the next, ≥ 1: they meet at its multiples.
+        fixed: Steps from one fixed probe to the next, which are meetings, too; None if there are none.
+        choices: What can be agreed upon, the one that prevails first.
+
+    Attributes:
+        alone: Why this process measures alone; empty while that is open, and while they measure together.
+        channel: The connection; None before the first meeting.
+    """
+
+    def __init__(
+        self,
+        peers: Peers,
+        purpose: str,
+        *,
+        signature: str,
+        every: int,
+        fixed: int | None = None,
+        choices: Sequence[str] = (),
+    ) -> None:
+        self._peers, self._purpose, self._signature = peers, purpose, signature
+        self._every, self._fixed, self._choices = every, fixed, (*choices, _NOTHING)
+        self._key = ""
+        self._begin: int | None = None
+        self._previous: int | None = None  # the last step that was observed
+        self._seen = 0
+        self._losses: dict[int, tuple[float, float]] = {}
+        self.channel: Channel | None = None
+        self.alone = ""
+
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+        return self._peers.size
+
+    @property
+    def pending(self) -> bool:
+        """Whether it is still open who takes part."""
+        return not self.alone and self._begin is None
+
+    def meets(self, step: int) -> bool:
+        """Take a step into account; return whether the processes meet at it. Nothing is waited for.
+
+        Args:
+            step: Step number, the same in all processes.
+        """
+        previous, self._previous = self._previous, step
+        if self.channel is not None and self.channel.lost and not self.alone:
+            self._lose("a probe of all processes broke off")
+        if self.pending:
+            try:
+                self._settle(step)
+            except Exception as error:  # noqa: BLE001 - a store that fails must not end a training run
+                self.alone = f"the store of torch.distributed failed ({error})"
+        if self.alone or self._begin is None or step < self._begin:
+            return False
+        before = step - 1 if previous is None else previous
+        return any(one is not None and step // one > before // one for one in (self._every, self._fixed))
+
+    def probe(self, length: int, dtype: torch.dtype) -> JointProbe | None:
+        """Return the messages of a probe, allocated; None without the memory or the connection for it.
+
+        Args:
+            length: Number of coordinates.
+            dtype: Of the vectors.
+        """
+        try:
+            self._connect()
+        except ChannelError as error:
+            self._lose(str(error))
+        try:
+            return None if self.channel is None else JointProbe(self.channel, length, dtype)
+        except (RuntimeError, MemoryError):
+            return None
+
+    def note(self, step: int, loss: float, examples: int | None) -> None:
+        """Note the loss of a step, for the next meeting.
+
+        Args:
+            step: Step number.
+            loss: Loss of this process.
+            examples: Number of examples behind it; None if unknown, which counts as one.
+        """
+        self._losses[step] = (loss, float(examples or 1))
+
+    def meet(self, step: int, want: str | None) -> Meeting | None:
+        """Meet at a step that `meets` named: one sum of a few numbers. None if that failed, for good.
+
+        Args:
+            step: Step number.
+            want: What this process would measure; None for nothing.
+        """
+        wish = want if want in self._choices else _NOTHING
+        window = range(step - self._every + 1, step + 1)
+        rows = [self._losses.get(one, (0.0, 0.0)) for one in window]
+        self._losses = {}
+        message = torch.tensor(
+            [
+                float(step % _STEPS),
+                float(step % _STEPS) ** 2,
+                *(float(one == wish) for one in self._choices),
+                *(loss * count if count else 0.0 for loss, count in rows),
+                *(count for _, count in rows),
+            ],
+            dtype=torch.float64,
+        )
+        try:
+            self._connect()
+            if self.channel is None:
+                return None
+            sums = self.channel.sum(message).tolist()
+        except ChannelError as error:
+            self._lose(str(error))
+            return None
+        (total, square), rest = sums[:2], sums[2:]
+        if square * self.size != total**2:
+            self._lose("the ranks observe other steps: call observe at the same steps in each")
+            return None
+        votes, rest = rest[: len(self._choices)], rest[len(self._choices) :]
+        weighted, counts = rest[: self._every], rest[self._every :]
+        summed = zip(window, weighted, counts, strict=True)
+        means = {one: value / count for one, value, count in summed if count > 0}
+        share = rows[-1][1] / counts[-1] if counts[-1] > 0 else 1 / self.size
+        return self._meeting(votes, means, share)
+
+    def _meeting(self, votes: Sequence[float], means: dict[int, float], share: float) -> Meeting:
+        tally = dict(zip(self._choices, votes, strict=True))
+        against = int(tally.pop(_NOTHING))
+        wanted = [one for one in self._choices if tally.get(one, 0) > 0]
+        if not wanted:
+            return Meeting(None, means, share)
+        if against:
+            remark = f"{against} of {self.size} processes could not take part in a probe that was due"
+            return Meeting(None, means, share, remark)
+        return Meeting(wanted[0], means, share)
+
+    def close(self) -> None:
+        """End the connection: the others go on alone, after a wait."""
+        if self.channel is not None:
+            self.channel.close()
+        self.alone = self.alone or "it was closed"
+
+    def _connect(self) -> None:
+        if self.channel is None and not self.alone:
+            self.channel = Channel(self._peers, f"{self._key}/channel")
+
+    def _lose(self, why: str) -> None:
+        self.close()
+        self.alone = why
+        _LOGGER.warning("%s: each process measures by itself from here on: %s", self._purpose, why)
+
+    def _settle(self, step: int) -> None:
+        """Register, and read or write the verdict."""
+        store: Any = self._peers.store
+        if not self._key:
+            # Counted for each rank: the third monitor of one belongs to the third of the others.
+            number = store.add(f"{self._purpose}/count/{self._peers.rank}", 1)
+            self._key = f"{self._purpose}/{number}"
+            store.set(f"{self._key}/rank{self._peers.rank}", f"{step}|{self._signature}")
+        self._seen += 1
+        verdict = self._key + "/verdict"
+        said = store.get(verdict).decode() if store.check([verdict]) else ""
+        if not said:
+            proposal = self._proposal(step)
+            said = store.compare_set(verdict, "", proposal).decode() if proposal else ""
+        if said.startswith(_ALONE):
+            self.alone = said.partition(":")[2]
+        elif said:
+            self._begin = int(said)
+            if not step < self._begin:
+                self.alone = "it came after the others had begun"
+
+    def _proposal(self, step: int) -> str:
+        keys = [f"{self._key}/rank{rank}" for rank in range(self.size)]
+        if self._peers.rank == 0 and self._peers.store.check(keys):
+            found = {self._peers.store.get(key).decode() for key in keys}
+            if len(found) > 1:
+                return f"{_ALONE}:the ranks have other options, or began at other steps"
+            return str(step + _AHEAD)
+        if self._seen >= _PATIENCE:
+            return f"{_ALONE}:not every rank is watched"
+        return ""
