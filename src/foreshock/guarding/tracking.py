@@ -130,7 +130,7 @@ class Growth:
     def climb(self) -> float:
         """‖g‖² over its smallest value of the last eight steps; NaN before there is one.
 
-        One while ‖g‖² is below twice its mean of 30 steps: a swing through zero climbs as well.
+        One while ‖g‖² is below twice its mean of 30 steps: what comes back from a dip climbs as well.
         """
         *before, now = self._squares or (math.nan,)
         lowest = min(before, default=math.nan)
