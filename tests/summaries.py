@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from foreshock.explain import Cause, Explanation, Recovery
 from foreshock.report.evidence import Evidence
 from foreshock.report.readings import Coverage
 from foreshock.report.summary import Probes, RunSummary
@@ -24,6 +25,28 @@ def outcome(onset, height, announced=None, curvature=None, gradient=None):
 
 def of(event, announced=None):
     return SpikeOutcome(event, announced, None, None)
+
+
+def explained(event, *causes, outcome="neutral", **fields):
+    """Return an explanation of an event by causes, each a name or a pair of name and words."""
+    named = [one if isinstance(one, tuple) else (one, "w") for one in causes]
+    values = {
+        "kind": event.kind,
+        "onset": event.onset,
+        "peak": event.peak,
+        "end": event.end,
+        "reference": event.reference,
+        "height": event.height,
+        "causes": tuple(Cause(name, 0.8, words) for name, words in named),
+        "stages": (),
+        "where": (),
+        "tensors": None,
+        "ids": (),
+        "signals": (),
+        "recovery": Recovery(outcome, "because"),
+        "advice": (),
+    }
+    return Explanation(**(values | fields))
 
 
 SUMMARY = RunSummary(
@@ -61,6 +84,7 @@ SUMMARY = RunSummary(
     definition=EventDefinition(),
     age_limit=200,
     meta={},
+    explanations=tuple(explained(spike(*one)) for one in ((400, 38.2), (800, 3.14), (1200, 12345.0))),
 )
 
 
@@ -69,7 +93,8 @@ def changed(**fields):
 
 
 def only(*outcomes, **fields):
-    """Return a run with these outcomes alone, of unknown cause."""
+    """Return a run with these outcomes alone, of unknown cause unless explanations are given."""
+    fields = {"explanations": tuple(explained(one.spike) for one in outcomes)} | fields
     return changed(outcomes=outcomes, evidence=(Evidence(),) * len(outcomes), **fields)
 
 

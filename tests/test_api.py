@@ -150,8 +150,8 @@ def test_every_public_name_says_what_it_takes_returns_and_raises(name, item):
 MADE_BY_US = {
     # Records that Foreshock hands out: where they come from has the example.
     "Alarm", "BackendChoice", "BlockShare", "CurvatureReading", "Forecast", "Guard", "GuardAction",
-    "GuardSummary", "LiveParameter", "MeanSquareStability", "NoiseReading", "Run", "SecondMoment",
-    "Sharpness", "SpectralDensity", "StepObservation", "ParameterStep",
+    "GuardSummary", "LiveParameter", "MeanSquareStability", "NoiseReading", "Rewind", "Run", "SecondMoment",
+    "Sharpness", "Snapshot", "SpectralDensity", "StepObservation", "ParameterStep",
 }  # fmt: skip
 
 

@@ -28,6 +28,13 @@ EXPECTED = {
         r"the guard acted on \d+ of 2000 steps",
         r"^  step \d+: raised v along the unstable direction, factor 1\.",
     ],
+    "rewind_training.py": [
+        r"^left alone, the run ends at a loss of nan$",
+        r"^back to step 2\d\d from step 3\d\d \(.* at step 30\d\): the batches of steps 2\d\d – 3",
+        r"^back to step 4\d\d from step 4\d\d \(loss of nan at step 421\): the batches of steps",
+        r"^rewound, it ends at 0\.\d+$",
+        r"^the run that never failed ends at 0\.\d+$",
+    ],
     "mini_batches.py": [
         r"^480 steps of 2 × 32 examples; the noise was measured on \d+ of them$",
         rf"^mean-square ratio {NUMBER} \(1 is the edge\), v is at {NUMBER} × g²$",

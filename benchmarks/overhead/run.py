@@ -41,6 +41,7 @@ PRODUCT = tuple(
     for name in (
         "monitor",
         "guarding",
+        "recorder",
         "runlog",
         "forecast",
         "curvature",

@@ -1,4 +1,4 @@
-"""Who watches a training: Foreshock's monitor with several budgets, its idle guard, and trainscope.
+"""Who watches a training: Foreshock's monitor with several budgets and a recorder, a guard, trainscope.
 
 Every watcher is called where its documentation says, and writes the files that it writes by default.
 """
@@ -54,6 +54,7 @@ def watchers() -> list[Watcher]:
     """Return everybody, Foreshock first."""
     return [
         *(Watcher(f"monitor, budget {budget:g}", _monitor(budget), budget) for budget in BUDGETS),
+        Watcher("monitor, budget 0, recorder", _recorder, 0.0),
         Watcher("guard, idle", _guard),
         Watcher("trainscope, default", _trainscope("default"), package=PEER),
         Watcher("trainscope, minimal", _trainscope("minimal"), package=PEER),
@@ -73,6 +74,14 @@ def _monitor(budget: float) -> Callable[[Training, Path], Watching]:
         return Watching(monitor.observe, monitor.close)
 
     return open_
+
+
+def _recorder(training: Training, folder: Path) -> Watching:
+    recorder = foreshock.Recorder()  # as often as a hundredth of the time allows
+    monitor = foreshock.Monitor(
+        training.model, training.optimizer, training.loss_fn, budget=0, run=folder, recorder=recorder
+    )
+    return Watching(monitor.observe, monitor.close)
 
 
 def _guard(training: Training, folder: Path) -> Watching:  # noqa: ARG001 - a guard writes no files

@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 
 _NOT_ADDED = ("seed", "largest page", "bound on pages")
 _TEMPLATE = Path(__file__).with_name("template.md")
-_COMMANDS = ("harm", "kills", "fuzz", "reading")
+_COMMANDS = ("harm", "kills", "snapshot_kills", "fuzz", "reading")
 
 
 class _Counts(dict[str, Any]):

@@ -24,7 +24,6 @@ import numpy as np
 
 from foreshock.lab.spikebench.spikes import ground_truth
 from foreshock.lab.spikebench.trace import Trace
-from foreshock.report.evidence import sudden_step
 from foreshock.spikes import EventDefinition, LossEvent, SpikeEvent, detect_events
 
 _ROOT = Path(__file__).parents[2]
@@ -54,8 +53,7 @@ class Found:
 
     Attributes:
         counts: ``runs``; ``old`` and ``old tall``, above 3 × and 8 × the running median; new events by their
-            kind; ``both``, ``only old`` and ``only new`` sudden ones; ``data``, those that a report would put
-            down to the data of one step, although nothing was injected.
+            kind; ``both``, ``only old`` and ``only new`` sudden ones.
         only_old: Heights of the spikes that only the old definition has.
         only_new: Heights of the sudden events that only the new one has.
     """
@@ -86,7 +84,6 @@ def compare(trace: Trace) -> Found:
             "both": len(old) - len(only_old),
             "only old": len(only_old),
             "only new": len(only_new),
-            "data": sum(_blames_data(trace, event) for event in sudden),
         }
     )
     return Found(counts, only_old, only_new)
@@ -170,9 +167,6 @@ most; several may share one.
 - *only new*, half of them below {_median(found["only_new"])} times their level: rises far above the noise
   that stay below three times the median, in the mean of five steps where batches differ, and spikes whose
   running median an earlier one had raised.
-
-None of the {total["both"] + total["only new"]:,} rises was injected. The rule by which a report puts one down
-to the *jump in one step* does so for {total["data"]:,} of them.
 """
 
 
@@ -182,16 +176,6 @@ def _median(heights: Sequence[float]) -> str:
 
 def _same(old: SpikeEvent, new: LossEvent) -> bool:
     return old.onset - NEAR <= new.end and new.onset - NEAR <= old.end
-
-
-def _blames_data(trace: Trace, event: LossEvent) -> bool:
-    if trace.meta["kind"] == "full" or event.first_non_finite is not None:
-        return False
-    loss, norms = trace.column("loss"), trace.column("gradient_norm")
-    if not np.array_equal(loss.steps, norms.steps):
-        return False
-    onset, peak = (int(np.searchsorted(loss.steps, step)) for step in (event.onset, event.peak))
-    return sudden_step(loss.values, norms.values, onset=onset, peak=peak, level=event.reference) is not None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

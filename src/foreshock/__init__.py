@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from foreshock import operators as operators
     from foreshock import optim as optim
     from foreshock import preconditioner as preconditioner
+    from foreshock import recorder as recorder
     from foreshock import report as report
     from foreshock import runlog as runlog
     from foreshock import spikes as spikes
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from foreshock.eigen import StoppingRule
     from foreshock.forecast import Alarm, Forecast
     from foreshock.guarding import Guard, GuardAction, GuardSummary, guard, register_policy
-    from foreshock.monitor import Monitor, StepObservation
+    from foreshock.monitor import Ladder, Monitor, Rewind, StepObservation
     from foreshock.operators import BackendChoice
     from foreshock.preconditioner import (
         LiveParameter,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
         SecondMoment,
         register_preconditioner,
     )
+    from foreshock.recorder import Recorder, Snapshot, load_snapshot
     from foreshock.runlog import Run, read_run
 
 __all__ = [
@@ -71,6 +73,7 @@ __all__ = [
     "Guard",
     "GuardAction",
     "GuardSummary",
+    "Ladder",
     "LiveParameter",
     "MeanSquareStability",
     "MicroBatches",
@@ -78,15 +81,19 @@ __all__ = [
     "NoiseReading",
     "ParameterStep",
     "Reader",
+    "Recorder",
+    "Rewind",
     "Run",
     "SecondMoment",
     "Sharpness",
+    "Snapshot",
     "SpectralDensity",
     "StepObservation",
     "StoppingRule",
     "__version__",
     "gauss_newton_sharpness",
     "guard",
+    "load_snapshot",
     "mean_square_stability",
     "preconditioned_sharpness",
     "read_run",
@@ -114,7 +121,7 @@ _HOMES = {
     "eigen": ("StoppingRule",),
     "forecast": ("Alarm", "Forecast"),
     "guarding": ("Guard", "GuardAction", "GuardSummary", "guard", "register_policy"),
-    "monitor": ("Monitor", "StepObservation"),
+    "monitor": ("Ladder", "Monitor", "Rewind", "StepObservation"),
     "operators": ("BackendChoice",),
     "preconditioner": (
         "LiveParameter",
@@ -123,6 +130,7 @@ _HOMES = {
         "SecondMoment",
         "register_preconditioner",
     ),
+    "recorder": ("Recorder", "Snapshot", "load_snapshot"),
     "runlog": ("Run", "read_run"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -138,6 +146,7 @@ _SUBMODULES = (
     "operators",
     "optim",
     "preconditioner",
+    "recorder",
     "report",
     "runlog",
     "spikes",

@@ -9,6 +9,8 @@ def main() -> None:
     """Run the command line."""
     try:
         from foreshock.cli.app import app
+    except KeyboardInterrupt:  # while modules load; later typer ends with the same status
+        sys.exit(130)
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise

@@ -41,14 +41,6 @@ def test_what_only_the_old_one_has_is_kept_with_its_height():
     assert all(height > 3 for height in found.only_old)
 
 
-def test_a_jump_in_one_step_would_be_put_down_to_its_data_if_batches_differ():
-    norms = np.ones(len(BOTH))
-    norms[200] = 50.0
-    assert compare(trace(BOTH, norms=norms, kind="mini")).counts["data"] == 1
-    assert compare(trace(BOTH, norms=norms)).counts["data"] == 0
-    assert compare(trace(BOTH, kind="mini")).counts["data"] == 0
-
-
 def test_groups_stand_in_their_order_with_all_their_recordings():
     found = summarise(
         [

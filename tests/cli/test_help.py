@@ -17,9 +17,15 @@ COMMANDS = [
     (),
     ("demo",),
     ("report",),
+    ("figure",),
     ("watch",),
+    ("status",),
+    ("runs",),
+    ("top",),
     ("explain",),
     ("compare",),
+    ("replay",),
+    ("advise",),
     ("curvature",),
     ("doctor",),
     ("bench",),
@@ -113,7 +119,7 @@ def foreshock(*arguments, **environment):
 
 def test_the_shell_completes_commands():
     typed = {"_FORESHOCK_COMPLETE": "complete_bash", "COMP_WORDS": "foreshock re", "COMP_CWORD": "1"}
-    assert sorted(foreshock(**typed).stdout.split()) == ["report", "reproduce"]
+    assert sorted(foreshock(**typed).stdout.split()) == ["replay", "report", "reproduce"]
     assert "complete" in foreshock(_FORESHOCK_COMPLETE="source_bash").stdout
 
 

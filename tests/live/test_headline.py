@@ -3,9 +3,11 @@ import math
 import numpy as np
 import pytest
 
+from foreshock.explain import remedy
 from foreshock.live.headline import Situation, headline
 from foreshock.spikes import LossEvent
 from live_logs import forecast
+from summaries import explained
 
 ONES = np.ones(100)
 
@@ -121,3 +123,25 @@ def test_an_old_forecast_is_none():
 def test_without_forecasts_it_says_what_is_missing():
     assert "loss_fn" in headline(Situation(5, ONES)).advice
     assert headline(Situation(None, np.empty(0))).state == "waiting"
+
+
+def test_what_caused_a_spike_is_said_and_what_helps_against_it():
+    event = spike()
+    found = said(450, events=(event,), horizon=50.0, explained=explained(event, "bad batch"))
+    assert found.words.endswith("; cause: bad batch")
+    assert found.advice == remedy("bad batch", [400])
+    unknown = said(
+        450, events=(event,), horizon=50.0, explained=explained(event), cause_hint="no faster than v decays"
+    )
+    assert unknown.words.endswith("; not explained")
+    assert unknown.advice == "foreshock explain says what was known before it."
+    # An explanation of an earlier spike says nothing of this one.
+    earlier = explained(spike(onset=200), "bad batch")
+    assert "cause" not in said(450, events=(event,), horizon=50.0, explained=earlier).words
+
+
+def test_a_guard_is_not_advised_where_one_is_at_work():
+    event = spike()
+    lag, batch = (explained(event, name) for name in ("preconditioner lag", "bad batch"))
+    assert "guard is at work" in said(450, events=(event,), guarded=True, explained=lag).advice
+    assert said(450, events=(event,), guarded=True, explained=batch).advice == remedy("bad batch", [400])

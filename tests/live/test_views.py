@@ -9,6 +9,7 @@ from foreshock.live.marks import explanation, marks
 from foreshock.live.run import LiveRun
 from foreshock.live.views import details, heat, packed, series
 from foreshock.live.watched import WatchedFolder
+from foreshock.runlog import RunLogWriter
 from live_logs import calm, settle, spiky
 
 
@@ -163,7 +164,51 @@ def test_a_spike_whose_cause_is_known_opens_cause_recovery_and_advice(tmp_path, 
     [known] = found.summary.explanations
     assert known.causes
     said = " ".join(explanation(run, found, f"spike-{known.onset}")["text"])
-    assert f"{known.causes[0].confidence:.0%} sure" in said
+    assert f"{100 * known.causes[0].confidence:.0f} % sure" in said
     assert known.causes[0].words in said
     assert known.recovery.words in said
     assert known.advice[0] in said
+
+
+def test_the_page_says_one_thing_of_a_spike_wherever_it_says_it(tmp_path, write):
+    values = [9.0 if 300 <= s < 312 else 1.0 for s in range(480)]
+    rows = [
+        ("step", {"step": s, "loss": value, "learning_rate": 1e-3 if s < 300 else 0.1})
+        for s, value in enumerate(values)
+    ]
+    write(tmp_path / "run", rows)
+    run, found = analysed(tmp_path)
+    while run.scan():
+        pass
+    run.explain_news()
+    [known] = found.summary.explanations
+    assert known.named == "learning rate"
+    page = details(run, found)
+    assert known.why[0] in page["verdict"]["why"][0]
+    assert page["verdict"]["advice"][: len(known.advice)] == known.advice
+    assert page["tables"][0]["rows"][0][-1] == known.named
+    said = explanation(run, found, f"spike-{known.onset}")
+    assert set(known.advice) < set(said["text"])
+    assert known.why[0][1:] in " ".join(said["text"])
+    assert run.headline().words.endswith(f"; cause: {known.named}")
+    assert run.headline().advice in known.advice
+
+
+def test_the_last_spike_is_explained_when_it_begins_and_when_it_is_over(tmp_path, write):
+    log = RunLogWriter(tmp_path / "run")
+    log.write_many([("step", {"step": s, "loss": 1.0}) for s in range(300)])
+    run, _ = analysed(tmp_path)
+    run.explain_news()
+    version = run.version
+    run.explain_news()
+    assert run.version == version  # nothing happened
+    log.write_many([("step", {"step": s, "loss": 9.0 if s < 310 else 1.0}) for s in range(300, 420)])
+    log.close()
+    run.look()
+    while run.scan():
+        pass
+    run.explain_news()
+    assert run.headline().words.endswith("; not explained")
+    version = run.version
+    run.explain_news()
+    assert run.version == version

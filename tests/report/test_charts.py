@@ -130,3 +130,19 @@ def test_norms_and_rates_that_are_no_numbers_are_gaps(log):
     rows = [{"step": i, "loss": 1.0, "gradient_norm": norm} for i, norm in enumerate([1.0, "much", None])]
     chart = by_id(log(*(("step", row) for row in rows)))["gradient-norm"]
     assert chart["series"][0]["values"] == [1.0, None, None]
+
+
+def test_a_long_run_keeps_every_point_around_its_spike(tmp_path):
+    steps = 30_000
+    loss = 1 + 0.01 * np.random.default_rng(0).standard_normal(steps)
+    loss[20_000:20_008] = 9.0
+    log = RunLogWriter(tmp_path)
+    log.write_many([("step", {"step": step, "loss": value}) for step, value in enumerate(loss.tolist())])
+    log.close()
+    run = read_run(tmp_path)
+    [drawn] = to_mapping(run, summarise(run))["charts"]
+    assert len(drawn["x"]) < POINTS + 200
+    near = [step for step in drawn["x"] if 19_975 <= step <= 20_030]
+    assert near == list(range(19_975, 20_031))
+    [thin] = charts(run)
+    assert len([step for step in thin["x"] if 19_975 <= step <= 20_030]) < 40

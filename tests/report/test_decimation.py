@@ -40,3 +40,11 @@ def test_the_envelope_is_that_of_the_whole(column):
         finite, drawn = column[~np.isnan(column)], column[kept][~np.isnan(column[kept])]
         assert not finite.size or extreme(finite) == extreme(drawn)
     assert np.isnan(column).any() == np.isnan(column[kept]).any()
+
+
+def test_stretches_are_kept_whole_and_the_rest_is_not():
+    values = np.random.default_rng(0).standard_normal(100_000)
+    kept = set(keep([values], points=300, whole=[(50_000, 50_400), (99_990, 100_200)]).tolist())
+    assert set(range(50_000, 50_400)) <= kept
+    assert set(range(99_990, 100_000)) <= kept
+    assert len(kept) < 1200

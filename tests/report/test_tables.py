@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from foreshock.report.evidence import Cause, Evidence
-from foreshock.report.tables import alarm_table, overview_table, spike_table
+from foreshock.report.evidence import Evidence
+from foreshock.report.tables import alarm_table, explanation_table, overview_table, spike_table
 from foreshock.spikes import Episode, detect_events
-from summaries import NO_PROBES, SUMMARY, changed, of, only, outcome
+from summaries import NO_PROBES, SUMMARY, changed, explained, of, only, outcome
 
 
 def test_each_spike_is_a_row_in_words():
@@ -17,15 +17,15 @@ def test_each_spike_is_a_row_in_words():
     assert table.rows == (
         (
             *("400", "spike 38×", "64 steps ahead", "1.02 at step 390, 10 steps old", "20 ahead", "3 after"),
-            *("blocks.3.attn, 61%", "not known"),
+            *("blocks.3.attn, 61%", "not explained"),
         ),
         (
             *("800", "spike 3.1×", "1 step ahead", "mean-square 0.981 at step 800", "at its onset"),
-            *("not seen", "–", "not known"),
+            *("not seen", "–", "not explained"),
         ),
         (
             *("1,200", "spike 12,345×", "missed", "no reading within 200 steps", "not seen", "not seen"),
-            *("head, 100%", "not known"),
+            *("head, 100%", "not explained"),
         ),
     )
     assert {len(row) for row in table.rows} == {len(table.headers)}
@@ -42,10 +42,14 @@ def test_what_was_measured_before_no_spike_has_no_column():
     assert {len(row) for row in table.rows} == {len(table.headers)}
 
 
-def test_a_cause_stands_in_its_row():
-    causes = (Cause("batch changed", "the batch of step 395 had 7 examples"), Cause("v decays", "slowly"))
-    summary = changed(outcomes=SUMMARY.outcomes[:1], evidence=(Evidence(causes=causes),))
-    assert spike_table(summary).rows[0][-1] == "batch changed"
+def test_its_causes_stand_in_the_row_as_in_the_table_of_causes():
+    one, other = outcome(400, 9.0), outcome(800, 9.0)
+    found = (explained(one.spike, "bad batch", "landscape"), explained(other.spike, "learning rate"))
+    summary = only(one, other, explanations=found)
+    assert [row[-1] for row in spike_table(summary).rows] == ["bad batch and landscape", "learning rate"]
+    causes = explanation_table(summary.explanations)
+    at = causes.headers.index("Cause")
+    assert [row[at] for row in causes.rows] == [row[-1] for row in spike_table(summary).rows]
 
 
 @pytest.mark.parametrize(
@@ -92,4 +96,4 @@ def test_the_overview_has_spikes_and_alarms_of_all_runs_in_order():
 
 def test_a_run_without_forecasts_does_not_call_spikes_missed():
     [row] = spike_table(only(outcome(1200, 9.0), forecasts=0, probes=NO_PROBES)).rows
-    assert row == ("1,200", "spike 9.0×", "no forecast", "not known")
+    assert row == ("1,200", "spike 9.0×", "no forecast", "not explained")

@@ -7,12 +7,12 @@ import math
 
 import pytest
 
-from foreshock.report.evidence import BATCH, CURVATURE, DATA, DECAY, GRADIENT, NOISE, RATE, Cause, Evidence
+from foreshock.explain import CAUSES, advise
 from foreshock.report.readings import Coverage
 from foreshock.report.summary import RunEvent
 from foreshock.report.verdict import lines, verdict
 from foreshock.spikes import Episode, detect_events
-from summaries import NO_PROBES, PROBES, calm, changed, of, only, outcome, spike
+from summaries import NO_PROBES, calm, changed, explained, of, only, outcome, spike
 
 SHARES = "in alarm for 13 % of the steps, state unknown for under 1 %"
 
@@ -80,9 +80,9 @@ def test_the_verdict_begins_with_what_went_wrong(losses, words):
 
 def test_a_slow_climb_went_wrong_too():
     climb = dataclasses.replace(spike(300, 4.0), kind="climb", end=900)
-    found = verdict(calm(climbs=(climb,)))
+    found = verdict(calm(climbs=(climb,), explanations=(explained(climb, outcome="not known yet"),)))
     assert found.happened.startswith("The loss climbed from 1 to 4 between steps 300 and 900; no spikes")
-    assert found.why[0].startswith("Not known")
+    assert found.why[0].startswith("Step 300: not explained")
     assert "lower learning rate from before step 300" in found.advice[0]
 
 
@@ -96,53 +96,56 @@ def test_of_many_failures_the_first_three_are_described():
 
 
 def test_causes_are_said_with_their_steps_and_numbers_the_frequent_first():
-    decay = Evidence(causes=(Cause(DECAY, "the ratio rose as v decays"), Cause(BATCH, "never shown")))
-    outcomes = tuple(outcome(step, 9.0) for step in (400, 800, 1200, 1600))
-    summary = changed(outcomes=outcomes, evidence=(Evidence(), decay, Evidence(probed=True), decay))
-    assert verdict(summary).why == (
-        "Steps 800 and 1,600, by the numbers of the first: the ratio rose as v decays.",
-        "Steps 400 and 1,200: not known, there was no reading within the 200 steps before.",
+    outcomes = tuple(outcome(step, 9.0) for step in (400, 800, 1200, 1600, 1900))
+    one, two, three, four, five = (one.spike for one in outcomes)
+    lag = ("preconditioner lag", "v decayed")
+    found = (
+        explained(one),
+        explained(two, lag),
+        explained(three),
+        explained(four, lag),
+        explained(five, "bad batch", "landscape"),
+    )
+    assert verdict(only(*outcomes, explanations=found)).why == (
+        "Steps 800 and 1,600, by the numbers of the first: preconditioner lag (80 % sure): v decayed.",
+        "Step 1,900: bad batch (80 % sure): w; landscape (80 % sure): w.",
+        "Steps 400 and 1,200: not explained: none of the tests for a known cause holds.",
     )
 
 
-@pytest.mark.parametrize(
-    ("probes", "words"),
-    [
-        (NO_PROBES, "not known, no curvature was measured."),
-        (
-            dataclasses.replace(NO_PROBES, failed=2, last_error="e"),
-            "no curvature was measured (2 probes failed)",
-        ),
-        (PROBES, "no reading within the 200 steps"),
-    ],
-)
-def test_where_the_cause_is_not_known_it_is_said_what_was_missing(probes, words):
-    assert words in verdict(only(outcome(400, 9.0), probes=probes)).why[0]
+def test_where_the_cause_is_not_known_it_is_said_what_all_of_them_lack():
+    outcomes = tuple(outcome(step, 9.0) for step in (400, 800))
+    lacking = (("No curvature.", "No ids."), ("No curvature.",))
+    found = tuple(explained(o.spike, missing=m) for o, m in zip(outcomes, lacking, strict=True))
+    assert verdict(only(*outcomes, explanations=found)).why[0].endswith("cause holds. No curvature.")
 
 
-@pytest.mark.parametrize(
-    ("label", "words"),
-    [
-        (BATCH, "drop_last=True"),
-        (RATE, "Warm up"),
-        (DATA, "Look at the data of step 400"),
-        (DECAY, "foreshock.guard(optimizer)"),
-        (CURVATURE, "Lower the learning rate for good"),
-        (NOISE, "larger batches"),
-        (GRADIENT, "GradScaler"),
-    ],
-)
-def test_each_cause_has_its_advice(label, words):
-    evidence = (Evidence(1.0, 390, causes=(Cause(label, "w"),)),)
-    advice = verdict(changed(outcomes=(outcome(400, 9.0),), evidence=evidence)).advice
-    assert words in advice[0]
+@pytest.mark.parametrize("cause", CAUSES)
+def test_a_report_advises_what_the_explanation_of_the_event_does(cause):
+    one = outcome(400, 9.0)
+    found = explained(one.spike, cause)
+    assert verdict(only(one, explanations=(found,))).advice == advise([found])
+    assert len(advise([found])) == 2
+
+
+def test_the_step_of_the_data_to_look_at_is_named():
+    events = [outcome(step, 9.0) for step in (400, 800)]
+    found = tuple(explained(one.spike, "bad batch", ids=(7, 8)) for one in events)
+    said = verdict(only(*events, explanations=found)).advice
+    assert said[1].startswith("Look at the batch of steps 400 and 800: ")
 
 
 def test_a_guard_that_is_there_is_not_advised():
-    evidence = (Evidence(1.0, 390, causes=(Cause(DECAY, "w"),)),)
-    found = verdict(changed(outcomes=(outcome(400, 9.0),), evidence=evidence, guard=("auto", 9))).advice
-    assert found == (
-        "The guard acted and did not remove all spikes: the learning rate may be too high in itself.",
+    one = outcome(400, 9.0)
+    found = (explained(one.spike, "preconditioner lag"),)
+    assert verdict(only(one, explanations=found, guard=("auto", 9))).advice[-1] == (
+        "The guard was at work and did not prevent what happened at step 400: the learning rate may be too "
+        "high in itself."
+    )
+    low = outcome(400, 2.0)
+    found = (explained(low.spike, "preconditioner lag"),)
+    assert verdict(only(low, explanations=found, guard=("auto", 9))).advice == (
+        "Nothing needs to be done: the guard acted, and no spike is above 2×.",
     )
 
 
@@ -151,21 +154,27 @@ def test_a_guard_that_is_there_is_not_advised():
     [
         (
             [2.0] * 300 + [3.2] * 300,
-            "Go back to a checkpoint from before step 300: the loss did not recover.",
+            "Go back to a checkpoint from before step 300, and change what caused it first.",
         ),
-        ([2.0] * 60 + [math.nan] * 300, "from before step 60: nothing after it can be used."),
+        ([2.0] * 60 + [math.nan] * 300, "from before step 60, and change what caused it first."),
     ],
 )
 def test_what_cost_the_run_asks_for_a_checkpoint(losses, words):
     [event] = detect_events(range(len(losses)), losses)
-    found = verdict(only(of(event), last_step=len(losses) - 1)).advice
+    lost = (explained(event, outcome="catastrophic"),)
+    found = verdict(only(of(event), last_step=len(losses) - 1, explanations=lost)).advice
     assert words in found[0]
     assert not any("Nothing" in line for line in found)
 
 
-@pytest.mark.parametrize("summary", [calm(), only(outcome(400, 1.1), false_alarms=())])
-def test_a_run_that_is_well_asks_for_nothing(summary):
-    assert verdict(summary).advice == ("Nothing needs to be done.",)
+def test_a_run_that_is_well_asks_for_nothing():
+    assert verdict(calm()).advice == ("Nothing needs to be done.",)
+
+
+def test_a_run_that_recovered_asks_for_something_against_the_next_spike_only():
+    found = verdict(only(outcome(400, 9.0), outcome(800, 1.1))).advice
+    assert found[0].startswith("The run recovered: nothing needs to be done for it")
+    assert found[1].startswith("At steps 400 and 800, none of the tests holds.")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foreshock.spikes.events import EventDefinition, detect_events
+from foreshock.spikes import EventDefinition, detect_events
 
 CALM = [1.0] * 200
 

@@ -10,12 +10,17 @@ from typing import Annotated
 import typer
 
 from foreshock._version import __version__
+from foreshock.cli.advise import advise
 from foreshock.cli.compare import compare
 from foreshock.cli.curvature import curvature
 from foreshock.cli.demo import demo
 from foreshock.cli.doctor import doctor
 from foreshock.cli.explain import explain
+from foreshock.cli.figure import figure
+from foreshock.cli.replay import replay
 from foreshock.cli.report import report
+from foreshock.cli.status import runs, status
+from foreshock.cli.top import top
 from foreshock.cli.watch import watch
 from foreshock.lab.commands.bench import bench
 from foreshock.lab.commands.reproduce import reproduce
@@ -30,9 +35,15 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(report)
+app.command()(figure)
 app.command()(watch)
+app.command()(status)
+app.command()(runs)
+app.command()(top)
 app.command()(explain)
 app.command()(compare)
+app.command()(replay)
+app.command()(advise)
 app.command()(curvature)
 app.command()(doctor)
 app.add_typer(bench, name="bench", rich_help_panel=_RESEARCH)

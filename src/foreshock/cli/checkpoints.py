@@ -77,7 +77,34 @@ def make_trainable(name: str) -> Trainable:
         TypeError: If the factory returns something else, or takes arguments.
         RuntimeError: If the factory fails.
     """
-    made = _call(name, import_named(name))
+    return as_trainable(name, call_named(name))
+
+
+def call_named(name: str) -> Any:
+    """Return what a factory returns.
+
+    Args:
+        name: ``module:factory``; it takes no arguments.
+
+    Raises:
+        ValueError: If there is no such factory.
+        TypeError: If it takes arguments.
+        RuntimeError: If it fails.
+    """
+    return _call(name, import_named(name))
+
+
+def as_trainable(name: str, made: Any) -> Trainable:
+    """Complete what a factory returned; see `make_trainable`.
+
+    Args:
+        name: Name of the factory.
+        made: ``model``, ``(model, loss_fn)`` or ``(model, loss_fn, optimizer)``.
+
+    Raises:
+        ValueError: If there is no loss function.
+        TypeError: If it is something else.
+    """
     parts = made if isinstance(made, tuple) else (made,)
     model = parts[0] if parts else None
     if not isinstance(model, nn.Module) or len(parts) > 3:
@@ -184,11 +211,7 @@ def load_batches(name: str, *, limit: int | None = None) -> list[Any]:
         TypeError: If it is not iterable, or a function that takes arguments.
         RuntimeError: If the function, or the iteration over its batches, fails.
     """
-    source = import_named(name)
-    made = callable(source) and not isinstance(source, Iterable)
-    batches: Iterable[Any] = _call(name, source) if made else source
-    if not isinstance(batches, Iterable) or isinstance(batches, (str, bytes, Tensor)):
-        raise TypeError(f"{name} gives {type(batches).__name__}; it must give an iterable of batches")
+    batches = open_batches(name)
     try:
         taken = list(islice(batches, limit))
     except Exception as error:
@@ -196,6 +219,25 @@ def load_batches(name: str, *, limit: int | None = None) -> list[Any]:
     if not taken:
         raise ValueError(f"{name} gives no batches")
     return taken
+
+
+def open_batches(name: str) -> Iterable[Any]:
+    """Return what a name stands for, which may go on without end.
+
+    Args:
+        name: ``module:batches``: an iterable of batches, or a function without arguments that returns one.
+
+    Raises:
+        ValueError: If there is no such object.
+        TypeError: If it is not iterable, or a function that takes arguments.
+        RuntimeError: If the function fails.
+    """
+    source = import_named(name)
+    made = callable(source) and not isinstance(source, Iterable)
+    batches: Iterable[Any] = _call(name, source) if made else source
+    if not isinstance(batches, Iterable) or isinstance(batches, (str, bytes, Tensor)):
+        raise TypeError(f"{name} gives {type(batches).__name__}; it must give an iterable of batches")
+    return batches
 
 
 def saying_where(loss_fn: Callable[[nn.Module, Any], Tensor]) -> Callable[[nn.Module, Any], Tensor]:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
-from foreshock.cli.console import make_console, print_json, print_table, stopped
+from foreshock.cli.console import make_console, print_table, stopped
+from foreshock.cli.output import AsJson, print_result
+
+if TYPE_CHECKING:
+    from foreshock.runlog import Run
 
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or their .jsonl files: two or more.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Also write the page of all runs, charts overlaid.")
+        Path | None,
+        typer.Option("--output", "-o", help="Also write the page of all runs, one below the other."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say which of several runs spiked, and what was different in the others before.
 
@@ -35,7 +40,9 @@ def compare(
     except (OSError, ValueError) as error:
         raise stopped(error) from error
     if as_json:
-        print_json(found.to_mapping())
+        print_result("compare", found)
+        if output is not None:
+            _write(read, output)
         return
     for finding in found.findings:
         console.print(escape(finding), soft_wrap=True)
@@ -60,6 +67,10 @@ def compare(
     settings = tuple((name, *values) for name, values in found.settings.items())
     print_table(console, Table("Settings that differ", ("Setting", *names), settings))
     if output is not None:
-        from foreshock.cli.report import write_page
+        _write(read, output)
 
-        write_page(console, read, output)
+
+def _write(runs: list[Run], path: Path) -> None:
+    from foreshock.cli.report import write_page
+
+    write_page(make_console(stderr=True), runs, path)

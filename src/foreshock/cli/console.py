@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from foreshock.representation import one_line, printable
@@ -19,10 +21,19 @@ if TYPE_CHECKING:
 
     from foreshock.report import Table as Words
 
+_UNFOLDED = 1000
 
-def make_console() -> Console:
-    """Return the console that commands print to."""
-    return Console(highlight=False)
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Return the console that commands print to: as wide as it must be where no terminal folds lines.
+
+    Args:
+        stderr: Whether it prints to standard error, where a result for scripts goes to standard output.
+    """
+    console = Console(highlight=False, stderr=stderr)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _UNFOLDED
+    return console
 
 
 def stopped(error: Exception, advice: str = "") -> typer.Exit:
@@ -41,14 +52,14 @@ def stopped(error: Exception, advice: str = "") -> typer.Exit:
     return typer.Exit(1)
 
 
-def print_json(value: Any) -> None:
-    """Print plain values as JSON. What a terminal would obey instead of showing is spelled as JSON does.
+def json_text(value: Any) -> str:
+    """Return plain values as JSON. What a terminal would obey instead of showing is spelled as JSON does.
 
     Args:
         value: Mappings, sequences, strings and numbers.
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    typer.echo("".join(one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text))
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return "".join(one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text)
 
 
 def printable_path(path: Path) -> str:
@@ -72,9 +83,34 @@ def print_table(console: Console, words: Words) -> None:
     if not words.rows:
         return
     table = Table(title=words.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    # A title that is longer than the table would be folded.
+    table.min_width = min(len(words.title), console.width)
     for header in words.headers:
         table.add_column(header, justify="right" if table.columns else "left", overflow="fold")
     for before, row in itertools.pairwise((("",), *words.rows)):
         first = row[0] if row[0] != before[0] else ""
         table.add_row(*map(escape, (first, *row[1:])))
-    console.print(table)
+    if natural_width(console, table) > console.width:
+        _print_rows(console, words)
+    else:
+        console.print(table)
+
+
+def natural_width(console: Console, table: Table) -> int:
+    """Return the columns that a table takes where nothing of it is folded.
+
+    Args:
+        console: Where it is printed to.
+        table: The table.
+    """
+    return Measurement.get(console, console.options.update(max_width=10 * _UNFOLDED), table).maximum
+
+
+def _print_rows(console: Console, words: Words) -> None:
+    """Print a table that is too wide row by row, a line for each cell that says something."""
+    console.print(f"[bold]{escape(words.title)}[/]")
+    for row in words.rows:
+        console.print()
+        for header, cell in zip(words.headers, row, strict=True):
+            if cell not in ("", "–"):
+                console.print(f"  [dim]{escape(header)}:[/] {escape(cell)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,12 +12,26 @@ from rich.console import Console
 from rich.table import Table
 
 from foreshock.cli.console import make_console, printable_path, stopped
+from foreshock.cli.output import AsJson, print_result
 from foreshock.representation import one_line
 
 if TYPE_CHECKING:
     from foreshock.curvature import CurvatureReading, Sharpness, SpectralDensity
 
 _SMOOTHING = 0.01  # of the width of the spectrum
+
+
+@dataclass(frozen=True)
+class CheckpointCurvature:
+    """The curvature at a checkpoint.
+
+    Attributes:
+        hessian: The largest eigenvalues of the Hessian of the mean loss.
+        preconditioned: The preconditioned curvature; null if the factory returns no optimizer.
+    """
+
+    hessian: Sharpness
+    preconditioned: CurvatureReading | None
 
 
 def curvature(
@@ -37,6 +52,7 @@ def curvature(
     density: Annotated[
         Path | None, typer.Option(help="Also draw the spectral density into this .svg or .png file.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measure the curvature at a saved checkpoint.
 
@@ -49,7 +65,7 @@ def curvature(
     from foreshock.cli import checkpoints
     from foreshock.curvature import preconditioned_sharpness, sharpness, spectrum
 
-    console = make_console()
+    console = make_console(stderr=as_json)
     try:
         trainable = checkpoints.make_trainable(model)
         checkpoints.load_checkpoint(checkpoint, trainable)
@@ -60,7 +76,10 @@ def curvature(
         raw = sharpness(*subject, count=top)
         if trainable.optimizer is not None:
             reading = preconditioned_sharpness(trainable.model, trainable.optimizer, loss_fn, probed)
-        _print_curvature(console, raw, reading)
+        if as_json:
+            print_result("curvature", CheckpointCurvature(raw, reading))
+        else:
+            _print_curvature(console, raw, reading)
         if density is not None:
             found = spectrum(*subject, optimizer=trainable.optimizer)
             _write_density(console, found, density, scaled=reading is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foreshock.cli.console import make_console, stopped
-from foreshock.cli.report import print_overview, write_page, write_run_picture
+from foreshock.cli.output import AsJson, print_result
+from foreshock.cli.report import print_overview, report_of, write_page, write_run_picture
+from foreshock.interrupts import saying_what_is_kept
 
 if TYPE_CHECKING:
     from foreshock.demo.run import OnStep
@@ -24,6 +27,7 @@ def demo(
     picture: Annotated[
         Path | None, typer.Option(help="Also draw the first run into this .svg or .png file.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Train two real networks whose losses spike by themselves, and forecast the spikes.
 
@@ -38,22 +42,34 @@ def demo(
     from foreshock.demo.run import run_demo
     from foreshock.runlog import read_run
 
-    console = make_console()
+    console = make_console(stderr=as_json)
+    begun: list[str] = []
     with ExitStack() as stack:
 
         def start(workload: Workload) -> OnStep:
             stack.close()
+            begun.append(workload.name)
             console.print(f"[bold]{workload.name}[/]: {workload.description}", soft_wrap=True)
             return stack.enter_context(run_progress(console, workload.name, workload.steps))
 
+        def kept() -> str:
+            if not begun:
+                return "No run was begun"
+            words = " and ".join(begun)
+            return f"What was logged of {words} is kept: foreshock report {shlex.quote(str(out / begun[-1]))}"
+
         try:
-            folders = run_demo(out, quick=quick, seed=seed, start=start)
+            with saying_what_is_kept(kept):
+                folders = run_demo(out, quick=quick, seed=seed, start=start)
         except ImportError as error:
             raise stopped(error) from error
         except OSError as error:
             raise stopped(error, "name another folder with --out") from error
     runs = [read_run(folder) for folder in folders]
-    print_overview(console, runs)
+    if as_json:
+        print_result("demo", [report_of(run) for run in runs])
+    else:
+        print_overview(console, runs)
     write_page(console, runs, out / "report.html")
     if picture is not None:
         write_run_picture(console, runs[0], picture)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from foreshock.cli.console import make_console, printable_path, stopped
+from foreshock.cli.output import AsJson, print_result
 from foreshock.representation import one_line
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def doctor(
         str | None,
         typer.Option(metavar="MODULE:BATCHES", help="Batches whose gradients v is compared with."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Say whether a checkpoint is fit to go on from: weights, v, and their fit.
 
@@ -48,9 +50,11 @@ def doctor(
             found = [_with_gradients(one, model, data) for one in found]
     except (ImportError, OSError, TypeError, ValueError, RuntimeError) as error:
         raise stopped(error) from error
-    for one in found:
+    if as_json:
+        print_result("doctor", found)
+    for one in () if as_json else found:
         _print(console, one)
-    if len(found) > 1:
+    if len(found) > 1 and not as_json:
         healthy = [printable_path(one.path) for one in found if one.healthy]
         console.print(f"Healthy: {', '.join(healthy) or 'none'}", soft_wrap=True)
     if not all(one.healthy for one in found):

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from foreshock.cli.console import print_json, stopped
+from foreshock.cli.console import stopped
+from foreshock.cli.output import AsJson, FailOnOption, fail, print_result
 
 
 def explain(
@@ -18,7 +19,8 @@ def explain(
     step: Annotated[
         int | None, typer.Option(min=0, help="Only the event at this step, or nearest to it.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: an object for each event.")] = False,
+    as_json: AsJson = False,
+    fail_on: FailOnOption = None,
 ) -> None:
     """Say what happened at each spike of a run: cause, place, stages, recovery, what to do.
 
@@ -26,15 +28,18 @@ def explain(
     Spikes, divergences, climbs and losses that are not finite count.
     """
     from foreshock.explain import choose, explain_run, explanation_text
+    from foreshock.report.severity import had_alarm, worst_of
     from foreshock.runlog import read_run
 
     try:
-        found = choose(explain_run(read_run(run)), spike=spike, step=step)
+        read = read_run(run)
+        found = choose(explain_run(read), spike=spike, step=step)
     except (OSError, ValueError) as error:
         raise stopped(error) from error
     if as_json:
-        print_json([one.to_mapping() for one in found])
-        return
-    if not found:
+        print_result("explain", found)
+    elif not found:
         typer.echo("Nothing to explain: the loss has no spike, no divergence, no climb and no NaN.")
-    typer.echo("\n".join(map(explanation_text, found)), nl=False)
+    else:
+        typer.echo("\n".join(map(explanation_text, found)), nl=False)
+    fail(worst_of((one.kind for one in found), alarms=had_alarm(read)), fail_on)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,39 +12,125 @@ from rich.console import Console
 from rich.markup import escape
 
 from foreshock.cli.console import make_console, print_table, printable_path, stopped
+from foreshock.cli.output import FailOnOption, fail, result_text, worst_among
 
 if TYPE_CHECKING:
+    from foreshock.report import RunSummary, Verdict
+    from foreshock.report.severity import Worst
     from foreshock.runlog import Run
+
+
+class Format(StrEnum):
+    """Forms of a report."""
+
+    HTML = "html"
+    MD = "md"
+    JSON = "json"
+    TEXT = "text"
+
+
+@dataclass(frozen=True)
+class Report:
+    """The report on a run.
+
+    Attributes:
+        verdict: What happened, why, and what to do.
+        worst: The worst that happened: ``none``, ``alarm``, ``spike`` or ``divergence``.
+        notes: What a reader must know before believing the numbers, a sentence each.
+        summary: The run in numbers.
+    """
+
+    verdict: Verdict
+    worst: Worst
+    notes: tuple[str, ...]
+    summary: RunSummary
 
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or their .jsonl files.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The page; by default report.html in the first run."),
+        typer.Option(
+            "--output", "-o", help="File to write; for html by default report.html in the first run."
+        ),
     ] = None,
-    text: Annotated[bool, typer.Option("--text", help="Print the report, write no page.")] = False,
+    form: Annotated[
+        Format,
+        typer.Option("--format", help="html: a page; md, json, text: printed, unless --output names a file."),
+    ] = Format.HTML,
+    text: Annotated[bool, typer.Option("--text", help="The same as --format text.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     picture: Annotated[
-        Path | None, typer.Option(help="Also draw the first run into this .svg or .png file.")
+        Path | None, typer.Option(help="Also draw the first run into this .svg, .pdf or .png file.")
     ] = None,
+    fail_on: FailOnOption = None,
 ) -> None:
-    """Make one self-contained HTML page of one or more runs."""
-    from foreshock.report import summarise, to_text
+    """Make a report of one or more runs: by default one self-contained HTML page.
+
+    `--format md` is for an issue or a pull request, `--format json` for scripts.
+    """
     from foreshock.runlog import read_run
 
-    console = make_console()
+    chosen = Format.TEXT if text else Format.JSON if as_json else form
+    console = make_console(stderr=chosen is not Format.HTML)
     try:
         read = [read_run(run) for run in runs]
     except (OSError, ValueError) as error:
         raise stopped(error) from error
-    if text:
-        for run in read:
-            typer.echo(to_text(summarise(run)))
-    else:
+    if chosen is Format.HTML:
         first = runs[0] if runs[0].is_dir() else runs[0].parent
         write_page(console, read, output or first / "report.html")
+        found = [_worst(run) for run in read] if fail_on else []
+    else:
+        reports = [report_of(run) for run in read]
+        _print(console, chosen, reports, output)
+        found = [one.worst for one in reports]
     if picture is not None:
         write_run_picture(console, read[0], picture)
+    fail(worst_among(found), fail_on)
+
+
+def report_of(run: Run) -> Report:
+    """Return the report on a run.
+
+    Args:
+        run: A run as read from its log.
+    """
+    from foreshock.report import notes, summarise, verdict
+    from foreshock.report.severity import had_alarm, worst_of
+
+    summary = summarise(run)
+    kinds = [event.kind for event in (*summary.spikes, *summary.failures)]
+    return Report(verdict(summary), worst_of(kinds, alarms=had_alarm(run)), notes(summary), summary)
+
+
+def _worst(run: Run) -> Worst:
+    from foreshock.report.severity import had_alarm, worst_of
+    from foreshock.runlog.values import recorded_losses
+    from foreshock.spikes import detect_events
+
+    steps, losses = recorded_losses(run)
+    kinds = [event.kind for event in detect_events(steps.tolist(), losses.tolist())]
+    return worst_of(kinds, alarms=had_alarm(run))
+
+
+def _print(console: Console, form: Format, reports: list[Report], output: Path | None) -> None:
+    from foreshock.report import to_markdown, to_text
+    from foreshock.report.placing import placed
+
+    if form is Format.JSON:
+        words = result_text("report", reports) + "\n"
+    else:
+        words = "\n".join(map(to_markdown if form is Format.MD else to_text, (r.summary for r in reports)))
+    if output is None:
+        typer.echo(words, nl=False)
+        return
+    try:
+        with placed(output) as beside:
+            beside.write_text(words, encoding="utf-8")
+    except OSError as error:
+        raise stopped(error, "name another file with --output") from error
+    console.print(f"Report: {printable_path(output)}", soft_wrap=True)
 
 
 def print_overview(console: Console, runs: list[Run]) -> None:

@@ -1,5 +1,6 @@
 """Logs → explanations of what happened: cause, place, stages, recovery."""
 
+from foreshock.explain.advice import GUARDED_AGAINST, advise, go_back, remedy
 from foreshock.explain.choice import choose
 from foreshock.explain.comparison import Comparison, RunAt, compare_runs
 from foreshock.explain.events import causes_of, explain_event, explain_run
@@ -21,6 +22,7 @@ from foreshock.explain.text import explanation_text, table_text
 
 __all__ = [
     "CAUSES",
+    "GUARDED_AGAINST",
     "NOT_EXPLAINED",
     "Cause",
     "Comparison",
@@ -35,12 +37,15 @@ __all__ = [
     "StageSpan",
     "TensorRow",
     "TensorTable",
+    "advise",
     "causes_of",
     "choose",
     "compare_runs",
     "explain_event",
     "explain_run",
     "explanation_text",
+    "go_back",
     "make_table",
+    "remedy",
     "table_text",
 ]

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from foreshock.explain.record import Cause, Name, Recovery
+from foreshock.words import listed
+
+if TYPE_CHECKING:
+    from foreshock.explain.record import Explanation, Name
+
+GUARDED_AGAINST: tuple[Name, ...] = ("preconditioner lag", "gradient noise")
+"""Causes against which a guard helps: where one is at work it is not advised."""
 
 _REMEDIES: Mapping[Name, str] = MappingProxyType(
     {
@@ -23,11 +30,11 @@ _REMEDIES: Mapping[Name, str] = MappingProxyType(
             "of jumping."
         ),
         "bad batch": (
-            "Look at this batch: a wrong label, a broken file, a value off by orders of magnitude. Clip the "
+            "Look at the batch of {at}: a wrong label, a broken file, a value that is far off. Clip the "
             "gradient norm so that one batch can't do this; the optimizer itself is fine."
         ),
         "data change": (
-            "Look at what changed in the data at that step: a new file or source, another order, other "
+            "Look at what changed in the data at {at}: a new file or source, another order, other "
             "preprocessing. Shuffle or mix sources; if the change is wanted, warm the rate up through it."
         ),
         "batch shape": (
@@ -56,36 +63,96 @@ _REMEDIES: Mapping[Name, str] = MappingProxyType(
             "clip_grad_norm_(…, error_if_nonfinite=True) inside try. The root or norm of zero has no "
             "gradient: add ε inside of it."
         ),
+        "gradient noise": (
+            "Take larger batches, or average the gradients of several; foreshock.guard(optimizer) raises v "
+            "before the edge, and a β₂ closer to β₁ shortens v's memory. A lower learning rate helps too."
+        ),
     }
 )
-_UNKNOWN = (
-    "None of the tests holds. Run again from a checkpoint before it with probe_every=5 and ids= in observe: "
-    "then the log has what the tests need."
+
+_GUARDED = (
+    "The guard was at work and did not prevent what happened at {at}: the learning rate may be too high in "
+    "itself."
 )
+_UNKNOWN = (
+    "At {at}, none of the tests holds. Run again from a checkpoint before it with probe_every=5 and ids= in "
+    "observe: then the log has what the tests need."
+)
+_LOST = "Look at the batch and the weights of {at}; in half precision, at what can overflow."
+_CLIMBED = "Try a lower learning rate from before {at} on, and see whether the data changed there."
+_RECOVERED = "The run recovered: nothing needs to be done for it, only against the next one."
+_OF_THE_DATA = ("bad batch", "data change")
+_IDS, _NAMED = 8, 3  # examples that are named, and events whose examples are
 
 
-def advise(
-    causes: Sequence[Cause], recovery: Recovery, onset: int, ids: Sequence[int | str]
-) -> tuple[str, ...]:
-    """Return what to do, the most urgent first.
+def advise(found: Sequence[Explanation], *, guarded: bool = False) -> tuple[str, ...]:
+    """Return what to do about one event, or about all of a run, the most urgent first.
 
     Args:
-        causes: The causes.
-        recovery: Whether the run recovered.
-        onset: First high step.
-        ids: What the loader called the examples of the step that did harm.
+        found: Explanations; their own advice is not looked at.
+        guarded: Whether a guard was at work: it is not advised again.
     """
-    found = []
-    if recovery.outcome == "catastrophic":
-        found.append(f"Go back to a checkpoint from before step {onset:,}, and change what caused it first.")
-    elif recovery.outcome == "malignant":
-        found.append(f"If a checkpoint from before step {onset:,} is near, it is worth going back to it.")
-    if ids and any(cause.name in ("bad batch", "data change") for cause in causes):
-        shown = ", ".join(map(str, ids[:8]))
-        found.append(f"The examples of that step: {shown}{' …' if len(ids) > 8 else ''}.")
-    found += [_REMEDIES[cause.name] for cause in causes]
-    if not causes:
-        found.append(_UNKNOWN)
-    elif recovery.outcome in ("neutral", "benign") and len(found) == len(causes):
-        found.insert(0, "The run recovered: nothing needs to be done for it, only against the next one.")
-    return tuple(found)
+    if not found:
+        return ()
+    said = list(_go_back(found))
+    if all(one.recovery.outcome in ("neutral", "benign") for one in found):
+        said.append(_RECOVERED)
+    return (*said, *_examples(found), *_against(found, guarded=guarded))
+
+
+def remedy(name: Name, steps: Sequence[int] = ()) -> str:
+    """Return what helps against a cause.
+
+    Args:
+        name: The cause.
+        steps: Steps at which it acted; without any, the words are of steps to come.
+    """
+    return _REMEDIES[name].replace("{at}", listed(list(steps)) if steps else "that step")
+
+
+def go_back(onset: int) -> str:
+    """Return what an event asks for from which a run does not recover.
+
+    Args:
+        onset: Its first high step.
+    """
+    return f"Go back to a checkpoint from before step {onset:,}, and change what caused it first."
+
+
+def _go_back(found: Sequence[Explanation]) -> list[str]:
+    for one in found:
+        if one.recovery.outcome == "catastrophic":
+            return [go_back(one.onset)]
+    for one in found:
+        if one.recovery.outcome == "malignant":
+            return [f"If a checkpoint from before step {one.onset:,} is near, it is worth going back to it."]
+    return []
+
+
+def _examples(found: Sequence[Explanation]) -> list[str]:
+    """Return the names of the examples of steps whose data did harm."""
+    said = []
+    for one in found:
+        steps = [cause.step for cause in one.causes if cause.name in _OF_THE_DATA and cause.step is not None]
+        if one.ids and steps:
+            shown = ", ".join(map(str, one.ids[:_IDS]))
+            said.append(f"The examples of step {steps[0]:,}: {shown}{' …' if len(one.ids) > _IDS else ''}.")
+    return said[:_NAMED]
+
+
+def _against(found: Sequence[Explanation], *, guarded: bool) -> list[str]:
+    """Return what helps against each cause, that of most events first, then what to do without one."""
+    at: dict[str, list[int]] = {}
+    unknown: dict[str, list[int]] = {}
+    for one in found:
+        for cause in one.causes:
+            words = _REMEDIES[cause.name]
+            if guarded and cause.name in GUARDED_AGAINST:
+                words = _GUARDED
+            step = cause.step if cause.name in _OF_THE_DATA and cause.step is not None else one.onset
+            at.setdefault(words, []).append(step)
+        if not one.causes:
+            words = {"climb": _CLIMBED, "non-finite": _LOST}.get(one.kind, _UNKNOWN)
+            unknown.setdefault(words, []).append(one.onset)
+    ranked = sorted(at.items(), key=lambda item: -len(item[1]))
+    return [words.replace("{at}", listed(sorted(set(steps)))) for words, steps in (*ranked, *unknown.items())]

@@ -16,7 +16,6 @@ from foreshock.explain.tensors import TensorTable
 from foreshock.forecast import NOISY_EDGE
 from foreshock.representation import short_line
 from foreshock.runlog.numbers import as_number
-from foreshock.runlog.values import numbers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from foreshock.spikes import LossEvent
 
 _BEFORE, _AFTER = 300, 60  # steps around an event
+_HELD = 1000  # steps for which a ratio is held
 _LAG, _BURST = 3.0, 3.0
 _SHOWN = 3
 _NEAR = 60  # steps of a table or a probe from the event that it says something about
@@ -121,15 +121,18 @@ def _jumped(row: dict[str, object]) -> list[str]:
 
 
 def _edge_ratios(history: History, first: int, last: int) -> NDArray[np.float64]:
-    """Return, for each step, the last known ratio whose edge is one."""
+    """Return, for each step, the last known ratio whose edge is one, if it is not too old."""
     if history.noisy:
-        steps = history.run.steps("forecast")
-        values = numbers(history.run, "forecast", "typical_mean_square_ratio") / NOISY_EDGE
+        steps, values = history.steps_of("forecast"), history.typical_ratios / NOISY_EDGE
     else:
         steps, values = history.ratio_steps, history.ratios
+    wanted = history.steps[first : last + 1]
+    if not len(wanted):
+        return np.empty(0)
+    near = slice(*np.searchsorted(steps, (wanted[0] - _HELD, wanted[-1] + 1)).tolist())
+    steps, values = steps[near], values[near]
     known = np.isfinite(values)
     steps, values = steps[known], values[known]
-    wanted = history.steps[first : last + 1]
     if not steps.size:
         return np.full(len(wanted), math.nan)
     at = np.searchsorted(steps, wanted, side="right") - 1
@@ -155,22 +158,25 @@ def _announcements(history: History, event: LossEvent) -> Iterator[Signal]:
 
 def _measured(history: History, event: LossEvent) -> Iterator[Signal]:
     steps, ratios = history.ratio_steps, history.ratios
+    near = _near(steps, event)
+    steps, ratios = steps[near], ratios[near]
     at = _began(steps, ratios >= 1, event)
     if at is not None:
         yield _signal("stability ratio past 1", int(steps[at]), event, float(ratios[at]))
-    probes = history.run.steps("curvature")
-    along = numbers(history.run, "curvature", "gradient_stability_ratio")
+    probes = history.steps_of("curvature")
+    near = _near(probes, event)
+    probes, along = probes[near], history.gradient_ratios[near]
     at = _began(probes, along >= 1, event)
     if at is not None:
         yield _signal("curvature along the gradient past 1", int(probes[at]), event, float(along[at]))
 
 
 def _free(history: History, event: LossEvent) -> Iterator[Signal]:
-    at = _began(history.steps, history.lag >= _LAG, event, gap=10)
+    near = _near(history.steps, event)
+    steps, lag = history.steps[near], history.lag[near]
+    at = _began(steps, lag >= _LAG, event, gap=10)
     if at is not None:
-        yield _signal(
-            f"v more than {_LAG:g} × above g²", int(history.steps[at]), event, float(history.lag[at])
-        )
+        yield _signal(f"v more than {_LAG:g} × above g²", int(steps[at]), event, float(lag[at]))
     onset, peak = history.at(event.onset), history.at(event.peak)
     usual = history.usual(history.norm, max(onset - 10, 0))
     if usual is not None:
@@ -180,6 +186,11 @@ def _free(history: History, event: LossEvent) -> Iterator[Signal]:
             value = quotient(float(history.norm[i]), usual.median)
             yield _signal(f"gradient above {_BURST:g} × its median", int(history.steps[i]), event, value)
     yield _signal("loss off its level", event.onset, event, float(history.loss[onset]))
+
+
+def _near(steps: NDArray[np.int64], event: LossEvent) -> slice:
+    """Return the part of ordered steps that is near an event: of a long log no more is looked at."""
+    return slice(*np.searchsorted(steps, (event.onset - _BEFORE, event.peak + 1)).tolist())
 
 
 def _began(steps: NDArray[np.int64], on: NDArray[np.bool_], event: LossEvent, *, gap: int = 0) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,10 +12,12 @@ import numpy as np
 from foreshock.explain.advice import advise
 from foreshock.explain.course import places_of, signals_of, stages_of, table_near
 from foreshock.explain.history import History
+from foreshock.explain.noise import gradient_noise
 from foreshock.explain.record import Cause, Explanation, Name
 from foreshock.explain.recovery import judge_recovery
 from foreshock.explain.slow import slow_causes
 from foreshock.explain.sudden import (
+    REACH,
     bad_batch,
     batch_shape,
     data_change,
@@ -25,6 +28,7 @@ from foreshock.explain.sudden import (
     overflows,
     parameters_changed,
 )
+from foreshock.representation import short_line
 from foreshock.runlog.values import recorded_losses
 from foreshock.spikes import EventDefinition, LossEvent, detect_events
 
@@ -71,7 +75,7 @@ def explain_event(history: History, event: LossEvent) -> Explanation:
     causes = causes_of(history, event)
     recovery = judge_recovery(history, event)
     ids = _ids(history, event, causes)
-    return Explanation(
+    found = Explanation(
         kind=event.kind,
         onset=event.onset,
         peak=event.peak,
@@ -85,9 +89,10 @@ def explain_event(history: History, event: LossEvent) -> Explanation:
         ids=ids,
         signals=signals_of(history, event),
         recovery=recovery,
-        advice=advise(causes, recovery, event.onset, ids),
+        advice=(),
         missing=tuple(_missing(history, event, causes)),
     )
+    return replace(found, advice=advise([found], guarded=history.guarded))
 
 
 def causes_of(history: History, event: LossEvent, *, without: Collection[Name] = ()) -> tuple[Cause, ...]:
@@ -109,8 +114,12 @@ def causes_of(history: History, event: LossEvent, *, without: Collection[Name] =
         bad_batch(history, event, jump),
         data_change(history, event, jump),
         *slow_causes(history, event, jump),
+        gradient_noise(history, event, jump),
     ]
     causes = [cause for cause in found if cause is not None and cause.name not in without]
+    if any(cause.name == "gradient noise" for cause in causes):
+        # Past that edge other batches would have done it too.
+        causes = [replace(one, confidence=0.5) if one.name == "bad batch" else one for one in causes]
     return tuple(sorted(causes, key=lambda cause: -cause.confidence))
 
 
@@ -126,8 +135,15 @@ def _ids(history: History, event: LossEvent, causes: tuple[Cause, ...]) -> tuple
 def _missing(history: History, event: LossEvent, causes: tuple[Cause, ...]) -> list[str]:
     found = []
     if not history.rows("curvature", event.onset - 300, event.peak) and not history.noisy:
+        what = "pass loss_fn to Monitor, and a larger budget"
+        if history.failed_probe is not None:
+            message = short_line(str(history.failed_probe.get("message") or ""))
+            what = f"the probes failed: {message}".rstrip(".")
+        found.append(f"No curvature was measured near the event: {what}.")
+    if history.run.earlier and event.onset - int(history.steps[0]) <= REACH:
         found.append(
-            "No curvature was measured near the event: pass loss_fn to Monitor, and a larger budget."
+            "The folder has an earlier run. If this one goes on from it, load the monitor's state or pass "
+            "step= to observe: then what was before the resume counts."
         )
     named = {cause.name for cause in causes}
     if named & {"bad batch", "data change"} and not _ids(history, event, causes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -56,9 +57,35 @@ class History:
         )
         # The reader maps words to floats, so that an infinite loss is one; a null is unknown.
         self.ratio_steps, self.ratios = ratios_of(run)
+        self._steps_of: dict[str, NDArray[np.int64]] = {}
         self.growth = [row for row in run.records.get("growth", []) if "since" in row]
-        self.changes = list(run.records.get("change", []))
+        self.growth_steps = np.array([row["step"] for row in self.growth], dtype=np.int64)
+        changes = [*run.records.get("change", []), *self._resumes()]
+        self.changes: dict[str, list[Mapping[str, Any]]] = {}
+        for row in sorted(changes, key=lambda row: int(row["step"])):
+            self.changes.setdefault(str(row.get("what")), []).append(row)
+        self.typical_ratios = numbers(run, "forecast", "typical_mean_square_ratio")
+        self.gradient_ratios = numbers(run, "curvature", "gradient_stability_ratio")
+        events = run.records.get("event", [])
+        self.failed_probe = next((row for row in reversed(events) if row.get("name") == "probe failed"), None)
         self.noisy = bool(run.records.get("noise"))
+        self.guarded = bool(run.records.get("guard")) or bool(run.meta.get("guard"))
+
+    def _resumes(self) -> list[dict[str, Any]]:
+        """Return the resumes that no monitor wrote down, because its own state was not loaded."""
+        recorded = {row["step"] for row in self.run.records.get("change", []) if row.get("what") == "resume"}
+        found = []
+        for step in self.run.resumed:
+            at = int(np.searchsorted(self.steps, step))
+            if step in recorded or not 0 < at < len(self.steps):
+                continue
+            signals = {"instant_lag": self.lag, "second_moment": self.moment, "learning_rate": self.rate}
+            before, after = (
+                {name: float(values[i]) for name, values in signals.items()} for i in (at - 1, at)
+            )
+            first = int(self.steps[at])
+            found.append({"step": first, "what": "resume", "before": before, "after": after})
+        return found
 
     def at(self, step: int) -> int:
         """Return the index of a step, or of the first one after it.
@@ -93,7 +120,9 @@ class History:
             first: First step.
             last: Last step.
         """
-        return [row for row in self.changes if row.get("what") == what and first <= row["step"] <= last]
+        rows = self.changes.get(what, [])
+        begin = bisect_left(rows, first, key=_step_of)
+        return rows[begin : bisect_right(rows, last, key=_step_of)]
 
     def rows(self, kind: str, first: int, last: int) -> list[dict[str, Any]]:
         """Return the records of a kind in a range of steps, both ends included.
@@ -103,8 +132,20 @@ class History:
             first: First step.
             last: Last step.
         """
+        steps = self.steps_of(kind)
+        begin, end = int(np.searchsorted(steps, first)), int(np.searchsorted(steps, last, side="right"))
         rows: Sequence[dict[str, Any]] = self.run.records.get(kind, [])
-        return [row for row in rows if first <= row["step"] <= last]
+        return list(rows[begin:end])
+
+    def steps_of(self, kind: str) -> NDArray[np.int64]:
+        """Return the steps of all records of a kind, in order.
+
+        Args:
+            kind: Kind of the records.
+        """
+        if kind not in self._steps_of:
+            self._steps_of[kind] = self.run.steps(kind)
+        return self._steps_of[kind]
 
     def ratio_before(self, step: int, oldest: int) -> tuple[int, float] | None:
         """Return the last stability ratio at or before a step, with its step; None if there is none.
@@ -120,6 +161,10 @@ class History:
             if math.isfinite(self.ratios[i]):
                 return int(self.ratio_steps[i]), float(self.ratios[i])
         return None
+
+
+def _step_of(row: Mapping[str, Any]) -> int:
+    return int(row["step"])
 
 
 def middle(values: NDArray[np.float64]) -> float:

@@ -24,6 +24,7 @@ Name = Literal[
     "options changed",
     "forward overflow",
     "gradient overflow",
+    "gradient noise",
 ]
 CAUSES: tuple[Name, ...] = get_args(Name)
 """The causes that are told apart."""
@@ -171,6 +172,17 @@ class Explanation:
     def cause(self) -> str:
         """The name of the most certain cause; ``not explained`` without one."""
         return self.causes[0].name if self.causes else NOT_EXPLAINED
+
+    @property
+    def named(self) -> str:
+        """The names of all causes, the most certain first; ``not explained`` without one."""
+        return " and ".join(cause.name for cause in self.causes) or NOT_EXPLAINED
+
+    @property
+    def why(self) -> tuple[str, ...]:
+        """Each cause with its evidence in a sentence without a full stop; of an event without one, that."""
+        said = [f"{one.name} ({100 * one.confidence:.0f} % sure): {one.words}" for one in self.causes]
+        return tuple(said) or (f"{NOT_EXPLAINED}: none of the tests for a known cause holds",)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the explanation as plain values that JSON holds: what is not finite is None or a string."""

@@ -86,7 +86,7 @@ def _expected(history: History, event: LossEvent, at: int, *, share: float) -> f
     onset = history.at(event.onset)
     part = slice(max(onset - _TREND - _NEAR, 0), max(onset - _NEAR, 0))
     losses = history.loss[part]
-    places = np.arange(len(history.loss))[part].astype(np.float64)
+    places = np.arange(part.start, part.start + len(losses), dtype=np.float64)
     known = np.isfinite(losses)
     losses, places = losses[known], places[known]
     if losses.size < _FEWEST:
@@ -110,7 +110,7 @@ def _slope(places: NDArray[np.float64], values: NDArray[np.float64]) -> float:
 def _steps_until_back(history: History, event: LossEvent) -> int | None:
     start = history.at(event.peak)
     bar = event.reference + _BACK * event.rise if math.isfinite(event.rise) else event.reference
-    back = np.flatnonzero(history.loss[start:] <= bar)
+    back = np.flatnonzero(history.loss[start : history.at(event.end) + _SETTLED] <= bar)
     return int(history.steps[start + int(back[0])]) - event.onset if back.size else None
 
 

@@ -37,6 +37,8 @@ _BLIND = 0.4  # median decay exponent from which v decays
 _LAG = 2.0  # v above g²
 _FELL = -0.1  # how far ln Σv̂ fell: where it grew by more than a tenth, v did not decay
 _WINDOW, _HARDLY = 100, 0.1  # steps, and ln(learning rate) over them, where nothing else was measured
+_EACH, _FEWEST_STEPS, _GREW = 1.2, 4, 8.0  # growth of the gradient: a step, steps, in all
+_CALM = 2.0  # times its median, at most where that growth begins
 _STEADY = 0.3  # of ln(learning rate): more than that over the window is the schedule's doing
 
 
@@ -77,16 +79,20 @@ def measure_rise(history: History, event: LossEvent) -> Rise | None:
         history: The run.
         event: What happened to the loss.
     """
-    growth = [row for row in history.growth if row["step"] <= event.onset + _NEAR]
-    known = np.isfinite(history.ratios) & (history.ratios > 0)
-    known &= (history.ratio_steps >= event.onset - _OLDEST) & (history.ratio_steps <= event.onset + _NEAR)
-    steps, ratios = history.ratio_steps[known], history.ratios[known]
-    if not growth or not steps.size:
+    window = event.onset - _OLDEST, event.onset + _NEAR
+    end = int(np.searchsorted(history.growth_steps, window[1], side="right"))
+    near = slice(*np.searchsorted(history.ratio_steps, (window[0], window[1] + 1)).tolist())
+    known = np.isfinite(history.ratios[near]) & (history.ratios[near] > 0)
+    steps, ratios = history.ratio_steps[near][known], history.ratios[near][known]
+    if not end or not steps.size:
         return None
     top = _top(steps, ratios, event)
     low = _low_before(ratios, top)
     first, last = int(steps[low]), int(steps[top])
     total = logarithm(quotient(ratios[top], ratios[low]))
+    growth = history.growth[int(np.searchsorted(history.growth_steps, first)) : end] or [
+        history.growth[end - 1]
+    ]
     landscape = float(sum(_landscape_part(row, first, last) for row in growth))
     rate = _rate_growth(history, first, last)
     ahead = _ahead(growth[-1], event.onset - last)
@@ -145,13 +151,13 @@ def slow_causes(history: History, event: LossEvent, jump: Jump | None) -> list[C
         event: What happened to the loss.
         jump: Its rise within one step, if there was one: then nothing built up.
     """
-    if jump is not None or event.first_non_finite == event.onset or _was_disturbed(history, event):
+    if jump is not None or event.first_non_finite == event.onset or was_disturbed(history, event):
         return []
     rise = measure_rise(history, event)
     decay = _decay(history, event)
-    if rise is None:
-        return _without_readings(history, event, decay)
-    if not rise.ratio >= _EDGE or not rise.total > _LEAST:
+    if rise is None or not rise.ratio >= _EDGE:
+        return _by_the_gradient(history, event, rise) or _without_readings(history, event, decay)
+    if not rise.total > _LEAST:
         return []
     causes = []
     shares = quotient(rise.preconditioner, rise.total), quotient(rise.landscape, rise.total)
@@ -169,6 +175,53 @@ def slow_causes(history: History, event: LossEvent, jump: Jump | None) -> list[C
         )
         causes.append(_cause("landscape", shares[1], words, rise, decay))
     return causes
+
+
+def _by_the_gradient(history: History, event: LossEvent, rise: Rise | None) -> list[Cause]:
+    """What a gradient says that grew as past the edge, where the ratio was last measured far below it.
+
+    It grows by a factor at each step only past the edge. From the last measurement on the ratio is followed
+    by v and the learning rate alone; what lacks to one was made by the curvature, along that direction or
+    along another one that overtook it.
+    """
+    last = history.ratio_before(event.onset - 1, event.onset - _OLDEST)
+    grew = _growth_of_gradient(history, event)
+    if history.noisy or last is None or grew is None or not 0 < last[1] < _EDGE:
+        return []
+    (steps, times), (step, ratio) = grew, last
+    missing = -math.log(ratio)
+    followed = 0.0 if rise is None else max(rise.preconditioner, 0.0) + max(rise.rate, 0.0)
+    share = missing / (missing + followed)
+    if not share >= _SHARE:
+        return []
+    words = (
+        f"the gradient grew {number(times)}-fold over {steps} steps, as past the edge, although v and the "
+        f"learning rate alone had brought the stability ratio to {number(ratio)} by step {step:,}: the "
+        "curvature rose since it was last measured"
+    )
+    facts = (
+        Fact("growth of the gradient before the peak", times, _GREW, event.onset),
+        Fact("stability ratio, followed from its last measurement", ratio, math.nan, step),
+        Fact("share of the rise of ln(ratio) to the edge", share, _SHARE),
+    )
+    return [Cause("landscape", 0.5, words, facts)]
+
+
+def _growth_of_gradient(history: History, event: LossEvent) -> tuple[int, float] | None:
+    """Return over how many steps the gradient grew by a factor each, from calm, and by how much in all."""
+    first, last = history.at(event.onset) - _NEARLY, history.at(event.peak)
+    norms = history.norm[max(first, 0) : last + 1]
+    usual = history.usual(history.norm, max(first, 0))
+    if usual is None or not usual.median > 0 or not np.isfinite(norms).all() or not (norms > 0).all():
+        return None
+    grows = norms[1:] >= _EACH * norms[:-1]
+    ends = np.flatnonzero(np.diff(np.concatenate(([False], grows, [False])).astype(int)))
+    runs = [(int(a), int(b)) for a, b in ends.reshape(-1, 2) if b - a >= _FEWEST_STEPS]
+    for start, end in reversed(runs):
+        times = quotient(norms[end], norms[start])
+        if times >= _GREW and norms[start] <= _CALM * usual.median:
+            return end - start, times
+    return None
 
 
 @dataclass(frozen=True)
@@ -201,7 +254,8 @@ def _decay(history: History, event: LossEvent) -> Decay:
 def _without_readings(history: History, event: LossEvent, decay: Decay) -> list[Cause]:
     """What v alone says: it decayed, blind to a small gradient, and then the gradient grew for some steps."""
     rising = _rate_growth(history, event.onset - _WINDOW, event.onset) > _HARDLY
-    if history.growth or rising or not (decay.exponent >= _BLIND and decay.lag >= _LAG and decay.fell > 0):
+    measured = bool(np.searchsorted(history.growth_steps, event.onset + _NEAR, side="right"))
+    if measured or rising or not (decay.exponent >= _BLIND and decay.lag >= _LAG and decay.fell > 0):
         return []
     words = (
         f"v decayed with exponent {number(decay.exponent)}, {number(decay.lag)} × above g², until the loss "
@@ -214,8 +268,13 @@ def _without_readings(history: History, event: LossEvent, decay: Decay) -> list[
     return [Cause("preconditioner lag", 0.5, words, facts)]
 
 
-def _was_disturbed(history: History, event: LossEvent) -> bool:
-    """Return whether something was done to the training that may have made what follows."""
+def was_disturbed(history: History, event: LossEvent) -> bool:
+    """Return whether something was done to the training that may have made what follows.
+
+    Args:
+        history: The run.
+        event: What happened to the loss.
+    """
     first = event.onset - REACH
     changed = changed_training(history, first, event.onset)
     before = history.ratio_before(int(changed[0]["step"]) - 1, event.onset - _OLDEST) if changed else None

@@ -27,6 +27,11 @@ REACH = 60
 ROSE = 1.3
 """Learning rate over an earlier one, from which it has risen."""
 
+LEFT = 0.35
+"""Share of a rise that may be left in the steps after a batch that alone was bad."""
+PART = 0.5
+"""Height of a jump over that of its event, from which the one is the other."""
+
 _NEAR = 5  # steps before an onset in which the rise may have begun: a noisy loss is judged by a mean of five
 _ONE_STEP = 0.6  # share of the rise to the first summit that came in one step
 _TIMES = 2.0  # the rise over those within one step before: a loss that swings already is not calm
@@ -34,10 +39,10 @@ _DOUBLED, _CLEAN_SHARE, _CLEAN_BEFORE = 2.0, 0.8, 2.0  # rate, and the jump besi
 _FIRST = 3  # steps after that step within which the first summit counts
 _CALM = 3.0  # gradient of the step before over its median: not more than that, where nothing builds up
 _LOUD = 1.5  # gradient of the step over its median
-_BACK = 0.35  # share of the rise that may be left in the steps after a batch that alone was bad
 _AFTER = 5
 _SHAPE = 1.25  # batch size or length over the usual one, or one over it
 _WINDOW = 100  # steps before an event in which a rise of the learning rate counts
+_EXACTLY, _NEARLY = 1e-4, 0.05  # of v̂/g² from one: v is that of one step, or may be so by chance
 _COLD = 0.3  # of v̂ over g², after a resume over before it: v is lost
 
 
@@ -52,6 +57,7 @@ class Jump:
         gradient: Gradient of the step, over the median.
         left: Share of the rise that was left over the next five steps; NaN if the run ended.
         times: The rise over the largest one within a step of the twenty steps before.
+        part: Height of the step over that of the whole event: a small one was no more than its beginning.
     """
 
     at: int
@@ -60,6 +66,7 @@ class Jump:
     gradient: float
     left: float
     times: float = math.inf
+    part: float = 1.0
 
 
 def find_jump(history: History, event: LossEvent) -> Jump | None:
@@ -92,12 +99,17 @@ def find_jump(history: History, event: LossEvent) -> Jump | None:
         gradient=quotient(float(history.norm[at]), usual.median),
         left=left if after.size >= 2 else math.nan,
         times=_over_rises(history, at, float(rises.max())),
+        part=_part(float(history.loss[at]), event),
     )
     calm = jump.share >= _ONE_STEP and jump.before <= _CALM and jump.times >= _TIMES
     # A rate that rises for long makes a loss swing: a rise within one step must then be clean to count.
     rising = _rise_of_rate(history, onset) >= _DOUBLED
     clean = jump.share >= _CLEAN_SHARE and jump.before <= _CLEAN_BEFORE
     return jump if calm and (clean or not rising) else None
+
+
+def _part(loss: float, event: LossEvent) -> float:
+    return quotient(loss - event.reference, event.rise) if event.rise < math.inf else 1.0
 
 
 def _rise_of_rate(history: History, onset: int) -> float:
@@ -141,7 +153,7 @@ def steep_rate(history: History, at: int) -> float:
 
 def bad_batch(history: History, event: LossEvent, jump: Jump | None) -> Cause | None:
     """One batch: loss and gradient normal before, the loss normal after."""
-    if jump is None or not jump.left <= _BACK:
+    if jump is None or not jump.left <= LEFT or jump.part < PART:
         return None
     if not jump.gradient > _LOUD or _is_changed(history, event, jump) or shape_change(history, event):
         return None
@@ -150,19 +162,19 @@ def bad_batch(history: History, event: LossEvent, jump: Jump | None) -> Cause | 
         Fact("gradient of the step before, over its median", jump.before, _CALM, step - 1),
         Fact("gradient of the step, over its median", jump.gradient, _LOUD, step),
         Fact("share of the rise in this one step", jump.share, _ONE_STEP, step),
-        Fact("share of the rise that is left over the next five steps", jump.left, _BACK, step + 1),
+        Fact("share of the rise that is left over the next five steps", jump.left, LEFT, step + 1),
     )
     words = (
         f"the loss rose within step {step:,} with a gradient {number(jump.gradient)} × its usual size, the "
         f"step before was {number(jump.before)} × and {_percent(jump.left)} of the rise was left after it"
     )
-    sure = min(jump.share, 1 - max(jump.left, 0) / (2 * _BACK), 0.95)
+    sure = min(jump.share, 1 - max(jump.left, 0) / (2 * LEFT), 0.95)
     return Cause("bad batch", max(sure, 0.5), words, facts, step)
 
 
 def data_change(history: History, event: LossEvent, jump: Jump | None) -> Cause | None:
     """Other data from one step on: a normal update can't raise a loss at once, and it stays high."""
-    if jump is None or not jump.left > _BACK:
+    if jump is None or not jump.left > LEFT:
         return None
     if _is_changed(history, event, jump) or shape_change(history, event):
         return None
@@ -170,7 +182,7 @@ def data_change(history: History, event: LossEvent, jump: Jump | None) -> Cause 
     facts = (
         Fact("gradient of the step before, over its median", jump.before, _CALM, step - 1),
         Fact("share of the rise in this one step", jump.share, _ONE_STEP, step),
-        Fact("share of the rise that is left over the next five steps", jump.left, _BACK, step + 1),
+        Fact("share of the rise that is left over the next five steps", jump.left, LEFT, step + 1),
     )
     words = (
         f"the loss rose within step {step:,} although the gradient before it was {number(jump.before)} × its "
@@ -265,7 +277,9 @@ def lost_state(history: History, event: LossEvent) -> Cause | None:
         moment = [number_of(row, name, "second_moment") for name in ("before", "after")]
         anew = after < before
         lost = moment[1] < _COLD * moment[0] and lag[1] < _COLD * lag[0]
-        if not (anew or lost):
+        # After the first update of an optimizer v̂ is exactly g²; any other has a v of its own.
+        first = abs(lag[1] - 1) < _EXACTLY and not abs(lag[0] - 1) < _NEARLY
+        if not (anew or lost or first):
             continue
         step = int(row["step"])
         facts = [
@@ -274,7 +288,7 @@ def lost_state(history: History, event: LossEvent) -> Cause | None:
             Fact("v̂ over g² at the last step before", lag[0], math.nan, step - 1),
         ]
         began = f"began at update {after:,.0f} although the run was at {before:,.0f}"
-        what = began if anew else "kept its count"
+        what = began if anew else "had v̂ = g², as after its first update" if first else "kept its count"
         words = (
             f"the run was resumed at step {step:,}; its optimizer {what}, and v̂/g² went from "
             f"{number(lag[0])} to {number(lag[1])}: v was not loaded"

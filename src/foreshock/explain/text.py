@@ -19,13 +19,7 @@ def explanation_text(found: Explanation) -> str:
         found: The explanation of one event.
     """
     lines = [f"{_headline(found)}", ""]
-    if found.causes:
-        lines += [
-            f"Cause: {cause.name} ({100 * cause.confidence:.0f} % sure): {cause.words}."
-            for cause in found.causes
-        ]
-    else:
-        lines.append("Cause: not explained: none of the tests for a known cause holds.")
+    lines += [f"Cause: {sentence}." for sentence in found.why]
     lines.append(f"Recovery: {found.recovery.outcome}: {found.recovery.words}.")
     for title, rows in (("Where", found.where), ("What to do", found.advice), ("Missing", found.missing)):
         lines += _listed(title, rows)

@@ -55,7 +55,7 @@ class RandomState:
             {index: torch.cuda.get_rng_state(index) for index in cuda},
             numpy_state,
             random.getstate(),
-            [(generator, _state(generator)) for generator in generators],
+            [(generator, generator_state(generator)) for generator in generators],
             _checked_bits(numpy_state),
         )
 
@@ -68,7 +68,7 @@ class RandomState:
             np.random.set_state(self.numpy)
         random.setstate(self.python)
         for generator, state in self.others:
-            _set_state(generator, state)
+            set_generator_state(generator, state)
 
 
 def _numpy_bits() -> bytes:
@@ -89,13 +89,24 @@ def _checked_bits(state: Any) -> bytes | None:
     return bits if bits == key.tobytes() + int(position).to_bytes(4, sys.byteorder) else None
 
 
-def _state(generator: Any) -> Any:
+def generator_state(generator: Any) -> Any:
+    """Return the state of a generator, for `set_generator_state`.
+
+    Args:
+        generator: Of a type in `GENERATORS`.
+    """
     if isinstance(generator, np.random.Generator):
         return generator.bit_generator.state
     return generator.getstate() if isinstance(generator, random.Random) else generator.get_state()
 
 
-def _set_state(generator: Any, state: Any) -> None:
+def set_generator_state(generator: Any, state: Any) -> None:
+    """Set a generator back.
+
+    Args:
+        generator: Of a type in `GENERATORS`.
+        state: Of `generator_state`.
+    """
     if isinstance(generator, np.random.Generator):
         generator.bit_generator.state = state
     elif isinstance(generator, random.Random):

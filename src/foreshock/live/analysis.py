@@ -77,7 +77,7 @@ class Analysis:
 
     def round(self) -> bool:
         """Do what is due once; return whether there is more."""
-        scans = [run.scan() for run in self._watched.all_runs()]
+        scans = [self._scan(run) for run in self._watched.all_runs()]
         now = time.monotonic()
         for key, desk in list(self._desks.items()):
             run = self._watched.runs.get(key)
@@ -86,6 +86,15 @@ class Analysis:
             elif now >= desk.due and (desk.found is None or desk.found.version != run.version):
                 self._summarise(run, desk)
         return any(scans)
+
+    def _scan(self, run: LiveRun) -> bool:
+        behind = run.scan()
+        try:
+            if not behind:
+                run.explain_news()
+        except Exception:  # one odd log must not end the page of all others
+            _LOGGER.exception("the last spike of %s could not be explained", run.path)
+        return behind
 
     def _summarise(self, run: LiveRun, desk: _Desk) -> None:
         began = time.monotonic()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from foreshock.report.advice import go_back, remedy
-from foreshock.report.evidence import NOISE, OLDEST, hinted_cause
+from foreshock.explain import GUARDED_AGAINST, go_back, remedy
+from foreshock.report.evidence import OLDEST
 from foreshock.report.verdict import failure
 from foreshock.report.words import count, height, number, percent
 from foreshock.representation import short_line
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from foreshock.explain import Explanation, Name
     from foreshock.spikes import LossEvent
 
 State = Literal[
@@ -52,6 +53,7 @@ class Situation:
         losses: The last losses, shape (n,).
         events: What happened to the loss and is over, in order.
         going_on: What has begun and is not over.
+        explained: Explanation of the last of them; None while it is made.
         forecast: The last forecast; None before the first.
         alarms: The last alarms.
         horizon: Steps within which an instability is announced; NaN if the log does not say.
@@ -63,6 +65,7 @@ class Situation:
     losses: NDArray[np.float64]
     events: Sequence[LossEvent] = ()
     going_on: LossEvent | None = None
+    explained: Explanation | None = None
     forecast: Mapping[str, Any] | None = None
     alarms: Sequence[Mapping[str, Any]] = ()
     horizon: float = math.nan
@@ -99,7 +102,10 @@ def _diverged(now: Situation, last_step: int) -> Headline | None:
     if event.kind == "divergence":
         finite = now.losses[np.isfinite(now.losses)][-20:]
         lost = bool(finite.size) and float(np.median(finite)) > event.reference + _STAYED * event.rise
-    return Headline("diverged", failure(event, last_step), go_back(event, last_step)) if lost else None
+    if not lost:
+        return None
+    advice = f"{go_back(event.onset)} {_against(now, event)}".strip()
+    return Headline("diverged", f"{failure(event, last_step)}{_named(now, event)}", advice)
 
 
 def _spiked(now: Situation, last_step: int) -> Headline | None:
@@ -112,10 +118,28 @@ def _spiked(now: Situation, last_step: int) -> Headline | None:
     words = f"Spiked at step {event.onset:,} to {height(event)} the level before, {known}, {still}"
     if event.kind == "non-finite" or height(event).startswith("+"):
         words = f"Spiked at step {event.onset:,} ({height(event)}), {known}, {still}"
-    if now.guarded:
-        return Headline("spiked", words, "The guard is at work: see what it did below.")
+    words += _named(now, event)
     wait = "Wait for it to come back before you judge it. " if now.going_on is not None else ""
-    return Headline("spiked", words, wait + (_remedy(now) or "Open its mark to see what was known before."))
+    if now.guarded and not _against(now, event):
+        return Headline("spiked", words, "The guard is at work: see what it did below.")
+    advice = _against(now, event) or "foreshock explain says what was known before it."
+    return Headline("spiked", words, wait + advice)
+
+
+def _named(now: Situation, event: LossEvent) -> str:
+    """Return the causes of an event in a part of a sentence; empty while they are being looked for."""
+    if now.explained is None or now.explained.onset != event.onset:
+        return ""
+    found = now.explained
+    return f"; cause: {found.named}" if found.causes else f"; {found.named}"
+
+
+def _against(now: Situation, event: LossEvent) -> str:
+    """Return what helps against the cause of an event; empty if it is unknown, or the guard does it."""
+    if now.explained is None or now.explained.onset != event.onset or not now.explained.causes:
+        return ""
+    cause = now.explained.causes[0]
+    return "" if now.guarded and cause.name in GUARDED_AGAINST else remedy(cause.name, [event.onset])
 
 
 def _announced(now: Situation, event: LossEvent) -> int | None:
@@ -217,5 +241,14 @@ def _remedy(now: Situation) -> str:
     """Return what helps against what drives the run, by the hint of its last forecast."""
     forecast = now.forecast or {}
     if math.isfinite(as_number(forecast.get("typical_mean_square_ratio"))):
-        return remedy(NOISE)
-    return remedy(hinted_cause(short_line(str(forecast.get("cause_hint") or ""))))
+        return remedy("gradient noise")
+    driver = _hinted(short_line(str(forecast.get("cause_hint") or "")))
+    return "" if driver is None else remedy(driver)
+
+
+def _hinted(hint: str) -> Name | None:
+    """Return what a forecast's hint says drives the ratio; None if it says nothing."""
+    if not (hint.startswith(("no faster", "the", "v ")) or "as fast as" in hint):
+        return None
+    decays = hint.startswith("no faster than v decays") or "the preconditioner drives" in hint
+    return "preconditioner lag" if decays else "landscape"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from foreshock.report.advice import remedy
 from foreshock.report.charts import joined
 from foreshock.report.readings import times, until
 from foreshock.report.tables import spike_table
@@ -17,7 +16,6 @@ from foreshock.runlog.numbers import as_number
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from foreshock.explain import Explanation
     from foreshock.live.analysis import Analysed
     from foreshock.live.run import LiveRun
     from foreshock.spikes import LossEvent
@@ -124,7 +122,8 @@ def _alarm(place: int, row: Mapping[str, Any]) -> Mark:
 def _event(place: int, row: Mapping[str, Any]) -> Mark:
     name = short_line(str(row.get("name") or "event"))
     end, words = until(row), short_line(str(row.get("message") or ""))
-    sort = "misuse" if name.startswith("misuse") else "event"
+    first = name.partition(":")[0].partition(" ")[0]
+    sort = first if first in ("misuse", "rewind", "recovery") else "event"
     return {
         "key": f"event-{place}",
         "sort": sort,
@@ -144,37 +143,23 @@ def _explained_spike(event: LossEvent, run: LiveRun, analysed: Analysed | None) 
         ("Lasted", count(event.end - event.onset + 1, "step")),
     ]
     text = [] if event.kind == "spike" else [f"{failure(event, run.last_step)}."]
-    known = [] if analysed is None else _known(event, analysed)
-    if known and analysed is not None:
-        (row, headers, causes), *_ = known
-        facts += [(name, cell) for name, cell in zip(headers[2:], row[2:], strict=True) if cell != "–"]
-        found = next((one for one in analysed.summary.explanations if one.onset == event.onset), None)
-        if found is not None and found.causes:
-            text += _caused(found)
-        else:
-            text += [_sentence(cause.words) for cause in causes]
-            text += [words for words in dict.fromkeys(remedy(cause.label) for cause in causes[:1]) if words]
-            text += [] if causes else ["The log does not say why."]
+    found = None if analysed is None else analysed.summary.explanation_of(event)
+    if analysed is not None and found is not None:
+        facts += _measured(event, analysed)
+        text += [_sentence(words) for words in found.why]
+        text += [_sentence(f"{found.recovery.outcome}: {found.recovery.words}"), *found.advice]
     else:
         text.append("What was known before it is being worked out.")
     margin = max(event.end - event.onset, 60)
     return _explained(title, facts, text, (event.onset - margin, event.end + margin))
 
 
-def _caused(found: Explanation) -> list[str]:
-    """Return the causes with their evidence, what became of the run, and what to do, a sentence each."""
-    causes = [
-        _sentence(f"{cause.name} ({cause.confidence:.0%} sure): {cause.words}") for cause in found.causes
-    ]
-    return [*causes, _sentence(f"{found.recovery.outcome}: {found.recovery.words}"), *found.advice]
-
-
-def _known(event: LossEvent, analysed: Analysed) -> list[tuple[tuple[str, ...], tuple[str, ...], Any]]:
-    """Return the row of a spike in the report's table, the names of its columns, and its causes."""
-    summary = analysed.summary
-    table = spike_table(summary)
-    parts = zip(summary.outcomes, table.rows, summary.evidence, strict=True)
-    return [(row, table.headers, known.causes) for one, row, known in parts if one.spike.onset == event.onset]
+def _measured(event: LossEvent, analysed: Analysed) -> list[tuple[str, str]]:
+    """Return what the report's table says of a spike, by the names of its columns."""
+    table = spike_table(analysed.summary)
+    rows = zip(analysed.summary.outcomes, table.rows, strict=True)
+    row = next((row for one, row in rows if one.spike.onset == event.onset), ())
+    return [(name, cell) for name, cell in zip(table.headers[2:], row[2:], strict=False) if cell != "–"]
 
 
 def _explained_alarm(row: Mapping[str, Any], run: LiveRun) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import threading
@@ -13,27 +14,32 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foreshock.explain import History, explain_event
 from foreshock.live.charts import CHARTS, COLUMNS
 from foreshock.live.curve import Curve
 from foreshock.live.headline import Headline, Situation, headline
 from foreshock.live.tail import CHUNK, LogTail
+from foreshock.report.layermaps import named
 from foreshock.representation import short_line
 from foreshock.runlog.numbers import as_number
 from foreshock.runlog.reader import check_readable, run_of
 from foreshock.spikes.detection import first_size
-from foreshock.spikes.events import EventDefinition, EventScan
+from foreshock.spikes.events import EventDefinition
+from foreshock.spikes.scan import EventScan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from foreshock.explain import Explanation
     from foreshock.runlog import Run
     from foreshock.runlog.rows import Rows
     from foreshock.spikes import LossEvent
 
 _SCANNED_AT_ONCE = 2000  # steps: what waits for the lock waits some hundredths of a second
 _SPEED_OVER = 30.0  # seconds over which steps a second are counted
+_KNOWN_AFTER = 60  # steps after an event: what comes later says no more of its cause
 _KEPT = ("alarm", "guard", "event", "curvature", "forecast", "tensors")
 _FEWEST = 2  # values that make a line
 _CHANGES_NOTHING = ("none", "cooldown")
@@ -117,6 +123,7 @@ class LiveRun:
         self._scan: EventScan | None = None
         self._scanned, self._scanned_step = 0, -1
         self._speeds: deque[tuple[float, int]] = deque()
+        self._news: tuple[tuple[int, bool, bool] | None, Explanation | None] = (None, None)
 
     # ------------------------------------------------------------------ what the threads do
 
@@ -150,15 +157,40 @@ class LiveRun:
             if self._scan is None:
                 self._scan = EventScan(EventDefinition(), first_size(curve.column("loss")))
             before = self._scan.events, self._scan.going_on
-            columns = (curve.steps, curve.column("loss"), curve.column("measured"))
-            for step, loss, measured in zip(*(c[self._scanned : end].tolist() for c in columns), strict=True):
-                if measured and step > self._scanned_step:
-                    self._scan.see(int(step), loss)
-                    self._scanned_step = int(step)
+            part = slice(self._scanned, end)
+            measured = curve.column("measured")[part].astype(bool)
+            steps, losses = curve.steps[part][measured], curve.column("loss")[part][measured]
+            new = steps > np.maximum.accumulate(np.append(self._scanned_step, steps))[:-1]
+            self._scan.see_all(steps[new].astype(np.int64), losses[new])
+            if new.any():
+                self._scanned_step = int(steps[new][-1])
             self._scanned = end
             if before != (self._scan.events, self._scan.going_on):
                 self.version += 1
             return end < len(curve)
+
+    def explain_news(self) -> None:
+        """Find out why the last event of the loss happened: when it begins, when it is over, and once more.
+
+        Slow: the log is read as a whole, outside of the lock.
+        """
+        with self.lock:
+            events = self.events
+            if not events or self._tail.behind or self.last_step is None:
+                return
+            event, generation = events[-1], self.generation
+            over = self._scan is not None and self._scan.going_on is None
+            version = (event.onset, over, self.last_step >= event.end + _KNOWN_AFTER)
+            if version == self._news[0]:
+                return
+            self._news = version, self._news[1]
+            snapshot = self.snapshot()
+        with np.errstate(all="ignore"):
+            found = explain_event(History(snapshot), event)
+        with self.lock:
+            if generation == self.generation:
+                self._news = version, found
+                self.version += 1
 
     def snapshot(self) -> Run:
         """Return the run as it is now, for another thread to read at leisure.
@@ -179,6 +211,37 @@ class LiveRun:
                 return []
             ongoing = self._scan.going_on
             return [*self._scan.events, *([] if ongoing is None else [ongoing])]
+
+    def events_by_now(self) -> list[LossEvent]:
+        """Return what happened to the loss if the run ended now: what goes on may have diverged already."""
+        with self.lock:
+            return [] if self._scan is None else copy.deepcopy(self._scan).finish()
+
+    @property
+    def records(self) -> Mapping[str, Rows]:
+        """All records by kind in the order of the log, also those that a resumed session did again."""
+        return self._tail.sessions.kinds
+
+    @property
+    def created(self) -> str:
+        """When the first session began, ISO 8601; empty if the log doesn't say."""
+        headers = self._tail.sessions.headers
+        return short_line(str(headers[0].get("created") or "")) if headers else ""
+
+    @property
+    def starts(self) -> int:
+        """Number of sessions that recorded something."""
+        return self._tail.sessions.starts
+
+    @property
+    def written(self) -> float:
+        """When the log was last written, seconds since 1970; 0 before the first look."""
+        return self._tail.written
+
+    @property
+    def read_share(self) -> float:
+        """How much of the log was read by now, from 0 to 1."""
+        return self._tail.position / self._tail.size if self._tail.size else 1.0
 
     @property
     def meta(self) -> Mapping[str, Any]:
@@ -215,6 +278,7 @@ class LiveRun:
                     losses=losses[-100:].copy(),
                     events=scan.events if scan is not None else (),
                     going_on=scan.going_on if scan is not None else None,
+                    explained=self._news[1],
                     forecast=self.log.forecast,
                     alarms=tuple(self.log.alarms[-50:]),
                     horizon=as_number(self.meta.get("horizon")),
@@ -275,6 +339,7 @@ class LiveRun:
         self.log, self._drawn, self._seen = Log(), Counter(), {}
         self._scan, self._scanned, self._scanned_step = None, 0, -1
         self._speeds.clear()
+        self._news = None, None
         self.generation += 1
 
     def _take_new(self) -> None:
@@ -329,16 +394,6 @@ class LiveRun:
             self.generation += 1
             if kind == "step":
                 self._scan, self._scanned, self._scanned_step = None, 0, -1
-
-
-def named(rows: Any) -> list[Mapping[str, Any]]:
-    """Return those of a list that are mappings with a name, whoever wrote it.
-
-    Args:
-        rows: Anything that JSON can hold.
-    """
-    found = rows if isinstance(rows, list) else []
-    return [row for row in found if isinstance(row, dict) and "name" in row]
 
 
 def _measured(rows: Rows, losses: NDArray[np.float64], start: int) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from foreshock.explain.layers import layer_name, types_in
 from foreshock.live.charts import CHARTS
 from foreshock.live.marks import marks
 from foreshock.report.html import tiles
+from foreshock.report.layermaps import layer_maps
 from foreshock.report.tables import Table, alarm_table, spike_table
 from foreshock.report.text import notes
 from foreshock.report.verdict import verdict
@@ -28,14 +30,6 @@ if TYPE_CHECKING:
     from foreshock.live.run import LiveRun
 
 MOST_POINTS = 20_000
-_LAYERS = 40  # rows of the map of layers: the largest
-_STRETCHES = 240  # columns of it
-_HEATS = (
-    ("share", "Share of the unstable direction"),
-    ("lag", "Lag of the second moment by layer"),
-    ("decay_exponent", "Decay exponent of the second moment by layer"),
-    ("burst", "Gradient ahead of the second moment by layer, √(g²/v̂)"),
-)
 
 
 def series(
@@ -132,29 +126,8 @@ def heat(run: LiveRun) -> dict[str, Any]:
     """
     with run.lock:
         readings, types = run.log.by_layer, types_in(run.meta)
-    stretches = [part for part in np.array_split(np.arange(len(readings)), _STRETCHES) if len(part)]
-    maps = []
-    for name, title in _HEATS:
-        largest: dict[str, float] = {}
-        columns: list[dict[str, float]] = []
-        for part in stretches:
-            column: dict[str, float] = {}
-            for place in part.tolist():
-                for block in readings[place][1]:
-                    value = as_number(block.get(name))
-                    if math.isfinite(value):
-                        layer = str(block["name"])
-                        column[layer] = max(value, column.get(layer, -math.inf))
-                        largest[layer] = max(value, largest.get(layer, -math.inf))
-            columns.append(column)
-        layers = sorted(largest, key=lambda layer: -largest[layer])[:_LAYERS]
-        if layers:
-            values = [[column.get(layer) for column in columns] for layer in layers]
-            shown = [layer_name(short_line(layer), types) for layer in layers]
-            maps.append(
-                {"title": title, "layers": shown, "values": values, "left": len(largest) - len(layers)}
-            )
-    return {"id": run.key, "steps": [readings[part[0]][0] for part in stretches], "maps": maps}
+    steps, maps = layer_maps(readings, types)
+    return {"id": run.key, "steps": steps, "maps": [asdict(one) for one in maps]}
 
 
 def _table(table: Table) -> dict[str, Any]:

@@ -57,18 +57,23 @@ class EvidenceRecorder:
         self._updates: int | None = None  # number of an update, less its step
         self._wanted = ""  # why a table is made as soon as gradients are at hand
 
-    def see(self, step: int, ids: Any, *, gradient_scale: float) -> None:
+    def see(self, step: int, ids: Any, *, gradient_scale: float) -> bool:
         """Take into account what the host knows of a step before anything is read back.
 
         Args:
             step: Step number.
             ids: What the loader calls the examples of the batch; None if it does not say.
             gradient_scale: What ``.grad`` still has to be divided by.
+
+        Returns:
+            Whether options of the optimizer, or what it trains, are others from this step on.
         """
-        for change in self._changes.compare(step, gradient_scale=gradient_scale):
+        changes = self._changes.compare(step, gradient_scale=gradient_scale)
+        for change in changes:
             self._journal.write("change", change)
         if ids is not None:
-            self._ids.append((step, _as_ids(ids)))
+            self._ids.append((step, as_ids(ids)))
+        return any(change.what in ("options", "parameters") for change in changes)
 
     def judge(self, seen: StepObservation) -> None:
         """Take the numbers of a step into account.
@@ -89,6 +94,15 @@ class EvidenceRecorder:
         if finite:
             self._norms.append(norm)
         self._last = seen
+
+    def ids_between(self, first: int, last: int) -> tuple[Id, ...]:
+        """Return the ids of the examples of some of the last 200 steps, as far as they are known.
+
+        Args:
+            first: First step.
+            last: Last step.
+        """
+        return tuple(one for step, ids in self._ids if first <= step <= last for one in ids)
 
     def want_table(self, reason: str) -> None:
         """Make a table of tensors as soon as gradients are at hand.
@@ -207,8 +221,12 @@ def _jumps(names: Sequence[str], norms: Sequence[float], usual: Sequence[float])
     return {"rows": rows[:_ROWS], "non_finite": lost[:_ROWS]}
 
 
-def _as_ids(ids: Any) -> tuple[Id, ...]:
-    """Return ids as plain values: of a tensor its entries, of anything else what it holds."""
+def as_ids(ids: Any) -> tuple[Id, ...]:
+    """Return ids as plain values: of a tensor its entries, of anything else what it holds.
+
+    Args:
+        ids: What the loader calls the examples of a batch.
+    """
     plain = ids.tolist() if hasattr(ids, "tolist") else ids
     listed = list(plain) if isinstance(plain, (list, tuple, range, set)) else [plain]
     return tuple(one if isinstance(one, (int, str)) else str(one) for one in listed[:_IDS])

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -26,16 +26,21 @@ from foreshock.monitor.evidence import EvidenceRecorder
 from foreshock.monitor.explanation import unusable_loss
 from foreshock.monitor.following import GradientSize
 from foreshock.monitor.journal import Journal
+from foreshock.monitor.ladder import Ladder
 from foreshock.monitor.observation import FreeSignals, StepObservation
 from foreshock.monitor.probing import Measure, ProbedStep, ProbeRunner, ProbeSchedule
+from foreshock.monitor.recording import Recording
+from foreshock.monitor.recovery import BEFORE_SPIKE, Recovery, Rewind, Rewinder, refuse_several_processes
 from foreshock.monitor.subject import Subject
 from foreshock.preconditioner import as_optimizers
+from foreshock.recorder import Recorder, Snapshot
 from foreshock.runlog import read_run
 
 _LOGGER = logging.getLogger("foreshock")
 _TELLING = 20  # steps after which it is said what is lacking
 _LONGEST_SILENCE = 0.5  # seconds after which what has gathered goes to the log
 _NEWS, _NEWS_RATIO = 0.05, 1.5  # change of the probability, and of its ratio, that is logged
+_LATELY = 200  # steps after a trouble from which on `rewind` does not go back behind it
 _OPENING_DECISIONS = 5  # steps from one decision to the next at the start, where nothing is known yet
 
 
@@ -75,9 +80,13 @@ class Monitor:
         learning_rate_at: The schedule's learning rate at a step number, in any unit, so that the forecast
             knows the future of the threshold; None for a rate that stays.
         on_alarm: Called with each `Alarm`. An exception that it raises ends the training step: raise one to
-            stop training.
+            stop training. ``"rewind"`` is ``recovery=Ladder(at="alarm")``.
         guard: A guard of the optimizer, or the policy of one to be made: it gets the readings of the probes,
             and its actions go to the log.
+        recorder: Keeps snapshots of the training in memory, and writes the newest from before an alarm, a
+            spike or a loss that is not finite into the run's folder.
+        recovery: What to do about spikes: see `foreshock.Ladder`. It needs a recorder; one is made if there
+            is none. Then, as with a guard, training is no longer what it would be without.
         meta: Description of the run for the log: plain JSON values.
 
     Raises:
@@ -120,8 +129,10 @@ class Monitor:
         full_batch: bool | None = None,
         examples: int | None = None,
         learning_rate_at: Callable[[int], float] | None = None,
-        on_alarm: Callable[[Alarm], None] | None = None,
+        on_alarm: Callable[[Alarm], None] | Literal["rewind"] | None = None,
         guard: Guard | Policy | str | None = None,
+        recorder: Recorder | None = None,
+        recovery: Ladder | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
         if not log_every >= 1:
@@ -133,6 +144,13 @@ class Monitor:
         self._signals = FreeSignals(self._subject.optimizers)
         header = self._subject.describe() | {"alarm_at": alarm_at, "probability_horizon": horizon}
         header |= dict(meta or {})
+        if on_alarm is not None and not callable(on_alarm):
+            recovery = recovery or _ladder_of(on_alarm)
+        if recovery is not None:
+            refuse_several_processes()
+            recorder = recorder or Recorder()
+        if recorder is not None:
+            recorder.attach(model, self._subject.optimizers)
         # Last of what may be refused: a guard that nobody can reach must not stay on the optimizer.
         self._guard = None if guard is None else as_guard(guard, self._subject.optimizers)
         if self._guard is not None:
@@ -148,7 +166,21 @@ class Monitor:
             self._subject, schedule=schedule, run=self._run, guard=self._guard, journal=self._journal
         )
         self._evidence = EvidenceRecorder(self._subject, self._journal, self._signals)
-        self._on_alarm = on_alarm
+        self._recording = Recording(recorder, self._journal)
+        self._rewinder: Rewinder | None = None
+        if recorder is not None:
+            self._rewinder = Rewinder(recorder, self._subject.optimizers, self._journal)
+        self._recovery = None
+        if recovery is not None and recorder is not None and self._rewinder is not None:
+            self._recovery = Recovery(
+                recovery,
+                rewinder=self._rewinder,
+                recorder=recorder,
+                optimizers=self._subject.optimizers,
+                journal=self._journal,
+            )
+        self._onset: int | None = None  # of the last trouble, for `rewind`
+        self._on_alarm = on_alarm if callable(on_alarm) else None
         self._log_every = log_every
         self._clock = StepClock()
         self._began: int | None = None
@@ -173,6 +205,16 @@ class Monitor:
     def forecast(self) -> Forecast:
         """The last forecast, counted from the last step."""
         return self._last.at(max(self._clock.step, self._last.step))
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """The recorder, if there is one."""
+        return self._recording.recorder
+
+    @property
+    def rewinds(self) -> tuple[Rewind, ...]:
+        """What was put back so far, by `rewind` or by the ladder."""
+        return () if self._rewinder is None else tuple(self._rewinder.done)
 
     @property
     def guard(self) -> Guard | None:
@@ -239,7 +281,11 @@ class Monitor:
             reading=deciding,
         )
         step = self._count(step)
-        self._evidence.see(step, ids, gradient_scale=gradient_scale)
+        changed = self._evidence.see(step, ids, gradient_scale=gradient_scale)
+        if changed and self._recovery is not None:
+            self._recovery.changed(step)
+        dense = self._last.level == "alarm"
+        self._recording.see(step, value, batch, ids, dense=dense, note=self._run.state_dict)
         self._probes.sample(step)
         constant = self._batches.constant
         what = self._probes.due(step, constant=constant, forecast=self._last, deciding=deciding)
@@ -252,6 +298,8 @@ class Monitor:
         self._evidence.write_wanted(
             step, batch, gradient_scale=gradient_scale, vector=self._probes.top_vector
         )
+        self._recording.tell(step)
+        self._recover(step)
         self._give_alarms()
         return self._last
 
@@ -276,6 +324,58 @@ class Monitor:
             step, "asked", gradient_scale=gradient_scale, vector=self._probes.top_vector
         )
 
+    def rewind(self, *, before: int | None = None) -> Rewind:
+        """Put the newest snapshot from before the last trouble back into the running training.
+
+        Parameters, buffers, optimizer, gradient scaler and schedule are what they were at that step, and so
+        are its gradients: the loop goes on as it would, with ``optimizer.step()`` or the next batch. Random
+        numbers and data go on too, past the batches that the result names.
+
+        Args:
+            before: Step of the trouble; None for that of the last spike or loss that was not finite, or the
+                newest snapshot of all if there was none lately.
+
+        Returns:
+            What was put back, and which batches are passed over.
+
+        Raises:
+            ValueError: If there is no recorder, no such snapshot, several processes, or a training of another
+                shape.
+
+        Example:
+            >>> import torch
+            >>> from foreshock.recorder import Recorder
+            >>> model = nn.Linear(2, 1)
+            >>> optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+            >>> monitor = Monitor(model, optimizer, recorder=Recorder(every=1))
+            >>> for value in (1.0, 1.0, float("nan")):
+            ...     optimizer.zero_grad()
+            ...     loss = (model(torch.full((4, 2), value)) ** 2).mean()
+            ...     loss.backward()
+            ...     _ = monitor.observe(torch.ones(4, 2), loss)
+            ...     optimizer.step()
+            >>> print(monitor.rewind())
+            back to step 1 from step 2 (asked for): the batches of steps 2 – 2 are passed over
+            >>> bool(model.weight.isfinite().all())
+            True
+        """
+        recorder, rewinder = self._recording.recorder, self._rewinder
+        if recorder is None or rewinder is None:
+            raise ValueError("there is nothing to rewind to: pass recorder=foreshock.Recorder() to Monitor")
+        refuse_several_processes()
+        self._judge_rest()
+        before = self._onset if before is None else before
+        snapshot = recorder.newest(before=before)
+        if snapshot is None:
+            raise ValueError(
+                f"there is no snapshot in memory from before step {before} whose numbers are finite; it has "
+                f"steps {list(recorder.summary().steps)}: keep more with last=, or more often with every="
+            )
+        step = self._clock.step
+        done = rewinder.back(snapshot, step, ids=self._evidence.ids_between(snapshot.step + 1, step))
+        self._went_back(snapshot, step)
+        return done
+
     def explain(self, step: int | None = None) -> tuple[Explanation, ...]:
         """Return what happened at each spike so far, from the run log, in order.
 
@@ -295,6 +395,7 @@ class Monitor:
     def close(self) -> None:
         """Write what has gathered, and close the run log."""
         self._judge_rest()
+        self._recording.close(max(self._clock.step, 0))
         self._finish()
         self._closed = True
         self._give_alarms()
@@ -406,6 +507,8 @@ class Monitor:
                 "state was saved: its own state was not loaded, so that v starts anew and the first steps "
                 "are as large as in a new run; load optimizer.load_state_dict() from the same checkpoint",
             )
+            if self._recovery is not None:
+                self._recovery.lost(step, "the state of the optimizer was not loaded when it was resumed")
 
     def _decides(self, step: int) -> bool:
         """Return whether numbers are read back at a step, so that something may be measured."""
@@ -439,6 +542,8 @@ class Monitor:
         unjudged, self._unjudged = self._unjudged, []
         for place, seen in enumerate(unjudged):
             spiking = self._run.spiking
+            if not spiking and self._onset is not None and seen.step - self._onset > _LATELY:
+                self._onset = None
             self._evidence.judge(seen)
             self._run.record_step(
                 loss=seen.loss,
@@ -447,12 +552,18 @@ class Monitor:
                 decay_exponent=seen.decay_exponent,
                 step=seen.step,
             )
+            if self._recovery is not None:
+                self._recovery.judge(seen.step, seen.loss)
+            self._recording.judge(seen.step, finite=math.isfinite(seen.loss + seen.gradient_norm))
             if not math.isfinite(seen.loss):
                 message = f"the loss is {seen.loss}; no probe is made"
                 self._journal.event(seen.step, "non-finite loss", message)
                 self._run.mark_unavailable(seen.step, f"the loss is {seen.loss}")
+                self._note_trouble(seen.step, f"loss of {seen.loss} at step {seen.step}")
             if self._run.spiking and not spiking:
                 self._evidence.want_table("spike")
+                self._recording.write("spike", before=seen.step)
+                self._note_trouble(seen.step - BEFORE_SPIKE, f"spike at step {seen.step}")
             last = place == len(unjudged) - 1
             measured = last and what is not None and self._measure(what, seen, batch, gradient_scale)
             # A forecast for each step would say the same again and again: one at the end, and where the loss
@@ -485,7 +596,30 @@ class Monitor:
             return
         self._journal.write("alarm", alarm)
         self._evidence.want_table("alarm")
+        self._recording.write(alarm.level, before=step)
+        if self._recovery is not None and self._recovery.ladder.at == "alarm" and alarm.level == "alarm":
+            self._note_trouble(step, f"alarm at step {step}")
         self._to_give.append(alarm)
+
+    def _recover(self, step: int) -> None:
+        if self._recovery is None:
+            return
+        snapshot = self._recovery.act(step, ids=self._evidence.ids_between)
+        if snapshot is not None:
+            self._went_back(snapshot, step)
+
+    def _went_back(self, snapshot: Snapshot, step: int) -> None:
+        """Forget what was known of steps that are undone."""
+        self._signals.refresh()  # v is no longer what it was
+        if snapshot.note is not None:
+            self._run.load_state_dict(snapshot.note)
+        self._last = self._logged = self._run.forecast(step, constant=self._batches.constant)
+        self._onset = None
+
+    def _note_trouble(self, step: int, what: str) -> None:
+        self._onset = step if self._onset is None else self._onset
+        if self._recovery is not None:
+            self._recovery.trouble(step, what)
 
     def _give_alarms(self) -> None:
         # After all was judged: what a callback raises, to end the training, must not cost the log a step.
@@ -496,6 +630,12 @@ class Monitor:
         self._signals.refresh()  # v, or what it decays with, is no longer what it was
         # The guard counts updates since it was attached, the log those of the run.
         self._journal.write("guard", replace(action, step=self._clock.step))
+
+
+def _ladder_of(word: str) -> Ladder:
+    if word != "rewind":
+        raise ValueError(f"on_alarm is {word!r}; pass a function of an Alarm, 'rewind', or None")
+    return Ladder(at="alarm")
 
 
 def _is_news(forecast: Forecast, before: Forecast) -> bool:

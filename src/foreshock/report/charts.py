@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,14 +24,17 @@ if TYPE_CHECKING:
     from foreshock.report.summary import RunSummary
     from foreshock.runlog import Run
 
+Windows = Sequence[tuple[int, int]]
+_MARGIN = 500  # steps around a spike that are drawn in full, at most
 _STRETCHES = 1000  # a picture is no wider: actions of a guard that are nearer are drawn as one
 
 
-def charts(run: Run) -> list[Chart]:
+def charts(run: Run, windows: Sequence[tuple[int, int]] = ()) -> list[Chart]:
     """Return the charts of a run, in reading order, without those that would be empty.
 
     Args:
         run: A run as read from its log.
+        windows: First and last steps around what is drawn in full in a long run, the most important first.
 
     Returns:
         JSON-able charts, as `foreshock.report.series.chart` makes them.
@@ -39,7 +43,7 @@ def charts(run: Run) -> list[Chart]:
         *(_loss, _probability, _ratio, _countdown, _noise, _directions),
         *(_alignment, _gradient_norm, _learning_rate, _lag, _decay),
     )
-    built = (build(run) for build in builders)
+    built = (build(run, windows) for build in builders)
     return [drawn for drawn in built if drawn is not None]
 
 
@@ -114,18 +118,18 @@ def is_logarithmic(values: NDArray[np.float64]) -> bool:
     return not len(finite) or float(finite.min()) >= 0
 
 
-def _loss(run: Run) -> Chart | None:
+def _loss(run: Run, windows: Windows) -> Chart | None:
     steps, losses = recorded_losses(run)
     style = Style(log=is_logarithmic(losses), marks="labelled")
-    return chart("loss", steps, [Line("loss", "loss", losses)], style)
+    return chart("loss", steps, [Line("loss", "loss", losses)], style, windows=windows)
 
 
-def _probability(run: Run) -> Chart | None:
+def _probability(run: Run, windows: Windows) -> Chart | None:
     line = Line("probability", "forecast", numbers(run, "forecast", "probability"))
     if not np.isfinite(line.values).any():
         return None
     style = Style(range=(0.0, 1.0), threshold=alarm_threshold(run))
-    return chart("probability", run.steps("forecast"), [line], style)
+    return chart("probability", run.steps("forecast"), [line], style, windows=windows)
 
 
 def alarm_threshold(run: Run) -> float | None:
@@ -138,21 +142,21 @@ def alarm_threshold(run: Run) -> float | None:
     return found if 0 < found < 1 else None
 
 
-def _gradient_norm(run: Run) -> Chart | None:
+def _gradient_norm(run: Run, windows: Windows) -> Chart | None:
     line = Line("‖g‖", "gradient", numbers(run, "step", "gradient_norm"))
-    return chart("gradient-norm", run.steps("step"), [line], Style(log=True))
+    return chart("gradient-norm", run.steps("step"), [line], Style(log=True), windows=windows)
 
 
-def _learning_rate(run: Run) -> Chart | None:
+def _learning_rate(run: Run, windows: Windows) -> Chart | None:
     line = Line("η", "rate", numbers(run, "step", "learning_rate"))
-    return chart("learning-rate", run.steps("step"), [line], Style())
+    return chart("learning-rate", run.steps("step"), [line], Style(), windows=windows)
 
 
-def _ratio(run: Run) -> Chart | None:
+def _ratio(run: Run, windows: Windows) -> Chart | None:
     steps, values = ratios_of(run)
     ratio = Line("λ_max(Ĥ) ÷ (2/η)", "ratio", values)
     style = Style(log=True, threshold=1.0, fans=tuple(fans(run)), clip=ratio_range(ratio.values))
-    return chart("ratio", steps, [ratio], style)
+    return chart("ratio", steps, [ratio], style, windows=windows)
 
 
 def ratio_range(ratio: NDArray[np.float64]) -> tuple[float, float] | None:
@@ -174,7 +178,7 @@ def ratio_range(ratio: NDArray[np.float64]) -> tuple[float, float] | None:
     return digits(min(low, 0.9)), digits(max(high, 1.1))
 
 
-def _countdown(run: Run) -> Chart | None:
+def _countdown(run: Run, windows: Windows) -> Chart | None:
     steps = run.steps("forecast")
     expected, low, high = (
         run.column("forecast", name) for name in ("steps_to_instability", "interval_low", "interval_high")
@@ -192,6 +196,7 @@ def _countdown(run: Run) -> Chart | None:
             Line("outcome", "actual", actual),
         ],
         Style(range=(0.0, _countdown_top(expected, actual)), band=(0, 1), follows=3, marks="spikes"),
+        windows=windows,
     )
 
 
@@ -209,17 +214,19 @@ def _countdown_top(expected: NDArray[np.float64], actual: NDArray[np.float64]) -
     return max(1.5 * float(np.median(finite)), 10.0)
 
 
-def _noise(run: Run) -> Chart | None:
+def _noise(run: Run, windows: Windows) -> Chart | None:
     lines = [
         Line("typical mean-square ratio", "ratio", run.column("forecast", "typical_mean_square_ratio")),
         Line("lag: v above g²", "lag", run.column("forecast", "lag")),
     ]
     if not np.isfinite(lines[0].values).any():
         return None
-    return chart("noise", run.steps("forecast"), lines, Style(log=True, threshold=NOISY_EDGE))
+    return chart(
+        "noise", run.steps("forecast"), lines, Style(log=True, threshold=NOISY_EDGE), windows=windows
+    )
 
 
-def _directions(run: Run) -> Chart | None:
+def _directions(run: Run, windows: Windows) -> Chart | None:
     names = {
         "top direction, λ_max": ("ratio", "stability_ratio"),
         "along the gradient": ("gradient", "gradient_stability_ratio"),
@@ -231,22 +238,39 @@ def _directions(run: Run) -> Chart | None:
     # Along single directions the curvature may be negative, so the axis is linear and symmetric.
     limits = ratio_range(lines[0].values)
     style = Style(threshold=1.0, clip=None if limits is None else (-limits[1], limits[1]))
-    return chart("directions", run.steps("curvature"), lines, style)
+    return chart("directions", run.steps("curvature"), lines, style, windows=windows)
 
 
-def _alignment(run: Run) -> Chart | None:
+def _alignment(run: Run, windows: Windows) -> Chart | None:
     line = Line("alignment", "alignment", run.column("curvature", "alignment"))
-    return chart("alignment", run.steps("curvature"), [line], Style(range=(0.0, 1.0)))
+    return chart("alignment", run.steps("curvature"), [line], Style(range=(0.0, 1.0)), windows=windows)
 
 
-def _lag(run: Run) -> Chart | None:
+def _lag(run: Run, windows: Windows) -> Chart | None:
     line = Line("Σv̂ ÷ Σg²", "lag", run.column("step", "instant_lag"))
-    return chart("lag", run.steps("step"), [line], Style(log=True, threshold=1.0))
+    return chart("lag", run.steps("step"), [line], Style(log=True, threshold=1.0), windows=windows)
 
 
-def _decay(run: Run) -> Chart | None:
+def _decay(run: Run, windows: Windows) -> Chart | None:
     line = Line("decay exponent", "decay", run.column("step", "decay_exponent"))
-    return chart("decay", run.steps("step"), [line], Style(range=(-2.0, 1.5), threshold=1.0))
+    return chart("decay", run.steps("step"), [line], Style(range=(-2.0, 1.5), threshold=1.0), windows=windows)
+
+
+def spike_windows(summary: RunSummary) -> list[tuple[int, int]]:
+    """Return the steps around what happened to the loss, from before its announcement on, the highest first.
+
+    Args:
+        summary: The run in numbers.
+    """
+    found = []
+    for outcome in sorted(summary.outcomes, key=lambda one: -one.spike.rise):
+        spike = outcome.spike
+        first = spike.onset if outcome.announced is None else outcome.announced
+        margin = min(max((spike.end - first) // 2, 30), _MARGIN)
+        found.append(
+            (max(first, spike.onset - _MARGIN) - margin, min(spike.end, spike.peak + _MARGIN) + margin)
+        )
+    return found
 
 
 def to_mapping(run: Run, summary: RunSummary) -> Mapping[str, Any]:
@@ -256,4 +280,8 @@ def to_mapping(run: Run, summary: RunSummary) -> Mapping[str, Any]:
         run: A run as read from its log.
         summary: The same run in numbers.
     """
-    return {"range": step_range(run), "marks": marks(run, summary), "charts": charts(run)}
+    return {
+        "range": step_range(run),
+        "marks": marks(run, summary),
+        "charts": charts(run, spike_windows(summary)),
+    }

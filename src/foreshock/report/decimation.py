@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 POINTS = 4000
 
 
-def keep(columns: Sequence[NDArray[np.float64]], *, points: int = POINTS) -> NDArray[np.int64]:
+def keep(
+    columns: Sequence[NDArray[np.float64]], *, points: int = POINTS, whole: Sequence[tuple[int, int]] = ()
+) -> NDArray[np.int64]:
     """Return the indices to draw, increasing, so that no extreme of any column is lost.
 
     Each stretch of equal length keeps the index of the minimum and the maximum of every column, and
@@ -27,6 +29,7 @@ def keep(columns: Sequence[NDArray[np.float64]], *, points: int = POINTS) -> NDA
     Args:
         columns: Series over one common axis, each of shape (n,), NaN where there is no value.
         points: Up to so many points all are kept; above, each column keeps at most about so many.
+        whole: Stretches, each of a first index and one after the last, of which all is kept besides.
 
     Example:
         >>> loss = np.ones(100_000)
@@ -38,11 +41,11 @@ def keep(columns: Sequence[NDArray[np.float64]], *, points: int = POINTS) -> NDA
     if size <= points:
         return np.arange(size)
     width = -(-size // max(points // 3, 1))
-    whole = size // width * width
-    kept = [np.array([0, size - 1])]
+    even = size // width * width
+    kept = [np.array([0, size - 1]), *(np.arange(max(low, 0), min(high, size)) for low, high in whole)]
     for column in columns:
-        kept.append(_extremes(column[:whole].reshape(-1, width)))
-        kept.append(whole + _extremes(column[whole:].reshape(1, -1)))
+        kept.append(_extremes(column[:even].reshape(-1, width)))
+        kept.append(even + _extremes(column[even:].reshape(1, -1)))
     return np.unique(np.concatenate(kept))
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DOTS_PER_INCH = 200
+_DATES = {".svg": "Date", ".pdf": "CreationDate"}
 
 
 def figure_class() -> type[Figure]:
@@ -34,13 +35,13 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, dots_per_inch: 
 
     Args:
         figure: The figure.
-        path: File to write, ``.svg`` or ``.png``; its folder is made if missing.
+        path: File to write, ``.svg``, ``.pdf`` or ``.png``; its folder is made if missing.
         dots_per_inch: Resolution of a ``.png``.
     """
     import matplotlib as mpl
 
     target = Path(path)
     with placed(target) as beside, mpl.rc_context({"svg.hashsalt": "foreshock"}):
-        metadata = {"Date": None} if target.suffix == ".svg" else {}
+        metadata = {_DATES[target.suffix]: None} if target.suffix in _DATES else {}
         figure.savefig(beside, dpi=dots_per_inch, facecolor="white", metadata=metadata)
     return target

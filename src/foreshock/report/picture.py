@@ -38,7 +38,7 @@ _FAR_TICKS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0, 1000.0)
 
 
 @dataclass(frozen=True)
-class _Ratio:
+class Ratio:
     """The ratio that decides: the stability ratio, or where batches differ the typical mean-square ratio."""
 
     name: str
@@ -70,7 +70,7 @@ def write_picture(run: Run, path: str | os.PathLike[str]) -> Path:
 
 
 def _draw(make: type[Figure], run: Run, summary: RunSummary) -> Figure:
-    ratio = _decisive_ratio(run)
+    ratio = decisive_ratio(run)
     norms = numbers(run, "step", "gradient_norm")
     has_norms = bool((np.isfinite(norms) & (norms > 0)).any())
     chances = numbers(run, "forecast", "probability")
@@ -79,38 +79,44 @@ def _draw(make: type[Figure], run: Run, summary: RunSummary) -> Figure:
     title = textwrap.wrap(f"{summary.name}: {verdict(summary)}", _TITLE_WIDTH)
     figure = make(figsize=(9, sum(heights) + 0.3 * len(title)), layout="constrained")
     axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    _loss(axes[0], run, summary)
-    _actions(axes[0], run)
+    draw_loss(axes[0], run, summary)
+    draw_actions(axes[0], run)
     if has_chances:
-        _probability(axes[1], run, chances)
+        draw_probability(axes[1], run, chances)
     if ratio is not None:
-        _ratio(axes[2 if has_chances else 1], ratio)
+        draw_ratio(axes[2 if has_chances else 1], ratio)
     if has_norms:
-        _gradient(axes[-1], run, norms)
+        draw_gradient(axes[-1], run, norms)
     for axis in axes:
-        _shade(axis, summary)
+        draw_shade(axis, summary)
         dress(axis)
     axes[-1].set_xlabel("step", color=SOFT, fontsize=10)
     axes[-1].set_xlim(*step_range(run))
-    axes[0].set_title("\n".join(title), loc="left", fontsize=10.5, color=INK, pad=24)
-    _key(axes[0], summary)
+    axes[0].set_title("\n".join(title), loc="left", fontsize=10.5, color=INK, pad=24, parse_math=False)
+    draw_key(axes[0], summary)
     return figure
 
 
-def _decisive_ratio(run: Run) -> _Ratio | None:
+def decisive_ratio(run: Run) -> Ratio | None:
+    """Return the ratio that decides about a run; None if none was measured.
+
+    Args:
+        run: A run as read from its log.
+    """
     typical = numbers(run, "forecast", "typical_mean_square_ratio")
     limits = ratio_range(typical)
     if limits is not None:
         limits = (min(limits[0], 0.9 * NOISY_EDGE), limits[1])
-        return _Ratio("mean-square ratio", run.steps("forecast"), typical, NOISY_EDGE, limits)
+        return Ratio("mean-square ratio", run.steps("forecast"), typical, NOISY_EDGE, limits)
     steps, values = ratios_of(run)
     limits = ratio_range(values)
     if limits is None:
         return None
-    return _Ratio("stability ratio", steps, values, 1.0, limits, tuple(fans(run)))
+    return Ratio("stability ratio", steps, values, 1.0, limits, tuple(fans(run)))
 
 
-def _loss(axis: Axes, run: Run, summary: RunSummary) -> None:
+def draw_loss(axis: Axes, run: Run, summary: RunSummary) -> None:
+    """Draw the loss, with the height of each event that has room for it."""
     steps, losses = recorded_losses(run)
     logarithmic = is_logarithmic(losses)
     # An axis has no room beyond the largest number.
@@ -147,13 +153,14 @@ def _loss(axis: Axes, run: Run, summary: RunSummary) -> None:
             labelled.append(peak)
 
 
-def _actions(axis: Axes, run: Run) -> None:
+def draw_actions(axis: Axes, run: Run) -> None:
     """Draw a stroke at the foot for each stretch of steps on which a guard acted."""
     for first, last in action_spans(run):
         axis.axvspan(first, max(last, first + 1), ymax=0.05, color=GREEN, lw=0.6)
 
 
-def _gradient(axis: Axes, run: Run, norms: NDArray[np.float64]) -> None:
+def draw_gradient(axis: Axes, run: Run, norms: NDArray[np.float64]) -> None:
+    """Draw the norm of the gradient, and the learning rate beside it."""
     steps = run.steps("step")
     drawable = np.where(np.isfinite(norms) & (norms > 0), norms, math.nan)
     axis.plot(steps, drawable, color=QUIET, linewidth=0.9)
@@ -181,7 +188,7 @@ def _gradient(axis: Axes, run: Run, norms: NDArray[np.float64]) -> None:
     other.set_ylim(bottom=0)
 
 
-def _probability(axis: Axes, run: Run, chances: NDArray[np.float64]) -> None:
+def draw_probability(axis: Axes, run: Run, chances: NDArray[np.float64]) -> None:
     """Draw the probability of a spike, which holds until the next forecast, and where an alarm begins."""
     axis.plot(run.steps("forecast"), chances, color=AMBER, linewidth=1.4, drawstyle="steps-post", zorder=3)
     axis.set_ylim(0, 1)
@@ -192,7 +199,8 @@ def _probability(axis: Axes, run: Run, chances: NDArray[np.float64]) -> None:
         axis.axhline(threshold, color=RED, linewidth=0.9, linestyle=(0, (2, 2)))
 
 
-def _ratio(axis: Axes, ratio: _Ratio) -> None:
+def draw_ratio(axis: Axes, ratio: Ratio) -> None:
+    """Draw a ratio with its edge, and the forecasts as they were made."""
     drawable = np.where(np.isfinite(ratio.values) & (ratio.values > 0), ratio.values, math.nan)
     axis.plot(ratio.steps, drawable, color=PURPLE, linewidth=1.4, zorder=3)
     axis.set_yscale("log")
@@ -221,7 +229,8 @@ def _ratio(axis: Axes, ratio: _Ratio) -> None:
     axis.set_yticks([], minor=True)
 
 
-def _shade(axis: Axes, summary: RunSummary) -> None:
+def draw_shade(axis: Axes, summary: RunSummary) -> None:
+    """Shade what happened to the loss, and what was announced."""
     for colour, alarms in ((QUIET, summary.false_alarms), (GREEN, summary.answered)):
         for alarm in alarms:
             axis.axvspan(alarm.start, max(alarm.end, alarm.start + 1), color=colour, alpha=0.18, lw=0)
@@ -232,7 +241,7 @@ def _shade(axis: Axes, summary: RunSummary) -> None:
         axis.axvspan(spike.onset, max(spike.end, spike.onset + 1), color=RED, alpha=0.16, lw=0)
 
 
-def _key(axis: Axes, summary: RunSummary) -> None:
+def draw_key(axis: Axes, summary: RunSummary) -> None:
     """Say what the colours mean, in one line under the title, for those that occur."""
     from matplotlib.patches import Patch
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from foreshock.report.forecasts import Fan
 
 Chart = dict[str, Any]
+_IN_FULL = 20_000  # points of a chart around spikes: some four megabytes of a page
 _BEYOND = 1e9  # stands for infinity, which JSON has not
 
 
@@ -62,7 +63,14 @@ class Style:
     marks: Literal["labelled", "plain", "spikes"] = "plain"
 
 
-def chart(name: str, steps: NDArray[np.int64], lines: Sequence[Line], style: Style) -> Chart | None:
+def chart(
+    name: str,
+    steps: NDArray[np.int64],
+    lines: Sequence[Line],
+    style: Style,
+    *,
+    windows: Sequence[tuple[int, int]] = (),
+) -> Chart | None:
     """Return one chart, or None if no line has a value to draw.
 
     Args:
@@ -70,6 +78,8 @@ def chart(name: str, steps: NDArray[np.int64], lines: Sequence[Line], style: Sty
         steps: Common x of all lines, shape (n,).
         lines: Its series.
         style: How it is drawn.
+        windows: First and last steps of what is kept in full, the most important first, as far as that is
+            not too much for a page.
 
     Returns:
         JSON-able values: `id`, `title`, `caption`, `x`, `series` (each `label`, `role`, `values`)
@@ -80,7 +90,7 @@ def chart(name: str, steps: NDArray[np.int64], lines: Sequence[Line], style: Sty
     columns = [_drawable(line.values[order], log=style.log) for line in lines]
     if not any(np.isfinite(column).any() for column in columns):
         return None
-    kept = keep(columns)
+    kept = keep(columns, whole=_in_full(steps[order], windows))
     return {
         "id": name,
         **CAPTIONS[name],
@@ -91,6 +101,22 @@ def chart(name: str, steps: NDArray[np.int64], lines: Sequence[Line], style: Sty
         ],
         **asdict(style),
     }
+
+
+def _in_full(steps: NDArray[np.int64], windows: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return windows of steps as places, as many as there is room for."""
+    found: list[tuple[int, int]] = []
+    room = _IN_FULL
+    for first, last in windows:
+        low, high = (
+            int(np.searchsorted(steps, first)),
+            int(np.searchsorted(steps, last, side="right")),
+        )
+        room -= high - low
+        if room < 0:
+            break
+        found.append((low, high))
+    return found
 
 
 def digits(value: float) -> float:

@@ -122,7 +122,7 @@ class RunSummary:
         non_finite_losses: Number of losses that were NaN or infinite.
         outcomes: Spikes, divergences and losses that were not finite, with what was announced, in order; see
             `foreshock.spikes.detect_events`.
-        evidence: For each of them what is known of its cause.
+        evidence: For each of them what was measured before it.
         climbs: Where the level of the loss rose without a single high step, in order: nothing sudden that
             could be announced.
         false_alarms: Announcements that no such event followed, in order.
@@ -180,6 +180,15 @@ class RunSummary:
     def spikes(self) -> tuple[LossEvent, ...]:
         """The events that were high and came back, in order."""
         return tuple(outcome.spike for outcome in self.outcomes if outcome.spike.kind == "spike")
+
+    def explanation_of(self, event: LossEvent) -> Explanation | None:
+        """Return why something happened to the loss; None if that was not looked into.
+
+        Args:
+            event: One of the outcomes or climbs.
+        """
+        wanted = event.kind, event.onset
+        return next((one for one in self.explanations if (one.kind, one.onset) == wanted), None)
 
     @property
     def highest(self) -> float:

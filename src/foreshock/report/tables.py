@@ -55,6 +55,7 @@ def spike_table(summary: RunSummary) -> Table:
         "Unstable direction in",
         "Why",
     )
+    why = {(one.kind, one.onset): one.named for one in summary.explanations}
     rows = tuple(
         (
             f"{outcome.spike.onset:,}",
@@ -63,7 +64,7 @@ def spike_table(summary: RunSummary) -> Table:
             _ratio(evidence, outcome.spike, summary),
             *(_crossing(step, outcome.spike.onset, summary, evidence) for step in _crossings(outcome)),
             f"{evidence.module}, {evidence.share:.0%}" if evidence.module else _NOTHING,
-            evidence.cause,
+            why.get((outcome.spike.kind, outcome.spike.onset), NOT_EXPLAINED),
         )
         for outcome, evidence in zip(summary.outcomes, summary.evidence, strict=True)
     )
@@ -81,7 +82,7 @@ def explanation_table(found: Sequence[Explanation]) -> Table:
     rows = tuple(
         (
             f"{one.onset:,}",
-            " and ".join(cause.name for cause in one.causes) or NOT_EXPLAINED,
+            one.named,
             "; ".join(cause.words for cause in one.causes) or _NOTHING,
             f"{one.recovery.outcome}: {one.recovery.words}",
             "; ".join(one.where[:2]) or _NOTHING,

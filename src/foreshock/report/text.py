@@ -38,7 +38,7 @@ def to_text(summary: RunSummary) -> str:
     found = verdict(summary)
     parts = [f"{summary.name}: {found.happened}.", *lines(found)]
     if summary.steps:
-        parts += ["", _counts(summary)]
+        parts += ["", counts(summary)]
     if summary.guard is not None:
         policy, steps = summary.guard
         parts.append(f"The guard {policy!r} acted on {count(steps, 'step')}.")
@@ -54,7 +54,12 @@ def to_text(summary: RunSummary) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _counts(summary: RunSummary) -> str:
+def counts(summary: RunSummary) -> str:
+    """Return how long a run was and what was measured, in one sentence.
+
+    Args:
+        summary: The run in numbers.
+    """
     probes, age = summary.probes, summary.coverage.age
     words = f"{summary.steps:,} steps, loss {number(summary.first_loss)} → {number(summary.last_loss)}"
     words += f"; {count(probes.count, 'probe')}"

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foreshock.report.advice import advice, misuse
-from foreshock.report.evidence import UNKNOWN
 from foreshock.report.words import SMALL, count, height, listed, number, percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from foreshock.explain import Explanation
     from foreshock.report.summary import RunSummary
     from foreshock.spikes import LossEvent
 
@@ -125,34 +125,25 @@ def _unmeasured(summary: RunSummary) -> str:
 
 
 def _why(summary: RunSummary) -> Iterator[str]:
-    """Each cause with the events that it may explain; of several, the words of the first."""
-    grouped: dict[str, list[int]] = {}
-    for i, evidence in enumerate(summary.evidence):
-        grouped.setdefault(evidence.cause, []).append(i)
-    ranked = sorted(grouped.items(), key=lambda item: (item[0] == UNKNOWN, -len(item[1])))
-    for label, members in ranked[:_CAUSES_SHOWN]:
-        at = listed([summary.outcomes[i].spike.onset for i in members])
-        at = at[0].upper() + at[1:]
-        if label == UNKNOWN:
-            yield f"{at}: not known{_why_unknown(summary, members)}."
-        else:
-            first = "" if len(members) == 1 else ", by the numbers of the first"
-            yield f"{at}{first}: {summary.evidence[members[0]].causes[0].words}."
+    """Each cause with the events that it explains; of several, the numbers of the first."""
+    grouped: dict[str, list[Explanation]] = {}
+    for one in summary.explanations:
+        grouped.setdefault(one.named, []).append(one)
+    ranked = sorted(grouped.values(), key=lambda members: (not members[0].causes, -len(members)))
+    for members in ranked[:_CAUSES_SHOWN]:
+        at = listed([one.onset for one in members])
+        first = "" if len(members) == 1 or not members[0].causes else ", by the numbers of the first"
+        yield f"{at[0].upper()}{at[1:]}{first}: {'; '.join(members[0].why)}.{_missing(members)}"
     if len(ranked) > _CAUSES_SHOWN:
         yield f"{count(len(ranked) - _CAUSES_SHOWN, 'more cause')} in the table."
-    if summary.climbs and not summary.outcomes:
-        yield "Not known: nothing sudden happened, and a log says little of what is slow."
 
 
-def _why_unknown(summary: RunSummary, members: Sequence[int]) -> str:
-    events = [summary.outcomes[i].spike for i in members]
-    if all(event.first_non_finite == event.onset for event in events):
-        return ". The loss did not rise before: an overflow, a division by zero, or damaged data or weights"
-    if not summary.probes.count + summary.probes.noise:
-        return f", {_unmeasured(summary)}"
-    if all(summary.evidence[i].measured is None for i in members):
-        return f", there was no reading within the {summary.age_limit:,} steps before"
-    return ""
+def _missing(members: Sequence[Explanation]) -> str:
+    """What all of some events without a cause lack."""
+    if members[0].causes:
+        return ""
+    lacking = [words for words in members[0].missing if all(words in one.missing for one in members)]
+    return "".join(f" {words}" for words in lacking)
 
 
 def lines(found: Verdict) -> list[str]:

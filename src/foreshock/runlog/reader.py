@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from foreshock.runlog.encoding import SCHEMA
 from foreshock.runlog.folders import has_records, last_created, numbered, runs_of
 from foreshock.runlog.rows import Rows, Shape
 
+_GAP = 100  # steps that an interrupted run may lack at its end, of which another still goes on from it
 
-class _Records(dict[str, "Rows"]):
+
+class _Records(dict[str, Any]):
     """Records by kind; there are none of a kind that never occurred."""
 
     def __missing__(self, kind: str) -> Rows:
@@ -42,6 +44,9 @@ class Run:
         obsolete: Records that are left out because a resumed session did their steps again.
         earlier: Logs of the other runs in the same folder, from the one that was started first. Pass one to
             `read_run` to read it.
+        joined: Logs of earlier runs whose records are among these, because this one began at a step that they
+            got to.
+        resumed: First step of each session but the first, as far as it is known.
     """
 
     path: Path
@@ -55,6 +60,8 @@ class Run:
     number: int = 1
     obsolete: int = 0
     earlier: tuple[Path, ...] = ()
+    joined: tuple[Path, ...] = ()
+    resumed: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -125,7 +132,19 @@ def read_run(run: str | os.PathLike[str], *, rank: int = 0) -> Run:
         ([1.0, 0.5, 0.25], [0, 1, 2])
         >>> log.close()
     """
-    path, earlier = _log_path(Path(run), rank)
+    path, earlier = find_log(Path(run), rank)
+    found = _read(path, earlier)
+    for before in reversed(earlier):
+        if not _may_go_on(found):
+            break
+        try:
+            found = _joined(_read(before), found)
+        except (OSError, ValueError):  # one that can't be read is none that this one goes on from
+            continue
+    return found
+
+
+def _read(path: Path, earlier: tuple[Path, ...] = ()) -> Run:
     sessions = Sessions()
     with path.open("rb") as lines:
         # Not further than this: a writer may be faster than the reader.
@@ -136,6 +155,40 @@ def read_run(run: str | os.PathLike[str], *, rank: int = 0) -> Run:
             left -= len(line)
             sessions.take(line)
     return run_of(path, sessions, earlier=earlier)
+
+
+def _may_go_on(run: Run) -> bool:
+    """Return whether a run begins with a step that another one must have led up to."""
+    steps = run.steps("step")
+    return run.number > 1 and bool(len(steps)) and int(steps[0]) > 0
+
+
+def _joined(before: Run, after: Run) -> Run:
+    """Return two runs of one folder as one, if the later begins at a step that the earlier got to.
+
+    That is a training which was resumed under a monitor whose state was not: its steps are numbered by the
+    user, and its first records are in a log of their own.
+    """
+    old, first = before.steps("step"), int(after.steps("step")[0])
+    if not len(old) or not old[0] < first <= int(old[-1]) + _GAP:
+        return after
+    records, left_out = _Records(), 0
+    for kind in {**before.records, **after.records}:
+        rows = before.records.get(kind, [])
+        kept = [row for row in rows if row["step"] < first]
+        left_out += len(rows) - len(kept)
+        records[kind] = [*kept, *after.records.get(kind, [])]
+    return replace(
+        after,
+        created=before.created,
+        starts=before.starts + after.starts,
+        records=records,
+        skipped=before.skipped + after.skipped,
+        obsolete=before.obsolete + left_out + after.obsolete,
+        earlier=tuple(path for path in after.earlier if path != before.path),
+        joined=(before.path, *after.joined),
+        resumed=(*(step for step in before.resumed if step < first), first, *after.resumed),
+    )
 
 
 def run_of(path: Path, sessions: Sessions, *, earlier: tuple[Path, ...] = (), copy: bool = False) -> Run:
@@ -166,6 +219,7 @@ def run_of(path: Path, sessions: Sessions, *, earlier: tuple[Path, ...] = (), co
         number=last["number"] if is_count(last.get("number")) else 1,
         obsolete=obsolete,
         earlier=earlier,
+        resumed=sessions.resumed,
     )
 
 
@@ -214,6 +268,14 @@ class Sessions:
     def starts(self) -> int:
         """Number of sessions that have a record."""
         return len(self._first_steps)
+
+    @property
+    def resumed(self) -> tuple[int, ...]:
+        """First steps of the sessions but the first that are not obsolete."""
+        firsts = self._first_steps
+        return tuple(
+            step for i, step in enumerate(firsts) if i and step < min(firsts[i + 1 :], default=step + 1)
+        )
 
     def take(self, line: bytes) -> None:
         """Take the next line into account."""
@@ -281,8 +343,16 @@ class _Kind:
     begins: list[int] = field(default_factory=list)
 
 
-def _log_path(run: Path, rank: int) -> tuple[Path, tuple[Path, ...]]:
-    """Return the log to read, and those of the other runs in its folder."""
+def find_log(run: Path, rank: int = 0) -> tuple[Path, tuple[Path, ...]]:
+    """Return the log to read, and those of the other runs in its folder.
+
+    Args:
+        run: Folder of the run, or a ``.jsonl`` file of it.
+        rank: Which rank's file of a folder.
+
+    Raises:
+        FileNotFoundError: If there is no log, with what is there instead.
+    """
     named = run.suffix == ".jsonl" and not run.is_dir()
     path, earlier = (run, ()) if named else _last_started(run, f"rank{rank}.jsonl")
     if path.is_file():

@@ -1,7 +1,8 @@
 """Ground truth: which losses are spikes, and how announcements match them. Never used to forecast."""
 
 from foreshock.spikes.detection import SpikeDefinition, SpikeEvent, detect_spikes
-from foreshock.spikes.events import EventDefinition, LossEvent, detect_events
+from foreshock.spikes.events import EventDefinition, LossEvent
+from foreshock.spikes.scan import detect_events
 from foreshock.spikes.scoring import (
     ANNOUNCING,
     Episode,

@@ -142,6 +142,21 @@ def _landscape(rng: np.random.Generator) -> dict[str, Any]:
     }
 
 
+def _noise(rng: np.random.Generator) -> dict[str, Any]:
+    """Small batches of examples that differ, and a long memory of v."""
+    family = str(rng.choice(["mlp", "deep mlp", "cnn"]))
+    low, high = {"mlp": (1e-2, 5e-2), "deep mlp": (5e-3, 3e-2), "cnn": (3e-3, 1.5e-2)}[family]
+    return {
+        "family": family,
+        "batch_size": int(rng.choice([8, 16])),
+        "betas": (0.9, float(rng.choice([0.99, 0.999]))),
+        "lr": _log(rng, low, high),
+        "at": 0,
+        "steps": 800,
+        "budget": 0.2,
+    }
+
+
 def _rate(rng: np.random.Generator) -> dict[str, Any]:
     """A rate that jumps, a warm-up to too high a rate, or warm restarts."""
     kind = str(rng.choice(["jump", "warm-up", "restart"]))
@@ -260,5 +275,6 @@ _DRAWS: Mapping[str, Callable[[np.random.Generator], dict[str, Any]]] = MappingP
         "options changed": _options,
         "forward overflow": _forward,
         "gradient overflow": _gradient,
+        "gradient noise": _noise,
     }
 )

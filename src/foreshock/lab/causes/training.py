@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,14 @@ from foreshock.spikes import LossEvent, detect_events
 
 _ATTEMPTS = 30
 _WITHIN = 60  # steps from what is done to the onset of its spike
+_AHEAD = 1000  # draws of batches between those of one fork and those of another
 _SNAPSHOTS = 25  # steps from one snapshot to the next, of trainings that spike by themselves
 _FORK = 40  # steps at least that a fork goes back
 _REMOVED = 0.4  # of a rise: what is left of a spike that freezing v removes
 _RECOVERY, _LEVEL = 60, 60  # steps after a spontaneous spike, and before it
-_NATURAL = ("preconditioner lag", "landscape")
+_NATURAL = ("preconditioner lag", "landscape", "gradient noise")
+_AVERAGED = 8  # batches that a fork without their noise averages
+_DRAWS, _LATER = 3, 100  # forks with other batches, and steps by which theirs may come later
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,8 @@ def _train(scenario: Scenario, run: Path) -> LossEvent | None:
             state = copy.deepcopy(optimizer.state_dict())
             snapshots.append(Snapshot(step, copy.deepcopy(task.model), state))
         if scenario.cause == "lost optimizer state" and step == scenario.at:
-            optimizer, monitor = _resume(scenario, task, optimizer, monitor, run)
-        losses.append(_advance(step, disturbance, optimizer, monitor))
+            optimizer, monitor = resume(scenario, task, optimizer, monitor, run=run)
+        losses.append(advance(step, disturbance, optimizer, monitor))
         if scenario.cause in _NATURAL and _is_over(losses):
             break
     monitor.close()
@@ -97,19 +101,33 @@ def _is_over(losses: list[float]) -> bool:
     return then > _LEVEL and losses[then] > 3 * median(losses[then - _LEVEL : then])
 
 
-def _advance(step: int, disturbance: Disturbance, optimizer: Optimizer, monitor: Monitor | None) -> float:
+def advance(
+    step: int, disturbance: Disturbance, optimizer: Optimizer, monitor: Monitor | None, *, averaged: int = 1
+) -> float:
+    """Take a step of a training; return its loss.
+
+    Args:
+        step: Step number.
+        disturbance: What is done to it.
+        optimizer: Its optimizer.
+        monitor: Who watches it.
+        averaged: Batches whose gradients are averaged.
+    """
     task = disturbance.task
     disturbance.before(step, optimizer)
-    drawn: Any = next(task.batches)
-    batch = disturbance.batch(step, drawn)
     optimizer.zero_grad()
-    loss = disturbance.loss_fn(task.model, batch)
-    loss.backward()  # type: ignore[no-untyped-call]
+    losses = []
+    for _ in range(averaged):
+        drawn: Any = next(task.batches)
+        batch = disturbance.batch(step, drawn)
+        loss = disturbance.loss_fn(task.model, batch)
+        (loss / averaged).backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.detach())
     disturbance.gradients(step)
     if monitor is not None:
         monitor.observe(batch, loss)
     optimizer.step()
-    return loss.item()
+    return float(torch.stack(losses).mean())
 
 
 def make_task(scenario: Scenario) -> Task:
@@ -150,10 +168,22 @@ def make_optimizer(scenario: Scenario, parameters: list[nn.Parameter]) -> Optimi
     return made(parameters, lr=scenario.lr, betas=scenario.betas, eps=scenario.eps)
 
 
-def _resume(
-    scenario: Scenario, task: Task, optimizer: Optimizer, monitor: Monitor, run: Path
+def resume(
+    scenario: Scenario, task: Task, optimizer: Optimizer, monitor: Monitor, *, run: Path, **options: Any
 ) -> tuple[Optimizer, Monitor]:
-    """Go on as a script does that saved the model and the monitor, but not all of the optimizer."""
+    """Go on as a script does that saved the model and the monitor, but not all of the optimizer.
+
+    Args:
+        scenario: The training.
+        task: Its model and batches.
+        optimizer: Its optimizer until now.
+        monitor: Its monitor until now.
+        run: Folder of the log.
+        **options: Of the new monitor.
+
+    Returns:
+        Another optimizer and another monitor.
+    """
     state, saved = monitor.state_dict(), copy.deepcopy(optimizer.state_dict())
     monitor.close()
     other = make_optimizer(scenario, list(task.model.parameters()))
@@ -161,7 +191,7 @@ def _resume(
         for one in saved["state"].values():
             one["exp_avg_sq"].zero_()
         other.load_state_dict(saved)
-    resumed = Monitor(task.model, other, task.loss_fn, run=run, budget=scenario.budget)
+    resumed = Monitor(task.model, other, task.loss_fn, run=run, budget=scenario.budget, **options)
     resumed.load_state_dict(state)
     return other, resumed
 
@@ -180,31 +210,64 @@ def _spike_of(scenario: Scenario, run: Path, snapshots: list[Snapshot]) -> LossE
 
 
 def _is_caused(scenario: Scenario, event: LossEvent, snapshots: list[Snapshot]) -> bool:
-    """Return whether a spontaneous spike is what it should be, found out by freezing v before it.
+    """Return whether a spontaneous spike is what it should be, found out by forks from before it.
 
     Where v is held at what it was some fifty steps before, a spike that the decay of v makes does not come;
-    one of the landscape comes all the same. Without a second moment there is nothing to freeze.
+    one of the landscape comes all the same. Without a second moment there is nothing to freeze. One that the
+    noise of batches makes does not come where each step averages eight of them, and comes with other batches:
+    else it was made by one batch.
     """
     if event.kind not in ("spike", "divergence", "non-finite") or event.onset < 60:
         return False
-    if scenario.optimizer == "sgd":
+    if scenario.optimizer == "sgd" and scenario.cause != "gradient noise":
         return scenario.cause == "landscape"
     before = [one for one in snapshots if one.step <= event.onset - _FORK]
     if not before:
         return False
+    snapshot, bar = before[-1], event.reference + _REMOVED * event.rise
+    end = event.end + _FORK
+    if scenario.cause == "gradient noise":
+        if not _highest(scenario, snapshot, end + _LATER, seed=1, averaged=_AVERAGED) < bar:
+            return False
+        others = [_highest(scenario, snapshot, end + _LATER, seed=seed) for seed in range(1, _DRAWS + 1)]
+        return sum(not high < bar for high in others) >= 2
+    removed = _highest(scenario, snapshot, end, frozen=True) < bar
+    return removed == (scenario.cause == "preconditioner lag")
+
+
+def _highest(
+    scenario: Scenario,
+    snapshot: Snapshot,
+    end: int,
+    *,
+    seed: int = 0,
+    averaged: int = 1,
+    frozen: bool = False,
+) -> float:
+    """Return the highest loss of a fork of a training.
+
+    Args:
+        scenario: The training.
+        snapshot: Where the fork begins.
+        end: Where it ends.
+        seed: How many draws of batches it is ahead of the training: another number gives other batches.
+        averaged: Batches whose gradients each step averages.
+        frozen: Whether v is held at what it was at the beginning.
+    """
     task = make_task(scenario)
-    snapshot = before[-1]
     task.model.load_state_dict(snapshot.model.state_dict())
+    for _ in range(_AHEAD * seed):
+        next(task.batches)
     optimizer = make_optimizer(scenario, list(task.model.parameters()))
     optimizer.load_state_dict(copy.deepcopy(snapshot.optimizer))
-    frozen = {p: state["exp_avg_sq"].clone() for p, state in optimizer.state.items()}
+    moments = {p: state["exp_avg_sq"].clone() for p, state in optimizer.state.items()} if frozen else {}
     disturbance, highest = Disturbance(scenario, task), 0.0
-    for step in range(snapshot.step, event.end + _FORK):
-        for p, moment in frozen.items():
+    for step in range(snapshot.step, end):
+        for p, moment in moments.items():
             optimizer.state[p]["exp_avg_sq"].copy_(moment)
-        highest = max(highest, _advance(step, disturbance, optimizer, None))
-    removed = highest - event.reference < _REMOVED * event.rise
-    return removed == (scenario.cause == "preconditioner lag")
+        loss = advance(step, disturbance, optimizer, None, averaged=averaged)
+        highest = max(highest, math.inf if math.isnan(loss) else loss)
+    return highest
 
 
 def all_spikes(count: int) -> list[tuple[Name, int]]:

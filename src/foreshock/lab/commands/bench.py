@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from foreshock.interrupts import saying_what_is_kept
 from foreshock.lab.commands.errors import stopped
 
 bench = typer.Typer(help="Reproduce the benchmarks.", no_args_is_help=True)
@@ -76,7 +78,8 @@ def forecast(
         runs = [run for run in runs if run not in missing]
     elif missing:
         console.print(f"{len(missing)} of {len(runs)} runs to record, {jobs} at a time")
-        record_suite(runs, folder, jobs=jobs, on_done=_counter(console, len(missing)))
+        with _resumable(folder):
+            record_suite(runs, folder, jobs=jobs, on_done=_counter(console, len(missing)))
     try:
         scores = score([Trace.load(trace_path(folder, run)) for run in runs])
         path = save_scores(scores, out / "scores.json")
@@ -118,7 +121,8 @@ def tapes(
                 raise ValueError(f"--budget is {one}; it is passes a step, above 0: 0.05 is usual")
         missing = absent([(run, one) for one in budgets for run in runs], out)
         console.print(f"{len(missing)} of {len(runs) * len(budgets)} tapes to record, {jobs} at a time")
-        record_tapes(runs, out, budgets=budgets, jobs=jobs, on_done=_counter(console, len(missing)))
+        with _resumable(out):
+            record_tapes(runs, out, budgets=budgets, jobs=jobs, on_done=_counter(console, len(missing)))
     except (ImportError, ValueError) as error:
         raise stopped(error) from error
     console.print(f"Tapes: {out.resolve()}", soft_wrap=True)
@@ -154,7 +158,8 @@ def probability(
     split = "test" if release else "development"
     folders = (tapes or [out / "tapes"], traces or [out / "traces"])
     try:
-        path, scores = score_folders(*folders, out, split=split, jobs=jobs, note=console.print)
+        with _resumable(out):
+            path, scores = score_folders(*folders, out, split=split, jobs=jobs, note=console.print)
     except (OSError, ValueError) as error:
         raise stopped(error) from error
     typer.echo(f"\n{summary(scores)}")
@@ -213,7 +218,8 @@ def guard(
             trials = [trial for trial in trials if trial not in missing]
         elif missing:
             console.print(f"{len(missing)} of {len(trials)} trainings to run, {jobs} at a time")
-            run_suite(trials, folder, jobs=jobs, on_done=_counter(console, len(missing)))
+            with _resumable(folder):
+                run_suite(trials, folder, jobs=jobs, on_done=_counter(console, len(missing)))
         scores = compare(load_result(result_path(folder, trial)) for trial in trials)
         scores["costs"] = saved_costs(out / "costs.json", measure=not (partial or method))
         path = write_json(scores, out / "scores.json")
@@ -252,8 +258,9 @@ def causes(
     ]
     done = _counter(console, len(missing))
     try:
-        for path in finished(record_spike, [(*one, out) for one in missing], jobs=jobs):
-            done(path.parent)
+        with _resumable(out):
+            for path in finished(record_spike, [(*one, out) for one in missing], jobs=jobs):
+                done(path.parent)
         scores = {split: score_spikes(out, split=split) for split in splits}
         path = write_json(scores, out / "scores.json")
     except (ImportError, OSError, RuntimeError, ValueError) as error:
@@ -266,6 +273,51 @@ def causes(
             pairs = zip(headers[1:-1], row[1:-1], strict=True)
             typer.echo(f"  {row[0]}: {', '.join(f'{name} {cell}' for name, cell in pairs if cell)}")
     console.print(f"Scores: {path.resolve()}", soft_wrap=True)
+
+
+@bench.command()
+def rewind(
+    out: Annotated[Path, typer.Option(help="Folder for logs and results.")] = Path("runs/rewind"),
+    spikes: Annotated[Path, typer.Option(help="Folder of `bench causes`.")] = Path("runs/causes"),
+    count: Annotated[int, typer.Option(min=2, help="Spikes of each cause; every second is held out.")] = 10,
+    starts: Annotated[int, typer.Option(min=1, help="Perturbed initial weights of each.")] = 2,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
+    release: Annotated[
+        bool, typer.Option("--release", help="The held-out half instead: not while a ladder is tuned.")
+    ] = False,
+) -> None:
+    """Let runs that fail go on from a snapshot, and compare them with runs that never failed.
+
+    The spikes are those of `bench causes`, recorded if they are not there; an interrupted command resumes.
+    """
+    from foreshock.lab.causes.rewinding import HEADERS, record_recovery, results_of, tally
+    from foreshock.lab.causes.training import all_spikes
+    from foreshock.lab.jobs import finished, write_json
+
+    console = Console(highlight=False)
+    chosen = [one for one in all_spikes(count) if one[1] % 2 == (0 if release else 1)]
+    wanted = [(*one, start) for one in chosen for start in range(starts)]
+    names = {one: f"{one[0].replace(' ', '-')}-{one[1]}-{one[2]}" for one in wanted}
+    missing = [one for one in wanted if not (out / f"{names[one]}.json").exists()]
+    done = _counter(console, len(missing))
+    try:
+        with _resumable(out):
+            for path in finished(record_recovery, [(*one, spikes, out) for one in missing], jobs=jobs):
+                done(path)
+        results = results_of(out, names.values())
+        split = "held-out" if release else "development"
+        path = write_json({"split": split, "results": results}, out / f"{split}.json")
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        raise stopped(error) from error
+    for row in tally(results):
+        typer.echo("  " + "; ".join(f"{name} {cell}" for name, cell in zip(HEADERS, row, strict=True)))
+    console.print(f"Results: {path.resolve()}", soft_wrap=True)
+
+
+def _resumable(folder: Path) -> AbstractContextManager[None]:
+    """Return what says at Ctrl-C that nothing that was finished is lost."""
+    kept = f"What was finished is kept in {folder.resolve()}: the same command goes on from there"
+    return saying_what_is_kept(lambda: kept)
 
 
 def _counter(console: Console, total: int) -> Callable[[Path], None]:

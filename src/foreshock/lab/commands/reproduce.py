@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from foreshock.interrupts import saying_what_is_kept
 from foreshock.lab.commands.errors import stopped
 
 if TYPE_CHECKING:
@@ -69,8 +70,13 @@ def reproduce(
     kept, target = results or out / "results", docs or out / "pages"
     try:
         changes = _changes(settings or [], data, text)
-        for order in _orders(name, scale.value, range(first_seed, first_seed + seeds), changes, out):
-            _carry_out(console, order, kept, target)
+        orders = _orders(name, scale.value, range(first_seed, first_seed + seeds), changes, out)
+        finished = (
+            f"Seeds that were finished are kept in {out.resolve()}: the same command goes on from there"
+        )
+        with saying_what_is_kept(lambda: finished):
+            for order in orders:
+                _carry_out(console, order, kept, target)
         pages = publish(kept, scale.value, target)
     except (ImportError, OSError, ValueError) as error:
         raise stopped(error) from error

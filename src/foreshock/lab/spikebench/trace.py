@@ -153,7 +153,7 @@ class Trace:
         return Trace(self.meta, {name: column.until(step) for name, column in self.columns.items()})
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a compressed ``.npz``; its folder is made if missing.
+        """Write a compressed ``.npz``, which is there whole or not at all; its folder is made if missing.
 
         Raises:
             ValueError: If the name of the file does not end in ``.npz``.
@@ -166,8 +166,9 @@ class Trace:
         for name, column in self.columns.items():
             arrays[f"{name}.steps"], arrays[f"{name}.values"] = column.steps, column.values
         # By keyword, numpy takes any name but that of its own first parameter, "file".
-        np.savez_compressed(target, **arrays)  # type: ignore[arg-type]
-        return target
+        partial = target.with_name(f"partial-{os.getpid()}-{target.name}")
+        np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
+        return partial.replace(target)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trace:

@@ -3,8 +3,8 @@
 import { ask, byId, make, say, steps } from "/assets/dom.js";
 
 const NEAR = 16; // pixels: marks that are nearer are one
-const SIGNS = { spike: "▲", divergence: "▲", "non-finite": "▲", climb: "▲", alarm: "◆", guard: "■", event: "●", misuse: "!" };
-const RANK = ["event", "guard", "alarm", "climb", "misuse", "spike", "divergence", "non-finite"];
+const SIGNS = { spike: "▲", divergence: "▲", "non-finite": "▲", climb: "▲", alarm: "◆", guard: "■", event: "●", misuse: "!", rewind: "↩", recovery: "!" };
+const RANK = ["event", "guard", "alarm", "climb", "misuse", "rewind", "recovery", "spike", "divergence", "non-finite"];
 
 /** All marks of a run in order of their steps. */
 export function allMarks({ spikes = [], alarms = [], actions = [], events = [] }) {

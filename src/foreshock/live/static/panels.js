@@ -7,7 +7,7 @@ import { STATES } from "/assets/runs.js";
 const { format } = foreshockAxes;
 const LISTED = 300; // rows of what happened: the last
 const SORTS = [
-  ["Spikes", ["spike", "divergence", "non-finite", "climb"]], ["Alarms", ["alarm"]], ["Guard", ["guard"]], ["Events", ["event", "misuse"]],
+  ["Spikes", ["spike", "divergence", "non-finite", "climb"]], ["Alarms", ["alarm"]], ["Guard", ["guard"]], ["Events", ["event", "misuse", "rewind", "recovery"]],
 ];
 
 function ago(seconds) {
@@ -23,7 +23,7 @@ export class Panels {
   constructor(page) {
     this.page = page;
     this.filled = {};
-    this.sorts = new Set(SORTS.slice(0, 3).flatMap(([, names]) => names).concat("misuse"));
+    this.sorts = new Set(SORTS.slice(0, 3).flatMap(([, names]) => names).concat("misuse", "rewind", "recovery"));
     byId("sorts").append(...SORTS.map(([title, names]) => {
       const box = make("input", { type: "checkbox", onchange: () => {
         for (const name of names) if (box.checked) this.sorts.add(name); else this.sorts.delete(name);

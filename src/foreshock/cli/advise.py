@@ -1,0 +1,180 @@
+"""``foreshock advise``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import replace as with_changes
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from foreshock.cli.console import make_console, print_table, printable_path, stopped
+from foreshock.cli.output import AsJson, print_result
+from foreshock.cli.replay import (
+    DataOption,
+    FromOption,
+    JobsOption,
+    ModelOption,
+    PictureOption,
+    ThreadsOption,
+    draw,
+    plan,
+    run_all,
+)
+
+if TYPE_CHECKING:
+    from foreshock.replay.advice import Advice, Trial
+    from foreshock.runlog import Run
+
+_CALM = 200  # steps before the snapshot whose gradient norms are usual
+
+
+@dataclass(frozen=True)
+class Advised:
+    """Changes of a training, tried from a snapshot.
+
+    Attributes:
+        snapshot: Folder of the snapshot.
+        advice: What came of them, and which to make.
+    """
+
+    snapshot: Path
+    advice: Advice
+
+
+def advise(
+    run: Annotated[Path, typer.Argument(help="Folder of a run with snapshots.")],
+    model: ModelOption,
+    data: DataOption,
+    start: FromOption = None,
+    steps: Annotated[int, typer.Option(min=20, help="How many steps to train.")] = 500,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="From how many starts, which differ in the sixth digit of the weights.")
+    ] = 3,
+    jobs: JobsOption = 0,
+    threads: ThreadsOption = 0,
+    output: PictureOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the smallest change that removes the spikes of a run and costs nothing, by trying.
+
+    From a snapshot the run is trained on as it was, and with another β₂, ε, learning rate, clipping, or with
+    a guard.
+
+    Exit status: 0 if a change removes the spikes, 3 if none does, 4 if there are none to remove, 1 if nothing
+    can be tried.
+    """
+    from foreshock.cli.replaying import make_loop
+    from foreshock.replay.advice import candidates, choose
+
+    console = make_console()
+    try:
+        read, [task] = plan(run, model, data, start, steps, [], threads)
+        options = make_loop(model).optimizer.param_groups[0]
+        tried = candidates(options, _usual_norms(read, task.snapshot))
+        changes = ("", *(one.change for one in tried))
+        tasks = [
+            with_changes(task, change=change, perturbed=seed or None)
+            for change in changes
+            for seed in range(repeats)
+        ]
+        outcomes = run_all(console, tasks, jobs, quiet=as_json)
+        rows = [outcomes[i : i + repeats] for i in range(0, len(outcomes), repeats)]
+        found = choose(tried, rows[1:], rows[0])
+        if output is not None:
+            draw(read, [row[0] for row in rows], output)
+    except (ImportError, OSError, TypeError, ValueError, RuntimeError) as error:
+        raise stopped(error) from error
+    if as_json:
+        print_result("advise", Advised(task.snapshot, found))
+    else:
+        _print(console, found)
+        if output is not None:
+            console.print(f"Picture: {printable_path(output)}", soft_wrap=True)
+    if not any(found.unchanged):
+        raise typer.Exit(4)
+    if found.chosen is None:
+        raise typer.Exit(3)
+
+
+def _usual_norms(run: Run, snapshot: Path) -> list[float]:
+    from foreshock.cli.replaying import step_of
+    from foreshock.runlog.values import numbers
+
+    last = step_of(snapshot)
+    steps, norms = run.steps("step"), numbers(run, "step", "gradient_norm")
+    near = (steps <= last) & (steps > last - _CALM)
+    return [float(one) for one in norms[near] if math.isfinite(one)]
+
+
+def _print(console: Console, found: Advice) -> None:
+    from foreshock.report.tables import Table
+    from foreshock.words import number
+
+    def words(value: float) -> str:
+        return "–" if math.isnan(value) else number(value)
+
+    for line in _verdict(found):
+        console.print(escape(line), soft_wrap=True)
+    rows = tuple(
+        (
+            trial.candidate.change,
+            trial.effect,
+            _spread(trial.spikes) + (f", {trial.highest:.2g}×" if any(trial.spikes) else ""),
+            f"+{trial.first:,.0f}" if any(trial.spikes) else "–",
+            f"{words(trial.loss)} ×",
+            words(trial.ratio),
+        )
+        for trial in found.trials
+    )
+    headers = ("Change", "Effect", "Spikes", "First", "Late loss", "Ratio")
+    title = (
+        f"{found.steps:,} steps, {len(found.unchanged)} starts; as it was: {_spread(found.unchanged)} spikes"
+    )
+    print_table(console, Table(title, headers, rows))
+
+
+def _verdict(found: Advice) -> list[str]:
+    if not any(found.unchanged):
+        return [
+            f"As it was, these {found.steps:,} steps have no spike from any start of "
+            f"{len(found.unchanged)}: there is nothing to remove. Begin elsewhere "
+            "(--from), or train on for longer (--steps)."
+        ]
+    lines = []
+    if found.chosen is None:
+        lines.append(
+            "None of these changes removes the spikes at no cost; the table has what each comes to. Two "
+            'of them together can be tried with foreshock replay --set "lr=x0.5 beta2=0.95".'
+        )
+    else:
+        one = found.chosen
+        cost = f"the late loss is {one.loss:.2g} × what it was"
+        lines.append(
+            f"{one.candidate.change}: {one.candidate.words}. No spike in {found.steps:,} steps from any of "
+            f"{len(one.spikes)} starts, where there are {_spread(found.unchanged)} as it was; {cost}."
+        )
+    costly = [trial for trial in found.trials if trial.effect == "removes" and not trial.is_free]
+    if costly:
+        lines.append(f"Removes them, but learns more slowly: {_named(costly)}.")
+    if found.postponing:
+        lines.append(f"Only postpones them: {_named(found.postponing)}.")
+    return lines
+
+
+def _named(trials: Sequence[Trial]) -> str:
+    return ", ".join(f"{trial.candidate.change} ({_why_not(trial)})" for trial in trials)
+
+
+def _why_not(trial: Trial) -> str:
+    return f"first after {trial.first:,.0f} steps" if any(trial.spikes) else f"{trial.loss:.2g} × the loss"
+
+
+def _spread(counts: tuple[int, ...]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low}–{high}"

@@ -1,0 +1,151 @@
+"""Replays by name: what a process needs to know to train one window of a run again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from foreshock.cli.checkpoints import as_trainable, call_named, open_batches, saying_where
+from foreshock.recorder import list_snapshots, load_snapshot
+from foreshock.replay import Loop, ReplayOutcome, parse_change, replay
+from foreshock.runlog import Run
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One replay, in plain values that another process can be handed.
+
+    Attributes:
+        snapshot: Folder of the snapshot.
+        model: ``module:factory``.
+        data: ``module:batches``.
+        steps: How many steps.
+        recorded: Steps and losses of the log.
+        change: The change in words; empty for none.
+        threads: Threads of torch, of which the last bits of sums depend; 0 to leave them as they are.
+        perturbed: Seed of a change of the weights in their sixth digit; None for none.
+    """
+
+    snapshot: Path
+    model: str
+    data: str
+    steps: int
+    recorded: tuple[tuple[int, float], ...] = ()
+    change: str = ""
+    threads: int = 0
+    perturbed: int | None = None
+
+
+def make_loop(name: str) -> Loop:
+    """Call a factory that returns a `Loop`, or a model with its loss function and optimizer.
+
+    Args:
+        name: ``module:factory``, without arguments.
+
+    Raises:
+        ValueError: If there is no such factory.
+        TypeError: If it returns something else.
+        RuntimeError: If it fails.
+    """
+    made = call_named(name)
+    if isinstance(made, Loop):
+        return made
+    found = as_trainable(name, made)
+    if found.optimizer is None:
+        raise TypeError(
+            f"{name} returned no optimizer; it must return (model, loss_fn, optimizer), or a "
+            "foreshock.replay.Loop, which also has the scheduler, the clipping, and what else a step does"
+        )
+    return Loop(found.model, saying_where(found.loss_fn), found.optimizer)
+
+
+def choose_snapshot(run: Run, step: int | None) -> Path:
+    """Return the folder of the last snapshot that was taken at a step or before, or of the last of all.
+
+    Args:
+        run: The run.
+        step: The step; None for the last of all.
+
+    Raises:
+        FileNotFoundError: If there is none, with those that there are.
+    """
+    found = list_snapshots(run.path.parent)
+    if not found:
+        raise FileNotFoundError(
+            f"{run.path.parent} has no snapshot: train with Monitor(…, run=…, recorder=Recorder()); they "
+            "are written when an alarm begins, and at a spike"
+        )
+    steps = [step_of(one) for one in found]
+    fitting = [one for one, taken in zip(found, steps, strict=True) if step is None or taken <= step]
+    if not fitting:
+        raise FileNotFoundError(
+            f"no snapshot was taken at step {step} or before; there are those of steps "
+            f"{', '.join(map(str, steps))}"
+        )
+    return fitting[-1]
+
+
+def step_of(path: Path) -> int:
+    """Return the step of a snapshot by the name of its folder.
+
+    Args:
+        path: The folder.
+    """
+    digits = path.name.partition("-step")[2].partition("-")[0]
+    return int(digits) if digits.isdecimal() else -1
+
+
+def run_replay(task: Replay) -> ReplayOutcome:
+    """Build the training anew and replay its window.
+
+    Args:
+        task: What to replay.
+    """
+    if task.threads:
+        torch.set_num_threads(task.threads)
+    loop = make_loop(task.model)
+    batches = open_batches(task.data)
+    change = parse_change(task.change) if task.change else None
+    return replay(
+        load_snapshot(task.snapshot),
+        loop,
+        batches,
+        steps=task.steps,
+        change=change,
+        recorded=task.recorded,
+        measure=True,
+        perturbed=task.perturbed,
+    )
+
+
+def run_replays(tasks: Sequence[Replay], *, jobs: int = 0) -> Iterator[tuple[int, ReplayOutcome]]:
+    """Yield the outcomes as they come, each with its place among the tasks.
+
+    Args:
+        tasks: What to replay.
+        jobs: In how many processes; 0 for as many as there are processors for their threads. One works in
+            this process.
+    """
+    threads = tasks[0].threads or torch.get_num_threads()
+    jobs = min(jobs or max((os.cpu_count() or 1) // threads, 1), len(tasks))
+    if jobs == 1:
+        for place, task in enumerate(tasks):
+            yield place, run_replay(task)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        try:
+            places = {pool.submit(run_replay, task): place for place, task in enumerate(tasks)}
+            for done in as_completed(places):
+                yield places[done], done.result()
+        except BaseException:
+            # Ctrl-C, or one that failed: the others need not be waited for.
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -1,0 +1,97 @@
+"""``foreshock status`` and ``foreshock runs``: how runs are doing, on one screen."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from foreshock.cli.console import make_console, stopped
+from foreshock.cli.output import AsJson, FailOnOption, fail, print_result, worst_among
+
+if TYPE_CHECKING:
+    from foreshock.live.run import LiveRun
+
+LastSteps = Annotated[
+    int | None,
+    typer.Option("--last", min=0, metavar="STEPS", help="Count alarms, spikes … of so many last steps only."),
+]
+
+
+def status(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or its .jsonl file.")],
+    last: LastSteps = None,
+    as_json: AsJson = False,
+    fail_on: FailOnOption = None,
+) -> None:
+    """Show how a run is doing, on one screen.
+
+    The verdict and what to do, probability of a spike, loss, ratio and its edge, alarms, spikes, what a guard
+    did, what measuring cost. The log is read once; `foreshock top` goes on looking.
+    """
+    from foreshock.cli.screen import screen
+    from foreshock.live.run import LiveRun
+    from foreshock.live.status import status_of
+    from foreshock.runlog.reader import find_log
+
+    console = make_console()
+    try:
+        path, _ = find_log(run)
+        followed = LiveRun(path, name=path.resolve().parent.name)
+        read_whole([followed])
+        if followed.error:
+            raise ValueError(followed.error)
+    except (OSError, ValueError) as error:
+        raise stopped(error) from error
+    found = status_of(followed, last=last)
+    if as_json:
+        print_result("status", found)
+    else:
+        console.print(screen(found, console), soft_wrap=not console.is_terminal)
+    fail(found.worst, fail_on)
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Folder that holds runs at any depth.")],
+    last: LastSteps = None,
+    as_json: AsJson = False,
+    fail_on: FailOnOption = None,
+) -> None:
+    """List the runs below a folder, and how each is doing.
+
+    A narrow terminal shows fewer columns; what is printed to a pipe or a file has all of them.
+    """
+    from foreshock.cli.screen import runs_table
+    from foreshock.live.status import status_of
+    from foreshock.live.watched import WatchedFolder
+
+    console = make_console()
+    try:
+        watched = WatchedFolder(folder)
+    except OSError as error:
+        raise stopped(error) from error
+    followed = watched.all_runs()
+    read_whole(followed)
+    found = [status_of(run, last=last) for run in followed]
+    if as_json:
+        print_result("runs", found)
+    elif found:
+        console.print(runs_table(found, console))
+    else:
+        typer.echo(f"No run with a step yet below {os.fspath(folder)!r}.")
+    fail(worst_among([one.worst for one in found]), fail_on)
+
+
+def read_whole(followed: list[LiveRun]) -> None:
+    """Read logs to their ends, and look for spikes in them.
+
+    Args:
+        followed: The runs.
+    """
+    for run in followed:
+        while run.look():
+            pass
+        while run.scan():
+            pass

@@ -1,0 +1,62 @@
+"""Whether the loss has left its level: also where it is no multiple of it, for recovery."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from statistics import fmean, median
+
+_USUAL, _FEWEST = 60, 30  # losses that set the level
+_LATEST = 5
+_DEVIATIONS, _RISE, _JUMP = 6.0, 0.3, 12.0
+_OF_NORMAL = 1.4826  # standard deviation of a normal over its median absolute deviation
+
+
+class LossWatch:
+    """Tell when the mean of five losses rises above the level of the sixty before.
+
+    It must exceed their median by six standard deviations, from the median absolute deviation, and by
+    three tenths; or the last one by twelve, and by the level itself. A loss that stays high is told once.
+
+    Example:
+        >>> watch = LossWatch()
+        >>> [watch.rises(step, 1 + 0.01 * (step % 3)) for step in range(60)].count(True)
+        0
+        >>> [watch.rises(step, 2.0) for step in (60, 61, 62)]
+        [False, True, False]
+    """
+
+    def __init__(self) -> None:
+        self._losses: deque[tuple[int, float]] = deque(maxlen=_USUAL + _LATEST)
+        self._high = False
+
+    def rises(self, step: int, loss: float) -> bool:
+        """Return whether the loss leaves its level at a step.
+
+        Args:
+            step: Step number.
+            loss: Its loss.
+        """
+        if not math.isfinite(loss):
+            return False
+        self._losses.append((step, loss))
+        values = [value for _, value in self._losses]
+        usual, latest = values[:-_LATEST], values[-_LATEST:]
+        if len(usual) < _FEWEST:
+            return False
+        level = median(usual)
+        spread = _OF_NORMAL * median(abs(value - level) for value in usual)
+        rise, jump = fmean(latest) - level, loss - level
+        high = rise > max(_DEVIATIONS * spread, _RISE * abs(level))
+        high |= jump > max(_JUMP * spread, abs(level))
+        before, self._high = self._high, high
+        return self._high and not before
+
+    def back_to(self, step: int) -> None:
+        """Forget the losses after a step, to which the training went back.
+
+        Args:
+            step: Step number.
+        """
+        kept = [one for one in self._losses if one[0] <= step]
+        self._losses, self._high = deque(kept, maxlen=self._losses.maxlen), False

@@ -1,0 +1,102 @@
+"""What a monitor asks of its recorder: a snapshot now and then, and one on disk when there is trouble."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from foreshock.monitor.evidence import as_ids
+from foreshock.monitor.journal import Journal, process_rank
+from foreshock.recorder import Recorder
+
+_APART = 20  # steps from one trouble that is written to the next of the same sort
+
+
+class Recording:
+    """Feed a recorder, and log what it wrote.
+
+    Args:
+        recorder: The recorder; None does nothing.
+        journal: The log, in whose folder snapshots go.
+    """
+
+    def __init__(self, recorder: Recorder | None, journal: Journal) -> None:
+        self.recorder = recorder
+        self._journal = journal
+        self._written: dict[str, int] = {}
+        self._finite = True
+        self._noted: set[str] = set()
+
+    def see(
+        self, step: int, loss: Tensor | float, batch: Any, ids: Any, *, dense: bool, note: Callable[[], Any]
+    ) -> None:
+        """Take a snapshot of a step if one is due.
+
+        Args:
+            step: Step number.
+            loss: Its loss.
+            batch: Its batch.
+            ids: What the loader calls its examples; None if unknown.
+            dense: Whether there is an alarm.
+            note: Returns what the monitor knows of the run.
+        """
+        if self.recorder is None:
+            return
+        known = () if ids is None else as_ids(ids)
+        self.recorder.take(step, loss=loss, batch=batch, ids=known, dense=dense, note=note)
+
+    def judge(self, step: int, *, finite: bool) -> None:
+        """Have a snapshot written where a loss or gradient stops being finite.
+
+        Args:
+            step: Step number.
+            finite: Whether both are.
+        """
+        before, self._finite = self._finite, finite
+        if before and not finite:
+            self.write("non-finite", before=step)
+
+    def write(self, why: str, *, before: int) -> None:
+        """Have the newest snapshot from before a step written into the run's folder, off this thread.
+
+        Args:
+            why: What came at that step, in a word.
+            before: The step.
+        """
+        path, last = self._journal.path, self._written.get(why)
+        if self.recorder is None or path is None or (last is not None and before - last < _APART):
+            return
+        self._written[why] = before
+        reason = f"{why} at step {before}"
+        self.recorder.write(path.parent, reason=reason, before=before, rank=process_rank())
+
+    def tell(self, step: int) -> None:
+        """Log what the recorder wrote or could not do since the last call.
+
+        Args:
+            step: Step number.
+        """
+        if self.recorder is None:
+            return
+        for of, words in self.recorder.news():
+            failed = words.startswith("it could not")
+            message = f"the snapshot of step {of}: {words}"
+            level = logging.WARNING if failed else logging.INFO
+            self._journal.event(step, "snapshot failed" if failed else "snapshot", message, level=level)
+        for note in self.recorder.summary().notes:
+            if note not in self._noted:
+                self._noted.add(note)
+                self._journal.event(step, "recorder", note, level=None)
+
+    def close(self, step: int) -> None:
+        """Wait until what is being written is on the disk.
+
+        Args:
+            step: Step number.
+        """
+        if self.recorder is not None:
+            self.recorder.close()
+            self.tell(step)

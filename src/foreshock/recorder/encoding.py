@@ -1,0 +1,236 @@
+"""Python values ↔ plain JSON and named tensors, without pickle: what comes back is equal, or it was refused.
+
+What JSON has is itself. Anything else is a mapping whose first key begins with ``$``::
+
+    tensor      {"$tensor": NAME}            its content lies beside, under that name
+    tuple       {"$tuple": […]}
+    dict        {"$dict": [[KEY, VALUE], …]}  keys keep their type; an OrderedDict comes back as a dict
+    NaN, ∞      {"$float": "nan"}
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foreshock.isolation.bits import is_plain
+
+_PLAIN = (bool, int, str, type(None))
+_DICTS = (dict, OrderedDict, defaultdict)
+_DEPTH = 50
+
+
+class NamedTensors(dict[str, Tensor]):
+    """Live tensors by name; one that two places have is there once, so that they share it again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._names: dict[tuple[Any, ...], str] = {}
+
+    def keep(self, tensor: Tensor, place: str) -> str:
+        """Put a tensor in, detached and not copied; return its name.
+
+        Args:
+            tensor: The tensor.
+            place: The name that it gets unless it has one.
+        """
+        key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        name = self._names.setdefault(key, place) if tensor.numel() else place
+        self.setdefault(name, tensor.detach())
+        return name
+
+
+class UnsupportedStateError(ValueError):
+    """Something that can't be put into a snapshot, or a snapshot that fits no training like this one."""
+
+
+def encode(value: Any, place: str, tensors: NamedTensors, *, depth: int = _DEPTH) -> Any:
+    """Return a value as plain JSON; its tensors are put into a mapping, and not copied.
+
+    Args:
+        value: Numbers, text, None, tensors, numpy arrays, and lists, tuples and dicts of them.
+        place: What to call it, and what its tensors are called after.
+        tensors: Where tensors are put.
+        depth: How many containers may lie inside each other.
+
+    Raises:
+        UnsupportedStateError: If it holds something else.
+
+    Example:
+        >>> tensors = NamedTensors()
+        >>> encode((1, {2: torch.ones(2)}), "state", tensors)
+        {'$tuple': [1, {'$dict': [[2, {'$tensor': 'state/1/2'}]]}]}
+        >>> decode(encode((1, math.inf), "state", tensors), tensors)
+        (1, inf)
+    """
+    kind = type(value)
+    if kind is float:
+        return value if math.isfinite(value) else {"$float": repr(value)}
+    if kind in _PLAIN:
+        return value
+    if isinstance(value, Tensor):
+        refuse_unusual(value, place)
+        return {"$tensor": tensors.keep(value, place)}
+    if depth == 0:
+        raise UnsupportedStateError(
+            f"{place} nests more than {_DEPTH} deep, or holds itself: keep flat values in the state"
+        )
+    if kind in _DICTS:
+        pairs = [
+            [
+                encode(key, f"{place} (a key)", NamedTensors()),
+                encode(item, f"{place}/{key}", tensors, depth=depth - 1),
+            ]
+            for key, item in value.items()
+        ]
+        return {"$dict": pairs}
+    if kind in (list, tuple, torch.Size):
+        parts = [
+            encode(part, f"{place}/{index}", tensors, depth=depth - 1) for index, part in enumerate(value)
+        ]
+        return parts if kind is list else {"$tuple" if kind is tuple else "$size": parts}
+    return _encode_rare(value, place, tensors)
+
+
+def _encode_rare(value: Any, place: str, tensors: NamedTensors) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        array = np.array(value)  # a copy: the tensor shares its memory
+        if array.dtype.hasobject or not array.dtype.isnative:
+            raise UnsupportedStateError(f"{place} is a numpy array of {array.dtype}; use one of numbers")
+        shape, scalar = list(array.shape), isinstance(value, np.generic)
+        tensors[place] = torch.from_numpy(np.frombuffer(array.tobytes(), dtype=np.uint8).copy())
+        return {"$numpy": place, "dtype": array.dtype.str, "shape": shape, "scalar": scalar}
+    kind = type(value)
+    if kind is complex:
+        return {
+            "$complex": [encode(value.real, place, NamedTensors()), encode(value.imag, place, NamedTensors())]
+        }
+    if kind is Counter:
+        return {
+            "$counter": [[encode(key, place, NamedTensors()), int(count)] for key, count in value.items()]
+        }
+    if kind in (torch.dtype, torch.device):
+        return {f"${kind.__name__}": str(value)}
+    if kind is bytes:
+        return {"$bytes": value.hex()}
+    raise UnsupportedStateError(
+        f"{place} is a {kind.__module__}.{kind.__qualname__}, which can't be written exactly without pickle; "
+        "a snapshot holds tensors, numpy arrays, numbers, text, None, and lists, tuples and dicts of them"
+    )
+
+
+def refuse_unusual(value: Tensor, place: str) -> None:
+    """Refuse a tensor that is not memory in strides: its content could not be put back exactly.
+
+    Args:
+        value: The tensor.
+        place: What to call it.
+
+    Raises:
+        UnsupportedStateError: If it is distributed, sparse, quantized, on no device, or of a subclass.
+    """
+    if is_plain(value):
+        return
+    if hasattr(value, "to_local"):
+        what = (
+            "a distributed tensor (FSDP2, tensor parallelism), of which this process has only a part: use "
+            "torch.distributed.checkpoint for its checkpoints, and a Monitor without a recorder"
+        )
+    elif value.layout != torch.strided:
+        what = f"a sparse tensor ({value.layout}): use dense gradients, as of nn.Embedding(sparse=False)"
+    elif value.is_meta or type(value).__name__.startswith("Uninitialized"):
+        what = "a tensor without content: run one forward pass first, and materialise what is on 'meta'"
+    else:
+        what = f"a {type(value).__name__}, whose content is not plain memory"
+    raise UnsupportedStateError(f"{place} is {what}")
+
+
+def decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Return the value that `encode` was given; tensors are those of the mapping.
+
+    Args:
+        tree: What `encode` returned.
+        tensors: Tensors by name.
+
+    Raises:
+        UnsupportedStateError: If it is nothing that `encode` returns, or a tensor is missing.
+    """
+    if isinstance(tree, list):
+        return [decode(part, tensors) for part in tree]
+    if not isinstance(tree, dict):
+        return tree
+    tag, content = next(iter(tree.items()), ("", None))
+    try:
+        return _decode_tagged(tag, content, tree, tensors)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UnsupportedStateError(f"a snapshot's state has {str(tree)[:80]}, which is damaged") from error
+
+
+def _decode_tagged(tag: str, content: Any, tree: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
+    match tag:
+        case "$tensor":
+            return tensors[content]
+        case "$dict":
+            return {decode(key, tensors): decode(value, tensors) for key, value in content}
+        case "$tuple":
+            return tuple([decode(part, tensors) for part in content])
+        case "$size":
+            return torch.Size(content)
+        case "$float":
+            return float(content)
+        case "$complex":
+            return complex(*[decode(part, tensors) for part in content])
+        case "$counter":
+            return Counter({decode(key, tensors): count for key, count in content})
+        case "$dtype":
+            return getattr(torch, content.removeprefix("torch."))
+        case "$device":
+            return torch.device(content)
+        case "$bytes":
+            return bytes.fromhex(content)
+        case "$numpy":
+            flat = np.frombuffer(tensors[content].numpy().tobytes(), dtype=np.dtype(tree["dtype"]))
+            array = flat.reshape(tree["shape"]).copy()
+            return array[()] if tree["scalar"] else array
+    raise ValueError(tag)
+
+
+class Copies(Mapping[str, Tensor]):
+    """Copies of tensors, made when they are asked for: nothing restored shares memory with a snapshot."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return a copy of a tensor."""
+        return self._tensors[name].clone()
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the names."""
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._tensors)
+
+
+def written(saved: Tensor, present: Any, device: torch.device | None) -> Tensor:
+    """Return a tensor with what was saved: the present one, written in place, if it fits, or a copy.
+
+    Args:
+        saved: What was saved.
+        present: What there is now.
+        device: Where the tensor has to be; None: where it is.
+    """
+    fits = isinstance(present, Tensor) and present.shape == saved.shape and present.dtype == saved.dtype
+    if fits and (device is None or present.device == device):
+        present.detach().copy_(saved)
+        result: Tensor = present
+        return result
+    return saved.clone() if device is None else saved.to(device, copy=True)

@@ -1,0 +1,419 @@
+"""The flight recorder: when a snapshot is taken, which are kept, and when they are written."""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from foreshock.failures import Failures
+from foreshock.isolation import several_processes
+from foreshock.recorder.encoding import UnsupportedStateError, encode
+from foreshock.recorder.files import FOLDER, list_snapshots, remove_snapshot, write_snapshot
+from foreshock.recorder.ring import Ids, Ring, Slot
+from foreshock.recorder.snapshot import BATCH, LOSS, Snapshot, named_others
+from foreshock.recorder.state import Training, capture, check, put_back
+
+_FEWEST, _MOST = 5, 2000  # steps from one snapshot to the next, where time decides
+_FIRST = 10  # steps to the second, from which on it is known how long a snapshot takes
+_DENSER = 4  # times as often while there is an alarm
+_SPARED = 0.5  # part of the share of time that is used at rest; the rest is for alarms
+_FIXED = 50  # steps, where several processes may not choose by their own clocks
+_PATIENCE = 60.0  # seconds that the end of a run waits for the disk
+
+
+@dataclass(frozen=True)
+class RecorderSummary:
+    """What a recorder holds and has cost.
+
+    Attributes:
+        steps: Steps of the snapshots in memory, the oldest first.
+        ages: Steps since each.
+        bytes: Memory that they take, that of the host.
+        snapshot_bytes: Size of the newest.
+        every: Steps from one snapshot to the next at present.
+        taken: How many were taken so far.
+        seconds: Time that taking them took of the training, in all.
+        share: That over the time since the first step.
+        written: Folders of those that were written.
+        notes: What could not be done, and why.
+    """
+
+    steps: tuple[int, ...]
+    ages: tuple[int, ...]
+    bytes: int
+    snapshot_bytes: int
+    every: int
+    taken: int
+    seconds: float
+    share: float
+    written: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return one or two sentences for people."""
+        if not self.steps:
+            return f"no snapshot; {'; '.join(self.notes) or 'none was due yet'}"
+        ages = ", ".join(map(str, reversed(self.ages)))
+        words = (
+            f"{len(self.steps)} snapshots, {ages} steps old, {self.bytes / 2**20:.1f} MiB of host memory; "
+            f"one every {self.every} steps, {self.taken} so far, {self.share:.2%} of the time; "
+            f"{len(self.written)} written"
+        )
+        return "; ".join([words, *self.notes])
+
+
+class Recorder:
+    """Keep the last snapshots of a training in memory, and write them when an alarm comes.
+
+    Pass it to `foreshock.Monitor`, which takes snapshots where `observe` is called. One holds parameters,
+    buffers, gradients, the optimizer's state and options, the random numbers of torch, numpy and Python, and
+    what else it is given here: enough to go on bit by bit. They lie in the memory of the host, in buffers
+    that are used again; those that are written go to ``RUN/snapshots`` from a thread of their own.
+
+    Ages about double from one snapshot to the next. While there is an alarm they are taken four
+    times as often.
+
+    Args:
+        last: Snapshots in memory, at most, ≥ 2.
+        max_bytes: Memory that they may take together. With Adam a snapshot takes four times the parameters.
+        every: Steps from one to the next; None: as often as `share` allows. In several processes, None is 50,
+            so that all have the same steps.
+        share: Part of the time that taking snapshots may cost, in (0, 1). Half of it is used at rest.
+        scheduler: The learning-rate scheduler, or several.
+        scaler: The gradient scaler.
+        others: Whatever else has ``state_dict()`` and ``load_state_dict()``, or is a generator of random
+            numbers, by name: an average of the weights, the data loader.
+        batches: Whether to keep the batch of each snapshot, too.
+        keep: Snapshots on disk, at most, ≥ 1: older ones are removed once a newer one is written.
+
+    Raises:
+        ValueError: If an argument lies outside its interval.
+
+    Example:
+        >>> import torch, foreshock
+        >>> model = nn.Linear(3, 1)
+        >>> optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        >>> recorder = Recorder(every=10)
+        >>> monitor = foreshock.Monitor(model, optimizer, recorder=recorder)
+        >>> for _ in range(45):
+        ...     optimizer.zero_grad()
+        ...     loss = (model(torch.ones(8, 3)) ** 2).mean()
+        ...     loss.backward()
+        ...     _ = monitor.observe(torch.ones(8, 3), loss)
+        ...     optimizer.step()
+        >>> recorder.summary().steps
+        (0, 10, 20, 30, 40)
+    """
+
+    def __init__(
+        self,
+        *,
+        last: int = 6,
+        max_bytes: int = 2 * 2**30,
+        every: int | None = None,
+        share: float = 0.01,
+        scheduler: Any = None,
+        scaler: Any = None,
+        others: Mapping[str, Any] | None = None,
+        batches: bool = False,
+        keep: int = 8,
+    ) -> None:
+        for name, value, least in (
+            ("last", last, 2),
+            ("every", every, 1),
+            ("keep", keep, 1),
+            ("max_bytes", max_bytes, 1),
+        ):
+            if value is not None and not value >= least:
+                raise ValueError(f"{name} is {value!r}; it must be {least} or more")
+        if not 0 < share < 1:
+            raise ValueError(f"share is {share!r}; it is a part of the time, between 0 and 1: 0.01 is usual")
+        self._ring = Ring(last=last, max_bytes=max_bytes)
+        self._every, self._share, self._batches, self._keep = every, share, batches, keep
+        self._others = named_others(scheduler, scaler, others)
+        self._training: Training | None = None
+        self._failures = Failures("recorder")
+        self._clock = _Clock()
+        self._spacing = every or _FIRST
+        self._writer = _Writer(keep)
+        self._step = self._taken_at = -1
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is attached to a training and was not given up."""
+        return self._training is not None and not self._failures.given_up
+
+    def attach(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        """Record a training from here on; a `foreshock.Monitor` calls this.
+
+        Args:
+            model: The model.
+            optimizers: Its optimizers.
+
+        Raises:
+            UnsupportedStateError: If some of its state can't be recorded exactly, with what to do.
+            ValueError: If it records another training.
+        """
+        if self._training is not None:
+            raise ValueError("this recorder records a training already: make one for each Monitor")
+        training = Training(model, tuple(optimizers), self._others)
+        capture(training)  # refused before training, where it costs nothing
+        self._training = training
+        if self._every is None and several_processes():
+            self._every = self._spacing = _FIXED
+
+    def take(
+        self,
+        step: int,
+        *,
+        loss: Tensor | float | None = None,
+        batch: Any = None,
+        ids: Sequence[int | str] = (),
+        dense: bool = False,
+        note: Callable[[], Any] | None = None,
+    ) -> None:
+        """Take a snapshot of a step if one is due. Call it between ``backward()`` and ``optimizer.step()``.
+
+        A failure is noted, and never raised: after three in a row no more are taken.
+
+        Args:
+            step: Step number, higher than before.
+            loss: Its loss; None if unknown.
+            batch: Its batch, kept if the recorder keeps batches.
+            ids: Of its examples.
+            dense: Whether there is an alarm, so that snapshots are taken more often.
+            note: Returns what comes along in memory, called if one is taken.
+        """
+        self._step = step
+        self._clock.see()
+        spacing = max(self._spacing // _DENSER, 1) if dense else self._spacing
+        due = self._taken_at < 0 or step - self._taken_at >= spacing
+        if not due or not self.ready:
+            return
+        self._taken_at = step
+        began = time.perf_counter()
+        try:
+            self._take(step, loss, batch if self._batches else None, tuple(ids), note)
+        except Exception as error:  # noqa: BLE001 - a snapshot must never end a training run
+            self._failures.failed(f"no snapshot of step {step}", error)
+        else:
+            self._failures.succeeded()
+        self._clock.took(time.perf_counter() - began, step)
+        if self._every is None:
+            self._spacing = self._clock.spacing(self._share * _SPARED)
+        self._ring.reach = self._spacing * 2 ** (self._ring.last - 1)
+
+    def newest(self, before: int | None = None, *, older_by: int = 0) -> Snapshot | None:
+        """Return the newest snapshot in memory that training can go on from; None if there is none.
+
+        Its tensors are the recorder's own, which later snapshots overwrite.
+
+        Args:
+            before: Only of a step before this.
+            older_by: How many of them to go further back.
+        """
+        found = [slot for slot in self._ring.slots if before is None or slot.step < before]
+        whole = (snapshot for slot in reversed(found) if (snapshot := slot.snapshot()).is_finite())
+        return next((one for place, one in enumerate(whole) if place == older_by), None)
+
+    def write(self, folder: Path, *, reason: str, before: int | None = None, rank: int = 0) -> bool:
+        """Return whether there is a snapshot from before a step, and have the newest written by a thread.
+
+        Args:
+            folder: The run's folder.
+            reason: Why, in words.
+            before: Step of the trouble; None for the newest of all.
+            rank: Rank of this process.
+        """
+        slots = [slot for slot in self._ring.slots if before is None or slot.step < before]
+        if not slots:
+            return False
+        self._writer.begin(slots[-1], folder, reason=reason, rank=rank)
+        return True
+
+    def news(self) -> list[tuple[int, str]]:
+        """Return what became of what was written since the last call: step and words."""
+        return self._writer.news()
+
+    @property
+    def has_scheduler(self) -> bool:
+        """Whether it was given a scheduler."""
+        return any(name.partition(".")[0] == "scheduler" for name in self._others)
+
+    def restore(self, snapshot: Snapshot, *, without: Collection[str] = ()) -> None:
+        """Put a snapshot back into the training that is recorded, see `Snapshot.restore`.
+
+        Args:
+            snapshot: The snapshot.
+            without: ``"random"``, ``"gradients"``: to leave these as they are.
+
+        Raises:
+            ValueError: If it does not fit any more, or nothing is recorded; then nothing was changed.
+        """
+        if self._training is None:
+            raise ValueError("this recorder records no training: pass it to a Monitor")
+        check(snapshot.tree, snapshot.tensors, self._training)
+        put_back(snapshot.tree, snapshot.tensors, self._training, without=without)
+
+    def rewound(self, step: int) -> None:
+        """Forget the snapshots that were taken after a step to which the training went back.
+
+        Args:
+            step: Step of the snapshot that was restored.
+        """
+        self._ring.drop_from(step + 1)
+        self._taken_at = self._step
+
+    def summary(self) -> RecorderSummary:
+        """Return how many snapshots there are, how old, how large, and what they cost."""
+        slots = self._ring.slots
+        return RecorderSummary(
+            steps=tuple(slot.step for slot in slots),
+            ages=tuple(self._step - slot.step for slot in slots),
+            bytes=self._ring.bytes,
+            snapshot_bytes=slots[-1].bytes if slots else 0,
+            every=self._spacing,
+            taken=self._clock.taken,
+            seconds=self._clock.spent,
+            share=self._clock.share,
+            written=tuple(self._writer.written),
+            notes=(*self._failures.notes, *self._writer.failures.notes),
+        )
+
+    def close(self) -> None:
+        """Wait until what is being written is on the disk, a minute at most, and give the memory back."""
+        self._writer.wait(_PATIENCE)
+        self._ring.clear()
+
+    def _take(
+        self, step: int, loss: Tensor | float | None, batch: Any, ids: Ids, note: Callable[[], Any] | None
+    ) -> None:
+        if self._training is None:
+            return
+        tree, tensors = capture(self._training)
+        if loss is not None:
+            tensors[LOSS] = loss.detach().reshape(()) if isinstance(loss, Tensor) else torch.tensor(loss)
+        if batch is not None:
+            tree[BATCH] = encode(batch, BATCH, tensors)
+        if self._ring.put(step, tree, tensors, ids, None if note is None else note()):
+            return
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        if size > self._ring.max_bytes:
+            raise UnsupportedStateError(
+                f"one takes {size:,} bytes, and max_bytes is {self._ring.max_bytes:,}: pass a larger one"
+            )
+        # All are being written: the next one will find room.
+
+
+class _Clock:
+    """How long steps and snapshots take."""
+
+    def __init__(self) -> None:
+        self._began: float | None = None
+        self._steps = self.taken = 0
+        self.spent = 0.0
+        self._lately: deque[float] = deque(maxlen=5)
+
+    def see(self) -> None:
+        """Count a step."""
+        if self._began is None:
+            self._began = time.perf_counter()
+        else:
+            self._steps += 1
+
+    def took(self, seconds: float, step: int) -> None:
+        """Account for a snapshot."""
+        del step
+        self.taken += 1
+        self.spent += seconds
+        if self.taken > 2:  # the first two take memory
+            self._lately.append(seconds)
+
+    def spacing(self, share: float) -> int:
+        """Return the steps from one snapshot to the next that cost a share of the time."""
+        if not self._lately or not self._steps or self._began is None:
+            return _FIRST
+        step = max((time.perf_counter() - self._began - self.spent) / self._steps, 1e-9)
+        return min(
+            max(math.ceil(sorted(self._lately)[len(self._lately) // 2] / (share * step)), _FEWEST), _MOST
+        )
+
+    @property
+    def share(self) -> float:
+        """Time of snapshots over the time since the first step."""
+        passed = 0.0 if self._began is None else time.perf_counter() - self._began
+        return self.spent / passed if passed > 0 else 0.0
+
+
+class _Writer:
+    """Write snapshots from a thread, one after the other; a failure is noted and never raised."""
+
+    def __init__(self, keep: int) -> None:
+        self._keep = keep
+        self._jobs: queue.SimpleQueue[tuple[Slot, int, Path, str, int]] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._asked: set[tuple[Path, int]] = set()
+        self.written: list[Path] = []
+        self.failures = Failures("recorder")
+
+    def begin(self, slot: Slot, folder: Path, *, reason: str, rank: int) -> None:
+        """Have a slot written, once."""
+        if (folder, slot.step) in self._asked or self.failures.given_up:
+            return
+        self._asked.add((folder, slot.step))
+        with self._lock:
+            slot.in_use += 1
+            self._jobs.put((slot, slot.step, folder, reason, rank))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="foreshock-recorder", daemon=True)
+                self._thread.start()
+
+    def news(self) -> list[tuple[int, str]]:
+        """Return what became of jobs since the last call."""
+        found = []
+        while not self._done.empty():
+            found.append(self._done.get())
+        return found
+
+    def wait(self, seconds: float) -> None:
+        """Wait until there is no job left."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(seconds)
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:  # so that no job is left to a thread that is about to end
+                if self._jobs.empty():
+                    self._thread = None
+                    return
+                job = self._jobs.get()
+            self._write(*job)
+
+    def _write(self, slot: Slot, step: int, folder: Path, reason: str, rank: int) -> None:
+        try:
+            path = write_snapshot(slot.snapshot(), folder / FOLDER, reason=reason, rank=rank)
+            self.written.append(path)
+            for old in list_snapshots(folder, rank=rank)[: -self._keep]:
+                remove_snapshot(old)
+        except Exception as error:  # noqa: BLE001 - it must never end a training run
+            self.failures.failed(f"the snapshot of step {step} could not be written", error)
+            self._done.put((step, f"it could not be written: {type(error).__name__}: {error}"))
+        else:
+            self.failures.succeeded()
+            self._done.put((step, f"written to {path} ({reason})"))
+        finally:
+            slot.in_use -= 1

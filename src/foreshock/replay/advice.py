@@ -1,0 +1,222 @@
+"""Which change of a training removes its spikes and costs nothing: candidates, and a choice among outcomes.
+
+Judged is a window after a snapshot, as it was and with each change, each from several starts that differ in
+the sixth digit: of a chaotic training one outcome says little.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from foreshock.replay.outcome import ReplayOutcome
+
+Effect = Literal["removes", "postpones", "fewer", "no help", "fails"]
+
+_BETA2 = (0.99, 0.95, 0.9)
+_RATES = (0.7, 0.5, 0.25)
+_EPS = (100.0, 10_000.0)
+_LARGEST_EPS = 1.001e-4  # more slows all coordinates
+_LOSS = 1.02  # a late loss up to this multiple of the unchanged one costs nothing
+_NEAR = 1.05  # of changes whose late losses are within this factor, the smallest is chosen
+_FAILED = 10.0  # a late loss that is so many times the unchanged one
+_LATER = 1.5  # a first spike that comes so many times later is postponed
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A change that may help.
+
+    Attributes:
+        change: In the words of `parse_change`.
+        size: How large a change it is: 1 small, 2, 3 large.
+        words: What it means, in words.
+    """
+
+    change: str
+    size: int
+    words: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one change came to, over all starts.
+
+    Attributes:
+        candidate: The change.
+        effect: ``removes``: no spike from any start. ``postpones``: the first one comes much later.
+            ``fewer``: at most half as many. ``fails``: the training ends in NaN, or its late loss is ten
+            times the unchanged one. Else ``no help``.
+        spikes: Numbers of spikes, one for each start.
+        highest: Height of the highest of all; NaN if it has none that can be told.
+        first: Median number of steps up to the first spike, or the length of the window.
+        loss: Late loss as a multiple of the unchanged one, the median over the starts.
+        ratio: Stability ratio after the window, the median; NaN if unknown.
+    """
+
+    candidate: Candidate
+    effect: Effect
+    spikes: tuple[int, ...]
+    highest: float
+    first: float
+    loss: float
+    ratio: float
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the late loss is no higher than it was."""
+        return self.loss <= _LOSS
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Which change to make.
+
+    Attributes:
+        chosen: The smallest change that removes the spikes and costs nothing; None if there is none.
+        trials: What all of them came to.
+        unchanged: Numbers of spikes of the window as it was, one for each start.
+        steps: Length of the window.
+    """
+
+    chosen: Trial | None
+    trials: tuple[Trial, ...]
+    unchanged: tuple[int, ...]
+    steps: int
+
+    @property
+    def postponing(self) -> tuple[Trial, ...]:
+        """Those that only postpone."""
+        return tuple(trial for trial in self.trials if trial.effect == "postpones")
+
+    def as_mapping(self) -> dict[str, Any]:
+        """Return the advice as plain values, for JSON."""
+        return {
+            "advice": None if self.chosen is None else self.chosen.candidate.change,
+            "steps": self.steps,
+            "unchanged_spikes": list(self.unchanged),
+            "trials": [
+                {
+                    "change": trial.candidate.change,
+                    "size": trial.candidate.size,
+                    "effect": trial.effect,
+                    "spikes": list(trial.spikes),
+                    "highest": trial.highest,
+                    "first": trial.first,
+                    "loss": trial.loss,
+                    "ratio": trial.ratio,
+                }
+                for trial in self.trials
+            ],
+        }
+
+
+def candidates(options: Mapping[str, Any], gradient_norms: Sequence[float] = ()) -> tuple[Candidate, ...]:
+    """Return changes that are worth a try.
+
+    Args:
+        options: Options of the optimizer's first group.
+        gradient_norms: Norms of the calm steps before, from which thresholds of clipping follow.
+
+    Example:
+        >>> [one.change for one in candidates({"lr": 1e-3, "betas": (0.9, 0.95), "eps": 1e-8})]
+        ['guard=on', 'beta2=0.9', 'eps=x100', 'eps=x10000', 'lr=x0.7', 'lr=x0.5', 'lr=x0.25']
+    """
+    found = []
+    betas = options.get("betas")
+    if betas is not None or "alpha" in options:
+        found.append(Candidate("guard=on", 1, "foreshock.guard(optimizer), with measure; all settings stay"))
+        beta2 = float(betas[1] if betas is not None else options["alpha"])
+        lower = [one for one in _BETA2 if one < beta2]
+        found += [
+            Candidate(f"beta2={one:g}", size, f"β₂ = {one:g} instead of {beta2:g}")
+            for size, one in enumerate(lower, 1)
+        ]
+    eps = options.get("eps")
+    if isinstance(eps, float) and eps > 0:
+        fitting = [one for one in _EPS if eps * one <= _LARGEST_EPS]
+        found += [
+            Candidate(f"eps=x{one:g}", size, f"ε = {eps * one:g} instead of {eps:g}")
+            for size, one in enumerate(fitting, 1)
+        ]
+    usual = [one for one in gradient_norms if math.isfinite(one) and one > 0]
+    if len(usual) >= 10:
+        middle = statistics.median(usual)
+        found += [
+            Candidate(
+                f"clip={factor * middle:.3g}", size, f"the gradient norm clipped to {factor * middle:.3g}"
+            )
+            for size, factor in enumerate((2.0, 1.0), 1)
+        ]
+    found += [
+        Candidate(f"lr=x{one:g}", size, f"{one:g} × the learning rate") for size, one in enumerate(_RATES, 1)
+    ]
+    return tuple(found)
+
+
+def choose(
+    tried: Sequence[Candidate],
+    outcomes: Sequence[Sequence[ReplayOutcome]],
+    unchanged: Sequence[ReplayOutcome],
+) -> Advice:
+    """Choose the smallest change that removes the spikes and costs nothing.
+
+    Of several that do, those count whose late loss is near the lowest.
+
+    Args:
+        tried: The changes.
+        outcomes: What each came to, from the same starts as `unchanged`.
+        unchanged: What the window came to as it was.
+
+    Raises:
+        ValueError: If a change has not as many outcomes as there are starts, or there is none.
+    """
+    if not unchanged or any(len(one) != len(unchanged) for one in outcomes):
+        raise ValueError(
+            f"each change must have {len(unchanged)} outcomes, at least one, as the window as it was"
+        )
+    trials = tuple(_judged(one, came, unchanged) for one, came in zip(tried, outcomes, strict=True))
+    good = [trial for trial in trials if trial.effect == "removes" and trial.is_free]
+    lowest = min((trial.loss for trial in good), default=math.nan)
+    near = [trial for trial in good if trial.loss <= lowest * _NEAR or trial.loss == lowest]
+    chosen = min(near, key=lambda trial: (trial.candidate.size, trial.loss), default=None)
+    return Advice(chosen, trials, _counts(unchanged), max(len(one.losses) for one in unchanged))
+
+
+def _judged(candidate: Candidate, came: Sequence[ReplayOutcome], unchanged: Sequence[ReplayOutcome]) -> Trial:
+    spikes = _counts(came)
+    first, first_before = (statistics.median(one.holds for one in some) for some in (came, unchanged))
+    loss = _ratio(
+        statistics.median(one.late_loss for one in came),
+        statistics.median(one.late_loss for one in unchanged),
+    )
+    ratios = [one.stability_ratio for one in came if not math.isnan(one.stability_ratio)]
+    effect: Effect = "no help"
+    if any(math.isinf(one.late_loss) for one in came) or loss > _FAILED:
+        effect = "fails"
+    elif not any(spikes):
+        effect = "removes"
+    elif first >= _LATER * first_before:
+        effect = "postpones"
+    elif 2 * sum(spikes) <= sum(_counts(unchanged)):
+        effect = "fewer"
+    highest = max(one.height for one in came)
+    return Trial(
+        candidate, effect, spikes, highest, first, loss, statistics.median(ratios) if ratios else math.nan
+    )
+
+
+def _counts(outcomes: Sequence[ReplayOutcome]) -> tuple[int, ...]:
+    return tuple(len(one.spikes) for one in outcomes)
+
+
+def _ratio(one: float, other: float) -> float:
+    """Return one loss over another; where one is not positive, 1 + difference over modulus."""
+    if not math.isfinite(other):
+        return 1.0 if not math.isfinite(one) else 0.0
+    if one > 0 and other > 0:
+        return one / other
+    return 1 + (one - other) / max(abs(other), 1e-300)

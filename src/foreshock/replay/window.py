@@ -1,0 +1,195 @@
+"""Replay one window of a training from a snapshot, as it was or with a change."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+
+from foreshock.curvature import preconditioned_sharpness
+from foreshock.guarding import Guard
+from foreshock.guarding import guard as attach_guard
+from foreshock.recorder import Snapshot
+from foreshock.replay.changes import Change
+from foreshock.replay.loop import Loop
+from foreshock.replay.outcome import ReplayOutcome, departure, events_after
+
+_SIXTH_DIGIT = 1e-6
+
+
+def replay(
+    snapshot: Snapshot,
+    loop: Loop,
+    batches: Iterable[Any],
+    *,
+    steps: int = 200,
+    change: Change | None = None,
+    recorded: Sequence[tuple[int, float]] = (),
+    measure: bool = False,
+    perturbed: int | None = None,
+) -> ReplayOutcome:
+    """Restore a snapshot and train on from it.
+
+    The loop's model, optimizer and so on are overwritten, and so are the random numbers of torch, numpy and
+    Python: use objects that were built for the purpose.
+
+    Args:
+        snapshot: Where to begin: between ``backward()`` and ``optimizer.step()`` of its step.
+        loop: The training as it was built at its start.
+        batches: The batches of the run from its first step on; those up to the snapshot are passed over.
+        steps: How many steps to train, ≥ 1.
+        change: What is done differently; None for nothing.
+        recorded: Steps and losses of the run's log, to compare with.
+        measure: Whether to measure the stability ratio after the last step.
+        perturbed: Seed of a change of all weights in their sixth digit, so that what hangs on chance differs
+            from seed to seed; None for none.
+
+    Raises:
+        ValueError: If the snapshot does not fit the loop, the change does not fit the optimizer, or the
+            batches end before the snapshot.
+
+    Example:
+        >>> from foreshock.recorder import Recorder
+        >>> def build():
+        ...     torch.manual_seed(0)
+        ...     model = torch.nn.Linear(2, 1)
+        ...     loss_fn = lambda model, x: model(x).square().mean()
+        ...     return Loop(model, loss_fn, torch.optim.Adam(model.parameters(), lr=0.1))
+        >>> data = [torch.full((4, 2), float(step)) for step in range(30)]
+        >>> loop, recorder, losses = build(), Recorder(every=10), []
+        >>> recorder.attach(loop.model, [loop.optimizer])
+        >>> for step, batch in enumerate(data):
+        ...     losses.append((step, float(loop.backward(batch))))
+        ...     recorder.take(step, loss=losses[-1][1])
+        ...     loop.update()
+        >>> outcome = replay(recorder.newest(), build(), data, steps=5, recorded=losses)
+        >>> outcome.compared, outcome.departure
+        (5, None)
+    """
+    if steps < 1:
+        raise ValueError(f"steps is {steps!r}; it must be at least 1")
+    began, change = time.perf_counter(), change or Change()
+    stream = _from(batches, snapshot.step)
+    current = next(stream)
+    snapshot.restore(
+        loop.model, loop.optimizer, scheduler=loop.scheduler, scaler=loop.scaler, others=loop.others or None
+    )
+    if perturbed is not None:
+        _perturb(loop, perturbed)
+    losses, last, actions, failure = _train(snapshot, loop, stream, steps, change)
+    ratio = _ratio(loop, last, change) if measure and losses and math.isfinite(losses[-1]) else math.nan
+    unchanged = change == Change() and perturbed is None
+    where, compared = departure(snapshot.step, recorded, losses) if unchanged else (None, 0)
+    at_start = math.nan if where is None else _loss_at(snapshot, loop, current)
+    return ReplayOutcome(
+        str(change),
+        snapshot.step,
+        tuple(losses),
+        events_after(snapshot.step, recorded, losses),
+        where,
+        compared,
+        at_start,
+        dict(recorded).get(snapshot.step, snapshot.loss),
+        ratio,
+        actions,
+        failure,
+        time.perf_counter() - began,
+    )
+
+
+def _train(
+    snapshot: Snapshot, loop: Loop, stream: Iterator[Any], steps: int, change: Change
+) -> tuple[list[float], Any, int, str]:
+    """Return losses, the last batch, how often a guard acted, and why it ended early."""
+    losses: list[float] = []
+    batch, failure = None, ""
+    with _changed(loop, change) as guard:
+        loop.skip() if snapshot.step in change.skip else loop.update()
+        for step in range(snapshot.step + 1, snapshot.step + 1 + steps):
+            batch = next(stream, _END)
+            if batch is _END:
+                failure = f"the batches end before step {step}"
+                break
+            losses.append(float(loop.backward(batch)))
+            if not math.isfinite(losses[-1]):
+                break
+            if step in change.skip:
+                loop.skip()
+                continue
+            if guard is not None:
+                guard.measure(loop.model, loop.loss_fn, batch)
+            loop.update()
+        return losses, batch, 0 if guard is None else guard.summary().acted, failure
+
+
+@contextmanager
+def _changed(loop: Loop, change: Change) -> Iterator[Guard | None]:
+    """Change the steps of a loop's optimizer; the guard, if there is one, sees them changed."""
+    optimizer, ends = loop.optimizer, []
+    change.prepare(optimizer)
+    with ExitStack() as stack:
+        before = optimizer.register_step_pre_hook(lambda *_: ends.append(change.begin_step(optimizer)))
+        stack.callback(before.remove)
+        guard = None
+        if change.guard is not None:
+            guard = stack.enter_context(attach_guard(optimizer, change.guard))
+        # After the guard's: it puts back options that it held, which are the changed ones.
+        after = optimizer.register_step_post_hook(lambda *_: ends.pop()())
+        stack.callback(after.remove)
+        yield guard
+
+
+@torch.no_grad()
+def _perturb(loop: Loop, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in loop.model.parameters():
+        if parameter.is_floating_point():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.mul_((1 + _SIXTH_DIGIT * noise).to(parameter))
+
+
+def _ratio(loop: Loop, batch: Any, change: Change) -> float:
+    put_back = change.set_options(loop.optimizer)
+    try:
+        return preconditioned_sharpness(loop.model, loop.optimizer, loop.loss_fn, batch).stability_ratio
+    except (RuntimeError, TypeError, ValueError, FloatingPointError):
+        return math.nan
+    finally:
+        put_back()
+
+
+def _loss_at(snapshot: Snapshot, loop: Loop, batch: Any) -> float:
+    """Return the loss of a batch at the weights of a snapshot; NaN if there is none."""
+    snapshot.restore(
+        loop.model, loop.optimizer, scheduler=loop.scheduler, scaler=loop.scaler, others=loop.others or None
+    )
+    try:
+        return float(loop.backward(batch))
+    except (RuntimeError, TypeError, ValueError):
+        return math.nan
+
+
+def _from(batches: Iterable[Any], step: int) -> Iterator[Any]:
+    """Return the batches from that of a step on."""
+    stream = iter(batches)
+    passed = sum(1 for _ in islice(stream, step))
+    found = next(stream, _END)
+    if passed < step or found is _END:
+        raise ValueError(
+            f"there are {passed} batches, and the snapshot is of step {step}: give all batches of the run "
+            "from its first step on, of all epochs, for instance by a generator that loops over them"
+        )
+    return _chain(found, stream)
+
+
+def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    yield first
+    yield from rest
+
+
+_END = object()

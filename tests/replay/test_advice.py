@@ -1,0 +1,88 @@
+"""Which change is chosen, from outcomes made by hand; and what a real training is advised."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from foreshock.replay.advice import Candidate, candidates, choose
+from foreshock.replay.outcome import ReplayOutcome, events_after
+
+
+def outcome(*spikes: int, loss: float = 1.0, steps: int = 200) -> ReplayOutcome:
+    """A window of a constant loss with spikes at some steps after its start."""
+    losses = [loss] * steps
+    for one in spikes:
+        losses[one - 1 : one + 2] = [5 * loss] * 3
+    before = [(step, loss if math.isfinite(loss) else 1.0) for step in range(300)]
+    return ReplayOutcome("", 299, tuple(losses), events_after(299, before, losses))
+
+
+SMALL, LARGE = Candidate("beta2=0.99", 1, ""), Candidate("beta2=0.9", 3, "")
+AS_IT_WAS = [outcome(30, 90), outcome(40, 120, 150)]
+
+
+def effect(*outcomes: ReplayOutcome) -> str:
+    return choose([SMALL], [outcomes], AS_IT_WAS).trials[0].effect
+
+
+def test_outcomes_made_by_hand_have_the_spikes_that_were_made():
+    assert [event.onset for event in outcome(30, 90).spikes] == [329, 389]
+    assert outcome(30, 90).holds == 30
+    assert outcome().holds == 200
+    assert outcome().height == 1.0
+
+
+def test_effects():
+    assert effect(outcome(), outcome()) == "removes"
+    assert effect(outcome(), outcome(170)) == "postpones"
+    assert effect(outcome(100), outcome(170)) == "postpones"
+    assert effect(outcome(31), outcome(42)) == "fewer"
+    assert effect(outcome(25, 60, 110), outcome(40)) == "no help"
+    assert effect(outcome(), outcome(loss=math.nan)) == "fails"
+    assert effect(outcome(loss=30.0), outcome(loss=30.0)) == "fails"
+
+
+def test_the_smallest_change_is_chosen_of_those_that_are_as_good():
+    both = [outcome(), outcome()], [outcome(loss=0.99), outcome(loss=0.97)]
+    assert choose([SMALL, LARGE], both, AS_IT_WAS).chosen.candidate is SMALL
+    better = both[0], [outcome(loss=0.5), outcome(loss=0.5)]
+    assert choose([SMALL, LARGE], better, AS_IT_WAS).chosen.candidate is LARGE
+
+
+def test_what_costs_or_leaves_one_spike_is_not_chosen():
+    found = choose([SMALL, LARGE], [[outcome(loss=1.1)] * 2, [outcome(), outcome(180)]], AS_IT_WAS)
+    assert found.chosen is None
+    assert [trial.effect for trial in found.trials] == ["removes", "postpones"]
+    assert not found.trials[0].is_free
+    assert found.postponing == (found.trials[1],)
+    assert found.unchanged == (2, 3)
+
+
+def test_losses_below_zero_are_compared_by_their_difference():
+    as_it_was = [outcome(loss=-2.0)]
+    lower, higher = (choose([SMALL], [[outcome(loss=one)]], as_it_was).trials[0] for one in (-2.5, -1.5))
+    assert (lower.loss, higher.loss) == (0.75, 1.25)
+    assert lower.is_free
+    assert not higher.is_free
+
+
+def test_a_window_that_failed_as_it_was_is_improved_by_any_that_does_not():
+    failed = [outcome(loss=math.nan)] * 2
+    assert choose([SMALL], [[outcome(), outcome()]], failed).chosen is not None
+    assert choose([SMALL], [failed], failed).trials[0].effect == "fails"
+
+
+def test_unequal_numbers_of_outcomes_are_refused():
+    with pytest.raises(ValueError, match="must have 2 outcomes"):
+        choose([SMALL], [[outcome()]], AS_IT_WAS)
+
+
+def test_candidates_fit_the_optimizer():
+    adam = [one.change for one in candidates({"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}, [2.0] * 20)]
+    assert adam[:4] == ["guard=on", "beta2=0.99", "beta2=0.95", "beta2=0.9"]
+    assert {"eps=x100", "eps=x10000", "clip=4", "clip=2", "lr=x0.5"} <= set(adam)
+    sgd = [one.change for one in candidates({"lr": 1e-3, "momentum": 0.9}, [2.0] * 5)]
+    assert sgd == ["lr=x0.7", "lr=x0.5", "lr=x0.25"]
+    assert "eps=x100" not in [one.change for one in candidates({"lr": 1, "betas": (0.9, 0.9), "eps": 1e-5})]
