@@ -120,7 +120,7 @@ class Auto:
         )
     )
     rising: Rising = field(default_factory=Rising)
-    curvature: CurvatureDriven = field(default_factory=CurvatureDriven)
+    curvature: CurvatureDriven = field(default_factory=CurvatureDriven, repr=False)
     name: ClassVar[str] = "auto"
     scales_decay: ClassVar[bool] = True
     _cooldown: Cooldown = field(default_factory=Cooldown, init=False, repr=False, compare=False)
