@@ -14,6 +14,7 @@ from foreshock.guarding.policies import (
     Outlier,
     Policy,
     RaiseEpsilon,
+    Rising,
     Secant,
     register_policy,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "Outlier",
     "Policy",
     "RaiseEpsilon",
+    "Rising",
     "Secant",
     "as_guard",
     "guard",

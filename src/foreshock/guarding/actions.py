@@ -134,9 +134,14 @@ class ActionApplier:
             if part is None or not rate > 0:
                 weights.append(torch.zeros_like(d))
                 continue
-            # Shares in dᵀA⁻¹d; an eigenvector of the symmetric form has A^{-1/2} in it already.
+            # Shares in dᵀA⁻¹d; an eigenvector of the symmetric form has A^{-1/2} in it already. The gradient
+            # stands for d = Ag: of a single unstable direction q, g = Hq and AHq ∝ q.
             square = part.to(d.dtype).square()
-            weights.append(square.mul_(d).div_(rate) if decision.along == "displacement" else square)
+            if decision.along == "displacement":
+                square.mul_(d).div_(rate)
+            elif decision.along == "gradient":
+                square.div_(d).mul_(rate)
+            weights.append(square)
         factors = raise_factors(
             weights, decision.factor, total=step.reduction.total, largest=step.reduction.largest
         )

@@ -77,7 +77,7 @@ def raise_factors(
 def find_directions(
     slots: Sequence[Slot], displacement: Displacement, *, vector: Tensor | None, parameters: Sequence[Tensor]
 ) -> dict[str, list[Tensor | None]]:
-    """Return −d of each parameter, and the components of the eigenvector if one was measured.
+    """Return −d and g of each parameter, and the components of the eigenvector if one was measured.
 
     Args:
         slots: Parameters with a gradient and a state.
@@ -85,7 +85,10 @@ def find_directions(
         vector: Eigenvector of the symmetric form, in the order of the trained parameters; None if unknown.
         parameters: All parameters of the optimizer.
     """
-    directions: dict[str, list[Tensor | None]] = {"displacement": displacement.backs(slots)}
+    directions: dict[str, list[Tensor | None]] = {
+        "displacement": displacement.backs(slots),
+        "gradient": [slot.used_gradient for slot in slots],
+    }
     if vector is not None:
         trained = [p for p in parameters if p.requires_grad]
         parts = dict(zip(trained, split(vector, trained), strict=True))

@@ -21,7 +21,7 @@ from foreshock.guarding.sums import Measured
 from foreshock.guarding.tracking import RunMemory
 from foreshock.preconditioner import unwrap
 
-_DOUBLED = 2.0  # ‖g‖²: below, no policy looks at the ratio that growth implies
+_GROWN = 1.25  # ‖g‖²: below, no policy looks at the ratio that growth implies
 
 
 class Engine:
@@ -176,7 +176,8 @@ class Engine:
         return [self._action(decision) for decision in done]
 
     def _signals(self, measured: Measured) -> GuardSignals:
-        growth = self.memory.growth.sustained
+        grown = self.memory.growth
+        growing = grown.sustained >= _GROWN or grown.growing_fast
         return GuardSignals(
             step=self.step,
             updates=measured.updates,
@@ -186,8 +187,10 @@ class Engine:
             lag=self.memory.natural.lag,
             mean_square=self.memory.mean_square,
             curvature=self.curvature[0],
-            growth=growth,
-            grown_ratio=self._measurer.grown_ratio(growth) if growth >= _DOUBLED else math.nan,
+            growth=grown.sustained,
+            climb=grown.climb,
+            surge=grown.growing_fast,
+            grown_ratio=self._measurer.grown_ratio(grown.latest) if growing else math.nan,
         )
 
     def _action(self, decision: Decision) -> GuardAction:

@@ -215,7 +215,8 @@ class Guard:
             return ()
         if "pairs" in self.policy.needs and not (self._prober.asked or self._engine.memory.pairs):
             return (
-                "the noise of mini-batches was not measured, so that only what needs none was guarded: call "
+                "the noise of mini-batches was not measured, so that they were guarded by the rise of the "
+                "gradient alone, or not at all: call "
                 "guard.measure(model, loss_fn, batch) between backward() and step(), or pass the guard to "
                 "a Monitor",
             )

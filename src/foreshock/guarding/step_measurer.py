@@ -140,6 +140,7 @@ class StepMeasurer:
         self._optimizer, self._family, self._group = optimizer, family, group
         self.displacement, self._cache = Displacement(), GradientNormCache()
         self._wait = 0  # steps until the secant is measured again
+        self._alert = 0  # steps for which it is measured at each, whatever it is
         self._step, self._scale = 0, 1.0
         self._slots: Sequence[Slot] | None = None  # of the coming step; None while they were not read
 
@@ -228,7 +229,8 @@ class StepMeasurer:
         begins = "secant" in wanted and self._wait <= 1
         # A NaN secant is not far: it says nothing.
         far = measured is not None and measured.secant <= _FAR * exact_above
-        if far and not self._wait and not growing_fast:
+        self._alert = _STRIDE if growing_fast else max(self._alert - 1, 0)
+        if far and not self._wait and not self._alert:
             self._wait, begins = _STRIDE, False
         elif self._wait and growing_fast and not begins:
             self._wait, begins = 1, True
@@ -252,18 +254,18 @@ class StepMeasurer:
 
     def forget(self) -> None:
         """Forget all steps so far."""
-        self.displacement, self._slots, self._wait = Displacement(), None, 0
+        self.displacement, self._slots, self._wait, self._alert = Displacement(), None, 0, 0
         self._cache.forget()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""
         displacement = self.displacement.state_dict(all_parameters(self._optimizer))
-        return {"wait": self._wait, "displacement": displacement}
+        return {"wait": self._wait, "alert": self._alert, "displacement": displacement}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> str:
         """Continue from `state_dict()`; return why the last displacement does not fit, nothing if it does."""
         self._cache.forget()
-        self._wait = int(state["wait"])
+        self._wait, self._alert = int(state["wait"]), int(state.get("alert", 0))
         return self.displacement.load_state_dict(state["displacement"], all_parameters(self._optimizer))
 
     def _read_all(self, *, known: bool) -> list[Slot]:

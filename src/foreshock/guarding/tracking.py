@@ -22,10 +22,11 @@ SUSTAINED = 3
 FOR_GOOD = 10
 """Steps in a row on which a number of coordinates must be the same to become the usual one."""
 
-# From here on the secant is measured at every step, however far from the threshold it was. Two such steps are
-# needed, because one large gradient makes one large factor.
+# From here on the secant is measured at every step, however far from the threshold it was. ‖g‖² must double
+# against all of the last steps: that of mini-batches doubles from one step to the next every so often.
 _FAST = 2.0
-_FAST_STEPS = 2
+_BEFORE = 8
+_USUAL = 30
 _FORGOTTEN = 0.999  # a factor this near to one is rounded to one, so that training is left alone again
 
 
@@ -92,7 +93,8 @@ class Growth:
     """
 
     def __init__(self) -> None:
-        self._squares: deque[float] = deque(maxlen=SUSTAINED + 1)
+        self._squares: deque[float] = deque(maxlen=_BEFORE + 1)
+        self._mean = math.nan  # of the steps before the last one
 
     def update(self, squared_gradient: float) -> None:
         """Take one step into account; one with a gradient that is not finite starts again.
@@ -103,6 +105,9 @@ class Growth:
         if not math.isfinite(squared_gradient):
             self._squares.clear()
             return
+        if self._squares:
+            before = self._squares[-1]
+            self._mean = before if math.isnan(self._mean) else self._mean + (before - self._mean) / _USUAL
         self._squares.append(squared_gradient)
 
     @property
@@ -112,17 +117,37 @@ class Growth:
 
     @property
     def growing_fast(self) -> bool:
-        """Whether ‖g‖² at least doubled at each of the last two steps."""
-        return self._least(_FAST_STEPS) >= _FAST
+        """Whether ‖g‖² is at least twice what it was at any of the last eight steps."""
+        *before, now = self._squares or (math.nan,)
+        return bool(before) and now >= _FAST * max(before) > 0
 
-    def state_dict(self) -> list[float]:
-        """Return what a resumed run needs."""
-        return list(self._squares)
+    @property
+    def latest(self) -> float:
+        """The last factor."""
+        return self._least(1)
 
-    def load_state_dict(self, state: Sequence[float]) -> None:
-        """Continue from `state_dict()`."""
+    @property
+    def climb(self) -> float:
+        """‖g‖² over its smallest value of the last eight steps; NaN before there is one.
+
+        One while ‖g‖² is below twice its mean of 30 steps: what comes back from a dip climbs as well.
+        """
+        *before, now = self._squares or (math.nan,)
+        lowest = min(before, default=math.nan)
+        if not lowest > 0:
+            return math.nan
+        return now / lowest if now > _FAST * self._mean else 1.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs, as plain values."""
+        return {"squares": list(self._squares), "mean": self._mean}
+
+    def load_state_dict(self, state: Mapping[str, Any] | Sequence[float]) -> None:
+        """Continue from `state_dict()`; earlier versions kept the squares alone."""
+        squares, mean = (state["squares"], state["mean"]) if isinstance(state, Mapping) else (state, math.nan)
         self._squares.clear()
-        self._squares.extend(state)
+        self._squares.extend(map(float, squares))
+        self._mean = float(mean)
 
     def _least(self, steps: int) -> float:
         # A gradient of zero makes no factor.

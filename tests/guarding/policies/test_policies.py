@@ -15,10 +15,11 @@ from foreshock.guarding import (
     MeanSquare,
     Outlier,
     RaiseEpsilon,
+    Rising,
     Secant,
 )
 
-ALL = (Auto, CurvatureDriven, LowerBeta2, LowerRate, MeanSquare, Outlier, RaiseEpsilon, Secant)
+ALL = (Auto, CurvatureDriven, LowerBeta2, LowerRate, MeanSquare, Outlier, RaiseEpsilon, Rising, Secant)
 
 
 def seen(step=500, **signals):
@@ -131,6 +132,93 @@ def test_rare_outliers_are_clipped_each_time():
     assert clipped == [99, 149, 199, 249, 299, 349, 399]
 
 
+@pytest.mark.parametrize("factor", [1.5, 2.0, 4.0])
+def test_a_gradient_that_grows_is_no_outlier(factor):
+    """Above four times the third largest each of them, and each a multiple of the one before."""
+    policy = Outlier(multiple=4.0, clip_to=1.0, size="norm", alone=True)
+    sizes = [1.0] * 100 + [factor**step for step in range(1, 12)]
+    clipped = [step for step, one in enumerate(sizes) if policy.decide(seen(step, squared_gradient=one**2))]
+    assert not clipped
+    assert policy.repeats
+
+
+def test_a_gradient_that_jumps_is_clipped_once_and_what_repeats_is_not():
+    policy = Outlier(multiple=4.0, clip_to=1.0, size="norm", alone=True)
+    sizes = [1.0] * 100 + [9.0, 1.0, 20.0, 1.0, 30.0] + [1.0] * 40 + [90.0]
+    clipped = []
+    for step, one in enumerate(sizes):
+        if policy.decide(seen(step, squared_gradient=one**2)):
+            clipped.append(step)
+        assert policy.repeats == (step in (102, 104))
+    # Nine twice the level of now: what repeated is in the history, and the last one comes alone.
+    assert clipped == [100, len(sizes) - 1]
+
+
+def test_auto_believes_the_secant_of_a_gradient_that_repeats():
+    policy = Auto()
+    for step in range(100):
+        policy.decide(seen(step, squared_gradient=1.0))
+    asked = [
+        [d.remedy for d in policy.decide(seen(step, squared_gradient=g, secant=2.0))]
+        for step, g in ((100, 400.0), (101, 900.0), (102, 1.0))
+    ]
+    assert asked == [["clip"], ["raise along"], ["raise along"]]
+
+
+def test_auto_acts_on_a_measured_curvature_and_then_not_on_the_secant():
+    [decision] = Auto().decide(seen(curvature=0.99, secant=0.95))
+    assert (decision.along, decision.value) == ("eigenvector", 0.99)
+    [decision] = Auto().decide(seen(curvature=0.8, secant=0.95))
+    assert (decision.along, decision.value) == ("displacement", 0.95)
+
+
+def rise(policy, *, level=5.0, lag=4.0, secant=math.nan, steps=100):
+    """Return the factors asked for while ‖g‖² is a multiple of what it was for 150 steps."""
+    noise = [1.0, 1.5]  # of which the change is .4
+    for step in range(150):
+        assert not policy.decide(seen(step, squared_gradient=noise[step % 2], lag=lag, secant=secant))
+    later = range(150, 150 + steps)
+    asked = [policy.decide(seen(step, squared_gradient=level * noise[step % 2], lag=lag)) for step in later]
+    return [one.factor for decisions in asked for one in decisions]
+
+
+def test_a_rise_of_the_gradient_raises_v_only_while_v_lags():
+    assert not rise(Rising(), lag=2.9)
+    assert not rise(Rising(), level=2.9)
+    assert rise(Rising())
+    assert rise(Rising(), secant=0.2)
+    assert not rise(Rising(), secant=0.4)
+
+
+def test_a_smooth_rise_is_left_to_the_secant():
+    policy = Rising()
+    assert not any(policy.decide(seen(s, squared_gradient=1.1 ** (s - 150), lag=9.0)) for s in range(250))
+
+
+def test_a_level_that_stays_raises_v_by_a_bounded_factor():
+    factors = rise(Rising(), level=100.0, steps=60)
+    assert max(factors) == pytest.approx(1.1)
+    assert math.prod(factors) == pytest.approx(2.0)
+    assert len(factors) == 8
+    # Its median has followed by then, so that a further rise is one of that level.
+    assert len(rise(Rising(), level=100.0, steps=300)) == 8
+
+
+def test_auto_takes_no_single_outlier_for_a_rise_and_leaves_rises_to_the_ratio_where_that_acts():
+    policy = Auto()
+    for step in range(150):
+        assert not policy.decide(seen(step, squared_gradient=1.0 + step % 2, lag=4.0))
+    later = [900.0, *[1.0, 2.0] * 4]
+    asked = [policy.decide(seen(150 + k, squared_gradient=square, lag=4.0)) for k, square in enumerate(later)]
+    assert [[one.remedy for one in decisions] for decisions in asked] == [["clip"]] + [[]] * 8
+    for mean_square, reasons in ((float("nan"), ["its median"]), (1.2, ["mean-square"])):
+        policy = Auto()
+        for step in range(150):
+            policy.decide(seen(step, squared_gradient=1.0 + step % 2, lag=4.0))
+        [decision] = policy.decide(seen(150, squared_gradient=30.0, lag=4.0, mean_square=mean_square))
+        assert all(part in decision.reason for part in reasons)
+
+
 def test_auto_does_not_believe_the_secant_of_an_outlier():
     policy = Auto()
     for step in range(100):
@@ -160,14 +248,30 @@ def test_the_curvature_policy_raises_along_the_eigenvector():
 def test_policies_go_on_from_their_state(make):
     one, other = make(), make()
     history = [
-        seen(s, secant=0.5, preconditioned_gradient=1 + s % 7, lag=9.0, mean_square=0.85) for s in range(200)
+        seen(
+            s,
+            secant=0.5,
+            squared_gradient=1.0 + s % 3,
+            preconditioned_gradient=1 + s % 7,
+            lag=9.0,
+            mean_square=0.85,
+        )
+        for s in range(200)
     ]
     for signals in history:
         one.decide(signals)
-    one.decide(seen(200, secant=0.95))
+    one.decide(seen(200, secant=0.95, squared_gradient=90.0, lag=9.0))
     other.load_state_dict(one.state_dict())
     for step in range(201, 220):
-        late = seen(step, secant=0.95, curvature=0.95, preconditioned_gradient=40.0, lag=9.0, mean_square=0.9)
+        late = seen(
+            step,
+            secant=0.95,
+            curvature=0.95,
+            squared_gradient=40.0,
+            preconditioned_gradient=40.0,
+            lag=9.0,
+            mean_square=0.9,
+        )
         assert one.decide(late) == other.decide(late)
 
 
@@ -183,6 +287,10 @@ OPTIONS = [
     (Outlier, {"reference": "mode"}, "reference"),
     (Outlier, {"size": "huge"}, "size"),
     (RaiseEpsilon, {"value": 0.0}, "value"),
+    (Rising, {"lag": 0.0}, "lag"),
+    (Rising, {"multiple": 1.0}, "multiple"),
+    (Rising, {"largest": 1.0}, "largest"),
+    (Rising, {"most": float("nan")}, "most"),
     (LowerBeta2, {"value": 1.0}, "value"),
     (LowerRate, {"factor": 2.0}, "factor"),
     (CurvatureDriven, {"threshold": 0.0}, "threshold"),

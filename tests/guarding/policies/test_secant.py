@@ -124,6 +124,28 @@ def test_a_raise_brings_the_quotient_where_it_was_wanted(name):
     assert quotients[0] / quotients[1] == pytest.approx(1.7, rel=1e-5)  # ε of 1e-8 is not raised
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw", "amsgrad", "fused"])
+def test_a_raise_along_the_gradient_shortens_the_step_of_the_gradient(name):
+    """gᵀD⁻¹g grows by the raise with the denominators of torch's own step, and mostly where it is large."""
+    make, _, _ = CONFIGS[name]
+    moments = []
+    for decisions in ({}, {25: asked("raise along", 1.7, along="gradient")}):
+        problem = Quadratic()
+        optimizer = make(problem.tensors)
+        guard(optimizer, Script(decisions))
+        for _ in range(26):
+            problem.backward()
+            gradient = torch.cat([one.grad.flatten() for one in problem.tensors])
+            optimizer.step()
+        amsgrad = optimizer.param_groups[0]["amsgrad"]
+        key = "max_exp_avg_sq" if amsgrad else "exp_avg_sq"
+        moments.append(torch.cat([optimizer.state[one][key].flatten() for one in problem.tensors]))
+    plain, raised = (moment.sqrt() for moment in moments)
+    shares = gradient**2 / plain  # of each coordinate in dᵀDd, d = D⁻¹g
+    assert float((shares * raised / plain).sum() / shares.sum()) == pytest.approx(1.7, rel=1e-5)
+    assert (raised / plain).argmax() == shares.argmax()
+
+
 def test_clipped_gradients_are_unclipped_when_told():
     """Clipping by a factor that changes from step to step leaves the secant as it is."""
     seen = {}

@@ -7,6 +7,7 @@ from foreshock.guarding.policies.mean_square import MeanSquare
 from foreshock.guarding.policies.outlier import Outlier
 from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure, Policy
 from foreshock.guarding.policies.registry import POLICIES, make_policy, register_policy, require_policy
+from foreshock.guarding.policies.rising import Rising
 from foreshock.guarding.policies.secant import Secant
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Outlier",
     "Policy",
     "RaiseEpsilon",
+    "Rising",
     "Secant",
     "make_policy",
     "register_policy",

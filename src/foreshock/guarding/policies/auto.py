@@ -1,16 +1,18 @@
-"""The default policy: all that acts on v, clipping of gradients without precedent, and when to pause."""
+"""The default policy: all that acts on v, clipping of gradients that come alone, and when to pause."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+from foreshock.guarding.policies.curvature import CurvatureDriven
 from foreshock.guarding.policies.mean_square import MeanSquare
 from foreshock.guarding.policies.outlier import Outlier
 from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure
+from foreshock.guarding.policies.rising import Rising
 from foreshock.guarding.policies.secant import Secant
 
 # Clipping what is merely large costs progress and prevents no spike that comes from v: only what exceeds all
@@ -89,9 +91,10 @@ class Cooldown:
 
 @dataclass
 class Auto:
-    """Secant, mean-square ratio where pairs are measured, and clipping of gradients without precedent.
+    """Secant, rise of the gradient, mean-square ratio where pairs are measured, and clipping of outliers.
 
-    A gradient counts as an outlier only above four times the third *largest* of the last 100 steps, and is
+    A gradient counts as an outlier only above four times the third *largest* of the last 100 steps, and only
+    if it comes alone: what grows or repeats is an instability, which clipping would feed. An outlier is
     scaled down to that third largest. It spoils the secant of its own step and of the next, on which the
     secant is ignored. Where v would have to be raised on more than half of the last 100 steps, the learning
     rate is too high in itself: v is not raised for 200 steps, which is reported as a cooldown.
@@ -99,6 +102,8 @@ class Auto:
     Attributes:
         secant: Against spikes of the full batch.
         mean_square: Against spikes that noise drives; idle without pairs.
+        curvature: Against spikes of the full batch, on steps on which a `Monitor` measured λ_max.
+        rising: Against the same spikes, from ‖g‖² alone; where `mean_square` acts, it does not.
         outlier: Against outlier batches.
 
     Example:
@@ -110,8 +115,12 @@ class Auto:
     secant: Secant = field(default_factory=Secant)
     mean_square: MeanSquare = field(default_factory=MeanSquare)
     outlier: Outlier = field(
-        default_factory=lambda: Outlier(multiple=_NOVEL, clip_to=1, reference="third largest", size="norm")
+        default_factory=lambda: Outlier(
+            multiple=_NOVEL, clip_to=1, reference="third largest", size="norm", alone=True
+        )
     )
+    rising: Rising = field(default_factory=Rising)
+    curvature: CurvatureDriven = field(default_factory=CurvatureDriven, repr=False)
     name: ClassVar[str] = "auto"
     scales_decay: ClassVar[bool] = True
     _cooldown: Cooldown = field(default_factory=Cooldown, init=False, repr=False, compare=False)
@@ -119,8 +128,8 @@ class Auto:
 
     @property
     def needs(self) -> frozenset[Measure]:
-        """What the three need."""
-        return self.secant.needs | self.mean_square.needs | self.outlier.needs
+        """What the four need."""
+        return self.secant.needs | self.mean_square.needs | self.outlier.needs | self.rising.needs
 
     @property
     def exact_above(self) -> float:
@@ -128,7 +137,7 @@ class Auto:
         return self.secant.threshold
 
     def decide(self, signals: GuardSignals) -> Sequence[Decision]:
-        """Return what the three ask for, the clip first.
+        """Return what they ask for, the clip first.
 
         Args:
             signals: The step about to be taken.
@@ -137,12 +146,17 @@ class Auto:
         asked = [*self.outlier.decide(signals)]
         if asked:
             self._spoiled_until = step + _AFTER_OUTLIER
+        elif self.outlier.repeats:
+            self._spoiled_until = step  # it was no outlier, and its secant is that of an instability
         spoiled = self._spoiled_until - _AFTER_OUTLIER <= step < self._spoiled_until
         # On most steps neither was measured, and there is nothing to ask those two.
         if not math.isnan(signals.mean_square) or not math.isnan(signals.preconditioned_gradient):
             asked += self.mean_square.decide(signals)
-        if not (math.isnan(signals.secant) or spoiled):
-            asked += self.secant.decide(signals)
+        raised = any(one.remedy == "raise all" for one in asked)
+        risen = self.rising.decide(_as_clipped(signals, asked))  # asked at each step: it follows ‖g‖²
+        asked += () if raised else risen
+        measured = self.curvature.decide(signals)
+        asked += measured if measured or spoiled else self.secant.decide(signals)
         others = [one for one in asked if not one.remedy.startswith("raise")]
         if self._cooldown.active(step):
             return others
@@ -155,6 +169,7 @@ class Auto:
         return {
             "mean_square": self.mean_square.state_dict(),
             "outlier": self.outlier.state_dict(),
+            "rising": self.rising.state_dict(),
             "cooldown": self._cooldown.state_dict(),
             "spoiled_until": self._spoiled_until,
         }
@@ -163,5 +178,13 @@ class Auto:
         """Continue from `state_dict()`."""
         self.mean_square.load_state_dict(state["mean_square"])
         self.outlier.load_state_dict(state["outlier"])
+        if "rising" in state:  # earlier versions had none
+            self.rising.load_state_dict(state["rising"])
         self._cooldown.load_state_dict(state["cooldown"])
         self._spoiled_until = int(state["spoiled_until"])
+
+
+def _as_clipped(signals: GuardSignals, asked: Sequence[Decision]) -> GuardSignals:
+    """Return the signals with ‖g‖² as it will be: a single outlier must not look like a rise."""
+    factor = math.prod(one.factor for one in asked if one.remedy == "clip")
+    return signals if factor == 1 else replace(signals, squared_gradient=signals.squared_gradient * factor**2)

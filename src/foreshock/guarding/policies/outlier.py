@@ -22,6 +22,7 @@ from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure, 
 _WINDOW = 100
 _FEWEST = 50  # sizes before any is an outlier
 _IN_A_ROW = 3
+_ALONE = 5  # steps after an outlier within which another one is no coincidence
 
 
 @dataclass
@@ -38,6 +39,10 @@ class Outlier:
         reference: The usual size: the ``"median"`` of the last 100 steps, or their ``"third largest"``, which
             only a size without precedent exceeds: three, because the history may begin with outliers.
         size: ``"preconditioned"``, q; or ``"norm"``, ‖g‖, which costs no pass over v.
+        alone: Whether only a gradient that comes alone is an outlier: the one before was not above the usual
+            size, and none of the five before was an outlier. What grows or repeats is an instability, whose
+            gradient is the restoring force, and which v has to see.
+        repeats: Whether the last gradient was as large as an outlier, but did not come alone.
 
     Raises:
         ValueError: If an option is impossible.
@@ -55,12 +60,16 @@ class Outlier:
     clip_to: float | None = None
     reference: Literal["median", "third largest"] = "median"
     size: Literal["preconditioned", "norm"] = "preconditioned"
+    alone: bool = False
+    repeats: bool = field(default=False, init=False, repr=False, compare=False)
     name: ClassVar[str] = "outlier"
     scales_decay: ClassVar[bool] = False
     _sizes: deque[float] = field(
         default_factory=lambda: deque(maxlen=_WINDOW), init=False, repr=False, compare=False
     )
     _row: list[float] = field(default_factory=list, init=False, repr=False, compare=False)
+    _last: float = field(default=0.0, init=False, repr=False, compare=False)
+    _quiet: int = field(default=_ALONE, init=False, repr=False, compare=False)  # steps since an outlier
 
     def __post_init__(self) -> None:
         """Refuse impossible options."""
@@ -96,9 +105,12 @@ class Outlier:
         size = math.sqrt(square) if square >= 0 else math.nan
         if not math.isfinite(size):
             return ()
-        level = self._level()
-        if not size > self.multiple * level or not level > 0:  # also while the level is NaN
-            self._sizes.append(size)
+        level, before, self._last = self._level(), self._last, size
+        large = size > self.multiple * level > 0  # not while the level is NaN
+        self.repeats = large and self.alone and (before > level or self._quiet < _ALONE)
+        self._quiet = 0 if large else self._quiet + 1
+        if not large or self.repeats:
+            self._sizes.extend([*self._row, size] if self.repeats else [size])
             self._row = []
             return ()
         # Outside of the history: a few outliers would make the next one look usual.
@@ -115,13 +127,20 @@ class Outlier:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed policy needs, as plain values."""
-        return {"sizes": list(self._sizes), "row": list(self._row)}
+        return {
+            "sizes": list(self._sizes),
+            "row": list(self._row),
+            "last": self._last,
+            "quiet": self._quiet,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self._sizes.clear()
         self._sizes.extend(state["sizes"])
         self._row = list(state["row"])
+        # Earlier versions remembered neither.
+        self._last, self._quiet = float(state.get("last", 0.0)), int(state.get("quiet", _ALONE))
 
     def _level(self) -> float:
         """Return the usual size; NaN, which no size exceeds, while there are too few."""

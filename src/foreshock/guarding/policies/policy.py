@@ -12,6 +12,9 @@ from foreshock.guarding.record import Remedy
 Measure = Literal["secant", "norm", "preconditioned gradient", "pairs", "curvature"]
 """What a policy needs to be measured."""
 
+Direction = Literal["displacement", "gradient", "eigenvector"]
+"""Along what v is raised: the last displacement, the step of the gradient alone, or the top eigenvector."""
+
 # At β₂ = 0.999 the bias correction hides how few they are: v̂ of two gradients is as noisy as the gradients.
 WARM_UP = 10
 """Updates at the start in which v averages too few gradients to be judged."""
@@ -35,8 +38,10 @@ class GuardSignals:
         mean_square: Mean-square ratio from the pairs measured so far.
         curvature: λ_max, if it was measured for this very step.
         growth: Smallest factor by which ‖g‖² grew in each of the last three steps.
-        grown_ratio: Stability ratio that makes ‖g‖² grow by that factor, see
-            `foreshock.stability.growing_ratio`; NaN where it did not double.
+        climb: ‖g‖² over its smallest value of the last eight steps; 1 below twice its mean of 30 steps.
+        surge: Whether ‖g‖² is at least twice what it was at any of the last eight steps.
+        grown_ratio: Stability ratio that makes ‖g‖² grow by the last of these factors, see
+            `foreshock.stability.growing_ratio`; NaN where it neither grew nor surged.
     """
 
     step: int
@@ -48,6 +53,8 @@ class GuardSignals:
     mean_square: float = math.nan
     curvature: float = math.nan
     growth: float = math.nan
+    climb: float = math.nan
+    surge: bool = False
     grown_ratio: float = math.nan
 
 
@@ -61,7 +68,8 @@ class Decision:
         reason: Why, in words.
         value: What was measured.
         threshold: What it was compared with.
-        along: Of ``"raise along"``: whether along the last displacement or the measured eigenvector.
+        along: Of ``"raise along"``: whether along the last displacement, the step that the gradient alone
+            would make, or the measured eigenvector.
     """
 
     remedy: Remedy
@@ -69,7 +77,7 @@ class Decision:
     reason: str
     value: float
     threshold: float
-    along: Literal["displacement", "eigenvector"] = "displacement"
+    along: Direction = "displacement"
 
 
 class Policy(Protocol):

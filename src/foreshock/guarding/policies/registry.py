@@ -12,6 +12,7 @@ from foreshock.guarding.policies.curvature import CurvatureDriven
 from foreshock.guarding.policies.mean_square import MeanSquare
 from foreshock.guarding.policies.outlier import Outlier
 from foreshock.guarding.policies.policy import Measure, Policy
+from foreshock.guarding.policies.rising import Rising
 from foreshock.guarding.policies.secant import Secant
 
 POLICIES: Mapping[str, Callable[[], Policy]] = MappingProxyType(
@@ -19,6 +20,7 @@ POLICIES: Mapping[str, Callable[[], Policy]] = MappingProxyType(
         "auto": Auto,
         "secant": Secant,
         "mean_square": MeanSquare,
+        "rising": Rising,
         "outlier": Outlier,
         "curvature": CurvatureDriven,
         "epsilon": RaiseEpsilon,

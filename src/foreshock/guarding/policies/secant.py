@@ -8,6 +8,9 @@ is a Rayleigh quotient of the preconditioned Hessian: one is the edge. It costs 
 product. It crosses when the displacement itself lies in the unstable direction, which is when a spike is on
 its way; v is then raised along the displacement until s is at the threshold. Acting on η instead would cost
 progress in all directions, and let v decay further.
+
+The gradient shows an unstable direction before the displacement does, because the curvature multiplies its
+part: where ‖g‖² grows from step to step, v is raised along D⁻¹g, by the ratio that follows from the growth.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Any, ClassVar
 from foreshock.guarding.policies.policy import (
     WARM_UP,
     Decision,
+    Direction,
     GuardSignals,
     Measure,
     require_threshold,
@@ -29,15 +33,21 @@ from foreshock.guarding.policies.policy import (
 # seems to need more is no curvature, but weights or gradients that were changed between two steps.
 _LARGEST_RAISE = 10.0
 
-# Far above the edge ‖g‖² multiplies at every step, see `foreshock.guarding.tracking.Growth`. The secant has
-# to show some curvature too: gradients also grow without any, at the start of training or with new data.
-_VIOLENT = 2.2
+# Above the edge ‖g‖² multiplies at every step, see `foreshock.guarding.tracking.Growth`, and by more and more
+# where the loss has a wall a step or two away. Gradients also grow without any curvature, at the start of
+# training or with new data: the secant has to show some, or v to lag so far that it does not see the growth.
+_GROWING = 1.25
 _SOME_CURVATURE = 0.3
+_CLIMB, _LAG = 6.0, 3.0
+_SURGE_CLIMB, _SURGE_LAG = 20.0, 10.0  # of a single factor that is large
+
+# The momentum of several steps is on its way by then, and the curvature rises with the amplitude.
+_GROWN_TO = 0.7
 
 
 @dataclass
 class Secant:
-    """Raise v along the last displacement when the curvature along it passes the threshold.
+    """Raise v when the curvature along the last displacement passes the threshold, or the gradient grows.
 
     √v grows tenfold at most in one step.
 
@@ -76,14 +86,17 @@ class Secant:
         """
         if signals.updates <= WARM_UP:
             return ()
-        if signals.secant > self.threshold:
-            factor = min(signals.secant / self.threshold, _LARGEST_RAISE)
-            return (Decision("raise along", factor, secant_reason(signals), signals.secant, self.threshold),)
-        if signals.secant > _SOME_CURVATURE and signals.growth > _VIOLENT:
-            factor = min(signals.grown_ratio / self.threshold, _LARGEST_RAISE)
-            reason = f"‖g‖² grew {signals.growth:.3g}-fold three times; {secant_reason(signals)}"
-            return (Decision("raise along", factor, reason, signals.grown_ratio, self.threshold),)
-        return ()
+        growing = _is_growing(signals)
+        if growing and not signals.grown_ratio < signals.secant:
+            factor = min(max(signals.grown_ratio / _GROWN_TO, 1.0), _LARGEST_RAISE)
+            where = f"‖g‖² is {signals.climb:.3g} × what it was within eight steps"
+            reason = f"{where}, and v is {signals.lag:.3g} × g²"
+            return (Decision("raise along", factor, reason, signals.grown_ratio, _GROWN_TO, "gradient"),)
+        if not signals.secant > self.threshold:
+            return ()
+        factor, reason = min(signals.secant / self.threshold, _LARGEST_RAISE), secant_reason(signals)
+        along: Direction = "gradient" if growing else "displacement"
+        return (Decision("raise along", factor, reason, signals.secant, self.threshold, along),)
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the policy has no memory."""
@@ -91,3 +104,12 @@ class Secant:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Do nothing."""
+
+
+def _is_growing(signals: GuardSignals) -> bool:
+    """Return whether the gradient grows as it does above the edge."""
+    # A comparison with NaN is false: what is not known shows nothing.
+    if signals.surge and signals.climb > _SURGE_CLIMB and signals.lag > _SURGE_LAG:
+        return True
+    unseen = signals.climb > _CLIMB and signals.lag > _LAG
+    return signals.growth > _GROWING and (unseen or signals.secant > _SOME_CURVATURE)
