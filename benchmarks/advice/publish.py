@@ -36,12 +36,17 @@ def page(results: dict[str, Any]) -> str:
     spiky = [one for one in every if any(one.get("advice", {}).get("unchanged_spikes", ()))]
     without = [one for one in spiky if one not in advised]
     left = [f"{one['name']}, seed {one['seed']}" for one in without]
+    heads = ("training", "seed", "group", "from", "advice", "spikes: as it was → advised", "late loss, ×")
+    rows = table(heads, _rows(advised))
+    median, worst = _number(score["median_ratio"]), _number(score["worst_ratio"])
+    nothing = f"No candidate removed the spikes at no cost: {'; '.join(left)}." if left else ""
     return f"""# Advice
 
-Is what `foreshock advise` says worth following? Small trainings that spike ({score["trainings"]}: the
-configurations of SpikeBench's development half but language models, two seeds each, {STEPS:,} steps at most)
-are recorded with a monitor of default settings and a recorder. From a snapshot each of the candidates is tried
-for {WINDOW} steps, from {REPEATS} starts. What is advised is then followed **from the first step on**, from
+Is what `foreshock advise` says worth following? Small trainings that spike ({score["trainings"]}:
+the configurations of SpikeBench's development half but language models, two seeds each, {STEPS:,} steps
+at most) are recorded with a monitor of default settings and a recorder. From a snapshot each candidate is
+tried for {WINDOW} steps, from {REPEATS} starts. What is advised is then followed **from the first
+step on**, from
 {STARTS} perturbed starts, and compared with the training as it was from as many.
 
 | | |
@@ -50,16 +55,16 @@ for {WINDOW} steps, from {REPEATS} starts. What is advised is then followed **fr
 | with spikes that count in the window | {score["with_spikes_in_the_window"]} |
 | advised | {score["advised"]} |
 | **of these with a lower late loss than as they were** | **{score["better"]}** |
-| late loss, as a multiple: median, worst | {_number(score["median_ratio"])}, {_number(score["worst_ratio"])} |
+| late loss, as a multiple: median, worst | {median}, {worst} |
 | spikes of the advised trainings as they were, all starts | {score["spikes_as_it_was"]} |
 | spikes with the advice | {score["spikes_advised"]} |
 
 The late loss is the median of the last quarter of a training. A spike counts in the window if it begins after
 the first 50 steps and is at least a quarter as high as usual there; in the last two lines all count.
 
-{table(("training", "seed", "group", "from", "advice", "spikes: as it was → advised", "late loss, ×"), _rows(advised))}
+{rows}
 
-{f"No candidate removed the spikes at no cost: {'; '.join(left)}." if left else ""}
+{nothing}
 
 Made by `foreshock bench advice` and `python -m benchmarks.advice.publish runs/advice`. The candidates and
 thresholds were chosen before, and looked at on other seeds of these tasks; nothing was held out.
@@ -97,7 +102,7 @@ def main() -> None:
         found = json.loads((Path(sys.argv[1]) / "results.json").read_text(encoding="utf-8"))
         write_json(found, RESULTS)
     PAGE.write_text(page(json.loads(RESULTS.read_text(encoding="utf-8"))), encoding="utf-8")
-    print(f"Page: {PAGE}")
+    sys.stdout.write(f"Page: {PAGE}\n")
 
 
 if __name__ == "__main__":

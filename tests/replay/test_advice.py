@@ -8,6 +8,7 @@ import pytest
 
 from foreshock.replay.advice import Candidate, candidates, choose, choose_start
 from foreshock.replay.outcome import ReplayOutcome, events_after
+from foreshock.representation import changed
 
 
 def outcome(*spikes: int, loss: float = 1.0, steps: int = 200) -> ReplayOutcome:
@@ -62,6 +63,14 @@ def test_the_smallest_change_is_chosen_of_those_that_are_as_good():
     assert choose([SMALL, LARGE], both, AS_IT_WAS).chosen.candidate is SMALL
     better = both[0], [outcome(loss=0.5), outcome(loss=0.5)]
     assert choose([SMALL, LARGE], better, AS_IT_WAS).chosen.candidate is LARGE
+
+
+def test_what_stays_at_the_edge_is_chosen_only_if_nothing_else_helps():
+    at_edge, safe = (
+        [changed(outcome(loss=loss), stability_ratio=ratio)] * 2 for loss, ratio in ((0.5, 1.02), (0.9, 0.7))
+    )
+    assert choose([SMALL, LARGE], [at_edge, safe], AS_IT_WAS).chosen.candidate is LARGE
+    assert choose([SMALL], [at_edge], AS_IT_WAS).chosen.at_edge
 
 
 def test_what_costs_or_leaves_one_spike_is_not_chosen():

@@ -27,6 +27,7 @@ _NEAR = 1.05  # of changes whose late losses are within this factor, the smalles
 UNDERWAY = 50
 """A spike that begins within so many steps was on its way when the snapshot was taken."""
 _SMALL = 0.25  # of the usual rise: a lower one is no spike to speak of
+_EDGE = 0.95  # stability ratio
 _FAILED = 10.0  # a late loss that is so many times the unchanged one
 _LATER = 1.5  # a first spike that comes so many times later is postponed
 
@@ -75,6 +76,11 @@ class Trial:
     def is_free(self) -> bool:
         """Whether the late loss is no higher than it was."""
         return self.loss <= _LOSS
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether it ends at the edge of stability, where spikes may come back."""
+        return self.ratio >= _EDGE
 
 
 @dataclass(frozen=True)
@@ -198,7 +204,8 @@ def choose(
 ) -> Advice:
     """Choose the smallest change that removes the spikes and costs nothing.
 
-    Of several that do, those count whose late loss is near the lowest.
+    Of several that do, those count that do not end at the edge of stability, if there are any, and of these
+    the ones whose late loss is near the lowest.
 
     Args:
         tried: The changes.
@@ -214,6 +221,8 @@ def choose(
         )
     trials = tuple(_judged(one, came, unchanged) for one, came in zip(tried, outcomes, strict=True))
     good = [trial for trial in trials if trial.effect == "removes" and trial.is_free]
+    # What ends at the edge may only postpone them beyond the window.
+    good = [trial for trial in good if not trial.at_edge] or good
     lowest = min((trial.loss for trial in good), default=math.nan)
     near = [trial for trial in good if trial.loss <= lowest * _NEAR or trial.loss == lowest]
     if not any(_counts(unchanged, _least(unchanged))):
