@@ -198,8 +198,8 @@ def test_damage_anywhere_is_read_or_refused(tmp_path, make):
 def test_a_missing_package_names_the_pip_command(tmp_path, monkeypatch):
     monkeypatch.setattr("foreshock.importers.records.find_spec", lambda name: None)
     for name, pip in {
-        "a.wandb": "pip install wandb",
-        "events.out.tfevents.1": "pip install tensorboard",
+        "a.wandb": r'pip install "foreshock\[wandb\]"',
+        "events.out.tfevents.1": r'pip install "foreshock\[tensorboard\]"',
     }.items():
         (tmp_path / name).write_bytes(b"x")
         with pytest.raises(ImportError, match=pip):
