@@ -89,7 +89,9 @@ def test_the_spike_is_found_and_what_was_not_measured_is_absent(tmp_path, make):
     assert found.columns.learning_rate is None
     assert found.replaced == (10 if make is lines else 0)
     text = to_text(summarise(run))
-    assert "no curvature was measured" in text
+    assert "Watch the next run with foreshock.Monitor: an imported log has no curvature" in text
+    assert "the log was imported, and other tools measure none" in " ".join(explain_run(run)[0].missing)
+    assert "loss_fn" not in text
     page = write_html([run], tmp_path / "page.html").read_text()
     assert "150" in page
 
