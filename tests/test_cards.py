@@ -145,6 +145,7 @@ def test_any_values_stay_inside_the_picture(y):
 def test_a_mark_is_drawn_where_it_lies_inside():
     curve = Curve(np.array([-1.0, 1.0]), np.ones(2), "density", "eigenvalue", mark=0.0)
     assert '<path d="M280.0 0V120"' in draw(curve)
+    assert "; dashed at 0" in draw(curve)
     assert "V120" not in draw(replace(curve, mark=2.0))
 
 

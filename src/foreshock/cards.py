@@ -20,7 +20,7 @@ _BOX = (
     "display:inline-block;padding:.6em .9em;border:1px solid rgba(128,128,128,.45);border-radius:6px;"
     "font:13px/1.5 system-ui,sans-serif;max-width:60em"
 )
-_CELL = "text-align:left;vertical-align:top;padding:0 1em 0 0;background:none"
+_CELL = "text-align:left;vertical-align:top;padding:0 1em 0 0;font-size:inherit;background:none"
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Card:
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f'<tr style="background:none"><td style="{_CELL};opacity:.7">{_text(name)}</td>'
+            f'<tr style="background:none"><td style="{_CELL};opacity:.7;white-space:nowrap">{_text(name)}</td>'
             f'<td style="{_CELL}">{_text(words)}</td></tr>'
             for name, words in self.rows
             if words
@@ -102,12 +102,13 @@ def draw(curve: Curve) -> str:
         "M" + "L".join(f"{across(x):.1f} {up(y):.1f}" for x, y in part)
         for part in _parts(_thinned(curve, finite))
     ]
+    words = f"{curve.name} {number(low)} to {number(high)}{', logarithmic' if logarithmic else ''}"
+    words += f"; {curve.across} {number(left)} to {number(right)}"
     mark = ""
     if curve.mark is not None and left <= curve.mark <= right:
         place = f"{across(curve.mark):.1f}"
         mark = f'<path d="M{place} 0V{_HEIGHT}" stroke="#c0392b" stroke-dasharray="3 3" fill="none"/>'
-    words = f"{curve.name} {number(low)} to {number(high)}{', logarithmic' if logarithmic else ''}"
-    words += f"; {curve.across} {number(left)} to {number(right)}"
+        words += f"; dashed at {number(curve.mark)}"
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}" role="img" '
         f'aria-label="{_text(words)}" style="max-width:100%"><path d="{"".join(parts)}" stroke="#7b4fb5" '

@@ -416,7 +416,7 @@ class Monitor:
             >>> model = torch.nn.Linear(2, 1)
             >>> print(Monitor(model, torch.optim.Adam(model.parameters())).show())
             Run: unknown
-              forecast: stability unknown: no reading yet
+              forecast: nothing measured: no loss_fn was given, ...
         """
         rows = [("forecast", str(self.forecast)), ("doubt", self.forecast.doubt)]
         if self._guard is not None:
