@@ -20,6 +20,7 @@ _BOX = (
     "display:inline-block;padding:.6em .9em;border:1px solid rgba(128,128,128,.45);border-radius:6px;"
     "font:13px/1.5 system-ui,sans-serif;max-width:60em"
 )
+_NAME = "opacity:.7;white-space:nowrap"
 _CELL = "text-align:left;vertical-align:top;padding:0 1em 0 0;font-size:inherit;background:none"
 
 
@@ -65,7 +66,7 @@ class Card:
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f'<tr style="background:none"><td style="{_CELL};opacity:.7;white-space:nowrap">{_text(name)}</td>'
+            f'<tr style="background:none"><td style="{_CELL};{_NAME}">{_text(name)}</td>'
             f'<td style="{_CELL}">{_text(words)}</td></tr>'
             for name, words in self.rows
             if words

@@ -67,6 +67,9 @@ def import_run(
             guessed.
         name: Which run of a data base that has several.
 
+    Returns:
+        What was imported, from which columns, and where the log is.
+
     Raises:
         OSError: If a file can't be read or written.
         ValueError: If the source is damaged or unknown, or has no training loss.
