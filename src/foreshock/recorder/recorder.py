@@ -174,6 +174,12 @@ class Recorder:
         if self._every is None and several_processes():
             self._every = self._spacing = _FIXED
 
+    def detach(self) -> None:
+        """Record no training any more, so that it can be attached to another; snapshots are forgotten."""
+        self._training = None
+        self._ring.clear()
+        self._step = self._taken_at = -1
+
     def take(
         self,
         step: int,
