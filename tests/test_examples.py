@@ -38,6 +38,11 @@ EXPECTED = {
         r"^rewound, it ends at 0\.\d+$",
         r"^the run that never failed ends at 0\.\d+$",
     ],
+    "replay_digits.py": [
+        r"^\d+ snapshots?, from before alarms and spikes: the last is rank0-step\d{8}$",
+        rf"^unchanged: \d+ spikes? in 200 steps, loss {NUMBER}$",
+        rf"^lr=x0.5: \d+ spikes? in 200 steps, loss {NUMBER}$",
+    ],
     "mini_batches.py": [
         r"^480 steps of 2 × 32 examples; the noise was measured on \d+ of them$",
         rf"^mean-square ratio {NUMBER} \(1 is the edge\), v is at {NUMBER} × g²$",
@@ -112,7 +117,8 @@ def run_example(name: str, folder: Path) -> str:
         env={**os.environ, "NO_COLOR": "1", "COLUMNS": "120"},
     )
     assert run.returncode == 0, run.stderr
-    assert not run.stderr or name in NEEDS, run.stderr  # trainers talk of themselves there
+    # Trainers talk of themselves there, and a monitor warns when it puts a run back.
+    assert not run.stderr or name in {*NEEDS, "rewind_training.py"}, run.stderr
     return run.stdout
 
 

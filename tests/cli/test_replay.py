@@ -46,6 +46,22 @@ def shuffled_otherwise():
     while True:
         yield torch.randn(16, 4, generator=generator), torch.randn(16, 1, generator=generator)
 
+def shouting():
+    print("made")
+    return build()
+
+def shouting_batches():
+    for batch in batches():
+        print("a batch")
+        yield batch
+
+
+def short():
+    for step, batch in zip(range(SHORT), batches()):
+        yield batch
+
+SHORT = 111
+
 def three():
     return [next(batches())] * 3
 
@@ -171,6 +187,28 @@ def test_advice_where_there_is_nothing_to_remove(command):
     assert found.exit_code == 4, found.output
     assert "there is nothing to remove" in found.output
     assert "guard=on" in found.output
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_the_users_code_prints_is_no_part_of_the_result(folder, jobs):
+    named = ["--model=training_to_replay:shouting", "--data=training_to_replay:shouting_batches"]
+    options = ["--from=110", "--steps=3", "--set=lr=x0.5", f"--jobs={jobs}", "--threads=1", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "foreshock", "replay", "run", *named, *options],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert json.loads(done.stdout)["command"] == "replay"
+    assert "a batch" in done.stderr
+
+
+def test_data_that_end_at_the_snapshot_leave_nothing_to_try(command):
+    found = command("advise", "--from=110", "--steps=100", "--repeats=1", data="short")
+    assert found.exit_code == 1
+    assert "there is no step to try: the batches end before step 111" in found.output
 
 
 def test_two_processes_come_to_the_same(command):

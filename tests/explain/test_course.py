@@ -159,7 +159,7 @@ def test_the_command_prints_text_and_json(tmp_path):
     assert text.exit_code == 0
     assert "Cause: not explained" in text.output
     found = CliRunner().invoke(app, ["explain", str(tmp_path), "--json", "--spike", "1"])
-    assert json.loads(found.output)[0]["cause"] == "not explained"
+    assert json.loads(found.output)["result"][0]["cause"] == "not explained"
     assert CliRunner().invoke(app, ["explain", str(tmp_path), "--spike", "9"]).exit_code == 1
 
 
@@ -244,4 +244,4 @@ def test_a_log_can_not_command_the_terminal(options, tmp_path):
     assert "52;c;YWFh" in result.output
     assert all(one.isprintable() for one in result.output.replace("\n", ""))
     if options:
-        assert json.loads(result.output)[0]["ids"] == [name]
+        assert json.loads(result.output)["result"][0]["ids"] == [name]

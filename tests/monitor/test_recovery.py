@@ -13,6 +13,7 @@ from foreshock.live.run import LiveRun
 from foreshock.monitor import RecoveryFailedError
 from foreshock.monitor.ladder import Climb
 from foreshock.monitor.losswatch import LossWatch
+from foreshock.monitor.recovery import RateFactor
 from foreshock.report import summarise, to_text
 from foreshock.runlog import read_run
 
@@ -290,3 +291,44 @@ def test_the_live_page_marks_a_rewind(tmp_path):
     [done] = training.monitor.rewinds
     assert (mark["step"], mark["label"], mark["sort"]) == (done.step, "rewind: skip", "rewind")
     assert f"Back to step {done.to}" in explanation(run, None, mark["key"])["text"][0]
+
+
+def test_a_step_that_fails_leaves_no_rate_lowered_twice():
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = optim.SGD([weight], lr=1.0)
+    factor = RateFactor([optimizer])
+    factor.lower(0.5)
+
+    def fails():
+        raise RuntimeError("a worker died")
+
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="a worker died"):
+            optimizer.step(fails)
+    weight.grad = torch.ones(1)
+    optimizer.step()
+    assert weight.item() == 0.5
+    assert optimizer.param_groups[0]["lr"] == 1.0
+
+
+@pytest.mark.parametrize("options", [{"guard": "no such"}, {"run": "file/run"}])
+def test_a_monitor_that_was_refused_leaves_its_recorder_free(options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    recorder = Recorder()
+    with pytest.raises((ValueError, OSError), match=r"no such|file"):
+        Training(recorder=recorder, **options)
+    assert Training(recorder=recorder).go(1).monitor.recorder is recorder
+
+
+def test_a_model_that_grows_is_no_longer_brought_back_and_trains_on(tmp_path):
+    training = Training(run=tmp_path, recorder=Recorder(every=5), recovery=Ladder())
+    training.go(30)
+    added = nn.Linear(1, 1)
+    training.model.append(added)
+    training.optimizer.add_param_group({"params": list(added.parameters())})
+    training.go(1, breaks).go(30)
+    training.monitor.close()
+    assert training.step == 61
+    events = [event["name"] for event in read_run(tmp_path).records["event"]]
+    assert "recovery given up" in events

@@ -1,8 +1,11 @@
 """On disk a snapshot is whole or not there, and what is damaged is refused."""
 
+import dataclasses
 import errno
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -134,6 +137,52 @@ def test_older_snapshots_go_once_newer_ones_are_there(tmp_path):
     assert load_snapshot(tmp_path, before=4).step == 3
     with pytest.raises(FileNotFoundError, match="no whole snapshot from before step 3"):
         load_snapshot(tmp_path, before=3)
+
+
+def test_a_run_that_begins_again_in_its_folder_keeps_its_own_snapshots(snapshot, tmp_path):
+    for step in (100, 200):
+        write_snapshot(dataclasses.replace(snapshot, step=step), tmp_path / "snapshots")
+    loop = Loop(Case(cnn), recorder={"every": 1, "keep": 2})
+    for step in range(2):
+        loop.train(step, step)
+        loop.recorder.write(tmp_path, reason="a test")
+        loop.recorder._writer.wait(30)
+    assert [path.name for path in list_snapshots(tmp_path)] == ["rank0-step00000000", "rank0-step00000001"]
+
+
+LEFT = """
+import torch
+from pathlib import Path
+from foreshock.recorder import Recorder, files, recorder
+inner = recorder.write_snapshot
+def slowly(*given, **options):
+    import time
+    time.sleep(0.5)
+    return inner(*given, **options)
+recorder.write_snapshot = slowly
+model = torch.nn.Linear(2, 1)
+kept = Recorder()
+kept.attach(model, [torch.optim.Adam(model.parameters())])
+kept.take(7)
+if FORK:
+    kept.write(Path("before"), reason="a test")
+    import os
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        os._exit(0)
+    kept._ring.slots[-1].in_use = 0
+kept.write(Path("run"), reason="a test")
+raise SystemExit
+"""
+
+
+@pytest.mark.parametrize("fork", [False, True])
+def test_what_is_being_written_when_a_script_ends_is_whole(tmp_path, fork):
+    script = LEFT.replace("FORK", str(fork))
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, timeout=120, check=False)
+    assert done.returncode == 0
+    assert [path.name for path in list_snapshots(tmp_path / "run")] == ["rank0-step00000007"]
 
 
 def test_the_same_step_twice_is_two_snapshots_of_which_the_later_is_read(snapshot, tmp_path):

@@ -242,3 +242,49 @@ def test_a_recorder_has_one_training():
     model, optimizer, recorder = trained()
     with pytest.raises(ValueError, match="records a training already"):
         recorder.attach(model, [optimizer])
+
+
+def test_keys_that_look_alike_are_not_taken_for_each_other():
+    tensors = NamedTensors()
+    value = {1: torch.ones(2), "1": torch.zeros(2), "2": np.ones(3), 2: np.zeros(3)}
+    back = decode(encode(value, "state", tensors), tensors)
+    assert torch.equal(back[1], torch.ones(2))
+    assert torch.equal(back["1"], torch.zeros(2))
+    assert back["2"].sum() == 3
+    assert back[2].sum() == 0
+
+
+def test_a_tensor_as_a_key_is_refused_before_training():
+    model = nn.Linear(3, 2)
+    optimizer = optim.Adam(model.parameters(), lr=0.1)
+    optimizer.slow = {model.weight: torch.zeros(2, 3)}
+    with pytest.raises(UnsupportedStateError, match=r"a dict with a Parameter as a key, .* use names"):
+        Recorder().attach(model, [optimizer])
+
+
+class Stubborn:
+    """Something whose state can be had, and loaded only once in a while."""
+
+    def __init__(self, *, refuses):
+        self.refuses, self.value = refuses, 1.0
+
+    def state_dict(self):
+        return {"value": self.value}
+
+    def load_state_dict(self, state):
+        self.value = state["value"]
+        if self.refuses:
+            raise RuntimeError("not now")
+
+
+def test_what_refuses_its_state_leaves_all_as_it_was():
+    first, second = Stubborn(refuses=False), Stubborn(refuses=True)
+    others = {"first": first, "second": second}
+    model, optimizer, recorder = trained(recorder=Recorder(every=1, others=others))
+    first.value = second.value = 2.0
+    before = [p.detach().clone() for p in model.parameters()], copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(UnsupportedStateError, match=r"the state of 'second' can't be put back: .*not now"):
+        recorder.restore(recorder.newest())
+    assert (first.value, second.value) == (2.0, 2.0)
+    assert all(map(torch.equal, before[0], model.parameters()))
+    assert str(optimizer.state_dict()) == str(before[1])

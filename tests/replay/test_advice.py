@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
 from foreshock.replay.advice import Candidate, candidates, choose, choose_start
 from foreshock.replay.outcome import ReplayOutcome, events_after
@@ -109,8 +110,18 @@ def test_losses_below_zero_are_compared_by_their_difference():
 
 def test_a_window_that_failed_as_it_was_is_improved_by_any_that_does_not():
     failed = [outcome(loss=math.nan)] * 2
-    assert choose([SMALL], [[outcome(), outcome()]], failed).chosen is not None
+    found = choose([SMALL], [[outcome(), outcome()]], failed)
+    assert found.chosen is not None
+    assert found.failed == 2
+    assert found.has_trouble
     assert choose([SMALL], [failed], failed).trials[0].effect == "fails"
+
+
+def test_where_there_is_nothing_to_remove_nothing_is_advised():
+    found = choose([SMALL], [[outcome(), outcome()]], [outcome(), outcome(25)])
+    assert not found.has_trouble
+    assert found.chosen is None
+    assert found.trials[0].effect == "no help"
 
 
 def test_unequal_numbers_of_outcomes_are_refused():
@@ -125,3 +136,12 @@ def test_candidates_fit_the_optimizer():
     sgd = [one.change for one in candidates({"lr": 1e-3, "momentum": 0.9}, [2.0] * 5)]
     assert sgd == ["lr=x0.7", "lr=x0.5", "lr=x0.25"]
     assert "eps=x100" not in [one.change for one in candidates({"lr": 1, "betas": (0.9, 0.9), "eps": 1e-5})]
+
+
+def test_candidates_of_optimizers_without_a_second_moment():
+    parameters = [torch.zeros(1, requires_grad=True)]
+    asgd = candidates(torch.optim.ASGD(parameters).param_groups[0])
+    assert all(one.change.startswith("lr=") for one in asgd), "its alpha is no decay of v"
+    rms = torch.optim.RMSprop(parameters).param_groups[0]
+    assert [one.change for one in candidates(rms)][:2] == ["guard=on", "beta2=0.95"]
+    assert candidates(rms, guarded=False)[0].change == "beta2=0.95"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from foreshock.recorder import Recorder
 from foreshock.replay import Change, Loop, parse_change, replay
 from replay.trainings import CASES, Case, batches, build, mlp, train
 
@@ -211,3 +212,45 @@ def test_an_option_that_the_optimizer_lacks_is_refused():
     with pytest.raises(ValueError, match="AdamW has no such option"):
         Change(values={"alpha_decay": 0.5}).prepare(loop.optimizer)
     del snapshot
+
+
+def test_an_option_that_is_no_number_is_refused_in_words():
+    optimizer = torch.optim.Adafactor(nn.Linear(2, 1).parameters())
+    with pytest.raises(
+        ValueError, match=r"eps can't be set: that of Adafactor is \(None, 0.001\), no number"
+    ):
+        parse_change("eps=x100").prepare(optimizer)
+
+
+def test_a_new_beta_keeps_the_largest_second_moment_too():
+    weight = torch.ones(1, requires_grad=True)
+    optimizer = torch.optim.Adam([weight], lr=0.0, amsgrad=True)
+    for gradient in (4.0, *[2.0] * 9):
+        weight.grad = torch.tensor([gradient])
+        optimizer.step()
+    state = optimizer.state[weight]
+    before = float(state["max_exp_avg_sq"]) / (1 - 0.999**10)
+    parse_change("beta2=0.9").prepare(optimizer)
+    assert float(state["max_exp_avg_sq"]) / (1 - 0.9**10) == pytest.approx(before, rel=1e-5)
+
+
+def test_a_schedule_that_ends_in_the_window_ends_it_and_says_so():
+    data = [torch.full((4, 2), float(step % 3)) for step in range(60)]
+
+    def made():
+        torch.manual_seed(0)
+        model = nn.Linear(2, 1)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=20)
+        return Loop(model, lambda model, x: model(x).square().mean(), optimizer, scheduler)
+
+    loop = made()
+    recorder = Recorder(every=1, scheduler=loop.scheduler)
+    recorder.attach(loop.model, [loop.optimizer])
+    for step in range(11):
+        loop.backward(data[step])
+        recorder.take(step)
+        loop.update()
+    outcome = replay(recorder.newest(), made(), data, steps=30)
+    assert len(outcome.losses) == 10
+    assert outcome.failure.startswith("step 20 failed: ValueError: Tried to step 2")

@@ -28,6 +28,8 @@ from foreshock.cli.replay import (
 )
 
 if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
     from foreshock.replay.advice import Advice, Trial
     from foreshock.runlog import Run
 
@@ -76,8 +78,9 @@ def advise(
     console = make_console()
     try:
         read, [task] = plan(run, model, data, start, steps, [], threads, within=True)
-        options = make_loop(model).optimizer.param_groups[0]
-        tried = candidates(options, _usual_norms(read, task.snapshot))
+        optimizer = make_loop(model).optimizer
+        norms = _usual_norms(read, task.snapshot)
+        tried = candidates(optimizer.param_groups[0], norms, guarded=_can_be_guarded(optimizer))
         changes = ("", *(one.change for one in tried))
         tasks = [
             with_changes(task, change=change, perturbed=seed or None)
@@ -86,6 +89,8 @@ def advise(
         ]
         outcomes = run_all(console, tasks, jobs, quiet=as_json)
         rows = [outcomes[i : i + repeats] for i in range(0, len(outcomes), repeats)]
+        if not all(one.losses for one in rows[0]):
+            raise ValueError(f"there is no step to try: {rows[0][0].failure}")
         found = choose(tried, rows[1:], rows[0])
         if output is not None:
             draw(read, [row[0] for row in rows], output)
@@ -95,12 +100,24 @@ def advise(
         print_result("advise", Advised(task.snapshot, found))
     else:
         _print(console, found)
+        if rows[0][0].failure:
+            console.print(f"[yellow]As it was, {escape(rows[0][0].failure)}.[/]", soft_wrap=True)
         if output is not None:
             console.print(f"Picture: {printable_path(output)}", soft_wrap=True)
-    if not any(found.unchanged):
+    if not found.has_trouble:
         raise typer.Exit(4)
     if found.chosen is None:
         raise typer.Exit(3)
+
+
+def _can_be_guarded(optimizer: Optimizer) -> bool:
+    from foreshock.guarding import guard
+
+    try:
+        guard(optimizer).detach()
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _usual_norms(run: Run, snapshot: Path) -> list[float]:
@@ -143,7 +160,7 @@ def _print(console: Console, found: Advice) -> None:
 def _verdict(found: Advice) -> list[str]:
     from foreshock.replay.advice import UNDERWAY
 
-    if not any(found.unchanged):
+    if not found.has_trouble:
         return [
             f"As it was, these {found.steps:,} steps have no spike after the first {UNDERWAY}, from "
             f"any start of {len(found.unchanged)}: there is nothing to remove. Begin elsewhere (--from), or "
@@ -160,7 +177,7 @@ def _verdict(found: Advice) -> list[str]:
         cost = f"the late loss is {one.loss:.2g} × what it was"
         lines.append(
             f"{one.candidate.change}: {one.candidate.words}. No spike in {found.steps:,} steps from any of "
-            f"{len(one.spikes)} starts, where there are {_spread(found.unchanged)} as it was; {cost}."
+            f"{len(one.spikes)} starts, where {_as_it_was(found)}; {cost}."
         )
     costly = [
         trial
@@ -178,6 +195,12 @@ def _verdict(found: Advice) -> list[str]:
     if found.postponing:
         lines.append(f"Only postpones them: {_named(found.postponing)}.")
     return lines
+
+
+def _as_it_was(found: Advice) -> str:
+    if found.failed:
+        return f"{found.failed} of {len(found.unchanged)} ended in a loss that is no number as it was"
+    return f"there are {_spread(found.unchanged)} as it was"
 
 
 def _named(trials: Sequence[Trial]) -> str:

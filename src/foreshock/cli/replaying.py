@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -54,10 +56,11 @@ def make_loop(name: str) -> Loop:
         TypeError: If it returns something else.
         RuntimeError: If it fails.
     """
-    made = call_named(name)
-    if isinstance(made, Loop):
-        return made
-    found = as_trainable(name, made)
+    with redirect_stdout(sys.stderr):  # what a factory prints is no part of a result
+        made = call_named(name)
+        if isinstance(made, Loop):
+            return made
+        found = as_trainable(name, made)
     if found.optimizer is None:
         raise TypeError(
             f"{name} returned no optimizer; it must return (model, loss_fn, optimizer), or a "
@@ -117,18 +120,19 @@ def run_replay(task: Replay) -> ReplayOutcome:
     if task.threads:
         torch.set_num_threads(task.threads)
     loop = make_loop(task.model)
-    batches = open_batches(task.data)
+    snapshot = load_snapshot(task.snapshot)
     change = parse_change(task.change) if task.change else None
-    return replay(
-        load_snapshot(task.snapshot),
-        loop,
-        batches,
-        steps=task.steps,
-        change=change,
-        recorded=task.recorded,
-        measure=True,
-        perturbed=task.perturbed,
-    )
+    with redirect_stdout(sys.stderr):
+        return replay(
+            snapshot,
+            loop,
+            open_batches(task.data),
+            steps=task.steps,
+            change=change,
+            recorded=task.recorded,
+            measure=True,
+            perturbed=task.perturbed,
+        )
 
 
 def run_replays(tasks: Sequence[Replay], *, jobs: int = 0) -> Iterator[tuple[int, ReplayOutcome]]:

@@ -157,12 +157,15 @@ class Monitor:
         if recorder is not None:
             recorder.attach(model, self._subject.optimizers)
         # Last of what may be refused: a guard that nobody can reach must not stay on the optimizer.
-        self._guard = None if guard is None else as_guard(guard, self._subject.optimizers)
-        if self._guard is not None:
-            header["guard"] = self._guard.policy.name
+        self._guard = None
         try:
+            self._guard = None if guard is None else as_guard(guard, self._subject.optimizers)
+            if self._guard is not None:
+                header["guard"] = self._guard.policy.name
             self._journal = Journal(run, meta=header, sinks=sinks)
         except BaseException:
+            if recorder is not None:
+                recorder.detach()  # the same one is passed again once the cause is mended
             # A guard that nobody can reach must not stay on the optimizer; one that was passed in may.
             if self._guard is not None and self._guard is not guard:
                 self._guard.detach()

@@ -278,14 +278,27 @@ class RateFactor:
         self._hooked = True
         for optimizer in self._optimizers:
             saved: list[Any] = []
+            applied: list[float] = []
             # Not bound to an object that has the optimizer: hooks that hold it would keep it alive.
             this = weakref.ref(self)
 
-            def before(one: Optimizer, *_: Any, saved: list[Any] = saved, this: Any = this) -> None:
+            def before(
+                one: Optimizer,
+                *_: Any,
+                saved: list[Any] = saved,
+                applied: list[float] = applied,
+                this: Any = this,
+            ) -> None:
                 owner = this()
+                factor = 1.0 if owner is None else owner.factor
+                # A step that failed never put its rates back: those that nobody set since.
+                for group, rate in zip(one.param_groups, saved, strict=False):
+                    if float(group["lr"]) == float(rate * applied[0]):
+                        set_rate(group, rate)
+                applied[:] = [factor]
                 saved[:] = [copy_of_rate(group) for group in one.param_groups]
                 for group, rate in zip(one.param_groups, saved, strict=True):
-                    set_rate(group, rate * (1.0 if owner is None else owner.factor))
+                    set_rate(group, rate * factor)
 
             def after(one: Optimizer, *_: Any, saved: list[Any] = saved) -> None:
                 for group, rate in zip(one.param_groups, saved, strict=False):

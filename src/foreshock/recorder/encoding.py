@@ -41,9 +41,23 @@ class NamedTensors(dict[str, Tensor]):
             place: The name that it gets unless it has one.
         """
         key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-        name = self._names.setdefault(key, place) if tensor.numel() else place
-        self.setdefault(name, tensor.detach())
+        if tensor.numel() and key in self._names:
+            return self._names[key]
+        name = self.free_name(place)
+        if tensor.numel():
+            self._names[key] = name
+        self[name] = tensor.detach()
         return name
+
+    def free_name(self, place: str) -> str:
+        """Return a name that no tensor has yet: keys 1 and "1" of a dict are the same place.
+
+        Args:
+            place: What to call it unless that is taken.
+        """
+        while place in self:
+            place += "'"
+        return place
 
 
 class UnsupportedStateError(ValueError):
@@ -84,7 +98,7 @@ def encode(value: Any, place: str, tensors: NamedTensors, *, depth: int = _DEPTH
     if kind in _DICTS:
         pairs = [
             [
-                encode(key, f"{place} (a key)", NamedTensors()),
+                _encode_key(key, place),
                 encode(item, f"{place}/{key}", tensors, depth=depth - 1),
             ]
             for key, item in value.items()
@@ -98,12 +112,25 @@ def encode(value: Any, place: str, tensors: NamedTensors, *, depth: int = _DEPTH
     return _encode_rare(value, place, tensors)
 
 
+def _encode_key(key: Any, place: str) -> Any:
+    # A tensor is found by its identity, which no snapshot can give back.
+    found = NamedTensors()
+    encoded = encode(key, f"{place} (a key)", found)
+    if found:
+        raise UnsupportedStateError(
+            f"{place} is a dict with a {type(key).__name__} as a key, which can't be found again by its "
+            "content: use names or numbers"
+        )
+    return encoded
+
+
 def _encode_rare(value: Any, place: str, tensors: NamedTensors) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         array = np.array(value)  # a copy: the tensor shares its memory
         if array.dtype.hasobject or not array.dtype.isnative:
             raise UnsupportedStateError(f"{place} is a numpy array of {array.dtype}; use one of numbers")
         shape, scalar = list(array.shape), isinstance(value, np.generic)
+        place = tensors.free_name(place)
         tensors[place] = torch.from_numpy(np.frombuffer(array.tobytes(), dtype=np.uint8).copy())
         return {"$numpy": place, "dtype": array.dtype.str, "shape": shape, "scalar": scalar}
     kind = type(value)
@@ -113,7 +140,10 @@ def _encode_rare(value: Any, place: str, tensors: NamedTensors) -> Any:
         }
     if kind is Counter:
         return {
-            "$counter": [[encode(key, place, NamedTensors()), int(count)] for key, count in value.items()]
+            "$counter": [
+                [_encode_key(key, place), encode(count, place, NamedTensors())]
+                for key, count in value.items()
+            ]
         }
     if kind in (torch.dtype, torch.device):
         return {f"${kind.__name__}": str(value)}
@@ -168,7 +198,9 @@ def decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     tag, content = next(iter(tree.items()), ("", None))
     try:
         return _decode_tagged(tag, content, tree, tensors)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, RuntimeError) as error:
+        if isinstance(error, UnsupportedStateError):
+            raise
         raise UnsupportedStateError(f"a snapshot's state has {str(tree)[:80]}, which is damaged") from error
 
 
@@ -187,9 +219,9 @@ def _decode_tagged(tag: str, content: Any, tree: Mapping[str, Any], tensors: Map
         case "$complex":
             return complex(*[decode(part, tensors) for part in content])
         case "$counter":
-            return Counter({decode(key, tensors): count for key, count in content})
+            return Counter({decode(key, tensors): decode(count, tensors) for key, count in content})
         case "$dtype":
-            return getattr(torch, content.removeprefix("torch."))
+            return dtype_of(content)
         case "$device":
             return torch.device(content)
         case "$bytes":
@@ -199,6 +231,21 @@ def _decode_tagged(tag: str, content: Any, tree: Mapping[str, Any], tensors: Map
             array = flat.reshape(tree["shape"]).copy()
             return array[()] if tree["scalar"] else array
     raise ValueError(tag)
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """Return the type of tensors that a name such as ``torch.int8`` stands for.
+
+    Args:
+        name: The name.
+
+    Raises:
+        ValueError: If there is no such type.
+    """
+    found = getattr(torch, name.removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"{name!r} is no type of tensors")
+    return found
 
 
 class Copies(Mapping[str, Tensor]):

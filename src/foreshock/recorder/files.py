@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from foreshock._version import __version__
-from foreshock.recorder.encoding import UnsupportedStateError
+from foreshock.recorder.encoding import UnsupportedStateError, dtype_of
+from foreshock.recorder.form import check_form
 from foreshock.recorder.snapshot import Snapshot
 
 FORMAT = 1
@@ -141,8 +142,23 @@ def list_snapshots(run: str | os.PathLike[str], *, rank: int = 0) -> tuple[Path,
     """
     found = Path(run, FOLDER).glob(f"rank{rank}-step*/{_MANIFEST}")
     return tuple(
-        sorted((one.parent for one in found), key=lambda one: (_step_of(one), len(one.name), one.name))
+        sorted(
+            (one.parent for one in found if one.is_file()),
+            key=lambda one: (_step_of(one), len(one.name), one.name),
+        )
     )
+
+
+def oldest(snapshots: Sequence[Path], *, but: int) -> list[Path]:
+    """Return those that were written first, all but so many.
+
+    By time and not by step: a run that begins at step 0 again in the same folder needs its own snapshots.
+
+    Args:
+        snapshots: Their folders.
+        but: How many to leave out, ≥ 1.
+    """
+    return sorted(snapshots, key=lambda one: (one / _MANIFEST).stat().st_mtime_ns)[:-but]
 
 
 def remove_snapshot(path: Path) -> None:
@@ -169,16 +185,19 @@ def _read(path: Path) -> Snapshot:
             raise UnsupportedStateError(
                 f"the snapshot {path} has format {manifest['format']!r}, and this version reads {FORMAT}"
             )
-        for name, expected in manifest["files"].items():
-            if _fingerprint(path / name) != expected:
+        for name in (_TENSORS, _STATE):
+            if not (path / name).is_file() or _fingerprint(path / name) != manifest["files"][name]:
                 raise UnsupportedStateError(f"the snapshot {path} is damaged: {name} is not what was written")
         state = json.loads((path / _STATE).read_bytes())
-        stored = _safetensors().load_file(path / _TENSORS)
+        stored = _loaded(path / _TENSORS)
         tensors = {name: _as_it_was(one, state["types"].get(name)) for name, one in stored.items()}
+        check_form(state, tensors)
         return Snapshot(state["step"], tensors, state["tree"], tuple(state["ids"]), path, state["about"])
-    except (OSError, KeyError, TypeError, AttributeError, RuntimeError, json.JSONDecodeError) as error:
+    except (OSError, LookupError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        if isinstance(error, UnsupportedStateError) and str(path) in str(error):
+            raise
         raise UnsupportedStateError(
-            f"the snapshot {path} is damaged: {type(error).__name__}: {error}"
+            f"the snapshot {path} is damaged: {type(error).__name__}: {error}; take another one of the run"
         ) from error
 
 
@@ -197,12 +216,12 @@ def _storable(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[st
 def _as_it_was(stored: Tensor, kind: Mapping[str, Any] | None) -> Tensor:
     if kind is None:
         return stored
-    dtype: torch.dtype = getattr(torch, kind["dtype"])
-    return (
-        stored.view(dtype).reshape(kind["shape"])
-        if stored.numel()
-        else torch.zeros(kind["shape"], dtype=dtype)
-    )
+    dtype, shape = dtype_of(kind["dtype"]), kind["shape"]
+    if stored.numel():
+        return stored.view(dtype).reshape(shape)
+    if 0 not in shape:  # memory is only taken for what was read
+        raise ValueError(f"a tensor of shape {shape} has no content")
+    return torch.zeros(shape, dtype=dtype)
 
 
 def _written(save_file: Any, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -213,6 +232,16 @@ def _written(save_file: Any, tensors: Mapping[str, Tensor], path: Path) -> None:
     except Exception as error:  # safetensors has an error of its own for a full disk
         raise OSError(f"{path} can't be written: {error}") from error
     _flush(path)
+
+
+def _loaded(path: Path) -> dict[str, Tensor]:
+    try:
+        found: dict[str, Tensor] = _safetensors().load_file(path)
+    except (ImportError, OSError):
+        raise
+    except Exception as error:  # safetensors has an error of its own for a file that is none of its
+        raise ValueError(f"{path.name}: {error}") from error
+    return found
 
 
 def _dump(value: Any, path: Path) -> None:

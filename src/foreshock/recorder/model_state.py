@@ -132,3 +132,14 @@ def check_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)} in the snapshot, and in the model "
                 f"{live[name].dtype} of shape {tuple(live[name].shape)}: build the model as it was"
             )
+    for name, parameter in model.named_parameters():
+        gradient = tensors.get(f"gradient/{name}")
+        # torch has a type for gradients of its own where the user set one; None allows any.
+        dtype = getattr(parameter, "grad_dtype", parameter.dtype) or None
+        if gradient is not None and (
+            gradient.shape != parameter.shape or (dtype is not None and gradient.dtype != dtype)
+        ):
+            raise UnsupportedStateError(
+                f"the gradient of {name} in the snapshot is {gradient.dtype} of {tuple(gradient.shape)}, and "
+                f"the parameter {parameter.dtype} of {tuple(parameter.shape)}: take another snapshot"
+            )

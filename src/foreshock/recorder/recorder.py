@@ -6,6 +6,7 @@ import math
 import queue
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch.optim import Optimizer
 from foreshock.failures import Failures
 from foreshock.isolation import several_processes
 from foreshock.recorder.encoding import UnsupportedStateError, encode
-from foreshock.recorder.files import FOLDER, list_snapshots, remove_snapshot, write_snapshot
+from foreshock.recorder.files import FOLDER, list_snapshots, oldest, remove_snapshot, write_snapshot
 from foreshock.recorder.ring import Ids, Ring, Slot
 from foreshock.recorder.snapshot import BATCH, LOSS, Snapshot, named_others
 from foreshock.recorder.state import Training, capture, check, put_back
@@ -172,6 +173,12 @@ class Recorder:
         self._training = training
         if self._every is None and several_processes():
             self._every = self._spacing = _FIXED
+
+    def detach(self) -> None:
+        """Record no training any more, so that it can be attached to another; snapshots are forgotten."""
+        self._training = None
+        self._ring.clear()
+        self._step = self._taken_at = -1
 
     def take(
         self,
@@ -365,6 +372,7 @@ class _Writer:
         self._done: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._ended: weakref.finalize[Any, Any] = weakref.finalize(self, int)
         self._asked: set[tuple[Path, int]] = set()
         self.written: list[Path] = []
         self.failures = Failures("recorder")
@@ -377,8 +385,12 @@ class _Writer:
         with self._lock:
             slot.in_use += 1
             self._jobs.put((slot, slot.step, folder, reason, rank))
-            if self._thread is None:
+            # A process that was forked has none of the threads of the one before.
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._work, name="foreshock-recorder", daemon=True)
+                # What is being written when the interpreter ends, as on an error, is waited for.
+                self._ended.detach()
+                self._ended = weakref.finalize(self, self._thread.join, _PATIENCE)
                 self._thread.start()
 
     def news(self) -> list[tuple[int, str]]:
@@ -407,7 +419,7 @@ class _Writer:
         try:
             path = write_snapshot(slot.snapshot(), folder / FOLDER, reason=reason, rank=rank)
             self.written.append(path)
-            for old in list_snapshots(folder, rank=rank)[: -self._keep]:
+            for old in oldest(list_snapshots(folder, rank=rank), but=self._keep):
                 remove_snapshot(old)
         except Exception as error:  # noqa: BLE001 - it must never end a training run
             self.failures.failed(f"the snapshot of step {step} could not be written", error)

@@ -6,6 +6,8 @@ on, by the names of the model.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -99,6 +101,7 @@ def check(tree: Mapping[str, Any], tensors: Mapping[str, Tensor], training: Trai
         )
     for name, one in training.others.items():
         _state_of(one, name)
+    _check_random(decode(tree[RANDOM], tensors))
 
 
 @torch.no_grad()
@@ -118,11 +121,11 @@ def put_back(
         without: ``"random"``, ``"gradients"``: to leave these as they are.
     """
     model, copies = bare(training.model), Copies(tensors)
+    # First what runs the user's own code, which may refuse: nothing else has been touched then.
+    _put_back_others(tree["others"], copies, training)
     put_back_model(tree["model"], model, tensors, gradients=GRADIENTS not in without)
     for state, optimizer in zip(tree["optimizers"], training.optimizers, strict=True):
         put_back_optimizer(state, optimizer, _names(model), tensors)
-    for name, one in training.others.items():
-        _set_state(one, decode(tree["others"][name], copies), model)
     if GRADIENTS not in without:
         _set_scaling(training, decode(tree[SCALING], copies))
     if RANDOM not in without:
@@ -146,6 +149,23 @@ def _state_of(one: Any, name: str) -> Any:
             "has both, or a generator of random numbers"
         )
     return one.state_dict()
+
+
+def _put_back_others(saved: Mapping[str, Any], tensors: Mapping[str, Tensor], training: Training) -> None:
+    """Load the states of all others, or of none: those before one that refuses are put back."""
+    model, done = bare(training.model), []
+    for name, one in training.others.items():
+        done.append((one, copy.deepcopy(_state_of(one, name))))
+        try:
+            _set_state(one, decode(saved[name], tensors), model)
+        except Exception as error:
+            for earlier, state in done:
+                with contextlib.suppress(Exception):  # the first error is the one to be told
+                    _set_state(earlier, state, model)
+            raise UnsupportedStateError(
+                f"the state of {name!r} can't be put back: {type(error).__name__}: {error}. Make it as it "
+                "was when it was recorded, or name it in without="
+            ) from error
 
 
 def _set_state(one: Any, state: Any, model: nn.Module) -> None:
@@ -191,6 +211,22 @@ def _random_state() -> dict[str, Any]:
         "numpy": np.random.get_state(),
         "python": (version, np.array(internal, dtype=np.uint32), gauss),
     }
+
+
+def _check_random(state: Mapping[str, Any]) -> None:
+    """Refuse random numbers that some generator would not take, by trying them on others."""
+    try:
+        torch.Generator().set_state(state["torch"])
+        np.random.RandomState(0).set_state(state["numpy"])
+        version, internal, gauss = state["python"]
+        random.Random().setstate((version, tuple(internal.tolist()), gauss))  # noqa: S311
+        for index, one in state["cuda"].items():
+            if type(index) is not int or not isinstance(one, Tensor):
+                raise TypeError(f"cuda has {index!r}")
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise UnsupportedStateError(
+            f"the snapshot's random numbers are damaged: {type(error).__name__}: {error}; take another one"
+        ) from error
 
 
 def _set_random_state(state: Mapping[str, Any]) -> None:

@@ -93,12 +93,19 @@ class Advice:
         trials: What all of them came to.
         unchanged: Numbers of spikes that count in the window as it was, one for each start.
         steps: Length of the window.
+        failed: From how many starts the window as it was ends in a loss that is no number.
     """
 
     chosen: Trial | None
     trials: tuple[Trial, ...]
     unchanged: tuple[int, ...]
     steps: int
+    failed: int = 0
+
+    @property
+    def has_trouble(self) -> bool:
+        """Whether there is anything to remove."""
+        return any(self.unchanged) or self.failed > 0
 
     @property
     def postponing(self) -> tuple[Trial, ...]:
@@ -130,12 +137,15 @@ class Advice:
         return found
 
 
-def candidates(options: Mapping[str, Any], gradient_norms: Sequence[float] = ()) -> tuple[Candidate, ...]:
+def candidates(
+    options: Mapping[str, Any], gradient_norms: Sequence[float] = (), *, guarded: bool = True
+) -> tuple[Candidate, ...]:
     """Return changes that are worth a try.
 
     Args:
         options: Options of the optimizer's first group.
         gradient_norms: Norms of the calm steps before, from which thresholds of clipping follow.
+        guarded: Whether the optimizer can have a guard.
 
     Example:
         >>> [one.change for one in candidates({"lr": 1e-3, "betas": (0.9, 0.95), "eps": 1e-8})]
@@ -143,8 +153,11 @@ def candidates(options: Mapping[str, Any], gradient_norms: Sequence[float] = ())
     """
     found = []
     betas = options.get("betas")
-    if betas is not None or "alpha" in options:
-        found.append(Candidate("guard=on", 1, "foreshock.guard(optimizer), with measure; all settings stay"))
+    # RMSprop calls it alpha; that of ASGD, which has no ε, is the exponent of its rate.
+    if betas is not None or ("alpha" in options and "eps" in options):
+        if guarded:
+            words = "foreshock.guard(optimizer), with measure; all settings stay"
+            found.append(Candidate("guard=on", 1, words))
         beta2 = float(betas[1] if betas is not None else options["alpha"])
         lower = [one for one in _BETA2 if one < beta2]
         found += [
@@ -228,14 +241,13 @@ def choose(
     if not any(_counts(unchanged, _least(unchanged))):
         near = []  # there is nothing to remove
     chosen = min(near, key=lambda trial: (trial.candidate.size, trial.loss), default=None)
-    return Advice(
-        chosen, trials, _counts(unchanged, _least(unchanged)), max(len(one.losses) for one in unchanged)
-    )
+    counts, steps = _counts(unchanged, _least(unchanged)), max(len(one.losses) for one in unchanged)
+    return Advice(chosen, trials, counts, steps, _failed(unchanged))
 
 
 def _judged(candidate: Candidate, came: Sequence[ReplayOutcome], unchanged: Sequence[ReplayOutcome]) -> Trial:
     least = _least(unchanged)
-    spikes = _counts(came, least)
+    spikes, unchanged_spikes = _counts(came, least), _counts(unchanged, least)
     first, before = (statistics.median(_first(one, least) for one in some) for some in (came, unchanged))
     loss = _ratio(
         statistics.median(one.late_loss for one in came),
@@ -245,16 +257,22 @@ def _judged(candidate: Candidate, came: Sequence[ReplayOutcome], unchanged: Sequ
     effect: Effect = "no help"
     if any(math.isinf(one.late_loss) for one in came) or loss > _FAILED:
         effect = "fails"
+    elif not any(unchanged_spikes) and not _failed(unchanged):
+        effect = "no help"  # there is nothing to remove
     elif not any(spikes):
         effect = "removes"
     elif first >= _LATER * before:
         effect = "postpones"
-    elif 2 * sum(spikes) <= sum(_counts(unchanged, least)):
+    elif 2 * sum(spikes) <= sum(unchanged_spikes):
         effect = "fewer"
     highest = max((event.height for one in came for event in _late(one, least)), default=math.nan)
     return Trial(
         candidate, effect, spikes, highest, first, loss, statistics.median(ratios) if ratios else math.nan
     )
+
+
+def _failed(outcomes: Sequence[ReplayOutcome]) -> int:
+    return sum(math.isinf(one.late_loss) for one in outcomes)
 
 
 def _counts(outcomes: Sequence[ReplayOutcome], least: float) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 FACTORS = ("lr", "eps", "weight_decay")
 _NAMES = ("lr", "beta1", "beta2", "betas", "eps", "weight_decay", "clip", "guard", "skip")
-_MOMENTS = (("exp_avg", 0), ("exp_avg_sq", 1))
+_MOMENTS = (("exp_avg", 0), ("exp_avg_sq", 1), ("max_exp_avg_sq", 1))
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,11 @@ class Change:
                     there = ", ".join(key for key in group if key != "params")
                     raise ValueError(
                         f"{name} can't be set: {type(optimizer).__name__} has no such option, only {there}"
+                    )
+                present = group["betas" if name.startswith("beta") and "betas" in group else _key(name)]
+                if not isinstance(present, int | float | torch.Tensor) and not name.startswith("beta"):
+                    raise ValueError(
+                        f"{name} can't be set: that of {type(optimizer).__name__} is {present!r}, no number"
                     )
             if "betas" in group:
                 for parameter in group["params"]:

@@ -124,20 +124,32 @@ def train(
         if pending:
             loop.skip() if first - 1 in change.skip else loop.update()
         for step in range(first, first + steps):
-            batch = next(batches, _END)
-            if batch is _END:
+            following = next(batches, _END)
+            if following is _END:
                 failure = f"the batches end before step {step}"
                 break
-            losses.append(float(loop.backward(batch)))
-            if not math.isfinite(losses[-1]):
+            batch = following
+            try:
+                losses.append(float(loop.backward(batch)))
+                if not math.isfinite(losses[-1]):
+                    break
+                _update(loop, batch, guard, skipped=step in change.skip)
+            except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+                if len(losses) < 2:  # not of this training in particular: nothing works
+                    raise
+                # A schedule that has no more steps, a layer that meets NaN: what was trained is not lost.
+                failure = f"step {step} failed: {type(error).__name__}: {error}"
                 break
-            if step in change.skip:
-                loop.skip()
-                continue
-            if guard is not None:
-                guard.measure(loop.model, loop.loss_fn, batch)
-            loop.update()
         return losses, batch, 0 if guard is None else guard.summary().acted, failure
+
+
+def _update(loop: Loop, batch: Any, guard: Guard | None, *, skipped: bool) -> None:
+    if skipped:
+        loop.skip()
+        return
+    if guard is not None:
+        guard.measure(loop.model, loop.loss_fn, batch)
+    loop.update()
 
 
 @contextmanager
