@@ -78,7 +78,7 @@ class Together:
         # The first meeting also has the steps from before they began.
         self._window = every + _PATIENCE + _AHEAD
         self._key, self._owner = "", os.getpid()
-        self._leave: Any = None  # leaves word for the others, once; also when this is dropped, or at exit
+        self._leave: Any = None  # leaves word for the others, once; also when this is dropped
         self._begin: int | None = None
         self._previous: int | None = None  # the last step that was observed
         self._seen = 0
@@ -236,6 +236,8 @@ class Together:
             self._key = f"{self._purpose}/{number}"
             store.set(f"{self._key}/rank{self._peers.rank}", f"{step}|{self._signature}")
             self._leave = weakref.finalize(self, _leave_word, self._peers, self._key, self._owner)
+            # A process that ends closes its connection, and its store may have ended before.
+            self._leave.atexit = False
         self._seen += 1
         verdict = self._key + "/verdict"
         said = store.get(verdict).decode() if store.check([verdict]) else ""
@@ -262,8 +264,8 @@ class Together:
 
 
 def _leave_word(peers: Peers, key: str, owner: int) -> None:
-    if os.getpid() != owner:
-        return  # a forked child leaves the connection alone
+    if os.getpid() != owner or not torch.distributed.is_initialized():
+        return  # a forked child leaves the connection alone; without a group nobody trains together
     word = f"the monitor or guard of rank {peers.rank} was closed or dropped, or lost the others"
     try:
         peers.store.set(f"{key}/left", word)
