@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from foreshock.replay.advice import Candidate, candidates, choose
+from foreshock.replay.advice import Candidate, candidates, choose, choose_start
 from foreshock.replay.outcome import ReplayOutcome, events_after
+from foreshock.representation import changed
 
 
 def outcome(*spikes: int, loss: float = 1.0, steps: int = 200) -> ReplayOutcome:
@@ -64,6 +65,14 @@ def test_the_smallest_change_is_chosen_of_those_that_are_as_good():
     assert choose([SMALL, LARGE], better, AS_IT_WAS).chosen.candidate is LARGE
 
 
+def test_what_stays_at_the_edge_is_chosen_only_if_nothing_else_helps():
+    at_edge, safe = (
+        [changed(outcome(loss=loss), stability_ratio=ratio)] * 2 for loss, ratio in ((0.5, 1.02), (0.9, 0.7))
+    )
+    assert choose([SMALL, LARGE], [at_edge, safe], AS_IT_WAS).chosen.candidate is LARGE
+    assert choose([SMALL], [at_edge], AS_IT_WAS).chosen.at_edge
+
+
 def test_what_costs_or_leaves_one_spike_is_not_chosen():
     found = choose([SMALL, LARGE], [[outcome(loss=1.1)] * 2, [outcome(), outcome(180)]], AS_IT_WAS)
     assert found.chosen is None
@@ -71,6 +80,23 @@ def test_what_costs_or_leaves_one_spike_is_not_chosen():
     assert not found.trials[0].is_free
     assert found.postponing == (found.trials[1],)
     assert found.unchanged == (2, 3)
+
+
+def test_a_window_with_spikes_in_it_is_chosen():
+    losses = [1.0] * 1000
+    losses[400:405] = losses[700:705] = [6.0] * 5
+    recorded = list(enumerate(losses))
+    starts = [100, 250, 380, 500, 600, 690, 900]
+    assert starts[choose_start(starts, recorded, 200)] == 600, "690 is too late for the spike at 700"
+    assert starts[choose_start(starts, recorded, 450)] == 500, "its window lies within the record"
+    assert choose_start([100, 900], recorded, 50) == 1
+    assert choose_start([900, 990], recorded, 200) == 0
+    assert choose_start([5], [], 200) == 0
+
+
+def test_without_spikes_nothing_is_advised():
+    calm = [outcome(), outcome()]
+    assert choose([SMALL], [calm], calm).chosen is None
 
 
 def test_losses_below_zero_are_compared_by_their_difference():

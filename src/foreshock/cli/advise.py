@@ -162,9 +162,19 @@ def _verdict(found: Advice) -> list[str]:
             f"{one.candidate.change}: {one.candidate.words}. No spike in {found.steps:,} steps from any of "
             f"{len(one.spikes)} starts, where there are {_spread(found.unchanged)} as it was; {cost}."
         )
-    costly = [trial for trial in found.trials if trial.effect == "removes" and not trial.is_free]
+    costly = [
+        trial
+        for trial in found.trials
+        if trial.effect == "removes" and not trial.is_free and not trial.at_edge
+    ]
     if costly:
         lines.append(f"Removes them, but learns more slowly: {_named(costly)}.")
+    edge = [
+        one for one in found.trials if one.effect == "removes" and one.at_edge and one is not found.chosen
+    ]
+    if edge:
+        shown = ", ".join(f"{one.candidate.change} (ratio {one.ratio:.2f})" for one in edge)
+        lines.append(f"No spike in this window, but still at the edge, where they may come back: {shown}.")
     if found.postponing:
         lines.append(f"Only postpones them: {_named(found.postponing)}.")
     return lines

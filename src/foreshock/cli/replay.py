@@ -129,7 +129,7 @@ def plan(
         steps: How many steps.
         changes: The changes in words.
         threads: Threads of torch; 0 for its own choice.
-        within: Whether the window has to lie within what was recorded, as far as a snapshot allows it.
+        within: Whether the window should have recorded spikes in it, where there is a choice.
 
     Raises:
         OSError: If there is no log or no snapshot.
@@ -144,8 +144,7 @@ def plan(
         parse_change(change)  # before minutes are spent
     read = read_run(run)
     recorded = tuple(zip(*(part.tolist() for part in recorded_losses(read)), strict=True))
-    last = recorded[-1][0] if recorded and within and start is None else None
-    snapshot = choose_snapshot(read, start if last is None else last - steps, or_first=last is not None)
+    snapshot = choose_snapshot(read, start, spikes=(recorded, steps) if within else None)
     return read, [
         Replay(snapshot, model, data, steps, recorded, change, threads) for change in ("", *changes)
     ]

@@ -14,6 +14,7 @@ import torch
 from foreshock.cli.checkpoints import as_trainable, call_named, open_batches, saying_where
 from foreshock.recorder import list_snapshots, load_snapshot
 from foreshock.replay import Loop, ReplayOutcome, parse_change, replay
+from foreshock.replay.advice import choose_start
 from foreshock.runlog import Run
 
 
@@ -65,13 +66,16 @@ def make_loop(name: str) -> Loop:
     return Loop(found.model, saying_where(found.loss_fn), found.optimizer)
 
 
-def choose_snapshot(run: Run, step: int | None, *, or_first: bool = False) -> Path:
+def choose_snapshot(
+    run: Run, step: int | None, *, spikes: tuple[Sequence[tuple[int, float]], int] | None = None
+) -> Path:
     """Return the folder of the last snapshot that was taken at a step or before, or of the last of all.
 
     Args:
         run: The run.
         step: The step; None for the last of all.
-        or_first: Whether to return the first of all if none was taken so early.
+        spikes: Steps and losses of the log, and the length of a window: without a step, the last snapshot is
+            returned whose window has a spike.
 
     Raises:
         FileNotFoundError: If there is none, with those that there are.
@@ -84,8 +88,8 @@ def choose_snapshot(run: Run, step: int | None, *, or_first: bool = False) -> Pa
         )
     steps = [step_of(one) for one in found]
     fitting = [one for one, taken in zip(found, steps, strict=True) if step is None or taken <= step]
-    if not fitting and or_first:
-        return found[0]
+    if step is None and spikes is not None:
+        return found[choose_start(steps, *spikes)]
     if not fitting:
         raise FileNotFoundError(
             f"no snapshot was taken at step {step} or before; there are those of steps "

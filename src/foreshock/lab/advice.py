@@ -22,7 +22,7 @@ from foreshock.lab.spikebench.suite import DEVELOPMENT, RunConfig, suite
 from foreshock.lab.tasks import Training
 from foreshock.recorder import Recorder, list_snapshots, load_snapshot
 from foreshock.replay import Change, Loop, parse_change, replay
-from foreshock.replay.advice import Advice, candidates, choose
+from foreshock.replay.advice import Advice, candidates, choose, choose_start
 from foreshock.replay.outcome import ReplayOutcome, events_after, finite_or_none
 from foreshock.replay.window import perturb, train
 from foreshock.representation import changed
@@ -64,10 +64,10 @@ def follow_advice(name: str, seed: int, folder: Path) -> Path:
     losses, norms = _record(config, seed, run)
     found: dict[str, Any] = {"name": name, "seed": seed, "group": config.group, "steps": len(losses)}
     snapshots = [load_snapshot(path) for path in list_snapshots(run)]
-    fitting = [one for one in snapshots if one.step + WINDOW <= len(losses)] or snapshots[:1]
-    if fitting:
-        advice = _advise(config, seed, fitting[-1], losses, norms)
-        found |= {"from": fitting[-1].step, "advice": advice.as_mapping()}
+    if snapshots:
+        chosen = snapshots[choose_start([one.step for one in snapshots], losses, WINDOW)]
+        advice = _advise(config, seed, chosen, losses, norms)
+        found |= {"from": chosen.step, "advice": advice.as_mapping()}
         if advice.chosen is not None:
             change = parse_change(advice.chosen.candidate.change)
             found |= {

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from foreshock.replay.outcome import ReplayOutcome, finite_or_none
-from foreshock.spikes import LossEvent
+from foreshock.spikes import LossEvent, detect_events
 
 Effect = Literal["removes", "postpones", "fewer", "no help", "fails"]
 
@@ -27,6 +27,7 @@ _NEAR = 1.05  # of changes whose late losses are within this factor, the smalles
 UNDERWAY = 50
 """A spike that begins within so many steps was on its way when the snapshot was taken."""
 _SMALL = 0.25  # of the usual rise: a lower one is no spike to speak of
+_EDGE = 0.95  # stability ratio
 _FAILED = 10.0  # a late loss that is so many times the unchanged one
 _LATER = 1.5  # a first spike that comes so many times later is postponed
 
@@ -76,13 +77,19 @@ class Trial:
         """Whether the late loss is no higher than it was."""
         return self.loss <= _LOSS
 
+    @property
+    def at_edge(self) -> bool:
+        """Whether it ends at the edge of stability, where spikes may come back."""
+        return self.ratio >= _EDGE
+
 
 @dataclass(frozen=True)
 class Advice:
     """Which change to make.
 
     Attributes:
-        chosen: The smallest change that removes the spikes and costs nothing; None if there is none.
+        chosen: The smallest change that removes the spikes and costs nothing; None if there is none, or no
+            spike.
         trials: What all of them came to.
         unchanged: Numbers of spikes that count in the window as it was, one for each start.
         steps: Length of the window.
@@ -166,6 +173,30 @@ def candidates(options: Mapping[str, Any], gradient_norms: Sequence[float] = ())
     return tuple(found)
 
 
+def choose_start(starts: Sequence[int], recorded: Sequence[tuple[int, float]], steps: int) -> int:
+    """Return from which of several snapshots to try changes: the place of the best one.
+
+    The last one whose window has a recorded spike that counts; else the last one whose window lies within the
+    record; else the first.
+
+    Args:
+        starts: Steps of the snapshots, increasing, at least one.
+        recorded: Steps and losses of the log.
+        steps: Length of the window.
+    """
+    events = detect_events([step for step, _ in recorded], [loss for _, loss in recorded])
+    onsets = [event.onset for event in events if event.kind != "climb"]
+    last = recorded[-1][0] if recorded else -1
+    inside = [place for place, start in enumerate(starts) if start + steps <= last]
+    spiky = [
+        place
+        for place, start in enumerate(starts)
+        if any(start + UNDERWAY < onset <= start + steps for onset in onsets)
+    ]
+    both = [place for place in spiky if place in inside]
+    return (both or spiky or inside or [0])[-1]
+
+
 def choose(
     tried: Sequence[Candidate],
     outcomes: Sequence[Sequence[ReplayOutcome]],
@@ -173,7 +204,8 @@ def choose(
 ) -> Advice:
     """Choose the smallest change that removes the spikes and costs nothing.
 
-    Of several that do, those count whose late loss is near the lowest.
+    Of several that do, those count that do not end at the edge of stability, if there are any, and of these
+    the ones whose late loss is near the lowest.
 
     Args:
         tried: The changes.
@@ -189,8 +221,12 @@ def choose(
         )
     trials = tuple(_judged(one, came, unchanged) for one, came in zip(tried, outcomes, strict=True))
     good = [trial for trial in trials if trial.effect == "removes" and trial.is_free]
+    # What ends at the edge may only postpone them beyond the window.
+    good = [trial for trial in good if not trial.at_edge] or good
     lowest = min((trial.loss for trial in good), default=math.nan)
     near = [trial for trial in good if trial.loss <= lowest * _NEAR or trial.loss == lowest]
+    if not any(_counts(unchanged, _least(unchanged))):
+        near = []  # there is nothing to remove
     chosen = min(near, key=lambda trial: (trial.candidate.size, trial.loss), default=None)
     return Advice(
         chosen, trials, _counts(unchanged, _least(unchanged)), max(len(one.losses) for one in unchanged)
@@ -227,8 +263,11 @@ def _counts(outcomes: Sequence[ReplayOutcome], least: float) -> tuple[int, ...]:
 
 def _late(outcome: ReplayOutcome, least: float = 0.0) -> list[LossEvent]:
     """Return the spikes that count: not on their way at the start, and of at least some rise."""
+    late = outcome.start + UNDERWAY
     return [
-        event for event in outcome.spikes if event.onset > outcome.start + UNDERWAY and not event.rise < least
+        event
+        for event in outcome.spikes
+        if event.kind == "non-finite" or (event.onset > late and not event.rise < least)
     ]
 
 

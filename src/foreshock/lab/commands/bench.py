@@ -312,8 +312,10 @@ def rewind(
         raise stopped(error) from error
     for row in tally(results):
         typer.echo("  " + "; ".join(f"{name} {cell}" for name, cell in zip(HEADERS, row, strict=True)))
+    console.print(f"Results: {path.resolve()}", soft_wrap=True)
 
 
+@bench.command()
 def advice(
     out: Annotated[Path, typer.Option(help="Folder for logs and results.")] = Path("runs/advice"),
     jobs: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,

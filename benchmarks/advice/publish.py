@@ -1,0 +1,109 @@
+"""Turn the results of ``foreshock bench advice`` into the page of the documentation.
+
+Run from the root of the repository::
+
+    python -m benchmarks.advice.publish runs/advice
+
+The results are kept as JSON beside this file. Without a folder the page is written again from them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.markdown import table
+
+from foreshock.lab.advice import REPEATS, STARTS, STEPS, WINDOW, loss_ratio
+from foreshock.lab.jobs import write_json
+
+RESULTS = Path(__file__).parent / "results" / "results.json"
+PAGE = Path(__file__).parents[2] / "docs" / "benchmarks" / "advice.md"
+
+
+def page(results: dict[str, Any]) -> str:
+    """Return the page.
+
+    Args:
+        results: What ``foreshock bench advice`` wrote.
+    """
+    score, every = results["score"], results["results"]
+    advised = [one for one in every if "advised" in one]
+    spiky = [one for one in every if any(one.get("advice", {}).get("unchanged_spikes", ()))]
+    without = [one for one in spiky if one not in advised]
+    left = [f"{one['name']}, seed {one['seed']}" for one in without]
+    heads = ("training", "seed", "group", "from", "advice", "spikes: as it was → advised", "late loss, ×")
+    rows = table(heads, _rows(advised))
+    median, worst = _number(score["median_ratio"]), _number(score["worst_ratio"])
+    nothing = f"No candidate removed the spikes at no cost: {'; '.join(left)}." if left else ""
+    return f"""# Advice
+
+Is what `foreshock advise` says worth following? Small trainings that spike ({score["trainings"]}:
+the configurations of SpikeBench's development half but language models, two seeds each, {STEPS:,} steps
+at most) are recorded with a monitor of default settings and a recorder. From a snapshot each candidate is
+tried for {WINDOW} steps, from {REPEATS} starts. What is advised is then followed **from the first
+step on**, from
+{STARTS} perturbed starts, and compared with the training as it was from as many.
+
+| | |
+|---|---|
+| trainings | {score["trainings"]} |
+| with spikes that count in the window | {score["with_spikes_in_the_window"]} |
+| advised | {score["advised"]} |
+| **of these with a lower late loss than as they were** | **{score["better"]}** |
+| late loss, as a multiple: median, worst | {median}, {worst} |
+| spikes of the advised trainings as they were, all starts | {score["spikes_as_it_was"]} |
+| spikes with the advice | {score["spikes_advised"]} |
+
+The late loss is the median of the last quarter of a training. A spike counts in the window if it begins after
+the first 50 steps and is at least a quarter as high as usual there; in the last two lines all count.
+
+{rows}
+
+{nothing}
+
+Made by `foreshock bench advice` and `python -m benchmarks.advice.publish runs/advice`. The candidates and
+thresholds were chosen before, and looked at on other seeds of these tasks; nothing was held out.
+"""
+
+
+def _rows(advised: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    rows = []
+    for one in sorted(advised, key=lambda one: (one["group"], one["name"], one["seed"])):
+        before, after = (f"{statistics.mean(one[which]['spikes']):.1f}" for which in ("as_it_was", "advised"))
+        ratio = loss_ratio(one)
+        shown = "∞" if math.isinf(ratio) else f"{ratio:.2g}"
+        words = f"`{one['advice']['advice']}`"
+        rows.append(
+            (
+                one["name"],
+                str(one["seed"]),
+                one["group"],
+                str(one["from"]),
+                words,
+                f"{before} → {after}",
+                shown,
+            )
+        )
+    return rows
+
+
+def _number(value: float | None) -> str:
+    return "∞" if value is None else f"{value:.2g}"
+
+
+def main() -> None:
+    """Keep the results, and write the page."""
+    if len(sys.argv) > 1:
+        found = json.loads((Path(sys.argv[1]) / "results.json").read_text(encoding="utf-8"))
+        write_json(found, RESULTS)
+    PAGE.write_text(page(json.loads(RESULTS.read_text(encoding="utf-8"))), encoding="utf-8")
+    sys.stdout.write(f"Page: {PAGE}\n")
+
+
+if __name__ == "__main__":
+    main()
