@@ -134,12 +134,15 @@ class JointProbe:
     def end(self, *scalars: float) -> tuple[float, ...]:
         """Return the sums of scalars, once every process has come to the end; see `mean` for what it raises.
 
+        Where this returns in one process, it does in all, so that all act upon the probe or none does.
+
         Args:
             *scalars: At most eight numbers.
         """
         self._message[: self._length].zero_()
         sums = self._exchange(scalars, END)
         self.settled = True
+        self._channel.confirm()
         return sums
 
     def _exchange(self, scalars: Sequence[float], topic: int) -> tuple[float, ...]:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-_TIMEOUT = dt.timedelta(minutes=30)  # of gloo, where the run's own can't be read
+_LONGEST_WAIT = dt.timedelta(seconds=15)
+_PARTS = 4  # of the run's own time-out: a probe waits twice at most, and the run must not notice
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Peers:
         store: The key-value store of ``torch.distributed``, under a prefix of these processes.
         rank: Of this process among them.
         size: How many they are, ≥ 2.
-        timeout: How long to wait for another: half of what the run's own collectives wait, so that training
-            goes on where one of ours failed.
+        timeout: How long to wait for another, at most: a quarter of a minute, or a quarter of what the run's
+            own collectives wait where that is less, so that training goes on where one of ours failed.
     """
 
     store: Any
@@ -73,15 +74,15 @@ def peers_of(group: Any) -> Peers | None:
         return None
     name = "-".join(map(str, ranks)) if len(ranks) < distributed.get_world_size() else "world"
     store = distributed.PrefixStore(f"foreshock/{name}", found())
-    return Peers(store, rank, len(ranks), _half_of_timeout(group))
+    return Peers(store, rank, len(ranks), _wait(group))
 
 
-def _half_of_timeout(group: Any) -> dt.timedelta:
+def _wait(group: Any) -> dt.timedelta:
     for device in ("cuda", "cpu"):
         try:
             timeout: dt.timedelta = group._get_backend(torch.device(device)).options._timeout
         except (AttributeError, RuntimeError):
             continue
         if timeout.total_seconds() > 0 and math.isfinite(timeout.total_seconds()):
-            return timeout / 2
-    return _TIMEOUT / 2
+            return min(timeout / _PARTS, _LONGEST_WAIT)
+    return _LONGEST_WAIT

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +46,9 @@ class Together:
     Each registers in the store at its first step. When all have, the first of them writes at which step they
     begin to meet; where one does not come within five steps, or has other options, that is written instead
     that each measures alone. The first to write decides, and no process waits for another. From then on
-    they meet at steps that their numbers alone determine, in one sum of a few numbers.
+    they meet at steps that their numbers alone determine, in one sum of a few numbers. A process that is
+    closed, dropped or gives up leaves word in the store, which the others read before they meet; one that
+    stays away without a word is waited for once, for seconds, and then each measures alone for good.
 
     Args:
         peers: The processes.
@@ -71,7 +75,10 @@ class Together:
     ) -> None:
         self._peers, self._purpose, self._signature = peers, purpose, signature
         self._every, self._fixed, self._choices = every, fixed, (*choices, _NOTHING)
-        self._key = ""
+        # The first meeting also has the steps from before they began.
+        self._window = every + _PATIENCE + _AHEAD
+        self._key, self._owner = "", os.getpid()
+        self._leave: Any = None  # leaves word for the others, once; also when this is dropped
         self._begin: int | None = None
         self._previous: int | None = None  # the last step that was observed
         self._seen = 0
@@ -95,6 +102,10 @@ class Together:
         Args:
             step: Step number, the same in all processes.
         """
+        if os.getpid() != self._owner:
+            # Its connections are those of the process that it was forked from.
+            self.alone = self.alone or "this process was forked from one that is watched"
+            return False
         previous, self._previous = self._previous, step
         if self.channel is not None and self.channel.lost and not self.alone:
             self._lose("a probe of all processes broke off")
@@ -106,7 +117,8 @@ class Together:
         if self.alone or self._begin is None or step < self._begin:
             return False
         before = step - 1 if previous is None else previous
-        return any(one is not None and step // one > before // one for one in (self._every, self._fixed))
+        due = any(one is not None and step // one > before // one for one in (self._every, self._fixed))
+        return due and not self._is_left()
 
     def probe(self, length: int, dtype: torch.dtype) -> JointProbe | None:
         """Return the messages of a probe, allocated; None without the memory or the connection for it.
@@ -142,7 +154,7 @@ class Together:
             want: What this process would measure; None for nothing.
         """
         wish = want if want in self._choices else _NOTHING
-        window = range(step - self._every + 1, step + 1)
+        window = range(step - self._window + 1, step + 1)
         rows = [self._losses.get(one, (0.0, 0.0)) for one in window]
         self._losses = {}
         message = torch.tensor(
@@ -168,7 +180,7 @@ class Together:
             self._lose("the ranks observe other steps: call observe at the same steps in each")
             return None
         votes, rest = rest[: len(self._choices)], rest[len(self._choices) :]
-        weighted, counts = rest[: self._every], rest[self._every :]
+        weighted, counts = rest[: self._window], rest[self._window :]
         summed = zip(window, weighted, counts, strict=True)
         means = {one: value / count for one, value, count in summed if count > 0}
         share = rows[-1][1] / counts[-1] if counts[-1] > 0 else 1 / self.size
@@ -186,7 +198,11 @@ class Together:
         return Meeting(wanted[0], means, share)
 
     def close(self) -> None:
-        """End the connection: the others go on alone, after a wait."""
+        """Take part no more: the others read so in the store before they meet, and go on alone."""
+        if os.getpid() != self._owner:
+            return
+        if self._leave is not None:
+            self._leave()
         if self.channel is not None:
             self.channel.close()
         self.alone = self.alone or "it was closed"
@@ -200,6 +216,17 @@ class Together:
         self.alone = why
         _LOGGER.warning("%s: each process measures by itself from here on: %s", self._purpose, why)
 
+    def _is_left(self) -> bool:
+        """Return whether another process takes part no more, after which this one doesn't either."""
+        key = self._key + "/left"
+        try:
+            said = self._peers.store.get(key).decode() if self._peers.store.check([key]) else ""
+        except Exception as error:  # noqa: BLE001 - a store that fails must not end a training run
+            said = f"the store of torch.distributed failed ({error})"
+        if said:
+            self._lose(said)
+        return bool(said)
+
     def _settle(self, step: int) -> None:
         """Register, and read or write the verdict."""
         store: Any = self._peers.store
@@ -208,6 +235,9 @@ class Together:
             number = store.add(f"{self._purpose}/count/{self._peers.rank}", 1)
             self._key = f"{self._purpose}/{number}"
             store.set(f"{self._key}/rank{self._peers.rank}", f"{step}|{self._signature}")
+            self._leave = weakref.finalize(self, _leave_word, self._peers, self._key, self._owner)
+            # A process that ends closes its connection, and its store may have ended before.
+            self._leave.atexit = False
         self._seen += 1
         verdict = self._key + "/verdict"
         said = store.get(verdict).decode() if store.check([verdict]) else ""
@@ -231,3 +261,13 @@ class Together:
         if self._seen >= _PATIENCE:
             return f"{_ALONE}:not every rank is watched"
         return ""
+
+
+def _leave_word(peers: Peers, key: str, owner: int) -> None:
+    if os.getpid() != owner or not torch.distributed.is_initialized():
+        return  # a forked child leaves the connection alone; without a group nobody trains together
+    word = f"the monitor or guard of rank {peers.rank} was closed or dropped, or lost the others"
+    try:
+        peers.store.set(f"{key}/left", word)
+    except Exception as error:  # noqa: BLE001 - the store may have ended before; then nobody waits
+        _LOGGER.debug("the store of torch.distributed is gone: %s", error)

@@ -239,6 +239,7 @@ class Guard:
     def detach(self) -> None:
         """Remove the hooks from the optimizer. Detaching twice is harmless."""
         self._hooks.remove()
+        self._prober.close()
         self._engine.restore()
 
     def buffers(self) -> list[Tensor]:

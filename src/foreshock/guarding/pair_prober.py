@@ -129,6 +129,11 @@ class PairProber:
         self.spent = reading is not None
         return reading
 
+    def close(self) -> None:
+        """Take no more part in measurements of several processes, so that none waits for this one."""
+        if self._company is not None:
+            self._company.close()
+
     def _able(self, optimizer: Optimizer) -> bool:
         """Return whether this process can measure at all."""
         if self._batches.constant is not False or self._failures.given_up:

@@ -432,6 +432,7 @@ class Monitor:
         """Write what has gathered, and close the run log."""
         self._judge_rest()
         self._recording.close(max(self._clock.step, 0))
+        self._probes.close()
         self._finish()
         self._closed = True
         self._give_alarms()

@@ -322,7 +322,7 @@ class ProbeRunner:
         self._prober = None if loss_fn is None else Prober(subject.model, loss_fn)
         self._failures = Failures("monitor")
         self._budget_checked = False
-        self._company_noted = not several_processes()
+        self._company_noted: bool | None = None  # whether it was said that this process measures together
         self._missing_noted = False
         self._population_told = False
         self._left_out = False  # the last batch, which was too short for its noise to be measured
@@ -373,7 +373,8 @@ class ProbeRunner:
         if self._company is None or self._prober is None:
             return None
         meets = self._company.meets(step)
-        return None if self._company.alone or self._company.pending else meets
+        # While that is open nothing is judged: losses of this process alone would make forecasts differ.
+        return None if self._company.alone else meets
 
     def agree(
         self, seen: Sequence[StepObservation], *, constant: bool | None, forecast: Forecast, same: bool
@@ -404,6 +405,7 @@ class ProbeRunner:
         meeting = company.meet(now.step, want)
         if meeting is None:
             self._joint = None
+            self._note_company(now.step)
             return None, list(seen)
         if meeting.remark and not self._missing_noted:
             self._missing_noted = True
@@ -458,12 +460,13 @@ class ProbeRunner:
         return what
 
     def _note_company(self, step: int) -> None:
-        if self._company_noted:
+        together = self._company is not None and not self._company.alone
+        if self._company_noted is together or not several_processes():
             return
-        self._company_noted = True
-        if self._joint is not None:
-            together = f"{self._joint.size} processes measure together: probes see the batches of all"
-            self._journal.event(step, "joint batch", together)
+        self._company_noted = together
+        if self._company is not None and together:
+            message = f"{self._company.size} processes measure together: probes see the batches of all"
+            self._journal.event(step, "joint batch", message)
             return
         alone = "" if self._company is None else f", because {self._company.alone}"
         self._journal.event(
@@ -506,6 +509,11 @@ class ProbeRunner:
         shortfall = self.schedule.shortfall(noisy=noisy, horizon=self._run.horizon)
         if shortfall:
             self._journal.event(step, "budget", shortfall)
+
+    def close(self) -> None:
+        """Take no more part in the probes of several processes, so that none waits for this one."""
+        if self._company is not None:
+            self._company.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to go on probing as before."""
