@@ -67,6 +67,9 @@ def import_run(
             guessed.
         name: Which run of a data base that has several.
 
+    Returns:
+        What was imported: where the run is, and which columns were taken for what.
+
     Raises:
         OSError: If a file can't be read or written.
         ValueError: If the source is damaged or unknown, or has no training loss.
