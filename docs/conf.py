@@ -35,4 +35,6 @@ nitpick_ignore = [
     # How the parts of a batch make up its loss: between two modules, not for users.
     ("py:class", "foreshock.curvature.weights.PartLosses"),
     ("py:class", "foreshock.curvature.weights.PartWeights"),
+    # Which processes measure together: the same.
+    ("py:class", "foreshock.distributed.joint.Joint"),
 ]

@@ -32,7 +32,7 @@ RESULTS: Mapping[str, str] = {
     "explain": "list of foreshock.explain.record:Explanation",
     "compare": "foreshock.explain.comparison:Comparison",
     "curvature": "foreshock.cli.curvature:CheckpointCurvature",
-    "doctor": "list of foreshock.cli.health:Health",
+    "doctor": "foreshock.cli.doctor:Diagnosis",
     "replay": "foreshock.cli.replay:Replayed",
     "advise": "foreshock.cli.advise:Advised",
     "demo": "list of foreshock.cli.report:Report",

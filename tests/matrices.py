@@ -67,32 +67,3 @@ class VectorAccount(TorchDispatchMode):
         self._alive = {key: pair for key, pair in self._alive.items() if not pair[0].expired()}
         self.peak = max(self.peak, sum(vectors for _, vectors in self._alive.values()))
         return result
-
-
-class ByteAccount(TorchDispatchMode):
-    """Count the bytes of the tensors made inside the block that are alive after each operation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.peak = 0
-        self._bound = 0
-        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        before = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if _dense(leaf)}
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            # A result that shares its storage with an argument is a view, or was written in place.
-            if _dense(leaf) and (storage := leaf.untyped_storage())._cdata not in before:
-                self._alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-                self._bound += storage.nbytes()
-        # Who is still alive is looked up only where it may be a new peak.
-        if self._bound > self.peak:
-            self._alive = {key: pair for key, pair in self._alive.items() if not pair[0].expired()}
-            self._bound = sum(size for _, size in self._alive.values())
-            self.peak = max(self.peak, self._bound)
-        return result
-
-
-def _dense(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and leaf.layout == torch.strided

@@ -86,6 +86,7 @@ def test_the_page_on_curvature_measures_what_it_says(names, tmp_path, capsys):
     assert max(blocks_of_layers) <= raw.value + raw.error
 
 
+@pytest.mark.filterwarnings("ignore")  # of other packages, about each other
 def test_the_page_on_trainers_attaches_to_each(names, tmp_path):
     transformers = pytest.importorskip("transformers")
     accelerate = pytest.importorskip("accelerate")

@@ -10,7 +10,10 @@ import pytest
 TESTS = Path(__file__).parent
 CLOCKS = {"time", "timeit"}
 ALLOWED = {
+    "cli/test_terminal.py",  # waits until a terminal shows what it should
+    "distributed/processes.py",  # lets one process be slower than the other
     "isolation/processes.py",  # lets one process be slower than the other
+    "lab/test_interrupts.py",  # waits until processes have ended
     "live_logs.py",  # waits until a server has done what it is asked for, however slow the machine is
 }
 """Files that may import a clock, relative to tests/, with the reason beside each."""

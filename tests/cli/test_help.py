@@ -35,6 +35,8 @@ COMMANDS = [
     ("bench", "probability"),
     ("bench", "tapes"),
     ("bench", "causes"),
+    ("bench", "rewind"),
+    ("bench", "advice"),
     ("reproduce",),
 ]
 HEAVY = ("torch", "numpy", "matplotlib", "jinja2", "sklearn", "starlette", "uvicorn")

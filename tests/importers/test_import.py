@@ -89,7 +89,9 @@ def test_the_spike_is_found_and_what_was_not_measured_is_absent(tmp_path, make):
     assert found.columns.learning_rate is None
     assert found.replaced == (10 if make is lines else 0)
     text = to_text(summarise(run))
-    assert "no curvature was measured" in text
+    assert "Watch the next run with foreshock.Monitor: an imported log has no curvature" in text
+    assert "the log was imported, and other tools measure none" in " ".join(explain_run(run)[0].missing)
+    assert "loss_fn" not in text
     page = write_html([run], tmp_path / "page.html").read_text()
     assert "150" in page
 
@@ -198,8 +200,8 @@ def test_damage_anywhere_is_read_or_refused(tmp_path, make):
 def test_a_missing_package_names_the_pip_command(tmp_path, monkeypatch):
     monkeypatch.setattr("foreshock.importers.records.find_spec", lambda name: None)
     for name, pip in {
-        "a.wandb": "pip install wandb",
-        "events.out.tfevents.1": "pip install tensorboard",
+        "a.wandb": r'pip install "foreshock\[wandb\]"',
+        "events.out.tfevents.1": r'pip install "foreshock\[tensorboard\]"',
     }.items():
         (tmp_path / name).write_bytes(b"x")
         with pytest.raises(ImportError, match=pip):

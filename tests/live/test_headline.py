@@ -122,6 +122,9 @@ def test_an_old_forecast_is_none():
 
 def test_without_forecasts_it_says_what_is_missing():
     assert "loss_fn" in headline(Situation(5, ONES)).advice
+    assert headline(Situation(5, ONES, imported=True)).advice.startswith(
+        "Watch the next run with foreshock.Mon"
+    )
     assert headline(Situation(None, np.empty(0))).state == "waiting"
 
 

@@ -112,8 +112,9 @@ def test_tables_of_tensors_are_drawn_and_listed(tmp_path, write, follow):
     run = follow(write(tmp_path / "run", rows, layers={"a.weight": "Linear"}))
     found = heat(run)
     lag, burst = found["maps"]
-    assert (found["steps"], lag["layers"], lag["values"]) == ([100, 200], ["a.weight (Linear)"], [[4.0, 9.0]])
-    assert burst["values"] == [[0.5, 0.5]]
+    assert (found["steps"], lag["layers"]) == ([100, 200], ("a.weight (Linear)",))
+    assert lag["values"] == ((4.0, 9.0),)
+    assert burst["values"] == ((0.5, 0.5),)
     assert details(run, None)["tensors"]["rows"][0]["values"] == {"lag": 9.0, "burst": 0.5}
 
 
@@ -141,10 +142,10 @@ def test_a_map_of_layers_keeps_the_highest_of_each_stretch(tmp_path, write, foll
         rows.append(("curvature", {"step": step, "stability_ratio": 0.5, "blocks": blocks}))
     found = heat(follow(write(tmp_path / "run", rows)))
     shares, lags = found["maps"]
-    assert shares["layers"] == ["a", "b"]
+    assert shares["layers"] == ("a", "b")
     assert max(shares["values"][0]) == 0.9
     assert len(found["steps"]) == len(shares["values"][0]) <= 240
-    assert lags["layers"] == ["b"]
+    assert lags["layers"] == ("b",)
 
 
 def test_a_mark_of_thousands_of_digits_is_none(tmp_path):

@@ -10,11 +10,11 @@ from torch import nn, optim
 
 import foreshock
 from foreshock.batches import MicroBatches
+from foreshock.cli.byte_account import ByteAccount
 from foreshock.curvature import ProbeSettings, part_terms, probe_curvature
 from foreshock.isolation import isolated
 from foreshock.operators import DifferenceOperator, HessianOperator, LossTerm, choose_backend
 from foreshock.preconditioner import read_preconditioner
-from matrices import ByteAccount
 
 
 class Net(nn.Module):

@@ -24,6 +24,7 @@ def test_what_weakens_the_numbers_is_noted():
     ("fields", "words"),
     [
         ({"probes": NO_PROBES}, "no probe tried: give the monitor a loss_fn"),
+        ({"probes": NO_PROBES, "meta": {"imported_from": "a.csv"}}, "imported from a.csv, which has none"),
         (
             {"probes": dataclasses.replace(NO_PROBES, failed=4, last_error="out of memory")},
             "4 probes failed; the last said: out of memory",

@@ -175,12 +175,18 @@ def test_a_run_that_recovered_asks_for_something_against_the_next_spike_only():
     found = verdict(only(outcome(400, 9.0), outcome(800, 1.1))).advice
     assert found[0].startswith("The run recovered: nothing needs to be done for it")
     assert found[1].startswith("At steps 400 and 800, none of the tests holds.")
+    assert "from a checkpoint before them with" in found[1]
+    assert "from a checkpoint before it with" in verdict(only(outcome(400, 9.0))).advice[1]
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"probes": NO_PROBES, "forecasts": 0}, "Give the monitor a loss_fn"),
+        (
+            {"probes": NO_PROBES, "forecasts": 0, "meta": {"imported_from": "a.csv"}},
+            "Watch the next run with foreshock.Monitor: an imported log has no curvature",
+        ),
         (
             {"probes": dataclasses.replace(NO_PROBES, failed=9, last_error="out of memory")},
             "Mend the probes, most of which failed: out of memory",

@@ -66,10 +66,10 @@ def test_unknown_is_left_out_and_a_loss_that_is_not_finite_is_kept():
 @pytest.mark.parametrize(
     ("make", "package", "pip"),
     [
-        (lambda: TensorBoard("x"), "tensorboard", "pip install tensorboard"),
-        (WeightsAndBiases, "wandb", "pip install wandb"),
-        (MLflow, "mlflow", "pip install mlflow-skinny"),
-        (Trackio, "trackio", "pip install trackio"),
+        (lambda: TensorBoard("x"), "tensorboard", r'pip install "foreshock\[tensorboard\]"'),
+        (WeightsAndBiases, "wandb", r'pip install "foreshock\[wandb\]"'),
+        (MLflow, "mlflow", r'pip install "foreshock\[mlflow\]"'),
+        (Trackio, "trackio", r'pip install "foreshock\[trackio\]"'),
     ],
 )
 def test_a_missing_package_names_the_pip_command(monkeypatch, make, package, pip):

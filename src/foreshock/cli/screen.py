@@ -82,7 +82,7 @@ def sparkline(values: Sequence[float], *, width: int) -> str:
 
     Example:
         >>> sparkline([1.0, 2.0, 4.0, 8.0, math.nan], width=10)
-        '▁▃▅█×'
+        '▁▃▆█×'
     """
     shown = len(values) if len(values) <= width else width
     stretches = [

@@ -28,6 +28,8 @@ from foreshock.representation import short_repr
 
 Array = NDArray[np.float64]
 
+_SMOOTHING = 0.01  # of the width of the spectrum, where it is drawn in a notebook
+
 
 @dataclass(frozen=True)
 class SpectralDensity:
@@ -59,6 +61,23 @@ class SpectralDensity:
         edges = f"from {self.lower:.4g} to {self.upper:.4g}"
         trace = f"trace {self.trace:.4g} ± {self.trace_error:.2g}"
         return f"spectrum of {self.size} eigenvalues {edges}, {trace} ({self.products} products)"
+
+    def _repr_html_(self) -> str:
+        from foreshock.cards import Card, Curve
+
+        curve = None
+        if self.upper > self.lower:
+            width = _SMOOTHING * (self.upper - self.lower)
+            grid = self.grid(width)
+            density = self.density(grid, width)
+            # Six decades: below them the curve is only the tails of the smoothing.
+            curve = Curve(grid, np.maximum(density, density.max() * 1e-6), "density", "eigenvalue", 0.0)
+        rows = (
+            ("trace", f"{self.trace:.4g} ± {self.trace_error:.2g}"),
+            ("range", f"{self.lower:.4g} to {self.upper:.4g}"),
+            ("products", str(self.products)),
+        )
+        return Card(f"Spectrum of {self.size:,} eigenvalues", rows, curve)._repr_html_()
 
     @property
     def trace(self) -> float:

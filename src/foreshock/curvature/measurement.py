@@ -93,6 +93,18 @@ class Sharpness:
         how = f"{self.products} products by {self.backend.name}"
         return f"λ_max(H) {self.value:.5g} ± {self.error:.2g}{doubt} ({how}); top eigenvector: {top}"
 
+    def _repr_html_(self) -> str:
+        from foreshock.cards import Card
+
+        rows = (
+            ("eigenvalues", ", ".join(f"{one:.5g}" for one in self.eigenvalues)),
+            ("error", f"{self.error:.2g}"),
+            ("top eigenvector", ", ".join(map(str, self.blocks[:5]))),
+            ("products", f"{self.products} by {self.backend}"),
+            ("not converged", "" if self.converged else "the true value may be larger"),
+        )
+        return Card(f"Sharpness λ_max(H) = {self.value:.5g}", rows)._repr_html_()
+
 
 @dataclass(frozen=True)
 class MeanSquareStability:

@@ -75,8 +75,8 @@ _GUARDED = (
     "itself."
 )
 _UNKNOWN = (
-    "At {at}, none of the tests holds. Run again from a checkpoint before it with probe_every=5 and ids= in "
-    "observe: then the log has what the tests need."
+    "At {at}, none of the tests holds. Run again from a checkpoint before {it} with probe_every=5 and ids= "
+    "in observe: then the log has what the tests need."
 )
 _LOST = "Look at the batch and the weights of {at}; in half precision, at what can overflow."
 _CLIMBED = "Try a lower learning rate from before {at} on, and see whether the data changed there."
@@ -155,4 +155,8 @@ def _against(found: Sequence[Explanation], *, guarded: bool) -> list[str]:
             words = {"climb": _CLIMBED, "non-finite": _LOST}.get(one.kind, _UNKNOWN)
             unknown.setdefault(words, []).append(one.onset)
     ranked = sorted(at.items(), key=lambda item: -len(item[1]))
-    return [words.replace("{at}", listed(sorted(set(steps)))) for words, steps in (*ranked, *unknown.items())]
+    return [_at(words, sorted(set(steps))) for words, steps in (*ranked, *unknown.items())]
+
+
+def _at(words: str, steps: list[int]) -> str:
+    return words.replace("{at}", listed(steps)).replace("{it}", "it" if len(steps) == 1 else "them")

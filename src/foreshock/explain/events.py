@@ -136,7 +136,9 @@ def _missing(history: History, event: LossEvent, causes: tuple[Cause, ...]) -> l
     found = []
     if not history.rows("curvature", event.onset - 300, event.peak) and not history.noisy:
         what = "pass loss_fn to Monitor, and a larger budget"
-        if history.failed_probe is not None:
+        if "imported_from" in history.run.meta:
+            what = "the log was imported, and other tools measure none"
+        elif history.failed_probe is not None:
             message = short_line(str(history.failed_probe.get("message") or ""))
             what = f"the probes failed: {message}".rstrip(".")
         found.append(f"No curvature was measured near the event: {what}.")

@@ -134,6 +134,25 @@ class Forecast:
 
     __repr__ = short_repr
 
+    def _repr_html_(self) -> str:
+        from foreshock.cards import Card
+
+        return Card(f"Forecast at step {self.step:,}: {self.level or self.state}", self._rows())._repr_html_()
+
+    def _rows(self) -> tuple[tuple[str, str], ...]:
+        spike = ""
+        if not math.isnan(self.probability):
+            spike = f"{self.probability:.0%} within {self.horizon:.0f} steps "
+            spike += f"({self.probability_low:.0%}–{self.probability_high:.0%})"
+        age = "" if self.age is None else f"{self.age:,} steps ago"
+        return (
+            ("a spike", spike),
+            ("curvature", self._measured),
+            ("measured", age),
+            ("because", self.cause_hint or self.basis),
+            ("doubt", self.doubt),
+        )
+
     @property
     def age(self) -> int | None:
         """Steps since the last measurement; None if there was none."""

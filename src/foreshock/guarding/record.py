@@ -156,6 +156,20 @@ class GuardSummary:
 
     __repr__ = short_repr
 
+    def _repr_html_(self) -> str:
+        from foreshock.cards import Card
+
+        rows = (
+            ("acted", f"on {self.acted:,} of {self.steps:,} steps ({self.share:.2%})"),
+            ("did", ", ".join(f"{_WORDS[remedy]} {count:,} ×" for remedy, count in self.remedies.items())),
+            ("largest factor on √v", f"{self.largest_raise:.3g}" if self.largest_raise > 1 else ""),
+            ("smallest on a gradient", f"{self.strongest_clip:.3g}" if self.strongest_clip < 1 else ""),
+            ("paused", f"{self.cooldowns:,} ×" if self.cooldowns else ""),
+            ("gradients not finite", f"{self.not_finite:,} ×" if self.not_finite else ""),
+            ("notes", "; ".join(self.notes)),
+        )
+        return Card(f"Guard {self.policy!r}", rows)._repr_html_()
+
     @property
     def share(self) -> float:
         """Share of the updates on which something was changed; 0 if there were none."""

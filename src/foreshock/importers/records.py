@@ -132,4 +132,4 @@ def _history(history: Any) -> dict[str, Any]:
 
 def _need(package: str, what: str) -> None:
     if find_spec(package) is None:
-        raise ImportError(f"{what} are read with {package}: pip install {package}", name=package)
+        raise ImportError(f'{what} are read with {package}: pip install "foreshock[{package}]"', name=package)

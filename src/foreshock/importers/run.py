@@ -68,7 +68,7 @@ def import_run(
         name: Which run of a data base that has several.
 
     Returns:
-        What was imported: where the run is, and which columns were taken for what.
+        What was imported, from which columns, and where the log is.
 
     Raises:
         OSError: If a file can't be read or written.

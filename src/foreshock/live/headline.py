@@ -59,6 +59,7 @@ class Situation:
         horizon: Steps within which an instability is announced; NaN if the log does not say.
         guarded: Whether a guard is at work.
         steps_a_second: Speed of the run; NaN if unknown.
+        imported: Whether the log was made from that of another tool.
     """
 
     last_step: int | None
@@ -71,6 +72,7 @@ class Situation:
     horizon: float = math.nan
     guarded: bool = False
     steps_a_second: float = math.nan
+    imported: bool = False
 
     @property
     def reach(self) -> int:
@@ -152,6 +154,8 @@ def _announced(now: Situation, event: LossEvent) -> int | None:
 def _foreseen(now: Situation, last_step: int) -> Headline:
     forecast = now.forecast
     if forecast is None:
+        if now.imported:
+            return Headline("unknown", "Imported: only what was logged is known", _WATCH)
         why = "Give the monitor a loss_fn: without curvature nothing is forecast."
         return Headline("unknown", "No forecast yet: only the loss is known", why)
     age = last_step - forecast["step"]
@@ -182,6 +186,7 @@ def _is_danger(forecast: Mapping[str, Any], state: str) -> bool:
     return state in ("edge", "armed", "spike")
 
 
+_WATCH = "Watch the next run with foreshock.Monitor: forecasts need curvature."
 _MEASURE = "Not known is not safe: measure more often (budget=, probe_every=)."
 
 

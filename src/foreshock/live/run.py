@@ -284,6 +284,7 @@ class LiveRun:
                     horizon=as_number(self.meta.get("horizon")),
                     guarded=bool(self.meta.get("guard")) or bool(self.log.actions),
                     steps_a_second=self.steps_a_second,
+                    imported="imported_from" in self.meta,
                 )
             )
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from foreshock.batches import BatchWatch
+from foreshock.cards import Card
 from foreshock.curvature import LossFunction
 from foreshock.distributed import Together, data_parallel_peers
 from foreshock.explain import Explanation, TensorTable, choose, explain_run
@@ -406,6 +407,26 @@ class Monitor:
         if path is None:
             raise ValueError("no run log is kept, or it was closed: pass run=… to Monitor, or use read_run")
         return choose(explain_run(read_run(path)), step=step)
+
+    def show(self) -> Card:
+        """Return how the run is doing, as a card that notebooks show and ``print`` prints.
+
+        In the middle of a cell: ``display(monitor.show())``. Cost: none. ``foreshock.runlog.read_run`` has
+        the run so far, and shows its loss.
+
+        Example:
+            >>> import torch
+            >>> model = torch.nn.Linear(2, 1)
+            >>> print(Monitor(model, torch.optim.Adam(model.parameters())).show())
+            Run: unknown
+              forecast: nothing measured: no loss_fn was given, ...
+        """
+        rows = [("forecast", str(self.forecast)), ("doubt", self.forecast.doubt)]
+        if self._guard is not None:
+            rows.append(("guard", str(self._guard.summary())))
+        if self.rewinds:
+            rows.append(("rewinds", ", ".join(map(str, self.rewinds))))
+        return Card(f"Run: {self.forecast.level or self.forecast.state}", tuple(rows))
 
     def close(self) -> None:
         """Write what has gathered, and close the run log."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from foreshock.report.summary import RunSummary
 
 _LOW = 3.0  # times the level: what a guard leaves below it does no harm
+_WATCH = "Watch the next run with foreshock.Monitor: an imported log has no curvature, which forecasts need."
 _OFTEN = 0.5  # share of the steps from which an alarm, or not knowing, is the rule
 
 
@@ -55,7 +56,11 @@ def _measure_more(summary: RunSummary) -> Iterator[str]:
     if probes.last_error and probes.failed > probes.count + probes.noise:
         yield f"Mend the probes, most of which failed: {probes.last_error}"
     elif not probes.count + probes.noise and not summary.non_finite_losses:
-        yield "Give the monitor a loss_fn: without curvature nothing is forecast."
+        yield (
+            _WATCH
+            if summary.imported
+            else "Give the monitor a loss_fn: without curvature nothing is forecast."
+        )
     elif coverage.unknown > _OFTEN and not summary.non_finite_losses:
         share = percent(coverage.unknown)
         yield f"Measure more often (budget=, probe_every=): for {share} of the steps nothing was known."

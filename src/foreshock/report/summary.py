@@ -177,6 +177,11 @@ class RunSummary:
     tradeoffs: tuple[Tradeoff, ...] = ()
 
     @property
+    def imported(self) -> str:
+        """The file of another tool that the log was made from; empty if a monitor wrote it."""
+        return short_line(str(self.meta.get("imported_from") or ""))
+
+    @property
     def spikes(self) -> tuple[LossEvent, ...]:
         """The events that were high and came back, in order."""
         return tuple(outcome.spike for outcome in self.outcomes if outcome.spike.kind == "spike")

@@ -96,6 +96,8 @@ def _of_the_probes(summary: RunSummary) -> list[str]:
         if probes.failed:
             failed = count(probes.failed, "probe")
             found.append(f"No curvature was measured: {failed} failed; the last said: {probes.last_error}")
+        elif summary.imported:
+            found.append(f"No curvature: the log was imported from {summary.imported}, which has none.")
         elif summary.non_finite_losses == summary.steps:
             found.append("No curvature was measured: no loss was finite.")
         else:

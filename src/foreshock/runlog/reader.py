@@ -78,6 +78,23 @@ class Run:
         sessions = "1 session" if self.starts == 1 else f"{self.starts} sessions"
         return f"<Run {self.path}: {span}, {sessions}, records: {counts or 'none'}>"
 
+    def _repr_html_(self) -> str:
+        from foreshock.cards import Card, Curve
+        from foreshock.runlog.values import recorded_losses
+
+        steps, losses = recorded_losses(self)
+        kinds = ", ".join(f"{len(rows):,} {kind}" for kind, rows in self.records.items() if rows)
+        failed = int((~np.isfinite(losses)).sum())
+        rows = (
+            ("file", str(self.path)),
+            ("steps", f"{steps[0]:,} to {steps[-1]:,}" if len(steps) else "none"),
+            ("sessions", str(self.starts)),
+            ("records", kinds or "none"),
+            ("not finite", f"{failed:,} losses" if failed else ""),
+        )
+        curve = Curve(steps, losses, "loss", "step") if len(steps) else None
+        return Card(f"Run {self.name}", rows, curve)._repr_html_()
+
     def column(self, kind: str, name: str) -> NDArray[np.float64]:
         """Return one field of all records of a kind, shape (n,); missing and null become NaN.
 

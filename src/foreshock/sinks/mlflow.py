@@ -30,7 +30,7 @@ class MLflow:
     def __init__(
         self, run_id: str | None = None, *, experiment: str = "foreshock", tracking_uri: str | None = None
     ) -> None:
-        need("mlflow", "the MLflow sink", distribution="mlflow-skinny")
+        need("mlflow", "the MLflow sink")
         self._uri, self._experiment = tracking_uri, experiment
         self._run_id = run_id or _active_run()
         self._owned = self._run_id is None

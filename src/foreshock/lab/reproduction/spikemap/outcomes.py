@@ -161,7 +161,7 @@ def at_equal_training(
     Example:
         >>> ratio, margin = at_equal_training(([9, 4, 2], [8, 6, 4]), ([3, 2, 1], [4, 2, 2]))
         >>> round(ratio, 3), round(margin, 3)
-        (0.693, 0.654)
+        (0.693, 0.095)
     """
     if not passed[1] or not prevented[1]:
         return math.nan, math.nan
