@@ -55,11 +55,6 @@ EXPECTED = {
         r"^\$ foreshock curvature .*last\.pt --model checkpoint_curvature:make --data check",
         r"stability ratio λ_max\(Ĥ\)·η/2 +\d",
     ],
-    "replay_digits.py": [
-        r"^\d snapshots, from before alarms and spikes: the last is rank0-step\d{8}",
-        r"^unchanged: \d+ spikes in 200 steps, loss \d",
-        r"^lr=x0.5: \d+ spikes in 200 steps, loss \d",
-    ],
     "custom_optimizer.py": [
         rf"^after 300 steps: a spike within 50 steps: \d+% \(\d+%–\d+%\); stability ratio {NUMBER}, \w+",
         r"^predicted and real step differ by \de-1[2-7]$",
