@@ -238,8 +238,6 @@ def choose(
     good = [trial for trial in good if not trial.at_edge] or good
     lowest = min((trial.loss for trial in good), default=math.nan)
     near = [trial for trial in good if trial.loss <= lowest * _NEAR or trial.loss == lowest]
-    if not any(_counts(unchanged, _least(unchanged))):
-        near = []  # there is nothing to remove
     chosen = min(near, key=lambda trial: (trial.candidate.size, trial.loss), default=None)
     counts, steps = _counts(unchanged, _least(unchanged)), max(len(one.losses) for one in unchanged)
     return Advice(chosen, trials, counts, steps, _failed(unchanged))
