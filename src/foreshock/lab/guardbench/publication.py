@@ -42,11 +42,16 @@ _ABOUT = {
     DEVELOPMENT: "These are the runs of the development half of the suite, on which rules and constants\n"
     "were chosen",
 }
+_EARLIER = """\
+The guards of this page are those before the last change of their rules: clipping only gradients that come
+alone, raising v when the gradient grows, and the policy `rising`. The present ones are not scored yet."""
 _HEAD = """# {title}
 
 {mark}
 
 {verdict}
+
+{earlier}
 
 {overview}
 
@@ -108,6 +113,7 @@ def main_page(
     head = _HEAD.format(
         title=_TITLES[name],
         mark=_MARK,
+        earlier=_EARLIER,
         verdict=verdict(scores, split),
         overview=overview_table(scores, split),
         about=_ABOUT[split],
