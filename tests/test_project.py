@@ -223,7 +223,8 @@ MADE_LATER = {"docs/_build/html"}
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_a_page_names_files_that_exist(page):
     named = named_files(page.read_text(encoding="utf-8")) - MADE_LATER
-    assert [word for word in sorted(named) if not (ROOT / word).exists()] == []
+    # A test in a file is named with two colons.
+    assert [word for word in sorted(named) if not (ROOT / word.partition("::")[0]).exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
