@@ -289,10 +289,14 @@ class Sessions:
     @property
     def resumed(self) -> tuple[int, ...]:
         """First steps of the sessions but the first that are not obsolete."""
-        firsts = self._first_steps
-        return tuple(
-            step for i, step in enumerate(firsts) if i and step < min(firsts[i + 1 :], default=step + 1)
-        )
+        found: list[int] = []
+        lowest = LAST_STEP + 1
+        # From the last session back, so that it takes linear time.
+        for step in reversed(self._first_steps[1:]):
+            if step < lowest:
+                found.append(step)
+            lowest = min(lowest, step)
+        return tuple(reversed(found))
 
     def take(self, line: bytes) -> None:
         """Take the next line into account."""
