@@ -121,7 +121,7 @@ def _can_be_guarded(optimizer: Optimizer) -> bool:
 
 
 def _usual_norms(run: Run, snapshot: Path) -> list[float]:
-    from foreshock.cli.replaying import step_of
+    from foreshock.recorder.files import step_of
     from foreshock.runlog.values import numbers
 
     last = step_of(snapshot)

@@ -15,6 +15,7 @@ import torch
 
 from foreshock.cli.checkpoints import as_trainable, call_named, open_batches, saying_where
 from foreshock.recorder import list_snapshots, load_snapshot
+from foreshock.recorder.files import step_of
 from foreshock.replay import Loop, ReplayOutcome, parse_change, replay
 from foreshock.replay.advice import choose_start
 from foreshock.runlog import Run
@@ -99,16 +100,6 @@ def choose_snapshot(
             f"{', '.join(map(str, steps))}"
         )
     return fitting[-1]
-
-
-def step_of(path: Path) -> int:
-    """Return the step of a snapshot by the name of its folder.
-
-    Args:
-        path: The folder.
-    """
-    digits = path.name.partition("-step")[2].partition("-")[0]
-    return int(digits) if digits.isdecimal() else -1
 
 
 def run_replay(task: Replay) -> ReplayOutcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -58,7 +58,16 @@ def explain_run(run: Run, definition: EventDefinition | None = None) -> tuple[Ex
         (100, 'bad batch')
     """
     steps, losses = recorded_losses(run)
-    events = detect_events(steps.tolist(), losses.tolist(), definition)
+    return explain_events(run, detect_events(steps.tolist(), losses.tolist(), definition))
+
+
+def explain_events(run: Run, events: Sequence[LossEvent]) -> tuple[Explanation, ...]:
+    """Return what happened at events of the loss that are known already, in their order.
+
+    Args:
+        run: A run as read from its log.
+        events: What `foreshock.spikes.detect_events` found in its losses.
+    """
     history = History(run)
     # A log may have been written by anybody, with any numbers.
     with np.errstate(all="ignore"):

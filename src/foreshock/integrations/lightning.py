@@ -10,7 +10,6 @@ except ImportError as error:
     raise ImportError(
         "ForeshockCallback is a callback of lightning, which is missing: "
         'pip install "foreshock[integrations]"'
-        'pip install "foreshock[integrations]"'
     ) from error
 
 

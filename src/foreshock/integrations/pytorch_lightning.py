@@ -10,7 +10,6 @@ except ImportError as error:
     raise ImportError(
         "ForeshockCallback is a callback of pytorch_lightning, which is missing: "
         "pip install pytorch-lightning"
-        "pip install pytorch-lightning"
     ) from error
 
 

@@ -120,7 +120,7 @@ def load_snapshot(path: str | os.PathLike[str], *, before: int | None = None, ra
     place = Path(path)
     if (place / _MANIFEST).is_file():
         return _read(place)
-    found = [one for one in list_snapshots(place, rank=rank) if before is None or _step_of(one) < before]
+    found = [one for one in list_snapshots(place, rank=rank) if before is None or step_of(one) < before]
     for one in reversed(found):
         try:
             return _read(one)
@@ -144,7 +144,7 @@ def list_snapshots(run: str | os.PathLike[str], *, rank: int = 0) -> tuple[Path,
     return tuple(
         sorted(
             (one.parent for one in found if one.is_file()),
-            key=lambda one: (_step_of(one), len(one.name), one.name),
+            key=lambda one: (step_of(one), len(one.name), one.name),
         )
     )
 
@@ -173,7 +173,12 @@ def remove_snapshot(path: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _step_of(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """Return the step of a snapshot by the name of its folder; −1 if it has none.
+
+    Args:
+        path: The folder.
+    """
     digits = path.name.partition("-step")[2].partition("-")[0]
     return int(digits) if digits.isdecimal() else -1
 

@@ -116,30 +116,6 @@ class ReplayOutcome:
             return math.inf
         return self.loss_after(len(self.losses))
 
-    def as_mapping(self) -> dict[str, Any]:
-        """Return the outcome as plain values, for JSON; None for what is not finite."""
-        found: dict[str, Any] = finite_or_none(
-            {
-                "change": self.change,
-                "start": self.start,
-                "steps": len(self.losses),
-                "spikes": [
-                    {"kind": event.kind, "onset": event.onset, "peak": event.peak, "height": event.height}
-                    for event in self.spikes
-                ],
-                "height": self.height,
-                "holds": self.holds,
-                "loss_after": {str(steps): self.loss_after(steps) for steps in horizons(len(self.losses))},
-                "last_loss": self.last_loss,
-                "stability_ratio": self.stability_ratio,
-                "guard_actions": self.guard_actions,
-                "departs_at": None if self.departure is None else self.departure.step,
-                "compared": self.compared,
-                "failure": self.failure,
-            }
-        )
-        return found
-
 
 def finite_or_none(value: Any) -> Any:
     """Return plain values with None for each number that is not finite, for which JSON has no word.

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foreshock.explain import Explanation, explain_run
+from foreshock.explain import Explanation
+from foreshock.explain.events import explain_events
 from foreshock.report.evidence import Evidence, EvidenceReader, age_limit
 from foreshock.report.readings import (
     COOLDOWN,
@@ -275,7 +276,7 @@ def summarise(run: Run, definition: EventDefinition | None = None) -> RunSummary
         guard=_guard(run),
         obsolete=run.obsolete,
         earlier=tuple(printable(str(path)) for path in run.earlier),
-        explanations=explain_run(run, definition),
+        explanations=explain_events(run, found),
         tradeoffs=tuple(tradeoffs(run, [one.spike for one in result.outcomes if one.spike.kind == "spike"])),
     )
 
