@@ -185,6 +185,31 @@ def test_what_is_being_written_when_a_script_ends_is_whole(tmp_path, fork):
     assert [path.name for path in list_snapshots(tmp_path / "run")] == ["rank0-step00000007"]
 
 
+FORKED = """
+import os, signal, tempfile, torch
+from pathlib import Path
+from foreshock.recorder import Recorder
+for _ in range(60):
+    folder, model, kept = Path(tempfile.mkdtemp(dir=".")), torch.nn.Linear(2, 1), Recorder()
+    kept.attach(model, [torch.optim.Adam(model.parameters())])
+    kept.take(7)
+    kept.write(folder / "before", reason="a test")  # its thread may hold a lock at the fork
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        kept._ring.slots[-1].in_use = 0
+        kept.write(folder / "after", reason="a test")
+        kept.close()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    kept.close()
+"""
+
+
+def test_a_forked_process_waits_for_no_lock_of_its_parent(tmp_path):
+    subprocess.run([sys.executable, "-c", FORKED], cwd=tmp_path, timeout=100, check=True)
+
+
 def test_the_same_step_twice_is_two_snapshots_of_which_the_later_is_read(snapshot, tmp_path):
     first = write_snapshot(snapshot, tmp_path / "snapshots", reason="first")
     second = write_snapshot(snapshot, tmp_path / "snapshots", reason="second")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import queue
 import threading
 import time
@@ -368,24 +369,30 @@ class _Writer:
 
     def __init__(self, keep: int) -> None:
         self._keep = keep
+        self._asked: set[tuple[Path, int]] = set()
+        self.written: list[Path] = []
+        self.failures = Failures("recorder")
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._process = os.getpid()
         self._jobs: queue.SimpleQueue[tuple[Slot, int, Path, str, int]] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._ended: weakref.finalize[Any, Any] = weakref.finalize(self, int)
-        self._asked: set[tuple[Path, int]] = set()
-        self.written: list[Path] = []
-        self.failures = Failures("recorder")
 
     def begin(self, slot: Slot, folder: Path, *, reason: str, rank: int) -> None:
         """Have a slot written, once."""
         if (folder, slot.step) in self._asked or self.failures.given_up:
             return
         self._asked.add((folder, slot.step))
+        if self._process != os.getpid():
+            # A process that was forked has no thread, and locks that its parent's may have held.
+            self._begin_anew()
         with self._lock:
             slot.in_use += 1
             self._jobs.put((slot, slot.step, folder, reason, rank))
-            # A process that was forked has none of the threads of the one before.
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._work, name="foreshock-recorder", daemon=True)
                 # What is being written when the interpreter ends, as on an error, is waited for.
