@@ -10,24 +10,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from foreshock.explain.advice import advise
-from foreshock.explain.course import places_of, signals_of, stages_of, table_near
-from foreshock.explain.history import History
-from foreshock.explain.noise import gradient_noise
-from foreshock.explain.record import Cause, Explanation, Name
-from foreshock.explain.recovery import judge_recovery
-from foreshock.explain.slow import slow_causes
-from foreshock.explain.sudden import (
+from foreshock.explain.changed import (
     REACH,
-    bad_batch,
-    batch_shape,
-    data_change,
-    find_jump,
     learning_rate,
     lost_state,
     options_changed,
-    overflows,
     parameters_changed,
 )
+from foreshock.explain.course import places_of, signals_of, stages_of, table_near
+from foreshock.explain.data import bad_batch, batch_shape, data_change
+from foreshock.explain.history import History
+from foreshock.explain.jump import find_jump
+from foreshock.explain.noise import gradient_noise
+from foreshock.explain.overflow import overflows
+from foreshock.explain.record import Cause, Explanation, Name
+from foreshock.explain.recovery import judge_recovery
+from foreshock.explain.slow import slow_causes
 from foreshock.representation import short_line
 from foreshock.runlog.values import recorded_losses
 from foreshock.spikes import EventDefinition, LossEvent, detect_events

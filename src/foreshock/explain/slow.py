@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foreshock.explain.changed import REACH, changed_training
+from foreshock.explain.data import shape_change
 from foreshock.explain.history import History, logarithm, middle, quotient
+from foreshock.explain.jump import Jump
 from foreshock.explain.record import Cause, Fact
-from foreshock.explain.sudden import REACH, Jump, changed_training, shape_change
 from foreshock.runlog.numbers import as_number
 from foreshock.words import number
 
