@@ -104,6 +104,9 @@ def noise(typical, before=10):
     ]
 
 
+SAME = change(1, "data", {"same": False}, {"same": True})
+REPLACED = change(AT, "data", {"same": True}, {"same": False})
+
 RIGHT = {
     "preconditioner lag": LAG,
     "landscape": SHARPER,
@@ -192,6 +195,8 @@ NOT = {
         "data change",
         without("data change", records=[change(AT - 1, "options", {"eps": 1e-8}, {"eps": 1e-4})]),
     ),
+    "a batch in the tensors of the step before": ("bad batch", without("bad batch", records=[SAME])),
+    "data in the tensors of the step before": ("data change", without("data change", records=[SAME])),
     "data of another length": ("data change", without("data change", batch_elements=lengths(3200))),
     "a size that is usual": ("batch shape", without("batch shape", batch_size=size(32))),
     "a resume with its state": ("lost optimizer state", without("lost optimizer state", records=[WARM])),
@@ -240,6 +245,33 @@ def test_two_causes_are_both_named(tmp_path):
     }
     [found] = explain_run(write(tmp_path, **both))
     assert {one.name for one in found.causes} == {"preconditioner lag", "landscape"}
+
+
+@pytest.mark.parametrize("cause", ["bad batch", "data change"])
+@pytest.mark.parametrize(
+    "records", [[SAME, REPLACED], [SAME, change(AT - 90, "resume", {"updates": 9}, {"updates": 9})]]
+)
+def test_data_that_may_be_others_are_blamed(cause, records, tmp_path):
+    [found, *_] = explain_run(write(tmp_path, **without(cause, records=records)))
+    assert found.cause == cause
+
+
+@pytest.mark.parametrize(("exponent", "most"), [(0.95, 0.7), (0.5, 0.5)])
+def test_lag_is_no_surer_than_holding_v_found_it_to_be(exponent, most, tmp_path):
+    log = write(tmp_path, **without("preconditioner lag", decay_exponent=np.full(STEPS, exponent)))
+    [found] = explain_run(log)
+    assert found.causes[0].confidence <= most
+    assert found.cause == "preconditioner lag"
+
+
+@pytest.mark.parametrize(
+    ("parts", "first"), [((0.008, 0.005), "preconditioner lag"), ((0.006, 0.0065), "landscape")]
+)
+def test_what_made_more_of_a_rise_comes_first(parts, first, tmp_path):
+    records = [growth(190, 150, *parts), growth(240, 190, *parts), ratio(190, 0.57), ratio(240, 1.01)]
+    [found] = explain_run(write(tmp_path, **LAG | {"records": records}))
+    assert found.cause == first
+    assert len(found.causes) == 2
 
 
 def test_a_rate_that_rose_slowly_beside_a_bad_batch_is_not_blamed(tmp_path):

@@ -111,6 +111,8 @@ def causes_of(history: History, event: LossEvent, *, without: Collection[Name] =
         without: Causes whose tests are left out, to see whether the others claim what is theirs.
     """
     jump = find_jump(history, event)
+    if jump is not None and history.same_data(int(history.steps[jump.at])):
+        jump = None  # the data of the step before: no batch can have done it
     found = [
         *overflows(history, event),
         lost_state(history, event),

@@ -124,6 +124,19 @@ class History:
         begin = bisect_left(rows, first, key=_step_of)
         return rows[begin : bisect_right(rows, last, key=_step_of)]
 
+    def same_data(self, step: int) -> bool:
+        """Return whether a step saw the batch of the step before, as the log says; False if it doesn't say.
+
+        Args:
+            step: Step number.
+        """
+        rows = self.changes_near("data", 0, step)
+        after = rows[-1].get("after") if rows else None
+        if not (isinstance(after, Mapping) and after.get("same") is True):
+            return False
+        # Another process begins without a step before.
+        return not self.changes_near("resume", _step_of(rows[-1]) + 1, step)
+
     def rows(self, kind: str, first: int, last: int) -> list[dict[str, Any]]:
         """Return the records of a kind in a range of steps, both ends included.
 
