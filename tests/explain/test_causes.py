@@ -264,6 +264,50 @@ def test_lag_is_no_surer_than_holding_v_found_it_to_be(exponent, most, tmp_path)
     assert found.cause == "preconditioner lag"
 
 
+# v falls by 1 % a step for a hundred steps, which makes 1/2 of its logarithm: 0.5 of ln(ratio).
+FALLING = np.exp(-0.01 * np.clip(np.arange(STEPS) - 140, 0, 100))
+ESTIMATED = LAG | {"second_moment": FALLING, "records": [ratio(140, 0.61), ratio(240, 1.01)]}
+
+
+def test_without_a_measurement_along_the_eigenvector_the_sum_of_v_says_what_it_made(tmp_path):
+    [found] = explain_run(write(tmp_path, **ESTIMATED))
+    assert found.cause == "preconditioner lag"
+    share = 0.5 / np.log(1.01 / 0.61)
+    assert found.causes[0].facts[0].value == pytest.approx(share, rel=1e-2)
+    assert f"about {100 * share:.0f} %" in found.causes[0].words
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"second_moment": np.ones(STEPS)},
+        {"decay_exponent": np.full(STEPS, 0.5)},
+        {"records": [ratio(140, 0.3), ratio(240, 0.5)]},
+    ],
+    ids=["v that stays", "v that does not only decay", "far from the edge"],
+)
+def test_the_sum_of_v_is_no_evidence_without_one_of_these(changed, tmp_path):
+    [found] = explain_run(write(tmp_path, **ESTIMATED | changed))
+    assert not any("about" in cause.words and cause.name == "preconditioner lag" for cause in found.causes)
+
+
+def test_where_batches_differ_v_alone_is_no_evidence(tmp_path):
+    blind = LAG | {"records": []}
+    [found] = explain_run(write(tmp_path / "unknown", **blind))
+    assert [one.confidence for one in found.causes] == [0.4]
+    [found] = explain_run(write(tmp_path / "noisy", **blind | {"records": noise(0.2)}))
+    assert found.causes == ()
+
+
+def test_past_the_edge_of_noise_other_data_are_blamed_second(tmp_path):
+    beginning = stays(3.0)
+    beginning[AT + 8 : AT + 23] = np.geomspace(3, 40, 15)
+    log = RIGHT["data change"] | {"loss": beginning, "records": noise(0.9)}
+    [found, *_] = explain_run(write(tmp_path, **log))
+    assert [one.name for one in found.causes] == ["gradient noise", "data change"]
+    assert found.causes[1].confidence == 0.5
+
+
 @pytest.mark.parametrize(
     ("parts", "first"), [((0.008, 0.005), "preconditioner lag"), ((0.006, 0.0065), "landscape")]
 )

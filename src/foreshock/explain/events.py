@@ -128,7 +128,8 @@ def causes_of(history: History, event: LossEvent, *, without: Collection[Name] =
     causes = [cause for cause in found if cause is not None and cause.name not in without]
     if any(cause.name == "gradient noise" for cause in causes):
         # Past that edge other batches would have done it too.
-        causes = [replace(one, confidence=0.5) if one.name == "bad batch" else one for one in causes]
+        of_data = ("bad batch", "data change")
+        causes = [replace(one, confidence=0.5) if one.name in of_data else one for one in causes]
     return tuple(sorted(causes, key=lambda cause: -cause.confidence))
 
 

@@ -37,6 +37,7 @@ _EXTRAPOLATED, _FARTHEST = 60, 3.0  # steps, and ln(ratio)
 _LEAST = 0.02  # rise of ln(ratio) that has parts at all
 _BLIND, _PURE = 0.4, 0.7  # median decay exponent from which v decays, and from which it does little else
 _LAG = 2.0  # v above g²
+_GUESSED = 0.4  # confidence where nothing but v and the gradient is known
 _FELL = -0.1  # how far ln Σv̂ fell: where it grew by more than a tenth, v did not decay
 _WINDOW, _HARDLY = 100, 0.1  # steps, and ln(learning rate) over them, where nothing else was measured
 _EACH, _FEWEST_STEPS, _GREW = 1.2, 4, 8.0  # growth of the gradient: a step, steps, in all
@@ -55,6 +56,7 @@ class Rise:
         landscape: What the curvature along the top eigenvector made.
         rate: What the learning rate made.
         ratio: The ratio that it came to.
+        measured: Whether the parts were measured along the eigenvector; else that of v is what Σv says.
     """
 
     first: int
@@ -63,6 +65,7 @@ class Rise:
     landscape: float
     rate: float
     ratio: float
+    measured: bool = True
 
     @property
     def total(self) -> float:
@@ -86,12 +89,14 @@ def measure_rise(history: History, event: LossEvent) -> Rise | None:
     near = slice(*np.searchsorted(history.ratio_steps, (window[0], window[1] + 1)).tolist())
     known = np.isfinite(history.ratios[near]) & (history.ratios[near] > 0)
     steps, ratios = history.ratio_steps[near][known], history.ratios[near][known]
-    if not end or not steps.size:
+    if not steps.size:
         return None
     top = _top(steps, ratios, event)
     low = _low_before(ratios, top)
     first, last = int(steps[low]), int(steps[top])
     total = logarithm(quotient(ratios[top], ratios[low]))
+    if not end:
+        return _by_sums(history, first, last, total, float(ratios[top]))
     growth = history.growth[int(np.searchsorted(history.growth_steps, first)) : end] or [
         history.growth[end - 1]
     ]
@@ -103,6 +108,23 @@ def measure_rise(history: History, event: LossEvent) -> Rise | None:
         total, landscape = total + ahead, landscape + part
     ratio = float(ratios[top]) * math.exp(min(ahead, _FARTHEST))
     return Rise(first, last, total - landscape - rate, landscape, rate, ratio)
+
+
+def _by_sums(history: History, first: int, last: int, total: float, ratio: float) -> Rise | None:
+    """Return the parts of a climb where ratios were measured, but not along one eigenvector.
+
+    Where v does little else than decay, all of its coordinates fall alike, and its sum says what that makes
+    of the ratio: its root.
+    """
+    moments = history.moment[history.at(first) : history.at(last) + 1]
+    exponents = history.exponent[history.at(first) : history.at(last) + 1]
+    if moments.size < _FEWEST_STEPS or not middle(exponents) >= _PURE:
+        return None
+    decay = 0.5 * logarithm(quotient(moments[0], moments[-1]))
+    rate = _rate_growth(history, first, last)
+    if not math.isfinite(decay):
+        return None
+    return Rise(first, last, decay, total - decay - rate, rate, ratio, measured=False)
 
 
 def _top(steps: NDArray[np.int64], ratios: NDArray[np.float64], event: LossEvent) -> int:
@@ -165,8 +187,9 @@ def slow_causes(history: History, event: LossEvent, jump: Jump | None) -> list[C
     shares = quotient(rise.preconditioner, rise.total), quotient(rise.landscape, rise.total)
     span = f"between steps {rise.first:,} and {rise.last:,}"
     if shares[0] >= _SHARE and decay.exponent > 0 and decay.fell > _FELL:
+        made = f"{'' if rise.measured else 'about '}{100 * shares[0]:.0f} %"
         words = (
-            f"v decayed and made {100 * shares[0]:.0f} % of the rise of the stability ratio {span}, to "
+            f"v decayed and made {made} of the rise of the stability ratio {span}, to "
             f"{number(rise.ratio)}; its exponent was {number(decay.exponent)}, v {number(decay.lag)} × g²"
         )
         sure = _surely_lag(shares[0], decay)
@@ -261,7 +284,13 @@ def _without_readings(history: History, event: LossEvent, decay: Decay) -> list[
     """What v alone says: it decayed, blind to a small gradient, and then the gradient grew for some steps."""
     rising = _rate_growth(history, event.onset - _WINDOW, event.onset) > _HARDLY
     measured = bool(np.searchsorted(history.growth_steps, event.onset + _NEAR, side="right"))
-    if measured or rising or not (decay.exponent >= _BLIND and decay.lag >= _LAG and decay.fell > 0):
+    # Where batches differ it is their noise that is measured, and holding v removes few of those spikes.
+    if (
+        measured
+        or history.noisy
+        or rising
+        or not (decay.exponent >= _BLIND and decay.lag >= _LAG and decay.fell > 0)
+    ):
         return []
     words = (
         f"v decayed with exponent {number(decay.exponent)}, {number(decay.lag)} × above g², until the loss "
@@ -271,7 +300,7 @@ def _without_readings(history: History, event: LossEvent, decay: Decay) -> list[
         Fact("decay exponent, median of the steps before", decay.exponent, _BLIND),
         Fact("v above g²", decay.lag, _LAG),
     )
-    return [Cause("preconditioner lag", 0.5, words, facts)]
+    return [Cause("preconditioner lag", _GUESSED, words, facts)]
 
 
 def was_disturbed(history: History, event: LossEvent) -> bool:
