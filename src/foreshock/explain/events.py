@@ -21,10 +21,12 @@ from foreshock.explain.course import places_of, signals_of, stages_of, table_nea
 from foreshock.explain.data import bad_batch, batch_shape, data_change
 from foreshock.explain.history import History
 from foreshock.explain.jump import find_jump
+from foreshock.explain.layers import layer_types
 from foreshock.explain.noise import gradient_noise
 from foreshock.explain.overflow import overflows
 from foreshock.explain.record import Cause, Explanation, Name
 from foreshock.explain.recovery import judge_recovery
+from foreshock.explain.roles import role_places
 from foreshock.explain.slow import slow_causes
 from foreshock.representation import short_line
 from foreshock.runlog.values import recorded_losses
@@ -82,6 +84,8 @@ def explain_event(history: History, event: LossEvent) -> Explanation:
     causes = causes_of(history, event)
     recovery = judge_recovery(history, event)
     ids = _ids(history, event, causes)
+    table = table_near(history, event)
+    roles = role_places(table, layer_types(history.run))
     found = Explanation(
         kind=event.kind,
         onset=event.onset,
@@ -91,15 +95,16 @@ def explain_event(history: History, event: LossEvent) -> Explanation:
         height=event.height if event.first_non_finite is None else math.inf,
         causes=causes,
         stages=stages_of(history, event),
-        where=places_of(history, event),
-        tensors=table_near(history, event),
+        where=(*(role.words for role in roles), *places_of(history, event)),
+        tensors=table,
         ids=ids,
         signals=signals_of(history, event),
         recovery=recovery,
         advice=(),
         missing=tuple(_missing(history, event, causes)),
     )
-    return replace(found, advice=advise([found], guarded=history.guarded))
+    said = advise([found], guarded=history.guarded)
+    return replace(found, advice=(*said, *(role.advice for role in roles)))
 
 
 def causes_of(history: History, event: LossEvent, *, without: Collection[Name] = ()) -> tuple[Cause, ...]:
