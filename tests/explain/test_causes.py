@@ -232,6 +232,20 @@ def test_v_that_is_lost_while_the_count_goes_on_is_noticed(tmp_path):
     assert found.cause == "lost optimizer state"
 
 
+@pytest.mark.parametrize("cause", ["bad batch", "data change"])
+def test_a_log_of_every_fifth_step_shows_no_rise_within_a_step(cause, tmp_path):
+    [found, *_] = explain_run(write(tmp_path, **RIGHT[cause], every=5))
+    assert found.causes == ()
+    assert "The log has every 5th step there" in found.missing[-1]
+
+
+def test_the_exponent_follows_from_the_lag_where_it_was_not_logged(tmp_path):
+    run = write(tmp_path, **ESTIMATED | {"decay_exponent": NAN, "instant_lag": 30.0})
+    assert explain_run(run)[0].cause == "preconditioner lag"
+    run = write(tmp_path / "short", **ESTIMATED | {"decay_exponent": NAN, "instant_lag": 2.0})
+    assert not any("about" in one.words for one in explain_run(run)[0].causes)
+
+
 def test_a_spike_without_any_of_it_is_not_explained(tmp_path):
     [found] = explain_run(write(tmp_path, loss=grown(), gradient_norm=grown_norm()))
     assert found.cause == "not explained"

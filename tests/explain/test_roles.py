@@ -1,4 +1,4 @@
-"""Weights that make attention logits or route to experts are known by their names, and named where they matter."""
+"""Weights that make attention logits or route to experts are known by their names."""
 
 from __future__ import annotations
 

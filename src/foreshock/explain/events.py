@@ -157,6 +157,12 @@ def _missing(history: History, event: LossEvent, causes: tuple[Cause, ...]) -> l
             message = short_line(str(history.failed_probe.get("message") or ""))
             what = f"the probes failed: {message}".rstrip(".")
         found.append(f"No curvature was measured near the event: {what}.")
+    apart = int(history.steps[history.at(event.onset)] - history.steps[max(history.at(event.onset) - 1, 0)])
+    if apart > 1 and not causes:
+        found.append(
+            f"The log has every {apart}th step there: whether the loss rose within one step, as by a batch, "
+            "can't be seen. Call observe at each step."
+        )
     if history.run.earlier and event.onset - int(history.steps[0]) <= REACH:
         found.append(
             "The folder has an earlier run. If this one goes on from it, load the monitor's state or pass "

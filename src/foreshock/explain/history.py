@@ -55,6 +55,11 @@ class History:
         self.lag, self.exponent, self.moment = (
             numbers(run, "step", name) for name in ("instant_lag", "decay_exponent", "second_moment")
         )
+        # Where it was not logged: v_t = β₂v_{t−1} + (1−β₂)g² makes it 1 − g²/v, to first order.
+        with np.errstate(all="ignore"):
+            followed = 1 - 1 / self.lag
+        unknown = np.isnan(self.exponent) & np.isfinite(followed)
+        self.exponent = np.where(unknown, followed, self.exponent)
         # The reader maps words to floats, so that an infinite loss is one; a null is unknown.
         self.ratio_steps, self.ratios = ratios_of(run)
         self._steps_of: dict[str, NDArray[np.int64]] = {}

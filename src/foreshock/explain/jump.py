@@ -75,6 +75,8 @@ def find_jump(history: History, event: LossEvent) -> Jump | None:
         return None
     rises = np.where(np.isnan(rises), -math.inf, rises)
     at = first + int(np.argmax(rises))
+    if history.steps[at] - history.steps[at - 1] > 1:
+        return None  # between two steps that were logged an instability can grow and pass
     usual = history.usual(history.norm, at)
     if usual is None or not usual.median > 0 or not np.isfinite(history.loss[at]):
         return None
