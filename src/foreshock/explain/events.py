@@ -169,6 +169,11 @@ def _missing(history: History, event: LossEvent, causes: tuple[Cause, ...]) -> l
             "step= to observe: then what was before the resume counts."
         )
     named = {cause.name for cause in causes}
+    if "preconditioner lag" in named:
+        found.append(
+            "Whether it would have come without the decay of v, a replay from a snapshot shows: foreshock "
+            "explain … --model … --data …"
+        )
     if named & {"bad batch", "data change"} and not _ids(history, event, causes):
         found.append("The batch can't be named: pass ids= to observe.")
     return found

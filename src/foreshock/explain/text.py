@@ -7,7 +7,7 @@ import math
 from foreshock.explain.record import Explanation
 from foreshock.explain.tensors import TensorTable
 from foreshock.representation import printable
-from foreshock.words import number
+from foreshock.words import count, number
 
 _ROWS = 6
 
@@ -77,7 +77,7 @@ def _headline(found: Explanation) -> str:
 def _lead(steps: int) -> str:
     if not steps:
         return "at the onset"
-    return f"{abs(steps):,} steps {'ahead' if steps > 0 else 'after'}"
+    return f"{count(abs(steps), 'step')} {'ahead' if steps > 0 else 'after'}"
 
 
 def _listed(title: str, rows: tuple[str, ...]) -> list[str]:
