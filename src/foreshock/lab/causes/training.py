@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -45,6 +46,9 @@ class Snapshot:
     optimizer: dict[str, Any]
 
 
+Judge = Callable[[Scenario, LossEvent, list[Snapshot]], bool]
+
+
 def record_spike(cause: Name, index: int, folder: Path) -> Path:
     """Draw trainings until one has a spike of this cause; keep its log and what is true of it.
 
@@ -63,15 +67,22 @@ def record_spike(cause: Name, index: int, folder: Path) -> Path:
         scenario = draw_scenario(cause, index, attempt)
         run = folder / scenario.name
         shutil.rmtree(run, ignore_errors=True)
-        event = _train(scenario, run)
+        event = train_scenario(scenario, run)
         if event is not None:
             truth = {"scenario": scenario.as_mapping(), "onset": event.onset, "split": scenario.split}
             return write_json(truth, run / "truth.json")
     raise RuntimeError(f"none of {_ATTEMPTS} draws of {cause!r} spiked; its draw is too mild")
 
 
-def _train(scenario: Scenario, run: Path) -> LossEvent | None:
-    """Train a scenario; return its spike if it has one where it should."""
+def train_scenario(scenario: Scenario, run: Path, accepts: Judge | None = None) -> LossEvent | None:
+    """Train a scenario; return its spike if it has one where it should.
+
+    Args:
+        scenario: The training.
+        run: Folder of its log.
+        accepts: Of a training that spikes by itself, whether a spike is the one; by default, whether forks
+            show that it has the cause of the scenario.
+    """
     torch.manual_seed(scenario.seed)
     task = make_task(scenario)
     make = DISTURBANCES.get(scenario.cause, Disturbance)
@@ -91,7 +102,7 @@ def _train(scenario: Scenario, run: Path) -> LossEvent | None:
         if scenario.cause in _NATURAL and _is_over(losses):
             break
     monitor.close()
-    return _spike_of(scenario, run, snapshots)
+    return _spike_of(scenario, run, snapshots, accepts or _is_caused)
 
 
 def _is_over(losses: list[float]) -> bool:
@@ -195,11 +206,11 @@ def resume(
     return other, resumed
 
 
-def _spike_of(scenario: Scenario, run: Path, snapshots: list[Snapshot]) -> LossEvent | None:
+def _spike_of(scenario: Scenario, run: Path, snapshots: list[Snapshot], accepts: Judge) -> LossEvent | None:
     steps, losses = recorded_losses(read_run(run))
     events = detect_events(steps.tolist(), losses.tolist())
     if scenario.cause in _NATURAL:
-        return next((event for event in events if _is_caused(scenario, event, snapshots)), None)
+        return next((event for event in events if accepts(scenario, event, snapshots)), None)
     first = scenario.at if scenario.at else 0
     end = scenario.at + _WITHIN if scenario.at else scenario.steps
     # What happens before hides what is done, and one that is not the first is half an echo.
@@ -220,16 +231,15 @@ def _is_caused(scenario: Scenario, event: LossEvent, snapshots: list[Snapshot]) 
         return False
     if scenario.optimizer == "sgd" and scenario.cause != "gradient noise":
         return scenario.cause == "landscape"
-    before = [one for one in snapshots if one.step <= event.onset - _FORK]
-    if not before:
+    fork = fork_before(event, snapshots)
+    if fork is None:
         return False
-    fork = Fork(before[-1], event.end + _FORK, event.reference + _REMOVED * event.rise)
     if scenario.cause == "gradient noise":
         fork = replace(fork, end=fork.end + _LATER)
         # Other batches first: most draws fail there, and averaging costs eight times as much.
-        others = (_spikes(scenario, fork, seed=seed) for seed in range(1, _DRAWS + 1))
-        return sum(others) >= 2 and not _spikes(scenario, fork, seed=1, averaged=_AVERAGED)
-    return _spikes(scenario, fork, frozen=True) != (scenario.cause == "preconditioner lag")
+        others = (fork_spikes(scenario, fork, seed=seed) for seed in range(1, _DRAWS + 1))
+        return sum(others) >= 2 and not fork_spikes(scenario, fork, seed=1, averaged=_AVERAGED)
+    return fork_spikes(scenario, fork, frozen=True) != (scenario.cause == "preconditioner lag")
 
 
 @dataclass(frozen=True)
@@ -247,7 +257,20 @@ class Fork:
     bar: float
 
 
-def _spikes(
+def fork_before(event: LossEvent, snapshots: list[Snapshot]) -> Fork | None:
+    """Return the part of a training that has a spike, from forty steps before it on; None without a snapshot.
+
+    Args:
+        event: The spike.
+        snapshots: What was kept, in order.
+    """
+    before = [one for one in snapshots if one.step <= event.onset - _FORK]
+    if not before:
+        return None
+    return Fork(before[-1], event.end + _FORK, event.reference + _REMOVED * event.rise)
+
+
+def fork_spikes(
     scenario: Scenario, fork: Fork, *, seed: int = 0, averaged: int = 1, frozen: bool = False
 ) -> bool:
     """Return whether the loss of a fork reaches its bar, or is not finite.
