@@ -58,7 +58,7 @@ one line on standard error, with exit status 1, and nothing is printed to standa
 and `foreshock reproduce` write their results as JSON files themselves, and say where.
 
 `foreshock explain --model … --data …` adds to its one event an `examination`, the fields of
-{py:class}`foreshock.replay.examination.Examination`.
+`foreshock.replay.examination.Examination` (see [Replay](replay.md)).
 
 ## Exit status
 
