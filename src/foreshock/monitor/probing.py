@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from foreshock.curvature import ERROR_PER_STEP, CurvatureReading, FollowedRatio, NoiseReading, Prober
@@ -27,6 +28,7 @@ from foreshock.guarding import Guard
 from foreshock.isolation import kept_options, several_processes
 from foreshock.monitor.budget import PassBudget
 from foreshock.monitor.consistency import ConsistencyCheck
+from foreshock.monitor.explanation import explain_lack_of_memory
 from foreshock.monitor.journal import Journal
 from foreshock.monitor.observation import StepObservation, edge_reading, followed_reading
 from foreshock.monitor.subject import Subject
@@ -561,6 +563,7 @@ class ProbeRunner:
         if self._failures.given_up:
             return False
         together = self._joint is not None and what != "follow"
+        passes, starved = None, False
         try:
             with self._joint if self._joint is not None and together else nullcontext(ALONE) as joint:
                 preconditioner = self._read_preconditioner(what, prober, at)
@@ -572,7 +575,10 @@ class ProbeRunner:
             self._record_failure(step, self._explained(step, error, at.batch))
             # Charged too: otherwise failures would come as fast as steps.
             self.schedule.failed(what, step=step)
-            return False
+            starved = isinstance(error, torch.OutOfMemoryError)
+        if starved:
+            # Here, where the error is gone, and with it all that it kept alive.
+            torch.cuda.empty_cache()
         if passes is None:
             return False
         if what != "follow":
@@ -697,6 +703,8 @@ class ProbeRunner:
             return 1.0
 
     def _explained(self, step: int, error: Exception, batch: Any) -> Exception:
+        if isinstance(error, torch.OutOfMemoryError):
+            return explain_lack_of_memory(error)
         if self._consistency is None or isinstance(error, ProbeRefusedError):
             return error
         with kept_options(self._subject.optimizers):
