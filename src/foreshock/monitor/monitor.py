@@ -22,6 +22,7 @@ from foreshock.distributed import Together, data_parallel_peers
 from foreshock.explain import Explanation, TensorTable, choose, explain_run
 from foreshock.forecast import ALARM_AT, Alarm, Forecast, RunForecaster
 from foreshock.guarding import Guard, GuardAction, Policy, as_guard
+from foreshock.guarding.step_hooks import is_captured
 from foreshock.monitor.budget import OPENING
 from foreshock.monitor.clock import StepClock
 from foreshock.monitor.evidence import EvidenceRecorder
@@ -200,7 +201,7 @@ class Monitor:
         self._decided = 0
         self._unjudged: list[StepObservation] = []
         self._written = time.monotonic()
-        self._norm_noted = self._batch_noted = self._closed = False
+        self._norm_noted = self._batch_noted = self._capture_noted = self._closed = False
         self._to_give: list[Alarm] = []
         self._updates: int | None = None  # number of the last update of the optimizer that was read
         self._updates_before: int | None = None  # that of the session which is resumed, until compared
@@ -269,6 +270,10 @@ class Monitor:
         if self._closed:
             self._closed = False  # said once; an error would end the training
             _LOGGER.warning("the monitor was closed: what is observed from here on is not logged")
+        if is_captured():
+            # Numbers can't be read inside a capture, and trying to would end the training.
+            self._note_capture()
+            return self.forecast
         value = _as_scalar(batch, loss)
         step = self._clock.next(step)
         self._batches.see(batch)
@@ -546,6 +551,16 @@ class Monitor:
             )
             if self._recovery is not None:
                 self._recovery.lost(step, "the state of the optimizer was not loaded when it was resumed")
+
+    def _note_capture(self) -> None:
+        if not self._capture_noted:
+            self._capture_noted = True
+            self._journal.event(
+                max(self._clock.step, 0),
+                "misuse: captured",
+                "observe was called while a CUDA graph is captured, and replays don't call it: capture "
+                "forward and backward only, and call observe and optimizer.step() after each replay",
+            )
 
     def _decides(self, step: int) -> bool:
         """Return whether numbers are read back at a step, so that something may be measured."""

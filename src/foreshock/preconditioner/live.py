@@ -182,7 +182,7 @@ def options_on_host(group: Mapping[str, Any]) -> Mapping[str, Any]:
         >>> options_on_host({"lr": torch.tensor(0.5), "betas": (0.9, 0.99)})
         {'lr': 0.5, 'betas': (0.9, 0.99)}
     """
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in group.items():
         if isinstance(value, Tensor):
             found[name] = float(value)

@@ -1,0 +1,70 @@
+"""Run the tests of what the product promises on a GPU, ``tests/test_cuda.py``, and keep what came of each."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from benchmarks.gpu.setting import Keep, Result, Setting
+
+_ROOT = Path(__file__).parents[2]
+_TESTS = "tests/test_cuda.py"
+_LONGEST = 600  # characters of a failure that are kept
+
+
+def measure(setting: Setting, keep: Keep) -> None:
+    """Run the tests in several processes, and keep their outcomes."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            _TESTS,
+            f"--junitxml={report}",
+            "-p",
+            "no:cacheprovider",
+        ]
+        command += ["-n", "4" if setting.is_cuda else "0"]
+        path = os.pathsep.join([str(_ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+        environment = os.environ | {"FORESHOCK_TEST_DEVICE": setting.device, "PYTHONPATH": path}
+        try:
+            ended = subprocess.run(  # noqa: S603 - of our own
+                command,
+                cwd=_ROOT,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=max(setting.left, 30),
+                check=False,
+            )
+            tail = ended.stdout[-2000:] + ended.stderr[-1000:]
+        except subprocess.TimeoutExpired as error:
+            tail = f"{error}: {str(error.stdout)[-1500:]}"
+        keep(outcomes(report) if report.exists() else {"tests": [], "output": tail})
+
+
+def outcomes(report: Path) -> Result:
+    """Return the tests of a JUnit report: name, outcome, seconds, and how a failure begins.
+
+    Args:
+        report: The XML file that pytest wrote.
+    """
+    tests = []
+    for case in ET.parse(report).getroot().iter("testcase"):  # noqa: S314 - of our own
+        found = {child.tag: child for child in case}
+        outcome = next((tag for tag in ("failure", "error", "skipped") if tag in found), "passed")
+        row: Result = {
+            "name": case.get("name", ""),
+            "outcome": outcome,
+            "seconds": float(case.get("time", 0)),
+        }
+        if outcome != "passed":
+            row["message"] = (found[outcome].get("message") or "")[:_LONGEST]
+        tests.append(row)
+    return {"tests": tests}

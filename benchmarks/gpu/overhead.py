@@ -1,0 +1,168 @@
+"""What watching adds to a training step of GPT-124M, in time and in memory.
+
+One copy of the model for each watcher and one that nobody watches, all in one process: a block of steps of
+each, in an order that turns from round to round, so that a device that slows down slows all. The device is
+waited for at the end of each block only: what a step queues may run behind the next one, as in a user's loop.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmarks.gpu.models import (
+    GPT_124M,
+    TINY,
+    Batch,
+    bfloat16_loss,
+    count_parameters,
+    make_batches,
+    make_model,
+    make_optimizer,
+)
+from benchmarks.gpu.setting import Keep, Result, Setting, peak_memory, synchronize
+from torch import nn
+
+import foreshock
+
+PLAIN = "nobody"
+_OPENING = 100
+"""Watched steps that do not count as steady: what is measured first is paid over the steps that follow."""
+
+
+@dataclass
+class _Side:
+    """One copy of the training, who watches it, and what its blocks took."""
+
+    name: str
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    observe: Callable[[Batch, torch.Tensor], Any] | None
+    seconds: list[float] = field(default_factory=list)
+    memory: int | None = None
+    steps: int = 0
+
+
+def measure(setting: Setting, keep: Keep) -> None:
+    """Time blocks of all copies in turn until the time is over; keep what is known after each round."""
+    size, block = (TINY, 5) if setting.tiny else (GPT_124M, 20)
+    batches = make_batches(size, setting)
+    with tempfile.TemporaryDirectory() as folder:
+        sides = [_open(name, size, setting, Path(folder)) for name in (PLAIN, *WATCHERS)]
+        for side in sides:  # kernels are chosen, memory is taken: nobody watches yet
+            _block(side, batches, 3, setting, observe=False)
+        number, last = 0, 0.0
+        while number < 2 or (setting.left > 1.5 * last and not (setting.tiny and number >= 4)):
+            began = time.monotonic()
+            for place in range(len(sides)):
+                side = sides[(number + place) % len(sides)]
+                with peak_memory(setting) as peak:
+                    side.seconds.append(_block(side, batches, block, setting))
+                    side.memory = max(peak() or 0, side.memory or 0) or None
+            number, last = number + 1, time.monotonic() - began
+            keep(summary(sides, size, block))
+
+
+def _open(name: str, size: Any, setting: Setting, folder: Path) -> _Side:
+    model = make_model(size, setting)
+    optimizer = make_optimizer(model, fused=True)
+    watch = WATCHERS.get(name)
+    observe = None if watch is None else watch(model, optimizer, folder / str(len(name)) / name)
+    return _Side(name, model, optimizer, observe)
+
+
+def _monitor(budget: float) -> Callable[..., Any]:
+    def watch(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> Any:
+        monitor = foreshock.Monitor(model, optimizer, bfloat16_loss, budget=budget, run=folder)
+        return monitor.observe
+
+    return watch
+
+
+def _guard(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> Any:  # noqa: ARG001
+    foreshock.guard(optimizer)
+    return lambda *_: None
+
+
+def _measuring_guard(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> Any:  # noqa: ARG001
+    guard = foreshock.guard(optimizer)
+    return lambda batch, _: guard.measure(model, bfloat16_loss, batch)
+
+
+WATCHERS: dict[str, Callable[..., Any]] = {
+    "monitor, budget 0": _monitor(0.0),
+    "monitor, budget .02": _monitor(0.02),
+    "monitor, budget .05": _monitor(0.05),
+    "guard, idle": _guard,
+    "guard with measure": _measuring_guard,
+}
+
+
+def _block(side: _Side, batches: list[Batch], count: int, setting: Setting, *, observe: bool = True) -> float:
+    """Return the seconds of a step."""
+    synchronize(setting)
+    began = time.perf_counter()
+    for _ in range(count):
+        batch = batches[side.steps % len(batches)]
+        side.steps += 1
+        side.optimizer.zero_grad()
+        loss = bfloat16_loss(side.model, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if observe and side.observe is not None:
+            side.observe(batch, loss)
+        side.optimizer.step()
+    synchronize(setting)
+    return (time.perf_counter() - began) / count
+
+
+def summary(sides: list[_Side], size: Any, block: int) -> Result:
+    """Return what the blocks say so far.
+
+    Args:
+        sides: The copies, the one that nobody watches first.
+        size: Sizes of the model.
+        block: Steps of a block.
+    """
+    plain = sides[0].seconds
+    held = sum(p.numel() * p.element_size() for p in sides[0].model.parameters()) * 3
+    opening = -(-_OPENING // block)
+    rows = []
+    for side in sides[1:]:
+        ratios = [watched / alone - 1 for watched, alone in zip(side.seconds, plain, strict=True)]
+        later = slice(opening, None)
+        rows.append(
+            {
+                "watcher": side.name,
+                "usual_block": statistics.median(ratios),
+                "total": sum(side.seconds) / sum(plain) - 1,
+                "steady": sum(side.seconds[later]) / sum(plain[later]) - 1 if len(plain) > opening else None,
+                "memory": side.memory,
+                "memory_ratio": _ratio(side.memory, sides[0].memory, (len(sides) - 1) * held),
+            }
+        )
+    step = statistics.median(plain)
+    return {
+        "parameters": count_parameters(sides[0].model),
+        "tokens": size.length * size.sequences,
+        "step_ms": 1e3 * step,
+        "tokens_per_second": size.length * size.sequences / step,
+        "memory": sides[0].memory,
+        "held_by_others": (len(sides) - 1) * held,
+        "steps": len(plain) * block,
+        "block": block,
+        "opening": opening * block,
+        "rows": rows,
+    }
+
+
+def _ratio(watched: int | None, plain: int | None, others: int) -> float | None:
+    """Return the peak of a watched step over a plain one, without what the other copies hold."""
+    if watched is None or plain is None:
+        return None
+    return (watched - others) / (plain - others)
