@@ -46,7 +46,18 @@ class _Side:
     observe: Callable[[Batch, torch.Tensor], Any] | None
     seconds: list[float] = field(default_factory=list)
     memory: int | None = None
+    kept: int = 0
     steps: int = 0
+
+    @property
+    def state(self) -> int:
+        """Bytes of parameters, gradients and optimizer state."""
+        return 4 * sum(p.numel() * p.element_size() for p in self.model.parameters())
+
+    def note(self, before: int, peak: int, after: int) -> None:
+        """Note what was allocated before a block, at most inside of it, and after it, by all copies."""
+        self.memory = max(self.memory or 0, peak - before + self.kept + self.state)
+        self.kept += after - before
 
 
 def measure(setting: Setting, keep: Keep) -> None:
@@ -63,8 +74,10 @@ def measure(setting: Setting, keep: Keep) -> None:
             for place in range(len(sides)):
                 side = sides[(number + place) % len(sides)]
                 with peak_memory(setting) as peak:
+                    before = _allocated(setting)
                     side.seconds.append(_block(side, batches, block, setting))
-                    side.memory = max(peak() or 0, side.memory or 0) or None
+                    if setting.is_cuda:
+                        side.note(before, peak() or 0, _allocated(setting))
             number, last = number + 1, time.monotonic() - began
             keep(summary(sides, size, block))
 
@@ -130,7 +143,6 @@ def summary(sides: list[_Side], size: Any, block: int) -> Result:
         block: Steps of a block.
     """
     plain = sides[0].seconds
-    held = sum(p.numel() * p.element_size() for p in sides[0].model.parameters()) * 3
     opening = -(-_OPENING // block)
     rows = []
     for side in sides[1:]:
@@ -143,7 +155,6 @@ def summary(sides: list[_Side], size: Any, block: int) -> Result:
                 "total": sum(side.seconds) / sum(plain) - 1,
                 "steady": sum(side.seconds[later]) / sum(plain[later]) - 1 if len(plain) > opening else None,
                 "memory": side.memory,
-                "memory_ratio": _ratio(side.memory, sides[0].memory, (len(sides) - 1) * held),
             }
         )
     step = statistics.median(plain)
@@ -153,7 +164,6 @@ def summary(sides: list[_Side], size: Any, block: int) -> Result:
         "step_ms": 1e3 * step,
         "tokens_per_second": size.length * size.sequences / step,
         "memory": sides[0].memory,
-        "held_by_others": (len(sides) - 1) * held,
         "steps": len(plain) * block,
         "block": block,
         "opening": opening * block,
@@ -161,8 +171,5 @@ def summary(sides: list[_Side], size: Any, block: int) -> Result:
     }
 
 
-def _ratio(watched: int | None, plain: int | None, others: int) -> float | None:
-    """Return the peak of a watched step over a plain one, without what the other copies hold."""
-    if watched is None or plain is None:
-        return None
-    return (watched - others) / (plain - others)
+def _allocated(setting: Setting) -> int:
+    return torch.cuda.memory_allocated() if setting.is_cuda else 0

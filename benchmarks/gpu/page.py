@@ -150,8 +150,8 @@ def _overhead(result: Mapping[str, Any]) -> dict[str, str]:
             _percent(one["steady"]),
             _percent(one["total"]),
             _percent(one["usual_block"]),
-            _gib(one["memory"], less=result["held_by_others"]),
-            "–" if one["memory_ratio"] is None else f"{one['memory_ratio']:.2f}",
+            _gib(one["memory"]),
+            "–" if one["memory"] is None else f"{one['memory'] / result['memory']:.2f}",
         ]
         for one in result["rows"]
     ]
@@ -159,7 +159,7 @@ def _overhead(result: Mapping[str, Any]) -> dict[str, str]:
     return {
         "table": table(head, rows),
         "parameters": _millions(result["parameters"]),
-        "plain_memory": _gib(result["memory"], less=result["held_by_others"]),
+        "plain_memory": _gib(result["memory"]),
     }
 
 
@@ -301,8 +301,8 @@ def _percent(share: float | None) -> str:
     return "–" if share is None else f"{share:+.1%}"
 
 
-def _gib(size: int | None, *, less: int = 0) -> str:
-    return "–" if size is None else f"{(size - less) / _GIB:.1f} GiB"
+def _gib(size: int | None) -> str:
+    return "–" if size is None else f"{size / _GIB:.1f} GiB"
 
 
 def _millions(count: int) -> str:

@@ -34,7 +34,7 @@ import foreshock
 from foreshock.runlog import read_run
 
 _LOG_EVERY = 10
-_SETTLED, _COUNTED = 240, 60  # steps; a multiple of ten is counted
+_SETTLED, _COUNTED = 150, 60  # steps; a multiple of ten is counted
 _OPTIMIZERS: dict[str, dict[str, bool]] = {
     "fused": {"fused": True},
     "capturable": {"capturable": True},
