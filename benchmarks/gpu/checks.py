@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ def measure(setting: Setting, keep: Keep) -> None:
             sys.executable,
             "-m",
             "pytest",
-            "-q",
+            "-v",
             _TESTS,
             f"--junitxml={report}",
             "-p",
@@ -43,10 +44,26 @@ def measure(setting: Setting, keep: Keep) -> None:
                 timeout=max(setting.left, 30),
                 check=False,
             )
-            tail = ended.stdout[-2000:] + ended.stderr[-1000:]
+            output = ended.stdout + ended.stderr
         except subprocess.TimeoutExpired as error:
-            tail = f"{error}: {str(error.stdout)[-1500:]}"
-        keep(outcomes(report) if report.exists() else {"tests": [], "output": tail})
+            output = (error.stdout or b"").decode(errors="replace")
+        if report.exists():
+            keep(outcomes(report))
+        else:
+            keep({"tests": printed(output), "output": output[-2000:]})
+
+
+def printed(output: str) -> list[Result]:
+    """Return the tests that had ended when there was no time left for the report.
+
+    Args:
+        output: What ``pytest -v`` printed, by one process or by several.
+    """
+    words = {"PASSED": "passed", "FAILED": "failure", "ERROR": "error", "SKIPPED": "skipped"}
+    several = re.findall(r"(PASSED|FAILED|ERROR|SKIPPED) \S+?::(\S.*)", output)
+    one = re.findall(r"::(test_\S.*?) (PASSED|FAILED|ERROR|SKIPPED)", output)
+    found = [*several, *((word, name) for name, word in one)]
+    return [{"name": name.strip(), "outcome": words[word], "seconds": 0.0} for word, name in found]
 
 
 def outcomes(report: Path) -> Result:

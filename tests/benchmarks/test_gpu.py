@@ -81,6 +81,18 @@ def test_outcomes_of_tests_are_read_from_their_report(tmp_path):
     assert "| **no** | 0 of 1 tests |" in text
 
 
+@pytest.mark.parametrize(
+    "output",
+    [
+        "[gw0] [ 50%] PASSED tests/test_cuda.py::test_it[{'fused': True}-a] \n",
+        "tests/test_cuda.py::test_it[{'fused': True}-a] PASSED   [ 50%]\n",
+    ],
+)
+def test_of_tests_that_were_ended_those_that_had_passed_are_kept(output):
+    [one] = checks.printed(output)
+    assert (one["name"], one["outcome"]) == ("test_it[{'fused': True}-a]", "passed")
+
+
 def test_every_test_on_a_gpu_belongs_to_a_line_of_the_page():
     names = [
         line.split("(")[0].removeprefix("def ")
