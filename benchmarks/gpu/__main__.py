@@ -73,9 +73,13 @@ def run_parts(parts: list[str], device: str, out: Path, *, tiny: bool, seconds: 
         command += ["--out", str(out), "--seconds", f"{share - 4:.1f}", *(["--tiny"] if tiny else [])]
         environment = os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
         try:
-            subprocess.run(command, env=environment, timeout=min(left, share + 15), check=False)  # noqa: S603
+            ended = subprocess.run(  # noqa: S603 - of our own
+                command, env=environment, timeout=min(left, share + 15), check=False
+            )
+            if ended.returncode:
+                note_end(part, out, f"its process ended with {ended.returncode}")
         except subprocess.TimeoutExpired:
-            note_end(out / f"{part}.json", f"it was ended after {share + 15:.0f} s")
+            note_end(part, out, f"it was ended after {time.monotonic() - began:.0f} s")
         sys.stderr.write(f"{part}: {time.monotonic() - began:.0f} s\n")
 
 
@@ -109,15 +113,18 @@ def run_part(part: str, device: str, out: Path, *, tiny: bool, seconds: float) -
         _write(record, out / f"{part}.json")
 
 
-def note_end(path: Path, why: str) -> None:
-    """Note in a result that its part was ended before it was done.
+def note_end(part: str, out: Path, why: str) -> None:
+    """Note in the result of a part, if it has one, that it ended before it was done.
 
     Args:
-        path: The result.
-        why: How.
+        part: Its name.
+        out: Folder of the results.
+        why: How it ended.
     """
-    if path.exists():
-        _write(json.loads(path.read_text(encoding="utf-8")) | {"failure": why}, path)
+    path = out / f"{part}.json"
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"part": part}
+    out.mkdir(parents=True, exist_ok=True)
+    _write(kept | {"failure": why}, path)
 
 
 def _write(record: dict[str, Any], path: Path) -> None:

@@ -59,7 +59,8 @@ def render(records: Records) -> str:
 
 def _machines(records: Records) -> str:
     lines = []
-    for text in sorted({json.dumps(one["machine"], sort_keys=True) for one in records.values()}):
+    machines = {json.dumps(one["machine"], sort_keys=True) for one in records.values() if "machine" in one}
+    for text in sorted(machines):
         one = json.loads(text)
         memory = f", {one['memory'] / _GIB:.0f} GiB" if "memory" in one else ""
         cuda = f", CUDA {one['cuda']}" if "cuda" in one else ""

@@ -58,10 +58,11 @@ def test_a_part_that_fails_keeps_what_it_had_and_says_how_it_ended(tmp_path, mon
     check.run_part("memory", "cpu", tmp_path, tiny=True, seconds=1)
     record = json.loads((tmp_path / "memory.json").read_text())
     assert record["result"]["note"] == "so far"
-    check.note_end(tmp_path / "absent.json", "it was ended")
+    check.note_end("syncs", tmp_path, "its process ended with -11")
     page.write_page(tmp_path, tmp_path / "page.md")
     text = (tmp_path / "page.md").read_text()
     assert "`memory`: RuntimeError: CUDA error: an illegal memory access" in text
+    assert "`syncs`: its process ended with -11" in text
 
 
 def test_outcomes_of_tests_are_read_from_their_report(tmp_path):
