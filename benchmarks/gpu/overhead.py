@@ -11,7 +11,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from benchmarks.gpu.models import (
     GPT_124M,
     TINY,
     Batch,
+    Size,
     bfloat16_loss,
     count_parameters,
     make_batches,
@@ -36,18 +36,22 @@ _OPENING = 100
 """Watched steps that do not count as steady: what is measured first is paid over the steps that follow."""
 
 
-@dataclass
 class _Side:
-    """One copy of the training, who watches it, and what its blocks took."""
+    """One copy of the training, who watches it, and what its blocks took.
 
-    name: str
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    observe: Callable[[Batch, torch.Tensor], Any] | None
-    seconds: list[float] = field(default_factory=list)
-    memory: int | None = None
-    kept: int = 0
-    steps: int = 0
+    Args:
+        name: Who watches.
+        model: The copy.
+    """
+
+    def __init__(self, name: str, model: nn.Module) -> None:
+        self.name, self.model = name, model
+        self.optimizer = make_optimizer(model, fused=True)
+        self.observe: Callable[[Batch, torch.Tensor], Any] | None = None
+        self.close: Callable[[], Any] = lambda: None
+        self.seconds: list[float] = []
+        self.memory: int | None = None
+        self.kept = self.steps = 0
 
     @property
     def state(self) -> int:
@@ -80,35 +84,36 @@ def measure(setting: Setting, keep: Keep) -> None:
                         side.note(before, peak() or 0, _allocated(setting))
             number, last = number + 1, time.monotonic() - began
             keep(summary(sides, size, block))
+        for side in sides:
+            side.close()
 
 
-def _open(name: str, size: Any, setting: Setting, folder: Path) -> _Side:
-    model = make_model(size, setting)
-    optimizer = make_optimizer(model, fused=True)
-    watch = WATCHERS.get(name)
-    observe = None if watch is None else watch(model, optimizer, folder / str(len(name)) / name)
-    return _Side(name, model, optimizer, observe)
+def _open(name: str, size: Size, setting: Setting, folder: Path) -> _Side:
+    side = _Side(name, make_model(size, setting))
+    if name in WATCHERS:
+        WATCHERS[name](side, folder / name.rpartition(".")[2])
+    return side
 
 
-def _monitor(budget: float) -> Callable[..., Any]:
-    def watch(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> Any:
-        monitor = foreshock.Monitor(model, optimizer, bfloat16_loss, budget=budget, run=folder)
-        return monitor.observe
+def _monitor(budget: float) -> Callable[[_Side, Path], None]:
+    def watch(side: _Side, folder: Path) -> None:
+        monitor = foreshock.Monitor(side.model, side.optimizer, bfloat16_loss, budget=budget, run=folder)
+        side.observe, side.close = monitor.observe, monitor.close
 
     return watch
 
 
-def _guard(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> Any:  # noqa: ARG001
-    foreshock.guard(optimizer)
-    return lambda *_: None
+def _guard(side: _Side, folder: Path) -> None:  # noqa: ARG001 - a guard writes no files
+    side.close = foreshock.guard(side.optimizer).detach
 
 
-def _measuring_guard(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> Any:  # noqa: ARG001
-    guard = foreshock.guard(optimizer)
-    return lambda batch, _: guard.measure(model, bfloat16_loss, batch)
+def _measuring_guard(side: _Side, folder: Path) -> None:  # noqa: ARG001
+    guard = foreshock.guard(side.optimizer)
+    side.observe = lambda batch, _: guard.measure(side.model, bfloat16_loss, batch)
+    side.close = guard.detach
 
 
-WATCHERS: dict[str, Callable[..., Any]] = {
+WATCHERS: dict[str, Callable[[_Side, Path], None]] = {
     "monitor, budget 0": _monitor(0.0),
     "monitor, budget .02": _monitor(0.02),
     "monitor, budget .05": _monitor(0.05),
@@ -134,7 +139,7 @@ def _block(side: _Side, batches: list[Batch], count: int, setting: Setting, *, o
     return (time.perf_counter() - began) / count
 
 
-def summary(sides: list[_Side], size: Any, block: int) -> Result:
+def summary(sides: list[_Side], size: Size, block: int) -> Result:
     """Return what the blocks say so far.
 
     Args:

@@ -227,7 +227,7 @@ def _memory(result: Mapping[str, Any]) -> dict[str, str]:
     rows = [
         [
             f"{one['factor']:g} × a step's peak",
-            "yes" if one["same_bits"] else "**no**",
+            "yes" if one["same_bits"] else f"**no** {one['training_ended']}",
             f"{one['probes']} made, {one['failed']} left out",
             f"{one['left_behind'] / result['weights']:.1f} × the weights",
             "; ".join(_short_message(message) for message in one["messages"]) or "–",

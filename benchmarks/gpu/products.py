@@ -78,13 +78,13 @@ def _product(
             synchronize(setting)
             began = time.perf_counter()
             with open_() as operator:
-                products[name] = operator(vector)
+                product = operator(vector)
                 synchronize(setting)
                 first = time.perf_counter() - began
                 ms = _milliseconds(lambda: operator(vector), setting)
+            products[name] = product.cpu()  # the next way is to have the device for itself
             return {f"{name}_ms": ms, f"{name}_first_ms": 1e3 * first, f"{name}_memory": peak()}
     except torch.OutOfMemoryError as error:
-        products.pop(name, None)
         return {f"{name}_failed": str(error).partition(". ")[0]}
 
 

@@ -953,7 +953,7 @@ def test_inside_the_capture_of_a_graph_nothing_is_read_and_it_is_said(tmp_path, 
     optimizer = torch.optim.Adam(model.parameters())
     with Monitor(model, optimizer, run=tmp_path) as monitor:
         model(torch.ones(2, 3)).sum().backward()
-        monkeypatch.setattr("foreshock.monitor.monitor.is_captured", lambda: True)
+        monkeypatch.setattr("foreshock.monitor.monitor._is_captured", lambda: True)
         for _ in range(3):
             forecast = monitor.observe(torch.ones(2, 3), object())  # nothing of the loss is looked at
         assert forecast.state == "unknown"

@@ -12,6 +12,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -22,7 +23,6 @@ from foreshock.distributed import Together, data_parallel_peers
 from foreshock.explain import Explanation, TensorTable, choose, explain_run
 from foreshock.forecast import ALARM_AT, Alarm, Forecast, RunForecaster
 from foreshock.guarding import Guard, GuardAction, Policy, as_guard
-from foreshock.guarding.step_hooks import is_captured
 from foreshock.monitor.clock import StepClock
 from foreshock.monitor.evidence import EvidenceRecorder
 from foreshock.monitor.explanation import unusable_loss
@@ -270,7 +270,7 @@ class Monitor:
         if self._closed:
             self._closed = False  # said once; an error would end the training
             _LOGGER.warning("the monitor was closed: what is observed from here on is not logged")
-        if is_captured():
+        if _is_captured():
             # Numbers can't be read inside a capture, and trying to would end the training.
             self._note_capture()
             return self.forecast
@@ -731,6 +731,11 @@ def _write_rest(signals: FreeSignals, journal: Journal, owner: int) -> None:
     for one in signals.fetch():
         journal.add("step", one)
     journal.close()
+
+
+def _is_captured() -> bool:
+    started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return started and torch.cuda.is_current_stream_capturing()
 
 
 def _as_scalar(batch: Any, loss: Tensor | float) -> Tensor | float:
