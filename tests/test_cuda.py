@@ -129,6 +129,26 @@ def train(model, batch, loss_fn, optimizer, observe, steps=60):
     return [p.detach().clone() for p in model.parameters()]
 
 
+@pytest.mark.parametrize("backend", ["aot_eager", *(["inductor"] if DEVICE == "cuda" else [])])
+def test_a_compiled_model_is_watched_bit_by_bit(backend, tmp_path):
+    model, batch, loss_fn = language()
+    twin = copy.deepcopy(model)
+    options = {"fused": True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.compile(model, backend=backend)
+        plain = train(compiled, batch, loss_fn, make_adam(compiled, **options), lambda *_: None, steps=25)
+        compiled = torch.compile(twin, backend=backend)
+        optimizer = make_adam(compiled, **options)
+        with foreshock.Monitor(compiled, optimizer, loss_fn, run=tmp_path, probe_every=8) as monitor:
+            watched = train(compiled, batch, loss_fn, optimizer, monitor.observe, steps=25)
+    assert all(torch.equal(a, b) for a, b in zip(plain, watched, strict=True))
+    run = read_run(tmp_path)
+    assert len(run.records["curvature"]) >= 2
+    [choice] = [one["message"] for one in run.records["event"] if one["name"] == "backend"]
+    assert "before torch.compile" in choice
+
+
 @pytest.mark.parametrize("options", WAYS, ids=str)
 @pytest.mark.parametrize("build", MODELS)
 def test_a_watched_training_is_the_plain_one_bit_by_bit(build, options):
@@ -356,26 +376,6 @@ class Flash(nn.Module):
         parts = self.mix(self.token(tokens)).unflatten(-1, (3, 2, 32)).permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(parts[0], parts[1], parts[2], is_causal=True)
         return self.output(mixed.transpose(1, 2).flatten(2))
-
-
-@pytest.mark.parametrize("backend", ["aot_eager", *(["inductor"] if DEVICE == "cuda" else [])])
-def test_a_compiled_model_is_watched_bit_by_bit(backend, tmp_path):
-    model, batch, loss_fn = language()
-    twin = copy.deepcopy(model)
-    options = {"fused": True}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        compiled = torch.compile(model, backend=backend)
-        plain = train(compiled, batch, loss_fn, make_adam(compiled, **options), lambda *_: None, steps=25)
-        compiled = torch.compile(twin, backend=backend)
-        optimizer = make_adam(compiled, **options)
-        with foreshock.Monitor(compiled, optimizer, loss_fn, run=tmp_path, probe_every=8) as monitor:
-            watched = train(compiled, batch, loss_fn, optimizer, monitor.observe, steps=25)
-    assert all(torch.equal(a, b) for a, b in zip(plain, watched, strict=True))
-    run = read_run(tmp_path)
-    assert len(run.records["curvature"]) >= 2
-    [choice] = [one["message"] for one in run.records["event"] if one["name"] == "backend"]
-    assert "before torch.compile" in choice
 
 
 def test_half_precision_with_a_gradient_scaler_is_watched_and_guarded_bit_by_bit():
