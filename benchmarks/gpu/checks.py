@@ -30,6 +30,8 @@ def measure(setting: Setting, keep: Keep) -> None:
             f"--junitxml={report}",
             "-p",
             "no:cacheprovider",
+            "-p",
+            "no:benchmark",
         ]
         command += ["-n", "4" if setting.is_cuda else "0"]
         path = os.pathsep.join([str(_ROOT / "src"), os.environ.get("PYTHONPATH", "")])

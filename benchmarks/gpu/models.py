@@ -43,7 +43,7 @@ class Size:
     vocabulary: int
 
 
-GPT_124M = Size(width=768, layers=12, heads=12, length=1024, sequences=8, vocabulary=50_304)
+GPT_124M = Size(width=768, layers=12, heads=12, length=1024, sequences=16, vocabulary=50_304)
 TINY = Size(width=32, layers=2, heads=2, length=16, sequences=4, vocabulary=300)
 
 
