@@ -33,7 +33,7 @@ def measure(setting: Setting, keep: Keep) -> None:
             "-p",
             "no:benchmark",
         ]
-        command += ["-n", "4" if setting.is_cuda else "0"]
+        command += ["-n", str(_processes(setting))]
         path = os.pathsep.join([str(_ROOT / "src"), os.environ.get("PYTHONPATH", "")])
         environment = os.environ | {"FORESHOCK_TEST_DEVICE": setting.device, "PYTHONPATH": path}
         try:
@@ -53,6 +53,12 @@ def measure(setting: Setting, keep: Keep) -> None:
             keep(outcomes(report))
         else:
             keep({"tests": printed(output), "output": output[-2000:]})
+
+
+def _processes(setting: Setting) -> int:
+    """Return how many processes run the tests; 0 runs them in one, without any beside it."""
+    cores = len(os.sched_getaffinity(0))
+    return min(4, cores) if setting.is_cuda and cores > 1 else 0
 
 
 def printed(output: str) -> list[Result]:

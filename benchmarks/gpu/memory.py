@@ -32,7 +32,7 @@ def measure(setting: Setting, keep: Keep) -> None:
         keep({"rows": [], "note": "memory can be limited on a GPU only"})
         return
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
-    torch.backends.cuda.enable_cudnn_sdp(False)  # of torch's kernels flash alone is deterministic, if asked
+    torch.backends.cuda.enable_cudnn_sdp(enabled=False)  # flash attention can be had deterministic
     batches = make_batches(_SIZE, setting, count=8)
     with peak_memory(setting):
         plain = _train(setting, batches, None)
