@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -351,7 +352,9 @@ class ProbeRunner:
             self.schedule.failed(what, step=step)
             starved = isinstance(error, torch.OutOfMemoryError)
         if starved:
-            # Here, where the error is gone, and with it all that it kept alive.
+            # Here, where the error is gone. What it kept alive may be in cycles, and the next step needs the
+            # memory at once: nothing of a probe may make training run out of it.
+            gc.collect()
             torch.cuda.empty_cache()
         if passes is None:
             return False

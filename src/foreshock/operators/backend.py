@@ -30,6 +30,7 @@ the directions of large curvature.
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -270,7 +271,10 @@ class _Comparison:
         try:
             return self._exact(), ""
         except RuntimeError as error:
-            return None, _first_line(error)
+            failure, starved = _first_line(error), isinstance(error, torch.OutOfMemoryError)
+        if starved:
+            gc.collect()  # frames of the error may be in cycles
+        return None, failure
 
     def _exact(self) -> _Exact:
         try:
