@@ -22,7 +22,7 @@ from foreshock.runlog import read_run
 
 _SIZE = Size(width=512, layers=8, heads=8, length=512, sequences=16, vocabulary=8000)
 _STEPS, _PROBE_EVERY = 40, 10
-_ROOM = (2.0, 1.4, 1.05)
+_ROOM = (4.0, 2.5, 1.05)
 """Memory as a multiple of what a plain step takes at its peak: enough for differences, and for no probe."""
 
 
