@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,10 @@ from benchmarks.gpu.setting import Keep, Result, Setting, peak_memory, synchroni
 from torch import nn
 
 import foreshock
+from foreshock.runlog import read_run
 
 PLAIN = "nobody"
+_GUARD_PASSES = 2.0  # of a measurement of a guard
 _OPENING = 100
 """Watched steps that do not count as steady: what is measured first is paid over the steps that follow."""
 
@@ -49,6 +51,7 @@ class _Side:
         self.optimizer = make_optimizer(model, fused=True)
         self.observe: Callable[[Batch, torch.Tensor], Any] | None = None
         self.close: Callable[[], Any] = lambda: None
+        self.passes: Callable[[], float] = lambda: 0.0  # forward-backward passes that measurements count
         self.seconds: list[float] = []
         self.memory: int | None = None
         self.kept = self.steps = 0
@@ -86,6 +89,7 @@ def measure(setting: Setting, keep: Keep) -> None:
             keep(summary(sides, size, block))
         for side in sides:
             side.close()
+        keep(summary(sides, size, block, spent=[side.passes() for side in sides]))
 
 
 def _open(name: str, size: Size, setting: Setting, folder: Path) -> _Side:
@@ -99,6 +103,7 @@ def _monitor(budget: float) -> Callable[[_Side, Path], None]:
     def watch(side: _Side, folder: Path) -> None:
         monitor = foreshock.Monitor(side.model, side.optimizer, bfloat16_loss, budget=budget, run=folder)
         side.observe, side.close = monitor.observe, monitor.close
+        side.passes = lambda: _logged_passes(folder)
 
     return watch
 
@@ -109,8 +114,14 @@ def _guard(side: _Side, folder: Path) -> None:  # noqa: ARG001 - a guard writes 
 
 def _measuring_guard(side: _Side, folder: Path) -> None:  # noqa: ARG001
     guard = foreshock.guard(side.optimizer)
-    side.observe = lambda batch, _: guard.measure(side.model, bfloat16_loss, batch)
-    side.close = guard.detach
+    spent: list[bool] = []
+    side.observe = lambda batch, _: spent.append(guard.measure(side.model, bfloat16_loss, batch))
+    side.close, side.passes = guard.detach, lambda: _GUARD_PASSES * sum(spent)
+
+
+def _logged_passes(folder: Path) -> float:
+    records = read_run(folder).records
+    return sum(row["passes"] for kind in ("curvature", "noise") for row in records.get(kind, ()))
 
 
 WATCHERS: dict[str, Callable[[_Side, Path], None]] = {
@@ -139,18 +150,20 @@ def _block(side: _Side, batches: list[Batch], count: int, setting: Setting, *, o
     return (time.perf_counter() - began) / count
 
 
-def summary(sides: list[_Side], size: Size, block: int) -> Result:
+def summary(sides: list[_Side], size: Size, block: int, *, spent: Sequence[float] = ()) -> Result:
     """Return what the blocks say so far.
 
     Args:
         sides: The copies, the one that nobody watches first.
         size: Sizes of the model.
         block: Steps of a block.
+        spent: Forward-backward passes that measurements counted, of each copy; empty while they go on.
     """
     plain = sides[0].seconds
     opening = -(-_OPENING // block)
     rows = []
-    for side in sides[1:]:
+    free = sum(sides[1].seconds) / sum(plain) - 1  # of the monitor that measures nothing
+    for side, passes in zip(sides[1:], spent[1:] or [0.0] * len(sides), strict=False):
         ratios = [watched / alone - 1 for watched, alone in zip(side.seconds, plain, strict=True)]
         later = slice(opening, None)
         rows.append(
@@ -160,6 +173,9 @@ def summary(sides: list[_Side], size: Size, block: int) -> Result:
                 "total": sum(side.seconds) / sum(plain) - 1,
                 "steady": sum(side.seconds[later]) / sum(plain[later]) - 1 if len(plain) > opening else None,
                 "memory": side.memory,
+                "passes": passes,
+                "pass_in_steps": _pass_in_steps(side, plain, passes, free=free, block=block),
+                "blocks_ms": [1e3 * one for one in side.seconds],
             }
         )
     step = statistics.median(plain)
@@ -172,8 +188,19 @@ def summary(sides: list[_Side], size: Size, block: int) -> Result:
         "steps": len(plain) * block,
         "block": block,
         "opening": opening * block,
+        "plain_ms": [1e3 * one for one in plain],
         "rows": rows,
     }
+
+
+def _pass_in_steps(
+    side: _Side, plain: Sequence[float], passes: float, *, free: float, block: int
+) -> float | None:
+    """Return what a counted pass takes, in plain steps, beyond what the free signals take."""
+    if not passes:
+        return None
+    beyond = sum(side.seconds) - (1 + (free if side.name.startswith("monitor") else 0)) * sum(plain)
+    return beyond * block / (passes * statistics.median(plain))
 
 
 def _allocated(setting: Setting) -> int:
