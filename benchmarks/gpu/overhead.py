@@ -162,7 +162,12 @@ def summary(sides: list[_Side], size: Size, block: int, *, spent: Sequence[float
     plain = sides[0].seconds
     opening = -(-_OPENING // block)
     rows = []
-    free = sum(sides[1].seconds) / sum(plain) - 1  # of the monitor that measures nothing
+    # What the monitor that measures nothing takes, and the guard that does not.
+    free = {
+        side.name.partition(" ")[0].strip(","): sum(side.seconds) / sum(plain) - 1
+        for side in sides
+        if side.name in ("monitor, budget 0", "guard, idle")
+    }
     for side, passes in zip(sides[1:], spent[1:] or [0.0] * len(sides), strict=False):
         ratios = [watched / alone - 1 for watched, alone in zip(side.seconds, plain, strict=True)]
         later = slice(opening, None)
@@ -174,7 +179,9 @@ def summary(sides: list[_Side], size: Size, block: int, *, spent: Sequence[float
                 "steady": sum(side.seconds[later]) / sum(plain[later]) - 1 if len(plain) > opening else None,
                 "memory": side.memory,
                 "passes": passes,
-                "pass_in_steps": _pass_in_steps(side, plain, passes, free=free, block=block),
+                "pass_in_steps": _pass_in_steps(
+                    side, plain, passes, free=free[side.name.partition(" ")[0].strip(",")], block=block
+                ),
                 "blocks_ms": [1e3 * one for one in side.seconds],
             }
         )
@@ -199,7 +206,7 @@ def _pass_in_steps(
     """Return what a counted pass takes, in plain steps, beyond what the free signals take."""
     if not passes:
         return None
-    beyond = sum(side.seconds) - (1 + (free if side.name.startswith("monitor") else 0)) * sum(plain)
+    beyond = sum(side.seconds) - (1 + free) * sum(plain)
     return beyond * block / (passes * statistics.median(plain))
 
 

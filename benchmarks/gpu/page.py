@@ -151,12 +151,13 @@ def _overhead(result: Mapping[str, Any]) -> dict[str, str]:
             _percent(one["steady"]),
             _percent(one["total"]),
             _percent(one["usual_block"]),
+            "–" if one.get("pass_in_steps") is None else f"{one['pass_in_steps']:.1f} steps",
             _gib(one["memory"]),
             "–" if one["memory"] is None else f"{one['memory'] / result['memory']:.2f}",
         ]
         for one in result["rows"]
     ]
-    head = ["watcher", "steady", "whole run", "usual block", "peak memory", "÷ plain"]
+    head = ["watcher", "steady", "whole run", "usual block", "a counted pass", "peak memory", "÷ plain"]
     return {
         "table": table(head, rows),
         "parameters": _millions(result["parameters"]),
