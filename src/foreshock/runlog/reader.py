@@ -155,7 +155,7 @@ def read_run(run: str | os.PathLike[str], *, rank: int = 0) -> Run:
         if not _may_go_on(found):
             break
         try:
-            found = _joined(_read(before), found)
+            found = joined(_read(before), found)
         except (OSError, ValueError):  # one that can't be read is none that this one goes on from
             continue
     return found
@@ -180,21 +180,36 @@ def _may_go_on(run: Run) -> bool:
     return run.number > 1 and bool(len(steps)) and int(steps[0]) > 0
 
 
-def _joined(before: Run, after: Run) -> Run:
+def goes_on(first: int, *, old_first: int, old_last: int) -> bool:
+    """Return whether a run that begins at a step goes on from one that has some steps.
+
+    Args:
+        first: First step of the later run.
+        old_first: First step of the earlier run.
+        old_last: Its last step.
+    """
+    return old_first < first <= old_last + _GAP
+
+
+def joined(before: Run, after: Run) -> Run:
     """Return two runs of one folder as one, if the later begins at a step that the earlier got to.
 
     That is a training which was resumed under a monitor whose state was not: its steps are numbered by the
     user, and its first records are in a log of their own.
+
+    Args:
+        before: The run that was started earlier.
+        after: The run that was started later; returned as it is where it does not go on from the other.
     """
     old, first = before.steps("step"), int(after.steps("step")[0])
-    if not len(old) or not old[0] < first <= int(old[-1]) + _GAP:
+    if not len(old) or not goes_on(first, old_first=int(old[0]), old_last=int(old[-1])):
         return after
     records, left_out = _Records(), 0
     for kind in {**before.records, **after.records}:
-        rows = before.records.get(kind, [])
-        kept = [row for row in rows if row["step"] < first]
+        rows = rows_of(before, kind)
+        kept = up_to(rows, first)
         left_out += len(rows) - len(kept)
-        records[kind] = [*kept, *after.records.get(kind, [])]
+        records[kind] = kept.followed_by(rows_of(after, kind))
     return replace(
         after,
         created=before.created,
@@ -206,6 +221,27 @@ def _joined(before: Run, after: Run) -> Run:
         joined=(before.path, *after.joined),
         resumed=(*(step for step in before.resumed if step < first), first, *after.resumed),
     )
+
+
+def up_to(rows: Rows, step: int) -> Rows:
+    """Return the records of the steps before one, in the same order.
+
+    Args:
+        rows: The records.
+        step: The first step that is left out.
+    """
+    return rows.selected(np.flatnonzero(rows.numbers("step") < step))
+
+
+def rows_of(run: Run, kind: str) -> Rows:
+    """Return the records of a kind of a run as read from its log.
+
+    Args:
+        run: The run.
+        kind: Kind of the records; of one that has none, there are none.
+    """
+    rows = run.records.get(kind)
+    return rows if isinstance(rows, Rows) else Rows(kind)
 
 
 def run_of(path: Path, sessions: Sessions, *, earlier: tuple[Path, ...] = (), copy: bool = False) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy as copying
 import math
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -71,6 +72,21 @@ class Rows(Sequence[dict[str, Any]]):
             setattr(found, name, array(code, values.tobytes()))
         found._list = [block.copied() for block in self._list] if copy else self._list
         found._blocks = {block.shape: block for block in found._list}
+        return found
+
+    def followed_by(self, others: Rows) -> Rows:
+        """Return these records and others after them; their columns are shared, not copied.
+
+        Args:
+            others: Records of the same kind.
+        """
+        found = Rows(self._kind)
+        for block in (*self._list, *others._list):
+            renumbered = copying.copy(block)
+            renumbered.number = len(found._list)
+            found._list.append(renumbered)
+        found._place = self._place + others._place
+        found._block = self._block + array("i", [number + len(self._list) for number in others._block])
         return found
 
     def numbers(self, name: str, *, start: int = 0) -> NDArray[np.float64]:
