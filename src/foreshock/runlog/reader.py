@@ -12,11 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from foreshock.runlog.bulk import STEP, StepLines
 from foreshock.runlog.decoding import LAST_STEP, Header, RowDecoder, is_count
 from foreshock.runlog.encoding import SCHEMA
 from foreshock.runlog.folders import has_records, last_created, numbered, runs_of
 from foreshock.runlog.rows import Rows, Shape
 
+_AT_ONCE = 1 << 20  # bytes read from a log at once
+_LINES = 256  # lines that are taken at once: where one of them is odd, all are taken one by one
+_MOST_SKIPPED = 64  # lots of lines that are not tried at once after several could not be
 _GAP = 100  # steps that an interrupted run may lack at its end, of which another still goes on from it
 
 
@@ -166,11 +170,10 @@ def _read(path: Path, earlier: tuple[Path, ...] = ()) -> Run:
     with path.open("rb") as lines:
         # Not further than this: a writer may be faster than the reader.
         left = os.fstat(lines.fileno()).st_size
-        for line in lines:
-            if left <= 0:
-                break
-            left -= len(line)
-            sessions.take(line)
+        while left > 0 and (some := lines.readlines(min(left, _AT_ONCE))):
+            for line in some:
+                left -= len(line)
+            sessions.take_many(some)
     return run_of(path, sessions, earlier=earlier)
 
 
@@ -316,6 +319,8 @@ class Sessions:
         self._broken = False
         self._last_step = -1  # of a step record
         self._decoder = RowDecoder()
+        self._steps: StepLines | None = None
+        self._skip = self._skipping = 0
 
     @property
     def starts(self) -> int:
@@ -346,6 +351,56 @@ class Sessions:
             self._old = found.row["schema"] == 1
         else:
             self._take_row(*found)
+
+    def take_many(self, lines: Sequence[bytes]) -> None:
+        """Take the next lines into account, as `take` does one after the other, in less time.
+
+        Args:
+            lines: The lines, each with its line break.
+        """
+        for begin in range(0, len(lines), _LINES):
+            some = lines[begin : begin + _LINES]
+            if self._skip:
+                self._skip -= 1
+            elif self._take_at_once(some):
+                self._skipping = 0
+                continue
+            else:
+                self._skip = self._skipping = min(2 * self._skipping + 1, _MOST_SKIPPED)
+            for line in some:
+                self.take(line)
+
+    def _take_at_once(self, lines: Sequence[bytes]) -> bool:
+        """Take lines none of which begins a session or can't be read; return whether these were such.
+
+        Only then it makes no difference in which order records of different kinds come.
+        """
+        if self._begins or self._broken or self._old:
+            return False
+        steps = [line for line in lines if line.startswith(STEP)]
+        pattern = self._pattern(steps)
+        columns = None if pattern is None else pattern.columns(steps)
+        if pattern is None or columns is None:
+            return False
+        others = [self._decoder.decode(line, old=False) for line in lines if not line.startswith(STEP)]
+        if any(found is None or isinstance(found, Header) for found in others):
+            return False
+        self._last_step = int(columns[pattern.place][-1])
+        self._of_session("step").rows.extend(pattern.shape, columns)
+        for found in others:
+            if isinstance(found, tuple):
+                self._take_row(*found)
+        return True
+
+    def _pattern(self, steps: Sequence[bytes]) -> StepLines | None:
+        """Return what takes apart lines of the form of the last of some; None if there can't be such."""
+        found = self._decoder.decode(steps[-1], old=False) if steps else None
+        kind = self._kinds.get("step")
+        if not isinstance(found, tuple) or kind is None or not kind.rows.has(found[0]):
+            return None
+        if self._steps is None or self._steps.shape is not found[0]:
+            self._steps = StepLines(found[0]) if StepLines.fits(found[0]) else None
+        return self._steps
 
     @property
     def kinds(self) -> Mapping[str, Rows]:
@@ -379,6 +434,10 @@ class Sessions:
         if self._begins:
             self._first_steps.append(step)
             self._begins = False
+        self._of_session(name).rows.append(shape, row)
+
+    def _of_session(self, name: str) -> _Kind:
+        """Return what is kept of a kind, with a mark where the present session begins."""
         kind = self._kinds.get(name)
         if kind is None:
             kind = self._kinds[name] = _Kind(Rows(name))
@@ -387,7 +446,7 @@ class Sessions:
             kind.session = session
             kind.sessions.append(session)
             kind.begins.append(len(kind.rows))
-        kind.rows.append(shape, row)
+        return kind
 
 
 @dataclass(slots=True)
