@@ -241,6 +241,8 @@ def _missing(runs: Sequence[Run], kind: str) -> str:
     """Return why there is nothing to draw, and what would help."""
     if kind != "loss" and all(run.meta.get("imported_from") for run in runs):
         return f"the log was imported from {_FOREIGN[kind]}: {_INSTEAD}"
+    if kind == "layers" and any(run.records.get("noise") for run in runs):
+        return _NO_DIRECTION
     return _MISSING[kind]
 
 
@@ -289,5 +291,9 @@ _FOREIGN = MappingProxyType(
     }
 )
 _INSTEAD = "draw its loss with --kind loss, or watch the next run with foreshock.Monitor"
+_NO_DIRECTION = (
+    "where batches differ the noise of the curvature is measured, which has no direction and so no shares by "
+    "layer; tables of tensors come with alarms and with spikes, and there was none"
+)
 KINDS = ("overview", *_SERIES, "layers", "spike")
 """The figures there are."""
