@@ -83,6 +83,28 @@ def test_verdict_why_what_to_do_and_the_loss_are_seen_without_scrolling(browser,
     opened.close()
 
 
+def test_runs_with_huge_values_strange_names_or_nothing_at_all_share_the_axes(browser, spiky, log, tmp_path):
+    evil = "</script><img src=x onerror=alert(1)>" + "x" * 5000
+    huge = log(*[("step", {"step": s, "loss": 1e307 * (s + 1)}) for s in range(9)], name=evil)
+    empty = log(("event", {"step": 0, "name": "x", "message": "y"}), name=evil)
+    opened = browser.new_page(viewport={"width": 1280, "height": 800})
+    complaints = []
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.goto(write_html([empty, huge, spiky, spiky], tmp_path / "report.html").as_uri())
+    opened.wait_for_function("window.foreshockOverlaid?.plots.length > 0")
+    plot = "foreshockOverlaid.plots[0]"
+    labels = opened.evaluate(f"{plot}.series.slice(1).map(s => s.label)")
+    assert labels[0].startswith("</script><img")
+    assert labels[1:] == ["spiky (1)", "spiky (2)"]
+    low, high = opened.evaluate(f"[{plot}.scales.y.min, {plot}.scales.y.max]")
+    assert 0 < low < 1e-3
+    assert 9e307 <= high < float("inf")
+    assert opened.locator("img").count() == 0
+    assert opened.evaluate("document.documentElement.scrollWidth") == 1280
+    assert complaints == []
+    opened.close()
+
+
 @pytest.mark.parametrize("runs", [1, 2])
 def test_a_printed_page_is_as_wide_as_the_paper_and_hides_nothing(browser, spiky, blind, tmp_path, runs):
     opened = browser.new_page(viewport={"width": 680, "height": 900}, color_scheme="dark")

@@ -24,8 +24,8 @@ const foreshockPanel = (() => {
       [min, max] = [Math.max(min, chart.clip[0]), Math.min(max, chart.clip[1])];
     const above = chart.marks === "labelled" ? 0.2 : 0.08;
     if (chart.log) {
-      const factor = Math.max(max / min, 1.05);
-      return [min / factor ** 0.06, max * factor ** above];
+      const factor = Math.min(Math.max(max / min, 1.05), 1e15);
+      return [min / factor ** 0.06, Math.min(max * factor ** above, Number.MAX_VALUE)];
     }
     const span = max - min || Math.abs(max) || 1;
     return [min - 0.06 * span, max + above * span];
