@@ -136,6 +136,18 @@ class MeanSquareStability:
         parts = f"{self.mean:.3g} of curvature and {self.ratio - self.mean:.3g} of noise"
         return f"mean-square ratio {self.ratio:.3g} of the edge: {parts}, from {self.batches} batches"
 
+    def _repr_html_(self) -> str:
+        from foreshock.cards import Card
+
+        rows = (
+            ("edge", "1; above it the optimizer amplifies small deviations"),
+            ("of curvature", f"{self.mean:.4g}"),
+            ("of its noise", f"{self.ratio - self.mean:.4g}"),
+            ("batches", f"{self.batches}"),
+            ("all together", str(self.curvature)),
+        )
+        return Card(f"Mean-square ratio = {self.ratio:.4g}", rows)._repr_html_()
+
 
 def loss_terms(model: nn.Module, loss_fn: LossFunction, batch: Any) -> Loss:
     """Return the loss to differentiate: that of a batch, or of micro-batches weighted by their counts.

@@ -111,6 +111,24 @@ class CurvatureReading:
             text += ", not converged: the true value may be larger"
         return text + (f"; top eigenvector: {', '.join(map(str, self.blocks[:3]))}" if self.blocks else "")
 
+    def _repr_html_(self) -> str:
+        from foreshock.cards import Card
+
+        doubt = "the last top eigenvector was not looked for anew" if not self.complete else ""
+        if self.complete and not self.converged:
+            doubt = "not converged: the true value may be larger"
+        edge = self.preconditioned_sharpness
+        rows = (
+            ("edge", "1; above it the optimizer amplifies small deviations"),
+            ("error", f"{self.error_bound:.2g}"),
+            ("λ_max(Ĥ)", "" if edge is None else f"{edge:.5g}, threshold 2/η {self.threshold:.5g}"),
+            ("along the gradient", f"{self.gradient_stability_ratio:.4g}, alignment {self.alignment:.3g}"),
+            ("top eigenvector", ", ".join(map(str, self.blocks[:5]))),
+            ("products", f"{self.products} by {self.backend}"),
+            ("note", doubt),
+        )
+        return Card(f"Stability ratio λ_max(Ĥ)·η/2 = {self.stability_ratio:.4g}", rows)._repr_html_()
+
     @property
     def relative_error(self) -> float:
         """`error_bound` relative to the ratio; infinite for a ratio of zero."""
