@@ -210,8 +210,14 @@ def probes(whole, run, joint, batch, trained, *, name, tolerance):
     one, other = Prober(whole.model, loss_fn), Prober(run.model, loss_fn)
     expected = one.probe(whole.whole, read_preconditioner(whole.optimizer), step=1, stop=EXACT)
     step = spread_over(read_preconditioner(run.optimizer), joint)
+    channel = joint._channel
+    sums, sent = channel.collectives, channel.bytes
     with joint:
         found = other.probe(batch, step, step=1, stop=EXACT, joint=joint)
+    if joint._data is channel:  # two vectors for each product and one for the gradient; the rest is short
+        short, long = joint._message.numel() * 8, joint.gathered_size * 8
+        vectors = (channel.bytes - sent - (channel.collectives - sums) * short) / (long - short)
+        require(vectors == 2 * found.products + 1, f"{name}: {vectors} vectors for {found.products} products")
     for ratio in RATIOS:
         close(getattr(found, ratio), getattr(expected, ratio), tolerance, f"{name}: {ratio}")
     require([b.name for b in found.blocks] == [b.name for b in expected.blocks], f"{found.blocks}")
