@@ -19,8 +19,11 @@ from foreshock.preconditioner.live import (
     Reader,
     as_optimizers,
     live_groups,
+    moving_parameters,
+    options_on_host,
     qualified_name,
     unwrap,
+    updates_made,
 )
 from foreshock.preconditioner.record import ParameterStep, Preconditioner
 from foreshock.vectors import is_sharded, local, refuse_complex, total_norm
@@ -296,8 +299,9 @@ def read_second_moment_sums(
     """Return Σg² and Σv_{t−1} of each parameter group, from which the lag of v is computed at every step.
 
     Groups without a decaying average of g² (SGD, Adagrad, Adamax, Muon, β₂ = 0) are left out. g is ``.grad``
-    without coupled weight decay. Of distributed parameters the sums are over this process's shards. Cost: two
-    norms.
+    without coupled weight decay. Of distributed parameters the sums are over this process's shards.
+
+    Cost: two norms, and two transfers from the device for each group.
 
     Args:
         optimizers: A live optimizer of a registered class, or several.
@@ -322,7 +326,8 @@ def read_second_moment_sums(
         scale = gradient_scale * _own_scale(optimizer)
         for group in live_groups(optimizer):
             moving = [p for p in group["params"] if p.grad is not None]
-            read = [reader.second_moment(inner.state.get(p, {}), group) for p in moving]
+            states, options = _on_host(reader, [inner.state.get(p, {}) for p in moving], group)
+            read = [reader.second_moment(state, options) for state in states]
             known = [moment for moment in read if moment is not None]
             # β₂ belongs to the group, and t is that of its first parameter: those that train together share
             # it. At β₂ = 0 v is g² itself and cannot lag.
@@ -331,13 +336,15 @@ def read_second_moment_sums(
             used = [(p, moment) for p, moment in zip(moving, read, strict=True) if moment is not None]
             gradients = [p.grad for p, _ in used]
             earlier = [(p, moment.previous) for p, moment in used if moment.previous is not None]
-            squared = (float(total_norm(gradients, weights=_weights(used, weights))) / scale) ** 2
-            # v ≥ 0, so its 1-norm is its sum: one fused kernel for all tensors.
-            previous = 0.0
+            totals = [total_norm(gradients, weights=_weights(used, weights))]
             if earlier:
+                # v ≥ 0, so its 1-norm is its sum: one fused kernel for all tensors.
                 moments = [moment for _, moment in earlier]
-                previous = float(total_norm(moments, order=1, weights=_weights(earlier, weights)))
-            sums.append(SecondMomentSums(squared, previous, known[0].beta2, known[0].step))
+                totals.append(total_norm(moments, order=1, weights=_weights(earlier, weights)))
+            norm, *previous = _fetched(totals)
+            sums.append(
+                SecondMomentSums((norm / scale) ** 2, sum(previous, 0.0), known[0].beta2, known[0].step)
+            )
     return sums
 
 
@@ -369,7 +376,7 @@ def read_gradient_norm(
     _require_scale(gradient_scale)
     norms = []
     for optimizer in as_optimizers(optimizers):
-        moving = [(p, p.grad) for p, _, _ in _parameters(optimizer) if p.grad is not None]
+        moving = [(p, p.grad) for p in moving_parameters([optimizer]) if p.grad is not None]
         if moving:
             norm = total_norm([gradient for _, gradient in moving], weights=_weights(moving, weights))
             norms.append(float(norm) / (gradient_scale * _own_scale(optimizer)))
@@ -383,12 +390,38 @@ def _weights(
 
 
 def _parameters(optimizer: Optimizer) -> Iterator[tuple[Tensor, Mapping[str, Any], Mapping[str, Any]]]:
-    """Yield each trained parameter with its state and its group."""
-    states = unwrap(optimizer).state
+    """Yield each trained parameter with its state and its group, numbers in them on the host."""
+    reader, kept = find_reader(optimizer), unwrap(optimizer).state
     for group in live_groups(optimizer):
-        for parameter in group["params"]:
-            if parameter.requires_grad:
-                yield parameter, states.get(parameter, {}), group
+        trained = [parameter for parameter in group["params"] if parameter.requires_grad]
+        states, options = _on_host(reader, [kept.get(one, {}) for one in trained], group)
+        for parameter, state in zip(trained, states, strict=True):
+            yield parameter, state, options
+
+
+def _on_host(
+    reader: Reader, states: Sequence[Mapping[str, Any]], group: Mapping[str, Any]
+) -> tuple[Sequence[Mapping[str, Any]], Mapping[str, Any]]:
+    """Return states and group with their numbers on the host, where those are tensors on a device.
+
+    Each reader asks for β, η and t of each parameter, and each of these would make the host wait. A reader
+    from outside may expect tensors, and gets what there is.
+    """
+    if not any(reader is one for one in BUILT_IN.values()):
+        return states, group
+    counted = [state for state in states if isinstance(state.get("step"), Tensor)]
+    made = iter(updates_made(counted))
+    fetched = [
+        {**state, "step": next(made)} if isinstance(state.get("step"), Tensor) else state for state in states
+    ]
+    return fetched, options_on_host(group)
+
+
+def _fetched(scalars: Sequence[Tensor]) -> list[float]:
+    """Return scalars as numbers; one transfer if they are of one device and type."""
+    if len({(one.device, one.dtype) for one in scalars}) > 1:
+        return [float(one) for one in scalars]
+    return list(torch.stack([local(one) for one in scalars]).tolist())
 
 
 def _local_state(state: Mapping[str, Any]) -> Mapping[str, Any]:
