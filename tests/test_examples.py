@@ -61,6 +61,10 @@ EXPECTED = {
         r"^predicted and real step differ by \de-1[2-7]$",
         r"^guard 'secant': acted on \d+ of 300 steps",
     ],
+    "gpt_distributed.py": [
+        r"^fsdp2: [1-9]\d* of noise, [1-9]\d* of curvature together$",
+        r"^foreshock report runs/fsdp2$",
+    ],
     "custom_policy.py": [
         r"^guard 'damp': acted on 2 of 300 steps",
         r"^  step 100: scaled the gradient, factor 0.5: ",
@@ -88,6 +92,7 @@ for _name, _folder in ATTACHED.items():
         r"^a spike within 50 steps: \d+% \(\d+%–\d+%\); (stability|typical mean-square) ratio \d",
         rf"foreshock report runs/{_folder}$",
     ]
+STARTS_OTHERS = {"gpt_distributed.py"}
 SLOW = {"guard_training.py", "checkpoint_curvature.py", "watch_training.py", "replay_digits.py", *ATTACHED}
 
 
@@ -114,13 +119,17 @@ def run_example(name: str, folder: Path) -> str:
     )
     assert run.returncode == 0, run.stderr
     # Trainers talk of themselves there, and a monitor warns when it puts a run back.
-    assert not run.stderr or name in {*NEEDS, "rewind_training.py"}, run.stderr
+    assert not run.stderr or name in {*NEEDS, *STARTS_OTHERS, "rewind_training.py"}, run.stderr
     return run.stdout
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in EXPECTED]
-)
+def _marks(name):
+    if name in STARTS_OTHERS:
+        return [pytest.mark.distributed]
+    return [pytest.mark.slow] if name in SLOW else []
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=_marks(name)) for name in EXPECTED])
 def test_an_example_runs_anywhere_and_prints_what_it_promises(name, tmp_path):
     for package in NEEDS.get(name, ()):
         pytest.importorskip(package)
