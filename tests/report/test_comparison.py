@@ -70,7 +70,7 @@ def test_many_runs_and_none_that_spiked(tmp_path):
 def test_a_loss_that_is_no_number_draws_what_there_is(tmp_path):
     lost = [write(tmp_path / name, loss=np.full(60, math.nan)) for name in "ab"]
     page = write_html(lost, tmp_path / "page.html", compared=compare_runs(lost)).read_text()
-    assert '<section class="run" id="comparison"' in page
+    assert '<section class="compared" id="comparison"' in page
 
 
 def test_names_are_text(tmp_path, runs):
@@ -103,16 +103,17 @@ def test_the_charts_are_drawn_around_the_spike_and_widen_to_the_whole_runs(brows
     page.on("pageerror", lambda error: complaints.append(str(error)))
     path = write_html(runs, tmp_path / "page.html", compared=compare_runs(runs))
     page.goto(path.as_uri())
-    page.wait_for_function("window.foreshockRuns?.every(run => run.plots.length > 0)")
-    scale = "foreshockRuns[0].plots.map(p => [p.scales.x.min, p.scales.x.max])"
+    page.wait_for_function("window.foreshockAligned?.plots.length > 0")
+    data = json.loads(page.locator("#comparison script.data").inner_text())
+    scale = "foreshockAligned.plots.map(p => [p.scales.x.min, p.scales.x.max])"
     canvases = page.locator("#comparison figure canvas")
     assert canvases.count() == 5
     assert all(canvases.nth(i).evaluate(INK) for i in range(5))
     assert all(zoom == page.evaluate(scale)[0] for zoom in page.evaluate(scale))
-    assert page.evaluate(scale)[0] == page.evaluate("foreshockRuns[0].data.view")
+    assert page.evaluate(scale)[0] == data["view"]
     assert page.evaluate(scale)[0][1] == 150
     page.locator("#comparison .reset").click()
-    assert page.evaluate(scale)[0] == page.evaluate("foreshockRuns[0].data.range")
+    assert page.evaluate(scale)[0] == data["range"]
     assert not page.locator("#comparison .reset").is_visible()
     assert complaints == []
     page.close()
