@@ -300,7 +300,9 @@ class Monitor:
             reading=deciding,
         )
         step = self._count(step)
-        changed = self._evidence.see(step, ids, gradient_scale=gradient_scale)
+        changed = self._evidence.see(
+            step, ids, gradient_scale=gradient_scale, same_data=self._batches.same_tensors
+        )
         if changed and self._recovery is not None:
             self._recovery.changed(step)
         dense = self._last.level == "alarm"
