@@ -14,8 +14,20 @@ _TEMPLATE = Path(__file__).with_name("template.md")
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks" / "gpu.md"
 
 Records = Mapping[str, Mapping[str, Any]]
+_NOT_REPEATABLE = (
+    "Two plain trainings differed in this run already, because fused attention was not deterministic, so "
+    "that bits could not be compared here; the tests at the head of this page compare them."
+)
 _GIB = 2**30
 _H100_FLOPS, _BUSY = 989e12, 0.3
+_COUNTED = (
+    "*A counted pass* is what one forward-backward pass of a measurement, as the budget counts it, took in "
+    "steps."
+)
+_SHORT = (
+    "So few steps are mostly the opening: what is measured then is paid back over some hundred steps more, "
+    "so that the whole run here says what a beginning costs, and not what a long run does."
+)
 _HOST_BOUND = (
     "This step is bound by the host that launches its kernels (the GPU does less than three tenths of what "
     "it can): whatever the host does besides shows in full, and a half of a batch takes as long as the whole."
@@ -59,7 +71,8 @@ def render(records: Records) -> str:
             page += [_unfinished(records), f"## {title}\n{text}"]
         elif result:
             page.append(f"## {title}\n{text}".format_map({**result, **_SECTIONS[name](result)}))
-    return "\n\n".join(part.strip() for part in page if part.strip()) + "\n"
+    text = "\n\n".join(part.strip() for part in page if part.strip()) + "\n"
+    return "\n".join(line.rstrip() for line in text.split("\n"))
 
 
 def _machines(records: Records) -> str:
@@ -95,9 +108,10 @@ _GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("The same in float16 with a gradient scaler, guarded too", ("half_precision",)),
     ("The same with forward and backward in a CUDA graph", ("backward_in_a_cuda_graph",)),
     ("A whole step in a CUDA graph leaves guard and monitor out, and replays", ("step_in_a_cuda_graph",)),
+    ("Fused attention is probed, by its math kernel", ("flash_attention_is_probed[around",)),
     (
-        "Fused attention is probed: by its math kernel, or by differences where `loss_fn` insists on flash",
-        ("flash",),
+        "Flash attention that `loss_fn` insists on is probed, by differences",
+        ("flash_attention_is_probed[inside",),
     ),
     ("The step that is read from the optimizer is the one it makes", ("step_that_is_read",)),
     (
@@ -121,6 +135,8 @@ def _check_verdicts(records: Records) -> list[list[str]]:
         own = [
             one for one in tests if any(name in one["name"] for name in names) and one["outcome"] != "skipped"
         ]
+        if not own and "output" in records.get("checks", {}).get("result", {}):
+            rows.append([words, "not reached", "there was no time left"])
         if own:
             rows.append([words, *_share(sum(one["outcome"] == "passed" for one in own), len(own), "tests")])
     return rows
@@ -141,8 +157,15 @@ def _memory_verdicts(records: Records) -> list[list[str]]:
     rows = records.get("memory", {}).get("result", {}).get("rows", [])
     if not rows:
         return []
-    words = "Without memory for a probe, training goes on, bit by bit"
-    return [[words, *_share(sum(one["same_bits"] for one in rows), len(rows), "limits")]]
+    rows_of = [["Without memory for a probe, training goes on", *_share(_went_on(rows), len(rows), "limits")]]
+    if records["memory"]["result"]["repeatable"]:
+        same = sum(one["same_bits"] for one in rows)
+        rows_of.append(["… bit by bit as without a monitor", *_share(same, len(rows), "limits")])
+    return rows_of
+
+
+def _went_on(rows: Sequence[Mapping[str, Any]]) -> int:
+    return sum(not one["training_ended"] for one in rows)
 
 
 def _share(good: int, of: int, what: str) -> list[str]:
@@ -150,25 +173,37 @@ def _share(good: int, of: int, what: str) -> list[str]:
 
 
 def _overhead(result: Mapping[str, Any]) -> dict[str, str]:
+    counted = any("pass_in_steps" in one for one in result["rows"])
     rows = [
         [
             one["watcher"],
-            _percent(one["steady"]),
+            _percent(one["steady"]) if _is_long(result) else "–",
             _percent(one["total"]),
             _percent(one["usual_block"]),
-            "–" if one.get("pass_in_steps") is None else f"{one['pass_in_steps']:.1f} steps",
+            *(
+                ["–" if one["pass_in_steps"] is None else f"{one['pass_in_steps']:.1f} steps"]
+                if counted
+                else []
+            ),
             _gib(one["memory"]),
             "–" if one["memory"] is None else f"{one['memory'] / result['memory']:.2f}",
         ]
         for one in result["rows"]
     ]
-    head = ["watcher", "steady", "whole run", "usual block", "a counted pass", "peak memory", "÷ plain"]
+    head = ["watcher", "steady", "whole run", "usual block"]
+    head += [*(["a counted pass"] if counted else []), "peak memory", "÷ plain"]
     return {
         "table": table(head, rows),
         "parameters": _millions(result["parameters"]),
         "plain_memory": _gib(result["memory"]),
+        "counted": _COUNTED if counted else "",
+        "short": "" if _is_long(result) else _SHORT,
         "host": _HOST_BOUND if _utilization(result) < _BUSY else "",
     }
+
+
+def _is_long(result: Mapping[str, Any]) -> bool:
+    return bool(result["steps"] >= 2 * result["opening"])
 
 
 def _utilization(result: Mapping[str, Any]) -> float:
@@ -235,19 +270,37 @@ def _syncs(result: Mapping[str, Any]) -> dict[str, str]:
 
 def _memory(result: Mapping[str, Any]) -> dict[str, str]:
     if not result["rows"]:
-        return {"table": result.get("note", ""), "step": "–"}
+        return {"table": result.get("note", ""), "step": "–", "bits": ""}
     rows = [
         [
             f"{one['factor']:g} × a step's peak",
-            "yes" if one["same_bits"] else f"**no** {one['training_ended']}",
+            "yes" if not one["training_ended"] else f"**no**: {one['training_ended']}",
+            _same_bits(one, result),
             f"{one['probes']} made, {one['failed']} left out",
             f"{one['left_behind'] / result['weights']:.1f} × the weights",
             "; ".join(_short_message(message) for message in one["messages"]) or "–",
         ]
         for one in result["rows"]
     ]
-    head = ["memory", "same bits", "probes", "most that one left allocated", "what the log says"]
-    return {"table": table(head, rows), "step": _gib(result["step_peak"])}
+    head = [
+        "memory",
+        "training went on",
+        "same bits",
+        "probes",
+        "most that one left allocated",
+        "what the log says",
+    ]
+    return {
+        "table": table(head, rows),
+        "step": _gib(result["step_peak"]),
+        "bits": "" if result["repeatable"] else _NOT_REPEATABLE,
+    }
+
+
+def _same_bits(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    if not result["repeatable"]:
+        return "–"
+    return "yes" if row["same_bits"] else "**no**"
 
 
 def _llama(result: Mapping[str, Any]) -> dict[str, str]:
@@ -308,7 +361,8 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _short_message(message: str) -> str:
-    return message.partition(". A probe")[0].replace("|", "/")[:200]
+    short = message.partition(". A probe")[0].partition(". GPU")[0]
+    return short.replace("|", "/")[:200]
 
 
 def _last_line(text: str) -> str:
