@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,16 @@ _HEAD = """# Causes
 
 How well `foreshock explain` tells causes apart: small trainings, each with one thing done to it that makes
 its loss spike. What is done, to which architecture, when and how strongly, is
-drawn at random; a draw that does not spike is drawn again. Half of the set was held out by the number of
+drawn at random; a draw that does not spike is drawn again. Half of the set is held out by the number of
 the draw: tests and thresholds were chosen on the other half, and the held-out half was
-scored once.
+scored once, with the tests as they are now. Held-out draws that were scored before, when there were other
+tests, are not among them.
 
-- *Preconditioner lag* and *landscape* are not put there: they come by themselves. Which of the two a spike
-  is was found out by freezing v at what it had been some fifty steps before (what goes
-  away then was the decay of v), or by an optimizer that has no v. The log that is explained knows nothing
-  of it.
+- *Preconditioner lag*, *landscape* and *gradient noise* are not put there: they come by themselves. Which of
+  the first two a spike is was found out by freezing v at what it had been some fifty steps before (what goes
+  away then was the decay of v), or by an optimizer that has no v. One of noise comes with at least two of
+  three other draws of batches, and not where each step averages eight of them. The log that is explained
+  knows nothing of it.
 - All others are put there: a rate that jumps, a warm-up that is too high, a restart; wrong labels or
   damaged inputs in one batch; other inputs or targets from one step on; shorter sequences, a
   batch of one or two; a resume without the optimizer's state or without v; layers unfrozen; β₂, ε or
@@ -41,7 +44,10 @@ scored once.
 
 Most of them are told from what a monitor writes down: that the optimizer changed is a record, and the test
 only asks whether it changed in time. The hard ones are those that nobody recorded: a bad batch, other data,
-lag and landscape. All are small trainings of the same few kinds; a real run may be like none of them.
+lag, landscape and noise. All are small trainings of the same few kinds; a real run may be like none of
+them. Nor are spikes of a cause as frequent here as in life: spikes that holding v removes are searched for,
+and are few among those that look like them ([what made a rise is not what it
+needed](../explanation/causes.md#the-tests)).
 """
 
 _TAIL = """
@@ -56,9 +62,9 @@ def page(scores: dict[str, Any]) -> str:
     """Return the page.
 
     Args:
-        scores: What ``foreshock bench causes`` wrote: scores by half.
+        scores: What ``foreshock bench causes`` wrote: scores by half; and the date.
     """
-    parts = [_HEAD]
+    parts = [_HEAD, f"\nScored on {scores['date']}.\n"]
     for split in ("held-out", "development"):
         if split not in scores:
             continue
@@ -79,7 +85,10 @@ def page(scores: dict[str, Any]) -> str:
 def main() -> None:
     """Write scores and page."""
     if len(sys.argv) > 1:
-        write_json(json.loads((Path(sys.argv[1]) / "scores.json").read_text(encoding="utf-8")), RESULTS)
+        path = Path(sys.argv[1]) / "scores.json"
+        scores = json.loads(path.read_text(encoding="utf-8"))
+        scored = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+        write_json({"date": f"{scored:%Y-%m-%d}", **scores}, RESULTS)
     PAGE.write_text(page(json.loads(RESULTS.read_text(encoding="utf-8"))), encoding="utf-8")
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foreshock.cli.console import make_console, stopped
-from foreshock.cli.output import AsJson, FailOnOption, as_json, fail, print_result
+from foreshock.cli.output import AsJson, FailOnOption, fail, print_result
+from foreshock.cli.output import as_json as plain
 from foreshock.cli.replay import FromOption, JobsOption, ThreadsOption
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def explain(
     start: FromOption = None,
     jobs: JobsOption = 0,
     threads: ThreadsOption = 0,
-    json: AsJson = False,
+    as_json: AsJson = False,
     fail_on: FailOnOption = None,
 ) -> None:
     """Say what happened at each spike of a run: cause, place, stages, recovery, what to do.
@@ -66,12 +67,12 @@ def explain(
                 start=start,
                 jobs=jobs,
                 threads=threads,
-                quiet=json,
+                quiet=as_json,
             )
     except (ImportError, OSError, TypeError, ValueError, RuntimeError) as error:
         raise stopped(error) from error
-    if json:
-        rows = [as_json(one) for one in found]
+    if as_json:
+        rows = [plain(one) for one in found]
         print_result("explain", rows if examined is None else [rows[0] | {"examination": examined}])
     elif not found:
         typer.echo("Nothing to explain: the loss has no spike, no divergence, no climb and no NaN.")
