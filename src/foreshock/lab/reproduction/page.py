@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from foreshock.lab.reproduction.experiment import Claim, Experiment, Verdict
-from foreshock.lab.reproduction.experiments import EXPERIMENTS, MEDIUM
+from foreshock.lab.reproduction.experiments import EXPERIMENTS
+from foreshock.lab.reproduction.medium.experiments import MEDIUM
 from foreshock.lab.reproduction.page_parts import UNKNOWN, percent, shown, table
 from foreshock.lab.reproduction.results import Result, load_results
 from foreshock.lab.reproduction.spikemap.findings import summarise
