@@ -25,6 +25,14 @@ TINY = {
     "llm": ["steps=120", "batch_size=4", "sequences=8", "length=6", "width=8", "heads=2", "layers=1"],
     "interventions": ["steps=30", "width=8", "points=20", "after=550"],
     "cause": ["steps=20", "mini_steps=20", "data=digits"],
+    "criteria": [
+        "steps=120",
+        "widths=8",
+        "rates=0.01",
+        "deep_steps=110",
+        "deep_rates=0.02",
+        "transformer_steps=20",
+    ],
 }
 # The trainings of `cause` have their own sizes: seconds, not milliseconds.
 EVERY = [pytest.param(name, marks=pytest.mark.slow) if name == "cause" else name for name in EXPERIMENTS]

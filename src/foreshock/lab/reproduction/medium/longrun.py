@@ -7,6 +7,7 @@ again after a resume, with the states and batches at hand that a spike needs to 
 from __future__ import annotations
 
 import copy
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class LongPlan(TrainingConfig):
     direction_every: int = 1
     probe_examples: int = 512
     events: int = 4
-    checkpoint_seconds: float = 120.0
+    checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -273,7 +274,7 @@ class Progress:
         try:
             kept = torch.load(path, map_location="cpu", weights_only=True)
             return cls(**{**kept, "state": None if kept["state"] is None else State(**kept["state"])})
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError):
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError):
             return cls(None, {}, [])  # none yet, or one that a full disk has torn
 
 
