@@ -45,9 +45,9 @@ class CriteriaConfig:
         device: "cpu", "cuda" or "auto".
     """
 
-    steps: int = 2400
+    steps: int = 2000
     widths: tuple[int, ...] = (50, 200, 1000)
-    rates: tuple[float, ...] = (0.005, 0.01, 0.02)
+    rates: tuple[float, ...] = (0.01, 0.02)
     deep_steps: int = 500
     deep_rates: tuple[float, ...] = (0.01, 0.02, 0.04)
     transformer_steps: int = 1200
