@@ -319,7 +319,8 @@ def publish(kept: Path, scale: str, target: Path) -> list[Path]:
     Raises:
         ValueError: If there are neither results of that scale nor lines of the map.
     """
-    results = load_results(kept, "cpu" if scale == "medium" else scale)
+    scale = "cpu" if scale == "medium" else scale
+    results = load_results(kept, scale)
     medium, lines = load_results(kept, "medium"), load_lines(kept / MAP / CELLS)
     if not results and not lines and not medium:
         raise ValueError(
