@@ -7,7 +7,8 @@ import pytest
 
 from foreshock.lab.reproduction.experiment import Claim, Experiment, Outcome
 from foreshock.lab.reproduction.experiments import EXPERIMENTS
-from foreshock.lab.reproduction.page import EXPLORATION, PICTURES, fill, publish, write_page
+from foreshock.lab.reproduction.filling import fill
+from foreshock.lab.reproduction.page import EXPLORATION, PICTURES, publish, write_page
 from foreshock.lab.reproduction.page_parts import table
 from foreshock.lab.reproduction.results import Result, load_result, load_results, save_result
 from foreshock.lab.reproduction.runner import OUTCOME, Order, run_order

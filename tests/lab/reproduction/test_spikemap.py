@@ -10,7 +10,8 @@ import torch
 from typer.testing import CliRunner
 
 from foreshock.cli.app import app
-from foreshock.lab.reproduction.page import MAP, fill, publish
+from foreshock.lab.reproduction.filling import MAP, fill
+from foreshock.lab.reproduction.page import publish
 from foreshock.lab.reproduction.spikemap import survey as surveys
 from foreshock.lab.reproduction.spikemap.cells import Cell, all_cells, fingerprint
 from foreshock.lab.reproduction.spikemap.course import (

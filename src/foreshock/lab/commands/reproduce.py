@@ -100,7 +100,7 @@ def reproduce(
 
 def _survey(console: Console, scale: Scale, seeds: range, kept: Path, settings: list[str]) -> None:
     """Run the cells of the map that are missing, a line in the terminal and one in the file each."""
-    from foreshock.lab.reproduction.page import MAP
+    from foreshock.lab.reproduction.filling import MAP
     from foreshock.lab.reproduction.spikemap.survey import CELLS, survey
 
     if settings or scale != Scale.CPU:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from foreshock.lab.reproduction.experiment import Claim, Experiment, Verdict
 from foreshock.lab.reproduction.experiments import EXPERIMENTS
+from foreshock.lab.reproduction.filling import MAP, write_principles
 from foreshock.lab.reproduction.medium.experiments import MEDIUM
-from foreshock.lab.reproduction.page_parts import UNKNOWN, percent, shown, table
+from foreshock.lab.reproduction.page_parts import UNKNOWN, shown, table
 from foreshock.lab.reproduction.results import Result, load_results
 from foreshock.lab.reproduction.spikemap.findings import summarise
 from foreshock.lab.reproduction.spikemap.map_page import write_map
@@ -22,10 +20,7 @@ PICTURES = Path("images") / "reproduction"
 """Where figures lie in the folder of the pages."""
 EXPLORATION = "exploration"
 """Folder of the results of seeds that settings were chosen on."""
-MAP = "map"
-"""Name of the map, and folder of its lines."""
 
-_FIELD = re.compile(r"\{\{(.*?)\}\}")
 
 _INTRODUCTION = """# The paper's experiments, reproduced
 
@@ -246,64 +241,6 @@ def _crossed(names: list[str], result: Result) -> str:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
-
-
-def write_principles(
-    results: Mapping[str, Result], path: Path, *, surveyed: Mapping[str, float] | None = None
-) -> Path:
-    """Write the page of principles.
-
-    Args:
-        results: Results by experiment.
-        path: The Markdown file.
-        surveyed: Numbers of the map; None if it has not been run.
-    """
-    template = (
-        files("foreshock.lab.reproduction").joinpath("templates/principles.md").read_text(encoding="utf-8")
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(fill(template, results, surveyed or {}), encoding="utf-8")
-    return path
-
-
-def fill(template: str, results: Mapping[str, Result], surveyed: Mapping[str, float] | None = None) -> str:
-    """Return a template with its fields replaced; a dash stands for a quantity that was not measured.
-
-    Args:
-        template: The text.
-        results: Results by experiment.
-        surveyed: Numbers of the map, for fields such as ``{{map | full: blamed | %}}``.
-
-    Raises:
-        ValueError: If a field names no experiment, has an unknown form, or asks for a verdict on no claim.
-
-    Example:
-        >>> fill("spikes: {{fnn-1d | spikes}}", {})
-        'spikes: –'
-    """
-    return _FIELD.sub(lambda match: _filled(match[1], results, surveyed or {}), template)
-
-
-def _filled(field: str, results: Mapping[str, Result], surveyed: Mapping[str, float]) -> str:
-    name, quantity, *form = (part.strip() for part in field.split("|"))
-    if name not in (*EXPERIMENTS, MAP):
-        raise ValueError(f"{{{{{field}}}}} names no experiment; there are {', '.join((*EXPERIMENTS, MAP))}")
-    if form not in ([], ["%"], ["seeds"], ["verdict"]):
-        raise ValueError(f"{{{{{field}}}}} has an unknown form; it may be %, seeds or verdict")
-    if name == MAP:
-        found = surveyed.get(quantity, math.nan)
-        return percent(found) if form == ["%"] else shown(found)
-    if name not in results:
-        return UNKNOWN
-    if form == ["verdict"]:
-        claims = [claim for claim in EXPERIMENTS[name].claims if claim.name == quantity]
-        if not claims:
-            raise ValueError(f"{{{{{field}}}}} asks for a verdict, but {name} has no such claim")
-        return results[name].verdict(claims[0]).value
-    if form == ["seeds"]:
-        return " / ".join(map(shown, results[name].values(quantity)))
-    value = results[name].median(quantity)
-    return percent(value) if form else shown(value)
 
 
 def publish(kept: Path, scale: str, target: Path) -> list[Path]:
