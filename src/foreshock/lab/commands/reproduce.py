@@ -186,6 +186,9 @@ def _command(experiment: Experiment, scale: str, seeds: range, changes: dict[str
         words += ["--first-seed", str(seeds.start)]
     for text in changes["always"]:
         words += ["--set", text]
+    for text in changes["where possible"]:
+        if text.startswith("device="):
+            words += ["--device", text.removeprefix("device=")]
     return shlex.join(words)
 
 
