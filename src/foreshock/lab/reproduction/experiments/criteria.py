@@ -134,31 +134,33 @@ def count(trace: Trace) -> dict[str, float]:
 
 
 def first_events(trace: Trace) -> dict[str, float]:
-    """Return the steps of the first crossing after which λ_max(Ĥ) stays above 2/η and of the spike after it.
+    """Return the steps of what leads to the first spike above 3 × the median; NaN where there is none.
 
     Args:
         trace: A recorded run, measured at every step.
+
+    Returns:
+        By name: the last lasting crossing of λ_max(Ĥ) before it, the first one of the curvature along the
+        gradient from there on, the step from which the loss rises without a pause, the onset, and how far
+        both crossings lie before it.
     """
     ratio, direction, loss = (trace.column(name) for name in ("stability_ratio", "gradient_ratio", "loss"))
     found = spikes_above(loss, _FACTORS[0])
-    onset = float(found[0].onset) if found else math.nan
+    onset = found[0].onset if found else -1
     before = [at for at in rising_crossings(ratio.steps, ratio.values, sustained=LASTING) if at <= onset]
-    along = [at for at in rising_crossings(direction.steps, direction.values) if at <= onset]
-    crossing = float(before[-1]) if before else math.nan
-    values = loss.values
-    turned = math.nan
-    if before and found:
-        # The step from which the loss rises without a pause up to the onset.
+    steps = [math.nan] * 4
+    if before:
+        along = rising_crossings(direction.steps, direction.values)
         turned = onset
-        while turned > 0 and values[int(turned) - 1] < values[int(turned)]:
+        while turned > 0 and loss.values[turned - 1] < loss.values[turned]:
             turned -= 1
+        first = next((float(at) for at in along if before[-1] <= at <= onset), math.nan)
+        steps = [float(before[-1]), first, float(turned), float(onset)]
+    names = ("λ_max crosses", "λ_grad crosses", "the loss turns", "loss > 3×")
     return {
-        "λ_max crosses": crossing,
-        "λ_grad crosses": float(along[-1]) if along else math.nan,
-        "the loss turns": turned,
-        "loss > 3×": onset,
-        "lead": onset - crossing,
-        "lead of λ_grad": onset - (float(along[-1]) if along else math.nan),
+        **dict(zip(names, steps, strict=True)),
+        "lead": steps[3] - steps[0],
+        "lead of λ_grad": steps[3] - steps[1],
     }
 
 
