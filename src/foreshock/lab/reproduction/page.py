@@ -96,6 +96,9 @@ def write_page(
     ]
     if explored:
         parts.append(_HISTORY)
+    if medium:
+        named = {f"medium {name}": result for name, result in medium.items()}
+        parts.append(filled_template("explained.md", {**results, **named}))
     for name in dict.fromkeys((*EXPERIMENTS, *MEDIUM)):
         if name in results:
             parts.append(_section(EXPERIMENTS[name], results[name], path.parent, pictures))
