@@ -8,7 +8,7 @@ from typing import Any
 
 from foreshock.lab.reproduction.experiment import Claim, Experiment, Verdict
 from foreshock.lab.reproduction.experiments import EXPERIMENTS
-from foreshock.lab.reproduction.filling import MAP, write_principles
+from foreshock.lab.reproduction.filling import MAP, filled_template, write_principles
 from foreshock.lab.reproduction.medium.experiments import MEDIUM
 from foreshock.lab.reproduction.page_parts import UNKNOWN, shown, table
 from foreshock.lab.reproduction.results import Result, load_results
