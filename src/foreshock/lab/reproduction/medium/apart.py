@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 
@@ -56,7 +57,9 @@ def take_apart(scene: Scene, onset: int) -> dict[str, float]:
     found: dict[str, float] = {"onset": float(onset), "level": scene.level}
     rise = _rise(scene, onset)
     if rise is not None:
-        found |= {"low": float(rise[0]), "high": float(rise[1])} | _parts(scene, rise)
+        found |= {"low": float(rise[0]), "high": float(rise[1])}
+        with contextlib.suppress(FloatingPointError):  # a product overflowed: there is nothing to divide
+            found |= _parts(scene, rise)
     start = rise[0] if rise is not None else (onset - _DEFAULT_START) // KEEP_EVERY * KEEP_EVERY
     if start in scene.run.states:
         found["fork"] = float(start)
