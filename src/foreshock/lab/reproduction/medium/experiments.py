@@ -244,32 +244,67 @@ MEDIUM: Mapping[str, Experiment] = MappingProxyType(
                 "1, with a warm-up and a cosine; here the key comes first, the sum is taken modulo the 80 "
                 "keys, the model has 8 layers of width 128, η stays after the warm-up, and nothing clips. "
                 "That the paper on spikes has 8 layers is recalled; its η, decay and batch size are not "
-                "known to us.",
-                MediumTransformerConfig(),
+                "known to us. The curvature along the gradient is read at every second step.",
+                MediumTransformerConfig(
+                    steps=650,
+                    learning_rate=1.5e-3,
+                    examples=1000,
+                    probe_every=30,
+                    direction_every=2,
+                    events=2,
+                ),
                 _transformer,
             ),
             _experiment(
                 "llm",
                 "A LLaMA-like model on bytes",
                 "RMSNorm, rotary positions, SwiGLU, no biases, untied output: 6 layers of width 256, bytes "
-                "of real text, 64 sequences of 64 that are seen again and again.",
-                MediumLlmConfig(batch_size=16, examples=64, probe_examples=64),
+                "of real text, 64 sequences of 64 that are seen again and again. The curvature along the "
+                "gradient is read at every fourth step.",
+                MediumLlmConfig(
+                    steps=1000,
+                    learning_rate=5e-3,
+                    weight_decay=0.3,
+                    batch_size=16,
+                    examples=64,
+                    probe_every=40,
+                    direction_every=4,
+                    probe_examples=64,
+                    events=1,
+                ),
                 _llm,
             ),
             _experiment(
                 "llm-words",
                 "A LLaMA-like model on words",
                 "As `llm` at this scale, with the 4,000 most frequent words in place of bytes.",
-                MediumLlmConfig(unit="word", batch_size=16, examples=64, probe_examples=64),
+                MediumLlmConfig(
+                    unit="word",
+                    steps=600,
+                    learning_rate=2e-3,
+                    weight_decay=0.3,
+                    batch_size=16,
+                    examples=64,
+                    probe_examples=64,
+                    events=3,
+                ),
                 _llm,
             ),
             _experiment(
                 "cnn",
                 "A convolutional network on 1,000 images",
                 "The network of `cnn` at CPU scale on 1,000 images of CIFAR-10 in mini-batches of 100, "
-                "squared error to the one-hot label summed over classes.",
+                "squared error to the one-hot label summed over classes. Within 2,500 steps it did not spike "
+                "on seed 0 with η = 0.003 and 0.01 without decay, nor with 0.01 and 0.005 and decay 0.3.",
                 MediumCnnConfig(
-                    batch_size=100, examples=1000, probe_examples=1000, weight_decay=0.0, steps=4000
+                    steps=2500,
+                    learning_rate=1e-2,
+                    weight_decay=0.3,
+                    batch_size=100,
+                    examples=1000,
+                    probe_every=40,
+                    probe_examples=500,
+                    events=3,
                 ),
                 _cnn,
             ),
