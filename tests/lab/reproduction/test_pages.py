@@ -199,7 +199,7 @@ def test_the_middle_scale_stands_beside_the_cpu_scale(tmp_path):
     assert row.count("|") in (5, 7)
     assert "| robust | 2 / 2 |" in text
     assert "(reproduce-llm-words-medium)=" in text
-    assert "0.04 / 0.05 (Transformer) and – / – (bytes) of the rise of ln λ_max(Ĥ); 0.9 / 0.95, –," in text
+    assert "0.04 / 0.05 (Transformer) and – / – (bytes) of the rise of ln λ_max(Ĥ); 0.9 / 0.95, –." in text
     assert "{{" not in text
     assert publish(kept, "medium", docs)[0].read_text() == text
     assert "--scale medium`: seeds 0, 1" in text
