@@ -39,6 +39,19 @@ def test_a_run_is_kept_judged_told_and_resumed(tmp_path):
     assert "seed 1" not in again.output
 
 
+def test_a_run_at_the_middle_scale_is_kept_with_its_device(tmp_path):
+    tiny = ["steps=110", "warmup_steps=5", "examples=24", "batch_size=6", "probe_examples=12", "layers=1"]
+    tiny += ["probe_every=100", "direction_every=100", "width=8", "heads=2", "length=4"]
+    words = [word for one in tiny for word in ("--set", one)]
+    shown = reproduce("llm", "--scale", "medium", "--device", "cpu", "--seeds", 1, *words, "--out", tmp_path)
+    assert shown.exit_code == 0, shown.output
+    result = load_result(tmp_path / "results" / "medium" / "llm.json")
+    assert result.command.endswith("--set length=4 --device cpu")
+    assert result.notes == ["Text: source of the standard library of Python."]
+    assert (tmp_path / "pages" / "images" / "reproduction" / "llm-medium-loss.png").exists()
+    assert "(reproduce-llm-medium)=" in (tmp_path / "pages" / "reproduction.md").read_text()
+
+
 def test_seeds_may_begin_later(tmp_path):
     shown = reproduce("quadratic", *TINY, "--seeds", 1, "--first-seed", 4, "--out", tmp_path)
     assert shown.exit_code == 0, shown.output
@@ -59,6 +72,11 @@ def test_the_pages_alone(tmp_path):
     ("arguments", "message"),
     [
         (["gan"], "There is no experiment 'gan'; there are quadratic"),
+        (
+            ["fnn-1d", "--scale", "medium"],
+            "There is no experiment 'fnn-1d' at scale medium; there are transf",
+        ),
+        (["llm", "--scale", "medium", "--set", "shorter=0.9999"], "shorter is 0.9999; it must be a β₂ below"),
         (["quadratic", "--set", "grit=3"], "There is no setting 'grit'; there are steps, learning_rate"),
         (["quadratic", "--set", "steps=none"], "steps is 'none'; it must be a whole number"),
         (["all", "--set", "steps=3"], "--set changes one experiment"),

@@ -8,6 +8,7 @@ import pytest
 
 from foreshock.lab.reproduction.experiments import EXPERIMENTS
 from foreshock.lab.reproduction.experiments.cause import before_spikes
+from foreshock.lab.reproduction.experiments.criteria import count, first_events
 from foreshock.lab.reproduction.experiments.llm import LlmConfig
 from foreshock.lab.reproduction.experiments.quadratic import STARTS, QuadraticConfig, run
 from foreshock.lab.reproduction.frozen import Growth
@@ -25,6 +26,14 @@ TINY = {
     "llm": ["steps=120", "batch_size=4", "sequences=8", "length=6", "width=8", "heads=2", "layers=1"],
     "interventions": ["steps=30", "width=8", "points=20", "after=550"],
     "cause": ["steps=20", "mini_steps=20", "data=digits"],
+    "criteria": [
+        "steps=120",
+        "widths=8",
+        "rates=0.01",
+        "deep_steps=110",
+        "deep_rates=0.02",
+        "transformer_steps=20",
+    ],
 }
 # The trainings of `cause` have their own sizes: seconds, not milliseconds.
 EVERY = [pytest.param(name, marks=pytest.mark.slow) if name == "cause" else name for name in EXPERIMENTS]
@@ -123,3 +132,30 @@ def test_a_crossing_without_a_spike_is_no_event():
     assert [growth.step for growth in before_spikes(growths, trace)] == [200, 290]
     mini = Trace(meta | {"kind": "mini"}, trace.columns)
     assert before_spikes(growths, mini) == growths
+
+
+def test_what_leads_to_the_first_spike():
+    steps, loss = np.arange(400), np.ones(400)
+    loss[196:206] = [1.5, 2, 2.5, 2.9, 4, 6, 8, 6, 4, 2]
+    ratio, direction = np.full(400, 0.5), np.full(400, 0.5)
+    ratio[150:153] = ratio[180:203] = ratio[300:320] = 1.1
+    direction[160] = 1.2  # a step alone, before the crossing that lasts
+    direction[190:204] = 1.3
+    meta = dict.fromkeys(META) | {"split": "development", "role": "spiky", "kind": "full", "language": False}
+    columns = {"loss": loss, "stability_ratio": ratio, "gradient_ratio": direction}
+    trace = Trace(meta, {name: Column(steps, values) for name, values in columns.items()})
+    found = first_events(trace)
+    assert [found[name] for name in ("λ_max crosses", "λ_grad crosses", "the loss turns", "loss > 3×")] == [
+        180,
+        190,
+        195,
+        200,
+    ]
+    assert (found["lead"], found["lead of λ_grad"]) == (20, 10)
+    counted = count(trace)
+    assert (counted["spikes > 3×"], counted["spikes > 1.5×"]) == (1, 1)
+    assert (counted["crossings"], counted["lasting crossings"]) == (3, 2)
+    assert (counted["lasting ÷ spikes > 3×"], counted["sustained λ_grad at spikes"]) == (2, 1)
+    calm = Trace(meta, {**trace.columns, "loss": Column(steps, np.ones(400))})
+    assert math.isnan(first_events(calm)["lead"])
+    assert math.isnan(count(calm)["lasting ÷ spikes > 3×"])

@@ -86,6 +86,21 @@ def test_measures_that_set_an_option(name, key, value):
     assert all(group[key] == value for group in made.optimizer.param_groups)
 
 
+def test_a_shorter_memory_leaves_v_hat_as_it_is():
+    made = fork()
+
+    def corrected():
+        [beta2] = {group["betas"][1] for group in made.optimizer.param_groups}
+        states = (made.optimizer.state[parameter] for parameter in made.model.parameters())
+        return beta2, [state["exp_avg_sq"] / (1 - beta2 ** float(state["step"])) for state in states]
+
+    _, before = corrected()
+    assert INTERVENTIONS["beta2-0.9-kept"].begin(made) is None
+    beta2, after = corrected()
+    assert beta2 == 0.9
+    assert all(torch.allclose(one, other, rtol=1e-4) for one, other in zip(before, after, strict=True))
+
+
 def test_a_halved_rate_comes_back_after_a_hundred_steps():
     made = fork()
     before = INTERVENTIONS["rate-half-100"].begin(made)

@@ -7,7 +7,8 @@ import pytest
 
 from foreshock.lab.reproduction.experiment import Claim, Experiment, Outcome
 from foreshock.lab.reproduction.experiments import EXPERIMENTS
-from foreshock.lab.reproduction.page import EXPLORATION, PICTURES, fill, publish
+from foreshock.lab.reproduction.filling import fill
+from foreshock.lab.reproduction.page import EXPLORATION, PICTURES, publish, write_page
 from foreshock.lab.reproduction.page_parts import table
 from foreshock.lab.reproduction.results import Result, load_result, load_results, save_result
 from foreshock.lab.reproduction.runner import OUTCOME, Order, run_order
@@ -169,3 +170,38 @@ def test_every_field_of_the_principles_names_something_that_is_measured_or_claim
 
 def test_a_table_escapes_what_would_end_a_cell():
     assert table(["a", "b"], [["x|y", "1"]]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1 |"
+
+
+def test_the_middle_scale_stands_beside_the_cpu_scale(tmp_path):
+    kept, docs = tmp_path / "results", tmp_path / "docs"
+    cause = dataclasses.replace(
+        RESULT, experiment="cause", seeds=[0, 1], measured={"transformer: share": [0.04, 0.05]}
+    )
+    medium = dataclasses.replace(
+        RESULT,
+        experiment="transformer",
+        scale="medium",
+        command="foreshock reproduce transformer --scale medium",
+        measured={"share": [0.9, 0.95], "spikes": [3.0, 2.0], "robust": [2.0, 2.0]},
+    )
+    words = dataclasses.replace(medium, experiment="llm-words", measured={"spikes": [0.0, 0.0]})
+    for result in (cause, medium, words):
+        save_result(result, kept)
+    [page, _] = publish(kept, "cpu", docs)
+    text = page.read_text()
+    assert (
+        "[`transformer`, middle scale](#reproduce-transformer-medium) | 2 | 0 | 0 | 7 | 2.5 min | – |" in text
+    )
+    row = next(
+        line for line in text.splitlines() if line.startswith("| Decay of the preconditioner, not the")
+    )
+    assert "| 0.04 / 0.05 | not confirmed | 0.9 / 0.95 | **confirmed** |" in text
+    assert row.count("|") in (5, 7)
+    assert "| robust | 2 / 2 |" in text
+    assert "(reproduce-llm-words-medium)=" in text
+    assert "0.04 / 0.05 (Transformer) and – / – (bytes) of the rise of ln λ_max(Ĥ); 0.9 / 0.95, –." in text
+    assert "{{" not in text
+    assert publish(kept, "medium", docs)[0].read_text() == text
+    assert "--scale medium`: seeds 0, 1" in text
+    with pytest.raises(ValueError, match="no result to write a page of"):
+        write_page({}, {}, tmp_path / "x.md", kept="k", pictures=docs)

@@ -25,6 +25,7 @@ class Scale(StrEnum):
     """Sizes of the experiments."""
 
     CPU = "cpu"
+    MEDIUM = "medium"
     PAPER = "paper"
 
 
@@ -32,13 +33,17 @@ def reproduce(
     name: Annotated[
         str,
         typer.Argument(
-            help="quadratic, fnn-1d, fnn-50d, cnn, transformer, llm, interventions, cause; all of these; "
+            help="quadratic, fnn-1d, fnn-50d, cnn, transformer, llm, interventions, cause, criteria; all; "
             "map, where v is to blame over networks and settings (half an hour); or page, which only "
             "writes the pages from the results that are there."
         ),
     ],
     scale: Annotated[
-        Scale, typer.Option(help="cpu: minutes each; paper: the paper's sizes, for a GPU.")
+        Scale,
+        typer.Option(
+            help="cpu: minutes each; medium: transformer, llm, llm-words and cnn in mini-batches, hours each "
+            "on two cores; paper: the paper's sizes, for a GPU."
+        ),
     ] = Scale.CPU,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Number of seeds; 3, and 2 of each cell of the map, by default.")
@@ -52,6 +57,9 @@ def reproduce(
         Path | None, typer.Option(help="Folder or archive with images for cnn and cause.")
     ] = None,
     text: Annotated[Path | None, typer.Option(help="Text file for llm.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or auto, for experiments that have such a setting.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for runs, results and pages.")] = Path(
         "runs/reproduction"
     ),
@@ -76,7 +84,7 @@ def reproduce(
             _survey(console, scale, range(first_seed, first_seed + (seeds or 2)), kept, settings or [])
         else:
             chosen = range(first_seed, first_seed + (seeds or 3))
-            orders = _orders(name, scale.value, chosen, _changes(settings or [], data, text), out)
+            orders = _orders(name, scale.value, chosen, _changes(settings or [], data, text, device), out)
             finished = (
                 f"Seeds that were finished are kept in {out.resolve()}: the same command goes on from there"
             )
@@ -92,7 +100,7 @@ def reproduce(
 
 def _survey(console: Console, scale: Scale, seeds: range, kept: Path, settings: list[str]) -> None:
     """Run the cells of the map that are missing, a line in the terminal and one in the file each."""
-    from foreshock.lab.reproduction.page import MAP
+    from foreshock.lab.reproduction.filling import MAP
     from foreshock.lab.reproduction.spikemap.survey import CELLS, survey
 
     if settings or scale != Scale.CPU:
@@ -128,23 +136,24 @@ def _carry_out(console: Console, order: Order, kept: Path, target: Path) -> None
     console.print(f"  {len(drawn)} figures, {sum(result.seconds):.0f} s of processor time")
 
 
-def _changes(settings: list[str], data: Path | None, text: Path | None) -> dict[str, list[str]]:
+def _changes(
+    settings: list[str], data: Path | None, text: Path | None, device: str | None
+) -> dict[str, list[str]]:
     """Return the assignments that must hold, and those for experiments that have such a setting."""
-    optional = [f"path={data}"] if data is not None else []
-    if text is not None:
-        optional.append(f"text={text}")
+    possible = {"path": data, "text": text, "device": device}
+    optional = [f"{name}={value}" for name, value in possible.items() if value is not None]
     return {"always": settings, "where possible": optional}
 
 
 def _orders(name: str, scale: str, seeds: range, changes: dict[str, list[str]], out: Path) -> list[Order]:
-    from foreshock.lab.reproduction.experiments import EXPERIMENTS, find_experiment
+    from foreshock.lab.reproduction.experiments import experiments_at, find_experiment
     from foreshock.lab.reproduction.runner import Order
 
     if name == "page":
         return []
     if name == "all" and changes["always"]:
         raise ValueError("--set changes one experiment; name it instead of all")
-    chosen = list(EXPERIMENTS.values()) if name == "all" else [find_experiment(name)]
+    chosen = list(experiments_at(scale).values()) if name == "all" else [find_experiment(name, scale)]
     return [
         Order(
             experiment,
@@ -177,6 +186,9 @@ def _command(experiment: Experiment, scale: str, seeds: range, changes: dict[str
         words += ["--first-seed", str(seeds.start)]
     for text in changes["always"]:
         words += ["--set", text]
+    for text in changes["where possible"]:
+        if text.startswith("device="):
+            words += ["--device", text.removeprefix("device=")]
     return shlex.join(words)
 
 

@@ -100,10 +100,12 @@ class Outcome:
         measured: The quantities of the claims, by name, and others worth reporting; NaN where there was
             nothing to measure.
         notes: What a reader must know about this run, such as which data were used instead of the paper's.
+        seconds: Processor time, of all processes that had a part in it; None if it was this one alone.
     """
 
     measured: Mapping[str, float]
     notes: tuple[str, ...] = ()
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -114,11 +116,13 @@ class Experiment:
         name: Its name on the command line.
         title: What it is, in a few words.
         setup: The set-up in words, gaps in the paper's description included.
-        scales: A frozen configuration for each of "cpu" and "paper".
-        run: Runs one seed in a folder, which is empty, and returns what was measured.
+        scales: A frozen configuration for each of "cpu" and "paper", or for "medium" alone.
+        run: Runs one seed in a folder and returns what was measured.
         claims: What is judged.
         draw: Draws figures of a folder of one seed into a folder, and returns their files.
         figures: Captions of these figures, by file name.
+        resumable: Whether `run` goes on from what an interrupted one left in the folder; otherwise it gets
+            an empty one.
     """
 
     name: str
@@ -129,3 +133,4 @@ class Experiment:
     claims: Sequence[Claim]
     draw: Callable[[Path, Path], list[Path]]
     figures: Mapping[str, str]
+    resumable: bool = False

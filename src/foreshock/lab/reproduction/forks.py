@@ -161,6 +161,16 @@ def change(**options: float | tuple[float, float]) -> Callable[[Fork], None]:
     return begin
 
 
+def shorten_memory(fork: Fork) -> None:
+    """Set β₂ to 0.9, and v to what leaves v̂ as it is: the bias correction changes with β₂."""
+    for group in fork.optimizer.param_groups:
+        before, group["betas"] = group["betas"][1], (group["betas"][0], 0.9)
+        for parameter in group["params"]:
+            state = fork.optimizer.state[parameter]
+            taken = float(state["step"])
+            state["exp_avg_sq"].mul_((1 - 0.9**taken) / (1 - before**taken))
+
+
 def scale_rate(factor: float, *, steps: float = math.inf) -> Callable[[Fork], BeforeStep]:
     """Return an intervention that multiplies η for some steps.
 
@@ -231,6 +241,7 @@ INTERVENTIONS: Mapping[str, Intervention] = MappingProxyType(
     {
         "none": Intervention("nothing", _nothing),
         "beta2-0.9": Intervention("β₂ → 0.9", change(beta2=0.9)),
+        "beta2-0.9-kept": Intervention("β₂ → 0.9, v̂ as it is", shorten_memory),
         "beta2-0.99": Intervention("β₂ → 0.99", change(beta2=0.99)),
         "epsilon-0.1": Intervention("ε → 0.1", change(eps=0.1)),
         "epsilon-1e-3": Intervention("ε → 10⁻³", change(eps=1e-3)),

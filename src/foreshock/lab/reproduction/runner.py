@@ -19,6 +19,8 @@ from foreshock.lab.reproduction.experiment import Experiment, OnStep, Outcome
 from foreshock.lab.reproduction.results import Result
 
 OUTCOME = "outcome.json"
+BEGUN = "begun"
+"""File that names the configuration of a seed that was begun and can go on."""
 Start = Callable[[str, int], OnStep]
 """Called with experiment and seed before a seed is run; returns what to call with its progress."""
 
@@ -98,21 +100,33 @@ def run_order(order: Order, *, start: Start) -> Result:
 
 
 def _run_seed(order: Order, seed: int, start: Start) -> dict[str, Any]:
-    folder = order.seed_folder(seed)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder = _open_folder(order, seed)
     began = time.process_time()
     outcome: Outcome = order.experiment.run(order.config, seed, folder, start(order.experiment.name, seed))
     kept = {
         "fingerprint": order.fingerprint(seed),
         "measured": {name: _encode(value) for name, value in outcome.measured.items()},
         "notes": list(outcome.notes),
-        "seconds": round(time.process_time() - began, 1),
+        "seconds": round(time.process_time() - began if outcome.seconds is None else outcome.seconds, 1),
     }
     partial = folder / f"{OUTCOME}.partial"
     partial.write_text(json.dumps(kept, indent=1), encoding="utf-8")
     partial.replace(folder / OUTCOME)
     return kept
+
+
+def _open_folder(order: Order, seed: int) -> Path:
+    """Return the folder of a seed: empty, or as this very run left it if it can go on from there."""
+    folder = order.seed_folder(seed)
+    begun = folder / BEGUN
+    fingerprint = order.fingerprint(seed)
+    goes_on = order.experiment.resumable and begun.exists() and begun.read_text() == fingerprint
+    if not goes_on:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    if order.experiment.resumable:
+        begun.write_text(fingerprint)
+    return folder
 
 
 def machine() -> str:

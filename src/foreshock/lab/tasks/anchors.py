@@ -7,6 +7,8 @@ nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,9 @@ from foreshock.lab.tasks.task import Task, build_seeded, cross_entropy
 DATA_SEED = 0  # the sequences stay the same for every seed; the held-out ones have the next seed
 ANCHORS = 4
 PHRASE = 3  # a key and two anchors
+ALL = tuple((one, other) for one in range(ANCHORS) for other in range(ANCHORS))
+MASKED = ((2, 3), (3, 2))
+SEEN = tuple(pair for pair in ALL if pair not in MASKED)
 
 
 def build_anchors(
@@ -31,8 +36,13 @@ def build_anchors(
     width: int = 64,
     heads: int = 4,
     norm: str = "pre",
+    masked: bool = False,
 ) -> Task:
     """Build a causal Transformer that predicts a key moved by the shifts of two anchors, cross-entropy.
+
+    The authors' code (github.com/xuzhiqin1990/anchor_function_pub) has sequences of nine symbols, these four
+    anchors and shifts, keys from 20 to 99, and keeps the pairs of the third and the fourth anchor out of the
+    training set. There the anchors precede the key, and sums are not taken modulo the number of keys.
 
     Args:
         batch_size: Sequences in a batch; None for all.
@@ -44,6 +54,8 @@ def build_anchors(
         width: Width of the residual stream, a multiple of `heads`.
         heads: Attention heads.
         norm: Where LayerNorm sits: "pre", "post" or "none".
+        masked: Whether the pairs of the third and the fourth anchor, in either order, are kept out of the
+            training set; the held-out sequences then have no others.
 
     Raises:
         ValueError: If an option is out of range.
@@ -52,7 +64,10 @@ def build_anchors(
     check_count("length", length, least=PHRASE)
     check_count("keys", keys, least=2)
     sizes = CausalSizes(ANCHORS + keys, length, layers=layers, width=width, heads=heads, norm=norm)
-    data, held_out = (compose(sequences, length=length, keys=keys, seed=DATA_SEED + i) for i in range(2))
+    pairs = (SEEN, MASKED) if masked else (ALL, ALL)
+    data, held_out = (
+        compose(sequences, length=length, keys=keys, seed=DATA_SEED + i, pairs=pairs[i]) for i in range(2)
+    )
     return Task(
         name="anchors",
         model=build_seeded(lambda: CausalTransformer(sizes, last_only=True), seed=seed),
@@ -64,7 +79,14 @@ def build_anchors(
     )
 
 
-def compose(sequences: int, *, length: int, keys: int, seed: int = DATA_SEED) -> tuple[Tensor, Tensor]:
+def compose(
+    sequences: int,
+    *,
+    length: int,
+    keys: int,
+    seed: int = DATA_SEED,
+    pairs: Sequence[tuple[int, int]] = ALL,
+) -> tuple[Tensor, Tensor]:
     """Return sequences and their answers.
 
     Args:
@@ -72,6 +94,7 @@ def compose(sequences: int, *, length: int, keys: int, seed: int = DATA_SEED) ->
         length: Symbols in each.
         keys: Number of keys, which are the symbols from 4 on; 0 to 3 are the anchors.
         seed: Seed of the sequences.
+        pairs: The pairs of anchors that occur.
 
     Returns:
         int64 tensors of shape (sequences, length) and (sequences,).
@@ -84,9 +107,12 @@ def compose(sequences: int, *, length: int, keys: int, seed: int = DATA_SEED) ->
     """
     generator = torch.Generator().manual_seed(seed)
     symbols = torch.randint(ANCHORS, ANCHORS + keys, (sequences, length), generator=generator)
-    pairs = torch.randint(ANCHORS, (sequences, 2), generator=generator)
+    # With all sixteen pairs the numbers are those of two independent draws.
+    drawn = torch.randint(ANCHORS, (sequences, 2), generator=generator)
+    if tuple(pairs) != ALL:
+        drawn = torch.tensor(pairs)[torch.randint(len(pairs), (sequences,), generator=generator)]
     start = torch.randint(length - PHRASE + 1, (sequences, 1), generator=generator)
-    symbols.scatter_(1, start + torch.tensor([1, 2]), pairs)
+    symbols.scatter_(1, start + torch.tensor([1, 2]), drawn)
     shifts = torch.tensor([5, 1, -2, -8])
     key = symbols.gather(1, start)[:, 0] - ANCHORS
-    return symbols, ANCHORS + (key + shifts[pairs].sum(dim=1)) % keys
+    return symbols, ANCHORS + (key + shifts[drawn].sum(dim=1)) % keys

@@ -9,6 +9,7 @@ from foreshock.lab.reproduction.experiment import Experiment
 from foreshock.lab.reproduction.experiments import (
     cause,
     cnn,
+    criteria,
     fnn_1d,
     fnn_50d,
     interventions,
@@ -16,28 +17,41 @@ from foreshock.lab.reproduction.experiments import (
     quadratic,
     transformer,
 )
+from foreshock.lab.reproduction.medium.experiments import MEDIUM
 
 EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
     {
         module.EXPERIMENT.name: module.EXPERIMENT
-        for module in (quadratic, fnn_1d, fnn_50d, cnn, transformer, llm, interventions, cause)
+        for module in (quadratic, fnn_1d, fnn_50d, cnn, transformer, llm, interventions, cause, criteria)
     }
 )
 
 
-def find_experiment(name: str) -> Experiment:
+def experiments_at(scale: str) -> Mapping[str, Experiment]:
+    """Return the experiments that a scale has, by name.
+
+    Args:
+        scale: "cpu", "medium" or "paper".
+    """
+    return MEDIUM if scale == "medium" else EXPERIMENTS
+
+
+def find_experiment(name: str, scale: str = "cpu") -> Experiment:
     """Return an experiment by name.
 
     Args:
         name: Its name.
+        scale: "cpu", "medium" or "paper".
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If there is none of that name at that scale.
 
     Example:
         >>> find_experiment("cnn").title
         'A convolutional network on 50 images'
     """
-    if name not in EXPERIMENTS:
-        raise ValueError(f"There is no experiment {name!r}; there are {', '.join(EXPERIMENTS)}, and all.")
-    return EXPERIMENTS[name]
+    known = experiments_at(scale)
+    if name not in known:
+        where = "" if scale == "cpu" else f" at scale {scale}"
+        raise ValueError(f"There is no experiment {name!r}{where}; there are {', '.join(known)}, and all.")
+    return known[name]

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from foreshock.lab.reproduction.experiment import Claim, Experiment, OnStep, Outcome
 from foreshock.lab.reproduction.figures import captions, draw_training
-from foreshock.lab.reproduction.patterns import (
-    last_before,
-    median,
-    reached_before,
-    rising_crossings,
-    share_followed,
-)
 from foreshock.lab.reproduction.plan import Plan
 from foreshock.lab.reproduction.recording import record
+from foreshock.lab.reproduction.sustained import AROUND, SUSTAINED, direction_pattern
 from foreshock.lab.spikebench.spikes import ground_truth
-from foreshock.lab.spikebench.trace import Trace
 from foreshock.lab.tasks import OptimizerConfig
-from foreshock.spikes import SpikeEvent
-
-SUSTAINED = 5
-"""Consecutive steps that make a crossing a sustained one."""
-AROUND = 30
-"""Steps before an onset in which the crossing must lie, and after a crossing in which a spike is its own."""
 
 
 @dataclass(frozen=True)
@@ -114,38 +98,6 @@ def run(config: TransformerConfig, seed: int, folder: Path, on_step: OnStep) -> 
     """
     trace = record(config.plan(), seed, folder, on_step=on_step)
     return Outcome(direction_pattern(trace, ground_truth(trace)["3x"]))
-
-
-def direction_pattern(trace: Trace, spikes: list[SpikeEvent]) -> dict[str, float]:
-    """Return how single and sustained crossings of the directional curvature go with spikes.
-
-    Args:
-        trace: A recorded run of mini-batches.
-        spikes: Its spikes.
-
-    Returns:
-        By name: ``spikes``; ``sustained_hits``, the share of spikes that a sustained crossing precedes by at
-        most 30 steps; ``single_false`` and ``sustained_false``, the share of crossings that no spike follows
-        within 30 steps; ``median_direction``, of all readings; ``mean_square_reached``, the share of spikes
-        before which the ratio of mean-square stability passed one.
-    """
-    direction = trace.column("gradient_ratio")
-    values = np.where(np.isfinite(direction.values), direction.values, math.nan)
-    single = rising_crossings(direction.steps, values)
-    sustained = rising_crossings(direction.steps, values, sustained=SUSTAINED)
-    hits = [last_before(sustained, spike, within=AROUND) is not None for spike in spikes]
-    noise = trace.column("mean_square_ratio")
-    return {
-        "spikes": float(len(spikes)),
-        "highest_spike": max((spike.height for spike in spikes), default=math.nan),
-        "sustained_hits": float(np.mean(hits)) if hits else math.nan,
-        "single_crossings": float(len(single)),
-        "sustained_crossings": float(len(sustained)),
-        "single_false": 1 - share_followed(single, spikes, within=AROUND),
-        "sustained_false": 1 - share_followed(sustained, spikes, within=AROUND),
-        "median_direction": median(values.tolist()),
-        "mean_square_reached": reached_before(noise.steps, noise.values, spikes, within=2 * AROUND),
-    }
 
 
 CLAIMS = (

@@ -15,10 +15,12 @@ from foreshock.lab.reproduction.patterns import median
 from foreshock.lab.reproduction.spikemap.cells import DECAYS, KINDS, MEMORIES, all_cells
 from foreshock.lab.reproduction.spikemap.findings import (
     BLAMED,
+    BORDER,
     OUTCOMES,
     SIGNALS,
     Spike,
     crossed_first,
+    fit_formula,
     fraction,
     held,
     judge_formulas,
@@ -62,6 +64,7 @@ def write_map(lines: Lines, target: Path, *, kept: str, pictures: Path) -> Path:
         "figures": "\n\n".join(f"![{text}]({up}/{name})\n\n*{text}.*" for name, text in CAPTIONS.items()),
         "groups": _groups(numbers),
         "formulas": _formulas(spikes),
+        "border": _border(spikes, numbers),
         "crossings": _crossings(spikes),
         "outcomes": _outcomes(spikes),
         "telling": _telling(spikes),
@@ -172,9 +175,27 @@ def _formulas(spikes: Sequence[Spike]) -> str:
         first, *weights = judged.formula.weights
         pairs = zip(weights, judged.formula.names, strict=True)
         text = " ".join([f"{first:.2g}", *(f"{weight:+.2g}·{name}" for weight, name in pairs)])
-        accuracies = [percent(x) for x in (judged.same, judged.other, judged.elsewhere)]
-        rows.append([f"{text.replace('-', '−')} > 0", *accuracies])
-    return table(["v is to blame where", "seed of the fit", "other seeds", "other kinds of networks"], rows)
+        found = (judged.same, judged.other, judged.cells, judged.elsewhere)
+        rows.append([f"{text.replace('-', '−')} > 0", *map(percent, found)])
+    heads = ["seed of the fit", "other seeds", "other cells", "other networks"]
+    return table(["v is to blame where", *heads], rows)
+
+
+def _border(spikes: Sequence[Spike], numbers: Numbers) -> str:
+    """Return the border in one sentence."""
+    formula = fit_formula(with_share(spikes), BORDER)
+    if formula is None:
+        return "No formula was fitted: all spikes lie on one side of the border."
+    fixed, *weights = formula.weights
+    terms = " ".join(f"{weight:+.2g}·{name}" for weight, name in zip(weights, BORDER, strict=True))
+    return (
+        f"Fitted on all spikes, v is to blame where {fixed:.2g} {terms} > 0".replace("-", "−")
+        + ", with s = ½(1 − β₂)/(1 − β₂ᵗ), the speed at which a v that only decays moves ln λ_max(Ĥ), and "
+        "ηw, the speed at which decoupled weight decay shrinks the weights. Fitted without them it is right "
+        f"for {percent(numbers.get('border: cells', math.nan))} of the spikes of cells, and "
+        f"{percent(numbers.get('border: networks', math.nan))} of those of kinds of networks, that were left "
+        "out (balanced; 50 % is chance)."
+    )
 
 
 def _crossings(spikes: Sequence[Spike]) -> str:

@@ -82,11 +82,28 @@ def last_rise(readings: Sequence[Reading], onset: int) -> tuple[int, int] | None
         First and last step; None with fewer than two readings.
     """
     calm = [reading for reading in readings if reading.step <= onset - MARGIN]
-    if len(calm) < 2:
+    return lowest_to_highest([reading.step for reading in calm], [reading.ratio for reading in calm])
+
+
+def lowest_to_highest(steps: Sequence[int], ratios: Sequence[float]) -> tuple[int, int] | None:
+    """Return the step of the lowest reading but the last, and that of the highest one after it.
+
+    Args:
+        steps: Steps of the readings, increasing.
+        ratios: The readings.
+
+    Returns:
+        Both; None with fewer than two readings.
+
+    Example:
+        >>> lowest_to_highest([0, 10, 20, 30], [0.7, 0.4, 0.9, 0.8])
+        (10, 20)
+    """
+    if len(steps) < 2:
         return None
-    low = min(range(len(calm) - 1), key=lambda index: calm[index].ratio)
-    high = max(calm[low + 1 :], key=lambda reading: reading.ratio)
-    return calm[low].step, high.step
+    low = min(range(len(steps) - 1), key=lambda index: ratios[index])
+    high = max(range(low + 1, len(steps)), key=lambda index: ratios[index])
+    return steps[low], steps[high]
 
 
 def split_rise(course: Course, rise: tuple[int, int]) -> Growth | None:

@@ -1,0 +1,90 @@
+"""Templates whose fields are numbers of the results: principles, and what is said of claims."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+
+from foreshock.lab.reproduction.experiments import EXPERIMENTS
+from foreshock.lab.reproduction.medium.experiments import MEDIUM
+from foreshock.lab.reproduction.page_parts import UNKNOWN, percent, shown
+from foreshock.lab.reproduction.results import Result
+
+MAP = "map"
+"""Name of the map, and folder of its lines."""
+NAMED = {**EXPERIMENTS, **{f"medium {name}": experiment for name, experiment in MEDIUM.items()}}
+"""What a field of a template may name: ``cnn`` is that at CPU scale, ``medium cnn`` the other."""
+
+_FIELD = re.compile(r"\{\{(.*?)\}\}")
+
+
+def write_principles(
+    results: Mapping[str, Result], path: Path, *, surveyed: Mapping[str, float] | None = None
+) -> Path:
+    """Write the page of principles.
+
+    Args:
+        results: Results by experiment.
+        path: The Markdown file.
+        surveyed: Numbers of the map; None if it has not been run.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(filled_template("principles.md", results, surveyed), encoding="utf-8")
+    return path
+
+
+def filled_template(
+    name: str, results: Mapping[str, Result], surveyed: Mapping[str, float] | None = None
+) -> str:
+    """Return a template of this package with its fields replaced.
+
+    Args:
+        name: Its file.
+        results: Results by experiment, a name in `NAMED`.
+        surveyed: Numbers of the map.
+    """
+    text = files("foreshock.lab.reproduction").joinpath(f"templates/{name}").read_text(encoding="utf-8")
+    return fill(text, results, surveyed)
+
+
+def fill(template: str, results: Mapping[str, Result], surveyed: Mapping[str, float] | None = None) -> str:
+    """Return a template with its fields replaced; a dash stands for a quantity that was not measured.
+
+    Args:
+        template: The text.
+        results: Results by experiment, a name in `NAMED`.
+        surveyed: Numbers of the map, for fields such as ``{{map | full: blamed | %}}``.
+
+    Raises:
+        ValueError: If a field names no experiment, has an unknown form, or asks for a verdict on no claim.
+
+    Example:
+        >>> fill("spikes: {{fnn-1d | spikes}}", {})
+        'spikes: –'
+    """
+    return _FIELD.sub(lambda match: _filled(match[1], results, surveyed or {}), template)
+
+
+def _filled(field: str, results: Mapping[str, Result], surveyed: Mapping[str, float]) -> str:
+    name, quantity, *form = (part.strip() for part in field.split("|"))
+    if name not in (*NAMED, MAP):
+        raise ValueError(f"{{{{{field}}}}} names no experiment; there are {', '.join((*NAMED, MAP))}")
+    if form not in ([], ["%"], ["seeds"], ["verdict"]):
+        raise ValueError(f"{{{{{field}}}}} has an unknown form; it may be %, seeds or verdict")
+    if name == MAP:
+        found = surveyed.get(quantity, math.nan)
+        return percent(found) if form == ["%"] else shown(found)
+    if name not in results:
+        return UNKNOWN
+    if form == ["verdict"]:
+        claims = [claim for claim in NAMED[name].claims if claim.name == quantity]
+        if not claims:
+            raise ValueError(f"{{{{{field}}}}} asks for a verdict, but {name} has no such claim")
+        return results[name].verdict(claims[0]).value
+    if form == ["seeds"]:
+        return " / ".join(map(shown, results[name].values(quantity)))
+    value = results[name].median(quantity)
+    return percent(value) if form else shown(value)
