@@ -11,6 +11,7 @@ from typing import Any
 from foreshock.lab.guardbench.comparison import HARM
 from foreshock.lab.guardbench.figures import write_heat, write_pareto
 from foreshock.lab.guardbench.goals import GUARD, goal_table
+from foreshock.lab.guardbench.starts import starts_section
 from foreshock.lab.guardbench.tables import (
     cost_table,
     family_table,
@@ -123,7 +124,7 @@ def main_page(
         seeds=_seeds(scores["seeds"]),
         other=" ".join(f"[The {other} half]({page_name(other, name)})." for other in others),
     )
-    parts = [head, split_section(scores, split, figures)]
+    parts = [head, starts_section(scores, split), split_section(scores, split, figures)]
     if scores.get("costs"):
         parts.append(_costs(scores["costs"]))
     parts += [_DEFINITIONS.format(harm=HARM), f"## The methods\n\n{source_table(scores)}", history]
@@ -147,7 +148,7 @@ def other_page(scores: Mapping[str, Any], split: str, figures: Mapping[str, str]
         overview=overview_table(scores, split),
         about=_ABOUT[split],
     )
-    return _joined([head, split_section(scores, split, figures)])
+    return _joined([head, starts_section(scores, split), split_section(scores, split, figures)])
 
 
 def page_name(split: str, name: str = PAGE) -> str:
@@ -294,7 +295,8 @@ def summary(scores: Mapping[str, Any], split: str) -> str:
         scores: Scores.
         split: "development" or "held-out".
     """
-    return f"{verdict(scores, split)}\n\n{overview_table(scores, split)}".strip()
+    parts = (verdict(scores, split), overview_table(scores, split), starts_section(scores, split))
+    return "\n\n".join(part for part in parts if part)
 
 
 def _figures(scores: Mapping[str, Any], split: str, folder: Path, name: str) -> dict[str, Path]:
