@@ -172,6 +172,8 @@ def as_real(tensor: Tensor) -> Tensor:
 def _step_numbers(states: Sequence[Mapping[str, Any]]) -> list[int]:
     """Return the updates made, with a single transfer where they are counted on an accelerator."""
     counts = [state.get("step", 0) for state in states]
+    if counts and all(type(c) is Tensor for c in counts) and len({c.device for c in counts}) == 1:
+        return list(map(int, torch.stack(counts).tolist()))  # the usual case, and the quickest
     remote = [local(c) for c in counts if isinstance(c, Tensor) and c.device.type != "cpu"]
     fetched = iter(torch.stack(remote).tolist() if remote else ())
     return [
@@ -225,7 +227,18 @@ def flat(members: Bundle, select: Callable[[Slot], Tensor]) -> Tensor:
     """
     if len(members) == 1:
         return select(members[0])
-    return torch.cat([select(slot).reshape(-1) for slot in members])
+    return concatenated([select(slot) for slot in members])
+
+
+def concatenated(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the coordinates of tensors of one type and device one after the other.
+
+    Args:
+        tensors: The tensors, of any shapes.
+    """
+    # One call for all: of a hundred biases, views made in Python take longer than the copy.
+    flattened: Tensor = torch._C._nn.flatten_dense_tensors(list(tensors))
+    return flattened
 
 
 def _alike(slot: Slot) -> object:
