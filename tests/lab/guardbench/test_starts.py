@@ -8,8 +8,8 @@ import pytest
 
 from foreshock.lab.guardbench.comparison import compare, interval
 from foreshock.lab.guardbench.goals import goals
-from foreshock.lab.guardbench.publication import summary
-from foreshock.lab.guardbench.starts import starts_section
+from foreshock.lab.guardbench.publication import summary, write_pages
+from foreshock.lab.guardbench.starts import short_table, starts_section
 from lab.guardbench.results import result
 
 TASKS = ("one", "two")
@@ -92,9 +92,7 @@ def test_the_section_names_counts_shares_and_intervals():
         compare(runs(spiking={("one", 0)}, validation=0.9)), "development", about="On a box."
     )
     assert "There are 8 runs of each method, of 2 tasks.\n\nOn a box." in text
-    [row] = [
-        line for line in text.split("**Full batch**")[1].splitlines() if line.startswith("| guard-alone")
-    ]
+    [row] = [line for line in text.split("**All**")[1].splitlines() if line.startswith("| guard-alone")]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[:7] == ["guard-alone", "8", "1", "1", "1, 12 % [0.32, 53]", "1, 12 % [0.32, 53]", "1 of 2"]
     assert cells[7:] == ["1", "1", "0.9", "0.9", "1 %", "0", "1.50×"]
@@ -141,3 +139,40 @@ def test_goals_of_early_stopped_validation():
     found = met(runs(validation=1.06))
     assert not found["All", "early-stopped validation loss in no run above 1.05 × Adam's"]
     assert not found["All", "mean early-stopped validation loss at most Adam's"]
+
+
+def test_the_short_table_has_what_each_guard_leaves_of_adam_s_spikes():
+    mini = [one | {"group": "mini"} for one in runs("guard-auto", passes=0.2)]
+    text = short_table(compare([*runs(spiking={("one", 0)}), *mini]), "development")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
+    assert [row[:4] for row in rows] == [
+        ["Full batch, 8 of 2 tasks", "`guard(optimizer)`", "16 → 1", "8 → 1"],
+        ["Mini-batch, 8 of 2 tasks", "with `guard.measure`", "16 → 0", "8 → 0"],
+        ["All, 8 of 2 tasks", "`guard(optimizer)`", "16 → 1", "8 → 1"],
+        ["All, 8 of 2 tasks", "with `guard.measure`", "16 → 0", "8 → 0"],
+    ]
+    assert [row[-1] for row in rows] == ["0", "0.2", "0", "0.2"]
+    with pytest.raises(ValueError, match="no run of the held-out half"):
+        short_table(compare(runs()), "held-out")
+
+
+def test_the_present_guard_stands_before_what_was_scored_of_an_earlier_one(tmp_path):
+    earlier = compare([result(spikes=(4.0,), split="held-out"), result("amsgrad", split="held-out")])
+    present = compare([one | {"split": "held-out"} for one in runs(spiking={("one", 0)})])
+    present |= {"command": "made so", "note": "On a box."}
+    text = write_pages(earlier, tmp_path, command="x", present=present)[0].read_text()
+    places = [
+        text.index(part)
+        for part in (
+            "| 16 → 1 |",
+            "On a box. Made by `made so`",
+            "## From perturbed starts",
+            "## Goals of the guard",
+            "## Beside other measures",
+            "| amsgrad |",
+        )
+    ]
+    assert places == sorted(places)
+    assert text.count("## Goals of the guard") == 1
+    alone = write_pages(earlier, tmp_path, command="x")[0].read_text()
+    assert "of that time" not in alone

@@ -64,6 +64,56 @@ def starts_section(scores: Mapping[str, Any], split: str, *, about: str = "") ->
     return "\n\n".join([*parts, _COLUMNS])
 
 
+_SHORT = (
+    "runs from perturbed starts",
+    "guard",
+    "spikes > 3×, Adam → guard",
+    "> 8×",
+    "runs with a spike > 3×",
+    "loss ÷ Adam's",
+    "worst",
+    "early-stopped validation ÷ Adam's",
+    "worst",
+    "extra passes a step",
+)
+
+
+def short_table(scores: Mapping[str, Any], split: str) -> str:
+    """Return one row a group of runs and guard: what becomes of Adam's spikes, and what that costs.
+
+    Args:
+        scores: What `foreshock.lab.guardbench.comparison.compare` returned.
+        split: "development" or "held-out".
+
+    Raises:
+        ValueError: If no start of that half was perturbed.
+    """
+    groups = scores.get("perturbed", {}).get(split)
+    if not groups:
+        raise ValueError(f"no run of the {split} half was trained from perturbed starts")
+    rows = [
+        (f"{title}, {entry['runs']} of {entry['tasks']} tasks", words, *_short_row(entry))
+        for group, title in _named(groups).items()
+        for name, words in _GUARDS.items()
+        if (entry := groups[group].get(name)) is not None and (group, name) != ("full", "guard-auto")
+    ]
+    return table(_SHORT, rows, words=_SHORT[:2])
+
+
+# Of full batches both make the same run: where every step sees the same data, there is no noise to measure.
+_GUARDS = {"guard-alone": "`guard(optimizer)`", "guard-auto": "with `guard.measure`"}
+
+
+def _short_row(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    loss, best = entry["ratios"]["mean_loss"], entry["ratios"]["best_validation"]
+    return (
+        *(f"{entry['plain_spikes'][height]} → {entry['spikes'][height]}" for height in HEIGHTS),
+        spiking(entry, "3x"),
+        *(_fine(one[kind]) for one in (loss, best) for kind in ("mean", "worst")),
+        number(entry["passes"]),
+    )
+
+
 def starts_table(found: Mapping[str, Any]) -> str:
     """Return one row a method.
 
@@ -75,7 +125,7 @@ def starts_table(found: Mapping[str, Any]) -> str:
 
 
 def _named(groups: Mapping[str, Any]) -> dict[str, str]:
-    named = {"all": "All runs", **GROUPS, "family control": "Controls, on which Adam never spikes"}
+    named = {**GROUPS, "all": "All", "family control": "Controls, which never spike,"}
     return {name: title for name, title in named.items() if name in groups}
 
 
