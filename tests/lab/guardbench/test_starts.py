@@ -146,10 +146,10 @@ def test_the_short_table_has_what_each_guard_leaves_of_adam_s_spikes():
     text = short_table(compare([*runs(spiking={("one", 0)}), *mini]), "development")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
     assert [row[:4] for row in rows] == [
-        ["Full batch, 8 of 2 tasks", "`guard(optimizer)`", "16 → 1", "8 → 1"],
-        ["Mini-batch, 8 of 2 tasks", "with `guard.measure`", "16 → 0", "8 → 0"],
-        ["All, 8 of 2 tasks", "`guard(optimizer)`", "16 → 1", "8 → 1"],
-        ["All, 8 of 2 tasks", "with `guard.measure`", "16 → 0", "8 → 0"],
+        ["Full batch: 8, of 2 tasks", "`guard(optimizer)`", "16 → 1", "8 → 1"],
+        ["Mini-batch: 8, of 2 tasks", "with `guard.measure`", "16 → 0", "8 → 0"],
+        ["All: 8, of 2 tasks", "`guard(optimizer)`", "16 → 1", "8 → 1"],
+        ["All: 8, of 2 tasks", "with `guard.measure`", "16 → 0", "8 → 0"],
     ]
     assert [row[-1] for row in rows] == ["0", "0.2", "0", "0.2"]
     with pytest.raises(ValueError, match="no run of the held-out half"):

@@ -92,7 +92,7 @@ def short_table(scores: Mapping[str, Any], split: str) -> str:
     if not groups:
         raise ValueError(f"no run of the {split} half was trained from perturbed starts")
     rows = [
-        (f"{title}, {entry['runs']} of {entry['tasks']} tasks", words, *_short_row(entry))
+        (f"{title}: {entry['runs']}, of {entry['tasks']} tasks", words, *_short_row(entry))
         for group, title in _named(groups).items()
         for name, words in _GUARDS.items()
         if (entry := groups[group].get(name)) is not None and (group, name) != ("full", "guard-auto")
@@ -125,7 +125,7 @@ def starts_table(found: Mapping[str, Any]) -> str:
 
 
 def _named(groups: Mapping[str, Any]) -> dict[str, str]:
-    named = {**GROUPS, "all": "All", "family control": "Controls, which never spike,"}
+    named = {**GROUPS, "all": "All", "family control": "Controls, on which Adam never spikes"}
     return {name: title for name, title in named.items() if name in groups}
 
 
