@@ -174,5 +174,6 @@ def test_the_present_guard_stands_before_what_was_scored_of_an_earlier_one(tmp_p
     ]
     assert places == sorted(places)
     assert text.count("## Goals of the guard") == 1
-    alone = write_pages(earlier, tmp_path, command="x")[0].read_text()
+    alone = write_pages(earlier, tmp_path, command="x", caution="Read this first.")[0].read_text()
     assert "of that time" not in alone
+    assert alone.index("Read this first.") < alone.index("| amsgrad |")

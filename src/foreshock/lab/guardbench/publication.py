@@ -108,6 +108,7 @@ def main_page(
     history: str = "",
     name: str = PAGE,
     present: Mapping[str, Any] | None = None,
+    caution: str = "",
 ) -> str:
     """Return the page that a reader sees first: verdict, goals, tables, costs, methods, history.
 
@@ -121,6 +122,7 @@ def main_page(
         name: `PAGE` or `NORMALISED`.
         present: Scores of the present guard where `scores` are of an earlier one; ``command`` and ``note``
             in it say how they were made.
+        caution: Sentences to put first.
     """
     other = " ".join(f"[The {other} half]({page_name(other, name)})." for other in others)
     scored = _SCORED.format(
@@ -135,6 +137,7 @@ def main_page(
     )
     parts = [
         _HEAD.format(title=_TITLES[name], mark=_MARK),
+        caution,
         *_of_present_guard(present, split, other),
         scored,
         starts_section(scores, split),
@@ -296,6 +299,7 @@ def write_pages(
     history: str = "",
     name: str = PAGE,
     present: Mapping[str, Any] | None = None,
+    caution: str = "",
 ) -> list[Path]:
     """Write the page and its figures; of the development half a second page, if the other half was scored.
 
@@ -306,6 +310,7 @@ def write_pages(
         history: Markdown to put at the end, with a heading: how the held-out half was scored before.
         name: What the files' names begin with, see `page_of`.
         present: Scores of the present guard where `scores` are of an earlier one.
+        caution: Sentences to put first on the main page.
 
     Returns:
         The files, the main page first.
@@ -329,6 +334,7 @@ def write_pages(
             history=history,
             name=name,
             present=present,
+            caution=caution,
         ),
         **{
             target / page_name(split, name): other_page(
