@@ -6,8 +6,10 @@ Run from the root of the repository, after ``foreshock bench guard --suite full 
 
 With ``--keep`` methods that were not trained in that folder keep the rows that are published, so that one
 method can be added without training the others again. The scores are kept beside this file, and those of the
-first scoring of the held-out half. Without a folder the pages are written again from the published scores,
-for example after their wording has changed::
+first scoring of the held-out half. With ``--perturbed`` the folder holds trainings of the present
+guard from perturbed starts, kept as `perturbed.json`: they stand first on the pages, and in the table of
+`docs/explanation/guard.md`, until the whole suite is run again. Without a folder the pages are written again
+from the published scores, for example after their wording has changed::
 
     python -m benchmarks.guardbench.publish --suite normalised
 """
@@ -22,12 +24,20 @@ from typing import Any
 from benchmarks.guardbench.merging import merge
 
 from foreshock.lab.guardbench.publication import load_scores, page_of, write_pages
+from foreshock.lab.guardbench.starts import short_table
 from foreshock.lab.guardbench.suite import SUITES
 from foreshock.lab.guardbench.tables import method_table, methods_run
 from foreshock.lab.spikebench.page import GROUPS
 
 RESULTS = Path(__file__).parent / "results"
-PAGES = Path(__file__).parents[2] / "docs" / "benchmarks"
+PERTURBED = RESULTS / "perturbed.json"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = DOCS / "benchmarks"
+EXPLANATION = DOCS / "explanation" / "guard.md"
+_BEGIN, _END = "<!-- Table of benchmarks/guardbench/publish.py -->", "<!-- End of the table -->"
+_OF_EARLIER_GUARD = """\
+The guards of this page are those before clipping was for gradients that come alone, before v was raised when
+the gradient grows, and before the policy `rising`. The present ones are not scored on these tasks yet."""
 _HISTORY = """\
 ## How the held-out half was scored before
 
@@ -76,11 +86,52 @@ def publish(folder: Path | None, *, suite: str = "full", keep: bool = False) -> 
     scores = load_scores(folder / "scores.json" if folder is not None else published)
     if keep:
         scores = merge(scores, load_scores(published))
-    text = json.dumps(scores, allow_nan=False, separators=(",", ":")).replace('{"config":', '\n{"config":')
-    published.write_text(text + "\n", encoding="utf-8")
+    _save(scores, published)
+    present = load_scores(PERTURBED) if suite == "full" and not scores.get("perturbed") else None
+    if suite == "full":
+        _write_table(scores if present is None else present)
     command = f"foreshock bench guard --suite {suite} --release{_chosen(scores)}"
     earlier = history(load_scores(RESULTS / "first.json")) if suite == "full" else ""
-    write_pages(scores, PAGES, command=command, history=earlier, name=page_of(suite))
+    write_pages(
+        scores,
+        PAGES,
+        command=command,
+        history=earlier,
+        name=page_of(suite),
+        present=present,
+        caution=_OF_EARLIER_GUARD if suite == "normalised" else "",
+    )
+
+
+def keep_perturbed(folder: Path, *, note: str) -> None:
+    """Keep the scores of the present guard from perturbed starts beside this file.
+
+    Args:
+        folder: What ``foreshock bench guard`` wrote.
+        note: Where and how far they were made, in sentences.
+
+    Raises:
+        ValueError: If none of them is from a perturbed start.
+    """
+    scores = load_scores(folder / "scores.json")
+    if not scores.get("perturbed"):
+        raise ValueError(f"{folder} has no training from a perturbed start: run it with --starts 3")
+    chosen = "".join(f" --method {name}" for name in methods_run(scores) - {"adam"})
+    command = f"foreshock bench guard --suite full --release{chosen}"
+    _save({**scores, "costs": None, "command": command, "note": note}, PERTURBED)
+
+
+def _save(scores: dict[str, Any], path: Path) -> None:
+    text = json.dumps(scores, allow_nan=False, separators=(",", ":")).replace('{"config":', '\n{"config":')
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _write_table(scores: dict[str, Any]) -> None:
+    """Put the table of the held-out half into the explanation of the guard."""
+    before, _, rest = EXPLANATION.read_text("utf-8").partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    table = short_table(scores, "held-out")
+    EXPLANATION.write_text(f"{before}{_BEGIN}\n\n{table}\n\n{_END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
@@ -93,5 +144,13 @@ if __name__ == "__main__":
     )
     parser.add_argument("--suite", default="full", choices=SUITES, help="which suite that is")
     parser.add_argument("--keep", action="store_true", help="keep the published rows of other methods")
+    parser.add_argument(
+        "--perturbed",
+        metavar="NOTE",
+        help="the folder holds the present guard from perturbed starts; the note says where it was run",
+    )
     given = parser.parse_args()
+    if given.perturbed is not None:
+        keep_perturbed(given.folder, note=given.perturbed)
+        given.folder = None
     publish(given.folder, suite=given.suite, keep=given.keep)

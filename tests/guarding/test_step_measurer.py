@@ -235,3 +235,23 @@ def test_the_norm_of_complex_gradients_is_bitwise_that_of_a_full_reading():
             watched.optimizer.step()
         seen.append([(one.squared_gradient, one.lag) for one in watched.policy.seen[3:]])
     assert seen[0] == seen[1]
+
+
+def test_a_state_that_was_exchanged_is_not_gone_on_from(reads):
+    model = network()
+    watched = guard(optim.Adam(model.parameters()), Script(needs=("norm",)))
+    train(model, watched.optimizer, data(), 9)
+    weight = next(model.parameters())
+    watched.optimizer.state[weight] = copy.deepcopy(watched.optimizer.state[weight])
+    train(model, watched.optimizer, data(), 3)
+    assert len(reads) == 3
+
+
+def test_a_parameter_that_was_added_is_seen(reads):
+    model, other = network(), torch.ones(2, requires_grad=True)
+    watched = guard(optim.Adam(model.parameters()), Script(needs=("norm",)))
+    train(model, watched.optimizer, data(), 9)
+    watched.optimizer.param_groups[0]["params"].append(other)
+    other.grad = torch.ones(2)
+    train(model, watched.optimizer, data(), 3, before=lambda: setattr(other, "grad", torch.full((2,), 99.0)))
+    assert watched.policy.seen[-1].squared_gradient > 99**2

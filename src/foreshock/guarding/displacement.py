@@ -103,8 +103,7 @@ class Displacement:
         for name, members in named.items():
             buffer = self._backs.get(name)
             if len(members) > 1:
-                whole = [slot.parameter.reshape(-1) for slot in members]
-                self._backs[name] = torch.cat(whole) if buffer is None else torch.cat(whole, out=buffer)
+                self._backs[name] = flat(members, lambda slot: slot.parameter)
             elif buffer is None:  # a large parameter for the first time
                 self._backs[name] = members[0].parameter.clone()
             else:

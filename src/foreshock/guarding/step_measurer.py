@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,6 +49,10 @@ class GradientNormCache:
 
     def __init__(self) -> None:
         self._slots: list[Slot] = []
+        self._keys: list[Tensor] = []
+        self._members: list[Tensor] = []
+        self._groups: list[dict[str, Any]] = []
+        self._states: list[Any] = []
         self._ahead, self._coordinates = 0, 0
 
     def matches(self, optimizer: Optimizer) -> bool:
@@ -56,27 +61,22 @@ class GradientNormCache:
         Args:
             optimizer: The optimizer, unwrapped.
         """
-        known, place = self._slots, 0
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if not parameter.requires_grad or parameter.grad is None:
-                    continue
-                if place == len(known):
-                    return False
-                slot = known[place]
-                # By identity, which costs nothing: load_state_dict makes new states and groups.
-                if slot.key is not parameter or slot.group is not group:
-                    return False
-                if optimizer.state.get(parameter) is not slot.state or not slot.state:
-                    return False
-                place += 1
-        return place == len(known) > 0
+        # All by identity, which costs nothing: load_state_dict makes new states and groups. Looking up each
+        # parameter's state would cost more than its norm, since hashing a tensor is a call of Python.
+        if not self._slots or not _same(optimizer.param_groups, self._groups):
+            return False
+        members = [parameter for group in self._groups for parameter in group["params"]]
+        if not (_same(members, self._members) and _same(optimizer.state.values(), self._states)):
+            return False
+        moving = [one for one in members if one.requires_grad and one.grad is not None]
+        return _same(moving, self._keys) and all(slot.state for slot in self._slots)
 
-    def remember(self, slots: Sequence[Slot], *, step: int, summed: bool) -> None:
+    def remember(self, slots: Sequence[Slot], optimizer: Optimizer, *, step: int, summed: bool) -> None:
         """Go on from a full reading, if all parameters are real, have a state and are whole in this process.
 
         Args:
             slots: All parameters with a gradient.
+            optimizer: The optimizer, unwrapped.
             step: Number of the step.
             summed: Whether sums are added up over processes.
         """
@@ -87,12 +87,15 @@ class GradientNormCache:
             return
         # The gradient is not held: it may be freed before the next step.
         self._slots = [slot._replace(gradient=slot.key, parameter=slot.key) for slot in slots]
+        self._keys = [slot.key for slot in slots]
+        self._groups, self._members = list(optimizer.param_groups), all_parameters(optimizer)
+        self._states = list(optimizer.state.values())
         self._ahead = max(slot.updates for slot in slots) - step
         self._coordinates = sum(slot.key.numel() for slot in slots)
 
     def forget(self) -> None:
         """Have everything read at the next step."""
-        self._slots = []
+        self._slots, self._keys, self._members, self._groups, self._states = [], [], [], [], []
 
     def measure(self, family: Family, *, step: int, scale: float) -> Measured:
         """Return ‖g‖², and what is known besides without reading anything.
@@ -102,8 +105,8 @@ class GradientNormCache:
             step: Number of the step.
             scale: What ``.grad`` still has to be divided by.
         """
-        gradients = [slot.key.grad for slot in self._slots if slot.key.grad is not None]
-        squared = math.fsum((norm / scale) ** 2 for norm in fetch(norms(gradients)))
+        gradients = [key.grad for key in self._keys if key.grad is not None]
+        squared = math.fsum([(norm / scale) ** 2 for norm in fetch(norms(gradients))])
         return Measured(
             squared_gradient=squared,
             coordinates=self._coordinates,
@@ -278,7 +281,7 @@ class StepMeasurer:
             decoupled=self._family.reader.decoupled_decay,
             plain_adam=self._family.plain_adam,
         )
-        self._cache.remember(slots, step=self._step, summed=self._group is not None)
+        self._cache.remember(slots, self._optimizer, step=self._step, summed=self._group is not None)
         return slots
 
     def _measure_sums(
@@ -366,10 +369,10 @@ def fetch(values: Sequence[Tensor]) -> list[float]:
     """
     if not values:
         return []
-    like = values[0]
-    if all(value.device == like.device and value.dtype == like.dtype for value in values):
-        return list(torch.stack(list(values)).tolist())
-    return list(torch.stack([value.to(like.device, like.dtype) for value in values]).tolist())
+    if len({value.dtype for value in values}) > 1 or len({value.device for value in values}) > 1:
+        like = values[0]
+        values = [value.to(like.device, like.dtype) for value in values]
+    return list(torch.stack(tuple(values)).tolist())
 
 
 def norms(gradients: Sequence[Tensor]) -> list[Tensor]:
@@ -384,8 +387,14 @@ def norms(gradients: Sequence[Tensor]) -> list[Tensor]:
     """
     if not gradients:
         return []
-    if all(gradient.dtype.itemsize >= 4 for gradient in gradients):
+    if all(dtype.itemsize >= 4 for dtype in {gradient.dtype for gradient in gradients}):
         return list(torch._foreach_norm(list(gradients)))
     # In half precision the square of an entry overflows or vanishes long before the entry does.
     wide = [None if gradient.dtype.itemsize >= 4 else torch.float32 for gradient in gradients]
     return [torch.linalg.vector_norm(g, dtype=dtype) for g, dtype in zip(gradients, wide, strict=True)]
+
+
+def _same(some: Iterable[Any], known: Sequence[Any]) -> bool:
+    """Return whether both have the same objects in the same order."""
+    found = list(some)
+    return len(found) == len(known) and all(map(operator.is_, found, known))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 
-def result(method="adam", *, config="task", seed=0, spikes=(), loss=1.0, validation=1.0, **fields):
+def result(method="adam", *, config="task", seed=0, start=0, spikes=(), loss=1.0, validation=1.0, **fields):
     """Return a result as `load_result` would."""
     return {
         "config": config,
         "seed": seed,
+        "start": start,
         "method": method,
         "split": "development",
         "family": "mlp",
@@ -19,6 +20,7 @@ def result(method="adam", *, config="task", seed=0, spikes=(), loss=1.0, validat
         "mean_loss": loss,
         "mean_validation": validation,
         "last_validation": validation,
+        "best_validation": validation,
         "diverged": False,
         "acted": None,
         "passes": 0.0,

@@ -20,6 +20,7 @@ from foreshock.lab.guardbench.run import (
     run_suite,
     trials_of,
 )
+from foreshock.lab.guardbench.suite import SECTIONS
 from foreshock.lab.spikebench.suite import DEVELOPMENT, adam, configure
 from foreshock.lab.tasks.cifar import CIFAR10_VARIABLE
 
@@ -157,5 +158,50 @@ def test_at_least_one_process_is_needed(tmp_path):
 
 def test_methods_are_trained_by_name_in_other_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(running, "suite", lambda size: (TINY,) if size == "full" else ())
-    path = running._train_named("mlp-tiny", 0, "amsgrad", tmp_path)
-    assert load_result(path)["method"] == "amsgrad"
+    path = running._train_named("mlp-tiny", 0, "amsgrad", 2, tmp_path)
+    assert (load_result(path)["method"], load_result(path)["start"]) == ("amsgrad", 2)
+
+
+def test_each_start_is_a_training_of_its_own_and_the_first_is_the_plain_one(tmp_path):
+    [plain] = trials("adam")
+    others = [dataclasses.replace(plain, start=start) for start in (1, 2)]
+    paths = run_suite([plain, *others], tmp_path)
+    assert [path.stem for path in paths] == ["mlp-tiny-0-adam", "mlp-tiny-0.1-adam", "mlp-tiny-0.2-adam"]
+    losses = [load_result(path)["mean_loss"] for path in paths]
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-3)  # 30 steps are too few to part
+    assert len({trial.fingerprint for trial in [plain, *others]}) == 3
+
+
+def test_adam_and_the_guards_are_trained_from_perturbed_starts_and_the_others_once():
+    chosen = [method(name) for name in ("adam", "amsgrad", "guard-alone")]
+    found = trials_of("quick", split="development", methods=chosen, starts=3)
+    tasks = {trial.config.name for trial in found}
+    assert {(trial.method.name, trial.start) for trial in found} == {
+        ("amsgrad", 0),
+        *((name, start) for name in ("adam", "guard-alone") for start in range(4)),
+    }
+    # Whatever is trained first, all tasks have it before any has more.
+    assert [trial.start for trial in found] == sorted(trial.start for trial in found)
+    assert len(found) == len(tasks) * (3 + 3 * 2)
+
+
+def test_a_part_of_the_suite_can_be_chosen():
+    disturbed = trials_of("full", sections=["disturbed"], seeds=1, methods=[method("adam")])
+    assert {trial.config.category for trial in disturbed} == {"outliers", "bfloat16"}
+    assert {trial.seed for trial in disturbed} == {0}
+    parts = [trials_of("full", sections=[one], methods=[method("adam")]) for one in SECTIONS]
+    names = [trial.name for part in parts for trial in part]
+    assert sorted(names) == sorted(trial.name for trial in trials_of("full", methods=[method("adam")]))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"seeds": 4}, "seeds is 4; of 1 to 3"),
+        ({"starts": -1}, "starts is -1"),
+        ({"sections": ["whole"]}, "no group 'whole'; there are full, mini"),
+    ],
+)
+def test_an_impossible_part_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        trials_of("full", **wrong)

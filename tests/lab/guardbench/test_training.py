@@ -12,7 +12,7 @@ import torch
 from foreshock.lab.guardbench.judging import judge
 from foreshock.lab.guardbench.methods import Method, method
 from foreshock.lab.guardbench.methods.clipping import Clipping
-from foreshock.lab.guardbench.training import VALIDATIONS, MethodRun, train
+from foreshock.lab.guardbench.training import EARLIER, VALIDATIONS, MethodRun, train
 from foreshock.lab.spikebench.suite import DEVELOPMENT, adam, adamw, configure
 from foreshock.lab.tasks import build_optimizer
 from foreshock.lab.tasks.training import in_precision
@@ -154,3 +154,29 @@ def test_weight_decay_and_schedule_reach_every_optimizer():
         )
         next(training.steps)
         assert training.training.optimizer.param_groups[0]["lr"] < 0.02, name
+
+
+def test_the_lowest_validation_loss_is_over_the_whole_run(monkeypatch):
+    falling_and_rising = itertools.chain([9.0, 5.0, 2.0], itertools.count(3.0))
+    monkeypatch.setattr(MethodRun, "_validate", lambda self: next(falling_and_rising))
+    training = steps(WHOLE)
+    outcome = training.outcome(seconds=1.0)
+    assert outcome.best_validation == 2.0  # of the first half, of which the mean does not know
+    assert len(training.validations) == 1 + VALIDATIONS
+    assert outcome.mean_validation > 20
+    assert outcome.last_validation == 2 + VALIDATIONS + EARLIER - 2
+
+
+@pytest.mark.parametrize("name", ["adam", "guard-auto"])
+def test_all_methods_begin_a_perturbed_start_in_the_same_place(name):
+    plain, moved = (MethodRun(MINI, 1, method(name), start=start) for start in (0, 2))
+    other = MethodRun(MINI, 1, method("amsgrad"), start=2)
+    try:
+        for before, after, same in zip(
+            *(run.training.model.parameters() for run in (plain, moved, other)), strict=True
+        ):
+            assert torch.equal(after, same)
+            assert 0 < (after / before - 1).abs().max() < 1e-5
+    finally:
+        plain.close()
+        moved.close()

@@ -37,6 +37,16 @@ class GuardSuite(StrEnum):
     NORMALISED = "normalised"
 
 
+class GuardGroup(StrEnum):
+    """Groups of GuardBench's trainings that can be chosen."""
+
+    FULL = "full"
+    MINI = "mini"
+    LANGUAGE = "language"
+    DISTURBED = "disturbed"
+    CONTROLS = "controls"
+
+
 @bench.callback()
 def _group() -> None:
     """Reproduce the benchmarks."""
@@ -192,10 +202,26 @@ def guard(
             help="Only this method, beside plain Adam; can be repeated. Times are left out.",
         ),
     ] = None,
+    group: Annotated[
+        list[GuardGroup] | None,
+        typer.Option("--group", help="Only these trainings; can be repeated. By default all."),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, max=3, help="How many seeds. By default 3; 1 of the quick suite."),
+    ] = None,
+    starts: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Perturbed starts of each seed, of Adam and the guards. By default 3 of suite full, else 0.",
+        ),
+    ] = None,
 ) -> None:
     """Compare Foreshock's guards with other methods against loss spikes (GuardBench).
 
-    Every method trains the same tasks; an interrupted command resumes where it stopped.
+    Every method trains the same tasks, Adam and the guards also from weights × (1 + 1e-6 ε).
+    An interrupted command resumes where it stopped, and what is there can be scored with --partial.
     """
     from foreshock.lab.guardbench.comparison import compare
     from foreshock.lab.guardbench.cost import saved_costs
@@ -206,8 +232,16 @@ def guard(
 
     console = Console(highlight=False)
     split = None if release else "development"
+    started = (3 if suite is GuardSuite.FULL else 0) if starts is None else starts
     try:
-        trials = trials_of(suite.value, split=split, methods=chosen_methods(method or ()))
+        trials = trials_of(
+            suite.value,
+            split=split,
+            methods=chosen_methods(method or ()),
+            sections=[one.value for one in group or ()],
+            seeds=seeds,
+            starts=started,
+        )
     except ValueError as error:
         raise stopped(error) from error
     folder = out / "results"
@@ -226,6 +260,9 @@ def guard(
         path = write_json(scores, out / "scores.json")
         command = f"foreshock bench guard --suite {suite.value}{' --release' if release else ''}"
         command += "".join(f" --method {name}" for name in method or ())
+        command += "".join(f" --group {one.value}" for one in group or ())
+        command += "" if seeds is None else f" --seeds {seeds}"
+        command += "" if starts is None else f" --starts {starts}"
         pages = write_pages(scores, out / "pages", command=command, name=page_of(suite.value))
     except (ImportError, OSError, ValueError) as error:
         raise stopped(error) from error

@@ -1,11 +1,11 @@
-"""Results → scores: each training against plain Adam's of the same configuration and seed."""
+"""Results → scores: each training against plain Adam's of the same configuration, seed and start."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from foreshock._version import __version__
@@ -17,35 +17,34 @@ HARM = 1.1
 """A mean loss above 1.1 × Adam's counts as harm."""
 
 _RATIOS = ("mean_loss", "mean_validation", "last_validation")
+_BEST = "best_validation"
 
 
 def compare(results: Iterable[Result]) -> dict[str, Any]:
     """Score results, by split, then by group of runs, then by method.
 
-    Only trainings whose plain Adam is there too are scored.
+    Only trainings whose plain Adam is there too are scored. Those from perturbed starts count for `perturbed`
+    alone, since not all methods have them.
 
     Args:
         results: What `foreshock.lab.guardbench.run.load_result` read.
 
     Returns:
         ``foreshock``, the version; ``seeds``; ``methods``, where each is from; ``tasks``, one row a
-        configuration; ``scores``, by split, group and method. Groups are all, full, mini, language, and
-        ``family NAME``. JSON can hold it.
+        configuration; ``scores``, by split, group and method; ``perturbed``, over all starts, by split, group
+        and method, empty without perturbed ones. Groups are all, full, mini, language, and ``family NAME``.
+        JSON can hold it.
 
     Raises:
+        ImportError: If there are perturbed starts and scipy, which computes intervals, is missing.
         ValueError: If nothing can be compared.
     """
-    paired = _paired(results)
+    everything = _paired(results)
+    paired = [pair for pair in everything if not _start(pair[0])]
     if not paired:
         raise ValueError(
             "no training has plain Adam's beside it: there is nothing to compare; run some first"
         )
-    groups: dict[str, dict[str, dict[str, list[Pair]]]] = defaultdict(
-        lambda: defaultdict(lambda: defaultdict(list))
-    )
-    for one, plain in paired:
-        for group in _groups_of(one):
-            groups[one["split"]][group][one["method"]].append((one, plain))
     return {
         "foreshock": __version__,
         "seeds": sorted({one["seed"] for one, _ in paired}),
@@ -53,17 +52,100 @@ def compare(results: Iterable[Result]) -> dict[str, Any]:
             one.name: {"source": one.source, "citation": one.citation, "note": one.note} for one in METHODS
         },
         "tasks": _tasks(paired),
-        "scores": {
-            split: {
-                group: {name: aggregate(pairs) for name, pairs in _ordered(methods).items()}
-                for group, methods in sorted(found.items(), key=lambda item: _rank(item[0]))
-            }
-            for split, found in sorted(groups.items())
-        },
+        "scores": _by_group(paired, aggregate),
+        "perturbed": _by_group(_repeated(everything), over_starts) if len(everything) > len(paired) else {},
     }
 
 
 Pair = tuple[Result, Result]
+
+
+def _by_group(paired: Iterable[Pair], together: Callable[[Sequence[Pair]], dict[str, Any]]) -> dict[str, Any]:
+    """Return what a function makes of the trainings of each method, by split, group and method."""
+    groups: dict[str, dict[str, dict[str, list[Pair]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(list))
+    )
+    for one, plain in paired:
+        for group in _groups_of(one):
+            groups[one["split"]][group][one["method"]].append((one, plain))
+    return {
+        split: {
+            group: {name: together(pairs) for name, pairs in _ordered(methods).items()}
+            for group, methods in sorted(found.items(), key=lambda item: _rank(item[0]))
+        }
+        for split, found in sorted(groups.items())
+    }
+
+
+def _repeated(paired: Sequence[Pair]) -> list[Pair]:
+    """Return the trainings of the methods that were trained from perturbed starts, from all starts."""
+    methods = {one["method"] for one, _ in paired if _start(one)}
+    return [pair for pair in paired if pair[0]["method"] in methods]
+
+
+def over_starts(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Put the trainings of one method from all starts together.
+
+    Args:
+        pairs: Each training with that of plain Adam from the same start.
+
+    Returns:
+        ``runs`` and ``tasks``, their number; ``spikes``, how many, and ``plain_spikes``, Adam's;
+        ``spiking``, by height the runs with a spike above it, and the tasks that have such a run; ``share``,
+        by height the 95 % interval for the share of such runs; of each ratio of losses median, worst and
+        geometric mean; ``acted``, ``passes`` and ``time``, processor time ÷ Adam's.
+
+    Raises:
+        ImportError: If scipy is missing.
+    """
+    scored = [compared(one, plain) for one, plain in pairs]
+    runs = [one for one, _ in pairs]
+    spiking = {f"{height}x": [one for one in runs if _count(one, height)] for height in HEIGHTS}
+    acted = [one["acted"] for one in runs if one["acted"] is not None]
+    return {
+        "runs": len(runs),
+        "tasks": len({one["config"] for one in runs}),
+        "diverged": sum(one["diverged"] for one in runs),
+        "spikes": _counts(runs),
+        "plain_spikes": _counts([plain for _, plain in pairs]),
+        "spiking": {
+            height: {"runs": len(found), "tasks": len({one["config"] for one in found})}
+            for height, found in spiking.items()
+        },
+        "share": {height: interval(len(found), len(runs)) for height, found in spiking.items()},
+        "worst_ratio": _bounded(max(one["worst_ratio"] for one in runs)),
+        "ratios": {name: _spread([one[name] for one in scored]) for name in (*_RATIOS, _BEST)},
+        "acted": statistics.fmean(acted) if acted else None,
+        "passes": statistics.fmean(one["passes"] for one in runs),
+        "time": sum(one["seconds"] for one in runs) / sum(plain["seconds"] for _, plain in pairs),
+    }
+
+
+def interval(count: int, runs: int) -> list[float]:
+    """Return the 95 % confidence interval of Clopper and Pearson (1934) for a share.
+
+    It takes the runs for independent. Those of one task are alike, so that the truth is less certain than
+    that: the tables say in how many tasks a spike is left, too.
+
+    Args:
+        count: Runs of which something holds.
+        runs: All runs, ≥ 1.
+
+    Raises:
+        ImportError: If scipy is missing.
+
+    Example:
+        >>> interval(0, 100)
+        [0.0, 0.036216...]
+    """
+    try:
+        from scipy.stats import binomtest  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise ImportError(
+            'confidence intervals are computed by scipy: pip install "foreshock[bench]"'
+        ) from error
+    found = binomtest(count, runs).proportion_ci(0.95, method="exact")
+    return [float(found.low), float(found.high)]
 
 
 def aggregate(pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -100,13 +182,22 @@ def compared(one: Result, plain: Result) -> dict[str, float]:
         one: The training.
         plain: Plain Adam's of the same configuration and seed.
     """
-    return {name: _ratio(one[name], plain[name]) for name in _RATIOS}
+    # Results of earlier versions have no lowest validation loss.
+    return {name: _ratio(one[name], plain[name]) for name in (*_RATIOS, _BEST) if name in one}
+
+
+def _start(one: Result) -> int:
+    return int(one.get("start", 0))  # results of earlier versions have none
 
 
 def _paired(results: Iterable[Result]) -> list[Pair]:
     read = list(results)
-    plain = {(one["config"], one["seed"]): one for one in read if one["method"] == PLAIN}
-    return [(one, plain[key]) for one in read if (key := (one["config"], one["seed"])) in plain]
+    plain = {_origin(one): one for one in read if one["method"] == PLAIN}
+    return [(one, plain[origin]) for one in read if (origin := _origin(one)) in plain]
+
+
+def _origin(one: Result) -> tuple[str, int, int]:
+    return one["config"], one["seed"], _start(one)
 
 
 def _tasks(paired: Sequence[Pair]) -> list[dict[str, Any]]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from foreshock.lab.guardbench.comparison import unbounded
+from foreshock.lab.guardbench.methods import PLAIN
+from foreshock.lab.guardbench.starts import spiking
 from foreshock.lab.spikebench.page import GROUPS
 from foreshock.lab.spikebench.tables import number, share, table
 
 GUARD = "guard-auto"
+ALONE = "guard-alone"
 _CLIP = "clip-1"
 _SLIGHTLY = 1.005  # shown as 1
 
@@ -40,7 +44,7 @@ def goals(scores: Mapping[str, Any], split: str) -> list[Goal]:
         split: "development" or "held-out".
     """
     groups = scores["scores"][split]
-    found: list[Goal] = []
+    found: list[Goal] = _over_starts(scores.get("perturbed", {}).get(split, {}))
     if GUARD in groups.get("full", {}):
         found += _full_batch(scores, split)
     for group in ("mini", "language"):
@@ -88,7 +92,6 @@ def _full_batch(scores: Mapping[str, Any], split: str) -> list[Goal]:
         for name, entry in group.items()
         if scores["methods"][name]["source"] != "foreshock"
     }
-    best = min(peers, key=lambda name: peers[name])
     mean, validation = (unbounded(ours["ratios"][name]["mean"]) for name in ("mean_loss", "mean_validation"))
     farthest = unbounded(ours["ratios"]["mean_validation"]["worst"])
     return [
@@ -100,18 +103,62 @@ def _full_batch(scores: Mapping[str, Any], split: str) -> list[Goal]:
             f"{number(worst_loss)} × Adam's on {worst['config']}, the worst",
             worst_loss <= _SLIGHTLY,
         ),
-        Goal(
-            runs,
-            "mean loss at most any peer's",
-            f"{number(mean)} × Adam's; {best}: {number(peers[best])}",
-            mean <= peers[best],
-        ),
+        *_at_most_peers(mean, peers, runs),
         Goal(
             runs,
             "validation in no run above 1.05 × Adam's",
             f"{number(farthest)}; mean {number(validation)}",
             farthest <= 1.05,
         ),
+    ]
+
+
+def _at_most_peers(mean: float, peers: Mapping[str, float], runs: str) -> list[Goal]:
+    if not peers.keys() - {PLAIN}:
+        return []  # only guards were trained
+    best = min(peers, key=lambda name: peers[name])
+    found = f"{number(mean)} × Adam's; {best}: {number(peers[best])}"
+    return [Goal(runs, "mean loss at most any peer's", found, mean <= peers[best])]
+
+
+def _over_starts(groups: Mapping[str, Any]) -> list[Goal]:
+    """Return the goals that are about runs from perturbed starts."""
+    found: list[Goal] = []
+    for name in (ALONE, GUARD):
+        if name in groups.get("full", {}):
+            found += _few_runs(groups["full"][name], _runs(GROUPS["full"], name, groups["full"]))
+    for group, (name, aim) in itertools.product(("mini", "language"), ((ALONE, 0.6), (GUARD, 0.95))):
+        if name in groups.get(group, {}):
+            runs, entry = _runs(GROUPS[group], name, groups[group]), groups[group][name]
+            loss = unbounded(entry["ratios"]["mean_loss"]["mean"])
+            low = Goal(runs, "mean training loss at most 1.02 × Adam's", number(loss), loss <= 1.02)
+            found += [_gone(entry, "8x", aim, runs), low]
+    for name in (ALONE, GUARD):
+        if name in groups.get("all", {}):
+            best = groups["all"][name]["ratios"]["best_validation"]
+            found += _early_stopped(best, _runs("All", name, groups["all"]))
+    return found
+
+
+def _runs(title: str, name: str, found: Mapping[str, Any]) -> str:
+    return f"{title}, `{name}`, {found[name]['runs']} runs"
+
+
+def _few_runs(entry: Mapping[str, Any], runs: str) -> list[Goal]:
+    tall, any_height = (spiking(entry, height) for height in ("8x", "3x"))
+    few = "at most 3 % of the runs have a spike > 3×, by the upper end of the interval"
+    return [
+        Goal(runs, "no run has a spike > 8×", tall, not entry["spikes"]["8x"]),
+        Goal(runs, few, any_height, entry["share"]["3x"][1] <= 0.03),
+    ]
+
+
+def _early_stopped(best: Mapping[str, float | None], runs: str) -> list[Goal]:
+    mean, worst = unbounded(best["mean"]), unbounded(best["worst"])
+    loss = "early-stopped validation loss"
+    return [
+        Goal(runs, f"mean {loss} at most Adam's", f"{mean:.3f}", mean <= _SLIGHTLY),
+        Goal(runs, f"{loss} in no run above 1.05 × Adam's", f"{worst:.3f}", worst <= 1.05),
     ]
 
 

@@ -17,19 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from foreshock.demo.threads import one_thread
 from foreshock.guarding import Guard, guard
-from foreshock.lab.tasks import OptimizerConfig, Step, Training, TrainingConfig
+from foreshock.lab.tasks import OptimizerConfig, Step, Training, TrainingConfig, perturb_weights
 from foreshock.report.appearance import BLUE, QUIET, RED, dress, label
 from foreshock.report.drawing import figure_class, save_figure
 from foreshock.spikes import SpikeDefinition, detect_spikes
 
 _STARTS = 5
-_PERTURBATION = 1e-6  # relative: some ten units in the last place of float32
 _SMOOTHING = 5
 _PASSES = 2  # of one measurement: two gradients of each half of a batch
 
@@ -86,7 +83,7 @@ def compare(
     losses, watched, spent = [], None, 0
     for guarded in (False, True):
         training = Training(config, seed)
-        _perturb(training.model, start)
+        perturb_weights(training.model, start)
         watched = guard(training.optimizer, max_actions=steps) if guarded else None
         trail, spent = _train(training, watched)
         smooth = np.ones(_SMOOTHING) / _SMOOTHING if batch_size is not None else np.ones(1)
@@ -94,13 +91,6 @@ def compare(
     actions = () if watched is None else watched.actions
     acted = tuple(dict.fromkeys(one.step for one in actions if one.changes_something))
     return GuardedRun(name, losses[0], losses[1], acted, len(acted) / steps, _PASSES * spent / steps)
-
-
-def _perturb(model: nn.Module, start: int) -> None:
-    generator = torch.Generator().manual_seed(start)
-    with torch.no_grad():
-        for weight in model.parameters() if start else ():
-            weight.mul_(1 + _PERTURBATION * torch.randn(weight.shape, generator=generator))
 
 
 def _train(training: Training, watched: Guard | None) -> tuple[list[float], int]:

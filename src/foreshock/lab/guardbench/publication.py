@@ -10,7 +10,8 @@ from typing import Any
 
 from foreshock.lab.guardbench.comparison import HARM
 from foreshock.lab.guardbench.figures import write_heat, write_pareto
-from foreshock.lab.guardbench.goals import GUARD, goal_table
+from foreshock.lab.guardbench.goals import goal_table
+from foreshock.lab.guardbench.starts import short_table, starts_section
 from foreshock.lab.guardbench.tables import (
     cost_table,
     family_table,
@@ -42,16 +43,27 @@ _ABOUT = {
     DEVELOPMENT: "These are the runs of the development half of the suite, on which rules and constants\n"
     "were chosen",
 }
-_EARLIER = """\
-The guards of this page are those before the last change of their rules: clipping only gradients that come
-alone, raising v when the gradient grows, and the policy `rising`. The present ones are not scored yet."""
 _HEAD = """# {title}
 
 {mark}
+"""
+_PRESENT = """\
+{short}
 
+What a guard leaves of plain Adam's spikes, from weights × (1 + 1e-6 ε); {about_short}.
+{note}Made by `{command}`, Foreshock {version}.
+[How to run it, and how to read it](../how-to/compare-guards.md). {other}
+"""
+_EARLIER = """\
+## Beside other measures
+
+The other measures were trained before, on another machine, from one start of each seed. The guards in these
+tables are those of that time: before clipping was for gradients that come alone, before v was raised when the
+gradient grows, and before the policy `rising`. So read the tables for the other measures; each training is
+compared with plain Adam's on the same machine.
+"""
+_SCORED = """\
 {verdict}
-
-{earlier}
 
 {overview}
 
@@ -77,10 +89,7 @@ Learning rate and decay are the task's; everything else is as the method's autho
   in addition to those of training. **step time**: mean, ÷ Adam's; see
   [what they cost](guard.md#what-they-cost).
 """
-_OTHER = """# {title}: development half
-
-{mark}
-
+_OTHER = """\
 {verdict}
 
 {overview}
@@ -98,6 +107,8 @@ def main_page(
     others: Sequence[str] = (),
     history: str = "",
     name: str = PAGE,
+    present: Mapping[str, Any] | None = None,
+    caution: str = "",
 ) -> str:
     """Return the page that a reader sees first: verdict, goals, tables, costs, methods, history.
 
@@ -109,11 +120,12 @@ def main_page(
         others: Halves that have a page of their own.
         history: Markdown to put at the end, with a heading: how the held-out half was scored before.
         name: `PAGE` or `NORMALISED`.
+        present: Scores of the present guard where `scores` are of an earlier one; ``command`` and ``note``
+            in it say how they were made.
+        caution: Sentences to put first.
     """
-    head = _HEAD.format(
-        title=_TITLES[name],
-        mark=_MARK,
-        earlier=_EARLIER,
+    other = " ".join(f"[The {other} half]({page_name(other, name)})." for other in others)
+    scored = _SCORED.format(
         verdict=verdict(scores, split),
         overview=overview_table(scores, split),
         about=_ABOUT[split],
@@ -121,16 +133,47 @@ def main_page(
         command=command,
         version=scores["foreshock"],
         seeds=_seeds(scores["seeds"]),
-        other=" ".join(f"[The {other} half]({page_name(other, name)})." for other in others),
+        other=other,
     )
-    parts = [head, split_section(scores, split, figures)]
+    parts = [
+        _HEAD.format(title=_TITLES[name], mark=_MARK),
+        caution,
+        *_of_present_guard(present, split, other),
+        scored,
+        starts_section(scores, split),
+        split_section(scores, split, figures, judged=present is None),
+    ]
     if scores.get("costs"):
         parts.append(_costs(scores["costs"]))
     parts += [_DEFINITIONS.format(harm=HARM), f"## The methods\n\n{source_table(scores)}", history]
     return _joined(parts)
 
 
-def other_page(scores: Mapping[str, Any], split: str, figures: Mapping[str, str], *, name: str = PAGE) -> str:
+def _of_present_guard(present: Mapping[str, Any] | None, split: str, other: str) -> list[str]:
+    """Return what comes first where the comparison with other methods is of an earlier guard."""
+    if present is None or split not in present["perturbed"]:
+        return []
+    about = _ABOUT[split].replace("These are", "these are", 1)
+    note = f"{present['note']} " if present.get("note") else ""
+    head = _PRESENT.format(
+        short=short_table(present, split),
+        about_short=about,
+        note=note,
+        command=present.get("command", "foreshock bench guard"),
+        version=present["foreshock"],
+        other=other,
+    )
+    return [head, starts_section(present, split), _goals(present, split), _EARLIER]
+
+
+def other_page(
+    scores: Mapping[str, Any],
+    split: str,
+    figures: Mapping[str, str],
+    *,
+    name: str = PAGE,
+    present: Mapping[str, Any] | None = None,
+) -> str:
     """Return the page of a half that is not on the main page.
 
     Args:
@@ -138,16 +181,23 @@ def other_page(scores: Mapping[str, Any], split: str, figures: Mapping[str, str]
         split: "development" or "held-out".
         figures: File names of the figures, as in `main_page`.
         name: Name of the main page.
+        present: Scores of the present guard where `scores` are of an earlier one.
     """
-    head = _OTHER.format(
-        title=_TITLES[name],
+    title = f"{_TITLES[name]}: {split} half"
+    scored = _OTHER.format(
         main=f"{name}.md",
-        mark=_MARK,
         verdict=verdict(scores, split),
         overview=overview_table(scores, split),
         about=_ABOUT[split],
     )
-    return _joined([head, split_section(scores, split, figures)])
+    parts = [
+        _HEAD.format(title=title, mark=_MARK),
+        *(_of_present_guard(present, split, "") or ([] if present is None else [_EARLIER])),
+        scored,
+        starts_section(scores, split),
+        split_section(scores, split, figures, judged=present is None),
+    ]
+    return _joined(parts)
 
 
 def page_name(split: str, name: str = PAGE) -> str:
@@ -160,18 +210,24 @@ def page_name(split: str, name: str = PAGE) -> str:
     return f"{name}-{split}.md"
 
 
-def split_section(scores: Mapping[str, Any], split: str, figures: Mapping[str, str]) -> str:
+def _goals(scores: Mapping[str, Any], split: str) -> str:
+    reached = goal_table(scores, split)
+    return f"## Goals of the guard\n\n{reached}" if reached.count("\n") > 1 else ""
+
+
+def split_section(
+    scores: Mapping[str, Any], split: str, figures: Mapping[str, str], *, judged: bool = True
+) -> str:
     """Return the section of one half of the configurations.
 
     Args:
         scores: Scores.
         split: "development" or "held-out".
         figures: File names of the figures, by group of runs, and of the one of all tasks as ``tasks``.
+        judged: Whether the goals of the guard are judged by these scores.
     """
-    parts = []
-    reached = goal_table(scores, split)
-    if reached.count("\n") > 1:
-        parts.append(f"## Goals of `{GUARD}`\n\n{reached}")
+    goals = _goals(scores, split) if judged else ""
+    parts = [goals] if goals else []
     for group, title in GROUPS.items():
         if group in scores["scores"][split]:
             parts.append(f"## {title}")
@@ -242,6 +298,8 @@ def write_pages(
     command: str,
     history: str = "",
     name: str = PAGE,
+    present: Mapping[str, Any] | None = None,
+    caution: str = "",
 ) -> list[Path]:
     """Write the page and its figures; of the development half a second page, if the other half was scored.
 
@@ -251,6 +309,8 @@ def write_pages(
         command: The command that the page names.
         history: Markdown to put at the end, with a heading: how the held-out half was scored before.
         name: What the files' names begin with, see `page_of`.
+        present: Scores of the present guard where `scores` are of an earlier one.
+        caution: Sentences to put first on the main page.
 
     Returns:
         The files, the main page first.
@@ -266,10 +326,20 @@ def write_pages(
     main, *others = splits
     texts = {
         target / f"{name}.md": main_page(
-            scores, main, drawn[main], command=command, others=others, history=history, name=name
+            scores,
+            main,
+            drawn[main],
+            command=command,
+            others=others,
+            history=history,
+            name=name,
+            present=present,
+            caution=caution,
         ),
         **{
-            target / page_name(split, name): other_page(scores, split, drawn[split], name=name)
+            target / page_name(split, name): other_page(
+                scores, split, drawn[split], name=name, present=present
+            )
             for split in others
         },
     }
@@ -294,7 +364,8 @@ def summary(scores: Mapping[str, Any], split: str) -> str:
         scores: Scores.
         split: "development" or "held-out".
     """
-    return f"{verdict(scores, split)}\n\n{overview_table(scores, split)}".strip()
+    parts = (verdict(scores, split), overview_table(scores, split), starts_section(scores, split))
+    return "\n\n".join(part for part in parts if part)
 
 
 def _figures(scores: Mapping[str, Any], split: str, folder: Path, name: str) -> dict[str, Path]:

@@ -9,13 +9,13 @@ import importlib.util
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from foreshock.lab.guardbench.methods import METHODS, Method, method
-from foreshock.lab.guardbench.suite import SUITES, suite
+from foreshock.lab.guardbench.methods import METHODS, PLAIN, Method, method
+from foreshock.lab.guardbench.suite import SECTIONS, SUITES, section, suite
 from foreshock.lab.guardbench.training import train
 from foreshock.lab.jobs import finished, write_json
 from foreshock.lab.spikebench.run import as_plain, digest
@@ -24,6 +24,7 @@ from foreshock.lab.spikebench.suite import SEEDS, RunConfig
 BENCHMARK_CODE = (
     "foreshock.lab.guardbench.training",
     "foreshock.lab.guardbench.judging",
+    "foreshock.lab.tasks.perturbation",
     "foreshock.lab.tasks.training",
 )
 """Modules that every result depends on: where their code changes, results are outdated."""
@@ -31,43 +32,80 @@ BENCHMARK_CODE = (
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One training: a configuration, a seed and a method."""
+    """One training.
+
+    Attributes:
+        config: What is trained.
+        seed: Seed of weights and batches.
+        method: The method.
+        start: Number of the perturbed start; 0 is the unperturbed one.
+    """
 
     config: RunConfig
     seed: int
     method: Method
+    start: int = 0
 
     @property
     def name(self) -> str:
         """Unique name, usable as a file name."""
-        return f"{self.config.name}-{self.seed}-{self.method.name}"
+        start = f".{self.start}" if self.start else ""
+        return f"{self.config.name}-{self.seed}{start}-{self.method.name}"
 
     @property
     def fingerprint(self) -> str:
         """A hash of all that the result depends on: settings, and the code of method and benchmark."""
         config, one = self.config, self.method
         plain = {"rate": config.rate, "precision": config.precision, "outliers": config.outliers}
-        return digest(as_plain(config), plain, self.seed, one.name, code_hash((*one.code, *BENCHMARK_CODE)))
+        code = code_hash((*one.code, *BENCHMARK_CODE))
+        return digest(as_plain(config), plain, self.seed, self.start, one.name, code)
 
 
-def trials_of(name: str, *, split: str | None = None, methods: Iterable[Method] = METHODS) -> list[Trial]:
+def trials_of(
+    name: str,
+    *,
+    split: str | None = None,
+    methods: Iterable[Method] = METHODS,
+    sections: Collection[str] = (),
+    seeds: int | None = None,
+    starts: int = 0,
+) -> list[Trial]:
     """Return the trainings of a suite whose data sets are on this machine.
 
-    All methods of a configuration and seed follow one another, so that a partial run can be scored.
+    All methods of a configuration, seed and start follow one another, and all configurations of a seed and
+    start: whatever part of it was trained can be scored, and no configuration is ahead of the others.
 
     Args:
-        name: Name of the suite; "quick" is for one seed, the others for three.
+        name: Name of the suite.
         split: "development" or "held-out"; None for both.
         methods: The methods.
+        sections: Only configurations of these `SECTIONS`; empty for all.
+        seeds: How many seeds, 1 to 3; by default one of "quick", three of the others.
+        starts: Perturbed starts of each seed beside the unperturbed one, of plain Adam and the guards alone:
+            the others would take most of the time.
+
+    Raises:
+        ValueError: If there are not so many seeds or no such section, or `starts` is below zero.
     """
-    seeds = SEEDS[:1] if name == "quick" else SEEDS
+    count = (1 if name == "quick" else len(SEEDS)) if seeds is None else seeds
+    if not 1 <= count <= len(SEEDS):
+        raise ValueError(f"seeds is {seeds!r}; of 1 to {len(SEEDS)} seeds there are trainings")
+    if not starts >= 0:
+        raise ValueError(f"starts is {starts!r}; it is a number of perturbed starts, 0 for none")
+    for one in sections:
+        if one not in SECTIONS:
+            raise ValueError(f"there is no group {one!r}; there are {', '.join(SECTIONS)}")
     methods = tuple(methods)
     return [
-        Trial(config, seed, one)
-        for seed in seeds
+        Trial(config, seed, one, start)
+        for start in range(starts + 1)
+        for seed in SEEDS[:count]
         for config in suite(name)
-        if config.available and (split is None or config.split == split)
+        if config.available
+        and (split is None or config.split == split)
+        and (not sections or section(config) in sections)
         for one in methods
+        if not start or one.name == PLAIN or one.source == "foreshock"
     ]
 
 
@@ -122,7 +160,7 @@ def run_suite(
     if jobs == 1:
         written = finished(train_one, [(trial, place) for trial in missing])
     else:
-        calls = [(trial.config.name, trial.seed, trial.method.name, place) for trial in missing]
+        calls = [(one.config.name, one.seed, one.method.name, one.start, place) for one in missing]
         written = finished(_train_named, calls, jobs=jobs)
     for path in written:
         if on_done is not None:
@@ -138,10 +176,11 @@ def train_one(trial: Trial, folder: Path) -> Path:
         folder: Where results are kept.
     """
     config = trial.config
-    outcome = dataclasses.asdict(train(config, trial.seed, trial.method))
+    outcome = dataclasses.asdict(train(config, trial.seed, trial.method, start=trial.start))
     about = {
         "config": config.name,
         "seed": trial.seed,
+        "start": trial.start,
         "method": trial.method.name,
         "fingerprint": trial.fingerprint,
         "split": config.split,
@@ -190,10 +229,10 @@ def _bare_code(source: str) -> str:
     return ast.dump(tree)
 
 
-def _train_named(config: str, seed: int, named: str, folder: Path) -> Path:
+def _train_named(config: str, seed: int, named: str, start: int, folder: Path) -> Path:
     """Train by name: functions and read-only mappings can't be sent to another process."""
     configs = {one.name: one for name in SUITES for one in suite(name)}
-    return train_one(Trial(configs[config], seed, method(named)), folder)
+    return train_one(Trial(configs[config], seed, method(named), start), folder)
 
 
 def _plain(value: Any) -> Any:

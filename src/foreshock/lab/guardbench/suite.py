@@ -206,6 +206,24 @@ _SUITES: Mapping[str, tuple[RunConfig, ...]] = MappingProxyType(
 SUITES = tuple(_SUITES)
 """Names of the suites."""
 
+SECTIONS = ("full", "mini", "language", "disturbed", "controls")
+"""What of a suite can be chosen by itself; each configuration is in one of them."""
+
+
+def section(config: RunConfig) -> str:
+    """Return which of `SECTIONS` a configuration is in.
+
+    Args:
+        config: A configuration of a suite.
+
+    Example:
+        >>> [section(config) for config in suite("quick")][-3:]
+        ['disturbed', 'controls', 'controls']
+    """
+    if config.role == "control":
+        return "controls"
+    return "disturbed" if config.outliers or config.precision != "float32" else config.group
+
 
 def suite(name: str = "full") -> tuple[RunConfig, ...]:
     """Return the configurations of a suite.

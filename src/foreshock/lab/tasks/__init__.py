@@ -6,6 +6,7 @@ twice gives the same weights and the same batches.
 
 from foreshock.lab.tasks.families import FAMILIES, build_task
 from foreshock.lab.tasks.optimization import OptimizerConfig, build_optimizer, build_scheduler
+from foreshock.lab.tasks.perturbation import perturb_weights
 from foreshock.lab.tasks.task import Task
 from foreshock.lab.tasks.training import Step, Training, TrainingConfig
 
@@ -19,4 +20,5 @@ __all__ = [
     "build_optimizer",
     "build_scheduler",
     "build_task",
+    "perturb_weights",
 ]

@@ -150,6 +150,12 @@ def _guard(policy: str, note: str = "", *, pairs: int | None = None) -> Method:
 _AUTO = _guard("auto", _OFFERED, pairs=PROBE_EVERY)
 GUARDS = (
     _AUTO,
+    replace(
+        _AUTO,
+        name="guard-alone",
+        note="`foreshock.guard(optimizer)` and nothing else: it sees no batch",
+        intervene=partial(Guarding, policy="auto", pairs=None),
+    ),
     _guard("secant"),
     _guard("mean_square", _OFFERED, pairs=PROBE_EVERY),
     _guard("outlier"),
