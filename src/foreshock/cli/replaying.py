@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from foreshock.recorder.files import step_of
 from foreshock.replay import Loop, ReplayOutcome, parse_change, replay
 from foreshock.replay.advice import choose_start
 from foreshock.runlog import Run
+from foreshock.workers import worker_processes
 
 
 @dataclass(frozen=True)
@@ -140,14 +140,8 @@ def run_replays(tasks: Sequence[Replay], *, jobs: int = 0) -> Iterator[tuple[int
         for place, task in enumerate(tasks):
             yield place, run_replay(task)
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        try:
-            places = {pool.submit(run_replay, task): place for place, task in enumerate(tasks)}
-            for done in as_completed(places):
-                yield places[done], done.result()
-        except BaseException:
-            # Ctrl-C, or one that failed: the others need not be waited for.
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    # The first failure, or Ctrl-C, ends the others: what they would come to need not be waited for.
+    with worker_processes(jobs) as pool:
+        places = {pool.submit(run_replay, task): place for place, task in enumerate(tasks)}
+        for done in as_completed(places):
+            yield places[done], done.result()
