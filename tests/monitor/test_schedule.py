@@ -8,9 +8,8 @@ import math
 import pytest
 
 from foreshock.forecast import Forecast
-from foreshock.monitor.budget import OPENING, PassBudget
 from foreshock.monitor.clock import StepClock
-from foreshock.monitor.probing import ProbeSchedule
+from foreshock.monitor.schedule import OPENING, PassBudget, ProbeSchedule
 
 COSTS = {"curvature": 15.0, "refresh": 4.0, "noise": 2.0, "follow": 0.0}
 

@@ -22,7 +22,6 @@ from foreshock.distributed import Together, data_parallel_peers
 from foreshock.explain import Explanation, TensorTable, choose, explain_run
 from foreshock.forecast import ALARM_AT, Alarm, Forecast, RunForecaster
 from foreshock.guarding import Guard, GuardAction, Policy, as_guard
-from foreshock.monitor.budget import OPENING
 from foreshock.monitor.clock import StepClock
 from foreshock.monitor.evidence import EvidenceRecorder
 from foreshock.monitor.explanation import unusable_loss
@@ -30,9 +29,10 @@ from foreshock.monitor.following import GradientSize
 from foreshock.monitor.journal import Journal
 from foreshock.monitor.ladder import Ladder
 from foreshock.monitor.observation import FreeSignals, StepObservation
-from foreshock.monitor.probing import Measure, ProbedStep, ProbeRunner, ProbeSchedule
+from foreshock.monitor.probing import ProbedStep, ProbeRunner
 from foreshock.monitor.recording import Recording
 from foreshock.monitor.recovery import BEFORE_SPIKE, Recovery, Rewind, Rewinder, refuse_several_processes
+from foreshock.monitor.schedule import OPENING, Measure, ProbeSchedule
 from foreshock.monitor.subject import Subject
 from foreshock.preconditioner import as_optimizers
 from foreshock.recorder import Recorder, Snapshot

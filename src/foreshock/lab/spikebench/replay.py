@@ -16,7 +16,7 @@ from foreshock.dynamics import instant_lag, population_factor
 from foreshock.forecast import EdgeReading, Forecast, RunForecaster, noise_interval
 from foreshock.lab.spikebench.scores import Replay
 from foreshock.lab.spikebench.trace import Trace
-from foreshock.monitor.probing import CURVATURE_PROBE_INTERVAL
+from foreshock.monitor.schedule import CURVATURE_PROBE_INTERVAL
 
 _FIELDS = ("stability_ratio", "stability_error", "gradient_ratio", "predicted_change", "alignment")
 
