@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from foreshock.recorder.encoding import (
-    Copies,
     NamedTensors,
     UnsupportedStateError,
     decode,
@@ -28,6 +27,17 @@ def model_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield f"parameter/{name}", parameter
     for name, buffer in model.named_buffers():
         yield f"buffer/{name}", buffer
+
+
+def with_extra_state(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules that have a state of their own kind, by name.
+
+    Args:
+        model: The model.
+    """
+    for name, module in model.named_modules():
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            yield name, module
 
 
 def capture_model(model: nn.Module, tensors: NamedTensors) -> dict[str, Any]:
@@ -56,12 +66,12 @@ def capture_model(model: nn.Module, tensors: NamedTensors) -> dict[str, Any]:
                 "the model is spread over processes by FullyShardedDataParallel: use its own checkpoints, "
                 "and a Monitor without a recorder"
             )
-        if type(module).get_extra_state is not nn.Module.get_extra_state:
-            extra[name] = encode(module.get_extra_state(), f"extra/{name}", tensors)
         # Counters that a module keeps as plain numbers are state as buffers are.
         found = {key: value for key, value in vars(module).items() if type(value) in (int, float)}
         if found:
             numbers[name] = encode(found, name, NamedTensors())
+    for name, module in with_extra_state(model):
+        extra[name] = encode(module.get_extra_state(), f"extra/{name}", tensors)
     evaluating = [name for name, module in modules.items() if not module.training]
     return {"frozen": frozen, "evaluating": evaluating, "extra": extra, "numbers": numbers}
 
@@ -79,7 +89,7 @@ def _keep(tensor: Tensor, name: str, tensors: NamedTensors) -> None:
 def put_back_model(
     tree: Mapping[str, Any], model: nn.Module, tensors: Mapping[str, Tensor], *, gradients: bool
 ) -> None:
-    """Put the state of a model back, in place.
+    """Put the state of a model back, in place, but for the extra state of modules.
 
     Args:
         tree: Of `capture_model`.
@@ -99,8 +109,6 @@ def put_back_model(
             parameter.requires_grad_(name not in frozen)
     for name, module in model.named_modules():
         module.training = name not in evaluating
-        if name in tree["extra"]:
-            module.set_extra_state(decode(tree["extra"][name], Copies(tensors)))
         for key, value in decode(tree["numbers"].get(name, {"$dict": []}), {}).items():
             if getattr(module, key, None) != value:
                 setattr(module, key, value)

@@ -24,7 +24,7 @@ from foreshock.recorder.encoding import UnsupportedStateError, encode
 from foreshock.recorder.files import FOLDER, list_snapshots, oldest, remove_snapshot, write_snapshot
 from foreshock.recorder.ring import Ids, Ring, Slot
 from foreshock.recorder.snapshot import BATCH, LOSS, Snapshot, named_others
-from foreshock.recorder.state import Training, capture, check, put_back
+from foreshock.recorder.state import Restoration, Training, capture, check
 
 _FEWEST, _MOST = 5, 2000  # steps from one snapshot to the next, where time decides
 _FIRST = 10  # steps to the second, from which on it is known how long a snapshot takes
@@ -269,10 +269,22 @@ class Recorder:
         Raises:
             ValueError: If it does not fit any more, or nothing is recorded; then nothing was changed.
         """
+        self.begin_restoring(snapshot, without=without).finish()
+
+    def begin_restoring(self, snapshot: Snapshot, *, without: Collection[str] = ()) -> Restoration:
+        """Return a snapshot on its way into the training that is recorded; nothing is lost so far.
+
+        Args:
+            snapshot: The snapshot.
+            without: ``"random"``, ``"gradients"``: to leave these as they are.
+
+        Raises:
+            ValueError: If it does not fit any more, or nothing is recorded; then nothing was changed.
+        """
         if self._training is None:
             raise ValueError("this recorder records no training: pass it to a Monitor")
         check(snapshot.tree, snapshot.tensors, self._training)
-        put_back(snapshot.tree, snapshot.tensors, self._training, without=without)
+        return Restoration(snapshot.tree, snapshot.tensors, self._training, without=without)
 
     def rewound(self, step: int) -> None:
         """Forget the snapshots that were taken after a step to which the training went back.
