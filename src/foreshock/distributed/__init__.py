@@ -8,7 +8,7 @@ very message that the others wait for, so that all leave the probe at the same p
 
 from foreshock.distributed.channel import Channel, ChannelError
 from foreshock.distributed.joint import ALONE, Joint, JointProbe, LeftOutError, OtherRankError
-from foreshock.distributed.peers import Peers, data_parallel_peers
+from foreshock.distributed.peers import Peers, all_peers, data_parallel_peers
 from foreshock.distributed.together import Meeting, Together
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "OtherRankError",
     "Peers",
     "Together",
+    "all_peers",
     "data_parallel_peers",
 ]

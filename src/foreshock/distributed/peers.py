@@ -77,6 +77,19 @@ def peers_of(group: Any) -> Peers | None:
     return Peers(store, rank, len(ranks), _wait(group))
 
 
+def all_peers() -> Peers | None:
+    """Return all processes of the run, whatever they share; None if this one trains alone.
+
+    Example:
+        >>> all_peers() is None
+        True
+    """
+    distributed: Any = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return None
+    return peers_of(distributed.group.WORLD)
+
+
 def _wait(group: Any) -> dt.timedelta:
     for device in ("cuda", "cpu"):
         try:

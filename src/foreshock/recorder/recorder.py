@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,18 +222,25 @@ class Recorder:
             self._spacing = self._clock.spacing(self._share * _SPARED)
         self._ring.reach = self._spacing * 2 ** (self._ring.last - 1)
 
-    def newest(self, before: int | None = None, *, older_by: int = 0) -> Snapshot | None:
+    def newest(self, before: int | None = None) -> Snapshot | None:
         """Return the newest snapshot in memory that training can go on from; None if there is none.
 
         Its tensors are the recorder's own, which later snapshots overwrite.
 
         Args:
             before: Only of a step before this.
-            older_by: How many of them to go further back.
         """
-        found = [slot for slot in self._ring.slots if before is None or slot.step < before]
-        whole = (snapshot for slot in reversed(found) if (snapshot := slot.snapshot()).is_finite())
-        return next((one for place, one in enumerate(whole) if place == older_by), None)
+        return next(self.candidates(before), None)
+
+    def candidates(self, before: int | None = None) -> Iterator[Snapshot]:
+        """Yield the snapshots in memory that training can go on from, see `newest`, the newest first.
+
+        Args:
+            before: Only of a step before this.
+        """
+        for slot in reversed(self._ring.slots):
+            if (before is None or slot.step < before) and (snapshot := slot.snapshot()).is_finite():
+                yield snapshot
 
     def write(self, folder: Path, *, reason: str, before: int | None = None, rank: int = 0) -> bool:
         """Return whether there is a snapshot from before a step, and have the newest written by a thread.

@@ -26,7 +26,7 @@ from foreshock.recorder.encoding import Copies, NamedTensors, UnsupportedStateEr
 from foreshock.recorder.model_state import capture_model, check_model, put_back_model, with_extra_state
 from foreshock.recorder.optimizer_state import capture_optimizer, check_optimizers, put_back_optimizer
 
-RANDOM, GRADIENTS, SCALING = "random", "gradients", "scaling"
+RANDOM, GRADIENTS, SCALING, LAYOUTS = "random", "gradients", "scaling", "layouts"
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ def capture(training: Training) -> tuple[dict[str, Any], NamedTensors]:
     }
     tree[SCALING] = encode(_scaling(training), SCALING, tensors)
     tree[RANDOM] = encode(_random_state(), RANDOM, tensors)
+    if tensors.layouts:
+        tree[LAYOUTS] = dict(tensors.layouts)
     return tree, tensors
 
 
@@ -92,7 +94,7 @@ def check(tree: Mapping[str, Any], tensors: Mapping[str, Tensor], training: Trai
         UnsupportedStateError: With what differs, and what to do.
     """
     model = bare(training.model)
-    check_model(model, tensors)
+    check_model(model, tensors, tree.get(LAYOUTS, {}))
     check_optimizers(tree["optimizers"], training.optimizers, _names(model))
     if tree["others"].keys() != training.others.keys():
         raise UnsupportedStateError(
@@ -153,7 +155,7 @@ class Restoration:
         model, gradients = bare(training.model), GRADIENTS not in self._without
         put_back_model(tree["model"], model, tensors, gradients=gradients)
         for state, optimizer in zip(tree["optimizers"], training.optimizers, strict=True):
-            put_back_optimizer(state, optimizer, _names(model), tensors)
+            put_back_optimizer(state, optimizer, _names(model), tensors, tree.get(LAYOUTS, {}))
         if gradients:
             _set_scaling(training, decode(tree[SCALING], Copies(tensors)))
         if RANDOM not in self._without:
