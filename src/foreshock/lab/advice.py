@@ -31,8 +31,8 @@ from foreshock.representation import changed
 
 STEPS = 1000
 """A training ends here, if not before."""
-WINDOW, REPEATS = 500, 3
-"""Steps and starts of the trials, those that ``foreshock advise`` has by default."""
+WINDOW, REPEATS = 500, 2
+"""Steps and starts of the trials; ``foreshock advise`` has three starts by default."""
 STARTS = 5
 SEEDS = (10, 11)
 _LEFT_OUT = ("language", "addition")  # families that take several times as long a step

@@ -75,13 +75,13 @@ def is_partial(tensor: Any) -> bool:
 
 
 def as_spread(part: Tensor, like: Tensor) -> Tensor:
-    """Return a part of this process as a tensor that is spread as another is; a plain one stays.
+    """Return a part of this process as a tensor that is spread as another is, if that is.
 
     Args:
-        part: The part.
+        part: The part; one that is spread already stays.
         like: The other one.
     """
-    if not is_spread(like):
+    if not is_spread(like) or is_spread(part):
         return part
     from torch.distributed.tensor import DTensor
 
