@@ -216,3 +216,44 @@ def test_two_processes_come_to_the_same(command):
     two = command("replay", "--from=110", "--steps=8", "--set=lr=x0.5", "--json", "--jobs=2")
     first, second = (json.loads(found.output)["result"]["outcomes"] for found in (one, two))
     assert [part | {"seconds": 0} for part in first] == [part | {"seconds": 0} for part in second]
+
+
+REWOUND = """
+import math, pathlib
+import foreshock
+from foreshock.recorder import Recorder, write_snapshot
+from training_to_replay import batches, build, loss_fn
+
+loop, recorder = build(), Recorder(every=5)
+ladder = foreshock.Ladder(("lower rate",), rate_factor=0.25)
+monitor = foreshock.Monitor(loop.model, loop.optimizer, loss_fn, run="rewound", recorder=recorder, recovery=ladder)
+for step, batch in zip(range(130), batches()):
+    loss = loop.backward(batch)
+    if step == 60:  # a gradient that is no number, of an accident
+        loss = loss * math.nan
+        for p in loop.model.parameters():
+            p.grad.mul_(math.nan)
+    monitor.observe(batch, loss)
+    loop.update()
+    if step in (55, 95):
+        write_snapshot(recorder.newest(), pathlib.Path("rewound/snapshots"), reason="by hand")
+monitor.close()
+"""
+
+
+def test_a_replay_after_a_rewind_has_the_rate_that_it_lowered(folder, command):
+    (folder / "rewound.py").write_text(REWOUND)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "rewound.py"], cwd=folder, check=True, env=environment)
+    named = [
+        "--model=training_to_replay:build",
+        "--data=training_to_replay:batches",
+        "--threads=1",
+        "--jobs=1",
+    ]
+    after = CliRunner().invoke(app, ["replay", "rewound", *named, "--from=95", "--steps=20"])
+    assert after.exit_code == 0, after.output
+    assert "bit by bit the recorded loss, on 20 steps" in after.output
+    across = CliRunner().invoke(app, ["replay", "rewound", *named, "--from=55", "--steps=30"])
+    assert across.exit_code == 3
+    assert "The run was brought back at step" in across.output

@@ -34,6 +34,7 @@ class Replay:
         change: The change in words; empty for none.
         threads: Threads of torch, of which the last bits of sums depend; 0 to leave them as they are.
         perturbed: Seed of a change of the weights in their sixth digit; None for none.
+        rate_factor: What a ladder of recovery had the learning rate multiplied by.
     """
 
     snapshot: Path
@@ -44,6 +45,7 @@ class Replay:
     change: str = ""
     threads: int = 0
     perturbed: int | None = None
+    rate_factor: float = 1.0
 
 
 def make_loop(name: str) -> Loop:
@@ -102,6 +104,16 @@ def choose_snapshot(
     return fitting[-1]
 
 
+def rewinds_of(run: Run) -> list[tuple[int, int, float]]:
+    """Return where a run was brought back: at which step, to which, and what its rate was multiplied by then.
+
+    Args:
+        run: The run.
+    """
+    rows = [row for row in run.records["event"] if row["name"].partition(":")[0] == "rewind"]
+    return [(int(row["step"]), int(row["to"]), float(row.get("rate_factor", 1.0))) for row in rows]
+
+
 def run_replay(task: Replay) -> ReplayOutcome:
     """Build the training anew and replay its window.
 
@@ -123,6 +135,7 @@ def run_replay(task: Replay) -> ReplayOutcome:
             recorded=task.recorded,
             measure=True,
             perturbed=task.perturbed,
+            rate_factor=task.rate_factor,
         )
 
 
