@@ -88,7 +88,8 @@ class Recorder:
 
     Args:
         last: Snapshots in memory, at most, ≥ 2.
-        max_bytes: Memory that they may take together. With Adam a snapshot takes four times the parameters.
+        max_bytes: Memory that they may take together, in this process. With Adam a snapshot takes four times
+            the parameters, or the part of them that this process has.
         every: Steps from one to the next; None: as often as `share` allows. In several processes, None is 50,
             so that all have the same steps.
         share: Part of the time that taking snapshots may cost, in (0, 1). Half of it is used at rest.
