@@ -6,13 +6,16 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from foreshock.interrupts import saying_what_is_kept
 from foreshock.lab.commands.errors import stopped
+
+if TYPE_CHECKING:
+    from foreshock.explain import Name
 
 bench = typer.Typer(help="Reproduce the benchmarks.", no_args_is_help=True)
 
@@ -301,7 +304,7 @@ def rewind(
         results_of,
         tally,
     )
-    from foreshock.lab.causes.training import all_spikes, record_spike
+    from foreshock.lab.causes.training import all_spikes
     from foreshock.lab.jobs import finished, write_json
 
     console = Console(highlight=False)
@@ -312,11 +315,11 @@ def rewind(
     try:
         with _resumable(out):
             if not partial:
-                unknown = [(*one, spikes) for one in chosen if not is_recorded(*one, spikes)]
+                _record_spikes(console, chosen, spikes, jobs)
+                wanted = [one for one in wanted if is_recorded(*one[:2], spikes)]
                 missing = [one for one in wanted if not result_file(*one, out).exists()]
-                done = _counter(console, len(unknown) + len(missing))
-                for path in finished(record_spike, unknown, jobs=jobs):
-                    done(path.parent)
+                console.print(f"{len(missing)} of {len(wanted)} runs to train, {jobs} at a time")
+                done = _counter(console, len(missing))
                 for path in finished(record_recovery, [(*one, spikes, out) for one in missing], jobs=jobs):
                     done(path)
         results = _some(results_of(wanted, out), out)
@@ -327,6 +330,20 @@ def rewind(
     for row in tally(results):
         typer.echo("  " + "; ".join(f"{name} {cell}" for name, cell in zip(HEADERS, row, strict=True)))
     console.print(f"Results: {path.resolve()}", soft_wrap=True)
+
+
+def _record_spikes(console: Console, chosen: Sequence[tuple[Name, int]], spikes: Path, jobs: int) -> None:
+    from foreshock.lab.causes.rewinding import is_recorded
+    from foreshock.lab.causes.training import NoSpikeError, record_spike
+    from foreshock.lab.jobs import finished
+
+    unknown = [(*one, spikes) for one in chosen if not is_recorded(*one, spikes)]
+    done = _counter(console, len(unknown))
+    try:
+        for path in finished(record_spike, unknown, jobs=jobs):
+            done(path.parent)
+    except NoSpikeError as error:  # after all others were recorded
+        console.print(f"Left out: {error}")
 
 
 @bench.command()
