@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test test-slow test-distributed test-browser lint types layers docs package check-tag
-.PHONY: bench-curvature bench-overhead bench-forecast bench-guard harm reproduce clean
+.PHONY: bench-curvature bench-overhead bench-forecast bench-guard gpu-check harm reproduce clean
 
 demo: $(VENV)/.demo
 	$(BIN)/foreshock demo
@@ -59,6 +59,10 @@ bench-curvature: $(VENV)/.peers
 bench-overhead: $(VENV)/.peers
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.overhead.run --suite $(SUITE)
 	$(BIN)/python -m benchmarks.overhead.table benchmarks/overhead/results/$(SUITE).json docs/benchmarks/overhead.md
+
+# On a machine with a GPU, eight minutes at most: what holds there and what it costs, docs/benchmarks/gpu.md.
+gpu-check: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.gpu
 
 # Hours, resumable. Scores the held-out half: not while a rule is tuned.
 bench-forecast: $(VENV)/.bench

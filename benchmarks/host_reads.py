@@ -46,6 +46,7 @@ _OPERATORS = (
     torch.ops.aten._unique2.default,
 )
 _INDEX = torch.ops.aten.index.Tensor  # the same, if the index is a mask
+_STACK = torch.ops.aten.stack.default  # of tensors on the host it is on the host, too
 # torch answers these in C++ without asking a dispatch mode, if the tensor is on the CPU.
 _METHODS = ("tolist", "numpy", "__array__", "cpu", "to")
 
@@ -61,7 +62,7 @@ class Reads:
     def __init__(self, on_host: Sequence[Tensor] = ()) -> None:
         self.device = 0
         self.step_counts = 0
-        self._on_host = {id(tensor) for tensor in on_host}
+        self._on_host = {id(tensor): tensor for tensor in on_host}
 
     def add(self, tensor: Any) -> None:
         """Count one read of a tensor; of one that was fetched before there is none."""
@@ -71,6 +72,11 @@ class Reads:
             self.step_counts += 1
         else:
             self.device += 1
+
+    def add_stack(self, parts: Sequence[Tensor], stacked: Tensor) -> None:
+        """Know that a stack of tensors on the host lies there as well."""
+        if all(id(part) in self._on_host for part in parts):
+            self._on_host[id(stacked)] = stacked
 
 
 class _Dispatched(TorchDispatchMode):
@@ -85,7 +91,10 @@ class _Dispatched(TorchDispatchMode):
         masked = function is _INDEX and any(one is not None and one.dtype == torch.bool for one in args[1])
         if self.is_open and (masked or function in _OPERATORS):
             self.reads.add(args[0])
-        return function(*args, **(kwargs or {}))
+        result = function(*args, **(kwargs or {}))
+        if function is _STACK:
+            self.reads.add_stack(args[0], result)
+        return result
 
 
 @contextmanager
@@ -139,7 +148,23 @@ class Counts(NamedTuple):
     step_counts: list[int]
 
 
-def reads_of(layers: int, watch: Callable[..., Any] | None, *, steps: int = _COUNTED) -> Counts:
+def make_adamw(model: nn.Module) -> torch.optim.Optimizer:
+    """Return AdamW as it comes, which counts its steps on the host."""
+    return torch.optim.AdamW(model.parameters(), lr=1e-3, foreach=True)
+
+
+def make_fused(model: nn.Module) -> torch.optim.Optimizer:
+    """Return fused AdamW, which counts its steps where the parameters are; its rate is a tensor, too."""
+    return torch.optim.AdamW(model.parameters(), lr=torch.tensor(1e-3), fused=True)
+
+
+def reads_of(
+    layers: int,
+    watch: Callable[..., Any] | None,
+    *,
+    steps: int = _COUNTED,
+    make: Callable[[nn.Module], torch.optim.Optimizer] = make_adamw,
+) -> Counts:
     """Return the reads of consecutive steps of a training that has settled.
 
     Args:
@@ -147,10 +172,11 @@ def reads_of(layers: int, watch: Callable[..., Any] | None, *, steps: int = _COU
         watch: Called with model and optimizer; returns what is called with batch and loss between
             backward and step. None for nobody.
         steps: How many steps are counted.
+        make: Makes the optimizer of the model. The step counts of one that is fused are on the device.
     """
     torch.manual_seed(0)
     model = nn.Sequential(*[nn.Linear(4, 4) for _ in range(layers)])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, foreach=True)
+    optimizer = make(model)
     observe = None if watch is None else watch(model, optimizer)
     found = Counts([], [])
     for step in range(_SETTLED + steps):
@@ -160,7 +186,9 @@ def reads_of(layers: int, watch: Callable[..., Any] | None, *, steps: int = _COU
         loss.backward()  # type: ignore[no-untyped-call]
         with ExitStack() as stack:
             if step >= _SETTLED:
-                reads = stack.enter_context(counted([state["step"] for state in optimizer.state.values()]))
+                fused = bool(optimizer.defaults["fused"])
+                apart = [] if fused else [state["step"] for state in optimizer.state.values()]
+                reads = stack.enter_context(counted(apart))
             if observe is not None:
                 observe(batch, loss)
             optimizer.step()
@@ -183,15 +211,22 @@ def watch_guard(model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[
     return lambda _batch, _loss: None
 
 
-WATCHED = {"AdamW": None, "monitor without loss_fn": watch_monitor, "guard, idle": watch_guard}
+WATCHED = {
+    "AdamW": (None, make_adamw),
+    "monitor without loss_fn": (watch_monitor, make_adamw),
+    "guard, idle": (watch_guard, make_adamw),
+    "fused AdamW": (None, make_fused),
+    "monitor, fused AdamW": (watch_monitor, make_fused),
+    "guard, idle, fused AdamW": (watch_guard, make_fused),
+}
 
 
 def measure() -> list[Row]:
     """Return a row for each watcher and size: the fewest reads of a step, the most, and the mean."""
     rows = []
     for layers in LAYERS:
-        for name, watch in WATCHED.items():
-            counts = reads_of(layers, watch)
+        for name, (watch, make) in WATCHED.items():
+            counts = reads_of(layers, watch, make=make)
             rows.append(
                 {
                     "tensors": 2 * layers,

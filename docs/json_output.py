@@ -57,6 +57,9 @@ strict. Steps are counted as the run counts them; shares and probabilities go fr
 one line on standard error, with exit status 1, and nothing is printed to standard output. `foreshock bench …`
 and `foreshock reproduce` write their results as JSON files themselves, and say where.
 
+`foreshock explain --model … --data …` adds to its one event an `examination`, the fields of
+`foreshock.replay.examination.Examination` (see [Replay](replay.md)).
+
 ## Exit status
 
 | status | |

@@ -11,7 +11,7 @@ from foreshock.runlog import RunLogWriter, read_run
 STEPS, AT = 400, 250
 
 
-def write(folder, *, loss, records=(), meta=None, **columns):
+def write(folder, *, loss, records=(), meta=None, every=1, **columns):
     """Write a log: a loss for each step, other columns as arrays or numbers, and more records."""
     log = RunLogWriter(folder, meta=meta)
     usual = {
@@ -28,7 +28,7 @@ def write(folder, *, loss, records=(), meta=None, **columns):
     rows = [
         (
             "step",
-            {"step": step, "loss": float(value)}
+            {"step": every * step, "loss": float(value)}
             | {name: column[step].item() for name, column in columns.items()},
         )
         for step, value in enumerate(loss)

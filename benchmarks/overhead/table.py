@@ -190,7 +190,8 @@ def _host_reads(rows: Sequence[Row]) -> str:
     return (
         "How often a step makes the host wait for the device, once a run has settled, with a model of so "
         "many tensors. *Step counts* are reads of what torch keeps on the host unless the optimizer is fused "
-        "or capturable. Made by `python -m benchmarks.host_reads`.\n\n" + render_host_reads(rows)
+        "or capturable; the fused one here has its learning rate in a tensor as well. Made by "
+        "`python -m benchmarks.host_reads`.\n\n" + render_host_reads(rows)
     )
 
 

@@ -7,9 +7,20 @@ from itertools import pairwise
 
 import pytest
 import torch
-from benchmarks.host_reads import LOG_EVERY, counted, measure, reads_of, render, watch_guard, watch_monitor
+from benchmarks.host_reads import (
+    LOG_EVERY,
+    counted,
+    make_adamw,
+    make_fused,
+    measure,
+    reads_of,
+    render,
+    watch_guard,
+    watch_monitor,
+)
 
 from foreshock import Monitor
+from foreshock.preconditioner import read_preconditioner, read_second_moment_sums
 
 SMALL, LARGE = 3, 13
 
@@ -120,13 +131,37 @@ def test_a_plain_step_reads_nothing_but_its_step_counts():
     assert min(counts.step_counts) >= 2 * SMALL
 
 
-@pytest.mark.parametrize("watch", [watch_monitor, watch_guard])
-def test_reads_do_not_grow_with_the_number_of_tensors(watch):
-    assert reads_of(SMALL, watch).device == reads_of(LARGE, watch).device
+@pytest.mark.parametrize(
+    ("watch", "make"), [(watch_monitor, make_adamw), (watch_guard, make_adamw), (watch_monitor, make_fused)]
+)
+def test_reads_do_not_grow_with_the_number_of_tensors(watch, make):
+    assert reads_of(SMALL, watch, make=make).device == reads_of(LARGE, watch, make=make).device
 
 
+@pytest.mark.parametrize("read", [read_preconditioner, read_second_moment_sums])
+def test_the_state_of_a_fused_optimizer_is_read_in_a_few_transfers(read):
+    """Its learning rate and the step count of each of 26 tensors are on the device."""
+    model = torch.nn.Sequential(*[torch.nn.Linear(4, 4) for _ in range(LARGE)])
+    optimizer = make_fused(model)
+    for _ in range(3):
+        model(torch.ones(2, 4)).sum().backward()
+        optimizer.step()
+    with counted() as reads:
+        read(optimizer)
+    assert 0 < reads.device <= 3
+
+
+def test_a_stack_of_what_lies_on_the_host_lies_there_too():
+    one, other = torch.tensor(1.0), torch.tensor(2.0)
+    with counted([one]) as reads:
+        assert torch.stack([one, one]).tolist() == [1, 1]
+        assert torch.stack([one, other]).tolist() == [1, 2]
+    assert (reads.device, reads.step_counts) == (1, 1)
+
+
+@pytest.mark.parametrize("make", [make_adamw, make_fused])
 @pytest.mark.parametrize("with_probes", [False, True], ids=["without probes", "between probes"])
-def test_no_host_read_on_steps_that_log_nothing(with_probes):
+def test_no_host_read_on_steps_that_log_nothing(with_probes, make):
     """Fetched are the free signals of ten steps at once; a probe may read, on the steps that it is due at."""
 
     def watch(model, optimizer):
@@ -136,7 +171,7 @@ def test_no_host_read_on_steps_that_log_nothing(with_probes):
         options = {"loss_fn": loss_fn, "probe_every": 5 * LOG_EVERY} if with_probes else {}
         return Monitor(model, optimizer, log_every=LOG_EVERY, **options).observe
 
-    counts = reads_of(SMALL, watch, steps=5 * LOG_EVERY).device
+    counts = reads_of(SMALL, watch, steps=5 * LOG_EVERY, make=make).device
     # The first counted step is one with a probe: the steps before it are a multiple of the interval.
     reading = [step for step, count in enumerate(counts) if count and not (with_probes and step == 0)]
     assert 0 < len(reading) <= 5, counts
@@ -146,8 +181,8 @@ def test_no_host_read_on_steps_that_log_nothing(with_probes):
 def test_the_table_has_a_row_for_each_watcher_and_size(monkeypatch):
     monkeypatch.setattr("benchmarks.host_reads.LAYERS", (1, 2))
     rows = measure()
-    assert [row["tensors"] for row in rows] == [2, 2, 2, 4, 4, 4]
-    assert [row["most"] for row in rows if row["watcher"] == "AdamW"] == [0, 0]
+    assert [row["tensors"] for row in rows] == [2] * 6 + [4] * 6
+    assert [row["most"] for row in rows if row["watcher"] in ("AdamW", "fused AdamW")] == [0] * 4
     table = render(rows).splitlines()
     assert len(table) == 2 + len(rows)
     assert table[2].startswith("| 2 | AdamW | 0 | 0 | 0.0 | 100% |")

@@ -135,6 +135,27 @@ def test_with_changes_there_is_a_line_for_each_and_a_picture(command, folder):
     assert "<svg" in (folder / "changes.svg").read_text()
 
 
+def test_explain_says_that_an_accident_that_is_not_in_the_loop_does_not_come_again(command):
+    found = command("explain", "--step=121", "--from=110")
+    assert found.exit_code == 0, found.output
+    assert "Tested by training again from step 110:" in found.output
+    assert "it does not come: nothing can be tested: the loss of step 121 was" in found.output
+
+
+def test_explain_as_json_has_what_the_replays_found(command):
+    found = command("explain", "--step=121", "--json")
+    [event] = json.loads(found.stdout)["result"]
+    assert event["onset"] == 121
+    assert event["examination"]["repeats"] is False
+
+
+def test_explain_tests_one_event_and_needs_both_names(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    half = CliRunner().invoke(app, ["explain", "run", "--model=training_to_replay:build"])
+    assert half.exit_code == 1
+    assert "only one of --model and --data was passed" in half.output
+
+
 def test_json_has_the_outcomes(command):
     found = command("replay", "--from=110", "--steps=8", "--set=lr=1e30", "--json")
     data = json.loads(found.output)["result"]

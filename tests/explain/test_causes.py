@@ -104,6 +104,9 @@ def noise(typical, before=10):
     ]
 
 
+SAME = change(1, "data", {"same": False}, {"same": True})
+REPLACED = change(AT, "data", {"same": True}, {"same": False})
+
 RIGHT = {
     "preconditioner lag": LAG,
     "landscape": SHARPER,
@@ -192,6 +195,8 @@ NOT = {
         "data change",
         without("data change", records=[change(AT - 1, "options", {"eps": 1e-8}, {"eps": 1e-4})]),
     ),
+    "a batch in the tensors of the step before": ("bad batch", without("bad batch", records=[SAME])),
+    "data in the tensors of the step before": ("data change", without("data change", records=[SAME])),
     "data of another length": ("data change", without("data change", batch_elements=lengths(3200))),
     "a size that is usual": ("batch shape", without("batch shape", batch_size=size(32))),
     "a resume with its state": ("lost optimizer state", without("lost optimizer state", records=[WARM])),
@@ -227,6 +232,20 @@ def test_v_that_is_lost_while_the_count_goes_on_is_noticed(tmp_path):
     assert found.cause == "lost optimizer state"
 
 
+@pytest.mark.parametrize("cause", ["bad batch", "data change"])
+def test_a_log_of_every_fifth_step_shows_no_rise_within_a_step(cause, tmp_path):
+    [found, *_] = explain_run(write(tmp_path, **RIGHT[cause], every=5))
+    assert found.causes == ()
+    assert "The log has every 5th step there" in found.missing[-1]
+
+
+def test_the_exponent_follows_from_the_lag_where_it_was_not_logged(tmp_path):
+    run = write(tmp_path, **ESTIMATED | {"decay_exponent": NAN, "instant_lag": 30.0})
+    assert explain_run(run)[0].cause == "preconditioner lag"
+    run = write(tmp_path / "short", **ESTIMATED | {"decay_exponent": NAN, "instant_lag": 2.0})
+    assert not any("about" in one.words for one in explain_run(run)[0].causes)
+
+
 def test_a_spike_without_any_of_it_is_not_explained(tmp_path):
     [found] = explain_run(write(tmp_path, loss=grown(), gradient_norm=grown_norm()))
     assert found.cause == "not explained"
@@ -240,6 +259,77 @@ def test_two_causes_are_both_named(tmp_path):
     }
     [found] = explain_run(write(tmp_path, **both))
     assert {one.name for one in found.causes} == {"preconditioner lag", "landscape"}
+
+
+@pytest.mark.parametrize("cause", ["bad batch", "data change"])
+@pytest.mark.parametrize(
+    "records", [[SAME, REPLACED], [SAME, change(AT - 90, "resume", {"updates": 9}, {"updates": 9})]]
+)
+def test_data_that_may_be_others_are_blamed(cause, records, tmp_path):
+    [found, *_] = explain_run(write(tmp_path, **without(cause, records=records)))
+    assert found.cause == cause
+
+
+@pytest.mark.parametrize(("exponent", "most"), [(0.95, 0.7), (0.5, 0.5)])
+def test_lag_is_no_surer_than_holding_v_found_it_to_be(exponent, most, tmp_path):
+    log = write(tmp_path, **without("preconditioner lag", decay_exponent=np.full(STEPS, exponent)))
+    [found] = explain_run(log)
+    assert found.causes[0].confidence <= most
+    assert found.cause == "preconditioner lag"
+
+
+# v falls by 1 % a step for a hundred steps, which makes 1/2 of its logarithm: 0.5 of ln(ratio).
+FALLING = np.exp(-0.01 * np.clip(np.arange(STEPS) - 140, 0, 100))
+ESTIMATED = LAG | {"second_moment": FALLING, "records": [ratio(140, 0.61), ratio(240, 1.01)]}
+
+
+def test_without_a_measurement_along_the_eigenvector_the_sum_of_v_says_what_it_made(tmp_path):
+    [found] = explain_run(write(tmp_path, **ESTIMATED))
+    assert found.cause == "preconditioner lag"
+    share = 0.5 / np.log(1.01 / 0.61)
+    assert found.causes[0].facts[0].value == pytest.approx(share, rel=1e-2)
+    assert f"about {100 * share:.0f} %" in found.causes[0].words
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"second_moment": np.ones(STEPS)},
+        {"decay_exponent": np.full(STEPS, 0.5)},
+        {"records": [ratio(140, 0.3), ratio(240, 0.5)]},
+    ],
+    ids=["v that stays", "v that does not only decay", "far from the edge"],
+)
+def test_the_sum_of_v_is_no_evidence_without_one_of_these(changed, tmp_path):
+    [found] = explain_run(write(tmp_path, **ESTIMATED | changed))
+    assert not any("about" in cause.words and cause.name == "preconditioner lag" for cause in found.causes)
+
+
+def test_where_batches_differ_v_alone_is_no_evidence(tmp_path):
+    blind = LAG | {"records": []}
+    [found] = explain_run(write(tmp_path / "unknown", **blind))
+    assert [one.confidence for one in found.causes] == [0.4]
+    [found] = explain_run(write(tmp_path / "noisy", **blind | {"records": noise(0.2)}))
+    assert found.causes == ()
+
+
+def test_past_the_edge_of_noise_other_data_are_blamed_second(tmp_path):
+    beginning = stays(3.0)
+    beginning[AT + 8 : AT + 23] = np.geomspace(3, 40, 15)
+    log = RIGHT["data change"] | {"loss": beginning, "records": noise(0.9)}
+    [found, *_] = explain_run(write(tmp_path, **log))
+    assert [one.name for one in found.causes] == ["gradient noise", "data change"]
+    assert found.causes[1].confidence == 0.5
+
+
+@pytest.mark.parametrize(
+    ("parts", "first"), [((0.008, 0.005), "preconditioner lag"), ((0.006, 0.0065), "landscape")]
+)
+def test_what_made_more_of_a_rise_comes_first(parts, first, tmp_path):
+    records = [growth(190, 150, *parts), growth(240, 190, *parts), ratio(190, 0.57), ratio(240, 1.01)]
+    [found] = explain_run(write(tmp_path, **LAG | {"records": records}))
+    assert found.cause == first
+    assert len(found.causes) == 2
 
 
 def test_a_rate_that_rose_slowly_beside_a_bad_batch_is_not_blamed(tmp_path):

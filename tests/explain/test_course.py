@@ -183,6 +183,11 @@ def test_runs_are_compared_at_the_first_spike(tmp_path):
     assert found.settings == {"learning_rate": ("0.01", "0.001")}
     assert "Setting learning_rate: 0.01 in those that spiked, 0.001 in the others." in found.findings
     assert any("v above g² was 20 there, 1 in the others" in one for one in found.findings)
+    twin = write(tmp_path / "twin", loss=calm(), gradient_norm=1.0, meta=spiky.meta)
+    alike = write(tmp_path / "alike", loss=grown(), gradient_norm=grown_norm(), meta=spiky.meta)
+    assert compare_runs([alike, twin]).findings[1:] == (
+        "Nothing else that was logged before it tells them apart from the others.",
+    )
     shown = CliRunner().invoke(app, ["compare", str(tmp_path / "a"), str(tmp_path / "b")])
     assert shown.exit_code == 0
     assert "a spiked at step" in shown.output

@@ -83,6 +83,34 @@ def test_an_option_that_changes_is_a_change_and_a_schedule_is_none(tmp_path):
     )
 
 
+def data_changes(log):
+    return [(row["step"], row["after"]["same"]) for row in log.records["change"] if row["what"] == "data"]
+
+
+def test_data_that_are_replaced_or_written_to_are_a_change(tmp_path):
+    one, other = batches(2)
+    data = [one if step < 20 else other for step in range(40)]
+
+    def before(step):
+        if step == 30:
+            other[1].add_(1.0)
+
+    log = run(*make(), data, tmp_path, before=before)
+    assert data_changes(log) == [(1, True), (20, False), (21, True), (30, False), (31, True)]
+
+
+def test_batches_that_differ_are_no_change_and_many_changes_end_in_one_that_knows_nothing(tmp_path):
+    log = run(*make(), batches(30), tmp_path / "differ")
+    assert "change" not in log.records
+    one, other = batches(2)
+    data = [one, one, other, other] * 110
+    log = run(*make(), data, tmp_path / "many")
+    found = data_changes(log)
+    assert len(found) <= 402
+    assert found[-1][1] is False
+    assert found[-1][0] < len(data) - 20
+
+
 def test_experts_without_a_gradient_now_and_then_are_said_once_each():
     model, optimizer = make()
     watch, found = ChangeWatch(model, [optimizer]), []

@@ -946,3 +946,18 @@ def test_a_guard_goes_on_in_a_resumed_run_and_several_optimizers_have_none(tmp_p
         Monitor(model, pair, loss_fn, guard="secant")
     with pytest.raises(ValueError, match="one of another optimizer"):
         Monitor(again, second, loss_fn, guard=monitor.guard)
+
+
+def test_inside_the_capture_of_a_graph_nothing_is_read_and_it_is_said(tmp_path, monkeypatch):
+    model = torch.nn.Linear(3, 1)
+    optimizer = torch.optim.Adam(model.parameters())
+    with Monitor(model, optimizer, run=tmp_path) as monitor:
+        model(torch.ones(2, 3)).sum().backward()
+        monkeypatch.setattr("foreshock.monitor.monitor._is_captured", lambda: True)
+        for _ in range(3):
+            forecast = monitor.observe(torch.ones(2, 3), object())  # nothing of the loss is looked at
+        assert forecast.state == "unknown"
+    run = read_run(tmp_path)
+    assert not run.records.get("step")
+    [event] = [one for one in run.records["event"] if one["name"] == "misuse: captured"]
+    assert "call observe and optimizer.step() after each replay" in event["message"]

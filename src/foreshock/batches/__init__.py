@@ -5,6 +5,7 @@ edge, and a forecast that rests on a single batch must take that into account.
 """
 
 from foreshock.batches.counts import part_counts
+from foreshock.batches.precision import cast_batch
 from foreshock.batches.splitting import SplitFunction, split_along, split_batch
 from foreshock.batches.structure import (
     ExampleAxes,
@@ -21,6 +22,7 @@ __all__ = [
     "ExampleAxes",
     "MicroBatches",
     "SplitFunction",
+    "cast_batch",
     "count_examples",
     "example_axes",
     "named_tensors",

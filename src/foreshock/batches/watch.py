@@ -74,6 +74,11 @@ class BatchWatch:
         return self._seen if self._known is None else self._known
 
     @property
+    def same_tensors(self) -> bool:
+        """Whether the last batch came in the tensors of the one before, not written to in between."""
+        return self._by_identity
+
+    @property
     def usual_examples(self) -> int | None:
         """Number of examples of the usual batch among the last twenty, see `usual_size`; None if unknown."""
         return usual_size(self._sizes) if self._sizes else None

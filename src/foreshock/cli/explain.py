@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from foreshock.cli.console import stopped
-from foreshock.cli.output import AsJson, FailOnOption, fail, print_result
+from foreshock.cli.console import make_console, stopped
+from foreshock.cli.output import AsJson, FailOnOption, as_json, fail, print_result
+from foreshock.cli.replay import FromOption, JobsOption, ThreadsOption
+
+if TYPE_CHECKING:
+    from foreshock.replay.examination import Examination
 
 
 def explain(
@@ -19,7 +23,22 @@ def explain(
     step: Annotated[
         int | None, typer.Option(min=0, help="Only the event at this step, or nearest to it.")
     ] = None,
-    as_json: AsJson = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FACTORY",
+            help="Also test the causes of one event: replay it from a snapshot with another batch, with v "
+            "held, and in float64. The function that builds the training, as for foreshock replay.",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:BATCHES", help="With --model: all batches of the run, in its order."),
+    ] = None,
+    start: FromOption = None,
+    jobs: JobsOption = 0,
+    threads: ThreadsOption = 0,
+    json: AsJson = False,
     fail_on: FailOnOption = None,
 ) -> None:
     """Say what happened at each spike of a run: cause, place, stages, recovery, what to do.
@@ -27,19 +46,46 @@ def explain(
     Each cause is told from a test on the numbers of the log; a spike that passes none is not explained.
     Spikes, divergences, climbs and losses that are not finite count.
     """
+    from foreshock.cli.examining import examine_event, the_event
     from foreshock.explain import choose, explain_run, explanation_text
     from foreshock.report.severity import had_alarm, worst_of
     from foreshock.runlog import read_run
 
+    examined: Examination | None = None
     try:
+        if (model is None) != (data is None):
+            raise ValueError("only one of --model and --data was passed; a replay needs both, or neither")
         read = read_run(run)
         found = choose(explain_run(read), spike=spike, step=step)
-    except (OSError, ValueError) as error:
+        if model is not None and data is not None:
+            examined = examine_event(
+                make_console(),
+                read,
+                the_event(found),
+                (model, data),
+                start=start,
+                jobs=jobs,
+                threads=threads,
+                quiet=json,
+            )
+    except (ImportError, OSError, TypeError, ValueError, RuntimeError) as error:
         raise stopped(error) from error
-    if as_json:
-        print_result("explain", found)
+    if json:
+        rows = [as_json(one) for one in found]
+        print_result("explain", rows if examined is None else [rows[0] | {"examination": examined}])
     elif not found:
         typer.echo("Nothing to explain: the loss has no spike, no divergence, no climb and no NaN.")
     else:
         typer.echo("\n".join(map(explanation_text, found)), nl=False)
+        if examined is not None:
+            typer.echo(_tested(examined), nl=False)
     fail(worst_of((one.kind for one in found), alarms=had_alarm(read)), fail_on)
+
+
+def _tested(found: Examination) -> str:
+    from foreshock.representation import printable
+
+    rows = [f"  - {words[0].upper()}{words[1:]}." for words in found.words]
+    return (
+        "\n".join(map(printable, ["", f"Tested by training again from step {found.start:,}:", *rows])) + "\n"
+    )

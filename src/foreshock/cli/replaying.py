@@ -34,6 +34,7 @@ class Replay:
         change: The change in words; empty for none.
         threads: Threads of torch, of which the last bits of sums depend; 0 to leave them as they are.
         perturbed: Seed of a change of the weights in their sixth digit; None for none.
+        measure: Whether to measure the stability ratio after the last step.
         rate_factor: What a ladder of recovery had the learning rate multiplied by.
     """
 
@@ -45,6 +46,7 @@ class Replay:
     change: str = ""
     threads: int = 0
     perturbed: int | None = None
+    measure: bool = True
     rate_factor: float = 1.0
 
 
@@ -133,7 +135,7 @@ def run_replay(task: Replay) -> ReplayOutcome:
             steps=task.steps,
             change=change,
             recorded=task.recorded,
-            measure=True,
+            measure=task.measure,
             perturbed=task.perturbed,
             rate_factor=task.rate_factor,
         )

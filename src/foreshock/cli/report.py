@@ -15,6 +15,7 @@ from foreshock.cli.console import make_console, print_table, printable_path, sto
 from foreshock.cli.output import FailOnOption, fail, result_text, worst_among
 
 if TYPE_CHECKING:
+    from foreshock.explain import Comparison
     from foreshock.report import RunSummary, Verdict
     from foreshock.report.severity import Worst
     from foreshock.runlog import Run
@@ -154,18 +155,19 @@ def print_overview(console: Console, runs: list[Run]) -> None:
     print_table(console, overview_table(summaries))
 
 
-def write_page(console: Console, runs: list[Run], path: Path) -> None:
+def write_page(console: Console, runs: list[Run], path: Path, *, compared: Comparison | None = None) -> None:
     """Write the HTML page of some runs, and say where it is.
 
     Args:
         console: Where to say it.
         runs: The runs.
         path: The page.
+        compared: What comparing them found, which comes first; None for no comparison.
     """
     from foreshock.report import write_html
 
     try:
-        written = write_html(runs, path)
+        written = write_html(runs, path, compared=compared)
     except ImportError as error:
         raise stopped(error) from error
     except OSError as error:

@@ -56,7 +56,9 @@ _REMEDIES: Mapping[Name, str] = MappingProxyType(
         ),
         "forward overflow": (
             "Look for what can overflow at that module: exp, log of zero, division by a zero spread, "
-            "products in float16. bfloat16 has the range of float32; normalise or clamp before it."
+            "products in float16. bfloat16 has the range of float32; normalise or clamp before it. Weights "
+            "that were not finite already were written by the update before, or by what else writes weights: "
+            "a checkpoint, an average."
         ),
         "gradient overflow": (
             "Skip steps whose gradient is not finite: torch.amp.GradScaler does, and so does "

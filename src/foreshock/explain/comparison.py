@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from foreshock.runlog import Run
 
 _LEFT_OUT = ("layers", "name", "description")
+_NOTABLE = 0.3  # ratio: below it no difference matters
 _FACTOR = 1.5  # between the runs that spiked and the others, from which a measure differs
 
 
@@ -126,11 +127,11 @@ def _describe(name: str, history: History, found: Sequence[Explanation], step: i
 
 def _ratio(history: History, step: int) -> float:
     if history.noisy:
-        rows = history.rows("forecast", step - 2 * USUAL, step)
+        rows = history.rows("forecast", step - 2 * USUAL, step - 1)
         values = [row.get("typical_mean_square_ratio") for row in rows]
         known = [value for value in values if isinstance(value, float) and math.isfinite(value)]
     else:
-        near = (history.ratio_steps >= step - 2 * USUAL) & (history.ratio_steps <= step)
+        near = (history.ratio_steps >= step - 2 * USUAL) & (history.ratio_steps < step)
         known = [float(value) for value in history.ratios[near] if math.isfinite(value)]
     return max(known, default=math.nan)
 
@@ -170,14 +171,18 @@ def _findings(at: Sequence[RunAt], settings: Mapping[str, tuple[str, ...]], step
     for name, words in (
         ("learning_rate", "the learning rate"),
         ("lag", "v above g²"),
-        ("ratio", "the stability ratio"),
+        ("ratio", "the ratio to the edge"),
         ("gradient_norm", "the gradient norm"),
         ("loss", "the loss"),
     ):
         high, low = ([getattr(one, name) for one in side] for side in (spiked, calm))
+        if name == "ratio" and not max(*high, *low) >= _NOTABLE:
+            continue  # all far from the edge
         if _apart(high, low):
             shown = [", ".join(number(value) for value in side) for side in (high, low)]
             found.append(f"Before step {step:,} {words} was {shown[0]} there, {shown[1]} in the others.")
+    if len(found) == len(spiked):
+        found.append("Nothing else that was logged before it tells them apart from the others.")
     return found
 
 

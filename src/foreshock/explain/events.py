@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from foreshock.explain.advice import advise
-from foreshock.explain.course import places_of, signals_of, stages_of, table_near
-from foreshock.explain.history import History
-from foreshock.explain.noise import gradient_noise
-from foreshock.explain.record import Cause, Explanation, Name
-from foreshock.explain.recovery import judge_recovery
-from foreshock.explain.slow import slow_causes
-from foreshock.explain.sudden import (
+from foreshock.explain.changed import (
     REACH,
-    bad_batch,
-    batch_shape,
-    data_change,
-    find_jump,
     learning_rate,
     lost_state,
     options_changed,
-    overflows,
     parameters_changed,
 )
+from foreshock.explain.course import places_of, signals_of, stages_of, table_near
+from foreshock.explain.data import bad_batch, batch_shape, data_change
+from foreshock.explain.history import History
+from foreshock.explain.jump import find_jump
+from foreshock.explain.layers import layer_types
+from foreshock.explain.noise import gradient_noise
+from foreshock.explain.overflow import overflows
+from foreshock.explain.record import Cause, Explanation, Name
+from foreshock.explain.recovery import judge_recovery
+from foreshock.explain.roles import role_places
+from foreshock.explain.slow import slow_causes
 from foreshock.representation import short_line
 from foreshock.runlog.values import recorded_losses
 from foreshock.spikes import EventDefinition, LossEvent, detect_events
@@ -84,6 +84,8 @@ def explain_event(history: History, event: LossEvent) -> Explanation:
     causes = causes_of(history, event)
     recovery = judge_recovery(history, event)
     ids = _ids(history, event, causes)
+    table = table_near(history, event)
+    roles = role_places(table, layer_types(history.run))
     found = Explanation(
         kind=event.kind,
         onset=event.onset,
@@ -93,15 +95,16 @@ def explain_event(history: History, event: LossEvent) -> Explanation:
         height=event.height if event.first_non_finite is None else math.inf,
         causes=causes,
         stages=stages_of(history, event),
-        where=places_of(history, event),
-        tensors=table_near(history, event),
+        where=(*(role.words for role in roles), *places_of(history, event)),
+        tensors=table,
         ids=ids,
         signals=signals_of(history, event),
         recovery=recovery,
         advice=(),
         missing=tuple(_missing(history, event, causes)),
     )
-    return replace(found, advice=advise([found], guarded=history.guarded))
+    said = advise([found], guarded=history.guarded)
+    return replace(found, advice=(*said, *(role.advice for role in roles)))
 
 
 def causes_of(history: History, event: LossEvent, *, without: Collection[Name] = ()) -> tuple[Cause, ...]:
@@ -113,6 +116,8 @@ def causes_of(history: History, event: LossEvent, *, without: Collection[Name] =
         without: Causes whose tests are left out, to see whether the others claim what is theirs.
     """
     jump = find_jump(history, event)
+    if jump is not None and history.same_data(int(history.steps[jump.at])):
+        jump = None  # the data of the step before: no batch can have done it
     found = [
         *overflows(history, event),
         lost_state(history, event),
@@ -128,7 +133,8 @@ def causes_of(history: History, event: LossEvent, *, without: Collection[Name] =
     causes = [cause for cause in found if cause is not None and cause.name not in without]
     if any(cause.name == "gradient noise" for cause in causes):
         # Past that edge other batches would have done it too.
-        causes = [replace(one, confidence=0.5) if one.name == "bad batch" else one for one in causes]
+        of_data = ("bad batch", "data change")
+        causes = [replace(one, confidence=0.5) if one.name in of_data else one for one in causes]
     return tuple(sorted(causes, key=lambda cause: -cause.confidence))
 
 
@@ -151,12 +157,23 @@ def _missing(history: History, event: LossEvent, causes: tuple[Cause, ...]) -> l
             message = short_line(str(history.failed_probe.get("message") or ""))
             what = f"the probes failed: {message}".rstrip(".")
         found.append(f"No curvature was measured near the event: {what}.")
+    apart = int(history.steps[history.at(event.onset)] - history.steps[max(history.at(event.onset) - 1, 0)])
+    if apart > 1 and not causes:
+        found.append(
+            f"The log has every {apart}th step there: whether the loss rose within one step, as by a batch, "
+            "can't be seen. Call observe at each step."
+        )
     if history.run.earlier and event.onset - int(history.steps[0]) <= REACH:
         found.append(
             "The folder has an earlier run. If this one goes on from it, load the monitor's state or pass "
             "step= to observe: then what was before the resume counts."
         )
     named = {cause.name for cause in causes}
+    if "preconditioner lag" in named:
+        found.append(
+            "Whether it would have come without the decay of v, a replay from a snapshot shows: foreshock "
+            "explain … --model … --data …"
+        )
     if named & {"bad batch", "data change"} and not _ids(history, event, causes):
         found.append("The batch can't be named: pass ids= to observe.")
     return found

@@ -55,6 +55,11 @@ class History:
         self.lag, self.exponent, self.moment = (
             numbers(run, "step", name) for name in ("instant_lag", "decay_exponent", "second_moment")
         )
+        # Where it was not logged: v_t = β₂v_{t−1} + (1−β₂)g² makes it 1 − g²/v, to first order.
+        with np.errstate(all="ignore"):
+            followed = 1 - 1 / self.lag
+        unknown = np.isnan(self.exponent) & np.isfinite(followed)
+        self.exponent = np.where(unknown, followed, self.exponent)
         # The reader maps words to floats, so that an infinite loss is one; a null is unknown.
         self.ratio_steps, self.ratios = ratios_of(run)
         self._steps_of: dict[str, NDArray[np.int64]] = {}
@@ -123,6 +128,19 @@ class History:
         rows = self.changes.get(what, [])
         begin = bisect_left(rows, first, key=_step_of)
         return rows[begin : bisect_right(rows, last, key=_step_of)]
+
+    def same_data(self, step: int) -> bool:
+        """Return whether a step saw the batch of the step before, as the log says; False if it doesn't say.
+
+        Args:
+            step: Step number.
+        """
+        rows = self.changes_near("data", 0, step)
+        after = rows[-1].get("after") if rows else None
+        if not (isinstance(after, Mapping) and after.get("same") is True):
+            return False
+        # Another process begins without a step before.
+        return not self.changes_near("resume", _step_of(rows[-1]) + 1, step)
 
     def rows(self, kind: str, first: int, last: int) -> list[dict[str, Any]]:
         """Return the records of a kind in a range of steps, both ends included.

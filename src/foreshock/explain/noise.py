@@ -10,16 +10,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from foreshock.explain.jump import LEFT, PART
 from foreshock.explain.record import Cause, Fact
 from foreshock.explain.slow import was_disturbed
-from foreshock.explain.sudden import LEFT, PART
 from foreshock.forecast import NOISY_EDGE
 from foreshock.runlog.numbers import as_number
 from foreshock.words import number
 
 if TYPE_CHECKING:
     from foreshock.explain.history import History
-    from foreshock.explain.sudden import Jump
+    from foreshock.explain.jump import Jump
     from foreshock.spikes import LossEvent
 
 _WILD = 20.0  # gradient over its median, from which a batch is bad whatever the noise

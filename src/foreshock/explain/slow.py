@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foreshock.explain.changed import REACH, changed_training
+from foreshock.explain.data import shape_change
 from foreshock.explain.history import History, logarithm, middle, quotient
+from foreshock.explain.jump import Jump
 from foreshock.explain.record import Cause, Fact
-from foreshock.explain.sudden import REACH, Jump, changed_training, shape_change
 from foreshock.runlog.numbers import as_number
 from foreshock.words import number
 
@@ -33,8 +35,9 @@ _NEAR, _NEARLY = 5, 30  # steps after an onset, and before it, in which the rati
 _HIGHER = 1.05  # a ratio so much above the low is one of an earlier climb
 _EXTRAPOLATED, _FARTHEST = 60, 3.0  # steps, and ln(ratio)
 _LEAST = 0.02  # rise of ln(ratio) that has parts at all
-_BLIND = 0.4  # median decay exponent from which v decays
+_BLIND, _PURE = 0.4, 0.7  # median decay exponent from which v decays, and from which it does little else
 _LAG = 2.0  # v above g²
+_GUESSED = 0.4  # confidence where nothing but v and the gradient is known
 _FELL = -0.1  # how far ln Σv̂ fell: where it grew by more than a tenth, v did not decay
 _WINDOW, _HARDLY = 100, 0.1  # steps, and ln(learning rate) over them, where nothing else was measured
 _EACH, _FEWEST_STEPS, _GREW = 1.2, 4, 8.0  # growth of the gradient: a step, steps, in all
@@ -53,6 +56,7 @@ class Rise:
         landscape: What the curvature along the top eigenvector made.
         rate: What the learning rate made.
         ratio: The ratio that it came to.
+        measured: Whether the parts were measured along the eigenvector; else that of v is what Σv says.
     """
 
     first: int
@@ -61,6 +65,7 @@ class Rise:
     landscape: float
     rate: float
     ratio: float
+    measured: bool = True
 
     @property
     def total(self) -> float:
@@ -84,12 +89,14 @@ def measure_rise(history: History, event: LossEvent) -> Rise | None:
     near = slice(*np.searchsorted(history.ratio_steps, (window[0], window[1] + 1)).tolist())
     known = np.isfinite(history.ratios[near]) & (history.ratios[near] > 0)
     steps, ratios = history.ratio_steps[near][known], history.ratios[near][known]
-    if not end or not steps.size:
+    if not steps.size:
         return None
     top = _top(steps, ratios, event)
     low = _low_before(ratios, top)
     first, last = int(steps[low]), int(steps[top])
     total = logarithm(quotient(ratios[top], ratios[low]))
+    if not end:
+        return _by_sums(history, first, last, total, float(ratios[top]))
     growth = history.growth[int(np.searchsorted(history.growth_steps, first)) : end] or [
         history.growth[end - 1]
     ]
@@ -101,6 +108,23 @@ def measure_rise(history: History, event: LossEvent) -> Rise | None:
         total, landscape = total + ahead, landscape + part
     ratio = float(ratios[top]) * math.exp(min(ahead, _FARTHEST))
     return Rise(first, last, total - landscape - rate, landscape, rate, ratio)
+
+
+def _by_sums(history: History, first: int, last: int, total: float, ratio: float) -> Rise | None:
+    """Return the parts of a climb where ratios were measured, but not along one eigenvector.
+
+    Where v does little else than decay, all of its coordinates fall alike, and its sum says what that makes
+    of the ratio: its root.
+    """
+    moments = history.moment[history.at(first) : history.at(last) + 1]
+    exponents = history.exponent[history.at(first) : history.at(last) + 1]
+    if moments.size < _FEWEST_STEPS or not middle(exponents) >= _PURE:
+        return None
+    decay = 0.5 * logarithm(quotient(moments[0], moments[-1]))
+    rate = _rate_growth(history, first, last)
+    if not math.isfinite(decay):
+        return None
+    return Rise(first, last, decay, total - decay - rate, rate, ratio, measured=False)
 
 
 def _top(steps: NDArray[np.int64], ratios: NDArray[np.float64], event: LossEvent) -> int:
@@ -163,17 +187,22 @@ def slow_causes(history: History, event: LossEvent, jump: Jump | None) -> list[C
     shares = quotient(rise.preconditioner, rise.total), quotient(rise.landscape, rise.total)
     span = f"between steps {rise.first:,} and {rise.last:,}"
     if shares[0] >= _SHARE and decay.exponent > 0 and decay.fell > _FELL:
+        made = f"{'' if rise.measured else 'about '}{100 * shares[0]:.0f} %"
         words = (
-            f"v decayed and made {100 * shares[0]:.0f} % of the rise of the stability ratio {span}, to "
+            f"v decayed and made {made} of the rise of the stability ratio {span}, to "
             f"{number(rise.ratio)}; its exponent was {number(decay.exponent)}, v {number(decay.lag)} × g²"
         )
-        causes.append(_cause("preconditioner lag", shares[0], words, rise, decay))
+        sure = _surely_lag(shares[0], decay)
+        causes.append(Cause("preconditioner lag", sure, words, _facts(shares[0], rise, decay), rise.first))
     if shares[1] >= _SHARE:
         words = (
             f"the landscape sharpened and made {100 * shares[1]:.0f} % of the rise of the ratio {span}, "
             f"to {number(rise.ratio)}"
         )
-        causes.append(_cause("landscape", shares[1], words, rise, decay))
+        sure = min(0.95, 0.4 + 0.55 * min(shares[1], 1.0))
+        if causes and shares[0] > shares[1]:
+            sure = min(sure, causes[0].confidence)  # what made more of it comes first
+        causes.append(Cause("landscape", sure, words, _facts(shares[1], rise, decay), rise.first))
     return causes
 
 
@@ -255,7 +284,13 @@ def _without_readings(history: History, event: LossEvent, decay: Decay) -> list[
     """What v alone says: it decayed, blind to a small gradient, and then the gradient grew for some steps."""
     rising = _rate_growth(history, event.onset - _WINDOW, event.onset) > _HARDLY
     measured = bool(np.searchsorted(history.growth_steps, event.onset + _NEAR, side="right"))
-    if measured or rising or not (decay.exponent >= _BLIND and decay.lag >= _LAG and decay.fell > 0):
+    # Where batches differ it is their noise that is measured, and holding v removes few of those spikes.
+    if (
+        measured
+        or history.noisy
+        or rising
+        or not (decay.exponent >= _BLIND and decay.lag >= _LAG and decay.fell > 0)
+    ):
         return []
     words = (
         f"v decayed with exponent {number(decay.exponent)}, {number(decay.lag)} × above g², until the loss "
@@ -265,7 +300,7 @@ def _without_readings(history: History, event: LossEvent, decay: Decay) -> list[
         Fact("decay exponent, median of the steps before", decay.exponent, _BLIND),
         Fact("v above g²", decay.lag, _LAG),
     )
-    return [Cause("preconditioner lag", 0.5, words, facts)]
+    return [Cause("preconditioner lag", _GUESSED, words, facts)]
 
 
 def was_disturbed(history: History, event: LossEvent) -> bool:
@@ -292,12 +327,20 @@ def _rate_growth(history: History, first: int, last: int) -> float:
     return growth if math.isfinite(growth) else 0.0
 
 
-def _cause(name: str, share: float, words: str, rise: Rise, decay: Decay) -> Cause:
-    facts = (
+def _surely_lag(share: float, decay: Decay) -> float:
+    """Return how certain v is to blame for a rise of which it made a share.
+
+    What made the rise is measured, but not what would have been without it: holding v fifty steps before a
+    spike that follows such a rise removes some, and the landscape alone brings others. It never removed one
+    whose v decayed slowly.
+    """
+    return min(0.35 + 0.35 * min(share, 1.0), 0.7 if decay.exponent >= _PURE else 0.5)
+
+
+def _facts(share: float, rise: Rise, decay: Decay) -> tuple[Fact, ...]:
+    return (
         Fact("share of the rise of ln(ratio)", share, _SHARE, rise.last),
         Fact("stability ratio near the event", rise.ratio, _EDGE, rise.last),
         Fact("decay exponent, median of the steps before", decay.exponent),
         Fact("v above g²", decay.lag),
     )
-    confidence = min(0.95, 0.4 + 0.55 * min(share, 1.0))
-    return Cause(name, confidence, words, facts, rise.first)  # type: ignore[arg-type]

@@ -7,9 +7,9 @@ import math
 from foreshock.explain.record import Explanation
 from foreshock.explain.tensors import TensorTable
 from foreshock.representation import printable
-from foreshock.words import number
+from foreshock.words import count, number
 
-_ROWS = 6
+_ROWS, _IDS = 6, 64
 
 
 def explanation_text(found: Explanation) -> str:
@@ -24,7 +24,9 @@ def explanation_text(found: Explanation) -> str:
     for title, rows in (("Where", found.where), ("What to do", found.advice), ("Missing", found.missing)):
         lines += _listed(title, rows)
     if found.ids:
-        lines.append(f"Examples of that step: {', '.join(map(str, found.ids[:20]))}")
+        more = len(found.ids) - _IDS
+        shown = ", ".join(map(str, found.ids[:_IDS]))
+        lines.append(f"Examples of that step: {shown}{f' and {more:,} more (--json)' if more > 0 else ''}")
     if found.signals:
         lines += ["", "What was visible when"]
         for signal in found.signals:
@@ -77,7 +79,7 @@ def _headline(found: Explanation) -> str:
 def _lead(steps: int) -> str:
     if not steps:
         return "at the onset"
-    return f"{abs(steps):,} steps {'ahead' if steps > 0 else 'after'}"
+    return f"{count(abs(steps), 'step')} {'ahead' if steps > 0 else 'after'}"
 
 
 def _listed(title: str, rows: tuple[str, ...]) -> list[str]:

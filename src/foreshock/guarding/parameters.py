@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from foreshock.preconditioner import LiveParameter, live_groups, unwrap
+from foreshock.preconditioner import LiveParameter, live_groups, unwrap, updates_made
 from foreshock.vectors import is_sharded, local
 
 SMALL = 2**16
@@ -99,7 +99,7 @@ def read_slots(
         for parameter in group["params"]
         if parameter.requires_grad and parameter.grad is not None
     ]
-    numbers = _step_numbers([state for _, state, _ in found])
+    numbers = updates_made([state for _, state, _ in found])
     here = [parameter for parameter, _, _ in found]
     split = is_sharded(here)
     converted = split or any(parameter.is_complex() for parameter in here)
@@ -122,7 +122,7 @@ def renew_slots(slots: Sequence[Slot], *, scale: float) -> list[Slot]:
         slots: Whole, real parameters with a gradient and a state.
         scale: What ``.grad`` still has to be divided by.
     """
-    numbers = _step_numbers([slot.state for slot in slots])
+    numbers = updates_made([slot.state for slot in slots])
     return [
         Slot(key, key.data, key.grad, state, group, scale, made + 1, decoupled, plain)  # type: ignore[arg-type]
         for (key, _, _, state, group, _, _, decoupled, plain, _), made in zip(slots, numbers, strict=True)
@@ -167,16 +167,6 @@ def as_real(tensor: Tensor) -> Tensor:
     """
     here = local(tensor)
     return torch.view_as_real(here) if here.is_complex() else here
-
-
-def _step_numbers(states: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return the updates made, with a single transfer where they are counted on an accelerator."""
-    counts = [state.get("step", 0) for state in states]
-    remote = [local(c) for c in counts if isinstance(c, Tensor) and c.device.type != "cpu"]
-    fetched = iter(torch.stack(remote).tolist() if remote else ())
-    return [
-        int(next(fetched)) if isinstance(c, Tensor) and c.device.type != "cpu" else int(c) for c in counts
-    ]
 
 
 def bundle(slots: Sequence[Slot], *, alone: Collection[Tensor] = ()) -> list[Bundle]:

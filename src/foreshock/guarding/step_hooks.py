@@ -138,7 +138,8 @@ class _Watched:
 
 def is_captured() -> bool:
     """Return whether the step is being captured in a CUDA graph, where reading a number is an error."""
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return started and torch.cuda.is_current_stream_capturing()
 
 
 def _is_guarded(optimizer: Optimizer) -> bool:

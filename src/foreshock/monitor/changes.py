@@ -30,7 +30,8 @@ class Change:
         step: First step with what is new.
         what: ``"parameters"``: other ones get a gradient, are trained or are in another group;
             ``"options"``: an option of the optimizer other than the learning rate; ``"resume"``: the
-            optimizer goes on from a saved state; ``"gradient scale"``.
+            optimizer goes on from a saved state; ``"gradient scale"``; ``"data"``: whether the batch is that
+            of the step before, in the same tensors.
         before: What it was: plain numbers by name.
         after: What it is.
         names: The parameters that are new among the trained ones, at most eight.

@@ -51,19 +51,21 @@ class EvidenceRecorder:
         self._norms: deque[float] = deque(maxlen=_USUAL)
         self._ids: deque[tuple[int, tuple[Id, ...]]] = deque(maxlen=_KEPT_IDS)
         self._jumped = self._tabled = -math.inf
-        self._counts = {"gradients": 0, "tensors": 0, "overflow": 0}
+        self._counts = {"gradients": 0, "tensors": 0, "overflow": 0, "data": 0}
         self._last: StepObservation | None = None
         self._before: Mapping[str, Any] | None = None  # of the session that is resumed
         self._updates: int | None = None  # number of an update, less its step
         self._wanted = ""  # why a table is made as soon as gradients are at hand
+        self._same = False  # whether the last batch was that of the step before
 
-    def see(self, step: int, ids: Any, *, gradient_scale: float) -> bool:
+    def see(self, step: int, ids: Any, *, gradient_scale: float, same_data: bool) -> bool:
         """Take into account what the host knows of a step before anything is read back.
 
         Args:
             step: Step number.
             ids: What the loader calls the examples of the batch; None if it does not say.
             gradient_scale: What ``.grad`` still has to be divided by.
+            same_data: Whether the batch is that of the step before, for certain.
 
         Returns:
             Whether options of the optimizer, or what it trains, are others from this step on.
@@ -71,6 +73,11 @@ class EvidenceRecorder:
         changes = self._changes.compare(step, gradient_scale=gradient_scale)
         for change in changes:
             self._journal.write("change", change)
+        if same_data != self._same and self._counts["data"] <= _MOST:
+            # The last of many says that nothing more is known.
+            same_data = same_data and self._may("data")
+            self._journal.write("change", Change(step, "data", {"same": self._same}, {"same": same_data}))
+            self._same = same_data
         if ids is not None:
             self._ids.append((step, as_ids(ids)))
         return any(change.what in ("options", "parameters") for change in changes)

@@ -72,6 +72,25 @@ def explain_failure(
     return finding
 
 
+def explain_lack_of_memory(error: Exception) -> Exception:
+    """Return the error for a probe that did not fit into the memory of the device.
+
+    Args:
+        error: What the probe raised.
+
+    Example:
+        >>> raised = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
+        >>> print(explain_lack_of_memory(raised))  # doctest: +ELLIPSIS
+        CUDA out of memory. Tried to allocate 2.00 GiB. A probe needs more memory than a step: ...
+    """
+    first = ". ".join(str(error).strip().split(". ")[:2]).rstrip(".")
+    return torch.OutOfMemoryError(
+        f"{first}. A probe needs more memory than a step: it was left out, and its memory is free again. "
+        "Pass the batch as foreshock.MicroBatches, whose graphs are in memory one at a time, or budget=0 to "
+        "measure nothing"
+    )
+
+
 def unusable_loss(batch: Any, loss: Any) -> Exception:
     """Return the error for a loss that `observe` can't take.
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -200,7 +201,7 @@ class Monitor:
         self._decided = 0
         self._unjudged: list[StepObservation] = []
         self._written = time.monotonic()
-        self._norm_noted = self._batch_noted = self._closed = False
+        self._norm_noted = self._batch_noted = self._capture_noted = self._closed = False
         self._to_give: list[Alarm] = []
         self._updates: int | None = None  # number of the last update of the optimizer that was read
         self._updates_before: int | None = None  # that of the session which is resumed, until compared
@@ -269,6 +270,10 @@ class Monitor:
         if self._closed:
             self._closed = False  # said once; an error would end the training
             _LOGGER.warning("the monitor was closed: what is observed from here on is not logged")
+        if _is_captured():
+            # Numbers can't be read inside a capture, and trying to would end the training.
+            self._note_capture()
+            return self.forecast
         value = _as_scalar(batch, loss)
         step = self._clock.next(step)
         self._batches.see(batch)
@@ -295,7 +300,9 @@ class Monitor:
             reading=deciding,
         )
         step = self._count(step)
-        changed = self._evidence.see(step, ids, gradient_scale=gradient_scale)
+        changed = self._evidence.see(
+            step, ids, gradient_scale=gradient_scale, same_data=self._batches.same_tensors
+        )
         if changed and self._recovery is not None:
             self._recovery.changed(step)
         dense = self._last.level == "alarm"
@@ -578,6 +585,16 @@ class Monitor:
             if self._recovery is not None:
                 self._recovery.lost(step, "the state of the optimizer was not loaded when it was resumed")
 
+    def _note_capture(self) -> None:
+        if not self._capture_noted:
+            self._capture_noted = True
+            self._journal.event(
+                max(self._clock.step, 0),
+                "misuse: captured",
+                "observe was called while a CUDA graph is captured, and replays don't call it: capture "
+                "forward and backward only, and call observe and optimizer.step() after each replay",
+            )
+
     def _decides(self, step: int) -> bool:
         """Return whether numbers are read back at a step, so that something may be measured."""
         if self._began is None:
@@ -783,6 +800,11 @@ def _write_rest(signals: FreeSignals, journal: Journal, owner: int) -> None:
     for one in signals.fetch():
         journal.add("step", one)
     journal.close()
+
+
+def _is_captured() -> bool:
+    started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return started and torch.cuda.is_current_stream_capturing()
 
 
 def _as_scalar(batch: Any, loss: Tensor | float) -> Tensor | float:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -22,6 +23,7 @@ from foreshock.preconditioner import (
     read_gradient_norm,
     read_second_moment_sums,
     unwrap,
+    updates_made,
 )
 from foreshock.representation import short_repr
 
@@ -70,7 +72,7 @@ class _Context:
     """What the host knows of a step before anything is read back."""
 
     step: int
-    learning_rate: float
+    learning_rate: float | Tensor
     batch_size: int | None
     batch_elements: int | None
 
@@ -133,13 +135,14 @@ class FreeSignals:
         groups = (
             one.param_groups if self._followed is not None else live_groups(one) for one in self._optimizers
         )
-        rate = max(float(group["lr"]) for members in groups for group in members)
-        context = _Context(step, rate, batch_size, batch_elements)
+        rates = [group["lr"] for members in groups for group in members]
+        context = _Context(step, _largest(rates), batch_size, batch_elements)
         longer = not (reading or self._reads_left)
         if self._followed is not None and self._followed.take(loss, size, longer=longer):
             self._waiting.append(context)
             return
         self._gather()
+        context = replace(context, learning_rate=float(context.learning_rate))
         # Of the step about to be taken: v_t with its present gradient, which the optimizer has not seen.
         sums = read_second_moment_sums(self._optimizers, gradient_scale=size.scale)
         norm = read_gradient_norm(self._optimizers, gradient_scale=size.scale)
@@ -189,7 +192,7 @@ class FreeSignals:
     def _gather(self) -> None:
         if self._followed is None or not self._waiting:
             return
-        contexts, self._waiting = self._waiting, []
+        contexts, self._waiting = _with_plain_rates(self._waiting), []
         followed = self._followed
         for context, seen in zip(contexts, followed.fetch(), strict=True):
             self._ready.append(_observation(context, seen.loss, seen.norm, seen.sums))
@@ -216,13 +219,35 @@ class FreeSignals:
             self.wrong_norm = norm, given
 
 
+def _largest(rates: Sequence[float | Tensor]) -> float | Tensor:
+    """Return the largest learning rate, a tensor if there are some: then it may lie on the device."""
+    known = max((one for one in rates if not isinstance(one, Tensor)), default=-math.inf)
+    tensors = [one.detach().reshape(()) for one in rates if isinstance(one, Tensor)]
+    if not tensors:
+        return float(known)
+    # A new tensor, also of a single one: a schedule writes into its own.
+    largest = torch.stack([one.to(tensors[0]) for one in tensors]).max()
+    return largest.clamp(min=known) if known > -math.inf else largest
+
+
+def _with_plain_rates(contexts: Sequence[_Context]) -> list[_Context]:
+    """Return what the host knows of some steps, learning rates included; one transfer at most."""
+    rates = [one.learning_rate for one in contexts]
+    tensors = [one for one in rates if isinstance(one, Tensor)]
+    if not tensors:
+        return list(contexts)
+    fetched = iter(torch.stack([one.to(tensors[0]) for one in tensors]).tolist())
+    plain = [next(fetched) if isinstance(one, Tensor) else one for one in rates]
+    return [replace(one, learning_rate=rate) for one, rate in zip(contexts, plain, strict=True)]
+
+
 def _updates_made(optimizers: Sequence[Optimizer]) -> int | None:
     """Return the number of the update about to be taken: one above the largest count of any parameter."""
     states = [state for one in optimizers for state in unwrap(one).state.values() if "step" in state]
     if not states:
         known = any("betas" in group or "alpha" in group for one in optimizers for group in one.param_groups)
         return 1 if known else None
-    return 1 + max(int(state["step"]) for state in states)
+    return 1 + max(updates_made(states))
 
 
 def _observation(
@@ -234,7 +259,7 @@ def _observation(
         step=context.step,
         loss=loss,
         gradient_norm=norm,
-        learning_rate=context.learning_rate,
+        learning_rate=float(context.learning_rate),
         instant_lag=lag.instant_lag,
         decay_exponent=lag.decay_exponent,
         # v and g² over the same coordinates, so that their quotient is one where v follows.

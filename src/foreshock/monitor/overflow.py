@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from foreshock.batches import tensors_in
+from foreshock.batches import cast_batch, tensors_in
 from foreshock.curvature import LossFunction
 from foreshock.isolation import alone, fresh, isolated, plain_module
 from foreshock.representation import short_repr
@@ -113,21 +113,8 @@ def _double_loss(model: nn.Module, loss_fn: LossFunction, batch: Any) -> float:
         return math.nan
     # A loss function may reach what is no part of the copy, and write to it.
     with suppress(Exception), isolated(model, loss_fn), torch.no_grad():
-        return float(loss_fn(copy.deepcopy(model).double(), _in_double(fresh(batch))))
+        return float(loss_fn(copy.deepcopy(model).double(), cast_batch(fresh(batch), torch.float64)))
     return math.nan  # a model that can't be copied, or has parts that are not double
-
-
-def _in_double(batch: Any) -> Any:
-    if isinstance(batch, Tensor):
-        return batch.double() if batch.is_floating_point() else batch
-    if isinstance(batch, tuple):
-        items = [_in_double(one) for one in batch]
-        return type(batch)(*items) if hasattr(batch, "_fields") else tuple(items)
-    if isinstance(batch, list):
-        return [_in_double(one) for one in batch]
-    if isinstance(batch, dict):
-        return {key: _in_double(one) for key, one in batch.items()}
-    return batch
 
 
 def _finite(tensor: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from foreshock.curvature import CurvatureReading, FollowedRatio, NoiseReading, Prober
@@ -20,6 +22,7 @@ from foreshock.forecast import EdgeReading, Forecast, RunForecaster
 from foreshock.guarding import Guard
 from foreshock.isolation import kept_options, several_processes
 from foreshock.monitor.consistency import ConsistencyCheck
+from foreshock.monitor.explanation import explain_lack_of_memory
 from foreshock.monitor.journal import Journal
 from foreshock.monitor.observation import StepObservation, edge_reading, followed_reading
 from foreshock.monitor.schedule import SHORTEST, Measure, ProbeSchedule
@@ -335,6 +338,7 @@ class ProbeRunner:
         if self._failures.given_up:
             return False
         together = self._joint is not None and what != "follow"
+        passes, starved = None, False
         try:
             with self._joint if self._joint is not None and together else nullcontext(ALONE) as joint:
                 preconditioner = self._read_preconditioner(what, prober, at)
@@ -346,7 +350,12 @@ class ProbeRunner:
             self._record_failure(step, self._explained(step, error, at.batch))
             # Charged too: otherwise failures would come as fast as steps.
             self.schedule.failed(what, step=step)
-            return False
+            starved = isinstance(error, torch.OutOfMemoryError)
+        if starved:
+            # Here, where the error is gone. What it kept alive may be in cycles, and the next step needs the
+            # memory at once: nothing of a probe may make training run out of it.
+            gc.collect()
+            torch.cuda.empty_cache()
         if passes is None:
             return False
         if what != "follow":
@@ -471,6 +480,8 @@ class ProbeRunner:
             return 1.0
 
     def _explained(self, step: int, error: Exception, batch: Any) -> Exception:
+        if isinstance(error, torch.OutOfMemoryError):
+            return explain_lack_of_memory(error)
         if self._consistency is None or isinstance(error, ProbeRefusedError):
             return error
         with kept_options(self._subject.optimizers):

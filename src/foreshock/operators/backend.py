@@ -30,6 +30,7 @@ the directions of large curvature.
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -192,13 +193,12 @@ class _Comparison:
         if is_sharded(self._parameters):
             why = "the parameters are sharded: double backward needs them whole"
             return self._choose(CENTRAL_DIFFERENCES, why)
-        try:
-            exact = self._exact()
-        except RuntimeError as error:
+        exact, failure = self._tried()
+        if exact is None:
             # Differences may fail as well: better now, with a clear error, than in the first probe.
             differences = self._differences(DifferenceScheme())
             differences(_direction(differences.gradient))
-            return self._choose(CENTRAL_DIFFERENCES, f"double backward failed: {_first_line(error)}")
+            return self._choose(CENTRAL_DIFFERENCES, f"double backward failed: {failure}")
         # Rule 2. One side is too coarse for the tolerance of suspects, and in half precision.
         one_sided = math.nan
         if self._tolerance == _TOLERANCE:
@@ -264,6 +264,17 @@ class _Comparison:
         how = "double backward of the modules before torch.compile" if self._eager else "double backward"
         why = f"{how} agrees with differences of gradients to {discrepancy:.1g}"
         return self._choose(DOUBLE_BACKWARD, why, discrepancy)
+
+    def _tried(self) -> tuple[_Exact | None, str]:
+        """Return the exact product; None, and why, if double backward fails."""
+        # What failed for want of memory holds it as long as its error is alive: hence words, and no error.
+        try:
+            return self._exact(), ""
+        except RuntimeError as error:
+            failure, starved = _first_line(error), isinstance(error, torch.OutOfMemoryError)
+        if starved:
+            gc.collect()  # frames of the error may be in cycles
+        return None, failure
 
     def _exact(self) -> _Exact:
         try:

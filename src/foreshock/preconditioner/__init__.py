@@ -13,6 +13,7 @@ from foreshock.preconditioner.live import (
     live_groups,
     moving_parameters,
     unwrap,
+    updates_made,
 )
 from foreshock.preconditioner.record import ParameterStep, Preconditioner
 from foreshock.preconditioner.registry import (
@@ -49,4 +50,5 @@ __all__ = [
     "register_preconditioner",
     "stock_name",
     "unwrap",
+    "updates_made",
 ]

@@ -145,6 +145,52 @@ def step_number(state: Mapping[str, Any]) -> int:
     return int(state.get("step", 0)) + 1
 
 
+def updates_made(states: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return how many updates each state has seen; one transfer for each device on which they are counted.
+
+    Fused and capturable optimizers count on the device of the parameter, each parameter for itself.
+
+    Args:
+        states: Optimizer states; those without a count have seen none.
+
+    Example:
+        >>> updates_made([{"step": torch.tensor(3.0)}, {}, {"step": 5}])
+        [3, 0, 5]
+    """
+    counts = [state.get("step", 0) for state in states]
+    made = [0 if isinstance(count, Tensor) else int(count) for count in counts]
+    together: dict[tuple[torch.device, torch.dtype], dict[int, Tensor]] = {}
+    for place, count in enumerate(counts):
+        if isinstance(count, Tensor):
+            # By attribute, as in `foreshock.vectors.local`: of a sharded tensor what this process holds.
+            here = count.to_local() if hasattr(count, "to_local") else count
+            together.setdefault((here.device, here.dtype), {})[place] = here
+    for tensors in together.values():
+        fetched = torch.stack(list(tensors.values())).flatten().tolist()
+        for place, count in zip(tensors, fetched, strict=True):
+            made[place] = int(count)
+    return made
+
+
+def options_on_host(group: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a parameter group whose options are plain numbers, where they are tensors in it.
+
+    Args:
+        group: A parameter group. A capturable optimizer may have its learning rate on the device.
+
+    Example:
+        >>> options_on_host({"lr": torch.tensor(0.5), "betas": (0.9, 0.99)})
+        {'lr': 0.5, 'betas': (0.9, 0.99)}
+    """
+    found: dict[str, Any] = {}
+    for name, value in group.items():
+        if isinstance(value, Tensor):
+            found[name] = float(value)
+        elif isinstance(value, tuple) and any(isinstance(one, Tensor) for one in value):
+            found[name] = tuple(float(one) for one in value)
+    return {**group, **found} if found else group
+
+
 def read_adam_second_moment(state: Mapping[str, Any], group: Mapping[str, Any]) -> SecondMoment:
     """Return v_{t−1}, β₂ and t of the optimizers that keep their state as Adam does.
 

@@ -18,11 +18,14 @@ from foreshock.preconditioner.live import (
     Reader,
     as_optimizers,
     live_groups,
+    moving_parameters,
+    options_on_host,
     qualified_name,
     unwrap,
+    updates_made,
 )
 from foreshock.preconditioner.record import ParameterStep, Preconditioner
-from foreshock.vectors import is_sharded, refuse_complex, total_norm
+from foreshock.vectors import is_sharded, local, refuse_complex, total_norm
 
 # Readers that users have registered, by class. They take precedence over the built-in ones.
 _READERS: dict[type[Optimizer], Reader] = {}
@@ -289,7 +292,7 @@ def read_second_moment_sums(
     """Return Σg² and Σv_{t−1} of each parameter group, from which the lag of v is computed at every step.
 
     Groups without a decaying average of g² (SGD, Adagrad, Adamax, Muon, β₂ = 0) are left out. g is ``.grad``
-    without coupled weight decay. Cost: two norms.
+    without coupled weight decay. Cost: two norms, and two transfers from the device for each group.
 
     Args:
         optimizers: A live optimizer of a registered class, or several.
@@ -313,7 +316,8 @@ def read_second_moment_sums(
         scale = gradient_scale * _own_scale(optimizer)
         for group in live_groups(optimizer):
             moving = [p for p in group["params"] if p.grad is not None]
-            read = [reader.second_moment(inner.state.get(p, {}), group) for p in moving]
+            states, options = _on_host(reader, [inner.state.get(p, {}) for p in moving], group)
+            read = [reader.second_moment(state, options) for state in states]
             known = [moment for moment in read if moment is not None]
             # β₂ belongs to the group, and t is that of its first parameter: those that train together share
             # it. At β₂ = 0 v is g² itself and cannot lag.
@@ -321,10 +325,12 @@ def read_second_moment_sums(
                 continue
             gradients = [p.grad for p, moment in zip(moving, read, strict=True) if moment is not None]
             moments = [moment.previous for moment in known if moment.previous is not None]
-            squared = (float(total_norm(gradients)) / scale) ** 2
             # v ≥ 0, so its 1-norm is its sum: one fused kernel for all tensors.
-            previous = float(total_norm(moments, order=1)) if moments else 0.0
-            sums.append(SecondMomentSums(squared, previous, known[0].beta2, known[0].step))
+            totals = [total_norm(gradients), *([total_norm(moments, order=1)] if moments else [])]
+            norm, *previous = _fetched(totals)
+            sums.append(
+                SecondMomentSums((norm / scale) ** 2, sum(previous, 0.0), known[0].beta2, known[0].step)
+            )
     return sums
 
 
@@ -348,19 +354,45 @@ def read_gradient_norm(optimizers: Optimizer | Sequence[Optimizer], *, gradient_
     _require_scale(gradient_scale)
     norms = []
     for optimizer in as_optimizers(optimizers):
-        gradients = [p.grad for p, _, _ in _parameters(optimizer) if p.grad is not None]
+        gradients = [p.grad for p in moving_parameters([optimizer]) if p.grad is not None]
         if gradients:
             norms.append(float(total_norm(gradients)) / (gradient_scale * _own_scale(optimizer)))
     return math.hypot(*norms)
 
 
 def _parameters(optimizer: Optimizer) -> Iterator[tuple[Tensor, Mapping[str, Any], Mapping[str, Any]]]:
-    """Yield each trained parameter with its state and its group."""
-    states = unwrap(optimizer).state
+    """Yield each trained parameter with its state and its group, numbers in them on the host."""
+    reader, kept = find_reader(optimizer), unwrap(optimizer).state
     for group in live_groups(optimizer):
-        for parameter in group["params"]:
-            if parameter.requires_grad:
-                yield parameter, states.get(parameter, {}), group
+        trained = [parameter for parameter in group["params"] if parameter.requires_grad]
+        states, options = _on_host(reader, [kept.get(one, {}) for one in trained], group)
+        for parameter, state in zip(trained, states, strict=True):
+            yield parameter, state, options
+
+
+def _on_host(
+    reader: Reader, states: Sequence[Mapping[str, Any]], group: Mapping[str, Any]
+) -> tuple[Sequence[Mapping[str, Any]], Mapping[str, Any]]:
+    """Return states and group with their numbers on the host, where those are tensors on a device.
+
+    Each reader asks for β, η and t of each parameter, and each of these would make the host wait. A reader
+    from outside may expect tensors, and gets what there is.
+    """
+    if not any(reader is one for one in BUILT_IN.values()):
+        return states, group
+    counted = [state for state in states if isinstance(state.get("step"), Tensor)]
+    made = iter(updates_made(counted))
+    fetched = [
+        {**state, "step": next(made)} if isinstance(state.get("step"), Tensor) else state for state in states
+    ]
+    return fetched, options_on_host(group)
+
+
+def _fetched(scalars: Sequence[Tensor]) -> list[float]:
+    """Return scalars as numbers; one transfer if they are of one device and type."""
+    if len({(one.device, one.dtype) for one in scalars}) > 1:
+        return [float(one) for one in scalars]
+    return list(torch.stack([local(one) for one in scalars]).tolist())
 
 
 def _dense_gradient(gradient: Tensor, scale: float) -> Tensor:

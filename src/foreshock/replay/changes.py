@@ -17,7 +17,9 @@ import torch
 from torch.optim import Optimizer
 
 FACTORS = ("lr", "eps", "weight_decay")
-_NAMES = ("lr", "beta1", "beta2", "betas", "eps", "weight_decay", "clip", "guard", "skip")
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+_OPTIONS = ("lr", "beta1", "beta2", "betas", "eps", "weight_decay", "clip")
+_NAMES = (*_OPTIONS, "guard", "skip", "swap", "v", "precision")
 _MOMENTS = (("exp_avg", 0), ("exp_avg_sq", 1), ("max_exp_avg_sq", 1))
 
 
@@ -32,6 +34,9 @@ class Change:
         clip: What the norm of all gradients is clipped to, > 0; None to leave that to the loop.
         guard: Name of the guard's policy, such as ``"auto"``; None for no guard.
         skip: Steps whose batch is left out: no update is made of it.
+        swap: Steps that see the batch of the step before once more, instead of their own.
+        held: Whether v is held at what it was: each step takes it from where it began.
+        precision: ``"float64"`` or ``"float32"``, in which model, optimizer and batches are; None for theirs.
 
     Raises:
         ValueError: If a field is impossible.
@@ -42,6 +47,9 @@ class Change:
     clip: float | None = None
     guard: str | None = None
     skip: tuple[int, ...] = ()
+    swap: tuple[int, ...] = ()
+    held: bool = False
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse impossible changes."""
@@ -55,6 +63,8 @@ class Change:
                 raise ValueError(f"{name}=x{value:g} can't be set; the factor must be positive and finite")
         if self.clip is not None and not 0 < self.clip < math.inf:
             raise ValueError(f"clip={self.clip:g} can't be set; the norm must be positive and finite")
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision} can't be set; it must be {' or '.join(PRECISIONS)}")
 
     def __str__(self) -> str:
         """Return the change in the words that `parse_change` takes; ``unchanged`` for none."""
@@ -63,6 +73,9 @@ class Change:
         words += [] if self.clip is None else [f"clip={self.clip:g}"]
         words += [] if self.guard is None else [f"guard={'on' if self.guard == 'auto' else self.guard}"]
         words += [f"skip={'+'.join(map(str, self.skip))}"] if self.skip else []
+        words += [f"swap={'+'.join(map(str, self.swap))}"] if self.swap else []
+        words += ["v=held"] if self.held else []
+        words += [] if self.precision is None else [f"precision={self.precision}"]
         return " ".join(words) or "unchanged"
 
     @property
@@ -150,14 +163,16 @@ def parse_change(text: str) -> Change:
     Args:
         text: Settings, separated by blanks or semicolons: ``lr=1e-4``, ``lr=x0.5`` (half of what it is),
             ``beta2=0.99``, ``betas=0.9,0.99``, ``eps=x100``, ``weight_decay=0``, ``clip=1.0``, ``guard=on``
-            or the name of a policy, ``skip=120`` or ``skip=120+121``.
+            or the name of a policy, ``skip=120`` or ``skip=120+121``, ``swap=120``, ``v=held``,
+            ``precision=float64``.
 
     Raises:
         ValueError: If there are other words, or impossible values.
 
     Example:
-        >>> parse_change("lr=x0.5 betas=0.9,0.99")
-        Change(values={'beta1': 0.9, 'beta2': 0.99}, factors={'lr': 0.5}, clip=None, guard=None, skip=())
+        >>> change = parse_change("lr=x0.5 betas=0.9,0.99")
+        >>> change.values, change.factors
+        ({'beta1': 0.9, 'beta2': 0.99}, {'lr': 0.5})
         >>> print(parse_change("guard=on skip=120+121"))
         guard=on skip=120+121
     """
@@ -165,7 +180,8 @@ def parse_change(text: str) -> Change:
     factors: dict[str, float] = {}
     clip: float | None = None
     guard: str | None = None
-    skip: tuple[int, ...] = ()
+    steps: dict[str, tuple[int, ...]] = {"skip": (), "swap": ()}
+    held, precision = False, None
     words = text.replace(";", " ").split()
     if not words:
         raise ValueError('the change is empty; it must be such as "lr=x0.5", "beta2=0.99", "guard=on"')
@@ -177,8 +193,12 @@ def parse_change(text: str) -> Change:
             )
         if name == "guard":
             guard = {"on": "auto", "off": None}.get(value, value)
-        elif name == "skip":
-            skip = tuple(_step(one, word) for one in value.split("+"))
+        elif name in steps:
+            steps[name] = tuple(_step(one, word) for one in value.split("+"))
+        elif name == "v":
+            held = _held(value, word)
+        elif name == "precision":
+            precision = value
         elif name == "clip":
             clip = _number(value, word)
         elif name == "betas":
@@ -190,7 +210,7 @@ def parse_change(text: str) -> Change:
             factors[name] = _number(value[1:], word)
         else:
             values[name] = _number(value, word)
-    return Change(values, factors, clip, guard, skip)
+    return Change(values, factors, clip, guard, **steps, held=held, precision=precision)
 
 
 def _has(group: Mapping[str, Any], name: str) -> bool:
@@ -212,7 +232,13 @@ def _number(text: str, word: str) -> float:
     return value
 
 
+def _held(value: str, word: str) -> bool:
+    if value != "held":
+        raise ValueError(f"{word!r} is no change; v can only be held: v=held")
+    return True
+
+
 def _step(text: str, word: str) -> int:
     if not text.isdecimal():
-        raise ValueError(f"{word!r} must have steps, such as skip=120 or skip=120+121")
+        raise ValueError(f"{word!r} must have steps, such as {word.partition('=')[0]}=120+121")
     return int(text)

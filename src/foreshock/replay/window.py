@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from foreshock.batches import cast_batch
 from foreshock.curvature import preconditioned_sharpness
 from foreshock.guarding import Guard
 from foreshock.guarding import guard as attach_guard
 from foreshock.recorder import Snapshot
-from foreshock.replay.changes import Change
+from foreshock.replay.changes import PRECISIONS, Change
+from foreshock.replay.held import cast_training, hold_second_moment
 from foreshock.replay.loop import Loop
 from foreshock.replay.outcome import ReplayOutcome, departure, events_after
 
@@ -85,13 +87,17 @@ def replay(
     if perturbed is not None:
         perturb(loop, perturbed)
     losses, last, actions, failure = train(
-        loop, stream, steps, change, first=snapshot.step + 1, pending=True, rate_factor=rate_factor
+        loop,
+        stream,
+        steps,
+        change,
+        first=snapshot.step + 1,
+        pending=True,
+        before=current,
+        rate_factor=rate_factor,
     )
-    ratio = (
-        _ratio(loop, last, change, rate_factor)
-        if measure and losses and math.isfinite(losses[-1])
-        else math.nan
-    )
+    measurable = measure and losses and math.isfinite(losses[-1])
+    ratio = _ratio(loop, last, change, rate_factor) if measurable else math.nan
     unchanged = change == Change() and perturbed is None
     where, compared = departure(snapshot.step, recorded, losses) if unchanged else (None, 0)
     at_start = math.nan if where is None else _loss_at(snapshot, loop, current)
@@ -119,6 +125,7 @@ def train(
     *,
     first: int = 0,
     pending: bool = False,
+    before: Any = None,
     rate_factor: float = 1.0,
 ) -> tuple[list[float], Any, int, str]:
     """Train, with a change, until a loss is not finite.
@@ -130,6 +137,7 @@ def train(
         change: What is done differently.
         first: Number of the first step.
         pending: Whether the gradients of the step before it are there, and wait for their update.
+        before: The batch of that step.
         rate_factor: What the learning rate is multiplied by inside each step, before it is changed.
 
     Returns:
@@ -145,7 +153,7 @@ def train(
             if following is _END:
                 failure = f"the batches end before step {step}"
                 break
-            batch = following
+            batch, before = _batch_of(step, following, before, change)
             try:
                 losses.append(float(loop.backward(batch)))
                 if not math.isfinite(losses[-1]):
@@ -158,6 +166,16 @@ def train(
                 failure = f"step {step} failed: {type(error).__name__}: {error}"
                 break
         return losses, batch, 0 if guard is None else guard.summary().acted, failure
+
+
+def _batch_of(step: int, batch: Any, before: Any, change: Change) -> tuple[Any, Any]:
+    """Return what a step sees, and what the next one sees if it is to see the batch before its own."""
+    if step in change.swap:
+        if before is None:
+            raise ValueError(f"the batch of step {step} can't be swapped: there is no step before it")
+        batch = before
+    shown = batch if change.precision is None else cast_batch(batch, PRECISIONS[change.precision])
+    return shown, batch
 
 
 def _update(loop: Loop, batch: Any, guard: Guard | None, *, skipped: bool) -> None:
@@ -173,8 +191,13 @@ def _update(loop: Loop, batch: Any, guard: Guard | None, *, skipped: bool) -> No
 def _changed(loop: Loop, change: Change, rate_factor: float) -> Iterator[Guard | None]:
     """Change the steps of a loop's optimizer; the guard, if there is one, sees them changed."""
     optimizer, ends = loop.optimizer, list[Callable[[], None]]()
+    if change.precision is not None:
+        cast_training(loop, PRECISIONS[change.precision])
     change.prepare(optimizer)
+    hold = hold_second_moment(optimizer) if change.held else None
     with ExitStack() as stack:
+        if hold is not None:
+            stack.callback(optimizer.register_step_pre_hook(lambda *_: hold()).remove)
         # Put back in reverse: the change may have set the lowered rate.
         begin = lambda *_: ends.extend((_lowered(optimizer, rate_factor), change.begin_step(optimizer)))  # noqa: E731
         before = optimizer.register_step_pre_hook(begin)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from foreshock._version import __version__
 from foreshock.report.charts import to_mapping
+from foreshock.report.comparison import comparison_tables
+from foreshock.report.comparison import to_mapping as to_aligned
 from foreshock.report.glossary import TERMS, anchor, linked
 from foreshock.report.placing import placed
 from foreshock.report.summary import RunSummary, summarise
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from jinja2 import Template
 
+    from foreshock.explain import Comparison
     from foreshock.report.series import Chart
     from foreshock.spikes import LossEvent, SpikeOutcome
 
@@ -56,12 +59,16 @@ class _Section:
     data: str
 
 
-def write_html(runs: Sequence[Run], path: str | os.PathLike[str]) -> Path:
+def write_html(
+    runs: Sequence[Run], path: str | os.PathLike[str], *, compared: Comparison | None = None
+) -> Path:
     """Write the report of one run or several into one HTML file; scripts and styles are inside.
 
     Args:
         runs: Runs as read from their logs, at least one.
         path: File to write; its folder is made if missing.
+        compared: What `foreshock.explain.compare_runs` found about them: it comes first, with charts of all
+            runs; None for no comparison.
 
     Returns:
         The file written.
@@ -76,6 +83,7 @@ def write_html(runs: Sequence[Run], path: str | os.PathLike[str]) -> Path:
     sections = [_section(run) for run in runs]
     page = template.render(
         sections=sections,
+        comparison=None if compared is None else _compared(runs, compared),
         title=sections[0].summary.name if len(runs) == 1 else f"{len(runs)} runs",
         version=__version__,
         styles=_asset("uPlot.min.css") + _asset("report.css"),
@@ -88,6 +96,17 @@ def write_html(runs: Sequence[Run], path: str | os.PathLike[str]) -> Path:
     with placed(target) as beside:
         beside.write_text(page, encoding="utf-8")
     return target
+
+
+def _compared(runs: Sequence[Run], found: Comparison) -> dict[str, Any]:
+    data = to_aligned(runs, found)
+    return {
+        "step": found.step,
+        "findings": found.findings,
+        "tables": comparison_tables(found),
+        "charts": [{**one, "description": _description(one)} for one in data["charts"]],
+        "data": embed(data),
+    }
 
 
 def embed(data: Mapping[str, Any]) -> str:

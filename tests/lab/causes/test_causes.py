@@ -7,9 +7,9 @@ import json
 import pytest
 
 from foreshock.explain import CAUSES
-from foreshock.lab.causes.scenario import draw_scenario
+from foreshock.lab.causes.scenario import FRESH, draw_scenario
 from foreshock.lab.causes.scoring import confusion_table, explained_as, right, score_spikes
-from foreshock.lab.causes.training import all_spikes, record_spike
+from foreshock.lab.causes.training import all_spikes, half_of_spikes, record_spike
 
 
 @pytest.mark.parametrize("cause", CAUSES)
@@ -31,6 +31,23 @@ def test_half_of_the_set_is_held_out():
     spikes = all_spikes(20)
     assert len(spikes) == 20 * len(CAUSES)
     assert sum(draw_scenario(*one).split == "held-out" for one in spikes) == 10 * len(CAUSES)
+
+
+@pytest.mark.parametrize("split", ["development", "held-out"])
+def test_a_half_takes_the_causes_by_turns(split):
+    spikes = half_of_spikes(20, split)
+    assert [cause for cause, _ in spikes[: len(CAUSES)]] == list(CAUSES)
+    assert len(set(spikes)) == 10 * len(CAUSES)
+    assert {draw_scenario(*one).split for one in spikes} == {split}
+
+
+def test_held_out_draws_that_were_scored_before_do_not_count_again(tmp_path):
+    path = record_spike("gradient overflow", FRESH - 2, tmp_path)
+    with pytest.raises(ValueError, match="has no spike of the held-out half"):
+        score_spikes(tmp_path, split="held-out")
+    truth = json.loads(path.read_text())
+    path.write_text(json.dumps(truth | {"scenario": truth["scenario"] | {"index": FRESH}}))
+    assert right(score_spikes(tmp_path, split="held-out"))[2] == 1
 
 
 # Overflows happen in any arithmetic.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from foreshock.explain import CAUSES, NOT_EXPLAINED, History, Name, causes_of
+from foreshock.lab.causes.scenario import FRESH
 from foreshock.runlog import read_run
 from foreshock.runlog.values import recorded_losses
 from foreshock.spikes import detect_events
@@ -32,7 +33,7 @@ def score_spikes(folder: Path, *, split: str) -> dict[str, Any]:
     scores |= {"among": dict.fromkeys(CAUSES, 0), "families": {}}
     for path in sorted(folder.glob("*/truth.json")):
         truth = json.loads(path.read_text(encoding="utf-8"))
-        if truth["split"] != split:
+        if truth["split"] != split or (split == "held-out" and truth["scenario"]["index"] < FRESH):
             continue
         cause, family = truth["scenario"]["cause"], truth["scenario"]["family"]
         named, without = explained_as(path.parent, int(truth["onset"]), cause)

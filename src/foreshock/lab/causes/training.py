@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import math
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,7 +16,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from foreshock.explain import CAUSES, Name
 from foreshock.lab.causes.disturbances import DISTURBANCES, Disturbance, density_loss
-from foreshock.lab.causes.scenario import Scenario, draw_scenario
+from foreshock.lab.causes.scenario import FRESH, Scenario, draw_scenario
 from foreshock.lab.jobs import write_json
 from foreshock.lab.tasks.families import build_task
 from foreshock.lab.tasks.task import Task
@@ -50,6 +50,9 @@ class Snapshot:
     optimizer: dict[str, Any]
 
 
+Judge = Callable[[Scenario, LossEvent, list[Snapshot]], bool]
+
+
 def record_spike(cause: Name, index: int, folder: Path) -> Path:
     """Draw trainings until one has a spike of this cause; keep its log and what is true of it.
 
@@ -68,15 +71,22 @@ def record_spike(cause: Name, index: int, folder: Path) -> Path:
         scenario = draw_scenario(cause, index, attempt)
         run = folder / scenario.name
         shutil.rmtree(run, ignore_errors=True)
-        event = _train(scenario, run)
+        event = train_scenario(scenario, run)
         if event is not None:
             truth = {"scenario": scenario.as_mapping(), "onset": event.onset, "split": scenario.split}
             return write_json(truth, run / "truth.json")
     raise NoSpikeError(f"none of {_ATTEMPTS} draws of {cause!r} spiked; its draw is too mild")
 
 
-def _train(scenario: Scenario, run: Path) -> LossEvent | None:
-    """Train a scenario; return its spike if it has one where it should."""
+def train_scenario(scenario: Scenario, run: Path, accepts: Judge | None = None) -> LossEvent | None:
+    """Train a scenario; return its spike if it has one where it should.
+
+    Args:
+        scenario: The training.
+        run: Folder of its log.
+        accepts: Of a training that spikes by itself, whether a spike is the one; by default, whether forks
+            show that it has the cause of the scenario.
+    """
     torch.manual_seed(scenario.seed)
     task = make_task(scenario)
     make = DISTURBANCES.get(scenario.cause, Disturbance)
@@ -96,7 +106,7 @@ def _train(scenario: Scenario, run: Path) -> LossEvent | None:
         if scenario.cause in _NATURAL and _is_over(losses):
             break
     monitor.close()
-    return _spike_of(scenario, run, snapshots)
+    return _spike_of(scenario, run, snapshots, accepts or _is_caused)
 
 
 def _is_over(losses: list[float]) -> bool:
@@ -200,11 +210,11 @@ def resume(
     return other, resumed
 
 
-def _spike_of(scenario: Scenario, run: Path, snapshots: list[Snapshot]) -> LossEvent | None:
+def _spike_of(scenario: Scenario, run: Path, snapshots: list[Snapshot], accepts: Judge) -> LossEvent | None:
     steps, losses = recorded_losses(read_run(run))
     events = detect_events(steps.tolist(), losses.tolist())
     if scenario.cause in _NATURAL:
-        return next((event for event in events if _is_caused(scenario, event, snapshots)), None)
+        return next((event for event in events if accepts(scenario, event, snapshots)), None)
     first = scenario.at if scenario.at else 0
     end = scenario.at + _WITHIN if scenario.at else scenario.steps
     # What happens before hides what is done, and one that is not the first is half an echo.
@@ -225,59 +235,88 @@ def _is_caused(scenario: Scenario, event: LossEvent, snapshots: list[Snapshot]) 
         return False
     if scenario.optimizer == "sgd" and scenario.cause != "gradient noise":
         return scenario.cause == "landscape"
+    fork = fork_before(event, snapshots)
+    if fork is None:
+        return False
+    if scenario.cause == "gradient noise":
+        fork = replace(fork, end=fork.end + _LATER)
+        # Other batches first: most draws fail there, and averaging costs eight times as much.
+        others = (fork_spikes(scenario, fork, seed=seed) for seed in range(1, _DRAWS + 1))
+        return sum(others) >= 2 and not fork_spikes(scenario, fork, seed=1, averaged=_AVERAGED)
+    return fork_spikes(scenario, fork, frozen=True) != (scenario.cause == "preconditioner lag")
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A part of a training that is trained again, with something different.
+
+    Attributes:
+        snapshot: Where it begins.
+        end: Step at which it ends.
+        bar: Loss from which on it spikes too.
+    """
+
+    snapshot: Snapshot
+    end: int
+    bar: float
+
+
+def fork_before(event: LossEvent, snapshots: list[Snapshot]) -> Fork | None:
+    """Return the part of a training that has a spike, from forty steps before it on; None without a snapshot.
+
+    Args:
+        event: The spike.
+        snapshots: What was kept, in order.
+    """
     before = [one for one in snapshots if one.step <= event.onset - _FORK]
     if not before:
-        return False
-    snapshot, bar = before[-1], event.reference + _REMOVED * event.rise
-    end = event.end + _FORK
-    if scenario.cause == "gradient noise":
-        if not _highest(scenario, snapshot, end + _LATER, seed=1, averaged=_AVERAGED) < bar:
-            return False
-        others = [_highest(scenario, snapshot, end + _LATER, seed=seed) for seed in range(1, _DRAWS + 1)]
-        return sum(not high < bar for high in others) >= 2
-    removed = _highest(scenario, snapshot, end, frozen=True) < bar
-    return removed == (scenario.cause == "preconditioner lag")
+        return None
+    return Fork(before[-1], event.end + _FORK, event.reference + _REMOVED * event.rise)
 
 
-def _highest(
-    scenario: Scenario,
-    snapshot: Snapshot,
-    end: int,
-    *,
-    seed: int = 0,
-    averaged: int = 1,
-    frozen: bool = False,
-) -> float:
-    """Return the highest loss of a fork of a training.
+def fork_spikes(
+    scenario: Scenario, fork: Fork, *, seed: int = 0, averaged: int = 1, frozen: bool = False
+) -> bool:
+    """Return whether the loss of a fork reaches its bar, or is not finite.
 
     Args:
         scenario: The training.
-        snapshot: Where the fork begins.
-        end: Where it ends.
+        fork: Its part.
         seed: How many draws of batches it is ahead of the training: another number gives other batches.
         averaged: Batches whose gradients each step averages.
         frozen: Whether v is held at what it was at the beginning.
     """
     task = make_task(scenario)
-    task.model.load_state_dict(snapshot.model.state_dict())
+    task.model.load_state_dict(fork.snapshot.model.state_dict())
     for _ in range(_AHEAD * seed):
         next(task.batches)
     optimizer = make_optimizer(scenario, list(task.model.parameters()))
-    optimizer.load_state_dict(copy.deepcopy(snapshot.optimizer))
+    optimizer.load_state_dict(copy.deepcopy(fork.snapshot.optimizer))
     moments = {p: state["exp_avg_sq"].clone() for p, state in optimizer.state.items()} if frozen else {}
-    disturbance, highest = Disturbance(scenario, task), 0.0
-    for step in range(snapshot.step, end):
+    disturbance = Disturbance(scenario, task)
+    for step in range(fork.snapshot.step, fork.end):
         for p, moment in moments.items():
             optimizer.state[p]["exp_avg_sq"].copy_(moment)
-        loss = advance(step, disturbance, optimizer, None, averaged=averaged)
-        highest = max(highest, math.inf if math.isnan(loss) else loss)
-    return highest
+        if not advance(step, disturbance, optimizer, None, averaged=averaged) < fork.bar:
+            return True
+    return False
 
 
 def all_spikes(count: int) -> list[tuple[Name, int]]:
-    """Return the spikes of the set, each as cause and number of the draw.
+    """Return spikes of both halves, each as cause and number of the draw.
 
     Args:
         count: How many of each cause.
     """
     return [(cause, index) for cause in CAUSES for index in range(count)]
+
+
+def half_of_spikes(count: int, split: str) -> list[tuple[Name, int]]:
+    """Return the spikes of one half, each as cause and number of the draw; all causes by turns.
+
+    Args:
+        count: How many of each cause both halves have together.
+        split: ``"development"`` or ``"held-out"``.
+    """
+    indices = range(1, count, 2) if split == "development" else range(FRESH, FRESH + count, 2)
+    return [(cause, index) for index in indices for cause in CAUSES]

@@ -250,12 +250,12 @@ def causes(
     Each is a small training, a second or a few; an interrupted command resumes where it stopped.
     """
     from foreshock.lab.causes.scoring import confusion_table, right, score_spikes
-    from foreshock.lab.causes.training import all_spikes, record_spike
+    from foreshock.lab.causes.training import half_of_spikes, record_spike
     from foreshock.lab.jobs import finished, write_json
 
     console = Console(highlight=False)
     splits = ("development", "held-out") if release else ("development",)
-    wanted = [one for one in all_spikes(count) if release or one[1] % 2]
+    wanted = [one for split in reversed(splits) for one in half_of_spikes(count, split)]
     missing = [
         one for one in wanted if not (out / f"{one[0].replace(' ', '-')}-{one[1]}/truth.json").exists()
     ]

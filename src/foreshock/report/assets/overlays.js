@@ -34,6 +34,8 @@ const foreshockOverlays = (() => {
           column(u, ctx, x, [spike.announced, spike.onset], colour("forecast"), ALPHA.forecast);
         column(u, ctx, x, [spike.onset, spike.end], colour("spike"), ALPHA.spike);
       }
+      // Several runs on one chart are shifted so that this is where each of them spikes.
+      if (marks.zero) column(u, ctx, x, [0, 0], colour("spike"), 0.6);
     });
   }
 

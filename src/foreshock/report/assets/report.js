@@ -46,8 +46,9 @@
       width: s.role === "bound" ? 0.5 : 1.5,
       value: (u, v, si, idx) => (idx == null ? "" : far(s) && s.values[idx] >= 1e9 ? "never" : format(s.values[idx])),
       points: { size: 4 },
+      spanGaps: chart.spans === true,
     }));
-    return { data: [chart.x, ...values], options: [{ label: "step", value: (u, v) => (v == null ? "" : v.toLocaleString("en")) }, ...options] };
+    return { data: [chart.x, ...values], options: [{ label: chart.along ?? "step", value: (u, v) => (v == null ? "" : v.toLocaleString("en")) }, ...options] };
   }
 
   function axes(chart) {
@@ -67,7 +68,8 @@
       this.root = root;
       this.key = `run-${index}`;
       this.data = JSON.parse(root.querySelector("script.data").textContent);
-      this.zoom = this.data.range;
+      this.zoom = this.data.view ?? this.data.range;
+      root.querySelector(".reset").hidden = this.whole();
       this.plots = [];
       this.draw();
       new ResizeObserver(() => this.resize()).observe(root);

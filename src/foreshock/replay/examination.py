@@ -1,0 +1,174 @@
+"""What an event of the loss was made of, found out by training it again: another batch, v held, float64.
+
+Each test changes one thing of a window that is replayed from a snapshot: what goes away with it was made by
+it. A log shows what happened; only this shows what would have happened otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from foreshock.representation import short_repr
+from foreshock.words import number
+
+if TYPE_CHECKING:
+    from foreshock.explain import Explanation
+    from foreshock.replay.outcome import ReplayOutcome
+
+_LATER = 100  # steps after the peak in which an event may come later
+_REACHED = 0.4  # of the rise: a loss that gets there has the event
+_OF_DATA = ("bad batch", "data change", "batch shape")
+_CHANCE = (
+    "with weights that differ in the sixth digit it does not come either: it hangs on chance, and one replay "
+    "without it proves nothing"
+)
+_SAID: Mapping[str, tuple[str, str, str]] = MappingProxyType(
+    {
+        "swap": (
+            "with the batch of step {value} replaced by the one before",
+            "that batch made it",
+            "it was not that batch alone",
+        ),
+        "v": (
+            "with v held from step {start} on",
+            "the decay of v made it",
+            "from there on it needs no decay of v",
+        ),
+        "precision": ("in {value}", "rounding or overflow made it", "it is not made by rounding"),
+    }
+)
+"""What each change is, what follows if the event does not come with it, and what if it does."""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What replays of an event say of its cause.
+
+    Attributes:
+        onset: First high step of the event.
+        start: Step of the snapshot.
+        repeats: Whether the event comes again where nothing is changed; if not, nothing follows.
+        comes: Whether it comes all the same, by change; None where a replay failed before.
+        words: What follows, a sentence each, without full stops.
+    """
+
+    onset: int
+    start: int
+    repeats: bool
+    comes: Mapping[str, bool | None]
+    words: tuple[str, ...]
+
+    __repr__ = short_repr
+
+
+def changes_to_test(event: Explanation, start: int, *, precision: str = "float64") -> tuple[str, ...]:
+    """Return the changes whose replays tell what an event was made of, as `parse_change` takes them.
+
+    Args:
+        event: The event.
+        start: Step of the snapshot.
+        precision: What is computed in instead; empty for no such test.
+
+    Raises:
+        ValueError: If the snapshot is not from before the event.
+    """
+    suspect = suspected_step(event)
+    if start >= suspect:
+        raise ValueError(
+            f"the snapshot is of step {start}, and the event begins at step {suspect}; it must be older. "
+            "A recorder writes the newest one of before when an alarm begins, and at a spike"
+        )
+    return (f"swap={suspect}", "v=held", *([f"precision={precision}"] if precision else []))
+
+
+def suspected_step(event: Explanation) -> int:
+    """Return the step whose batch is suspected: that of a cause in the data, else the onset.
+
+    Args:
+        event: The event.
+    """
+    steps = [one.step for one in event.causes if one.name in _OF_DATA and one.step is not None]
+    return steps[0] if steps else event.onset
+
+
+def steps_to_train(event: Explanation, start: int) -> int:
+    """Return the length of the window that is replayed.
+
+    Args:
+        event: The event.
+        start: Step of the snapshot.
+    """
+    return event.peak - start + _LATER
+
+
+def examine(
+    event: Explanation,
+    unchanged: ReplayOutcome,
+    tested: Sequence[ReplayOutcome],
+    *,
+    perturbed: ReplayOutcome,
+    recorded: Sequence[tuple[int, float]],
+) -> Examination:
+    """Return what replays of an event say of its cause.
+
+    Args:
+        event: The event.
+        unchanged: The replay as it was.
+        tested: Those of `changes_to_test`.
+        perturbed: The replay as it was, but for the sixth digit of the weights.
+        recorded: Steps and losses of the log.
+    """
+    bar, start = _bar(event, recorded), unchanged.start
+    repeats = _comes(unchanged, bar) is True
+    if not repeats:
+        return Examination(event.onset, start, repeats, {}, (_does_not_repeat(unchanged),))
+    words = [_words(one, bar) for one in tested]
+    if _comes(perturbed, bar) is False:
+        words.append(_CHANCE)
+    comes = {one.change: _comes(one, bar) for one in tested}
+    return Examination(event.onset, start, repeats, comes, tuple(words))
+
+
+def _does_not_repeat(unchanged: ReplayOutcome) -> str:
+    words = f"replayed as it was from step {unchanged.start:,} it does not come: nothing can be tested"
+    where = unchanged.departure
+    if where is None:
+        return words
+    return f"{words}: the loss of step {where.step:,} was {where.recorded:.6g} and is {where.replayed:.6g}"
+
+
+def _bar(event: Explanation, recorded: Sequence[tuple[int, float]]) -> float:
+    """Return the loss from which on a replay has the event; infinite where a loss was not finite at once."""
+    rise = dict(recorded).get(event.peak, math.nan) - event.reference
+    return event.reference + _REACHED * rise if math.isfinite(rise) and rise > 0 else math.inf
+
+
+def _highest(outcome: ReplayOutcome) -> float:
+    finite = all(math.isfinite(one) for one in outcome.losses)
+    return max(outcome.losses, default=math.nan) if finite else math.inf
+
+
+def _comes(outcome: ReplayOutcome, bar: float) -> bool | None:
+    highest = _highest(outcome)
+    if highest >= bar:
+        return True
+    return None if outcome.failure or math.isnan(highest) else False
+
+
+def _words(outcome: ReplayOutcome, bar: float) -> str:
+    """Return what follows from one replay."""
+    comes, highest = _comes(outcome, bar), _highest(outcome)
+    if comes is None:
+        return f"{outcome.change} could not be tested: {outcome.failure or 'there is no loss'}"
+    name, _, value = outcome.change.partition("=")
+    how, gone, there = _SAID[name]
+    shown = f"{int(value):,}" if value.isdecimal() else value
+    how = how.format(value=shown, start=f"{outcome.start:,}")
+    if comes:
+        size = f"the loss gets to {number(highest)}" if math.isfinite(highest) else "the loss is not finite"
+        return f"{how} it comes all the same, {size}: {there}"
+    return f"{how} it does not come, the loss stays at {number(highest)} or below: {gone}"
