@@ -53,9 +53,10 @@ and the ladder says so after its last rung. What raises the loss by less than th
 """
 
 _TAIL = """
-Made by `foreshock bench rewind --count 4 --starts 3 --release` and
+Made by `foreshock bench rewind --count 4 --starts 2 --release` and
 `python -m benchmarks.rewind.publish runs/rewind/held-out.json`. How the ladder lowers a rate that jumped was
-changed after the jumps of this half were seen; all else was chosen on the other half.
+changed after the jumps of this half were seen; all else was chosen on the other half. Gradient noise
+joined the set later, and was left out.
 """
 
 
