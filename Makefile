@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow test-distributed test-browser lint types layers docs package check-tag
+.PHONY: demo test test-slow test-distributed test-browser test-trackio lint types layers docs package check-tag
 .PHONY: bench-curvature bench-overhead bench-forecast bench-guard gpu-check harm reproduce clean
 
 demo: $(VENV)/.demo
@@ -16,6 +16,15 @@ test: $(VENV)/.dev
 # What `make test` leaves out, by its marker. The browser tests need chromium and skip themselves without it.
 test-slow test-distributed test-browser: $(VENV)/.dev
 	$(BIN)/pytest -n 2 -m $(@:test-%=%)
+
+# The sink for Trackio against the real package, which wants another web stack than the constraints have: in an
+# environment of its own, by hand.
+test-trackio: $(VENV)/.dev
+	$(PYTHON) -m venv $(VENV)-trackio
+	$(VENV)-trackio/bin/pip install --quiet --disable-pip-version-check trackio
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $(VENV)-trackio/packages
+	cp $(VENV)-trackio/packages "$$($(VENV)-trackio/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/zz_dev.pth"
+	PYTHONPATH=src $(VENV)-trackio/bin/python -m pytest -n 0 tests/sinks -k trackio
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -94,4 +103,4 @@ $(VENV)/.%: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) docs/_build build dist
+	rm -rf $(VENV) $(VENV)-trackio docs/_build build dist

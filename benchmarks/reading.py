@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import json
+import math
 import os
 import sys
 import tempfile
@@ -18,8 +19,8 @@ from typing import Any
 
 from benchmarks.reliability.page import keep
 
-SECONDS, MEGABYTES = 10.0, 500.0
-"""What a million rows may take."""
+SECONDS, MEGABYTES, PAGE = 10.0, 500.0, 8.0
+"""What a million rows may take: processor time, memory in MB, and MB of the page if they are measured."""
 
 _HEADER = '{"kind":"header","schema":2,"foreshock":"0.1.0","created":"","number":1,"meta":{}}\n'
 _MAXIMUM_OF_MANY = 1 << 20 if sys.platform == "darwin" else 1 << 10  # units of ru_maxrss in a MB
@@ -37,6 +38,27 @@ def rows(count: int) -> Iterator[str]:
         yield (
             f'{{"kind":"step","step":{step},"loss":{loss:.6f},"gradient_norm":0.1,"learning_rate":0.001,'
             '"instant_lag":1.1,"decay_exponent":0.5,"squared_gradient":0.01,"second_moment":0.011}\n'
+        )
+
+
+def measured(count: int) -> Iterator[str]:
+    """Yield the lines of one session of so many steps, with a reading and a forecast at every twentieth.
+
+    Args:
+        count: How many steps.
+    """
+    for step, line in enumerate(rows(count), start=-1):
+        yield line
+        if step < 0 or step % 20:
+            continue
+        ratio = 0.7 + 0.3 * (step % 50_000) / 50_000 + 0.01 * math.sin(step)
+        yield (
+            f'{{"kind":"curvature","step":{step},"stability_ratio":{ratio:.6f},"error_bound":0.001,'
+            f'"gradient_stability_ratio":{ratio / 3:.6f},"update_stability_ratio":{ratio / 5:.6f},'
+            f'"alignment":{abs(math.sin(step)):.6f},"products":4,"converged":true,"seconds":0.01}}\n'
+            f'{{"kind":"forecast","step":{step},"stability_ratio":{ratio:.6f},"steps_to_instability":'
+            f'{1 + 50_000 * abs(1 - ratio):.6f},"interval_low":1.0,"interval_high":90000.0,"probability":'
+            f'{min(max(ratio - 0.7, 0), 1):.6f},"lag":1.2,"state":"stable","measured":{step}}}\n'
         )
 
 
@@ -94,6 +116,7 @@ def garbage(count: int) -> Iterator[str]:
 
 LOGS: dict[str, tuple[Callable[[int], Iterable[str]], int]] = {
     "rows": (rows, 1_000_000),
+    "measured rows": (measured, 1_000_000),
     "restarts": (restarts, 20_000),
     "twice as many restarts": (restarts, 40_000),
     "restarts of a long run": (restarts_of_a_long_run, 200_000),
@@ -157,6 +180,7 @@ def main() -> int:
     within = all(
         million[how]["seconds"] <= SECONDS and million[how]["memory"] <= MEGABYTES for how in ("text", "page")
     )
+    within &= found["measured rows"]["page"]["megabytes"] <= PAGE
     return int(not within)
 
 

@@ -35,6 +35,7 @@ RESULTS: Mapping[str, str] = {
     "doctor": "foreshock.cli.doctor:Diagnosis",
     "replay": "foreshock.cli.replay:Replayed",
     "advise": "foreshock.cli.advise:Advised",
+    "import": "foreshock.importers.run:Imported",
     "demo": "list of foreshock.cli.report:Report",
 }
 """What each command prints."""
@@ -54,8 +55,11 @@ With `--json` a command prints one object to standard output and nothing else th
 
 A number that is not known is `null`, an infinite one the string `"Infinity"` or `"-Infinity"`: the JSON is
 strict. Steps are counted as the run counts them; shares and probabilities go from 0 to 1. What is wrong is
-one line on standard error, with exit status 1, and nothing is printed to standard output. `foreshock bench …`
-and `foreshock reproduce` write their results as JSON files themselves, and say where.
+one line on standard error, with exit status 1, and nothing is printed to standard output.
+
+`foreshock bench …` and `foreshock reproduce` have no `--json`: they take from minutes to days, go on where
+they were interrupted, and find more than a command prints. Their results are JSON files, which the last lines
+that they print name: a script reads those. `top` and `watch` only show.
 
 `foreshock explain --model … --data …` adds to its one event an `examination`, the fields of
 `foreshock.replay.examination.Examination` (see [Replay](replay.md)).

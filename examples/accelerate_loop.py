@@ -39,6 +39,5 @@ for _ in range(10):
             forecast = watch.observe(batch, loss)  # after clipping, before the step
             optimizer.step()
             optimizer.zero_grad()
-watch.close()
 print(forecast)
 print("Now make a page of it: foreshock report runs/accelerate")

@@ -1,4 +1,4 @@
-"""The ``Trainer`` of Lightning: one callback, two added lines.
+"""The ``Trainer`` of Lightning: one callback, three added lines.
 
 Run it with ``python examples/lightning_trainer.py``; it takes about ten seconds, and needs
 ``pip install "foreshock[integrations]"``. For ``pytorch_lightning``, the older name, import the callback from

@@ -72,6 +72,7 @@ for step in range(max_iters):
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-monitor.close()
+    if step % 50 == 0:
+        print(f"step {step}: loss {total:.3f}, gradient norm {norm:.2f}")
 print(forecast)
 print("Now make a page of it: foreshock report runs/nanogpt")

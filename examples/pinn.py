@@ -40,6 +40,5 @@ for _ in range(400):
     loss.backward()
     forecast = monitor.observe(points, loss)
     optimizer.step()
-monitor.close()
 print(forecast)
 print("Now make a page of it: foreshock report runs/pinn")

@@ -47,6 +47,6 @@ for _ in range(15):
             norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 0.5)
             forecast = monitor.observe(batch, loss, gradient_norm=norm, max_norm=0.5)
             optimizer.step()
-monitor.close()
+    print(f"loss {loss:.3f}, gradient norm {norm:.2f}")
 print(forecast)
 print("Now make a page of it: foreshock report runs/ppo")

@@ -33,7 +33,13 @@ class Trainer:
             nn.Linear(32, 16),
         )
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=3e-3)
-        self.monitor = foreshock.Monitor(self.model, self.optimizer, self.mean_loss, run="runs/torchtitan")
+        # What it measures is the mean over the tokens of one micro-batch.
+        self.monitor = foreshock.Monitor(
+            self.model,
+            self.optimizer,
+            lambda model, batch: self.loss_sum(model, batch) / (batch[1] != IGNORED).sum(),
+            run="runs/torchtitan",
+        )
 
     def loss_sum(self, model, batch):
         """Return the sum of the losses of all tokens that count."""
@@ -42,10 +48,6 @@ class Trainer:
         return nn.functional.cross_entropy(
             logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
         )
-
-    def mean_loss(self, model, batch):
-        """Return the mean over the tokens of one micro-batch: what the monitor measures."""
-        return self.loss_sum(model, batch) / (batch[1] != IGNORED).sum()
 
     def train_step(self, iterator):
         """Make one step over some micro-batches, whose loss is the mean over all their tokens."""
@@ -59,16 +61,16 @@ class Trainer:
             losses.append(loss.detach())
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), MAX_NORM)
         # The means of the micro-batches count as much as they have tokens.
-        whole_loss = torch.stack(losses).sum()
         self.monitor.observe(
-            foreshock.MicroBatches(parts, counts=tokens), whole_loss, gradient_norm=norm, max_norm=MAX_NORM
+            foreshock.MicroBatches(parts, counts=tokens), sum(losses), gradient_norm=norm, max_norm=MAX_NORM
         )
         self.optimizer.step()
+        return sum(losses), norm
 
 
 trainer, iterator = Trainer(), batches()
 for _ in range(150):
-    trainer.train_step(iterator)
-trainer.monitor.close()
+    loss, norm = trainer.train_step(iterator)
+print(f"loss {loss:.3f}, gradient norm {norm:.2f}")
 print(trainer.monitor.forecast)
 print("Now make a page of it: foreshock report runs/torchtitan")

@@ -1,4 +1,4 @@
-"""The ``Trainer`` of transformers: one callback, two added lines.
+"""The ``Trainer`` of transformers: one callback, three added lines.
 
 Run it with ``python examples/transformers_trainer.py``; it takes about twenty seconds, and needs
 ``pip install "foreshock[integrations]"``. A tiny GPT-2 learns the text of this file, byte by byte, with

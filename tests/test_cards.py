@@ -74,6 +74,25 @@ def test_sharpness_and_spectrum_show_theirs():
     assert min(y for _, y in curve) == 4  # the peak touches the upper edge
 
 
+def test_stability_shows_its_edge_and_what_is_in_doubt():
+    model, loss_fn, batch = sharpness()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    loss_fn(model, batch).backward()
+    optimizer.step()
+    reading = foreshock.preconditioned_sharpness(model, optimizer, loss_fn, batch)
+    words = read(reading._repr_html_())
+    assert f"= {reading.stability_ratio:.4g}" in words
+    assert "weight 100%" in words
+    assert "not converged" not in words
+    doubtful = replace(reading, converged=False, preconditioned_sharpness=None, threshold=None)
+    assert "not converged: the true value may be larger" in read(doubtful._repr_html_())
+    assert "threshold" not in read(doubtful._repr_html_())
+    found = foreshock.mean_square_stability(model, optimizer, loss_fn, [batch, 2 * batch])
+    words = read(found._repr_html_())
+    assert f"Mean-square ratio = {found.ratio:.4g}" in words
+    assert str(found.curvature)[:20] in words
+
+
 def test_a_spectrum_of_one_value_has_no_curve():
     model = torch.nn.Linear(1, 1, bias=False)
     found = foreshock.spectrum(model, lambda model, batch: model(batch).square().mean(), torch.ones(2, 1))

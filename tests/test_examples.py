@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import os
 import re
 import subprocess
@@ -60,6 +61,10 @@ EXPECTED = {
         r"^predicted and real step differ by \de-1[2-7]$",
         r"^guard 'secant': acted on \d+ of 300 steps",
     ],
+    "gpt_distributed.py": [
+        r"^fsdp2: [1-9]\d* of noise, [1-9]\d* of curvature together$",
+        r"^foreshock report runs/fsdp2$",
+    ],
     "custom_policy.py": [
         r"^guard 'damp': acted on 2 of 300 steps",
         r"^  step 100: scaled the gradient, factor 0.5: ",
@@ -87,6 +92,7 @@ for _name, _folder in ATTACHED.items():
         r"^a spike within 50 steps: \d+% \(\d+%–\d+%\); (stability|typical mean-square) ratio \d",
         rf"foreshock report runs/{_folder}$",
     ]
+STARTS_OTHERS = {"gpt_distributed.py"}
 SLOW = {"guard_training.py", "checkpoint_curvature.py", "watch_training.py", "replay_digits.py", *ATTACHED}
 
 
@@ -113,13 +119,17 @@ def run_example(name: str, folder: Path) -> str:
     )
     assert run.returncode == 0, run.stderr
     # Trainers talk of themselves there, and a monitor warns when it puts a run back.
-    assert not run.stderr or name in {*NEEDS, "rewind_training.py"}, run.stderr
+    assert not run.stderr or name in {*NEEDS, *STARTS_OTHERS, "rewind_training.py"}, run.stderr
     return run.stdout
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in EXPECTED]
-)
+def _marks(name):
+    if name in STARTS_OTHERS:
+        return [pytest.mark.distributed]
+    return [pytest.mark.slow] if name in SLOW else []
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=_marks(name)) for name in EXPECTED])
 def test_an_example_runs_anywhere_and_prints_what_it_promises(name, tmp_path):
     for package in NEEDS.get(name, ()):
         pytest.importorskip(package)
@@ -139,17 +149,76 @@ def test_an_example_runs_anywhere_and_prints_what_it_promises(name, tmp_path):
         assert live == pytest.approx(saved, rel=1e-3)
 
 
-NAMES = re.compile(r"foreshock|ForeshockCallback|Monitor\(|observe\(")
+def names_of(node: ast.AST) -> set[str]:
+    return {
+        getattr(one, "id", None) or one.attr
+        for one in ast.walk(node)
+        if isinstance(one, ast.Name | ast.Attribute)
+    }
 
 
-def statements_added(source: str) -> list[str]:
-    """Return the statements of a script that attach the product to it; what is printed afterwards is none."""
-    simple = (ast.Assign, ast.Expr, ast.Import, ast.ImportFrom)
-    found = [ast.unparse(node) for node in ast.walk(ast.parse(source)) if isinstance(node, simple)]
-    return [one for one in found if NAMES.search(one) and not one.startswith(("print(", "'", '"'))]
+def variables_read(trees: list[ast.AST]) -> set[str]:
+    """Return the variables that are read, but not what a statement reads only to bind it anew."""
+    found = set()
+    for node in (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.stmt)):
+        # Of a block only its head: the statements in it are walked themselves.
+        parts = [getattr(node, head) for head in ("iter", "test") if hasattr(node, head)]
+        parts = parts if hasattr(node, "body") else [node]
+        names = [one for part in parts for one in ast.walk(part) if isinstance(one, ast.Name)]
+        arguments = {one.arg for part in parts for one in ast.walk(part) if isinstance(one, ast.arg)}
+        bound = {one.id for one in names if isinstance(one.ctx, ast.Store)}
+        found |= {one.id for one in names} - bound - arguments
+    return found
+
+
+class Without(ast.NodeTransformer):
+    """Take out of a script what attaches the product to it: the training without it is left."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        self.ours, self.taken = set(), []
+        for _ in range(3):  # what is made of what is ours is ours, and methods come before what calls them
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Import | ast.ImportFrom) and "foreshock" in ast.unparse(node):
+                    self.ours |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.Assign) and self._made_by_us(node.value):
+                    self.ours |= set().union(*map(names_of, node.targets)) - {"self"}
+
+    def _made_by_us(self, value: ast.AST) -> bool:
+        return isinstance(value, ast.Call) and bool(names_of(value.func) & self.ours)
+
+    def visit(self, node: ast.AST) -> ast.AST | None:
+        imported = isinstance(node, ast.Import | ast.ImportFrom) and "foreshock" in ast.unparse(node)
+        made = isinstance(node, ast.Assign | ast.Expr) and self._made_by_us(node.value)
+        passed = isinstance(node, ast.keyword) and names_of(node.value) & self.ours
+        if imported or made or passed:
+            self.taken.append(node)
+            return None
+        return self.generic_visit(node)
+
+
+def lines_added(source: str) -> tuple[list[str], ast.Module, Without]:
+    """Return the lines by which a script differs from the training without the product, one a statement."""
+    source = "\n".join(line for line in source.splitlines() if not line.startswith("print("))
+    without = Without(ast.parse(source))
+    plain = without.visit(ast.parse(source))
+    before, after = ast.unparse(plain).splitlines(), ast.unparse(ast.parse(source)).splitlines()
+    return [line[2:] for line in difflib.ndiff(before, after) if line.startswith("+ ")], plain, without
 
 
 @pytest.mark.parametrize("name", sorted(set(ATTACHED) - {"olmo_core_callback.py"}))
-def test_attaching_takes_three_statements_at_most(name):
-    added = statements_added((EXAMPLES / name).read_text(encoding="utf-8"))
+def test_attaching_takes_three_added_lines_at_most(name):
+    added, plain, without = lines_added((EXAMPLES / name).read_text(encoding="utf-8"))
     assert 2 <= len(added) <= 3, added
+    # What is left is a whole training, in which nothing was written for the product alone.
+    compile(ast.unparse(plain), name, "exec")
+    left = names_of(plain)
+    assert not left & without.ours
+    assert variables_read(without.taken) - without.ours <= variables_read([plain])
+    assert {"backward", "step"} <= left or "fit" in left or "train" in left
+
+
+def test_the_how_to_page_says_how_many_lines_each_takes():
+    page = (EXAMPLES.parent / "docs" / "how-to" / "attach-to-a-trainer.md").read_text(encoding="utf-8")
+    said = {name: int(lines) for lines, name in re.findall(r"\| (\d) \| `(\w+\.py)` \|$", page, re.MULTILINE)}
+    for name in set(ATTACHED) - {"olmo_core_callback.py"}:
+        assert said[name] == len(lines_added((EXAMPLES / name).read_text(encoding="utf-8"))[0]), name

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ import torch
 
 from foreshock.forecast import Forecast
 from foreshock.runlog import SCHEMA, RunLogWriter, read_run
+from foreshock.runlog.decoding import RowDecoder
+from foreshock.runlog.reader import Sessions
 
 RUNS = Path(__file__).parent / "runs"
 
@@ -409,3 +412,74 @@ def nested(depth):
     for _ in range(depth - 1):
         value = [value]
     return value
+
+
+def _odd_lines(random):
+    """Lines that a log may have between its steps, each as a function of the step."""
+    return [
+        lambda s: '{"kind":"header","schema":2,"foreshock":"0","created":"","number":1,"meta":{}}',
+        lambda s: '{"kind":"header","schema":1,"foreshock":"0","created":"","number":1,"meta":{}}',
+        lambda s: '{"kind":"header","sche',
+        lambda s: f'{{"kind":"step","step":{max(s - 40, 0)},"loss":2.5,"norm":1.0,"count":7}}',
+        lambda s: f'{{"kind":"step","step":{s},"loss":"NaN","norm":1.0,"count":7}}',
+        lambda s: f'{{"kind":"step","step":{s},"loss":null,"norm":1.0,"count":7}}',
+        lambda s: f'{{"kind":"step","step":{s},"loss":1,"norm":1.0,"count":7}}',
+        lambda s: f'{{"kind":"step","step":{s},"loss":1.0,"norm":1.0,"count":{10**25}}}',
+        lambda s: f'{{"kind":"step","step":{s},"loss":1.0,"norm":1e999,"count":7}}',
+        lambda s: f'{{"kind":"step","step":{s},"loss":01.0,"norm":1.0,"count":7}}',
+        lambda s: f'{{"kind":"step","step":-{s},"loss":1.0,"norm":1.0,"count":7}}',
+        lambda s: f'{{"kind":"step","step":{s}.0,"loss":1.0,"norm":1.0,"count":7}}',
+        lambda s: f'{{"kind":"step","step":{2**53 + 1},"loss":1.0,"norm":1.0,"count":7}}',
+        lambda s: f'{{"kind":"step","step":{s},"loss":1.0,"norm":1.0,"count":7}},',
+        lambda s: f'{{"kind":"step", "step":{s},"loss":1.0,"norm":1.0,"count":7}}',
+        lambda s: f'{{"kind":"step","step":{s},"loss":1.0,"norm":1.0,"count":7}}\r',
+        lambda s: f'{{"kind":"step","step":{s},"lag_ratio":0.5,"loss":1.0}}',
+        lambda s: f'{{"kind":"step","step":{s},"loss":1.0,"norm":1.0}}',
+        lambda s: f'{{"kind":"forecast","step":{s},"probability":{random.random()},"state":"edge"}}',
+        lambda s: f'{{"kind":"event","step":{s},"name":"x","message":"\\ud800"}}',
+        lambda s: "garbage \x00",
+        lambda s: "",
+    ]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_many_lines_at_once_are_what_they_are_one_by_one(seed):
+    random = Random(seed)
+    odd, rate = _odd_lines(random), random.choice([0.0, 0.001, 0.01, 0.2])
+    lines = [odd[0](0)]
+    for step in range(3000):
+        if random.random() < rate:
+            lines.append(random.choice(odd)(step))
+        number = random.choice([random.random(), -1e-300, 1e300, 5e-324, 12.0, -0.0])
+        lines.append(
+            f'{{"kind":"step","step":{step},"loss":{number!r},"norm":{random.random()},"count":{step}}}'
+        )
+    written = [line.encode() + b"\n" for line in lines]
+    one_by_one, together = Sessions(), Sessions()
+    for line in written:
+        one_by_one.take(line)
+    for begin in range(0, len(written), 700):
+        together.take_many(written[begin : begin + 700])
+    # As text, since NaN is no NaN.
+    assert repr(list(map(list, together.records()[0].values()))) == repr(
+        list(map(list, one_by_one.records()[0].values()))
+    )
+    assert together.records()[1] == one_by_one.records()[1]
+    assert (together.skipped, together.starts, together.resumed, together.headers) == (
+        one_by_one.skipped,
+        one_by_one.starts,
+        one_by_one.resumed,
+        one_by_one.headers,
+    )
+
+
+def test_nearly_all_steps_of_a_long_log_are_read_at_once(monkeypatch):
+    decoded = []
+    decode = RowDecoder.decode
+    monkeypatch.setattr(RowDecoder, "decode", lambda *a, **k: decoded.append(1) or decode(*a, **k))
+    sessions = Sessions()
+    lines = [b'{"kind":"header","schema":2,"foreshock":"0","created":"","number":1,"meta":{}}\n']
+    lines += [b'{"kind":"step","step":%d,"loss":0.5,"lag":null,"n":3}\n' % step for step in range(20_000)]
+    sessions.take_many(lines)
+    assert len(sessions.records()[0]["step"]) == 20_000
+    assert len(decoded) < 1000

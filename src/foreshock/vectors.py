@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 # How far one measurement turns the direction. With less it would lag behind the top eigenvector, with more it
 # would follow the noise of single batches.
@@ -69,6 +70,19 @@ def local(tensor: Tensor) -> Tensor:
     return shard
 
 
+def local_size(tensors: Sequence[Tensor]) -> int:
+    """Return the number of entries that this process has of some tensors.
+
+    Args:
+        tensors: Tensors, distributed or not.
+
+    Example:
+        >>> local_size([torch.zeros(2, 2), torch.zeros(1)])
+        5
+    """
+    return sum(local(tensor.detach()).numel() for tensor in tensors)
+
+
 def flatten(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
     """Concatenate tensors into one new vector.
 
@@ -85,8 +99,7 @@ def flatten(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
         >>> flatten([torch.ones(2, 2), None], like)
         tensor([1., 1., 1., 1., 0.])
     """
-    size = sum(local(tensor.detach()).numel() for tensor in like)
-    vector = torch.empty(size, dtype=vector_dtype(like), device=like[0].device)
+    vector = torch.empty(local_size(like), dtype=vector_dtype(like), device=like[0].device)
     for part, tensor in zip(split(vector, like), tensors, strict=True):
         if tensor is None:
             part.zero_()
@@ -238,6 +251,114 @@ def shard_groups(tensor: Any) -> tuple[Any, ...]:
     )
 
 
+def inner_products(directions: Sequence[Tensor], vector: Tensor) -> Tensor:
+    """Return the inner products of several vectors with one, shape (m,); over processes all in one sum.
+
+    Args:
+        directions: m vectors of shape (n,).
+        vector: Shape (n,).
+
+    Example:
+        >>> inner_products([torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])], torch.tensor([3.0, 4.0]))
+        tensor([3., 7.])
+    """
+    if has_torch_function((vector,)):
+        found: Tensor = handle_torch_function(inner_products, (vector,), directions, vector)
+        return found
+    return torch.stack([torch.dot(one, vector) for one in directions]) if directions else vector.new_zeros(0)
+
+
+def block_sums(one: Tensor, other: Tensor, like: Sequence[Tensor]) -> Tensor:
+    """Return the inner product of two vectors block by block, shape (m,); over processes all in one sum.
+
+    Args:
+        one: Shape (n,).
+        other: Shape (n,).
+        like: The m tensors that define the layout.
+
+    Example:
+        >>> block_sums(torch.ones(3), torch.arange(3.0), [torch.zeros(2), torch.zeros(1)])
+        tensor([1., 2.])
+    """
+    if has_torch_function((one, other)):
+        found: Tensor = handle_torch_function(block_sums, (one, other), one, other, like)
+        return found
+    pairs = zip(split(one, like), split(other, like), strict=True)
+    return torch.stack([torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in pairs])
+
+
+def random_like(vector: Tensor, seed: int) -> Tensor:
+    """Return standard normal entries in a new vector; where processes have copies of an entry, the same.
+
+    Args:
+        vector: Shape (n,).
+        seed: Of a generator of its own, so that the user's random numbers are not drawn from.
+    """
+    if has_torch_function((vector,)):
+        found: Tensor = handle_torch_function(random_like, (vector,), vector, seed)
+        return found
+    generator = torch.Generator(vector.device).manual_seed(seed)
+    return torch.randn(vector.shape, generator=generator, dtype=vector.dtype, device=vector.device)
+
+
+def is_spread_vector(vector: Tensor) -> bool:
+    """Return whether a vector is one of which each process has a part, so that each sum is an exchange.
+
+    Args:
+        vector: Shape (n,).
+    """
+    return hasattr(vector, "spread")
+
+
+def dimension(vector: Tensor) -> int:
+    """Return n, the number of entries of a vector, over all processes if it is spread over them.
+
+    Args:
+        vector: Shape (n,).
+
+    Example:
+        >>> dimension(torch.zeros(3))
+        3
+    """
+    spread: Any = getattr(vector, "spread", None)
+    return vector.numel() if spread is None else int(spread.size)
+
+
+def aligned(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
+    """Return the gradient of a parameter, placed as the parameter is where tensor parallelism placed it.
+
+    Autograd may leave the gradient of a parameter that several processes have as parts of a sum.
+
+    Args:
+        gradient: The gradient; None where the loss does not depend on the parameter.
+        parameter: The parameter.
+    """
+    placed: Any = gradient
+    wanted = getattr(parameter, "placements", None)
+    if placed is None or wanted is None or getattr(placed, "placements", wanted) == wanted:
+        return gradient
+    found: Tensor = placed.redistribute(placements=wanted)
+    return found
+
+
+def placed_as(part: Tensor, like: Tensor) -> Tensor:
+    """Return what this process has of a tensor, placed over processes as another one is.
+
+    Args:
+        part: The part of this process.
+        like: A tensor, distributed or not; of one that is not, `part` itself is returned.
+    """
+    placed: Any = like
+    if not hasattr(placed, "to_local"):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    found: Tensor = DTensor.from_local(
+        part, placed.device_mesh, placed.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
+    return found
+
+
 def rayleigh_quotient(vector: Tensor, product: Tensor, metric: Tensor | None = None) -> float:
     """Return xᵀ(Sx)/(xᵀMx), with M diagonal; NaN for a zero vector.
 
@@ -255,21 +376,28 @@ def rayleigh_quotient(vector: Tensor, product: Tensor, metric: Tensor | None = N
     return float(torch.dot(vector, product) / norm)
 
 
-def total_norm(tensors: Sequence[Tensor], *, order: float = 2) -> Tensor:
+def total_norm(
+    tensors: Sequence[Tensor], *, order: float = 2, weights: Sequence[float] | None = None
+) -> Tensor:
     """Return the norm of all tensors taken as one vector, a scalar tensor.
+
+    Of distributed tensors it is that of the shards of this process: nothing is exchanged.
 
     Args:
         tensors: At least one tensor; sparse ones are allowed.
         order: 1 or 2.
+        weights: A factor on the terms of each tensor, where processes have copies; None for one.
 
     Example:
         >>> total_norm([torch.tensor([3.0]), torch.tensor([4.0])])
         tensor(5.)
     """
     # A sparse gradient may list a row several times; coalesce() adds them up, or the norm would be wrong.
-    dense = [tensor.coalesce().values() if tensor.is_sparse else tensor for tensor in tensors]
+    dense = [tensor.coalesce().values() if tensor.is_sparse else local(tensor.detach()) for tensor in tensors]
     # One fused kernel for all tensors: this runs at every step of training.
     norms = torch._foreach_norm([tensor.detach() for tensor in dense], order)
+    if weights is not None:
+        norms = torch._foreach_mul(norms, [weight ** (1 / order) for weight in weights])
     together = torch.stack([norm.to(norms[0].device, vector_dtype([norm])) for norm in norms])
     total: Tensor = torch.linalg.vector_norm(together, order)
     return total

@@ -121,6 +121,7 @@ def printed(runs, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("printed")
     (folder / "trained.py").write_text(CHECKPOINT)
+    (folder / "log.csv").write_text("step,train/loss,lr\n0,1.5,0.1\n1,1.25,0.1\n")
     checkpoint = folder / "c.pt"
     with pytest.MonkeyPatch.context() as patched:
         patched.syspath_prepend(str(folder))
@@ -140,6 +141,7 @@ def printed(runs, tmp_path_factory):
             "compare": ["compare", *runs.values(), "-o", folder / "all.html"],
             "curvature": ["curvature", checkpoint, *named],
             "doctor": ["doctor", checkpoint],
+            "import": ["import", folder / "log.csv", "-o", folder / "imported"],
             "demo": ["demo", "--quick", "--out", folder / "demo"],
         }
         return {name: run(*words, "--json") for name, words in calls.items()}
@@ -151,7 +153,7 @@ def test_the_page_says_what_the_records_say(page):
 
 def test_every_command_with_the_option_is_on_the_page(page):
     named = {
-        command.callback.__name__
+        command.name or command.callback.__name__
         for command in app.registered_commands
         if "as_json" in command.callback.__annotations__
     }

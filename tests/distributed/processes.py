@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import foreshock
 from foreshock.batches import split_batch
 from foreshock.curvature import Prober
-from foreshock.distributed import Channel, ChannelError, JointProbe, data_parallel_peers
+from foreshock.distributed import Channel, ChannelError, JointProbe, training_peers
 from foreshock.eigen import StoppingRule
 from foreshock.guarding import MeanSquare
 from foreshock.preconditioner import read_preconditioner
@@ -122,7 +122,7 @@ def products(rank, folder):
         for one in (whole, split):  # both are about to take the same step
             loss_fn(getattr(one.model, "module", one.model), one.whole).backward()
         batch = tuple(one[part] for one in whole.whole)
-        channel = Channel(data_parallel_peers(split.model), f"products{uneven}")
+        channel = Channel(training_peers(split.model), f"products{uneven}")
         joint = JointProbe(channel, sum(one.numel() for one in whole.model.parameters()), torch.float64)
         joint.share = batch[0].shape[0] / 16
         one, other = Prober(whole.model, loss_fn), Prober(split.model, loss_fn)
@@ -376,7 +376,7 @@ def stays_away(rank, folder):
         run = Training(DistributedDataParallel(network()), parts=mine(rank))
         plain = [run.run(steps=20) for _ in range(2)][-1]
         run = Training(DistributedDataParallel(network()), parts=mine(rank))
-        wait = data_parallel_peers(run.model).timeout
+        wait = training_peers(run.model).timeout
         require(wait <= dt.timedelta(seconds=15), f"a rank would wait for {wait}")
         with mock.patch("foreshock.distributed.peers._LONGEST_WAIT", dt.timedelta(seconds=1)):
             monitor = foreshock.Monitor(
@@ -406,7 +406,7 @@ def stays_away(rank, folder):
 def confirmed(rank, folder):
     """The end of a probe counts in all processes or in none, also where one is late for it."""
     with mock.patch("foreshock.distributed.peers._LONGEST_WAIT", dt.timedelta(seconds=1)):
-        channel = Channel(data_parallel_peers(DistributedDataParallel(network())), "confirmed")
+        channel = Channel(training_peers(DistributedDataParallel(network())), "confirmed")
     channel.sum(torch.ones(1))
     for _ in range(3):
         channel.confirm()

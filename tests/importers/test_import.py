@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from foreshock.cli.app import app
 from foreshock.explain import explain_run
 from foreshock.importers import guess_columns, import_run
-from foreshock.report import summarise, to_text, write_html
+from foreshock.report import summarise, to_text, write_figure, write_html
 from foreshock.runlog import read_run
 
 SPIKE = range(150, 156)
@@ -206,3 +206,20 @@ def test_a_missing_package_names_the_pip_command(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(b"x")
         with pytest.raises(ImportError, match=pip):
             import_run(tmp_path / name, tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", ["probability", "edge", "lag", "layers", "overview", "loss"])
+def test_a_figure_of_what_was_not_measured_asks_for_nothing_that_an_imported_run_can_have(tmp_path, kind):
+    pytest.importorskip("matplotlib")
+    import_run(table(tmp_path), tmp_path / "run")
+    run = read_run(tmp_path / "run")
+    several = [run] if kind in ("layers", "overview") else [run, run]
+    for runs in ([run], several):
+        if kind in ("overview", "loss"):
+            assert write_figure(runs, tmp_path / "x.svg", kind=kind).stat().st_size > 0
+            continue
+        with pytest.raises(
+            ValueError, match=r"the log was imported from another tool, which .*--kind loss"
+        ) as caught:
+            write_figure(runs, tmp_path / "x.svg", kind=kind)
+        assert "loss_fn" not in str(caught.value)

@@ -12,15 +12,14 @@ from torch import nn
 
 from foreshock.failures import ProbeRefusedError
 from foreshock.isolation import alone, plain_module
-from isolation.processes import SCENARIOS
 
 
+# In one start, which would be most of the time; the last "scenario" that is printed is the one that failed.
 @pytest.mark.distributed
-@pytest.mark.parametrize("scenario", [one.__name__ for one in SCENARIOS])
-def test_processes_that_train_together(scenario, tmp_path):
+def test_processes_that_train_together(tmp_path):
     script = Path(__file__).with_name("processes.py")
     run = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), scenario],
+        [sys.executable, str(script), str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=180,

@@ -40,7 +40,7 @@ def test_runs_are_shifted_to_their_own_spikes_and_the_others_to_the_first(runs):
     loss = next(one for one in aligned_charts(runs, found) if one["id"] == "loss")
     assert loss["along"] == "steps from the spike"
     assert [one["label"] for one in loss["series"]] == ["a", "b", "quiet"]
-    assert [one["role"] for one in loss["series"]] == ["run-1", "run-2", "run-3"]
+    assert [one["role"] for one in loss["series"]] == ["run-0", "run-1", "run-2"]
     x = np.array(loss["x"])
     for run, one, shown in zip(runs, found.runs, loss["series"], strict=True):
         origin = found.step if one.onset is None else one.onset
@@ -54,7 +54,7 @@ def test_runs_are_shifted_to_their_own_spikes_and_the_others_to_the_first(runs):
 def test_ratios_of_other_steps_leave_gaps_that_are_bridged_and_runs_without_are_left_out(runs):
     chart = next(one for one in aligned_charts(runs, compare_runs(runs)) if one["id"] == "ratio")
     assert chart["spans"] is True
-    assert [(one["label"], one["role"]) for one in chart["series"]] == [("a", "run-1"), ("quiet", "run-3")]
+    assert [(one["label"], one["role"]) for one in chart["series"]] == [("a", "run-0"), ("quiet", "run-2")]
     assert sum(value is not None for value in chart["series"][0]["values"]) == 13
 
 
@@ -64,7 +64,7 @@ def test_many_runs_and_none_that_spiked(tmp_path):
     assert data["range"] == [-399, 0]
     assert data["view"] == [-300, 0]
     roles = [one["role"] for one in data["charts"][0]["series"]]
-    assert roles[0] == roles[COLOURS] == "run-1"
+    assert roles[0] == roles[COLOURS] == "run-0"
 
 
 def test_a_loss_that_is_no_number_draws_what_there_is(tmp_path):

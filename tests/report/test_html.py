@@ -57,10 +57,44 @@ def test_a_caption_keeps_its_words_and_links_each_term_once(name):
     assert len(anchors) == len(set(anchors))
 
 
+def test_each_run_is_told_apart_where_all_are_shown(page, spiky, tmp_path):
+    assert re.findall(r'--colour: var\(--(run-\d)\)"></i>(\w+)</a>', page) == [
+        ("run-0", "spiky"),
+        ("run-1", "blind"),
+    ]
+    twice = write_html([spiky, spiky], tmp_path / "twice.html").read_text()
+    assert [data["label"] for data in data_of(twice)] == ["spiky (1)", "spiky (2)"]
+    overlaid = re.search(r'id="overlaid">.*?</section>', page, re.DOTALL).group()
+    shown = re.findall(r'data-chart="([^"]+)"', overlaid)
+    assert shown == [
+        "loss",
+        "probability",
+        "ratio",
+        "alignment",
+        "gradient-norm",
+        "learning-rate",
+        "lag",
+        "decay",
+    ]
+    assert 'aria-label="Loss of spiky, blind"' in overlaid
+    assert 'aria-label="Stability ratio of spiky"' in overlaid
+    assert "fan" not in overlaid
+
+
+def test_what_is_too_much_for_the_first_look_can_be_opened(log, tmp_path):
+    words = [f"misuse {i}: " + "x" * 150 for i in range(4)]
+    rows = [("event", {"step": 0, "name": "misuse", "message": one}) for one in words]
+    page = write_html([log(("step", {"step": 0, "loss": 1.0}), *rows)], tmp_path / "a.html").read_text()
+    shown = page.split('<div class="answers">')[1].split("<details")[0]
+    assert [one in shown for one in words] == [True, True, False, False]
+    assert all(one in page for one in words)
+
+
 def test_one_run_has_no_navigation(spiky, tmp_path):
     page = write_html([spiky], tmp_path / "one.html").read_text()
     assert "<nav" not in page
     assert page.count("<h1") == 1
+    assert 'id="overlaid"' not in page
     for words in (
         "What this rests on",
         "Hessian products per probe",

@@ -12,6 +12,8 @@ from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 
@@ -103,6 +105,46 @@ def test_prometheus_writes_its_text_format(tmp_path):
     assert [one.name for one in path.parent.iterdir()] == ["run.prom"]
     with pytest.raises(ValueError, match=r"must end in \.prom"):
         Prometheus(tmp_path / "run.txt")
+
+
+@pytest.mark.filterwarnings("default")
+def test_prometheus_reads_the_same_from_a_port(tmp_path):
+    parser = pytest.importorskip("prometheus_client.parser")
+    path = tmp_path / "run.prom"
+    sink = Prometheus(path, port=0)
+    address = f"http://127.0.0.1:{sink.port}/metrics"
+    for kind, record in ROWS:
+        sink.write(kind, record)
+    sink.flush()
+    with urlopen(address, timeout=30) as answer:
+        served = answer.read().decode()
+
+    def samples(text):
+        found = {}
+        for family in parser.text_string_to_metric_families(text):
+            for one in family.samples:
+                found[one.name, tuple(sorted(one.labels.items()))] = (family.type, repr(float(one.value)))
+        return found
+
+    assert samples(served) == samples(path.read_text("utf-8"))
+    assert ("gauge", "1.0") in samples(served).values()
+    assert ("foreshock_alarms_total", (("level", "alarm"), ("run", 'a "run"\n'))) in samples(served)
+    assert "python_info" not in served
+    taken = f"port {sink.port} of 127.0.0.1 can't be listened on .*pass another port="
+    with pytest.raises(OSError, match=taken):
+        Prometheus(port=sink.port)
+    sink.close()
+    assert 'foreshock_running{run="a \\"run\\"\\n"} 0.0' in path.read_text("utf-8")
+    with pytest.raises(URLError):
+        urlopen(address, timeout=30)
+
+
+def test_prometheus_without_a_place_and_without_its_package_says_what_to_do(monkeypatch):
+    with pytest.raises(ValueError, match=r"pass a \.prom file, or port=9464"):
+        Prometheus()
+    monkeypatch.setattr("foreshock.sinks.packages.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r'pip install "foreshock\[prometheus\]"'):
+        Prometheus(port=0)
 
 
 @contextmanager

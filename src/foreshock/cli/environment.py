@@ -24,6 +24,7 @@ EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
         "wandb": (("wandb",), "sending to W&B, reading its offline runs"),
         "mlflow": (("mlflow-skinny",), "sending to MLflow"),
         "trackio": (("trackio",), "sending to Trackio"),
+        "prometheus": (("prometheus-client",), "a port that Prometheus reads"),
     }
 )
 """By extra: the packages that it adds, and what they are for."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foreshock.cli.console import make_console, stopped
+from foreshock.cli.output import AsJson, print_result
 from foreshock.cli.report import print_overview
 from foreshock.representation import one_line
 
@@ -31,6 +32,7 @@ def import_log(
     lr: Annotated[str | None, typer.Option("--lr", help="Column of the learning rate.")] = None,
     gradient_norm: Annotated[str | None, typer.Option(help="Column of the norm of the gradient.")] = None,
     name: Annotated[str | None, typer.Option(help="Which run of a data base that has several.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a run of what another tool logged, and say what happened in it.
 
@@ -45,6 +47,9 @@ def import_log(
         run = read_run(found.path)
     except (ImportError, OSError, ValueError) as error:
         raise stopped(error) from error
+    if as_json:
+        print_result("import", found)
+        return
     for line in _lines(found, given):
         typer.echo(f"{line[: len(line) - len(line.lstrip())]}{one_line(line)}")
     print_overview(make_console(), [run])

@@ -32,15 +32,11 @@ def status(
     did, what measuring cost. The log is read once; `foreshock top` goes on looking.
     """
     from foreshock.cli.screen import screen
-    from foreshock.live.run import LiveRun
     from foreshock.live.status import status_of
-    from foreshock.runlog.reader import find_log
 
     console = make_console()
     try:
-        path, _ = find_log(run)
-        followed = LiveRun(path, name=path.resolve().parent.name)
-        read_whole([followed])
+        followed = _read(run)
         if followed.error:
             raise ValueError(followed.error)
     except (OSError, ValueError) as error:
@@ -51,6 +47,24 @@ def status(
     else:
         console.print(screen(found, console), soft_wrap=not console.is_terminal)
     fail(found.worst, fail_on)
+
+
+def _read(place: Path) -> LiveRun:
+    """Return the run of a folder, with what it went on from."""
+    from foreshock.live.joining import join
+    from foreshock.live.run import LiveRun
+    from foreshock.runlog.reader import find_log
+
+    path, earlier = find_log(place)
+    run = LiveRun(path, name=path.resolve().parent.name)
+    run.read_whole()
+    if run.first_step and earlier:
+        before = [LiveRun(one, name=one.parent.name) for one in earlier]
+        for one in before:
+            one.read_whole()
+        join([*before, run])
+    run.scan_whole()
+    return run
 
 
 def runs(
@@ -72,9 +86,12 @@ def runs(
         watched = WatchedFolder(folder)
     except OSError as error:
         raise stopped(error) from error
-    followed = watched.all_runs()
-    read_whole(followed)
-    found = [status_of(run, last=last) for run in followed]
+    found = []
+    while watched.look():
+        pass
+    for run in watched.all_runs():
+        run.scan_whole()
+        found.append(status_of(run, last=last))
     if as_json:
         print_result("runs", found)
     elif found:
@@ -82,16 +99,3 @@ def runs(
     else:
         typer.echo(f"No run with a step yet below {os.fspath(folder)!r}.")
     fail(worst_among([one.worst for one in found]), fail_on)
-
-
-def read_whole(followed: list[LiveRun]) -> None:
-    """Read logs to their ends, and look for spikes in them.
-
-    Args:
-        followed: The runs.
-    """
-    for run in followed:
-        while run.look():
-            pass
-        while run.scan():
-            pass

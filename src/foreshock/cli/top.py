@@ -67,8 +67,9 @@ class _Follower:
             self._due = time.monotonic() + max(_SEARCH_EVERY, 20 * (time.monotonic() - began))
         began, more = time.monotonic(), True
         while more and time.monotonic() - began < _AT_ONCE:
-            behind = [run.look() | run.scan() for run in self.runs]
-            more = any(behind)
+            more = self._watched.look() if self._watched is not None else False
+            behind = [run.scan() for run in self.runs]
+            more |= any(behind)
         return more
 
     @property

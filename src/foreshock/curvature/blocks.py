@@ -12,11 +12,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from foreshock.representation import short_repr
-from foreshock.vectors import split
+from foreshock.vectors import block_sums, local_size
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def block_shares(
             "least 1, or None for one block per tensor"
         )
     named = _once(named_parameters)
-    size = sum(tensor.numel() for _, tensor in named)
+    size = local_size([tensor for _, tensor in named])
     for label, tensor in (("vector", vector), ("product", product)):
         if tensor is not None and tensor.shape != (size,):
             raise ValueError(
@@ -133,11 +132,10 @@ def _once(
 
 def _sums(left: Tensor, right: Tensor, named: Sequence[tuple[str, Tensor]]) -> list[float]:
     """Return the scalar product of two vectors block by block."""
-    layout = [tensor for _, tensor in named]
-    pairs = zip(split(left, layout), split(right, layout), strict=True)
-    sums = [torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in pairs]
+    if not named:
+        return []
     # One transfer from the device for all blocks, not one a block.
-    values: list[float] = torch.stack(sums).double().tolist() if sums else []
+    values: list[float] = block_sums(left, right, [tensor for _, tensor in named]).double().tolist()
     return values
 
 

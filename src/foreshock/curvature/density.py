@@ -25,6 +25,7 @@ from torch import Tensor
 from foreshock.eigen import KrylovSpace
 from foreshock.operators import LinearOperator
 from foreshock.representation import short_repr
+from foreshock.vectors import dimension, is_spread_vector, random_like
 
 Array = NDArray[np.float64]
 
@@ -237,7 +238,8 @@ def spectral_density(
             "flat one, as foreshock.vectors.flatten makes of a list of tensors"
         )
     generator = torch.Generator(like.device).manual_seed(seed)
-    spaces = [_quadrature(operator, _random_signs(like, generator), steps) for _ in range(probes)]
+    starts = (_random_signs(like, generator, seed * probes + number) for number in range(probes))
+    spaces = [_quadrature(operator, start, steps) for start in starts]
     longest = max(len(nodes) for nodes, _ in spaces)
     rows = [(_padded(nodes, longest), _padded(weights, longest, 0.0)) for nodes, weights in spaces]
     return SpectralDensity(
@@ -245,7 +247,7 @@ def spectral_density(
         weights=np.stack([weights for _, weights in rows]),
         lower=min(float(nodes.min()) for nodes, _ in spaces),
         upper=max(float(nodes.max()) for nodes, _ in spaces),
-        size=like.numel(),
+        size=dimension(like),
         products=sum(len(nodes) for nodes, _ in spaces),
     )
 
@@ -253,14 +255,16 @@ def spectral_density(
 def _quadrature(operator: LinearOperator, start: Tensor, steps: int) -> tuple[Array, Array]:
     """Return the Gauss nodes and weights of one probe, in decreasing order of nodes."""
     space = KrylovSpace([start], [operator(start)])
-    while len(space.basis) < min(steps, start.numel()) and not space.exhausted:
+    while len(space.basis) < min(steps, dimension(start)) and not space.exhausted:
         space.extend(operator)
     return space.values, space.start_weights
 
 
-def _random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
+def _random_signs(like: Tensor, generator: torch.Generator, seed: int) -> Tensor:
     # Of all vectors with independent entries, random signs give the trace with the least variance (Hutchinson
     # 1990): 2·Σ_{i≠j} S_ij², to which Gaussian entries add 2·Σ S_ii².
+    if is_spread_vector(like):
+        return torch.where(random_like(like, seed) < 0, -1.0, 1.0).to(like.dtype) / math.sqrt(dimension(like))
     bits = torch.randint(2, like.shape, generator=generator, device=like.device, dtype=like.dtype)
     return bits.mul_(2).sub_(1).div_(math.sqrt(like.numel()))
 

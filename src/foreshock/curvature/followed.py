@@ -27,7 +27,7 @@ from foreshock.curvature.probe import CurvatureReading, ProbeMemory, ProbeSettin
 from foreshock.eigen import StoppingRule, largest_eigenvalue
 from foreshock.operators import Evaluation, Loss
 from foreshock.preconditioner import Preconditioner
-from foreshock.vectors import reciprocal, turned, unit
+from foreshock.vectors import is_spread_vector, reciprocal, turned, unit
 
 ERROR_PER_STEP = 5e-4
 """Relative error that a followed ratio gains at each step; four fifths of those measured gained less."""
@@ -99,7 +99,8 @@ class FollowedRatio:
             relative_error: Of the ratio.
         """
         direction = vector * preconditioner.scale_root()
-        if vector.numel() <= 2 * _SAMPLE:
+        # Over processes the largest coordinates are not known, and each has few of them.
+        if vector.numel() <= 2 * _SAMPLE or is_spread_vector(vector):
             return cls(step, ratio, direction, relative_error)
         chosen = torch.topk(vector.abs(), _SAMPLE, sorted=False).indices.sort().values
         coordinates, first = [], 0
@@ -255,7 +256,7 @@ def refresh_curvature(
         products=hessian.products,
         converged=converged,
         backend=hessian.backend,
-        blocks=largest_blocks(direction, preconditioner, settings.model),
+        blocks=largest_blocks(direction, preconditioner, settings),
         excess_loss=slope**2 / (2 * ratio) if ratio > 0 else nan,
         coverage=preconditioner.coverage,
         seconds=time.perf_counter() - began,

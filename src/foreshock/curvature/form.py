@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from foreshock.distributed import ALONE, Joint, ShardedProbe, part_of
+from foreshock.distributed.joint import CHOICE, POINT
 from foreshock.eigen import EigenResults, StoppingRule, largest_eigenvalues
 from foreshock.operators import (
+    BackendChoice,
+    DifferenceOperator,
+    DifferenceScheme,
     GradientFunction,
+    HessianOperator,
     LinearOperator,
     Loss,
+    LossTerm,
     PreconditionedOperator,
+    choose_backend,
     normalised_terms,
 )
+from foreshock.operators.backend import CENTRAL_DIFFERENCES, DOUBLE_BACKWARD
+from foreshock.operators.graph import GraphEvidence, read_graph
 from foreshock.preconditioner import Preconditioner, as_optimizers, moving_parameters, read_preconditioner
-from foreshock.vectors import split, vector_dtype
+from foreshock.vectors import (
+    flatten,
+    is_sharded,
+    local_size,
+    placed_as,
+    random_like,
+    split,
+    vector_dtype,
+)
+
+# As in `foreshock.operators.backend`: of the coarsest arithmetic, and what two methods may be apart in it.
+_HALF, _TOLERANCE, _TOLERANCE_HALF = 1e-4, 0.01, 0.1
 
 ONE_CALL_CAUTION = 30.0
 """`StoppingRule.caution` of a single call, which no later one corrects."""
@@ -49,6 +72,8 @@ def next_step(
     optimizer: Optimizer | Sequence[Optimizer],
     loss: Loss,
     only: Iterable[Tensor] | None = None,
+    *,
+    joint: Joint = ALONE,
 ) -> Preconditioner:
     """Return the step that the optimizer would take on the gradient of this loss. Cost: 1 F.
 
@@ -59,6 +84,7 @@ def next_step(
         optimizer: Its live optimizer, or several.
         loss: The loss whose gradient the step uses.
         only: The parameters to return the step for, the others held fixed; None for all.
+        joint: The processes that measure together; inside of its block.
 
     Raises:
         TypeError: If the loss is not a tensor, or an optimizer is not registered.
@@ -66,21 +92,129 @@ def next_step(
             that the optimizer moves.
     """
     parameters = moving_parameters(as_optimizers(optimizer))
-    gradient = GradientFunction(normalised_terms(loss), parameters, model)().gradient
+    joint.over(parameters)
+    gradient = GradientFunction(normalised_terms(loss), joint.whole(parameters), model)().gradient
+    if joint is not ALONE:
+        gradient = part_of(joint.own(joint.mean(gradient, topic=POINT)[0]))
     # Readers take the gradient from .grad, because D of step t contains g_t: torch adds it to v in step().
     for parameter, part in zip(parameters, split(gradient, parameters), strict=True):
-        parameter.grad = part.to(parameter.dtype)
-    step = read_preconditioner(optimizer)
+        parameter.grad = placed_as(part.to(parameter.dtype), parameter)
+    step = spread_over(read_preconditioner(optimizer), joint)
     if only is None:
         return step
-    chosen = {id(parameter) for parameter in trained_parameters(model, only)}
+    chosen = {id(parameter) for parameter in only}
     pairs = [pair for pair in zip(step.parameters, step.steps, strict=True) if id(pair[0]) in chosen]
     if not pairs:
         raise ValueError(
             "none of the parameters is in the optimizer, so that the step does not move them: pass some that "
             "it trains, such as model.head.parameters()"
         )
-    return Preconditioner(tuple(one for one, _ in pairs), tuple(one for _, one in pairs))
+    joint.over([one for one, _ in pairs])
+    chosen_step = Preconditioner(tuple(one for one, _ in pairs), tuple(one for _, one in pairs))
+    return spread_over(chosen_step, joint)
+
+
+def spread_over(step: Preconditioner, joint: Joint) -> Preconditioner:
+    """Return a step with vectors whose sums are over all processes that have parts of them.
+
+    Args:
+        step: The step about to be taken.
+        joint: The processes that measure together.
+    """
+    return replace(step, spread=joint.vector) if isinstance(joint, ShardedProbe) else step
+
+
+def gathered_step(step: Preconditioner, joint: Joint) -> Preconditioner:
+    """Return a step over the parameters as the model has them in a probe: whole where they were shards.
+
+    Cost: two vectors over all parameters, and as many exchanges of that length, where they were shards.
+
+    Args:
+        step: The step about to be taken.
+        joint: The processes that measure together; inside of its block.
+    """
+    if not isinstance(joint, ShardedProbe):
+        return step
+    whole, shards = tuple(joint.whole(step.parameters)), step.parameters
+    numerators, denominators = (
+        split(joint.gather(flatten([getattr(one, name, None) for one in step.steps], shards)), whole)
+        for name in ("numerator", "denominator")
+    )
+    steps = tuple(
+        None if one is None else replace(one, gradient=above, numerator=above, denominator=below)
+        for one, above, below in zip(step.steps, numerators, denominators, strict=True)
+    )
+    return Preconditioner(whole, steps, joint.gathered_vector)
+
+
+def choose_together(
+    loss: Loss, parameters: Sequence[Tensor], *, model: nn.Module, joint: Joint
+) -> BackendChoice:
+    """Return a backend that all processes take: differences, if one of them can't do without.
+
+    Cost: see `choose_backend`; under tensor parallelism 6 F.
+
+    Args:
+        loss: Returns the mean loss; or one `LossTerm` per micro-batch.
+        parameters: The tensors to differentiate with respect to, as the optimizer has them.
+        model: The model that the loss evaluates.
+        joint: The processes that measure together; inside of its block.
+    """
+    whole = joint.whole(parameters)
+    if isinstance(joint, ShardedProbe) and is_sharded(whole):
+        choice = _compared(loss, parameters, model=model, joint=joint)
+    else:
+        choice = choose_backend(loss, whole, model=model)
+    if joint is ALONE:
+        return choice
+    mine = float(choice.name == CENTRAL_DIFFERENCES)
+    (differences,) = joint.everyones(mine, topic=CHOICE)
+    if not differences or mine:
+        return choice
+    why = f"{differences:.0f} of {joint.size} processes can't differentiate their part of the batch twice"
+    return replace(choice, name=CENTRAL_DIFFERENCES, reason=why)
+
+
+def _compared(
+    loss: Loss, parameters: Sequence[Tensor], *, model: nn.Module, joint: ShardedProbe
+) -> BackendChoice:
+    """Return double backward if it agrees with differences of gradients, under tensor parallelism."""
+    whole, term = joint.whole(parameters), normalised_terms(loss)[0]
+    graphs: list[GraphEvidence] = []
+
+    def closure() -> Tensor:
+        found = term.closure()
+        if not graphs:
+            graphs.append(read_graph(found))
+        return found
+
+    random = joint.gathered_vector(joint.gather(random_start(parameters, joint=joint)))
+    with HessianOperator([LossTerm(closure)], whole, model=model) as hessian:
+        gradient = joint.gathered_vector(hessian.gradient)
+        length = torch.linalg.vector_norm(gradient)
+        direction = random / torch.linalg.vector_norm(random) + gradient / length.clamp(min=1e-30)
+        exact = joint.gathered_vector(hessian(part_of(direction)))
+    size = float(torch.linalg.vector_norm(exact))
+    gain = size / float(torch.linalg.vector_norm(direction))
+    scheme = DifferenceScheme(precision=graphs[0].precision, gain=gain if 0 < gain < math.inf else None)
+    differences = DifferenceOperator([term], whole, model=model, scheme=scheme)
+    apart = exact - joint.gathered_vector(differences(part_of(direction)))
+    (total,) = joint.everyones(float(torch.linalg.vector_norm(apart)) / max(size, 1e-30), topic=CHOICE)
+    discrepancy, passes = total / joint.size, hessian.passes + differences.passes
+    half = torch.finfo(graphs[0].precision).eps > _HALF
+    agrees, kinks = discrepancy <= (_TOLERANCE_HALF if half else _TOLERANCE), ", ".join(graphs[0].kinks)
+    why = f"under tensor parallelism it and differences of gradients are {discrepancy:.2g} apart"
+    if not agrees:
+        hidden = "a part of the model hides its second derivative from double backward"
+        why += f", where differences see kinks ({kinks})" if kinks else f": {hidden}"
+    return BackendChoice(
+        name=DOUBLE_BACKWARD if agrees or kinks else CENTRAL_DIFFERENCES,
+        reason=why,
+        discrepancy=discrepancy,
+        verified=agrees or not kinks,
+        precision=graphs[0].precision,
+        passes=passes,
+    )
 
 
 def trained_parameters(model: nn.Module, only: Iterable[Tensor] | None = None) -> list[Tensor]:
@@ -130,21 +264,25 @@ def _chosen(model: nn.Module, only: Iterable[Tensor]) -> list[Tensor]:
     return parameters
 
 
-def random_start(parameters: Sequence[Tensor], seed: int = 0) -> Tensor:
+def random_start(parameters: Sequence[Tensor], seed: int = 0, joint: Joint = ALONE) -> Tensor:
     """Return a random vector to start an eigenvalue solver from, the same at each call, shape (n,).
 
     Args:
         parameters: The tensors that define its size, dtype and device.
         seed: Another seed gives another vector.
+        joint: The processes that it may be spread over.
     """
-    # A generator of its own: the user's random numbers are not drawn from.
-    generator = torch.Generator(parameters[0].device).manual_seed(seed)
-    size = sum(parameter.numel() for parameter in parameters)
-    return torch.randn(size, generator=generator, dtype=vector_dtype(parameters), device=parameters[0].device)
+    part = torch.empty(local_size(parameters), dtype=vector_dtype(parameters), device=parameters[0].device)
+    return random_like(joint.vector(part), seed)
 
 
 def one_call_solve(
-    operator: LinearOperator, parameters: Sequence[Tensor], count: int, stop: StoppingRule | None
+    operator: LinearOperator,
+    parameters: Sequence[Tensor],
+    count: int,
+    stop: StoppingRule | None,
+    *,
+    joint: Joint = ALONE,
 ) -> EigenResults:
     """Return the largest eigenvalues as a single call finds them, from as many random starts as there are.
 
@@ -159,12 +297,13 @@ def one_call_solve(
         count: Number of eigenvalues, ≥ 1.
         stop: When they are accurate enough; None for 0.5 % at 30 residuals, within 20 products for each and
             20 more.
+        joint: The processes that measure together.
 
     Raises:
         ValueError: If `count` is below one.
         FloatingPointError: If a product is not finite.
     """
     size = sum(parameter.numel() for parameter in parameters)
-    starts = [random_start(parameters, seed) for seed in range(min(max(count, 1), size))]
+    starts = [random_start(parameters, seed, joint) for seed in range(min(max(count, 1), size))]
     rule = stop or StoppingRule(max_products=20 + 20 * max(count, 1), caution=ONE_CALL_CAUTION)
     return largest_eigenvalues(operator, starts, count, rule)

@@ -18,12 +18,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from foreshock.batches import MicroBatches
-from foreshock.curvature.blocks import name_parameters
 from foreshock.curvature.form import next_step, one_call_solve, symmetric_form, trained_parameters
 from foreshock.curvature.measurement import Sharpness
+from foreshock.curvature.one_call import names_of, one_call
+from foreshock.distributed import ALONE
 from foreshock.eigen import StoppingRule
-from foreshock.isolation import fresh, isolated, plain_module
-from foreshock.operators import BackendChoice, GaussNewtonOperator, LinearOperator
+from foreshock.failures import ProbeRefusedError
+from foreshock.isolation import fresh, plain_module
+from foreshock.operators import BackendChoice, GaussNewtonOperator, LinearOperator, ReducedOperator
+from foreshock.preconditioner import as_optimizers, moving_parameters
+from foreshock.vectors import is_sharded
 
 _REASON = "the matrix is a product of Jacobians, which reverse mode has exactly"
 
@@ -82,20 +86,28 @@ def gauss_newton_sharpness(
             "batch, or join the micro-batches into one"
         )
     own, model = functools.partial(fresh, batch), plain_module(model)
-    with isolated(model, (outputs_fn, loss_of_outputs)):
+
+    def measured() -> Sequence[Tensor]:
+        return trained_parameters(model) if optimizer is None else moving_parameters(as_optimizers(optimizer))
+
+    with one_call(model, (outputs_fn, loss_of_outputs), batch, measured) as (joint, parameters):
         preconditioner = None
-        parameters: Sequence[Tensor] = trained_parameters(model)
         if optimizer is not None:
             loss = lambda: loss_of_outputs(outputs_fn(model, own()), own())  # noqa: E731
-            preconditioner = next_step(model, optimizer, loss)
+            preconditioner = next_step(model, optimizer, loss, joint=joint)
             parameters = preconditioner.parameters
+        if is_sharded(joint.whole(parameters)):
+            raise ProbeRefusedError(
+                "the Gauss-Newton matrix is not measured under tensor parallelism: use sharpness(), or "
+                "measure a copy of the model that is in one process"
+            )
         # No choice of backend: differences of gradients would give H, not G.
-        with GaussNewtonOperator(
-            lambda: outputs_fn(model, own()), lambda z: loss_of_outputs(z, own()), parameters
-        ) as matrix:
+        outputs, loss_at = lambda: outputs_fn(model, own()), lambda z: loss_of_outputs(z, own())
+        part = GaussNewtonOperator(outputs, loss_at, joint.whole(parameters))
+        with part if joint is ALONE else ReducedOperator(part, joint) as matrix:
             form: LinearOperator = matrix
             if preconditioner is not None:
                 form = symmetric_form(matrix, preconditioner)
-            found = one_call_solve(form, parameters, count, stop)
-    choice = BackendChoice(matrix.backend, _REASON, math.nan, verified=True)
-    return Sharpness.of(found, choice, name_parameters(model, parameters))
+            found = one_call_solve(form, parameters, count, stop, joint=joint)
+        choice = BackendChoice(matrix.backend, _REASON, math.nan, verified=True)
+        return Sharpness.of(found, choice, names_of(model, parameters, joint))

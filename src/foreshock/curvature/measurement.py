@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from foreshock.batches import MicroBatches, count_examples
-from foreshock.curvature.blocks import BlockShare, block_shares, name_parameters
+from foreshock.curvature.blocks import BlockShare, block_shares
 from foreshock.curvature.density import SpectralDensity, spectral_density
 from foreshock.curvature.form import (
+    choose_together,
+    gathered_step,
     next_step,
     one_call_solve,
     random_start,
@@ -26,12 +28,15 @@ from foreshock.curvature.form import (
     trained_parameters,
 )
 from foreshock.curvature.noise import measure_noise
+from foreshock.curvature.one_call import names_of, one_call
 from foreshock.curvature.probe import CurvatureReading, ProbeSettings, probe_curvature
+from foreshock.distributed.joint import COUNTS
 from foreshock.dynamics import population_factor
 from foreshock.eigen import EigenResults, StoppingRule
-from foreshock.isolation import fresh, isolated, plain_module
-from foreshock.operators import BackendChoice, Loss, LossTerm, choose_backend, hessian_operator
+from foreshock.isolation import fresh, plain_module
+from foreshock.operators import BackendChoice, Loss, LossTerm
 from foreshock.operators.cost import GRADIENT_PASSES
+from foreshock.preconditioner import as_optimizers, moving_parameters
 from foreshock.representation import short_repr
 
 LossFunction = Callable[[nn.Module, Any], torch.Tensor]
@@ -136,6 +141,18 @@ class MeanSquareStability:
         parts = f"{self.mean:.3g} of curvature and {self.ratio - self.mean:.3g} of noise"
         return f"mean-square ratio {self.ratio:.3g} of the edge: {parts}, from {self.batches} batches"
 
+    def _repr_html_(self) -> str:
+        from foreshock.cards import Card
+
+        rows = (
+            ("edge", "1; above it the optimizer amplifies small deviations"),
+            ("of curvature", f"{self.mean:.4g}"),
+            ("of its noise", f"{self.ratio - self.mean:.4g}"),
+            ("batches", f"{self.batches}"),
+            ("all together", str(self.curvature)),
+        )
+        return Card(f"Mean-square ratio = {self.ratio:.4g}", rows)._repr_html_()
+
 
 def loss_terms(model: nn.Module, loss_fn: LossFunction, batch: Any) -> Loss:
     """Return the loss to differentiate: that of a batch, or of micro-batches weighted by their counts.
@@ -207,12 +224,11 @@ def sharpness(
         ['0', '2']
     """
     loss = loss_terms(model, loss_fn, batch)
-    with isolated(model, loss_fn):
-        chosen = trained_parameters(model, parameters)
-        choice = choose_backend(loss, chosen, model=model)
-        with hessian_operator(choice, loss, chosen, model=model) as hessian:
-            found = one_call_solve(hessian, chosen, count, stop)
-    return Sharpness.of(found, choice, name_parameters(model, chosen))
+    with one_call(model, loss_fn, batch, lambda: trained_parameters(model, parameters)) as (joint, chosen):
+        choice = choose_together(loss, chosen, model=model, joint=joint)
+        with ProbeSettings(choice, model=model, joint=joint).operator(loss, chosen) as hessian:
+            found = one_call_solve(hessian, chosen, count, stop, joint=joint)
+        return Sharpness.of(found, choice, names_of(model, chosen, joint))
 
 
 def preconditioned_sharpness(
@@ -260,11 +276,12 @@ def preconditioned_sharpness(
         0.2
     """
     loss = loss_terms(model, loss_fn, batch)
+    only = None if parameters is None else list(trained_parameters(model, parameters))
     # One block for all, since next_step leaves its gradient in .grad.
-    with isolated(model, loss_fn):
-        preconditioner = next_step(model, optimizer, loss, parameters)
-        choice = choose_backend(loss, preconditioner.parameters, model=model)
-        settings = ProbeSettings(choice, stop, model)
+    with one_call(model, loss_fn, batch, lambda: moving_parameters(as_optimizers(optimizer))) as (joint, _):
+        preconditioner = next_step(model, optimizer, loss, only, joint=joint)
+        choice = choose_together(loss, preconditioner.parameters, model=model, joint=joint)
+        settings = ProbeSettings(choice, stop, model, joint)
         reading, _ = probe_curvature(loss, preconditioner, step=0, settings=settings)
     return replace(reading, passes=reading.passes + choice.passes + GRADIENT_PASSES)
 
@@ -312,14 +329,24 @@ def mean_square_stability(
     """
     parts = MicroBatches(batches)
     terms = part_terms(model, loss_fn, parts)
-    with isolated(model, loss_fn):
-        preconditioner = next_step(model, optimizer, terms)
-        choice = choose_backend(terms, preconditioner.parameters, model=model)
-        settings = ProbeSettings(choice, None, model)
+    size = sum(map(count_examples, batches)) / len(batches)
+    with one_call(model, loss_fn, parts, lambda: moving_parameters(as_optimizers(optimizer))) as (joint, _):
+        preconditioner = next_step(model, optimizer, terms, joint=joint)
+        choice = choose_together(terms, preconditioner.parameters, model=model, joint=joint)
+        settings = ProbeSettings(choice, None, model, joint)
         curvature, memory = probe_curvature(terms, preconditioner, step=0, settings=settings)
         # Along the top eigenvector: from the gradient, the direction would take many measurements to turn.
-        reading, _ = measure_noise(terms, preconditioner, step=0, direction=memory.starts[0], model=model)
-    size = sum(map(count_examples, batches)) / len(batches)
+        own, _ = measure_noise(
+            terms,
+            gathered_step(preconditioner, joint),
+            step=0,
+            direction=joint.gather(memory.starts[0]),
+            model=model,
+            joint=joint,
+        )
+        # Of several processes each has a summand, and the batches of training are those of all.
+        mean, variance, size = joint.everyones(own.mean, own.variance, size, topic=COUNTS)
+    reading = replace(own, mean=mean, variance=variance)
     # The reading has the variance of the mean of all k batches, which is 1/k of that between single ones.
     variance = reading.variance * len(batches) * population_factor(size, examples)
     # Along a direction of no positive curvature there is no edge to compare with.
@@ -374,17 +401,23 @@ def spectrum(
         (1.0, 4.0, 5.0)
     """
     loss = loss_terms(model, loss_fn, batch)
-    with isolated(model, loss_fn):
-        if optimizer is None:
-            chosen: Sequence[Tensor] = trained_parameters(model, parameters)
-            preconditioner = None
-        else:
-            preconditioner = next_step(model, optimizer, loss, parameters)
+    only = None if parameters is None else list(trained_parameters(model, parameters))
+
+    def measured() -> Sequence[Tensor]:
+        if optimizer is not None:
+            return moving_parameters(as_optimizers(optimizer))
+        return trained_parameters(model) if only is None else only
+
+    with one_call(model, loss_fn, batch, measured) as (joint, chosen):
+        preconditioner = None
+        if optimizer is not None:
+            preconditioner = next_step(model, optimizer, loss, only, joint=joint)
             chosen = preconditioner.parameters
-        choice = choose_backend(loss, chosen, model=model)
-        with hessian_operator(choice, loss, chosen, model=model) as hessian:
+        choice = choose_together(loss, chosen, model=model, joint=joint)
+        with ProbeSettings(choice, model=model, joint=joint).operator(loss, chosen) as hessian:
             operator = hessian if preconditioner is None else symmetric_form(hessian, preconditioner)
-            return spectral_density(operator, random_start(chosen), probes=probes, steps=steps)
+            start = random_start(chosen, joint=joint)
+            return spectral_density(operator, start, probes=probes, steps=steps)
 
 
 def _term(model: nn.Module, loss_fn: LossFunction, batch: Any, count: float) -> LossTerm:

@@ -26,7 +26,9 @@ from foreshock.curvature.measurement import LossFunction, part_terms
 from foreshock.curvature.noise import is_same_state
 from foreshock.curvature.remarks import Remark, Remarks
 from foreshock.curvature.weights import PartLosses, PartWeights
-from foreshock.isolation import RandomState, Replay, alone, fresh, isolated
+from foreshock.distributed import ChannelError, LeftOutError, OtherRankError
+from foreshock.failures import ProbeRefusedError
+from foreshock.isolation import RandomState, Replay, fresh, isolated
 from foreshock.operators import LossTerm
 from foreshock.operators.loss import evaluate
 
@@ -240,6 +242,8 @@ class _Trial:
         parts = _split_along(self._batch, reading)
         try:
             losses = self._losses(part_terms(self._model, self._loss_fn, parts))
+        except (OtherRankError, ChannelError, LeftOutError, ProbeRefusedError):
+            raise
         except Exception as error:  # noqa: BLE001 - shapes that don't fit raise anything
             self.error = f"{type(error).__name__}: {error}"
             return math.inf
@@ -252,7 +256,7 @@ class _Trial:
         return apart if math.isfinite(apart) else math.inf
 
     def _losses(self, terms: Sequence[LossTerm]) -> list[float]:
-        with alone(self._model), isolated(self._model, self._loss_fn):
+        with isolated(self._model, self._loss_fn):
             replay, tensors = Replay(self._model), list(self._model.parameters())
             start = RandomState.capture(tensors)
             losses = []

@@ -34,7 +34,7 @@ from foreshock.operators import (
 )
 from foreshock.preconditioner import Preconditioner
 from foreshock.representation import short_repr
-from foreshock.vectors import rayleigh_quotient, reciprocal
+from foreshock.vectors import random_like, rayleigh_quotient, reciprocal
 
 _BLOCKS = 8  # blocks in a reading: enough to see where the top eigenvector lives, and a short log row
 _DEPTH = 8  # parts of a module's name: the parameters of deeper modules are counted together
@@ -111,6 +111,24 @@ class CurvatureReading:
             text += ", not converged: the true value may be larger"
         return text + (f"; top eigenvector: {', '.join(map(str, self.blocks[:3]))}" if self.blocks else "")
 
+    def _repr_html_(self) -> str:
+        from foreshock.cards import Card
+
+        doubt = "the last top eigenvector was not looked for anew" if not self.complete else ""
+        if self.complete and not self.converged:
+            doubt = "not converged: the true value may be larger"
+        edge = self.preconditioned_sharpness
+        rows = (
+            ("edge", "1; above it the optimizer amplifies small deviations"),
+            ("error", f"{self.error_bound:.2g}"),
+            ("λ_max(Ĥ)", "" if edge is None else f"{edge:.5g}, threshold 2/η {self.threshold:.5g}"),
+            ("along the gradient", f"{self.gradient_stability_ratio:.4g}, alignment {self.alignment:.3g}"),
+            ("top eigenvector", ", ".join(map(str, self.blocks[:5]))),
+            ("products", f"{self.products} by {self.backend}"),
+            ("note", doubt),
+        )
+        return Card(f"Stability ratio λ_max(Ĥ)·η/2 = {self.stability_ratio:.4g}", rows)._repr_html_()
+
     @property
     def relative_error(self) -> float:
         """`error_bound` relative to the ratio; infinite for a ratio of zero."""
@@ -162,11 +180,12 @@ class ProbeSettings:
             gain: ‖Hv‖/‖v‖ of the last probe, for finite differences.
         """
         found: LossOperator
+        whole = self.joint.whole(parameters)
         if self.backend is None:
-            found = HessianOperator(loss, parameters, model=self.model)
+            found = HessianOperator(loss, whole, model=self.model)
         else:
-            found = hessian_operator(self.backend, loss, parameters, model=self.model, gain=gain)
-        return found if self.joint.size == 1 else ReducedOperator(found, self.joint)
+            found = hessian_operator(self.backend, loss, whole, model=self.model, gain=gain)
+        return found if self.joint is ALONE else ReducedOperator(found, self.joint)
 
 
 def probe_curvature(
@@ -231,10 +250,10 @@ def probe_curvature(
         # the vector happens to have little, stays hidden behind a small residual: without the random one, one
         # of 2,100 networks was a third off at a residual of a percent.
         fresh = directions.cold_start(2 * step)
-        last = _usable(memory, fresh)
+        last = [settings.joint.vector(start) for start in _usable(memory, fresh)]
         top = largest_eigenvalue(
             directions.operator,
-            (*last, random_start(preconditioner.parameters, 2 * step + 1), fresh),
+            (*last, random_start(preconditioner.parameters, 2 * step + 1, settings.joint), fresh),
             settings.stop or StoppingRule(threshold=1.0),
             extra=directions.pairs(),
         )
@@ -260,7 +279,7 @@ def probe_curvature(
         products=hessian.products,
         converged=top.converged,
         backend=hessian.backend,
-        blocks=largest_blocks(top.vector, preconditioner, settings.model),
+        blocks=largest_blocks(top.vector, preconditioner, settings),
         excess_loss=directions.excess_loss(top),
         coverage=preconditioner.coverage,
         passes=hessian.passes,
@@ -354,8 +373,7 @@ class _Directions:
         Args:
             seed: Of the noise. New noise at each step finds what the last one happened to miss.
         """
-        generator = torch.Generator(self.gradient.device).manual_seed(seed)
-        noise = torch.empty_like(self.gradient).normal_(generator=generator)
+        noise = random_like(self.gradient, seed)
         noise /= torch.linalg.vector_norm(noise)
         scaled = self.gradient * self.scale_root
         norm = float(torch.linalg.vector_norm(scaled))
@@ -366,16 +384,17 @@ class _Directions:
 
 
 def largest_blocks(
-    vector: Tensor, preconditioner: Preconditioner, model: nn.Module | None
+    vector: Tensor, preconditioner: Preconditioner, settings: ProbeSettings
 ) -> tuple[BlockShare, ...]:
     """Return the modules with the largest shares of an eigenvector, the largest first; none without a model.
 
     Args:
         vector: Eigenvector of the symmetric form, shape (n,).
         preconditioner: The step whose parameters it is of.
-        model: The model that names them.
+        settings: How the probe measures, with the model that names them.
     """
-    if model is None:
+    if settings.model is None:
         return ()
-    named = name_parameters(model, preconditioner.parameters)
+    whole = name_parameters(settings.model, settings.joint.whole(preconditioner.parameters))
+    named = [(name, one) for (name, _), one in zip(whole, preconditioner.parameters, strict=True)]
     return block_shares(vector, named, depth=_DEPTH)[:_BLOCKS]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,20 +15,20 @@ from torch import Tensor, nn
 
 from foreshock.batches import MicroBatches, SplitFunction
 from foreshock.curvature.followed import FollowedRatio, refresh_curvature
+from foreshock.curvature.form import choose_together, gathered_step
 from foreshock.curvature.measurement import LossFunction, loss_terms, part_terms
 from foreshock.curvature.noise import NoiseReading, at_usual_size, measure_noise
 from foreshock.curvature.parts import Divider
 from foreshock.curvature.probe import CurvatureReading, ProbeMemory, ProbeSettings, probe_curvature
 from foreshock.curvature.remarks import Remark, weighting_remarks
 from foreshock.curvature.weights import Weighing
-from foreshock.distributed import ALONE, Joint, LeftOutError
-from foreshock.distributed.joint import CHOICE
+from foreshock.distributed import ALONE, Joint, LeftOutError, part_of
 from foreshock.eigen import StoppingRule
-from foreshock.isolation import MovedMemory, alone, fresh, isolated, plain_module
-from foreshock.operators import BackendChoice, Evaluation, LossTerm, choose_backend
-from foreshock.operators.backend import CENTRAL_DIFFERENCES
+from foreshock.isolation import MovedMemory, fresh, isolated, plain_module
+from foreshock.operators import BackendChoice, Evaluation, LossTerm
 from foreshock.operators.loss import evaluate
 from foreshock.preconditioner import Preconditioner
+from foreshock.vectors import local_size
 
 _LOGGER = logging.getLogger("foreshock")
 
@@ -92,23 +92,25 @@ class NoiseProber:
             LeftOutError: Of several processes, where the batch of one can't be split.
             Exception: Whatever the loss function raises.
         """
-        model = plain_module(model)
-        parts = self._divider.divide(model, loss_fn, batch, usual=usual)
-        if parts is None:
-            if joint.size > 1:
-                raise LeftOutError  # by all
-            return None
-        made = not (isinstance(batch, MicroBatches) and len(batch.batches) > 1)
-        terms = part_terms(model, loss_fn, parts)
-        with alone(model), isolated(model, loss_fn, self._moved):
+        model, last = plain_module(model), self._direction
+        if last is not None and last.numel() != local_size(preconditioner.parameters):
+            last = None
+        with isolated(model, loss_fn, self._moved), joint.inside(model):
+            parts = self._divider.divide(model, loss_fn, batch, usual=usual)
+            if parts is None:
+                if joint is not ALONE:
+                    raise LeftOutError  # by all
+                return None
+            made = not (isinstance(batch, MicroBatches) and len(batch.batches) > 1)
+            terms = part_terms(model, loss_fn, parts)
             if made and math.isnan(loss) and self._weighing.wants_loss:
                 # With its graph: a loss may differentiate inside, as that of a differential equation does.
                 loss = float(evaluate(LossTerm(lambda: loss_fn(model, fresh(batch)))).detach())
             reading, direction = measure_noise(
                 terms,
-                preconditioner,
+                gathered_step(preconditioner, joint),
                 step=step,
-                direction=self._direction,
+                direction=None if last is None else joint.gather(last),
                 model=model,
                 loss=loss,
                 weigh=lambda found: self._weighing.weigh(found, parts, made=made),
@@ -118,7 +120,7 @@ class NoiseProber:
         reading, examples, usual_examples = _of_all(
             reading, joint, self._divider.examples, self._divider.usual
         )
-        self._direction = direction
+        self._direction = part_of(joint.own(direction))
         reading = replace(reading, weighting=self._weighing.rule)
         self._divider.remarks.add(*weighting_remarks(self._weighing, model, made=made))
         return at_usual_size(reading, examples=examples, usual=usual_examples) if examples else reading
@@ -167,6 +169,7 @@ class Prober:
         self._moved = MovedMemory()
         self._followed: FollowedRatio | None = None
         self._evaluation: Evaluation | None = None
+        self._size = 0  # coordinates of the vectors of the last probe, over all processes
         self.backend: BackendChoice | None = None
 
     @property
@@ -202,21 +205,23 @@ class Prober:
         loss = loss_terms(self._model, self._loss_fn, batch)
         # Unset until the probe succeeds: the backend may be why one fails.
         chosen, self.backend = self.backend, None
-        with alone(self._model), isolated(self._model, self._loss_fn, self._moved):
+        size = _size(preconditioner)
+        known = self._memory if size == self._size else None
+        with isolated(self._model, self._loss_fn, self._moved), joint.inside(self._model):
             spent = 0.0
             if chosen is None:
-                chosen = choose_backend(loss, preconditioner.parameters, model=self._model)
+                parameters = preconditioner.parameters
+                chosen = choose_together(loss, parameters, model=self._model, joint=joint)
                 spent = chosen.passes
-                chosen = _agreed(chosen, preconditioner, joint)
             settings = ProbeSettings(chosen, stop, model=self._model, joint=joint)
             reading, memory = probe_curvature(
-                loss, preconditioner, step=step, memory=self._memory, settings=settings
+                loss, preconditioner, step=step, memory=known, settings=settings
             )
         # After everything that may fail in one process alone: from here on all know the same.
         (passes,) = joint.end((reading.passes + spent) / joint.size)
-        self._memory, self._evaluation = replace(memory, evaluation=None), memory.evaluation
+        self._remember(memory.starts, memory, preconditioner)
         self.backend = chosen
-        self._follow(reading, self._memory.starts[0], preconditioner)
+        self._follow(reading, memory.starts[0], preconditioner)
         return replace(reading, passes=passes)
 
     @property
@@ -235,7 +240,7 @@ class Prober:
         Args:
             size: Number of coordinates that are trained now.
         """
-        return self._followed is None or self._followed.direction.numel() == size
+        return self._followed is None or self._size == size
 
     def refresh(
         self, batch: Any, preconditioner: Preconditioner, *, step: int, joint: Joint = ALONE
@@ -260,7 +265,7 @@ class Prober:
             )
         self.backend = None  # unset until it succeeds, as in `probe`
         loss = loss_terms(self._model, self._loss_fn, batch)
-        with alone(self._model), isolated(self._model, self._loss_fn, self._moved):
+        with isolated(self._model, self._loss_fn, self._moved), joint.inside(self._model):
             settings = ProbeSettings(chosen, model=self._model, joint=joint)
             reading, direction, found = refresh_curvature(
                 loss, preconditioner, step=step, direction=direction, settings=settings, gain=memory.gain
@@ -268,7 +273,7 @@ class Prober:
         (passes,) = joint.end(reading.passes / joint.size)
         self.backend = chosen
         starts = found.starts if reading.complete else (*found.starts, *memory.starts[1:])
-        self._memory, self._evaluation = ProbeMemory(starts, found.gain), found.evaluation
+        self._remember(starts, found, preconditioner)
         self._follow(reading, direction, preconditioner)
         return replace(reading, passes=passes)
 
@@ -319,27 +324,40 @@ class Prober:
         evaluation, self._evaluation = self._evaluation, None
         return evaluation
 
+    def _remember(self, starts: Sequence[Tensor], found: ProbeMemory, preconditioner: Preconditioner) -> None:
+        # Of a vector that is spread over processes the part of this one, without what connects it to others.
+        self._memory = ProbeMemory(tuple(part_of(one) for one in starts), found.gain)
+        self._evaluation = found.evaluation if preconditioner.spread is None else None
+        self._size = _size(preconditioner)
+
     def _keep(self, evaluation: Evaluation) -> None:
         self._evaluation = evaluation
 
     def _follow(self, reading: CurvatureReading, vector: Tensor, preconditioner: Preconditioner) -> None:
-        self._followed = FollowedRatio.start(
+        followed = FollowedRatio.start(
             step=reading.step,
             ratio=reading.stability_ratio,
             relative_error=reading.relative_error,
             vector=vector,
             preconditioner=preconditioner,
         )
+        self._followed = replace(followed, direction=part_of(followed.direction))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the vectors of the last probes, from which a resumed run starts warm."""
         noise = self.noise.state_dict()
         if self._memory is None:
-            return {"starts": None, "gain": None, "noise": noise, "followed": None}
+            return {"starts": None, "gain": None, "noise": noise, "followed": None, "size": 0}
         starts = [start.clone() for start in self._memory.starts]
         followed = self._followed
         saved = None if followed is None else vars(followed) | {"direction": followed.direction.clone()}
-        return {"starts": starts, "gain": self._memory.gain, "noise": noise, "followed": saved}
+        return {
+            "starts": starts,
+            "gain": self._memory.gain,
+            "noise": noise,
+            "followed": saved,
+            "size": self._size,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any], *, size: int) -> None:
         """Continue from `state_dict()`.
@@ -349,7 +367,7 @@ class Prober:
 
         Args:
             state: What `state_dict` returned.
-            size: Number of trained parameters of the present model.
+            size: Number of trained parameters of the present model, of those that this process has.
         """
         starts, followed = state["starts"], state.get("followed")
         noise = dict(state["noise"] if "noise" in state else {"direction": state["direction"]})
@@ -367,19 +385,12 @@ class Prober:
         self._memory = None
         if starts is not None:
             self._memory = ProbeMemory(tuple(start.clone() for start in starts), state["gain"])
+            self._size = state.get("size") or size
         self._followed = None if followed is None else FollowedRatio(**followed)
 
 
-def _agreed(choice: BackendChoice, preconditioner: Preconditioner, joint: Joint) -> BackendChoice:
-    """Return a backend that all processes take: differences, if one of them can't do without."""
-    if joint.size == 1:
-        return choice
-    mine = float(choice.name == CENTRAL_DIFFERENCES)
-    _, (differences,) = joint.mean(preconditioner.gradient(), mine, topic=CHOICE)
-    if not differences or mine:
-        return choice
-    why = f"{differences:.0f} of {joint.size} processes can't differentiate their part of the batch twice"
-    return replace(choice, name=CENTRAL_DIFFERENCES, reason=why)
+def _size(preconditioner: Preconditioner) -> int:
+    return sum(one.numel() for one in preconditioner.parameters)
 
 
 def _of_all(
@@ -387,7 +398,7 @@ def _of_all(
 ) -> tuple[NoiseReading, float, float]:
     """Return the reading of all processes from the summands of each, and their numbers of examples."""
     names = ("mean", "variance", "variance_along", "gradient_signal", "gradient_noise", "loss_mismatch")
-    known = joint.size == 1 or examples > 0
+    known = joint is ALONE or examples > 0
     *sums, examples, usual = joint.end(
         *(getattr(reading, name) for name in names),
         examples if known else math.nan,

@@ -8,20 +8,30 @@ very message that the others wait for, so that all leave the probe at the same p
 
 from foreshock.distributed.channel import Channel, ChannelError
 from foreshock.distributed.joint import ALONE, Joint, JointProbe, LeftOutError, OtherRankError
-from foreshock.distributed.peers import Peers, all_peers, data_parallel_peers
-from foreshock.distributed.together import Meeting, Together
+from foreshock.distributed.peers import Peers, all_peers, training_peers
+from foreshock.distributed.pieces import Grid, is_spread, why_not_spread
+from foreshock.distributed.sharded import ShardedProbe
+from foreshock.distributed.shards import ShardVector, part_of
+from foreshock.distributed.together import Meeting, Together, joint_probe
 
 __all__ = [
     "ALONE",
     "Channel",
     "ChannelError",
+    "Grid",
     "Joint",
     "JointProbe",
     "LeftOutError",
     "Meeting",
     "OtherRankError",
     "Peers",
+    "ShardVector",
+    "ShardedProbe",
     "Together",
     "all_peers",
-    "data_parallel_peers",
+    "is_spread",
+    "joint_probe",
+    "part_of",
+    "training_peers",
+    "why_not_spread",
 ]

@@ -11,16 +11,19 @@ process r has,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Protocol, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from foreshock.distributed.channel import Channel, ChannelError
+from foreshock.distributed.pieces import is_spread, why_not_spread
 from foreshock.failures import ProbeRefusedError
+from foreshock.isolation import alone
 
-CHOICE, POINT, PRODUCT, GRADIENTS, CURVATURES, END = range(1, 7)
+CHOICE, POINT, PRODUCT, GRADIENTS, CURVATURES, END, SUMS, GATHER, COLLECTIVE, COUNTS = range(1, 11)
 """What a message is about. Where processes send different ones, their probes have come apart."""
 
 _SCALARS = 8
@@ -47,7 +50,64 @@ class Joint(Protocol):
 
     @property
     def size(self) -> int:
-        """Number of processes."""
+        """Number of processes with batches of their own."""
+        ...
+
+    def inside(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Return a block in which this process may evaluate the model.
+
+        Args:
+            model: The model.
+        """
+        ...
+
+    def whole(self, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return parameters as the model has them inside of the block.
+
+        Args:
+            parameters: As the optimizer has them.
+        """
+        ...
+
+    def vector(self, part: Tensor) -> Tensor:
+        """Return a vector over the optimizer's parameters, whose sums are over all that have parts of it.
+
+        Args:
+            part: The part of this process.
+        """
+        ...
+
+    def gather(self, vector: Tensor) -> Tensor:
+        """Return a vector over the optimizer's parameters as one over those inside of the block.
+
+        Args:
+            vector: The part of this process.
+        """
+        ...
+
+    def own(self, vector: Tensor) -> Tensor:
+        """Return what `gather` undoes: the part of this process.
+
+        Args:
+            vector: Over the parameters inside of the block.
+        """
+        ...
+
+    def over(self, parameters: Sequence[Tensor]) -> None:
+        """Let the vectors be over other parameters from here on.
+
+        Args:
+            parameters: As the optimizer has them.
+        """
+        ...
+
+    def everyones(self, *scalars: float, topic: int) -> tuple[float, ...]:
+        """Return the plain sums of scalars over all batches.
+
+        Args:
+            *scalars: At most eight numbers.
+            topic: What this message is about, the same in all processes.
+        """
         ...
 
     def mean(self, vector: Tensor, *scalars: float, topic: int) -> tuple[Tensor, tuple[float, ...]]:
@@ -74,6 +134,31 @@ class _Alone:
 
     share, size = 1.0, 1
 
+    def inside(self, model: nn.Module) -> AbstractContextManager[None]:
+        reason = why_not_spread(model) if is_spread(model) else ""
+        if reason:
+            raise ProbeRefusedError(reason)
+        return alone(model)
+
+    def whole(self, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+        return parameters
+
+    def vector(self, part: Tensor) -> Tensor:
+        return part
+
+    def gather(self, vector: Tensor) -> Tensor:
+        return vector
+
+    def own(self, vector: Tensor) -> Tensor:
+        return vector
+
+    def over(self, parameters: Sequence[Tensor]) -> None:
+        del parameters
+
+    def everyones(self, *scalars: float, topic: int) -> tuple[float, ...]:
+        del topic
+        return scalars
+
     def mean(self, vector: Tensor, *scalars: float, topic: int) -> tuple[Tensor, tuple[float, ...]]:
         del topic
         return vector, scalars
@@ -86,8 +171,10 @@ ALONE: Joint = _Alone()
 """A measurement of one process."""
 
 
-class JointProbe:
+class JointProbe(_Alone):
     """A measurement of all processes; use it in a ``with`` block, whose end without `end` abandons it.
+
+    Each has all parameters, so that it evaluates the model by itself.
 
     The message is allocated here, before anyone waits for it.
 
@@ -95,6 +182,7 @@ class JointProbe:
         channel: The connection.
         length: n, the length of the vectors, the same in all processes.
         dtype: Of the vectors.
+        scalars: How many numbers a message can have besides.
 
     Attributes:
         share: Share of the examples that this process has; set it before the first message.
@@ -104,9 +192,9 @@ class JointProbe:
         RuntimeError: If there is no memory for the message.
     """
 
-    def __init__(self, channel: Channel, length: int, dtype: torch.dtype) -> None:
-        self._channel, self._length = channel, length
-        self._message = torch.empty(length + _SCALARS + _FLAGS, dtype=dtype)
+    def __init__(self, channel: Channel, length: int, dtype: torch.dtype, *, scalars: int = _SCALARS) -> None:
+        self._channel, self._length, self._scalars = channel, length, scalars
+        self._message = torch.empty(length + scalars + _FLAGS, dtype=dtype)
         self.share, self.size = 1 / channel.size, channel.size
         self.settled = False
 
@@ -131,6 +219,16 @@ class JointProbe:
         sums = self._exchange(scalars, topic)
         return part.to(vector.device, copy=True), sums
 
+    def everyones(self, *scalars: float, topic: int) -> tuple[float, ...]:
+        """Return the plain sums of scalars over all batches; see `mean` for what it raises.
+
+        Args:
+            *scalars: At most eight numbers.
+            topic: What this message is about, the same in all processes.
+        """
+        self._message[: self._length].zero_()
+        return self._exchange(scalars, topic)
+
     def end(self, *scalars: float) -> tuple[float, ...]:
         """Return the sums of scalars, once every process has come to the end; see `mean` for what it raises.
 
@@ -139,16 +237,17 @@ class JointProbe:
         Args:
             *scalars: At most eight numbers.
         """
-        self._message[: self._length].zero_()
-        sums = self._exchange(scalars, END)
+        sums = self.everyones(*scalars, topic=END)
         self.settled = True
         self._channel.confirm()
         return sums
 
     def _exchange(self, scalars: Sequence[float], topic: int) -> tuple[float, ...]:
+        if self.settled:  # what said so was caught by somebody, as by a loss function
+            raise OtherRankError("the probe was abandoned before, because a process failed in it")
         tail = self._message[self._length :].zero_()
         tail[: len(scalars)] = torch.tensor(scalars, dtype=tail.dtype)
-        flags = tail[_SCALARS:]
+        flags = tail[self._scalars :]
         flags[_TOPIC], flags[_SQUARE] = topic, topic**2
         self._send()
         failed, refused, left_out, total, square = flags.tolist()
@@ -156,7 +255,7 @@ class JointProbe:
             self.settled = True
             raise _abandoned(failed, refused)
         # By Cauchy and Schwarz only equal topics have N·Σk² = (Σk)². Both are exact up to 2²⁴.
-        if square * self.size != total**2 or total != topic * self.size:
+        if square * self._channel.size != total**2 or total != topic * self._channel.size:
             self.settled = True
             raise OtherRankError(
                 "the processes came apart within a probe: one made more products than another, as on "
@@ -187,7 +286,7 @@ class JointProbe:
             return
         self.settled = True
         self._message.zero_()
-        flags = self._message[self._length + _SCALARS :]
+        flags = self._message[self._length + self._scalars :]
         refused, left_out = isinstance(error, ProbeRefusedError), isinstance(error, LeftOutError)
         flags[_REFUSED if refused else _LEFT_OUT if left_out else _FAILED] = 1
         # What is raised already is the cause; the next meeting finds a lost channel by itself.

@@ -6,14 +6,17 @@ import logging
 import os
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from foreshock.distributed.channel import Channel, ChannelError
 from foreshock.distributed.joint import JointProbe
 from foreshock.distributed.peers import Peers
+from foreshock.distributed.sharded import ShardedProbe
+from foreshock.vectors import vector_dtype
 
 _LOGGER = logging.getLogger("foreshock")
 _PATIENCE = 5  # observed steps after which a process that misses others goes on alone
@@ -32,12 +35,14 @@ class Meeting:
         losses: Mean loss over all processes at the last steps, weighted by their examples, by step.
         share: Share of this process in the examples of the present step.
         remark: Why nothing is measured though a process wants to; empty otherwise.
+        sums: What was to be added up over all processes, by step.
     """
 
     what: str | None
     losses: dict[int, float]
     share: float
     remark: str = ""
+    sums: dict[int, tuple[float, ...]] = field(default_factory=dict)
 
 
 class Together:
@@ -57,6 +62,7 @@ class Together:
         every: Steps from one meeting to the next, ≥ 1: they meet at its multiples.
         fixed: Steps from one fixed probe to the next, which are meetings, too; None if there are none.
         choices: What can be agreed upon, the one that prevails first.
+        sums: How many numbers of each step are added up over all processes besides.
 
     Attributes:
         alone: Why this process measures alone; empty while that is open, and while they measure together.
@@ -72,6 +78,7 @@ class Together:
         every: int,
         fixed: int | None = None,
         choices: Sequence[str] = (),
+        sums: int = 0,
     ) -> None:
         self._peers, self._purpose, self._signature = peers, purpose, signature
         self._every, self._fixed, self._choices = every, fixed, (*choices, _NOTHING)
@@ -83,7 +90,9 @@ class Together:
         self._previous: int | None = None  # the last step that was observed
         self._seen = 0
         self._losses: dict[int, tuple[float, float]] = {}
+        self._width, self._sums = sums, dict[int, Sequence[float]]()
         self.channel: Channel | None = None
+        self._data: Channel | None = None  # of those with the same part of the model, where that is not all
         self.alone = ""
 
     @property
@@ -107,7 +116,8 @@ class Together:
             self.alone = self.alone or "this process was forked from one that is watched"
             return False
         previous, self._previous = self._previous, step
-        if self.channel is not None and self.channel.lost and not self.alone:
+        lost = any(one is not None and one.lost for one in (self.channel, self._data))
+        if lost and not self.alone:
             self._lose("a probe of all processes broke off")
         if self.pending:
             try:
@@ -120,31 +130,36 @@ class Together:
         due = any(one is not None and step // one > before // one for one in (self._every, self._fixed))
         return due and not self._is_left()
 
-    def probe(self, length: int, dtype: torch.dtype) -> JointProbe | None:
+    def probe(self, parameters: Sequence[Tensor]) -> JointProbe | None:
         """Return the messages of a probe, allocated; None without the memory or the connection for it.
 
         Args:
-            length: Number of coordinates.
-            dtype: Of the vectors.
+            parameters: What its vectors are over, as the optimizer has them.
         """
         try:
             self._connect()
         except ChannelError as error:
             self._lose(str(error))
         try:
-            return None if self.channel is None else JointProbe(self.channel, length, dtype)
+            return (
+                None
+                if self.channel is None
+                else joint_probe(self._peers, self.channel, self._data, parameters)
+            )
         except (RuntimeError, MemoryError):
             return None
 
-    def note(self, step: int, loss: float, examples: int | None) -> None:
+    def note(self, step: int, loss: float, examples: int | None, sums: Sequence[float] = ()) -> None:
         """Note the loss of a step, for the next meeting.
 
         Args:
             step: Step number.
             loss: Loss of this process.
             examples: Number of examples behind it; None if unknown, which counts as one.
+            sums: Numbers of the step to be added up over all processes, as many as were announced.
         """
         self._losses[step] = (loss, float(examples or 1))
+        self._sums[step] = sums
 
     def meet(self, step: int, want: str | None) -> Meeting | None:
         """Meet at a step that `meets` named: one sum of a few numbers. None if that failed, for good.
@@ -156,7 +171,8 @@ class Together:
         wish = want if want in self._choices else _NOTHING
         window = range(step - self._window + 1, step + 1)
         rows = [self._losses.get(one, (0.0, 0.0)) for one in window]
-        self._losses = {}
+        kept, self._losses, self._sums = self._sums, {}, {}
+        nothing = (0.0,) * self._width
         message = torch.tensor(
             [
                 float(step % _STEPS),
@@ -164,6 +180,7 @@ class Together:
                 *(float(one == wish) for one in self._choices),
                 *(loss * count if count else 0.0 for loss, count in rows),
                 *(count for _, count in rows),
+                *(value for one in window for value in kept.get(one, nothing)),
             ],
             dtype=torch.float64,
         )
@@ -180,11 +197,15 @@ class Together:
             self._lose("the ranks observe other steps: call observe at the same steps in each")
             return None
         votes, rest = rest[: len(self._choices)], rest[len(self._choices) :]
-        weighted, counts = rest[: self._window], rest[self._window :]
+        (weighted, counts), rest = (rest[: self._window], rest[self._window :]), rest[2 * self._window :]
+        counts = counts[: self._window]
+        known = {one: tuple(rest[k * self._width :][: self._width]) for k, one in enumerate(window)}
         summed = zip(window, weighted, counts, strict=True)
         means = {one: value / count for one, value, count in summed if count > 0}
-        share = rows[-1][1] / counts[-1] if counts[-1] > 0 else 1 / self.size
-        return self._meeting(votes, means, share)
+        # Those that train on the same batch count its examples several times.
+        copies = self._peers.copies
+        share = copies * (rows[-1][1] / counts[-1] if counts[-1] > 0 else 1 / self.size)
+        return self._meeting(votes, means, share, {one: known[one] for one in means})
 
     def exchange(self, *own: float) -> list[tuple[float, ...]] | None:
         """Return the numbers of all processes, one row each; None if that failed, for good.
@@ -216,16 +237,22 @@ class Together:
             self._lose(str(error))
         return False
 
-    def _meeting(self, votes: Sequence[float], means: dict[int, float], share: float) -> Meeting:
+    def _meeting(
+        self,
+        votes: Sequence[float],
+        means: dict[int, float],
+        share: float,
+        sums: dict[int, tuple[float, ...]],
+    ) -> Meeting:
         tally = dict(zip(self._choices, votes, strict=True))
         against = int(tally.pop(_NOTHING))
         wanted = [one for one in self._choices if tally.get(one, 0) > 0]
         if not wanted:
-            return Meeting(None, means, share)
+            return Meeting(None, means, share, sums=sums)
         if against:
             remark = f"{against} of {self.size} processes could not take part in a probe that was due"
-            return Meeting(None, means, share, remark)
-        return Meeting(wanted[0], means, share)
+            return Meeting(None, means, share, remark, sums)
+        return Meeting(wanted[0], means, share, sums=sums)
 
     def close(self) -> None:
         """Take part no more: the others read so in the store before they meet, and go on alone."""
@@ -233,8 +260,9 @@ class Together:
             return
         if self._leave is not None:
             self._leave()
-        if self.channel is not None:
-            self.channel.close()
+        for one in (self.channel, self._data):
+            if one is not None:
+                one.close()
         self.alone = self.alone or "it was closed"
 
     def leave(self, why: str) -> None:
@@ -247,7 +275,10 @@ class Together:
 
     def _connect(self) -> None:
         if self.channel is None and not self.alone:
-            self.channel = Channel(self._peers, f"{self._key}/channel")
+            channel = Channel(self._peers, f"{self._key}/channel")
+            group = self._peers.same_batch_apart()
+            self._data = None if group is None else Channel(group, f"{self._key}/data")
+            self.channel = channel
 
     def _lose(self, why: str) -> None:
         self.close()
@@ -299,6 +330,25 @@ class Together:
         if self._seen >= _PATIENCE:
             return f"{_ALONE}:not every rank is watched"
         return ""
+
+
+def joint_probe(
+    peers: Peers, channel: Channel, data: Channel | None, parameters: Sequence[Tensor]
+) -> JointProbe:
+    """Return the messages of a probe.
+
+    Args:
+        peers: The processes.
+        channel: Their connection.
+        data: That of `Peers.same_batch_apart`, if there are such.
+        parameters: What its vectors are over, as the optimizer has them.
+
+    Raises:
+        RuntimeError: If there is no memory for them.
+    """
+    if peers.grid is not None:
+        return ShardedProbe(channel, data, peers.grid, parameters)
+    return JointProbe(channel, sum(one.numel() for one in parameters), vector_dtype(parameters))
 
 
 def _leave_word(peers: Peers, key: str, owner: int) -> None:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foreshock.operators import LinearOperator
+from foreshock.vectors import dimension, inner_products, is_spread_vector
 
 Matrix = NDArray[np.float64]
 
@@ -150,7 +151,7 @@ class KrylovSpace:
         """Add to the frontier the part of a product that lies outside of the subspace and the frontier."""
         outside, norm = _take_out(image, self._frontier)
         self._coupling[:, column] += outside
-        if norm > self._rounding * float(np.abs(self._matrix).max()) and len(self.basis) < image.numel():
+        if norm > self._rounding * float(np.abs(self._matrix).max()) and len(self.basis) < dimension(image):
             self._frontier.append(image.div_(norm))
             row = np.zeros((1, self._coupling.shape[1]))
             row[0, column] = norm
@@ -197,11 +198,15 @@ def _take_out(vector: Tensor, directions: Sequence[Tensor]) -> tuple[Matrix, flo
     """Subtract from `vector` its components along orthonormal directions; return them and the norm left."""
     total: Matrix = np.zeros(len(directions))
     norm = 0.0
+    # Over processes each inner product is an exchange, so that all are taken at once (classical
+    # Gram–Schmidt); its second pass leaves them as orthogonal as the modified one (Giraud et al. 2005).
+    at_once = is_spread_vector(vector)
     for _ in range(2):
-        inner = []
-        for direction in directions:
-            inner.append(torch.dot(direction, vector))
-            vector.addcmul_(direction, inner[-1], value=-1)
+        inner = list(inner_products(directions, vector)) if at_once else []
+        for place, direction in enumerate(directions):
+            if not at_once:
+                inner.append(torch.dot(direction, vector))
+            vector.addcmul_(direction, inner[place], value=-1)
         # The sums stay on the device until the end: one transfer for all of them.
         inner.append(torch.linalg.vector_norm(vector))
         found: Matrix = torch.stack(inner).double().cpu().numpy()

@@ -12,20 +12,21 @@ from torch.optim import Optimizer
 
 from foreshock.batches import BatchWatch
 from foreshock.curvature import LossFunction, NoiseProber, NoiseReading
-from foreshock.distributed import ALONE, JointProbe, LeftOutError, Together, data_parallel_peers
+from foreshock.curvature.form import spread_over
+from foreshock.distributed import ALONE, JointProbe, LeftOutError, Together, training_peers
 from foreshock.failures import Failures
 from foreshock.forecast import NOISE_INTERVAL, noise_interval
 from foreshock.guarding.parameters import all_parameters
 from foreshock.isolation import several_processes
 from foreshock.preconditioner import moving_parameters, read_preconditioner, unwrap
-from foreshock.vectors import is_sharded, vector_dtype
+from foreshock.vectors import is_sharded
 
 _LOGGER = logging.getLogger("foreshock")
 APART = (
     "where several processes train together, neither the noise of mini-batches nor λ_max is used unless all "
     "of them measure together: each would act on its own batch, so that their weights would drift apart; "
     "what follows from the gradients that they share is guarded. Give each process the same guard.measure() "
-    "or Monitor, with the model that DistributedDataParallel returned"
+    "or Monitor, with the model that DistributedDataParallel or fully_shard returned"
 )
 
 
@@ -106,7 +107,9 @@ class PairProber:
             return None
         try:
             with nullcontext(ALONE) if joint is None else joint as together:
-                preconditioner = read_preconditioner(optimizer, gradient_scale=gradient_scale)
+                preconditioner = spread_over(
+                    read_preconditioner(optimizer, gradient_scale=gradient_scale), together
+                )
                 if not preconditioner.largest_rate > 0:
                     raise LeftOutError  # nothing moves: a schedule may begin at zero
                 self.spent = True
@@ -148,7 +151,7 @@ class PairProber:
         They meet at each multiple of `every`, whatever one of them knows, so that nobody waits for another.
         """
         if self._company is None:
-            peers = data_parallel_peers(model)
+            peers = training_peers(model)
             if peers is None:
                 self._failures.note(APART)
                 return None
@@ -162,8 +165,7 @@ class PairProber:
         if not meets:
             return None
         parameters = moving_parameters([optimizer])
-        size = sum(one.numel() for one in parameters)
-        joint = company.probe(size, vector_dtype(parameters)) if due else None
+        joint = company.probe(parameters) if due else None
         company.note(step, 0.0, self._batches.examples)
         meeting = company.meet(step, None if joint is None else "noise")
         if meeting is None or meeting.what is None or joint is None:
@@ -184,8 +186,8 @@ class PairProber:
     def _can_measure(self, optimizer: Optimizer) -> bool:
         """Return whether parameters are whole and real, and say so if not."""
         parameters = all_parameters(unwrap(optimizer))
-        kind = "sharded" if is_sharded(parameters) else ""
-        kind = kind or ("complex" if any(one.is_complex() for one in parameters) else "")
+        alone = is_sharded(parameters) and self._company is None
+        kind = "sharded" if alone else "complex" if any(one.is_complex() for one in parameters) else ""
         if kind:
             self._failures.note(f"the noise of mini-batches is not measured where parameters are {kind}")
         return not kind

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from foreshock.guarding import Guard, Policy
 from foreshock.integrations.accumulation import Accumulation, end_monitor, make_monitor
 from foreshock.integrations.methods import WatchedMethods
 from foreshock.monitor import Monitor
+from foreshock.operators.base import Closing
 from foreshock.preconditioner import unwrap
 
 try:
@@ -26,7 +26,7 @@ except ImportError as error:
     ) from error
 
 
-class AccelerateMonitor:
+class AccelerateMonitor(Closing):
     """Watch a loop with an ``Accelerator``: its accumulation, its gradient scaler and its clipping are known.
 
     Args:
@@ -113,19 +113,6 @@ class AccelerateMonitor:
         """Close the run log, and leave accelerator and optimizer as they were."""
         self._methods.restore()
         end_monitor(self.monitor, guard=self._guard)
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the run log."""
-        self.close()
 
     @property
     def _share(self) -> float:

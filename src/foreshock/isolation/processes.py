@@ -70,7 +70,11 @@ def why_not_alone(model: nn.Module) -> str:
     advice = "watch without a loss_fn, or probe a copy of the model that is in one process"
     for parameter in model.parameters():
         if hasattr(parameter, "to_local"):
-            return f"parameters are distributed tensors (FSDP2, tensor parallelism): {spread}; {advice}"
+            return (
+                "parameters are distributed tensors (FSDP2, tensor parallelism), so that all have to "
+                "probe together: make a monitor with the same options in each process, and observe each step "
+                "there; or watch without a loss_fn"
+            )
         if hasattr(parameter, "ds_id"):
             return f"parameters are partitioned by DeepSpeed's ZeRO-3: {spread}; {advice}"
     for module in model.modules():

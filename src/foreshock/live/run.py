@@ -21,8 +21,10 @@ from foreshock.live.headline import Headline, Situation, headline
 from foreshock.live.tail import CHUNK, LogTail
 from foreshock.report.layermaps import named
 from foreshock.representation import short_line
+from foreshock.runlog.decoding import is_count
 from foreshock.runlog.numbers import as_number
-from foreshock.runlog.reader import check_readable, run_of
+from foreshock.runlog.reader import check_readable, joined, rows_of, run_of, up_to
+from foreshock.runlog.rows import Rows
 from foreshock.spikes.detection import first_size
 from foreshock.spikes.events import EventDefinition
 from foreshock.spikes.scan import EventScan
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 
     from foreshock.explain import Explanation
     from foreshock.runlog import Run
-    from foreshock.runlog.rows import Rows
     from foreshock.spikes import LossEvent
 
 _SCANNED_AT_ONCE = 2000  # steps: what waits for the lock waits some hundredths of a second
@@ -104,6 +105,7 @@ class LiveRun:
         curves: Columns by kind of record.
         log: What the run recorded besides numbers.
         error: Why the log can't be read; empty if it can.
+        first_step: First step in this log, without those of a run that it goes on from; None before it.
     """
 
     def __init__(self, path: Path, *, name: str) -> None:
@@ -115,9 +117,12 @@ class LiveRun:
         self.curves["step"] = Curve((*COLUMNS["step"], "measured"))
         self.log = Log()
         self.error = ""
+        self.first_step: int | None = None
         self._place = name
         self._tail = LogTail(path)
         self._begun = self._starts = 0
+        self._before: Run | None = None
+        self._before_at: object = None
         self._seen: dict[str, int] = {}
         self._drawn: Counter[str] = Counter()
         self._scan: EventScan | None = None
@@ -141,11 +146,39 @@ class LiveRun:
                 return False
             if self._tail.begun != self._begun:
                 changed, self._begun, self._starts = True, self._tail.begun, 0
+                self._before, self._before_at = None, None
                 self._restart()
             if changed:
                 self._take_new()
                 self.version += 1
             return self._tail.behind
+
+    def read_whole(self) -> None:
+        """Read the log to its end."""
+        while self.look():
+            pass
+
+    def scan_whole(self) -> None:
+        """Look for spikes in all losses that were read."""
+        while self.scan():
+            pass
+
+    def go_on_from(self, before: LiveRun | None) -> None:
+        """Have the records of an earlier run before one's own: the training was resumed under a new monitor.
+
+        Args:
+            before: The run, wholly read; None for none.
+        """
+        at = None if before is None else before.extent
+        with self.lock:
+            if at == self._before_at:
+                return
+        snapshot = None if before is None else before.snapshot()  # never two locks at once
+        with self.lock:
+            self._before, self._before_at = snapshot, at
+            self._restart()
+            self._take_all()
+            self.version += 1
 
     def scan(self) -> bool:
         """Look for spikes in losses that were not looked at yet; return whether there are more."""
@@ -199,7 +232,8 @@ class LiveRun:
             ValueError: If the log has no header, or was written by a newer schema.
         """
         with self.lock:
-            return run_of(self.path, self._tail.sessions, copy=True)
+            own = run_of(self.path, self._tail.sessions, copy=True)
+            return own if self._before is None else joined(self._before, own)
 
     # ------------------------------------------------------------------ what the page asks
 
@@ -220,18 +254,36 @@ class LiveRun:
     @property
     def records(self) -> Mapping[str, Rows]:
         """All records by kind in the order of the log, also those that a resumed session did again."""
-        return self._tail.sessions.kinds
+        own, before = self._tail.sessions.kinds, self._before
+        if before is None:
+            return own
+        kinds = {**before.records, **own}
+        return {kind: rows_of(before, kind).followed_by(own.get(kind, Rows(kind))) for kind in kinds}
 
     @property
     def created(self) -> str:
         """When the first session began, ISO 8601; empty if the log doesn't say."""
+        if self._before is not None:
+            return short_line(self._before.created)
         headers = self._tail.sessions.headers
         return short_line(str(headers[0].get("created") or "")) if headers else ""
 
     @property
     def starts(self) -> int:
         """Number of sessions that recorded something."""
-        return self._tail.sessions.starts
+        return self._tail.sessions.starts + (0 if self._before is None else self._before.starts)
+
+    @property
+    def number(self) -> int:
+        """Which run of its folder it is, as its header says: 1 but where a folder has several."""
+        headers = self._tail.sessions.headers
+        number: Any = headers[-1].get("number") if headers else None
+        return int(number) if is_count(number) else 1
+
+    @property
+    def extent(self) -> object:
+        """Stands for what has been read: it changes whenever that does."""
+        return self.key, self._tail.begun, self._tail.position, self._before_at
 
     @property
     def written(self) -> float:
@@ -338,6 +390,7 @@ class LiveRun:
         for curve in self.curves.values():
             curve.clear()
         self.log, self._drawn, self._seen = Log(), Counter(), {}
+        self.first_step = None
         self._scan, self._scanned, self._scanned_step = None, 0, -1
         self._speeds.clear()
         self._news = None, None
@@ -353,17 +406,33 @@ class LiveRun:
         if sessions.starts != self._starts and self._starts:
             # Another session makes obsolete what those before it have of its steps.
             self._restart()
-            self._take(sessions.records()[0])
+            self._take_all()
         else:
             self._take(sessions.kinds)
-        self._starts = sessions.starts
-        self._seen = {kind: len(rows) for kind, rows in sessions.kinds.items()}
+            self._note_seen()
         self.error = ""
         if self.last_step is not None and not self._tail.behind:
             now = time.monotonic()
             self._speeds.append((now, self.last_step))
             while now - self._speeds[0][0] > _SPEED_OVER:
                 self._speeds.popleft()
+
+    def _note_seen(self) -> None:
+        sessions = self._tail.sessions
+        self._starts = sessions.starts
+        self._seen = {kind: len(rows) for kind, rows in sessions.kinds.items()}
+
+    def _take_all(self) -> None:
+        """Take what is not obsolete: the records of the run that this one goes on from, then its own."""
+        own = self._tail.sessions.records()[0]
+        first = own["step"].numbers("step").min(initial=math.inf)
+        if self._before is not None and math.isfinite(first):
+            self._take(
+                {kind: up_to(rows_of(self._before, kind), int(first)) for kind in self._before.records}
+            )
+        self.first_step = None
+        self._take(own)
+        self._note_seen()
 
     def _take(self, records: Mapping[str, Rows]) -> None:
         """Take the records that were not seen yet."""
@@ -378,9 +447,12 @@ class LiveRun:
                 ratios += _ratios(kind, new)
             if kind in COLUMNS:
                 columns = [rows.numbers_or_nan(name, start=start) for name in COLUMNS[kind]]
+                steps = rows.numbers("step", start=start)
                 if kind == "step":
                     columns.append(_measured(rows, columns[0], start))
-                self._extend(kind, rows.numbers("step", start=start), columns)
+                    lowest = int(steps.min())
+                    self.first_step = lowest if self.first_step is None else min(lowest, self.first_step)
+                self._extend(kind, steps, columns)
         if ratios:
             steps, values = np.array(sorted(ratios), dtype=np.float64).T
             self._extend("ratio", steps, [values])

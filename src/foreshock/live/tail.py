@@ -75,8 +75,7 @@ class LogTail:
 
     def _take(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            self.sessions.take(line + b"\n")
+        self.sessions.take_many([line + b"\n" for line in lines])
         if len(self._rest) > _LONGEST_LINE:
             self.sessions.take(self._rest)  # counted as a line that can't be read
             self._rest = b""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foreshock.live.analysis import Analysis
+from foreshock.live.joining import join
 from foreshock.live.run import LiveRun
 from foreshock.runlog.folders import has_records
 
@@ -42,7 +43,7 @@ class WatchedFolder:
             )
         self.place = place.resolve()
         self.runs: dict[str, LiveRun] = {}
-        self._paths: dict[Path, str] = {}
+        self._logs: dict[Path, LiveRun] = {}
         self._stopping = threading.Event()
         self._analysis = Analysis(self)
         self._threads = [
@@ -79,18 +80,19 @@ class WatchedFolder:
 
     def search(self) -> None:
         """Look for runs that are new, and forget those whose log is gone."""
-        found = sorted(self._logs(), key=str)[:_MOST_RUNS]
-        for path in set(self._paths) - set(found):
-            self.runs.pop(self._paths.pop(path), None)
-        for path in found:
-            if path not in self._paths:
-                run = LiveRun(path, name=self._named(path))
-                self._paths[path], self.runs[run.key] = run.key, run
+        found = sorted(self._found(), key=str)[:_MOST_RUNS]
+        self._logs = {path: self._logs.get(path) or LiveRun(path, name=self._named(path)) for path in found}
+        self._show()
 
     def look(self) -> bool:
         """Look at the end of each log; return whether any has more to read at once."""
-        behind = [run.look() for run in self.all_runs()]
+        behind = [run.look() for run in self._logs.values()]
+        self._show()
         return any(behind)
+
+    def _show(self) -> None:
+        """Show each training once: the log that it went on in has the records of those before it."""
+        self.runs = {run.key: run for run in join(self._logs.values())}
 
     def _follow(self) -> None:
         due = time.monotonic() + _SEARCH_EVERY
@@ -106,7 +108,7 @@ class WatchedFolder:
             if not behind:
                 self._stopping.wait(max(LOOK_EVERY, 5 * looked))
 
-    def _logs(self) -> Iterator[Path]:
+    def _found(self) -> Iterator[Path]:
         if self.place.is_file():
             yield self.place
             return
@@ -120,7 +122,7 @@ class WatchedFolder:
         for entry in entries:
             if entry.name == _NAME and entry.is_file(follow_symlinks=False):
                 path = Path(entry.path)
-                if path in self._paths or has_records(path):
+                if path in self._logs or has_records(path):
                     yield path
             elif depth < _DEEPEST and entry.is_dir(follow_symlinks=False) and entry.name[:1] != ".":
                 yield from self._below(Path(entry.path), depth + 1)

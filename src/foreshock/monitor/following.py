@@ -19,7 +19,7 @@ from foreshock.dynamics import SecondMomentSums
 from foreshock.dynamics.signals import total
 from foreshock.preconditioner import unwrap
 from foreshock.representation import changed
-from foreshock.vectors import is_sharded
+from foreshock.vectors import local
 
 _TOLERANCE = 1e-3  # relative; rounding in float32 sums is a thousand times smaller
 
@@ -79,6 +79,7 @@ class FollowedSums:
         groups: The parameter groups that have gradients, each with its optimizer.
         sums: Their true sums.
         steps: How many steps may be followed.
+        weights: A factor on the squares of each parameter, by identity, where processes have copies of it.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class FollowedSums:
         sums: Sequence[SecondMomentSums],
         *,
         steps: int,
+        weights: Mapping[int, float] | None = None,
     ) -> None:
         self._groups, self._left = groups, steps
         self._members = [_with_gradient(group) for _, group in groups]
@@ -99,13 +101,21 @@ class FollowedSums:
             shared.setdefault(key, []).extend(members)
         self._parameters = [parameter for members in shared.values() for parameter in members]
         self._sizes = [len(members) for members in shared.values()]
+        self._factors: list[float] | None = None
+        if weights is not None:
+            self._factors = [math.sqrt(weights.get(id(one), 1.0)) for one in self._parameters]
         self._sums = merged(sums)
         self._rows: list[tuple[Tensor, Tensor | float | None, GradientSize]] = []  # values, loss if apart
         self._sound = True
 
     @classmethod
     def start(
-        cls, optimizers: Sequence[Optimizer], sums: Sequence[SecondMomentSums], *, steps: int
+        cls,
+        optimizers: Sequence[Optimizer],
+        sums: Sequence[SecondMomentSums],
+        *,
+        steps: int,
+        weights: Mapping[int, float] | None = None,
     ) -> FollowedSums | None:
         """Return what follows the sums for some steps; None where only a true reading is right.
 
@@ -114,6 +124,7 @@ class FollowedSums:
             sums: True sums of the step about to be taken, one for each parameter group that has gradients;
                 none if the optimizers have no second moment.
             steps: How many steps may be followed.
+            weights: A factor on the squares of each parameter, by identity, where processes have copies.
         """
         if any(unwrap(one) is not one or getattr(one, "grad_scale", None) is not None for one in optimizers):
             return None
@@ -125,9 +136,9 @@ class FollowedSums:
         gradients = _gradients([one for _, group in groups for one in _with_gradient(group)])
         kinds = {(gradient.device, gradient.dtype) for gradient in gradients}
         strided = all(one.layout is torch.strided and not one.dtype.is_complex for one in gradients)
-        if len(kinds) > 1 or not strided or is_sharded(gradients):
+        if len(kinds) > 1 or not strided:
             return None
-        return cls(groups, sums, steps=steps)
+        return cls(groups, sums, steps=steps, weights=weights)
 
     @property
     def parameters(self) -> Sequence[Tensor]:
@@ -152,6 +163,8 @@ class FollowedSums:
         self._left -= 1
         if size.norm is None or not self.takes_norms:
             norms = list(_foreach_norm(_gradients(self._parameters)))
+            if self._factors is not None:
+                torch._foreach_mul_(norms, self._factors)
             size = GradientSize(scale=size.scale)
         else:
             norm = torch.as_tensor(size.norm).detach().reshape(())
@@ -255,7 +268,7 @@ def _with_gradient(group: Mapping[str, Any]) -> list[Tensor]:
 
 
 def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
-    return [p.grad for p in parameters if p.grad is not None]
+    return [local(p.grad) for p in parameters if p.grad is not None]
 
 
 def _foreach_norm(gradients: list[Tensor]) -> Sequence[Tensor]:

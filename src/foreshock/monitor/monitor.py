@@ -7,6 +7,7 @@ import math
 import os
 import time
 import weakref
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -18,8 +19,8 @@ from torch.optim import Optimizer
 
 from foreshock.batches import BatchWatch
 from foreshock.cards import Card
-from foreshock.curvature import LossFunction
-from foreshock.distributed import Together, data_parallel_peers
+from foreshock.curvature import LossFunction, name_parameters
+from foreshock.distributed import Together, training_peers
 from foreshock.explain import Explanation, TensorTable, choose, explain_run
 from foreshock.forecast import ALARM_AT, Alarm, Forecast, RunForecaster
 from foreshock.guarding import Guard, GuardAction, Policy, as_guard
@@ -30,13 +31,13 @@ from foreshock.monitor.explanation import unusable_loss
 from foreshock.monitor.following import GradientSize
 from foreshock.monitor.journal import Journal
 from foreshock.monitor.ladder import Ladder
-from foreshock.monitor.observation import FreeSignals, StepObservation
+from foreshock.monitor.observation import SUMS, FreeSignals, StepObservation
 from foreshock.monitor.probing import ProbedStep, ProbeRunner
 from foreshock.monitor.recording import Recording
 from foreshock.monitor.recovery import BEFORE_SPIKE, Recovery, Rewind, Rewinder
 from foreshock.monitor.schedule import OPENING, Measure, ProbeSchedule
-from foreshock.monitor.subject import Subject
-from foreshock.preconditioner import as_optimizers
+from foreshock.monitor.subject import Subject, copy_weights
+from foreshock.preconditioner import as_optimizers, moving_parameters
 from foreshock.recorder import Recorder, Snapshot
 from foreshock.runlog import read_run
 from foreshock.sinks import Sink
@@ -148,7 +149,7 @@ class Monitor:
         schedule = ProbeSchedule(budget=budget, every=probe_every)
         self._run = self._forecasts_by(horizon=horizon, beta2=self._subject.beta2, alarm_at=alarm_at)
         self._batches = BatchWatch(constant=full_batch)
-        self._signals = FreeSignals(self._subject.optimizers)
+        self._signals = FreeSignals(self._subject.optimizers, copy_weights(self._subject))
         header = self._subject.describe() | {"alarm_at": alarm_at, "probability_horizon": horizon}
         header |= dict(meta or {})
         if on_alarm is not None and not callable(on_alarm):
@@ -200,6 +201,7 @@ class Monitor:
         self._began: int | None = None
         self._decided = 0
         self._unjudged: list[StepObservation] = []
+        self._rows = 0  # how many of them are in the log
         self._written = time.monotonic()
         self._norm_noted = self._batch_noted = self._capture_noted = self._closed = False
         self._to_give: list[Alarm] = []
@@ -312,14 +314,14 @@ class Monitor:
         what = self._probes.due(step, constant=constant, forecast=self._last, deciding=deciding)
         agreeing = self._agrees(step)
         if what is None and not deciding:
-            if time.monotonic() - self._written > _LONGEST_SILENCE:
+            if time.monotonic() - self._written > _LONGEST_SILENCE and not self._probes.has_parts:
                 self._write_steps()
             if agreeing and self._agreement.several:
                 self._recover(step)
             return self._run.at(self._last, step)
-        self._write_steps()
         if meeting:
             what = self._meet(batch)
+        self._write_steps()
         self._judge(batch, what=what, gradient_scale=gradient_scale)
         self._evidence.write_wanted(
             step, batch, gradient_scale=gradient_scale, vector=self._probes.top_vector
@@ -610,12 +612,12 @@ class Monitor:
     def _write_steps(self) -> None:
         """Read back what has gathered on the device, and log it. What it means is judged later."""
         self._written = time.monotonic()
-        seen = self._signals.fetch()
+        self._unjudged.extend(map(self._probes.completed, self._signals.fetch()))
         # Before anything that may fail or raise: a log without the last step hides what ended the run.
-        for one in seen:
+        for one in self._unjudged[self._rows :]:
             self._journal.add("step", one)
         self._journal.flush()
-        self._unjudged.extend(seen)
+        self._rows = len(self._unjudged)
 
     def _judge_rest(self) -> None:
         """Take into account what has gathered, between two calls of `observe`."""
@@ -624,7 +626,7 @@ class Monitor:
 
     def _judge(self, batch: Any, *, what: Measure | None, gradient_scale: float) -> None:
         """Take the steps that were read back into account, measure what is due, and forecast."""
-        unjudged, self._unjudged = self._unjudged, []
+        unjudged, self._unjudged, self._rows = self._unjudged, [], 0
         for place, seen in enumerate(unjudged):
             spiking = self._run.spiking
             if not spiking and self._onset is not None and seen.step - self._onset > _LATELY:
@@ -658,6 +660,9 @@ class Monitor:
 
     def _meet(self, batch: Any) -> Measure | None:
         """Agree with the other processes on what is measured now, and on the losses since the last time."""
+        if not self._probes.has_parts:
+            self._write_steps()  # a log without the last step hides what ended the run
+        self._unjudged.extend(self._signals.fetch())
         known = self._batches.constant
         constant = self._batches.confirm(batch)
         what, self._unjudged = self._probes.agree(
@@ -782,15 +787,24 @@ def _company(
     subject: Subject, schedule: ProbeSchedule, log_every: int, header: Mapping[str, Any]
 ) -> Together | None:
     """Return the processes that train with this one, if a monitor in each could measure together."""
-    peers = data_parallel_peers(subject.model) if subject.loss_fn is not None and schedule.measures else None
+    peers = training_peers(subject.model) if subject.loss_fn is not None and schedule.measures else None
     if peers is None:
         return None
     options = {name: header.get(name) for name in ("optimizer", "parameters", "groups", "guard")}
     options |= {"budget": schedule.budget.passes_per_step, "every": schedule.every, "log_every": log_every}
+    # Ranks may train other parameters of the same number, as with ZeroRedundancyOptimizer.
+    names = name_parameters(subject.model, moving_parameters(subject.optimizers))
+    options["names"] = zlib.crc32(repr([name for name, _ in names]).encode())
     options |= {"horizon": header.get("probability_horizon"), "alarm_at": header.get("alarm_at")}
     choices = ("noise", "curvature", "refresh", "follow")
     return Together(
-        peers, "monitor", signature=repr(options), every=log_every, fixed=schedule.every, choices=choices
+        peers,
+        "monitor",
+        signature=repr(options),
+        every=log_every,
+        fixed=schedule.every,
+        choices=choices,
+        sums=0 if peers.grid is None else SUMS,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -88,6 +88,8 @@ class FreeSignals:
 
     Args:
         optimizers: The optimizers.
+        weights: Where parameters are spread over processes, one over the number of those that have a copy, by
+            identity; then all numbers but the loss are this process's part of sums over all.
 
     Attributes:
         updates: Number t of the update about to be taken, if this step was a true reading; else None.
@@ -95,8 +97,8 @@ class FreeSignals:
             hundredth; the given one is not used from then on.
     """
 
-    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
-        self._optimizers = tuple(optimizers)
+    def __init__(self, optimizers: Sequence[Optimizer], weights: Mapping[int, float] | None = None) -> None:
+        self._optimizers, self._weights = tuple(optimizers), weights
         self._followed: FollowedSums | None = None
         self._ready: list[StepObservation] = []
         self._waiting: list[_Context] = []
@@ -129,7 +131,7 @@ class FreeSignals:
                 be made. One that can't be put off is made at any step.
         """
         self.updates = None
-        if self.wrong_norm is not None:
+        if self.wrong_norm is not None or self._weights is not None:
             size = GradientSize(scale=size.scale)
         # What can be followed is wrapped by nothing, so that its groups are the live ones.
         groups = (
@@ -144,8 +146,9 @@ class FreeSignals:
         self._gather()
         context = replace(context, learning_rate=float(context.learning_rate))
         # Of the step about to be taken: v_t with its present gradient, which the optimizer has not seen.
-        sums = read_second_moment_sums(self._optimizers, gradient_scale=size.scale)
-        norm = read_gradient_norm(self._optimizers, gradient_scale=size.scale)
+        scale, weights = size.scale, self._weights
+        sums = read_second_moment_sums(self._optimizers, gradient_scale=scale, weights=weights)
+        norm = read_gradient_norm(self._optimizers, gradient_scale=scale, weights=weights)
         self._ready.append(_observation(context, float(loss), norm, sums))
         self._compare(norm, size)
         self.updates = _updates_made(self._optimizers)
@@ -209,7 +212,7 @@ class FreeSignals:
             self._interval = min(2 * self._interval, _LONGEST_INTERVAL) if agrees else 1
             self._reads_left = _READ_AFTER_FAILURE if agrees is False else max(self._reads_left - 1, 0)
         steps = 0 if self._reads_left else self._interval - 1
-        self._followed = FollowedSums.start(self._optimizers, sums, steps=steps)
+        self._followed = FollowedSums.start(self._optimizers, sums, steps=steps, weights=self._weights)
 
     def _compare(self, norm: float, size: GradientSize) -> None:
         if size.norm is None or not math.isfinite(norm):
@@ -267,6 +270,47 @@ def _observation(
         second_moment=total(part.corrected for part in known) if known else math.nan,
         batch_size=context.batch_size,
         batch_elements=context.batch_elements,
+    )
+
+
+SUMS = 4
+"""Numbers of a step that are sums over parameters, see `sums_of`."""
+
+
+def sums_of(seen: StepObservation, beta2: float | None) -> tuple[float, ...]:
+    """Return what of a step's signals can be added up over processes that have parts of the parameters.
+
+    Σg², Σg² over the coordinates with a second moment, Σv̂, and Σv of the step before in the same units.
+
+    Args:
+        seen: The signals of this process's part.
+        beta2: β₂; None if there is none.
+    """
+    moment, decayed = seen.second_moment, 0.0
+    if moment != 0:
+        decayed = moment / (beta2 or math.nan) ** seen.decay_exponent
+    return seen.gradient_norm**2, seen.squared_gradient, moment, decayed
+
+
+def with_sums(seen: StepObservation, sums: Sequence[float], beta2: float | None) -> StepObservation:
+    """Return a step's signals with sums over all processes; see `sums_of`.
+
+    Args:
+        seen: The signals of this process's part.
+        sums: What `sums_of` returned, added up.
+        beta2: β₂; None if there is none.
+    """
+    norm, squared, moment, before = sums
+    exponent = seen.decay_exponent
+    if beta2 is not None and moment > 0 and before > 0:
+        exponent = math.log(moment / before) / math.log(beta2)
+    return replace(
+        seen,
+        gradient_norm=math.sqrt(norm) if norm >= 0 else math.nan,
+        squared_gradient=squared,
+        second_moment=moment,
+        instant_lag=moment / squared if squared > 0 else math.inf if squared == 0 else math.nan,
+        decay_exponent=exponent,
     )
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from foreshock.curvature import CurvatureReading, FollowedRatio, NoiseReading, Prober
-from foreshock.distributed import ALONE, Joint, JointProbe, LeftOutError, Together
+from foreshock.curvature.form import spread_over
+from foreshock.distributed import ALONE, Joint, JointProbe, LeftOutError, Meeting, Together, is_spread
 from foreshock.dynamics import population_factor
 from foreshock.eigen import StoppingRule
 from foreshock.failures import Failures, ProbeRefusedError
@@ -24,7 +25,13 @@ from foreshock.isolation import kept_options, several_processes
 from foreshock.monitor.consistency import ConsistencyCheck
 from foreshock.monitor.explanation import explain_lack_of_memory
 from foreshock.monitor.journal import Journal
-from foreshock.monitor.observation import StepObservation, edge_reading, followed_reading
+from foreshock.monitor.observation import (
+    StepObservation,
+    edge_reading,
+    followed_reading,
+    sums_of,
+    with_sums,
+)
 from foreshock.monitor.schedule import SHORTEST, Measure, ProbeSchedule
 from foreshock.monitor.subject import Subject
 from foreshock.preconditioner import (
@@ -34,7 +41,6 @@ from foreshock.preconditioner import (
     read_preconditioner_at,
 )
 from foreshock.representation import short_repr
-from foreshock.vectors import vector_dtype
 
 # Where passes are counted: a ratio is followed and refreshed to about a percent, so that a probe need not
 # know it better, only find its eigenvector.
@@ -95,6 +101,8 @@ class ProbeRunner:
         self._subject, self.schedule, self._company = subject, schedule, company
         self._run, self._guard, self._journal = run, guard, journal
         self._joint: JointProbe | None = None  # what is measured now is measured by all processes
+        self._is_spread = is_spread(subject.model)
+        self._parts: tuple[float, ...] | None = None  # sums over all processes over those of this one
         loss_fn = subject.loss_fn
         self._prober = None if loss_fn is None else Prober(subject.model, loss_fn)
         self._failures = Failures("monitor")
@@ -104,6 +112,11 @@ class ProbeRunner:
         self._population_told = False
         self._left_out = False  # the last batch, which was too short for its noise to be measured
         self._consistency = None if loss_fn is None else ConsistencyCheck(subject, run, journal)
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether a step's signals are this process's parts of sums that the next meeting will add up."""
+        return self._is_spread and self._company is not None and not self._company.alone
 
     @property
     def top_vector(self) -> Tensor | None:
@@ -173,12 +186,13 @@ class ProbeRunner:
             self._left_out = False  # by the others, too: it is due at the next meeting
             due = self._due(now.step, constant=constant, forecast=forecast, deciding=True)
             want = None if due is None else self._resolved(due)
-        if want is not None and want != "follow":
+        if want is not None and (want != "follow" or self._is_spread):
             parameters = moving_parameters(self._subject.optimizers)
-            self._joint = company.probe(self._subject.size, vector_dtype(parameters))
+            self._joint = company.probe(parameters)
             want = None if self._joint is None else want
         for one in seen:
-            company.note(one.step, one.loss, one.batch_size)
+            sums = sums_of(one, self._subject.beta2) if self._is_spread else ()
+            company.note(one.step, one.loss, one.batch_size, sums)
         meeting = company.meet(now.step, want)
         if meeting is None:
             self._joint = None
@@ -187,12 +201,36 @@ class ProbeRunner:
         if meeting.remark and not self._missing_noted:
             self._missing_noted = True
             self._journal.event(now.step, "no joint probe", f"{meeting.remark}; it is left out by all")
-        if meeting.what is None or meeting.what == "follow":
+        if meeting.what is None or (meeting.what == "follow" and not self._is_spread):
             self._joint = None
         elif self._joint is not None:
             self._joint.share = meeting.share
         what: Any = meeting.what
-        return what, [replace(one, loss=meeting.losses.get(one.step, one.loss)) for one in seen]
+        return what, [self._of_all(one, meeting) for one in seen]
+
+    def _of_all(self, seen: StepObservation, meeting: Meeting) -> StepObservation:
+        """Return a step with what it is over all processes."""
+        sums = meeting.sums.get(seen.step)
+        if sums and self._is_spread:
+            beta2 = self._subject.beta2
+            own = sums_of(seen, beta2)
+            self._parts = tuple(
+                all_ / part if part > 0 else math.nan for all_, part in zip(sums, own, strict=True)
+            )
+            seen = with_sums(seen, sums, beta2)
+        return replace(seen, loss=meeting.losses.get(seen.step, seen.loss))
+
+    def completed(self, seen: StepObservation) -> StepObservation:
+        """Return a step that no meeting has added up, as the last ones of a run, scaled as those before.
+
+        Args:
+            seen: This process's part of its signals.
+        """
+        if self._parts is None or not all(map(math.isfinite, self._parts)):
+            return seen
+        own = sums_of(seen, self._subject.beta2)
+        sums = [part * factor for part, factor in zip(own, self._parts, strict=True)]
+        return with_sums(seen, sums, self._subject.beta2)
 
     def measure(self, what: Measure, at: ProbedStep) -> bool:
         """Measure what is due at a step; return whether anything was.
@@ -302,7 +340,7 @@ class ProbeRunner:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         if self._prober is not None and state["prober"] is not None:
-            self._prober.load_state_dict(state["prober"], size=self._subject.size)
+            self._prober.load_state_dict(state["prober"], size=self._subject.local_size)
         self.schedule.load_state_dict(state["schedule"])
 
     def _is_noisy(self, *, constant: bool | None) -> bool:
@@ -337,11 +375,12 @@ class ProbeRunner:
         step, optimizers = at.seen.step, self._subject.optimizers
         if self._failures.given_up:
             return False
-        together = self._joint is not None and what != "follow"
+        # To follow a ratio nothing is exchanged, but where sums are over processes.
+        together = self._joint is not None and (what != "follow" or self._is_spread)
         passes, starved = None, False
         try:
             with self._joint if self._joint is not None and together else nullcontext(ALONE) as joint:
-                preconditioner = self._read_preconditioner(what, prober, at)
+                preconditioner = spread_over(self._read_preconditioner(what, prober, at), joint)
                 with kept_options(optimizers):
                     passes = measures[what](prober, at, preconditioner, joint)
         except LeftOutError:
@@ -397,9 +436,9 @@ class ProbeRunner:
         return reading.passes
 
     def _follow(self, prober: Prober, at: ProbedStep, preconditioner: Preconditioner, joint: Joint) -> float:
-        del joint  # nothing is exchanged for it
         seen = at.seen
         edge = followed_reading(seen, prober, preconditioner, drift=self.schedule.drift)
+        joint.end()
         if edge is not None:
             rates = self._subject.future_rates(seen.step)
             self._run.record_curvature(seen.step, edge, learning_rates=rates)

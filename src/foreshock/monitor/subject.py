@@ -7,11 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from foreshock.curvature import LossFunction
+from foreshock.distributed import Grid, is_spread, why_not_spread
 from foreshock.preconditioner import find_reader, live_groups, moving_parameters, unwrap
+from foreshock.vectors import local_size
 
 _LAYERS = 200  # names in the header, some ten kilobytes
 
@@ -53,6 +56,11 @@ class Subject:
     def size(self) -> int:
         """Number of coordinates that the optimizers train."""
         return sum(parameter.numel() for parameter in moving_parameters(self.optimizers))
+
+    @property
+    def local_size(self) -> int:
+        """Number of coordinates of them that this process has."""
+        return local_size(moving_parameters(self.optimizers))
 
     @property
     def beta2(self) -> float | None:
@@ -109,6 +117,24 @@ class Subject:
             raise ValueError("the optimizer has no parameter that requires a gradient")
         if any(parameter.is_complex() for parameter in moving):
             raise ValueError("complex parameters are not supported: their Hessian is not one real matrix")
+
+
+def copy_weights(subject: Subject) -> dict[int, float] | None:
+    """Return one over the number of processes that have a copy of each parameter, by identity.
+
+    Args:
+        subject: What is watched.
+
+    Returns:
+        None where each process has all parameters, or it can't be seen who has what.
+    """
+    if not is_spread(subject.model) or not torch.distributed.is_initialized():
+        return None
+    parameters = moving_parameters(subject.optimizers)
+    if why_not_spread(subject.model):
+        return {}
+    pieces = Grid.of(subject.model).pieces(parameters)
+    return {id(one): piece.weight for one, piece in zip(parameters, pieces, strict=True)}
 
 
 def layer_types(model: nn.Module) -> dict[str, str]:

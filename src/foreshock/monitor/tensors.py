@@ -21,6 +21,7 @@ from foreshock.preconditioner import (
     read_steps,
     unwrap,
 )
+from foreshock.vectors import local, local_size
 
 _SUMS = 8  # numbers of each tensor
 _UNKNOWN = -1.0  # of sums of squares
@@ -77,7 +78,7 @@ class TensorReader:
         parameters = moving_parameters(self._optimizers)
         if self._since is not None or not parameters:
             return
-        squares = [_wide(one).square().sum() for one in parameters]
+        squares = [_wide(local(one)).square().sum() for one in parameters]
         # One transfer, and in double precision, as `read` has them.
         sums = torch.stack([one.to(squares[0].device).double() for one in squares]).tolist()
         names = [name for name, _ in name_parameters(self._model, parameters)]
@@ -98,7 +99,8 @@ class TensorReader:
         for parameter, step in read_steps(self._optimizers, gradient_scale=gradient_scale):
             parameters.append(parameter)
             moves.append(step is not None)
-            sums.append(_measure(parameter, step, averaged=id(parameter) in averaging))
+            # Of a distributed tensor the part of this process: nothing is exchanged for a table.
+            sums.append(_measure(local(parameter), step, averaged=id(parameter) in averaging))
         device = parameters[0].device if parameters else None
         return parameters, [one.to(device) for one in sums], moves
 
@@ -106,7 +108,7 @@ class TensorReader:
         self, name: str, parameter: Tensor, values: Sequence[float], *, moves: bool, share: float
     ) -> TensorRow:
         weight, gradient, update, moment, burst, moving, kept, half = values
-        size, norm, nan = parameter.numel(), math.sqrt(weight), math.nan
+        size, norm, nan = local(parameter).numel(), math.sqrt(weight), math.nan
         before = self._norms.get(name, nan)
         return TensorRow(
             name=name,
@@ -172,8 +174,8 @@ def _with_second_moment(optimizers: Sequence[Optimizer]) -> set[int]:
 
 
 def _shares(vector: Tensor | None, names: Sequence[str], parameters: Sequence[Tensor]) -> dict[str, float]:
-    size = sum(parameter.numel() for parameter in parameters)
-    if vector is None or vector.shape != (size,) or not bool(torch.isfinite(vector).all()):
+    size = local_size(parameters)
+    if vector is None or vector.shape != (size,) or not bool(torch.isfinite(vector).all() & vector.any()):
         return {}
     pairs = zip(names, parameters, strict=True)
     return {block.name: block.share for block in block_shares(vector, list(pairs))}

@@ -65,10 +65,10 @@ class Closing:
     """A base class whose ``with`` block ends with `close`."""
 
     def close(self) -> None:
-        """Free graphs and copies."""
+        """Give back what is held, such as graphs and copies."""
 
     def __enter__(self) -> Self:
-        """Return the operator itself."""
+        """Return itself."""
         return self
 
     def __exit__(
@@ -77,5 +77,5 @@ class Closing:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Free graphs and copies."""
+        """Close."""
         self.close()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from foreshock.isolation import Replay
 from foreshock.operators.graph import leaves
 from foreshock.operators.loss import LossTerm, evaluate, reaches, require_dependence
-from foreshock.vectors import accumulate, flatten, local, split
+from foreshock.vectors import accumulate, aligned, flatten, local, split
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,13 @@ class GradientFunction:
 
     def _differentiate(self, loss: Tensor, affected: Iterable[Tensor]) -> list[Tensor | None]:
         if any(getattr(leaf, "_post_accumulate_grad_hooks", None) for leaf in affected):
-            return list(torch.autograd.grad(loss, self._parameters, allow_unused=True))
-        for leaf in affected:
-            leaf.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
-        return [parameter.grad for parameter in self._parameters]
+            found: Sequence[Tensor | None] = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+        else:
+            for leaf in affected:
+                leaf.grad = None
+            loss.backward()  # type: ignore[no-untyped-call]
+            found = [parameter.grad for parameter in self._parameters]
+        return [aligned(one, parameter) for one, parameter in zip(found, self._parameters, strict=True)]
 
 
 @contextmanager

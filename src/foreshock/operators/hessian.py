@@ -22,7 +22,7 @@ from foreshock.operators.loss import (
     require_dependence,
     twice_differentiable,
 )
-from foreshock.vectors import accumulate, flatten, split
+from foreshock.vectors import accumulate, aligned, flatten, placed_as, split
 
 
 class HessianOperator(Closing):
@@ -138,7 +138,9 @@ class HessianOperator(Closing):
                 with self._replay():
                     for term in self._terms:
                         loss = evaluate(term)
-                        parts = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+                        parts = _aligned(
+                            torch.autograd.grad(loss, self._parameters, allow_unused=True), self._parameters
+                        )
                         reached |= reaches(parts)
                         losses.append(loss.detach() * term.weight)
                         accumulate(gradient, parts, self._parameters, weight=term.weight)
@@ -154,7 +156,8 @@ class _Graph:
         loss = evaluate(term)
         self.weight = term.weight
         self.loss = loss.detach()
-        self.gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+        gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+        self.gradients = _aligned(gradients, parameters)
         self._parameters = parameters
 
     def product(self, parts: Sequence[Tensor], *, last: bool = False) -> Sequence[Tensor | None]:
@@ -169,9 +172,15 @@ class _Graph:
             # A gradient that is constant in the parameters has no graph, and contributes nothing to H.
             if gradient is not None and gradient.requires_grad:
                 outputs.append(gradient)
-                weights.append(part.to(gradient.dtype))
+                weights.append(placed_as(part.to(gradient.dtype), gradient))
         if not outputs:
             return [None] * len(parts)
-        return torch.autograd.grad(
+        products = torch.autograd.grad(
             outputs, self._parameters, weights, retain_graph=not last, allow_unused=True
         )
+        return _aligned(products, self._parameters)
+
+
+def _aligned(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    pairs = zip(gradients, parameters, strict=True)
+    return tuple(aligned(gradient, parameter) for gradient, parameter in pairs)

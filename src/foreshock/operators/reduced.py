@@ -35,7 +35,8 @@ class ReducedOperator(Closing):
 
     def __init__(self, part: LossOperator, joint: Joint) -> None:
         self._part, self._joint = part, joint
-        self.gradient, (loss,) = joint.mean(part.gradient, joint.share * float(part.loss), topic=POINT)
+        gradient, (loss,) = joint.mean(part.gradient, joint.share * float(part.loss), topic=POINT)
+        self.gradient = joint.own(gradient)
         self.loss = part.loss.new_tensor(loss)
 
     @property
@@ -59,13 +60,15 @@ class ReducedOperator(Closing):
         return getattr(self._part, "gain", None)
 
     def __call__(self, vector: Tensor) -> Tensor:
-        """Return the mean of H·vector over all processes. Cost: one product, and one all-reduce.
+        """Return the mean of H·vector over all processes.
+
+        Cost: one product, and one all-reduce; two where the vector is spread over processes.
 
         Args:
             vector: Shape (n,).
         """
-        product, _ = self._joint.mean(self._part(vector), topic=PRODUCT)
-        return product
+        product, _ = self._joint.mean(self._part(self._joint.gather(vector)), topic=PRODUCT)
+        return self._joint.own(product)
 
     def close(self) -> None:
         """Free graphs and copies."""

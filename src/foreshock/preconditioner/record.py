@@ -13,7 +13,7 @@ equals λ_max(Ĥ)·η/2.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from foreshock.dynamics import LinearRecursion
 from foreshock.representation import short_repr
-from foreshock.vectors import flatten, split
+from foreshock.vectors import flatten, local, split
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ class Preconditioner:
     Attributes:
         parameters: The parameter tensors that require a gradient, in the optimizer's order.
         steps: One record per tensor; None if it has no gradient and will not move.
+        spread: Makes of a vector one whose sums are over all processes that have parts of it; None where this
+            process has all of it. Of distributed parameters the records are of this process's shards.
 
     Example:
         >>> from foreshock.preconditioner import read_preconditioner
@@ -92,6 +94,7 @@ class Preconditioner:
 
     parameters: tuple[Tensor, ...]
     steps: tuple[ParameterStep | None, ...]
+    spread: Callable[[Tensor], Tensor] | None = None
 
     __repr__ = short_repr
 
@@ -108,6 +111,8 @@ class Preconditioner:
     @property
     def coverage(self) -> float:
         """Share of the moving coordinates that the stability ratio covers; NaN if nothing moves."""
+        if len(self.covered) == len(self.active):
+            return 1.0 if self.active else math.nan
         moving = sum(step.gradient.numel() for step in self.active)
         return sum(step.gradient.numel() for step in self.covered) / moving if moving else math.nan
 
@@ -130,9 +135,10 @@ class Preconditioner:
         weight decay and bias correction are part of c: they multiply the mean curvature and its noise alike.
         """
         sizes: dict[tuple[float, float], int] = {}
-        for step in self.covered:
-            key = (step.momentum_decay, step.direct_share)
-            sizes[key] = sizes.get(key, 0) + step.gradient.numel()
+        for parameter, step in zip(self.parameters, self.steps, strict=True):
+            if step is not None and step.linear:
+                key = (step.momentum_decay, step.direct_share)
+                sizes[key] = sizes.get(key, 0) + parameter.numel()
         decay, share = max(sizes, key=sizes.__getitem__, default=(0.0, 0.0))
         # In units of c, a = φ and a + bγ/(1 + β) = 1; with γ = 1 that leaves b = (1 + β)(1 − φ).
         return LinearRecursion(decay=decay, gain=1.0, direct=share, averaged=(1 + decay) * (1 - share))
@@ -178,7 +184,7 @@ class Preconditioner:
             part.copy_(torch.sqrt(factor / step.denominator.to(part.dtype)))
             # D = 0 requires ε = 0 and a gradient that was always zero: such a coordinate does not move.
             part[step.denominator == 0] = 0
-        return vector
+        return self._spread(vector)
 
     def coupled_decay(self) -> Tensor | None:
         """Return the diagonal that L2 regularisation adds to the Hessian, shape (n,); None without any."""
@@ -187,27 +193,29 @@ class Preconditioner:
         vector = self._zeros()
         for part, step in self._parts(vector):
             part.fill_(step.coupled_decay)
-        return vector
+        return self._spread(vector)
 
     def gradient(self) -> Tensor:
         """Return g_t as the optimizer uses it, shape (n,)."""
-        return self._flat([None if step is None else step.gradient for step in self.steps])
+        return self._spread(self._flat([None if step is None else step.gradient for step in self.steps]))
 
     def descent(self) -> Tensor:
         """Return η·n/D, the negative of the step without decoupled weight decay, shape (n,)."""
         vector = self._zeros()
         for part, step in self._parts(vector):
             part.copy_(step.numerator / step.denominator * step.learning_rate)
-        return vector
+        return self._spread(vector)
 
     def displacement(self) -> Tensor:
         """Return Δθ, which the step adds to the parameters, shape (n,); weight decay included."""
-        return self._flat(
-            [
-                None if step is None else step.displacement(parameter)
-                for parameter, step in zip(self.parameters, self.steps, strict=True)
-            ]
-        )
+        moved = [
+            None if step is None else step.displacement(local(parameter.detach()))
+            for parameter, step in zip(self.parameters, self.steps, strict=True)
+        ]
+        return self._spread(self._flat(moved))
+
+    def _spread(self, vector: Tensor) -> Tensor:
+        return vector if self.spread is None else self.spread(vector)
 
     def _zeros(self) -> Tensor:
         return self._flat([None] * len(self.parameters))

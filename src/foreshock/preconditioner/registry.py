@@ -12,6 +12,7 @@ from torch import Tensor, optim
 from torch.optim import Optimizer
 
 from foreshock.dynamics import SecondMomentSums
+from foreshock.failures import ProbeRefusedError
 from foreshock.preconditioner.families import BUILT_IN, REFUSED
 from foreshock.preconditioner.live import (
     LiveParameter,
@@ -209,9 +210,12 @@ def read_steps(
             refuse_complex([parameter])
             if parameter.grad is None:
                 yield parameter, None
-            else:
-                gradient = _dense_gradient(parameter.grad, scale)
-                yield parameter, reader.step(LiveParameter(parameter, gradient, state, group))
+                continue
+            gradient, here = _dense_gradient(local(parameter.grad), scale), parameter
+            if is_sharded([parameter]):
+                _require_elementwise(optimizer, reader)
+                here, state = local(parameter.detach()), _local_state(state)
+            yield parameter, reader.step(LiveParameter(here, gradient, state, group))
 
 
 @torch.no_grad()
@@ -287,16 +291,22 @@ def _has_shape(value: Any, parameter: Tensor) -> bool:
 
 @torch.no_grad()
 def read_second_moment_sums(
-    optimizers: Optimizer | Sequence[Optimizer], *, gradient_scale: float = 1.0
+    optimizers: Optimizer | Sequence[Optimizer],
+    *,
+    gradient_scale: float = 1.0,
+    weights: Mapping[int, float] | None = None,
 ) -> list[SecondMomentSums]:
     """Return Σg² and Σv_{t−1} of each parameter group, from which the lag of v is computed at every step.
 
     Groups without a decaying average of g² (SGD, Adagrad, Adamax, Muon, β₂ = 0) are left out. g is ``.grad``
-    without coupled weight decay. Cost: two norms, and two transfers from the device for each group.
+    without coupled weight decay. Of distributed parameters the sums are over this process's shards.
+
+    Cost: two norms, and two transfers from the device for each group.
 
     Args:
         optimizers: A live optimizer of a registered class, or several.
         gradient_scale: The factor that ``.grad`` still contains; see `read_preconditioner`.
+        weights: A factor on the terms of each parameter, by identity, where processes have copies of it.
 
     Raises:
         TypeError: If an optimizer's class is not registered.
@@ -323,10 +333,14 @@ def read_second_moment_sums(
             # it. At β₂ = 0 v is g² itself and cannot lag.
             if not known or not 0 < known[0].beta2 < 1:
                 continue
-            gradients = [p.grad for p, moment in zip(moving, read, strict=True) if moment is not None]
-            moments = [moment.previous for moment in known if moment.previous is not None]
-            # v ≥ 0, so its 1-norm is its sum: one fused kernel for all tensors.
-            totals = [total_norm(gradients), *([total_norm(moments, order=1)] if moments else [])]
+            used = [(p, moment) for p, moment in zip(moving, read, strict=True) if moment is not None]
+            gradients = [p.grad for p, _ in used]
+            earlier = [(p, moment.previous) for p, moment in used if moment.previous is not None]
+            totals = [total_norm(gradients, weights=_weights(used, weights))]
+            if earlier:
+                # v ≥ 0, so its 1-norm is its sum: one fused kernel for all tensors.
+                moments = [moment for _, moment in earlier]
+                totals.append(total_norm(moments, order=1, weights=_weights(earlier, weights)))
             norm, *previous = _fetched(totals)
             sums.append(
                 SecondMomentSums((norm / scale) ** 2, sum(previous, 0.0), known[0].beta2, known[0].step)
@@ -335,12 +349,20 @@ def read_second_moment_sums(
 
 
 @torch.no_grad()
-def read_gradient_norm(optimizers: Optimizer | Sequence[Optimizer], *, gradient_scale: float = 1.0) -> float:
+def read_gradient_norm(
+    optimizers: Optimizer | Sequence[Optimizer],
+    *,
+    gradient_scale: float = 1.0,
+    weights: Mapping[int, float] | None = None,
+) -> float:
     """Return ‖g‖ over all parameters of the optimizers; 0 if none has a gradient. Cost: one norm.
+
+    Of distributed parameters it is that of this process's shards.
 
     Args:
         optimizers: One optimizer of any class, or several.
         gradient_scale: The factor that ``.grad`` still contains; see `read_preconditioner`.
+        weights: As for `read_second_moment_sums`.
 
     Raises:
         ValueError: If `gradient_scale` is not a positive number.
@@ -354,10 +376,17 @@ def read_gradient_norm(optimizers: Optimizer | Sequence[Optimizer], *, gradient_
     _require_scale(gradient_scale)
     norms = []
     for optimizer in as_optimizers(optimizers):
-        gradients = [p.grad for p in moving_parameters([optimizer]) if p.grad is not None]
-        if gradients:
-            norms.append(float(total_norm(gradients)) / (gradient_scale * _own_scale(optimizer)))
+        moving = [(p, p.grad) for p in moving_parameters([optimizer]) if p.grad is not None]
+        if moving:
+            norm = total_norm([gradient for _, gradient in moving], weights=_weights(moving, weights))
+            norms.append(float(norm) / (gradient_scale * _own_scale(optimizer)))
     return math.hypot(*norms)
+
+
+def _weights(
+    members: Sequence[tuple[Tensor, Any]], weights: Mapping[int, float] | None
+) -> list[float] | None:
+    return None if weights is None else [weights.get(id(parameter), 1.0) for parameter, _ in members]
 
 
 def _parameters(optimizer: Optimizer) -> Iterator[tuple[Tensor, Mapping[str, Any], Mapping[str, Any]]]:
@@ -393,6 +422,21 @@ def _fetched(scalars: Sequence[Tensor]) -> list[float]:
     if len({(one.device, one.dtype) for one in scalars}) > 1:
         return [float(one) for one in scalars]
     return list(torch.stack([local(one) for one in scalars]).tolist())
+
+
+def _local_state(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {name: local(value) if isinstance(value, Tensor) else value for name, value in state.items()}
+
+
+def _require_elementwise(optimizer: Optimizer, reader: Reader) -> None:
+    """Refuse steps in which a coordinate depends on others, which another process may have."""
+    name = type(unwrap(optimizer)).__name__
+    if not reader.elementwise or name == "Muon":
+        raise ProbeRefusedError(
+            f"the step of {name} depends on whole matrices, of which each process has a part (FSDP2, tensor "
+            "parallelism): no curvature is measured; watch without a loss_fn, or use AdamW or another "
+            "optimizer that moves each coordinate by itself"
+        )
 
 
 def _dense_gradient(gradient: Tensor, scale: float) -> Tensor:

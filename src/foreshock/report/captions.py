@@ -106,3 +106,34 @@ CAPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
     }
 )
+
+OVERLAID: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "loss": {
+            "title": "Loss",
+            "caption": (
+                "The training loss of each run, on a logarithmic axis unless one falls below zero. A "
+                "triangle marks a spike, a divergence or a loss that was no number, with its height over "
+                "the level before it. A click on a name in the legend hides the run."
+            ),
+        },
+        "ratio": {
+            "title": "Stability ratio",
+            "caption": (
+                "The stability ratio of each run: the largest eigenvalue of the preconditioned Hessian "
+                "over the threshold 2/η. At 1, the edge, the optimizer begins to amplify errors instead "
+                "of damping them. The axis keeps to where the ratios spend their time. With mini-batches "
+                "instability can begin well below 1: a low ratio is no proof of safety."
+            ),
+        },
+        "noise": {
+            "title": "The edge of mini-batches",
+            "caption": (
+                "The mean-square ratio of each run: the mean curvature and what the noise of batches "
+                "adds, the typical one of the last five measurements. The dotted line is what counts as "
+                "its edge."
+            ),
+        },
+    }
+)
+"""Titles and captions of charts that show several runs, where they differ."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Curve = tuple[NDArray[np.int64], NDArray[np.float64]]
 
-COLOURS = 8
+COLOURS = 10
 """Runs that are drawn in colours of their own: beyond them colours come again."""
 
 _BEFORE, _AFTER = 300, 150  # steps around the spike that are in view at first
@@ -140,7 +140,7 @@ def _aligned(wanted: AlignedChart, runs: Sequence[Run], at: Sequence[RunAt], ste
         column = np.full(len(x), np.nan)
         column[np.searchsorted(x, steps)] = values
         if np.isfinite(column).any():
-            lines.append(Line(one.name, f"run-{i % COLOURS + 1}", column))
+            lines.append(Line(one.name, f"run-{i % COLOURS}", column))
     if not lines:
         return None
     everything = np.concatenate([line.values for line in lines])

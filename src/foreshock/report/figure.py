@@ -95,7 +95,7 @@ def _single(run: Run, kind: str, spike: int | None) -> Figure:
         return _close_up(run, summary, spike)
     make, series = figure_class(), _SERIES[kind](run)
     if not np.isfinite(series[1]).any():
-        raise ValueError(f"{run.path} has no values for {kind!r}: {_MISSING[kind]}")
+        raise ValueError(f"{run.path} has no values for {kind!r}: {_missing([run], kind)}")
     figure = make(figsize=(9, 3.4), layout="constrained")
     axis = figure.subplots()
     _draw(axis, run, summary, kind)
@@ -173,7 +173,7 @@ def _overlay(runs: Sequence[Run], kind: str) -> Figure:
     axis = figure.subplots()
     drawn = [(run, *_SERIES[kind](run)) for run in runs]
     if not any(np.isfinite(values).any() for _, _, values in drawn):
-        raise ValueError(f"none of the {len(runs)} runs has values for {kind!r}: {_MISSING[kind]}")
+        raise ValueError(f"none of the {len(runs)} runs has values for {kind!r}: {_missing(runs, kind)}")
     logarithmic = kind != "probability" and is_logarithmic(np.concatenate([one[2] for one in drawn]))
     for place, (run, steps, values) in enumerate(drawn):
         colour, dashes = _COLOURS[place % len(_COLOURS)], ("-", "--", ":")[place // len(_COLOURS) % 3]
@@ -195,7 +195,7 @@ def _overlay(runs: Sequence[Run], kind: str) -> Figure:
 def _layers(run: Run) -> Figure:
     steps, maps = layer_maps(readings_by_layer(run), layer_types(run))
     if not maps:
-        raise ValueError(f"{run.path} has nothing by layer: {_MISSING['layers']}")
+        raise ValueError(f"{run.path} has nothing by layer: {_missing([run], 'layers')}")
     rows = [max(0.22 * len(one.layers), 1.2) for one in maps]
     figure = figure_class()(figsize=(9, sum(rows) + 0.8 * len(maps)), layout="constrained")
     axes = figure.subplots(len(maps), 1, squeeze=False, height_ratios=rows)[:, 0]
@@ -237,6 +237,15 @@ def _title(axis: Axes, words: str, *, pad: float) -> None:
     axis.set_title(wrapped, loc="left", fontsize=10.5, color=INK, pad=pad, parse_math=False)
 
 
+def _missing(runs: Sequence[Run], kind: str) -> str:
+    """Return why there is nothing to draw, and what would help."""
+    if kind != "loss" and all(run.meta.get("imported_from") for run in runs):
+        return f"the log was imported from {_FOREIGN[kind]}: {_INSTEAD}"
+    if kind == "layers" and any(run.records.get("noise") for run in runs):
+        return _NO_DIRECTION
+    return _MISSING[kind]
+
+
 def _edge(run: Run) -> Series:
     ratio = decisive_ratio(run)
     return ratios_of(run) if ratio is None else (ratio.steps, ratio.values)
@@ -270,6 +279,21 @@ _MISSING = MappingProxyType(
         "gradient": "no gradient norm was recorded",
         "layers": _LOSS_FN,
     }
+)
+_NO_CURVATURE = "another tool, which measures no curvature"
+_FOREIGN = MappingProxyType(
+    {
+        "probability": _NO_CURVATURE,
+        "edge": _NO_CURVATURE,
+        "lag": "another tool, which does not read the optimizer's second moment",
+        "gradient": "another tool, and no column with the norm of the gradient was found or named",
+        "layers": _NO_CURVATURE,
+    }
+)
+_INSTEAD = "draw its loss with --kind loss, or watch the next run with foreshock.Monitor"
+_NO_DIRECTION = (
+    "where batches differ the noise of the curvature is measured, which has no direction and so no shares by "
+    "layer; tables of tensors come with alarms and with spikes, and there was none"
 )
 KINDS = ("overview", *_SERIES, "layers", "spike")
 """The figures there are."""

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from foreshock._version import __version__
 from foreshock.report.charts import to_mapping
 from foreshock.report.comparison import comparison_tables
 from foreshock.report.comparison import to_mapping as to_aligned
 from foreshock.report.glossary import TERMS, anchor, linked
+from foreshock.report.overlaid import labels, overlaid_charts
 from foreshock.report.placing import placed
 from foreshock.report.summary import RunSummary, summarise
 from foreshock.report.tables import Table, alarm_table, explanation_table, spike_table, tradeoff_table
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 _MOLCHAN = 160  # units of the drawing of the trade-off, in which the page draws its axes
 _HERE = Path(__file__).parent
 _MOST_META = 200
+_IN_VIEW = 420  # characters: six lines of half a page's width
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class _Section:
     alarms: Table
     tradeoff: Table
     molchan: str
+    label: str
     charts: Sequence[Chart]
     basis: Sequence[tuple[str, str]]
     data: str
@@ -80,15 +85,18 @@ def write_html(
     if not runs:
         raise ValueError("no runs were passed; a report needs at least one, from read_run(folder)")
     template = _template()
-    sections = [_section(run) for run in runs]
+    sections = [_section(run, label) for run, label in zip(runs, labels([r.name for r in runs]), strict=True)]
     page = template.render(
         sections=sections,
         comparison=None if compared is None else _compared(runs, compared),
+        overlaid=overlaid_charts([(one.label, one.charts) for one in sections]) if len(runs) > 1 else (),
         title=sections[0].summary.name if len(runs) == 1 else f"{len(runs)} runs",
         version=__version__,
         styles=_asset("uPlot.min.css") + _asset("report.css"),
         glossary=[(anchor(term), term, meaning) for term, meaning in TERMS.items()],
-        scripts=[_asset(name) for name in ("uPlot.iife.min.js", "axes.js", "overlays.js", "report.js")],
+        scripts=[
+            _asset(name) for name in ("uPlot.iife.min.js", "axes.js", "overlays.js", "panel.js", "report.js")
+        ],
         # Two hyphens could end the comment that the licence stands in.
         licence=html.escape(_asset("uPlot.LICENSE").strip()).replace("--", "- -"),
     )
@@ -139,18 +147,31 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"bound": _bound, "in_view": _in_view}
     return environment.get_template("report.html.jinja")
+
+
+def _in_view(sentences: Sequence[str]) -> int:
+    """Return how many sentences of a list are shown at once: more would push the charts out of sight."""
+    lengths = np.cumsum([len(sentence) for sentence in sentences])
+    return max(int((lengths <= _IN_VIEW).sum()), 1)
+
+
+def _bound(sentence: str) -> str:
+    """Return a sentence that breaks no line between a number and its sign."""
+    return sentence.replace(" %", "\N{NO-BREAK SPACE}%").replace(" ×", "\N{NO-BREAK SPACE}×")
 
 
 def _asset(name: str) -> str:
     return (_HERE / "assets" / name).read_text(encoding="utf-8")
 
 
-def _section(run: Run) -> _Section:
+def _section(run: Run, label: str) -> _Section:
     summary = summarise(run)
-    data = to_mapping(run, summary)
+    data = {**to_mapping(run, summary), "label": label}
     return _Section(
         summary=summary,
+        label=label,
         verdict=verdict(summary),
         tiles=tiles(summary),
         notes=notes(summary),

@@ -80,7 +80,7 @@ def _happened(summary: RunSummary) -> str:
 def _spikes(summary: RunSummary) -> str:
     spikes = summary.spikes
     if not spikes:
-        return "no spikes besides" if summary.failures else f"No spikes in {summary.steps:,} steps"
+        return "no spikes besides" if summary.failures else f"No spikes in {count(summary.steps, 'step')}"
     measurable = all(math.isfinite(event.height) for event in spikes)
     highest = max(spikes, key=lambda event: event.height if measurable else event.rise)
     small = measurable and highest.height < SMALL

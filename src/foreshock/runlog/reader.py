@@ -12,11 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from foreshock.runlog.bulk import STEP, StepLines
 from foreshock.runlog.decoding import LAST_STEP, Header, RowDecoder, is_count
 from foreshock.runlog.encoding import SCHEMA
 from foreshock.runlog.folders import has_records, last_created, numbered, runs_of
 from foreshock.runlog.rows import Rows, Shape
 
+_AT_ONCE = 1 << 20  # bytes read from a log at once
+_LINES = 256  # lines that are taken at once: where one of them is odd, all are taken one by one
+_MOST_SKIPPED = 64  # lots of lines that are not tried at once after several could not be
 _GAP = 100  # steps that an interrupted run may lack at its end, of which another still goes on from it
 
 
@@ -155,7 +159,7 @@ def read_run(run: str | os.PathLike[str], *, rank: int = 0) -> Run:
         if not _may_go_on(found):
             break
         try:
-            found = _joined(_read(before), found)
+            found = joined(_read(before), found)
         except (OSError, ValueError):  # one that can't be read is none that this one goes on from
             continue
     return found
@@ -166,11 +170,10 @@ def _read(path: Path, earlier: tuple[Path, ...] = ()) -> Run:
     with path.open("rb") as lines:
         # Not further than this: a writer may be faster than the reader.
         left = os.fstat(lines.fileno()).st_size
-        for line in lines:
-            if left <= 0:
-                break
-            left -= len(line)
-            sessions.take(line)
+        while left > 0 and (some := lines.readlines(min(left, _AT_ONCE))):
+            for line in some:
+                left -= len(line)
+            sessions.take_many(some)
     return run_of(path, sessions, earlier=earlier)
 
 
@@ -180,21 +183,36 @@ def _may_go_on(run: Run) -> bool:
     return run.number > 1 and bool(len(steps)) and int(steps[0]) > 0
 
 
-def _joined(before: Run, after: Run) -> Run:
+def goes_on(first: int, *, old_first: int, old_last: int) -> bool:
+    """Return whether a run that begins at a step goes on from one that has some steps.
+
+    Args:
+        first: First step of the later run.
+        old_first: First step of the earlier run.
+        old_last: Its last step.
+    """
+    return old_first < first <= old_last + _GAP
+
+
+def joined(before: Run, after: Run) -> Run:
     """Return two runs of one folder as one, if the later begins at a step that the earlier got to.
 
     That is a training which was resumed under a monitor whose state was not: its steps are numbered by the
     user, and its first records are in a log of their own.
+
+    Args:
+        before: The run that was started earlier.
+        after: The run that was started later; returned as it is where it does not go on from the other.
     """
     old, first = before.steps("step"), int(after.steps("step")[0])
-    if not len(old) or not old[0] < first <= int(old[-1]) + _GAP:
+    if not len(old) or not goes_on(first, old_first=int(old[0]), old_last=int(old[-1])):
         return after
     records, left_out = _Records(), 0
     for kind in {**before.records, **after.records}:
-        rows = before.records.get(kind, [])
-        kept = [row for row in rows if row["step"] < first]
+        rows = rows_of(before, kind)
+        kept = up_to(rows, first)
         left_out += len(rows) - len(kept)
-        records[kind] = [*kept, *after.records.get(kind, [])]
+        records[kind] = kept.followed_by(rows_of(after, kind))
     return replace(
         after,
         created=before.created,
@@ -206,6 +224,27 @@ def _joined(before: Run, after: Run) -> Run:
         joined=(before.path, *after.joined),
         resumed=(*(step for step in before.resumed if step < first), first, *after.resumed),
     )
+
+
+def up_to(rows: Rows, step: int) -> Rows:
+    """Return the records of the steps before one, in the same order.
+
+    Args:
+        rows: The records.
+        step: The first step that is left out.
+    """
+    return rows.selected(np.flatnonzero(rows.numbers("step") < step))
+
+
+def rows_of(run: Run, kind: str) -> Rows:
+    """Return the records of a kind of a run as read from its log.
+
+    Args:
+        run: The run.
+        kind: Kind of the records; of one that has none, there are none.
+    """
+    rows = run.records.get(kind)
+    return rows if isinstance(rows, Rows) else Rows(kind)
 
 
 def run_of(path: Path, sessions: Sessions, *, earlier: tuple[Path, ...] = (), copy: bool = False) -> Run:
@@ -280,6 +319,8 @@ class Sessions:
         self._broken = False
         self._last_step = -1  # of a step record
         self._decoder = RowDecoder()
+        self._steps: StepLines | None = None
+        self._skip = self._skipping = 0
 
     @property
     def starts(self) -> int:
@@ -310,6 +351,56 @@ class Sessions:
             self._old = found.row["schema"] == 1
         else:
             self._take_row(*found)
+
+    def take_many(self, lines: Sequence[bytes]) -> None:
+        """Take the next lines into account, as `take` does one after the other, in less time.
+
+        Args:
+            lines: The lines, each with its line break.
+        """
+        for begin in range(0, len(lines), _LINES):
+            some = lines[begin : begin + _LINES]
+            if self._skip:
+                self._skip -= 1
+            elif self._take_at_once(some):
+                self._skipping = 0
+                continue
+            else:
+                self._skip = self._skipping = min(2 * self._skipping + 1, _MOST_SKIPPED)
+            for line in some:
+                self.take(line)
+
+    def _take_at_once(self, lines: Sequence[bytes]) -> bool:
+        """Take lines none of which begins a session or can't be read; return whether these were such.
+
+        Only then it makes no difference in which order records of different kinds come.
+        """
+        if self._begins or self._broken or self._old:
+            return False
+        steps = [line for line in lines if line.startswith(STEP)]
+        pattern = self._pattern(steps)
+        columns = None if pattern is None else pattern.columns(steps)
+        if pattern is None or columns is None:
+            return False
+        others = [self._decoder.decode(line, old=False) for line in lines if not line.startswith(STEP)]
+        if any(found is None or isinstance(found, Header) for found in others):
+            return False
+        self._last_step = int(columns[pattern.place][-1])
+        self._of_session("step").rows.extend(pattern.shape, columns)
+        for found in others:
+            if isinstance(found, tuple):
+                self._take_row(*found)
+        return True
+
+    def _pattern(self, steps: Sequence[bytes]) -> StepLines | None:
+        """Return what takes apart lines of the form of the last of some; None if there can't be such."""
+        found = self._decoder.decode(steps[-1], old=False) if steps else None
+        kind = self._kinds.get("step")
+        if not isinstance(found, tuple) or kind is None or not kind.rows.has(found[0]):
+            return None
+        if self._steps is None or self._steps.shape is not found[0]:
+            self._steps = StepLines(found[0]) if StepLines.fits(found[0]) else None
+        return self._steps
 
     @property
     def kinds(self) -> Mapping[str, Rows]:
@@ -343,6 +434,10 @@ class Sessions:
         if self._begins:
             self._first_steps.append(step)
             self._begins = False
+        self._of_session(name).rows.append(shape, row)
+
+    def _of_session(self, name: str) -> _Kind:
+        """Return what is kept of a kind, with a mark where the present session begins."""
         kind = self._kinds.get(name)
         if kind is None:
             kind = self._kinds[name] = _Kind(Rows(name))
@@ -351,7 +446,7 @@ class Sessions:
             kind.session = session
             kind.sessions.append(session)
             kind.begins.append(len(kind.rows))
-        kind.rows.append(shape, row)
+        return kind
 
 
 @dataclass(slots=True)

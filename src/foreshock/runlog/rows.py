@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy as copying
 import math
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,6 +58,26 @@ class Rows(Sequence[dict[str, Any]]):
         self._block.append(block.number)
         self._place.append(block.append(row))
 
+    def has(self, shape: Shape) -> bool:
+        """Return whether records of a shape have columns of their own.
+
+        Args:
+            shape: Names and types of their fields.
+        """
+        return shape in self._blocks
+
+    def extend(self, shape: Shape, columns: Sequence[array[Any]]) -> None:
+        """Append many records of one shape.
+
+        Args:
+            shape: Names and types of their fields, which must have columns of their own.
+            columns: Their fields, without those that are null; each of the type of its field.
+        """
+        block, count = self._blocks[shape], len(columns[0])
+        self._block.extend(array("i", [block.number]) * count)
+        self._place.extend(array("q", range(block.size, block.size + count)))
+        block.extend(columns)
+
     def selected(self, order: NDArray[np.int64], *, copy: bool = False) -> Rows:
         """Return some of the records, in an order.
 
@@ -71,6 +92,21 @@ class Rows(Sequence[dict[str, Any]]):
             setattr(found, name, array(code, values.tobytes()))
         found._list = [block.copied() for block in self._list] if copy else self._list
         found._blocks = {block.shape: block for block in found._list}
+        return found
+
+    def followed_by(self, others: Rows) -> Rows:
+        """Return these records and others after them; their columns are shared, not copied.
+
+        Args:
+            others: Records of the same kind.
+        """
+        found = Rows(self._kind)
+        for block in (*self._list, *others._list):
+            renumbered = copying.copy(block)
+            renumbered.number = len(found._list)
+            found._list.append(renumbered)
+        found._place = self._place + others._place
+        found._block = self._block + array("i", [number + len(self._list) for number in others._block])
         return found
 
     def numbers(self, name: str, *, start: int = 0) -> NDArray[np.float64]:
@@ -164,6 +200,13 @@ class _Block:
             if len(self._pending) >= _PENDING:
                 self._take_pending()
         return place
+
+    def extend(self, columns: Sequence[array[Any]]) -> None:
+        self._take_pending()
+        self.size += len(columns[0])
+        present = (column for column in self._columns.values() if column is not None)
+        for column, values in zip(present, columns, strict=True):
+            column.extend(values)
 
     def row(self, place: int, kind: str) -> dict[str, Any]:
         if self._whole is not None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from foreshock.sinks.metrics import alarm_title, prefixed
-from foreshock.sinks.packages import need
+from foreshock.sinks.metrics import alarm_title
+from foreshock.sinks.tracked import TrackerSink
 
 
-class Trackio:
+class Trackio(TrackerSink):
     """Log to Trackio; alarms are its alerts.
 
     Args:
@@ -21,48 +21,23 @@ class Trackio:
     """
 
     def __init__(self, run: Any = None, *, init: Mapping[str, Any] | None = None) -> None:
-        need("trackio", "the Trackio sink")
-        self._run, self._init = run, dict(init or {})
-        self._owned = run is None
-        self._name = ""
+        super().__init__(run, init, package="trackio", what="the Trackio sink")
 
-    def write(self, kind: str, record: Mapping[str, Any]) -> None:
-        """Log what a record has of the metrics, or send an alert.
+    def _open(self) -> None:
+        import trackio
 
-        Args:
-            kind: Kind of the record.
-            record: Its fields.
-        """
-        if kind == "header":
-            self._name = str(record.get("name", ""))
-            return
-        values = prefixed(kind, record)
-        if values:
-            self._open().log(values, step=int(record["step"]))
-        if kind == "alarm":
-            self._alert(record)
+        # In this thread, so that a run of the training, which Trackio keeps by context, goes on.
+        given = {"project": "foreshock", "embed": False, **self._named, **self._init}
+        self._run, self._owned = trackio.init(**given), True
 
-    def close(self) -> None:
-        """Finish the run, if it was opened here."""
-        if self._owned and self._run is not None:
-            self._run.finish()
+    def _log(self, values: Mapping[str, float], step: int) -> None:
+        self._run.log(values, step=step)
 
     def _alert(self, record: Mapping[str, Any]) -> None:
         import trackio
 
         severe = record.get("level") == "alarm"
         level = trackio.AlertLevel.ERROR if severe else trackio.AlertLevel.WARN
-        # With the step: Trackio would take that of the last row.
         words = str(record.get("reason", ""))
-        self._open().alert(title=alarm_title(record), text=words, level=level, step=int(record["step"]))
-
-    def _open(self) -> Any:
-        import trackio
-
-        if self._run is None:
-            # In this thread, so that a run of the training, which Trackio keeps by context, goes on.
-            given = {"project": "foreshock", "embed": False} | self._init
-            if self._name:
-                given.setdefault("name", self._name)
-            self._run = trackio.init(**given)
-        return self._run
+        # With the step: Trackio would take that of the last row.
+        self._run.alert(title=alarm_title(record), text=words, level=level, step=int(record["step"]))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from foreshock.sinks.metrics import METRICS, alarm_title, prefixed
-from foreshock.sinks.packages import need
+from foreshock.sinks.metrics import METRICS, alarm_title
+from foreshock.sinks.tracked import TrackerSink
 
 
-class WeightsAndBiases:
+class WeightsAndBiases(TrackerSink):
     """Log to Weights & Biases, also offline (``WANDB_MODE=offline``); alarms are its alerts.
 
     Where the training has a run open, the metrics go into its rows: each has the last values before it. The
@@ -25,56 +25,29 @@ class WeightsAndBiases:
     """
 
     def __init__(self, run: Any = None, *, init: Mapping[str, Any] | None = None) -> None:
-        need("wandb", "the Weights & Biases sink")
-        self._run, self._init = run, dict(init or {})
-        self._owned = False
-        self._name = ""
+        super().__init__(run, init, package="wandb", what="the Weights & Biases sink")
         self._defined = False
 
-    def write(self, kind: str, record: Mapping[str, Any]) -> None:
-        """Log what a record has of the metrics, or send an alert.
-
-        Args:
-            kind: Kind of the record.
-            record: Its fields.
-        """
-        if kind == "header":
-            self._name = str(record.get("name", ""))
-            return
-        values = prefixed(kind, record)
-        if kind != "alarm" and not values:
-            return
-        run = self._open()
-        if values:
-            run.log({**values, "foreshock/step": int(record["step"])}, commit=self._owned)
-        if kind == "alarm":
-            self._alert(run, record)
-
-    def close(self) -> None:
-        """Finish the run, if it was opened here."""
-        if self._owned and self._run is not None:
-            self._run.finish()
-
-    def _alert(self, run: Any, record: Mapping[str, Any]) -> None:
+    def _open(self) -> None:
         import wandb
 
-        severe = record.get("level") == "alarm"
-        level = wandb.AlertLevel.WARN if severe else wandb.AlertLevel.INFO
-        # No shortest time between two: there is one alert an episode as it is.
-        run.alert(title=alarm_title(record), text=str(record.get("reason", "")), level=level, wait_duration=0)
-
-    def _open(self) -> Any:
-        import wandb
-
+        self._run = None if self._init else wandb.run
         if self._run is None:
-            self._run = None if self._init else wandb.run
-        if self._run is None:
-            given = {"project": "foreshock", "reinit": "create_new"} | self._init
-            if self._name:
-                given.setdefault("name", self._name)
+            given = {"project": "foreshock", "reinit": "create_new", **self._named, **self._init}
             self._run, self._owned = wandb.init(**given), True
+
+    def _log(self, values: Mapping[str, float], step: int) -> None:
         if not self._defined:
             self._defined = True
             for metric in METRICS:
                 self._run.define_metric(f"foreshock/{metric.name}", step_metric="foreshock/step")
-        return self._run
+        self._run.log({**values, "foreshock/step": step}, commit=self._owned)
+
+    def _alert(self, record: Mapping[str, Any]) -> None:
+        import wandb
+
+        severe = record.get("level") == "alarm"
+        level = wandb.AlertLevel.WARN if severe else wandb.AlertLevel.INFO
+        words = str(record.get("reason", ""))
+        # No shortest time between two: there is one alert an episode as it is.
+        self._run.alert(title=alarm_title(record), text=words, level=level, wait_duration=0)

@@ -114,8 +114,8 @@ export class Chart {
     if (threshold !== null && this.style.id !== "lag") [min, max] = [Math.min(min, threshold), Math.max(max, threshold)];
     const above = this.style.id === "loss" ? 0.2 : 0.08;
     if (this.log) {
-      const factor = Math.max(max / min, 1.05);
-      return [min / factor ** 0.06, max * factor ** above];
+      const factor = Math.min(Math.max(max / min, 1.05), 1e15);
+      return [min / factor ** 0.06, Math.min(max * factor ** above, Number.MAX_VALUE)];
     }
     const span = max - min || Math.abs(max) || 1;
     return [min - 0.06 * span, max + above * span];

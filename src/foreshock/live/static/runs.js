@@ -96,7 +96,8 @@ export class RunList {
       say(parts.state, STATES[run.state] ?? run.state);
       parts.state.dataset.state = run.state;
       const progress = run.read < 1 ? `reading ${Math.floor(100 * run.read)} %` : run.step === null ? "no step yet" : `step ${steps(run.step)}`;
-      say(parts.numbers, `${progress}${typeof run.loss === "number" ? ` · loss ${format(run.loss)}` : ""}`);
+      parts.numbers.title = "step, and the last loss";
+      say(parts.numbers, `${progress}${typeof run.loss === "number" ? ` · ${format(run.loss)}` : ""}`);
       if (list.children[place] !== parts.item) list.insertBefore(parts.item, list.children[place] ?? null);
     });
   }

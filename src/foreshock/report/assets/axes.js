@@ -20,7 +20,7 @@ const foreshockAxes = (() => {
 
   /** Ticks of a logarithmic axis: decades if there are several, else 1-2-5, else evenly spaced. */
   function logTicks(u, axis, min, max) {
-    const span = Math.log10(max / min);
+    const span = Math.log10(max) - Math.log10(min); // their quotient may be beyond the largest number
     const ticks = [];
     if (span < 0.9) {
       const raw = (max - min) / 6, unit = 10 ** Math.floor(Math.log10(raw));

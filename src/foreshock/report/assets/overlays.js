@@ -93,9 +93,8 @@ const foreshockOverlays = (() => {
   }
 
   /** Mark each peak of a line with a triangle and its height, the highest first, as far as the labels don't overlap. */
-  function peaks(u, spikes, colour, lineOf) {
+  function peaks(u, spikes, colour, lineOf, taken = []) {
     const px = uPlot.pxRatio;
-    const taken = [];
     const heights = spikes.map((spike) => lineOf(u)[u.valToIdx(spike.peak)] ?? Infinity);
     const order = spikes.map((spike, i) => i).sort((a, b) => heights[b] - heights[a]);
     clipped(u, (ctx, x, y) => {
@@ -113,9 +112,10 @@ const foreshockOverlays = (() => {
         ctx.lineTo(left + 4 * px, top - 6 * px);
         ctx.fill();
         const half = ctx.measureText(spike.label).width / 2 + 3 * px;
-        if (taken.some(([from, to]) => left + half > from && left - half < to)) continue;
+        const near = ([from, to, high]) => left + half > from && left - half < to && Math.abs(top - high) < 14 * px;
+        if (taken.some(near)) continue;
         ctx.fillText(spike.label, left, top - 7 * px);
-        taken.push([left - half, left + half]);
+        taken.push([left - half, left + half, top]);
       }
     });
   }
@@ -136,5 +136,18 @@ const foreshockOverlays = (() => {
     };
   }
 
-  return { hooks };
+  /** Hooks that draw over the lines of several runs: each run's peaks in its own colour. */
+  function compared(chart, marks, lines, colour) {
+    return {
+      draw: [(u) => {
+        if (chart.threshold !== null) threshold(u, chart.threshold, colour("spike"), chart.id === "ratio" ? "threshold 2/η" : "");
+        const taken = []; // no label is written over that of another run
+        if (chart.marks === "labelled") lines.forEach((line, i) => {
+          if (u.series[i + 1].show) peaks(u, marks[i].spikes, line.stroke, (plot) => plot.data[i + 1], taken);
+        });
+      }],
+    };
+  }
+
+  return { compared, hooks };
 })();
