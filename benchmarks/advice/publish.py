@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.markdown import table
 
-from foreshock.lab.advice import REPEATS, STARTS, STEPS, WINDOW, loss_ratio
+from foreshock.lab.advice import REPEATS, STEPS, WINDOW, loss_ratio
 from foreshock.lab.jobs import write_json
 
 RESULTS = Path(__file__).parent / "results" / "results.json"
@@ -34,10 +34,11 @@ def page(results: dict[str, Any]) -> str:
     score, every = results["score"], results["results"]
     advised = [one for one in every if "advised" in one]
     spiky = [one for one in every if any(one.get("advice", {}).get("unchanged_spikes", ()))]
-    without = [one for one in spiky if one not in advised]
+    without = [one for one in spiky if one["advice"]["advice"] is None]
     left = [f"{one['name']}, seed {one['seed']}" for one in without]
     heads = ("training", "seed", "group", "from", "advice", "spikes: as it was → advised", "late loss, ×")
     rows = table(heads, _rows(advised))
+    starts = " or ".join(map(str, sorted({len(one["advised"]["spikes"]) for one in advised})))
     median, worst = _number(score["median_ratio"]), _number(score["worst_ratio"])
     nothing = f"No candidate removed the spikes at no cost: {'; '.join(left)}." if left else ""
     return f"""# Advice
@@ -47,7 +48,7 @@ the configurations of SpikeBench's development half but language models, two see
 at most) are recorded with a monitor of default settings and a recorder. From a snapshot each candidate is
 tried for {WINDOW} steps, from {REPEATS} starts. What is advised is then followed **from the first
 step on**, from
-{STARTS} perturbed starts, and compared with the training as it was from as many.
+{starts} perturbed starts, and compared with the training as it was from as many.
 
 | | |
 |---|---|

@@ -10,8 +10,10 @@ The results are kept as JSON beside this file. Without a file the page is writte
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.markdown import table
@@ -29,7 +31,8 @@ failed? The spikes are those of the
 [labelled set](causes.md): small trainings, each with one thing done to it that makes its loss spike. Each
 is trained under `Recorder(every=10, last=8)` and `Ladder(window=300)`, and
 goes on until as many steps count as its twin has: steps that were taken back are made up for. Compared is
-the loss on fixed batches, over the last ten steps.
+the loss on fixed batches, over the last ten steps. Each draw is trained from {starts} starts, which differ in
+the sixth digit of the weights, all on one state of the code.
 
 - **back**: at most {tolerance:.0%} above the twin, the same training to which nothing was done. Where
   batches differ it is trained twice, once past ten more batches, and the higher of the two counts: so
@@ -50,10 +53,10 @@ and the ladder says so after its last rung. What raises the loss by less than th
 """
 
 _TAIL = """
-Made by `foreshock bench rewind --count 4 --starts 1 --release` and
+Made by `foreshock bench rewind --count 4 --starts 2 --release` and
 `python -m benchmarks.rewind.publish runs/rewind/held-out.json`. How the ladder lowers a rate that jumped was
-changed after the jumps of this half were seen; all else was chosen on the other half. Gradient noise joined
-the set later, and was left out.
+changed after the jumps of this half were seen; all else was chosen on the other half. Gradient noise
+joined the set later, and was left out.
 """
 
 
@@ -66,37 +69,49 @@ def page(results: list[dict[str, Any]]) -> str:
     outcomes = [outcome(one) for one in results]
     count, back, said = len(results), outcomes.count("back"), outcomes.count("said")
     alone = sum(map(came_back_by_itself, results))
-    rows = [
-        [
-            f"{one['cause']} {one['index']}",
-            one["family"],
-            one["how"],
-            str(one["onset"]),
-            _number(one["recovered"]),
-            _number(max(one["twins"])),
-            _number(one["failed"]),
-            ", ".join(name.removeprefix("rewind: ") for name in one["measures"]) or "–",
-            outcome(one),
-        ]
-        for one in results
-    ]
+    draws: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for one in results:
+        draws.setdefault((one["cause"], one["index"]), []).append(one)
+    rows = [_row(of_draw) for of_draw in draws.values()]
     return "\n".join(
         [
-            _HEAD.format(tolerance=TOLERANCE),
+            _HEAD.format(tolerance=TOLERANCE, starts=max(map(len, draws.values()))),
             "\n## In short\n",
             f"Of {count} runs {back} come back and {said} say that they can't, together "
             f"{(back + said) / count:.0%}; {count - back - said} do neither. "
             f"Left alone, {alone} come back.\n",
             table(list(HEADERS), tally(results)),
             _NOTE,
-            "\n## Each run\n",
+            "\n## Each draw\n",
+            "Losses are medians over the starts, *measures* those of the first.\n",
             table(
-                ["run", "network", "what", "onset", "ends at", "twin", "left alone", "measures", "outcome"],
+                ["draw", "network", "what", "onset", "ends at", "twin", "left alone", "measures", "outcomes"],
                 rows,
             ),
             _TAIL,
         ]
     )
+
+
+def _row(starts: list[dict[str, Any]]) -> list[str]:
+    first, outcomes = starts[0], [outcome(one) for one in starts]
+    counts = ((name, outcomes.count(name)) for name in ("back", "said", "neither"))
+    return [
+        f"{first['cause']} {first['index']}",
+        first["family"],
+        first["how"],
+        str(first["onset"]),
+        _middle([one["recovered"] for one in starts]),
+        _middle([max(one["twins"]) for one in starts]),
+        _middle([one["failed"] for one in starts]),
+        ", ".join(name.removeprefix("rewind: ") for name in first["measures"]) or "–",
+        ", ".join(f"{name} {count}" for name, count in counts if count),
+    ]
+
+
+def _middle(values: list[float | None]) -> str:
+    value = median(math.inf if one is None else one for one in values)
+    return _number(value if math.isfinite(value) else None)
 
 
 def _number(value: float | None) -> str:

@@ -12,6 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from foreshock.cli.app import app
+from foreshock.cli.replay import agreement
+from foreshock.replay import Departure, ReplayOutcome
 
 SCRIPT = """
 import pathlib
@@ -237,3 +239,46 @@ def test_two_processes_come_to_the_same(command):
     two = command("replay", "--from=110", "--steps=8", "--set=lr=x0.5", "--json", "--jobs=2")
     first, second = (json.loads(found.output)["result"]["outcomes"] for found in (one, two))
     assert [part | {"seconds": 0} for part in first] == [part | {"seconds": 0} for part in second]
+
+
+REWOUND = """
+import math, pathlib
+import foreshock
+from foreshock.recorder import Recorder, write_snapshot
+from training_to_replay import batches, build, loss_fn
+
+loop, recorder = build(), Recorder(every=5)
+ladder = foreshock.Ladder(("lower rate",), rate_factor=0.25)
+given = loop.model, loop.optimizer, loss_fn
+monitor = foreshock.Monitor(*given, run="rewound", recorder=recorder, recovery=ladder)
+for step, batch in zip(range(130), batches()):
+    loss = loop.backward(batch)
+    if step == 60:  # a gradient that is no number, of an accident
+        loss = loss * math.nan
+        for p in loop.model.parameters():
+            p.grad.mul_(math.nan)
+    monitor.observe(batch, loss)
+    loop.update()
+    if step in (55, 95):
+        write_snapshot(recorder.newest(), pathlib.Path("rewound/snapshots"), reason="by hand")
+monitor.close()
+"""
+
+
+def test_a_replay_after_a_rewind_has_the_rate_that_it_lowered(folder, command):
+    (folder / "rewound.py").write_text(REWOUND)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "rewound.py"], cwd=folder, check=True, env=environment)
+    named = ["--model=training_to_replay:build", "--data=training_to_replay:batches", "--jobs=1"]
+    found = CliRunner().invoke(app, ["replay", "rewound", *named, "--threads=1", "--from=95", "--steps=20"])
+    assert found.exit_code == 0, found.output
+    assert "bit by bit the recorded loss, on 20 steps" in found.output
+
+
+def test_a_departure_after_a_rewind_is_called_so():
+    losses = (1.0,) * 30
+    outcome = ReplayOutcome("unchanged", 55, losses, (), Departure(71, 2.0, 1.0), 16)
+    words = agreement(outcome, [(20, 10, 1.0), (70, 55, 0.25)])
+    assert "was brought back at step 70 to step 55" in words
+    assert "compare up to it (--steps 15)" in words
+    assert "was brought back" not in agreement(outcome, [(20, 10, 1.0), (80, 55, 0.25)])

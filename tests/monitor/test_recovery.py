@@ -13,7 +13,7 @@ from foreshock.live.run import LiveRun
 from foreshock.monitor import RecoveryFailedError
 from foreshock.monitor.ladder import Climb
 from foreshock.monitor.losswatch import LossWatch
-from foreshock.monitor.recovery import RateFactor
+from foreshock.monitor.rates import RateFactor
 from foreshock.report import summarise, to_text
 from foreshock.runlog import read_run
 
@@ -250,12 +250,11 @@ def test_what_can_not_be_is_refused(make, words):
 
 
 def test_one_of_several_processes_is_not_rewound():
-    training = Training(recorder=Recorder(every=1)).go(5)
-    with mock.patch("foreshock.monitor.recovery.several_processes", return_value=True):
-        with pytest.raises(ValueError, match="one of several processes can't be rewound by itself"):
+    with mock.patch("foreshock.monitor.agreement.several_processes", return_value=True):
+        training = Training(recorder=Recorder(every=1), recovery=Ladder()).go(20).go(20, breaks)
+        assert training.monitor.rewinds == ()
+        with pytest.raises(ValueError, match="one of several processes is not rewound by itself"):
             training.monitor.rewind()
-        with pytest.raises(ValueError, match=r"restore load_snapshot.run, before=STEP, rank=RANK."):
-            Training(recovery=Ladder())
 
 
 def test_there_are_at_most_so_many_measures_in_a_window():
@@ -332,3 +331,28 @@ def test_a_model_that_grows_is_no_longer_brought_back_and_trains_on(tmp_path):
     assert training.step == 61
     events = [event["name"] for event in read_run(tmp_path).records["event"]]
     assert "recovery given up" in events
+
+
+def test_a_resumed_run_goes_on_on_its_ladder():
+    """The second trouble within the window asks for the next rung, and the rate stays lowered."""
+    ladder = Ladder(("lower rate", "raise v"), window=200, rate_factor=0.25)
+    used = []
+    first = Training(recorder=Recorder(every=5), recovery=ladder).go(60).go(1, breaks).go(20)
+    assert [(one.measure, one.rate_factor) for one in first.monitor.rewinds] == [("lower rate", 0.25)]
+    second = Training(recorder=Recorder(every=5), recovery=ladder)
+    second.model.load_state_dict(first.model.state_dict())
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    second.monitor.load_state_dict(first.monitor.state_dict())
+    second.optimizer.register_step_pre_hook(lambda o, *_: used.append(o.param_groups[0]["lr"]))
+    second.go(30).go(1, breaks).go(20)
+    assert used[0] == pytest.approx(0.25 * 3e-3)
+    assert [(one.measure, one.rate_factor) for one in second.monitor.rewinds] == [("raise v", 0.25)]
+
+
+def test_a_resume_without_its_ladder_says_that_the_rate_is_no_longer_lowered(tmp_path):
+    ladder = Ladder(("lower rate",), rate_factor=0.25)
+    first = Training(recorder=Recorder(every=5), recovery=ladder).go(60).go(1, breaks).go(20)
+    second = Training(run=tmp_path)
+    second.monitor.load_state_dict(first.monitor.state_dict())
+    second.monitor.close()
+    assert "multiplied by 0.25" in str(read_run(tmp_path).records["event"][:])

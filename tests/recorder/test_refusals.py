@@ -84,6 +84,40 @@ def test_a_schedule_that_was_recorded_is_asked_for():
     recorder.newest().restore(model, optimizer, scheduler=scheduler)
 
 
+class Refusing(nn.Linear):
+    """A layer that refuses its state the second time."""
+
+    count, refuses = 0, False
+
+    def get_extra_state(self):
+        return self.count
+
+    def set_extra_state(self, state):
+        if self.refuses:
+            raise RuntimeError("not now")
+        self.count = state
+
+
+def test_a_module_that_refuses_its_state_leaves_the_training_as_it_was():
+    model = nn.Sequential(Refusing(3, 4), Refusing(4, 2))
+    model, optimizer, recorder = trained(
+        model, recorder=Recorder(every=1, others={"other": (other := Refusing(1, 1))})
+    )
+    snapshot = recorder.newest()
+    model[0].count = model[1].count = 7
+    other.weight.data.fill_(3.0)
+    model[1].refuses = True
+    before = copy.deepcopy((model.state_dict(), optimizer.state_dict(), other.state_dict()))
+    with pytest.raises(
+        UnsupportedStateError, match=r"the state of module '1' can't be put back: RuntimeError: not now"
+    ):
+        snapshot.restore(model, optimizer, others={"other": other})
+    assert str(before) == str((model.state_dict(), optimizer.state_dict(), other.state_dict()))
+    model[1].refuses = False
+    snapshot.restore(model, optimizer, others={"other": other})
+    assert model[1].count == 0
+
+
 def test_other_optimizers_are_refused():
     model, optimizer, recorder = trained()
     with pytest.raises(
@@ -102,7 +136,10 @@ class Sharded(torch.Tensor):
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (lambda: with_buffer(torch.zeros(2).as_subclass(Sharded)), "a distributed tensor .FSDP2"),
+        (
+            lambda: with_buffer(torch.zeros(2).as_subclass(Sharded)),
+            "a distributed tensor of a sort",
+        ),
         (lambda: with_buffer(torch.eye(2).to_sparse()), "buffer/odd is a sparse tensor"),
         (lambda: with_buffer(torch.zeros(2, device="meta")), "buffer/odd is a tensor without content"),
         (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace as with_changes
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,6 +91,8 @@ def replay(
     Exit status: 0 if it came to the recorded losses bit by bit, 3 if it departs from them, 1 if it can't be
     replayed.
     """
+    from foreshock.cli.replaying import rewinds_of
+
     console = make_console()
     try:
         read, tasks = plan(run, model, data, start, steps, settings or [], threads)
@@ -100,7 +104,7 @@ def replay(
     if as_json:
         print_result("replay", Replayed(tasks[0].snapshot, tuple(outcomes)))
     else:
-        console.print(escape(agreement(outcomes[0])), soft_wrap=True)
+        console.print(escape(agreement(outcomes[0], rewinds_of(read))), soft_wrap=True)
         print_outcomes(console, outcomes)
         if output is not None:
             console.print(f"Picture: {printable_path(output)}", soft_wrap=True)
@@ -135,7 +139,8 @@ def plan(
         OSError: If there is no log or no snapshot.
         ValueError: If a change can't be understood.
     """
-    from foreshock.cli.replaying import Replay, choose_snapshot
+    from foreshock.cli.replaying import Replay, choose_snapshot, rewinds_of
+    from foreshock.recorder.files import step_of
     from foreshock.replay import parse_change
     from foreshock.runlog import read_run
     from foreshock.runlog.values import recorded_losses
@@ -145,9 +150,10 @@ def plan(
     read = read_run(run)
     recorded = tuple(zip(*(part.tolist() for part in recorded_losses(read)), strict=True))
     snapshot = choose_snapshot(read, start, spikes=(recorded, steps) if within else None)
-    return read, [
-        Replay(snapshot, model, data, steps, recorded, change, threads) for change in ("", *changes)
-    ]
+    # A snapshot of the very step at which the run was brought back is from before that.
+    factors = [factor for step, _, factor in rewinds_of(read) if step < step_of(snapshot)]
+    unchanged = Replay(snapshot, model, data, steps, recorded, "", threads, rate_factor=[1.0, *factors][-1])
+    return read, [with_changes(unchanged, change=change) for change in ("", *changes)]
 
 
 def run_all(console: Console, tasks: list[Replay], jobs: int, *, quiet: bool) -> list[ReplayOutcome]:
@@ -169,11 +175,12 @@ def run_all(console: Console, tasks: list[Replay], jobs: int, *, quiet: bool) ->
     return [found[place] for place in range(len(tasks))]
 
 
-def agreement(outcome: ReplayOutcome) -> str:
+def agreement(outcome: ReplayOutcome, rewinds: Sequence[tuple[int, int, float]] = ()) -> str:
     """Return in words how the unchanged replay compares with the log.
 
     Args:
         outcome: The unchanged replay.
+        rewinds: Where the run was brought back, of `rewinds_of`.
     """
     from foreshock.words import count, number
 
@@ -187,6 +194,13 @@ def agreement(outcome: ReplayOutcome) -> str:
         f"{first}: it departs from the log at step {departure.step:,}, recorded {departure.recorded!r}, "
         f"replayed {departure.replayed!r}."
     )
+    gone = [(at, to) for at, to, _ in rewinds if outcome.start <= at < departure.step]
+    if gone:
+        at, to = gone[-1]
+        return (
+            f"{where} The run was brought back at step {at:,} to step {to:,}, and the replay goes on without "
+            f"that: begin after it (--from), or compare up to it (--steps {at - outcome.start})."
+        )
     if departure.is_rounding and departure.step > outcome.start + 1:
         return (
             f"{where} That is rounding: another processor, number of threads (--threads) or version of torch."

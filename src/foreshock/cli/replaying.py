@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from foreshock.recorder.files import step_of
 from foreshock.replay import Loop, ReplayOutcome, parse_change, replay
 from foreshock.replay.advice import choose_start
 from foreshock.runlog import Run
+from foreshock.workers import worker_processes
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Replay:
         threads: Threads of torch, of which the last bits of sums depend; 0 to leave them as they are.
         perturbed: Seed of a change of the weights in their sixth digit; None for none.
         measure: Whether to measure the stability ratio after the last step.
+        rate_factor: What a ladder of recovery had the learning rate multiplied by.
     """
 
     snapshot: Path
@@ -46,6 +47,7 @@ class Replay:
     threads: int = 0
     perturbed: int | None = None
     measure: bool = True
+    rate_factor: float = 1.0
 
 
 def make_loop(name: str) -> Loop:
@@ -104,6 +106,16 @@ def choose_snapshot(
     return fitting[-1]
 
 
+def rewinds_of(run: Run) -> list[tuple[int, int, float]]:
+    """Return where a run was brought back: at which step, to which, and what its rate was multiplied by then.
+
+    Args:
+        run: The run.
+    """
+    rows = [row for row in run.records["event"] if row["name"].partition(":")[0] == "rewind"]
+    return [(int(row["step"]), int(row["to"]), float(row.get("rate_factor", 1.0))) for row in rows]
+
+
 def run_replay(task: Replay) -> ReplayOutcome:
     """Build the training anew and replay its window.
 
@@ -125,6 +137,7 @@ def run_replay(task: Replay) -> ReplayOutcome:
             recorded=task.recorded,
             measure=task.measure,
             perturbed=task.perturbed,
+            rate_factor=task.rate_factor,
         )
 
 
@@ -142,14 +155,8 @@ def run_replays(tasks: Sequence[Replay], *, jobs: int = 0) -> Iterator[tuple[int
         for place, task in enumerate(tasks):
             yield place, run_replay(task)
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        try:
-            places = {pool.submit(run_replay, task): place for place, task in enumerate(tasks)}
-            for done in as_completed(places):
-                yield places[done], done.result()
-        except BaseException:
-            # Ctrl-C, or one that failed: the others need not be waited for.
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    # The first failure, or Ctrl-C, ends the others: what they would come to need not be waited for.
+    with worker_processes(jobs) as pool:
+        places = {pool.submit(run_replay, task): place for place, task in enumerate(tasks)}
+        for done in as_completed(places):
+            yield places[done], done.result()

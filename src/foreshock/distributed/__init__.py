@@ -8,7 +8,7 @@ very message that the others wait for, so that all leave the probe at the same p
 
 from foreshock.distributed.channel import Channel, ChannelError
 from foreshock.distributed.joint import ALONE, Joint, JointProbe, LeftOutError, OtherRankError
-from foreshock.distributed.peers import Peers, training_peers
+from foreshock.distributed.peers import Peers, all_peers, training_peers
 from foreshock.distributed.pieces import Grid, is_spread, why_not_spread
 from foreshock.distributed.sharded import ShardedProbe
 from foreshock.distributed.shards import ShardVector, part_of
@@ -28,6 +28,7 @@ __all__ = [
     "ShardVector",
     "ShardedProbe",
     "Together",
+    "all_peers",
     "is_spread",
     "joint_probe",
     "part_of",

@@ -99,6 +99,19 @@ def _peers_among(ranks: Sequence[int], group: Any, grid: Grid | None = None) -> 
     return Peers(store, list(ranks).index(own), len(ranks), _wait(group), grid)
 
 
+def all_peers() -> Peers | None:
+    """Return all processes of the run, whatever they share; None if this one trains alone.
+
+    Example:
+        >>> all_peers() is None
+        True
+    """
+    distributed: Any = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return None
+    return _peers_among(range(distributed.get_world_size()), distributed.group.WORLD)
+
+
 def _wait(group: Any) -> dt.timedelta:
     for device in ("cuda", "cpu"):
         try:

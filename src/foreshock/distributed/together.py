@@ -207,6 +207,36 @@ class Together:
         share = copies * (rows[-1][1] / counts[-1] if counts[-1] > 0 else 1 / self.size)
         return self._meeting(votes, means, share, {one: known[one] for one in means})
 
+    def exchange(self, *own: float) -> list[tuple[float, ...]] | None:
+        """Return the numbers of all processes, one row each; None if that failed, for good.
+
+        All call it at the same place, with as many numbers. Cost: one sum of them, for each process.
+
+        Args:
+            *own: Those of this process.
+        """
+        rows = torch.zeros(self.size, len(own), dtype=torch.float64)
+        rows[self._peers.rank] = torch.tensor(own, dtype=torch.float64)
+        try:
+            self._connect()
+            if self.channel is None:
+                return None
+            self.channel.sum(rows)
+        except ChannelError as error:
+            self._lose(str(error))
+            return None
+        return [tuple(row) for row in rows.tolist()]
+
+    def confirm(self) -> bool:
+        """Return whether all processes got the last rows: the same in each of them."""
+        try:
+            if self.channel is not None:
+                self.channel.confirm()
+                return True
+        except ChannelError as error:
+            self._lose(str(error))
+        return False
+
     def _meeting(
         self,
         votes: Sequence[float],
@@ -234,6 +264,14 @@ class Together:
             if one is not None:
                 one.close()
         self.alone = self.alone or "it was closed"
+
+    def leave(self, why: str) -> None:
+        """Take part no more, for a reason that is noted.
+
+        Args:
+            why: The reason, in words.
+        """
+        self._lose(why)
 
     def _connect(self) -> None:
         if self.channel is None and not self.alone:

@@ -7,7 +7,9 @@ followed from the first step on, from perturbed starts, and compared with the tr
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -29,26 +31,54 @@ from foreshock.representation import changed
 
 STEPS = 1000
 """A training ends here, if not before."""
-WINDOW, REPEATS, STARTS = 400, 2, 3
+WINDOW, REPEATS = 500, 2
+"""Steps and starts of the trials; ``foreshock advise`` has three starts by default."""
+STARTS = 5
 SEEDS = (10, 11)
-_SLOW = ("language", "addition")  # families that take several times as long a step
+_LEFT_OUT = ("language", "addition")  # families that take several times as long a step
+_LONGEST = ("transformer", "pinn", "cnn")  # of the others; they come first, so that no process ends late
 
 
 def advised_runs() -> list[tuple[str, int]]:
     """Return the trainings, by name and seed: those of SpikeBench's development half that should spike."""
-    names = [
-        config.name
+    chosen = [
+        config
         for config in suite("full")
         if config.split == DEVELOPMENT
         and config.role == "spiky"
         and config.available
-        and config.family not in _SLOW
+        and config.family not in _LEFT_OUT
     ]
-    return [(name, seed) for name in names for seed in SEEDS]
+    order = (*_LONGEST, *{config.family: None for config in chosen})
+    chosen.sort(key=lambda config: order.index(config.family))
+    return [(config.name, seed) for config in chosen for seed in SEEDS]
 
 
-def follow_advice(name: str, seed: int, folder: Path) -> Path:
-    """Record a training, have it advised, follow the advice, and write what it came to.
+def advice_file(name: str, seed: int, folder: Path) -> Path:
+    """Return where `try_changes` writes what it advises for a training.
+
+    Args:
+        name: Name of the configuration.
+        seed: Its seed.
+        folder: Of the results.
+    """
+    return folder / f"{name}-{seed}.json"
+
+
+def start_file(name: str, seed: int, start: int, folder: Path) -> Path:
+    """Return where `follow_advice` writes what the advice came to from one start.
+
+    Args:
+        name: Name of the configuration.
+        seed: Its seed.
+        start: Which perturbation of the initial weights.
+        folder: Of the results.
+    """
+    return folder / "starts" / f"{name}-{seed}-{start}.json"
+
+
+def try_changes(name: str, seed: int, folder: Path) -> Path:
+    """Record a training, and have it advised.
 
     Args:
         name: Name of the configuration.
@@ -61,6 +91,7 @@ def follow_advice(name: str, seed: int, folder: Path) -> Path:
     torch.set_num_threads(1)
     config = _config(name)
     run = folder / f"{name}-{seed}"
+    shutil.rmtree(run, ignore_errors=True)  # of a command that was interrupted
     losses, norms = _record(config, seed, run)
     found: dict[str, Any] = {"name": name, "seed": seed, "group": config.group, "steps": len(losses)}
     snapshots = [load_snapshot(path) for path in list_snapshots(run)]
@@ -68,13 +99,78 @@ def follow_advice(name: str, seed: int, folder: Path) -> Path:
         chosen = snapshots[choose_start([one.step for one in snapshots], losses, WINDOW)]
         advice = _advise(config, seed, chosen, losses, norms)
         found |= {"from": chosen.step, "advice": advice.as_mapping()}
-        if advice.chosen is not None:
-            change = parse_change(advice.chosen.candidate.change)
-            found |= {
-                "as_it_was": _from_start(config, seed, Change()),
-                "advised": _from_start(config, seed, change),
-            }
-    return write_json(finite_or_none(found), folder / f"{name}-{seed}.json")
+    return write_json(finite_or_none(found), advice_file(name, seed, folder))
+
+
+def has_advice(name: str, seed: int, folder: Path) -> bool:
+    """Return whether something was advised for a training.
+
+    Args:
+        name: Name of the configuration.
+        seed: Its seed.
+        folder: Of the results.
+    """
+    return _advice(name, seed, folder) is not None
+
+
+def follow_advice(name: str, seed: int, start: int, folder: Path) -> Path:
+    """Train from a perturbed start as it was, and with what `try_changes` advised, and write both losses.
+
+    Args:
+        name: Name of the configuration.
+        seed: Its seed.
+        start: Which perturbation of the initial weights, ≥ 1.
+        folder: Of the results.
+
+    Returns:
+        The file written.
+
+    Raises:
+        ValueError: If nothing was advised.
+    """
+    torch.set_num_threads(1)
+    advice, config = _advice(name, seed, folder), _config(name)
+    if advice is None:
+        raise ValueError(
+            f"{advice_file(name, seed, folder)} advises nothing, so that nothing can be followed"
+        )
+    found = {
+        "as_it_was": _from_start(config, seed, start, Change()),
+        "advised": _from_start(config, seed, start, parse_change(advice)),
+    }
+    return write_json(finite_or_none(found), start_file(name, seed, start, folder))
+
+
+def results_of(folder: Path) -> list[dict[str, Any]]:
+    """Return what came of each training so far, all its starts together.
+
+    Args:
+        folder: Of the results; what is not there yet is left out.
+    """
+    found = []
+    for name, seed in advised_runs():
+        path = advice_file(name, seed, folder)
+        if path.exists():
+            result = json.loads(path.read_text(encoding="utf-8"))
+            starts = sorted((folder / "starts").glob(f"{name}-{seed}-*.json"))
+            parts = [json.loads(one.read_text(encoding="utf-8")) for one in starts]
+            found.append(result | _together(parts))
+    return found
+
+
+def _together(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return late losses and numbers of spikes of several starts as lists; nothing of none."""
+    names = ("as_it_was", "advised") if parts else ()
+    return {
+        which: {key: [part[which][key] for part in parts] for key in ("late_loss", "spikes")}
+        for which in names
+    }
+
+
+def _advice(name: str, seed: int, folder: Path) -> str | None:
+    text = advice_file(name, seed, folder).read_text(encoding="utf-8")
+    words: str | None = json.loads(text).get("advice", {}).get("advice")
+    return words
 
 
 def _config(name: str) -> RunConfig:
@@ -112,8 +208,8 @@ def _advise(
         found = []
         for repeat in range(REPEATS):
             loop, batches = _loop(config, seed)
-            arguments: Mapping[str, Any] = {"recorded": losses, "perturbed": repeat or None}
-            found.append(replay(snapshot, loop, batches, steps=WINDOW, change=change, **arguments))
+            options: Mapping[str, Any] = {"recorded": losses, "perturbed": repeat or None, "measure": True}
+            found.append(replay(snapshot, loop, batches, steps=WINDOW, change=change, **options))
         return found
 
     usual = norms[max(snapshot.step - 200, 0) : snapshot.step + 1]
@@ -121,24 +217,20 @@ def _advise(
     return choose(tried, [outcomes(parse_change(one.change)) for one in tried], outcomes(Change()))
 
 
-def _from_start(config: RunConfig, seed: int, change: Change) -> dict[str, Any]:
-    """Train from perturbed starts; return late losses, and numbers of spikes."""
-    found: dict[str, list[float]] = {"late_loss": [], "spikes": []}
-    for start in range(1, STARTS + 1):
-        loop, batches = _loop(config, seed)
-        perturb(loop, start)
-        losses, *_ = train(loop, batches, config.steps, change)
-        outcome = ReplayOutcome(str(change), -1, tuple(losses), events_after(-1, (), losses))
-        found["late_loss"].append(outcome.late_loss)
-        found["spikes"].append(len(outcome.spikes))
-    return found
+def _from_start(config: RunConfig, seed: int, start: int, change: Change) -> dict[str, Any]:
+    """Train from a perturbed start; return the late loss, and the number of spikes."""
+    loop, batches = _loop(config, seed)
+    perturb(loop, start)
+    losses, *_ = train(loop, batches, config.steps, change)
+    outcome = ReplayOutcome(str(change), -1, tuple(losses), events_after(-1, (), losses))
+    return {"late_loss": outcome.late_loss, "spikes": len(outcome.spikes)}
 
 
 def score_advice(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what the advice was worth, over all trainings.
 
     Args:
-        results: What `follow_advice` wrote.
+        results: Of `results_of`.
     """
     spiky = [one for one in results if any(one.get("advice", {}).get("unchanged_spikes", ()))]
     advised = [one for one in spiky if "advised" in one]
@@ -160,7 +252,7 @@ def loss_ratio(result: Mapping[str, Any]) -> float:
     """Return the late loss of an advised training over that of the one as it was, medians over the starts.
 
     Args:
-        result: What `follow_advice` wrote of a training that was advised.
+        result: Of a training that was advised, one of `results_of`.
     """
     one, other = (
         statistics.median(math.inf if loss is None else loss for loss in result[which]["late_loss"])

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
+
+from foreshock.workers import worker_processes
 
 
 def finished(work: Callable[..., Path], calls: Sequence[tuple[Any, ...]], *, jobs: int = 1) -> Iterator[Path]:
@@ -40,7 +36,7 @@ def finished(work: Callable[..., Path], calls: Sequence[tuple[Any, ...]], *, job
         for arguments in calls:
             yield work(*arguments)
         return
-    with _processes(jobs) as pool:
+    with worker_processes(jobs) as pool:
         errors = []
         for done in as_completed([pool.submit(work, *arguments) for arguments in calls]):
             error = done.exception()
@@ -50,59 +46,6 @@ def finished(work: Callable[..., Path], calls: Sequence[tuple[Any, ...]], *, job
                 errors.append(error)
         if errors:
             raise errors[0]
-
-
-@contextlib.contextmanager
-def _processes(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Give processes that end when the block does, and at once where an exception or a signal ends it."""
-    # Forked processes would share the state of torch's thread pools.
-    context = multiprocessing.get_context("spawn")
-    theirs, ours = context.Pipe(duplex=False)
-    with _without_interrupts():
-        pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_follow, initargs=(theirs,))
-        # Starts them all, now that they inherit a blocked SIGINT: a terminal sends Ctrl-C to each process.
-        pool.submit(_nothing)
-    try:
-        yield pool
-    except BaseException:
-        ours.close()
-        pool.shutdown(cancel_futures=True)
-        raise
-    finally:
-        pool.shutdown()
-        ours.close()
-        theirs.close()
-
-
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Keep SIGINT waiting, here and in the processes that are started meanwhile."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    # Its start, which the first process would bring about, lets SIGINT through again.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _follow(other: Connection) -> None:
-    """End this process when the other end of a pipe is closed, also by the death of its process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        with contextlib.suppress(EOFError, OSError):
-            other.recv()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _nothing() -> None:
-    """Do nothing, in another process."""
 
 
 _DIGITS = 4

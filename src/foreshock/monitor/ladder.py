@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Rung = Literal["skip", "raise v", "lower rate", "rewind", "stop"]
 RUNGS: tuple[Rung, ...] = get_args(Rung)
@@ -112,3 +113,16 @@ class Climb:
         self._place = following[0]
         self.further += rungs[self._place] == "rewind"
         return rungs[self._place]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the run stands, as plain values."""
+        return {"place": self._place, "further": self.further, "acted": list(self._acted)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`; on a shorter ladder from its last rung.
+
+        Args:
+            state: What `state_dict` returned.
+        """
+        self._place, self.further = min(state["place"], len(self.ladder.rungs) - 1), state["further"]
+        self._acted = list(state["acted"])

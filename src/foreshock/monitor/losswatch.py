@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from statistics import fmean, median
+from typing import Any
 
 _USUAL, _FEWEST = 60, 30  # losses that set the level
 _LATEST = 5
@@ -60,3 +62,16 @@ class LossWatch:
         """
         kept = [one for one in self._losses if one[0] <= step]
         self._losses, self._high = deque(kept, maxlen=self._losses.maxlen), False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the losses that it remembers, as plain values."""
+        return {"losses": [list(one) for one in self._losses], "high": self._high}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`.
+
+        Args:
+            state: What `state_dict` returned.
+        """
+        kept = [(int(step), float(loss)) for step, loss in state["losses"]]
+        self._losses, self._high = deque(kept, maxlen=self._losses.maxlen), bool(state["high"])

@@ -24,6 +24,7 @@ from foreshock.distributed import Together, training_peers
 from foreshock.explain import Explanation, TensorTable, choose, explain_run
 from foreshock.forecast import ALARM_AT, Alarm, Forecast, RunForecaster
 from foreshock.guarding import Guard, GuardAction, Policy, as_guard
+from foreshock.monitor.agreement import ASKED, NONE, TROUBLE, Agreement, earliest
 from foreshock.monitor.clock import StepClock
 from foreshock.monitor.evidence import EvidenceRecorder
 from foreshock.monitor.explanation import unusable_loss
@@ -33,7 +34,7 @@ from foreshock.monitor.ladder import Ladder
 from foreshock.monitor.observation import SUMS, FreeSignals, StepObservation
 from foreshock.monitor.probing import ProbedStep, ProbeRunner
 from foreshock.monitor.recording import Recording
-from foreshock.monitor.recovery import BEFORE_SPIKE, Recovery, Rewind, Rewinder, refuse_several_processes
+from foreshock.monitor.recovery import BEFORE_SPIKE, Recovery, Rewind, Rewinder
 from foreshock.monitor.schedule import OPENING, Measure, ProbeSchedule
 from foreshock.monitor.subject import Subject, copy_weights
 from foreshock.preconditioner import as_optimizers, moving_parameters
@@ -154,7 +155,6 @@ class Monitor:
         if on_alarm is not None and not callable(on_alarm):
             recovery = recovery or _ladder_of(on_alarm)
         if recovery is not None:
-            refuse_several_processes()
             recorder = recorder or Recorder()
         if recorder is not None:
             recorder.attach(model, self._subject.optimizers)
@@ -181,19 +181,19 @@ class Monitor:
             company=_company(self._subject, schedule, log_every, header),
         )
         self._evidence = EvidenceRecorder(self._subject, self._journal, self._signals)
-        self._recording = Recording(recorder, self._journal)
+        optimizers = self._subject.optimizers
+        # Without a recorder nobody meets: there would be nothing to agree upon.
+        self._agreement = Agreement(f"{recovery}, {log_every}", every=log_every)
+        self._recording = Recording(recorder, self._journal, self._agreement)
         self._rewinder: Rewinder | None = None
-        if recorder is not None:
-            self._rewinder = Rewinder(recorder, self._subject.optimizers, self._journal)
         self._recovery = None
-        if recovery is not None and recorder is not None and self._rewinder is not None:
-            self._recovery = Recovery(
-                recovery,
-                rewinder=self._rewinder,
-                recorder=recorder,
-                optimizers=self._subject.optimizers,
-                journal=self._journal,
-            )
+        if recorder is not None:
+            self._rewinder = Rewinder(recorder, optimizers, self._journal, self._agreement)
+            if recovery is not None:
+                self._recovery = Recovery(
+                    recovery, rewinder=self._rewinder, optimizers=optimizers, journal=self._journal
+                )
+        self._apart_noted = False
         self._onset: int | None = None  # of the last trouble, for `rewind`
         self._on_alarm = on_alarm if callable(on_alarm) else None
         self._log_every = log_every
@@ -312,9 +312,12 @@ class Monitor:
         self._probes.sample(step)
         constant = self._batches.constant
         what = self._probes.due(step, constant=constant, forecast=self._last, deciding=deciding)
+        agreeing = self._agrees(step)
         if what is None and not deciding:
             if time.monotonic() - self._written > _LONGEST_SILENCE and not self._probes.has_parts:
                 self._write_steps()
+            if agreeing and self._agreement.several:
+                self._recover(step)
             return self._run.at(self._last, step)
         if meeting:
             what = self._meet(batch)
@@ -324,7 +327,8 @@ class Monitor:
             step, batch, gradient_scale=gradient_scale, vector=self._probes.top_vector
         )
         self._recording.tell(step)
-        self._recover(step)
+        if agreeing:
+            self._recover(step)
         self._give_alarms()
         return self._last
 
@@ -354,7 +358,8 @@ class Monitor:
 
         Parameters, buffers, optimizer, gradient scaler and schedule are what they were at that step, and so
         are its gradients: the loop goes on as it would, with ``optimizer.step()`` or the next batch. Random
-        numbers and data go on too, past the batches that the result names.
+        numbers and data go on too, past the batches that the result names. In several processes all call it
+        at the same place, and go back to the same step.
 
         Args:
             before: Step of the trouble; None for that of the last spike or loss that was not finite, or the
@@ -364,8 +369,8 @@ class Monitor:
             What was put back, and which batches are passed over.
 
         Raises:
-            ValueError: If there is no recorder, no such snapshot, several processes, or a training of another
-                shape.
+            ValueError: If there is no recorder, no such snapshot, a training of another shape, or one of
+                several processes that does not call it, too.
 
         Example:
             >>> import torch
@@ -384,20 +389,28 @@ class Monitor:
             >>> bool(model.weight.isfinite().all())
             True
         """
-        recorder, rewinder = self._recording.recorder, self._rewinder
-        if recorder is None or rewinder is None:
+        rewinder = self._rewinder
+        if rewinder is None or self._recording.recorder is None:
             raise ValueError("there is nothing to rewind to: pass recorder=foreshock.Recorder() to Monitor")
-        refuse_several_processes()
         self._judge_rest()
         before = self._onset if before is None else before
-        snapshot = recorder.newest(before=before)
+        rows = self._agreement.exchange(ASKED, NONE if before is None else before)
+        if rows is None:
+            raise ValueError(_not_together(self._agreement))
+        before = earliest([row[0] for row in rows])
+        snapshot = rewinder.find(before)
         if snapshot is None:
+            where = "" if before is None else f" from before step {before}"
+            whose = ", in all processes" if self._agreement.several else ""
             raise ValueError(
-                f"there is no snapshot in memory from before step {before} whose numbers are finite; it has "
-                f"steps {list(recorder.summary().steps)}: keep more with last=, or more often with every="
+                f"there is no snapshot in memory{where} whose numbers are finite{whose}; it has steps "
+                f"{list(self._recording.recorder.summary().steps)}: keep more with last=, or more often with "
+                "every="
             )
         step = self._clock.step
-        done = rewinder.back(snapshot, step, ids=self._evidence.ids_between(snapshot.step + 1, step))
+        ids = self._evidence.ids_between(snapshot.step + 1, step)
+        factor = 1.0 if self._recovery is None else self._recovery.rate_factor
+        done = rewinder.back(snapshot, step, ids=ids, rate_factor=factor)
         self._went_back(snapshot, step)
         return done
 
@@ -442,6 +455,7 @@ class Monitor:
         self._judge_rest()
         self._recording.close(max(self._clock.step, 0))
         self._probes.close()
+        self._agreement.close()
         self._finish()
         self._closed = True
         self._give_alarms()
@@ -460,6 +474,7 @@ class Monitor:
             "probes": self._probes.state_dict(),
             "guard": None if self._guard is None else self._guard.state_dict(),
             "evidence": self._evidence.state_dict(),
+            "recovery": None if self._recovery is None else self._recovery.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -485,7 +500,23 @@ class Monitor:
         self._run.load_state_dict(state["run"])
         if self._guard is not None and state.get("guard") is not None:
             self._guard.load_state_dict(state["guard"])
+        self._resume_recovery(state.get("recovery"))
         self._last = self._logged = self._run.forecast(self._clock.step, constant=self._batches.constant)
+
+    def _resume_recovery(self, state: Mapping[str, Any] | None) -> None:
+        if state is None:
+            return
+        if self._recovery is not None:
+            self._recovery.load_state_dict(state)
+        elif state["rate_factor"] != 1:
+            factor = state["rate_factor"]
+            self._journal.event(
+                max(self._clock.step, 0),
+                "rate no longer lowered",
+                f"when its state was saved, a ladder of recovery had the learning rate multiplied by "
+                f"{factor:g}; this monitor has none, and the rate is what you set: pass the same recovery=, "
+                "or lower it yourself",
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Refuse to be copied or pickled: a copy would write to the same run log.
@@ -670,11 +701,38 @@ class Monitor:
         self._to_give.append(alarm)
 
     def _recover(self, step: int) -> None:
-        if self._recovery is None:
+        """Do what a trouble asks for: what all processes do, at a step at which all are here."""
+        if not self._agreement.several and self._recovery is None:
+            return  # nothing to agree upon, and its snapshots are written already
+        onset, before = None if self._recovery is None else self._recovery.onset, self._recording.wanted
+        own = (float(step), *(NONE if one is None else one for one in (onset, before)))
+        rows = self._agreement.exchange(TROUBLE, *own)
+        if rows is None or any(row[0] != step for row in rows):
             return
-        snapshot = self._recovery.act(step, ids=self._evidence.ids_between)
-        if snapshot is not None:
-            self._went_back(snapshot, step)
+        onset, before = (earliest([row[place] for row in rows]) for place in (1, 2))
+        if before is not None:
+            self._recording.write_wanted(before)
+        if onset is not None and self._recovery is not None:
+            snapshot = self._recovery.act(step, onset, ids=self._evidence.ids_between)
+            if snapshot is not None:
+                self._went_back(snapshot, step)
+
+    def _agrees(self, step: int) -> bool:
+        """Return whether all processes are at a place where they may act on a trouble."""
+        if self._recording.recorder is None:
+            return False
+        agreeing = self._agreement.meets(step)
+        if self._agreement.refusal and not self._apart_noted:
+            self._apart_noted = True
+            self._note_apart(step)
+        return agreeing
+
+    def _note_apart(self, step: int) -> None:
+        """Say that this process is not rewound, as the others do not take part."""
+        if self._recording.wanted is not None:
+            self._recording.write_wanted(self._recording.wanted)
+        level = logging.INFO if self._recovery is None else logging.WARNING
+        self._journal.event(step, "no joint rewind", _not_together(self._agreement), level=level)
 
     def _went_back(self, snapshot: Snapshot, step: int) -> None:
         """Forget what was known of steps that are undone."""
@@ -704,6 +762,15 @@ def _ladder_of(word: str) -> Ladder:
     if word != "rewind":
         raise ValueError(f"on_alarm is {word!r}; pass a function of an Alarm, 'rewind', or None")
     return Ladder(at="alarm")
+
+
+def _not_together(agreement: Agreement) -> str:
+    why = agreement.refusal or "they have not met yet: that takes the first steps of a run"
+    return (
+        f"one of several processes is not rewound by itself, and these do not agree ({why}). Let each rank "
+        "observe the same steps with a monitor of the same options; or stop the run, and on every rank "
+        "restore load_snapshot(run, before=STEP, rank=RANK) of the same STEP"
+    )
 
 
 def _is_news(forecast: Forecast, before: Forecast) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from foreshock.monitor.agreement import Agreement
 from foreshock.monitor.evidence import as_ids
 from foreshock.monitor.journal import Journal, process_rank
 from foreshock.recorder import Recorder
@@ -18,14 +19,18 @@ _APART = 20  # steps from one trouble that is written to the next of the same so
 class Recording:
     """Feed a recorder, and log what it wrote.
 
+    Several processes that agree write the same step, or none.
+
     Args:
         recorder: The recorder; None does nothing.
         journal: The log, in whose folder snapshots go.
+        agreement: What all processes agree upon.
     """
 
-    def __init__(self, recorder: Recorder | None, journal: Journal) -> None:
+    def __init__(self, recorder: Recorder | None, journal: Journal, agreement: Agreement) -> None:
         self.recorder = recorder
-        self._journal = journal
+        self._journal, self._agreement = journal, agreement
+        self._wanted: tuple[int, str] | None = None
         self._written: dict[str, int] = {}
         self._finite = True
         self._noted: set[str] = set()
@@ -62,6 +67,8 @@ class Recording:
     def write(self, why: str, *, before: int) -> None:
         """Have the newest snapshot from before a step written into the run's folder, off this thread.
 
+        Processes that agree do so at their next meeting.
+
         Args:
             why: What came at that step, in a word.
             before: The step.
@@ -70,8 +77,26 @@ class Recording:
         if self.recorder is None or path is None or (last is not None and before - last < _APART):
             return
         self._written[why] = before
-        reason = f"{why} at step {before}"
-        self.recorder.write(path.parent, reason=reason, before=before, rank=process_rank())
+        if self._wanted is None or before < self._wanted[0]:
+            self._wanted = before, f"{why} at step {before}"
+        if not self._agreement.several or self._agreement.refusal:
+            self.write_wanted(self._wanted[0])
+
+    @property
+    def wanted(self) -> int | None:
+        """Step from before which this process wants a snapshot written; None if it doesn't."""
+        return None if self._wanted is None else self._wanted[0]
+
+    def write_wanted(self, before: int) -> None:
+        """Have the newest snapshot from before a step written now.
+
+        Args:
+            before: The step: `wanted`, or an earlier one of another process.
+        """
+        reason = f"trouble of another process at step {before}" if self._wanted is None else self._wanted[1]
+        self._wanted, path = None, self._journal.path
+        if self.recorder is not None and path is not None:
+            self.recorder.write(path.parent, reason=reason, before=before, rank=process_rank())
 
     def tell(self, step: int) -> None:
         """Log what the recorder wrote or could not do since the last call.
@@ -98,5 +123,7 @@ class Recording:
             step: Step number.
         """
         if self.recorder is not None:
+            if self._wanted is not None:  # the others are not waited for at the end
+                self.write_wanted(self._wanted[0])
             self.recorder.close()
             self.tell(step)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from foreshock.isolation.bits import is_plain
+from foreshock.recorder.spread import Layout, is_partial, is_spread, layout_of, own_part
 
 _PLAIN = (bool, int, str, type(None))
 _DICTS = (dict, OrderedDict, defaultdict)
@@ -27,10 +28,15 @@ _DEPTH = 50
 
 
 class NamedTensors(dict[str, Tensor]):
-    """Live tensors by name; one that two places have is there once, so that they share it again."""
+    """Live tensors by name; one that two places have is there once, so that they share it again.
+
+    Attributes:
+        layouts: Of those that are spread over processes how they are; what is here is the own part.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.layouts: dict[str, Layout] = {}
         self._names: dict[tuple[Any, ...], str] = {}
 
     def keep(self, tensor: Tensor, place: str) -> str:
@@ -40,14 +46,27 @@ class NamedTensors(dict[str, Tensor]):
             tensor: The tensor.
             place: The name that it gets unless it has one.
         """
-        key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-        if tensor.numel() and key in self._names:
+        layout, part = layout_of(tensor), own_part(tensor)
+        key = (part.data_ptr(), part.dtype, part.shape, part.stride())
+        if part.numel() and key in self._names:
             return self._names[key]
         name = self.free_name(place)
-        if tensor.numel():
+        if part.numel():
             self._names[key] = name
-        self[name] = tensor.detach()
+        self.put(name, part, layout)
         return name
+
+    def put(self, name: str, part: Tensor, layout: Layout | None) -> None:
+        """Put the own part of a tensor in under a name.
+
+        Args:
+            name: The name.
+            part: Of `own_part`.
+            layout: Of `layout_of`.
+        """
+        self[name] = part
+        if layout is not None:
+            self.layouts[name] = layout
 
     def free_name(self, place: str) -> str:
         """Return a name that no tensor has yet: keys 1 and "1" of a dict are the same place.
@@ -163,15 +182,19 @@ def refuse_unusual(value: Tensor, place: str) -> None:
         place: What to call it.
 
     Raises:
-        UnsupportedStateError: If it is distributed, sparse, quantized, on no device, or of a subclass.
+        UnsupportedStateError: If it waits for a sum over processes, is sparse, quantized, on no device, or of
+            a subclass.
     """
+    if is_spread(value):
+        if not is_partial(value):
+            refuse_unusual(own_part(value), place)
+            return
+        what = "a distributed tensor whose sum over processes is still due: let it be reduced before observe"
+        raise UnsupportedStateError(f"{place} is {what}")
     if is_plain(value):
         return
     if hasattr(value, "to_local"):
-        what = (
-            "a distributed tensor (FSDP2, tensor parallelism), of which this process has only a part: use "
-            "torch.distributed.checkpoint for its checkpoints, and a Monitor without a recorder"
-        )
+        what = "a distributed tensor of a sort that is not known: use a Monitor without a recorder"
     elif value.layout != torch.strided:
         what = f"a sparse tensor ({value.layout}): use dense gradients, as of nn.Embedding(sparse=False)"
     elif value.is_meta or type(value).__name__.startswith("Uninitialized"):
@@ -271,13 +294,14 @@ def written(saved: Tensor, present: Any, device: torch.device | None) -> Tensor:
     """Return a tensor with what was saved: the present one, written in place, if it fits, or a copy.
 
     Args:
-        saved: What was saved.
+        saved: What was saved; of one that is spread over processes the own part.
         present: What there is now.
         device: Where the tensor has to be; None: where it is.
     """
-    fits = isinstance(present, Tensor) and present.shape == saved.shape and present.dtype == saved.dtype
-    if fits and (device is None or present.device == device):
-        present.detach().copy_(saved)
+    part = own_part(present) if isinstance(present, Tensor) else None
+    fits = part is not None and part.shape == saved.shape and part.dtype == saved.dtype
+    if part is not None and fits and (device is None or part.device == device):
+        part.copy_(saved)
         result: Tensor = present
         return result
     return saved.clone() if device is None else saved.to(device, copy=True)

@@ -13,6 +13,7 @@ from torch.amp.grad_scaler import OptState
 
 from foreshock.recorder.encoding import UnsupportedStateError, decode
 
+_LAYOUT = {"shape", "offset", "placements", "mesh"}
 _DEEPEST = 200  # lists and mappings in each other: `encode` writes 50 containers, of three each at most
 
 
@@ -40,6 +41,13 @@ def check_form(state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     loss = tensors.get("loss")
     _require(loss is None or loss.numel() == 1, "loss", loss)
     tree = state["tree"]
+    for layout in _of(tree.get("layouts", {}), dict, "layouts").values():
+        _require(_of(layout, dict, "layouts").keys() == _LAYOUT, "layouts", layout)
+        for numbers in (layout["shape"], layout["offset"], layout["mesh"]):
+            _require(
+                all(type(one) is int and one >= 0 for one in _of(numbers, list, "layouts")), "layouts", layout
+            )
+        _names(layout["placements"], "layouts")
     _check_model(tree["model"], tensors)
     for optimizer in _of(tree["optimizers"], list, "optimizers"):
         _check_optimizer(optimizer, tensors)

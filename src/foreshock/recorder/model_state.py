@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
 
 from foreshock.recorder.encoding import (
-    Copies,
     NamedTensors,
     UnsupportedStateError,
     decode,
@@ -16,6 +16,7 @@ from foreshock.recorder.encoding import (
     refuse_unusual,
     written,
 )
+from foreshock.recorder.spread import Layout, as_spread, layout_of, own_part
 
 
 def model_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -28,6 +29,17 @@ def model_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield f"parameter/{name}", parameter
     for name, buffer in model.named_buffers():
         yield f"buffer/{name}", buffer
+
+
+def with_extra_state(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules that have a state of their own kind, by name.
+
+    Args:
+        model: The model.
+    """
+    for name, module in model.named_modules():
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            yield name, module
 
 
 def capture_model(model: nn.Module, tensors: NamedTensors) -> dict[str, Any]:
@@ -56,12 +68,12 @@ def capture_model(model: nn.Module, tensors: NamedTensors) -> dict[str, Any]:
                 "the model is spread over processes by FullyShardedDataParallel: use its own checkpoints, "
                 "and a Monitor without a recorder"
             )
-        if type(module).get_extra_state is not nn.Module.get_extra_state:
-            extra[name] = encode(module.get_extra_state(), f"extra/{name}", tensors)
         # Counters that a module keeps as plain numbers are state as buffers are.
         found = {key: value for key, value in vars(module).items() if type(value) in (int, float)}
         if found:
             numbers[name] = encode(found, name, NamedTensors())
+    for name, module in with_extra_state(model):
+        extra[name] = encode(module.get_extra_state(), f"extra/{name}", tensors)
     evaluating = [name for name, module in modules.items() if not module.training]
     return {"frozen": frozen, "evaluating": evaluating, "extra": extra, "numbers": numbers}
 
@@ -73,13 +85,13 @@ def _keep(tensor: Tensor, name: str, tensors: NamedTensors) -> None:
             f"{name} is partitioned by DeepSpeed's ZeRO-3: use its own checkpoints, and a Monitor without a "
             "recorder"
         )
-    tensors[name] = tensor.detach()
+    tensors.put(name, own_part(tensor), layout_of(tensor))
 
 
 def put_back_model(
     tree: Mapping[str, Any], model: nn.Module, tensors: Mapping[str, Tensor], *, gradients: bool
 ) -> None:
-    """Put the state of a model back, in place.
+    """Put the state of a model back, in place, but for the extra state of modules.
 
     Args:
         tree: Of `capture_model`.
@@ -88,30 +100,34 @@ def put_back_model(
         gradients: Whether gradients are put back, too.
     """
     for name, live in model_tensors(model):
-        live.detach().copy_(tensors[name])
+        own_part(live).copy_(tensors[name])
     if gradients:
         for name, parameter in model.named_parameters():
             saved = tensors.get(f"gradient/{name}")
-            parameter.grad = None if saved is None else written(saved, parameter.grad, parameter.device)
+            device = own_part(parameter).device
+            parameter.grad = (
+                None if saved is None else as_spread(written(saved, parameter.grad, device), parameter)
+            )
     frozen, evaluating = set(tree["frozen"]), set(tree["evaluating"])
     for name, parameter in model.named_parameters():
         if parameter.requires_grad == (name in frozen):
             parameter.requires_grad_(name not in frozen)
     for name, module in model.named_modules():
         module.training = name not in evaluating
-        if name in tree["extra"]:
-            module.set_extra_state(decode(tree["extra"][name], Copies(tensors)))
         for key, value in decode(tree["numbers"].get(name, {"$dict": []}), {}).items():
             if getattr(module, key, None) != value:
                 setattr(module, key, value)
 
 
-def check_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def check_model(
+    model: nn.Module, tensors: Mapping[str, Tensor], layouts: Mapping[str, Layout] = MappingProxyType({})
+) -> None:
     """Refuse a model that the tensors of a snapshot do not fit; nothing is changed.
 
     Args:
         model: The model.
         tensors: Of the snapshot, by name.
+        layouts: How those are spread that are.
 
     Raises:
         UnsupportedStateError: With what differs.
@@ -127,19 +143,25 @@ def check_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         )
     for name, tensor in saved.items():
         refuse_unusual(live[name], name)
-        if tensor.shape != live[name].shape or tensor.dtype != live[name].dtype:
+        part, layout = own_part(live[name]), layout_of(live[name])
+        if layout != layouts.get(name):
+            raise UnsupportedStateError(
+                f"{name} was spread over processes as {layouts.get(name)}, and is so now as {layout}: a "
+                "snapshot goes back into a run of as many processes, spread in the same way"
+            )
+        if tensor.shape != part.shape or tensor.dtype != part.dtype:
             raise UnsupportedStateError(
                 f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)} in the snapshot, and in the model "
-                f"{live[name].dtype} of shape {tuple(live[name].shape)}: build the model as it was"
+                f"{part.dtype} of shape {tuple(part.shape)}: build the model as it was"
             )
     for name, parameter in model.named_parameters():
-        gradient = tensors.get(f"gradient/{name}")
+        gradient, part = tensors.get(f"gradient/{name}"), own_part(parameter)
         # torch has a type for gradients of its own where the user set one; None allows any.
         dtype = getattr(parameter, "grad_dtype", parameter.dtype) or None
         if gradient is not None and (
-            gradient.shape != parameter.shape or (dtype is not None and gradient.dtype != dtype)
+            gradient.shape != part.shape or (dtype is not None and gradient.dtype != dtype)
         ):
             raise UnsupportedStateError(
                 f"the gradient of {name} in the snapshot is {gradient.dtype} of {tuple(gradient.shape)}, and "
-                f"the parameter {parameter.dtype} of {tuple(parameter.shape)}: take another snapshot"
+                f"the parameter {part.dtype} of {tuple(part.shape)}: take another snapshot"
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from foreshock.recorder.encoding import (
     encode,
     written,
 )
+from foreshock.recorder.spread import Layout, as_spread, is_spread, own_part
 
 
 def capture_optimizer(
@@ -48,6 +50,11 @@ def capture_optimizer(
         )
     groups, known = [], dict[int, str]()
     for index, group in enumerate(inner.param_groups):
+        if any(is_spread(one) and id(one) not in names for one in group["params"]):
+            raise UnsupportedStateError(
+                f"{place} has parameters that are spread over processes, and the model has them whole at the "
+                "moment: let fully_shard free them after backward(), as set_reshard_after_backward(True) does"
+            )
         members = _members(group, index, names)
         known |= {id(p): name for p, name in zip(group["params"], members, strict=True)}
         options = {key: value for key, value in group.items() if key != "params"}
@@ -157,6 +164,7 @@ def put_back_optimizer(
     optimizer: Optimizer,
     names: Mapping[int, str],
     tensors: Mapping[str, Tensor],
+    layouts: Mapping[str, Layout] = MappingProxyType({}),
 ) -> None:
     """Put the state of an optimizer back, in place where it fits.
 
@@ -165,8 +173,9 @@ def put_back_optimizer(
         optimizer: The optimizer, which `check_optimizers` let pass.
         names: The model's names of parameters, by their ids.
         tensors: Tensors by name.
+        layouts: How those are spread over processes that are.
     """
-    inner, back = unwrap(optimizer), _Back(tensors)
+    inner, back = unwrap(optimizer), _Back(tensors, layouts)
     parameters: dict[str, Tensor] = {}
     for index, (group, then) in enumerate(zip(inner.param_groups, tree["groups"], strict=True)):
         parameters |= dict(zip(_members(group, index, names), group["params"], strict=True))
@@ -185,7 +194,12 @@ def put_back_optimizer(
             del state[gone]
         for item, value in saved.items():
             on_host = item in elsewhere or not of_parameter
-            state[item] = back.value(value, state.get(item), torch.device("cpu") if on_host else key.device)
+            device = torch.device("cpu") if on_host else own_part(key).device
+            put = back.value(value, state.get(item), device)
+            # One of the parameter's own shape is spread as that is; a count of steps is not.
+            if of_parameter and isinstance(put, Tensor) and not is_spread(put) and back.is_part(value):
+                put = as_spread(put, key)
+            state[item] = put
     for key in list(inner.state):
         if (id(key) if isinstance(key, Tensor) else key) not in kept:
             del inner.state[key]
@@ -199,8 +213,12 @@ def put_back_optimizer(
 class _Back:
     """Saved values of an optimizer's state; what was one tensor in two places is one again."""
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors, self._made = tensors, dict[str, Tensor]()
+    def __init__(self, tensors: Mapping[str, Tensor], layouts: Mapping[str, Layout]) -> None:
+        self._tensors, self._layouts, self._made = tensors, layouts, dict[str, Tensor]()
+
+    def is_part(self, tree: Any) -> bool:
+        """Return whether a value is a part of a tensor that is spread over processes."""
+        return isinstance(tree, dict) and tree.get("$tensor") in self._layouts
 
     def value(self, tree: Any, present: Any, device: torch.device | None) -> Any:
         """Return a value; a tensor that fits is written in place, so that whoever has it keeps it."""

@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from foreshock.recorder.encoding import UnsupportedStateError, encode
 from foreshock.recorder.files import FOLDER, list_snapshots, oldest, remove_snapshot, write_snapshot
 from foreshock.recorder.ring import Ids, Ring, Slot
 from foreshock.recorder.snapshot import BATCH, LOSS, Snapshot, named_others
-from foreshock.recorder.state import Training, capture, check, put_back
+from foreshock.recorder.state import Restoration, Training, capture, check
 
 _FEWEST, _MOST = 5, 2000  # steps from one snapshot to the next, where time decides
 _FIRST = 10  # steps to the second, from which on it is known how long a snapshot takes
@@ -88,7 +88,8 @@ class Recorder:
 
     Args:
         last: Snapshots in memory, at most, ≥ 2.
-        max_bytes: Memory that they may take together. With Adam a snapshot takes four times the parameters.
+        max_bytes: Memory that they may take together, in this process. With Adam a snapshot takes four times
+            the parameters, or the part of them that this process has.
         every: Steps from one to the next; None: as often as `share` allows. In several processes, None is 50,
             so that all have the same steps.
         share: Part of the time that taking snapshots may cost, in (0, 1). Half of it is used at rest.
@@ -222,18 +223,25 @@ class Recorder:
             self._spacing = self._clock.spacing(self._share * _SPARED)
         self._ring.reach = self._spacing * 2 ** (self._ring.last - 1)
 
-    def newest(self, before: int | None = None, *, older_by: int = 0) -> Snapshot | None:
+    def newest(self, before: int | None = None) -> Snapshot | None:
         """Return the newest snapshot in memory that training can go on from; None if there is none.
 
         Its tensors are the recorder's own, which later snapshots overwrite.
 
         Args:
             before: Only of a step before this.
-            older_by: How many of them to go further back.
         """
-        found = [slot for slot in self._ring.slots if before is None or slot.step < before]
-        whole = (snapshot for slot in reversed(found) if (snapshot := slot.snapshot()).is_finite())
-        return next((one for place, one in enumerate(whole) if place == older_by), None)
+        return next(self.candidates(before), None)
+
+    def candidates(self, before: int | None = None) -> Iterator[Snapshot]:
+        """Yield the snapshots in memory that training can go on from, see `newest`, the newest first.
+
+        Args:
+            before: Only of a step before this.
+        """
+        for slot in reversed(self._ring.slots):
+            if (before is None or slot.step < before) and (snapshot := slot.snapshot()).is_finite():
+                yield snapshot
 
     def write(self, folder: Path, *, reason: str, before: int | None = None, rank: int = 0) -> bool:
         """Return whether there is a snapshot from before a step, and have the newest written by a thread.
@@ -269,10 +277,22 @@ class Recorder:
         Raises:
             ValueError: If it does not fit any more, or nothing is recorded; then nothing was changed.
         """
+        self.begin_restoring(snapshot, without=without).finish()
+
+    def begin_restoring(self, snapshot: Snapshot, *, without: Collection[str] = ()) -> Restoration:
+        """Return a snapshot on its way into the training that is recorded; nothing is lost so far.
+
+        Args:
+            snapshot: The snapshot.
+            without: ``"random"``, ``"gradients"``: to leave these as they are.
+
+        Raises:
+            ValueError: If it does not fit any more, or nothing is recorded; then nothing was changed.
+        """
         if self._training is None:
             raise ValueError("this recorder records no training: pass it to a Monitor")
         check(snapshot.tree, snapshot.tensors, self._training)
-        put_back(snapshot.tree, snapshot.tensors, self._training, without=without)
+        return Restoration(snapshot.tree, snapshot.tensors, self._training, without=without)
 
     def rewound(self, step: int) -> None:
         """Forget the snapshots that were taken after a step to which the training went back.

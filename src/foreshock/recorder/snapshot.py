@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from foreshock.preconditioner import as_optimizers
 from foreshock.recorder.encoding import UnsupportedStateError, decode
-from foreshock.recorder.state import GRADIENTS, RANDOM, Training, check, put_back
+from foreshock.recorder.state import GRADIENTS, RANDOM, Restoration, Training, check
 
 LOSS, BATCH = "loss", "batch"
 
@@ -128,7 +128,7 @@ class Snapshot:
         tree = {**self.tree, "others": saved}
         training = Training(model, training.optimizers, kept)
         check(tree, self.tensors, training)
-        put_back(tree, self.tensors, training, without=without)
+        Restoration(tree, self.tensors, training, without=without).finish()
 
 
 def named_others(scheduler: Any, scaler: Any, others: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,10 @@ from torch.optim import Optimizer
 from foreshock.isolation import plain_module
 from foreshock.isolation.random_numbers import GENERATORS, generator_state, set_generator_state
 from foreshock.recorder.encoding import Copies, NamedTensors, UnsupportedStateError, decode, encode
-from foreshock.recorder.model_state import capture_model, check_model, put_back_model
+from foreshock.recorder.model_state import capture_model, check_model, put_back_model, with_extra_state
 from foreshock.recorder.optimizer_state import capture_optimizer, check_optimizers, put_back_optimizer
 
-RANDOM, GRADIENTS, SCALING = "random", "gradients", "scaling"
+RANDOM, GRADIENTS, SCALING, LAYOUTS = "random", "gradients", "scaling", "layouts"
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ def capture(training: Training) -> tuple[dict[str, Any], NamedTensors]:
     }
     tree[SCALING] = encode(_scaling(training), SCALING, tensors)
     tree[RANDOM] = encode(_random_state(), RANDOM, tensors)
+    if tensors.layouts:
+        tree[LAYOUTS] = dict(tensors.layouts)
     return tree, tensors
 
 
@@ -91,7 +94,7 @@ def check(tree: Mapping[str, Any], tensors: Mapping[str, Tensor], training: Trai
         UnsupportedStateError: With what differs, and what to do.
     """
     model = bare(training.model)
-    check_model(model, tensors)
+    check_model(model, tensors, tree.get(LAYOUTS, {}))
     check_optimizers(tree["optimizers"], training.optimizers, _names(model))
     if tree["others"].keys() != training.others.keys():
         raise UnsupportedStateError(
@@ -104,32 +107,70 @@ def check(tree: Mapping[str, Any], tensors: Mapping[str, Tensor], training: Trai
     _check_random(decode(tree[RANDOM], tensors))
 
 
-@torch.no_grad()
-def put_back(
-    tree: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    training: Training,
-    *,
-    without: Collection[str] = (),
-) -> None:
-    """Put a state that `check` let pass into a training. Tensors are written in place where they fit.
+class Restoration:
+    """A state on its way into a training: made, it has loaded what may refuse it; `finish` does the rest.
+
+    Schedulers, scalers and modules with an extra state run code of the user's own. If that refuses, all of
+    them are put back, and no tensor was touched. In between, processes can agree that none refused.
 
     Args:
-        tree: Of `capture`.
+        tree: Of `capture`; `check` let it pass.
         tensors: Of `capture`, on any device.
         training: Where it goes.
         without: ``"random"``, ``"gradients"``: to leave these as they are.
+
+    Raises:
+        UnsupportedStateError: If a part refuses its state; then nothing was changed.
     """
-    model, copies = bare(training.model), Copies(tensors)
-    # First what runs the user's own code, which may refuse: nothing else has been touched then.
-    _put_back_others(tree["others"], copies, training)
-    put_back_model(tree["model"], model, tensors, gradients=GRADIENTS not in without)
-    for state, optimizer in zip(tree["optimizers"], training.optimizers, strict=True):
-        put_back_optimizer(state, optimizer, _names(model), tensors)
-    if GRADIENTS not in without:
-        _set_scaling(training, decode(tree[SCALING], copies))
-    if RANDOM not in without:
-        _set_random_state(decode(tree[RANDOM], copies))
+
+    def __init__(
+        self,
+        tree: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        training: Training,
+        *,
+        without: Collection[str] = (),
+    ) -> None:
+        self._tree, self._tensors, self._training, self._without = tree, tensors, training, without
+        self._undo: list[Callable[[], None]] = []
+        copies, model = Copies(tensors), bare(training.model)
+        for name, one in training.others.items():
+            put = partial(_set_state, one, model)
+            self._load(repr(name), put, decode(tree["others"][name], copies), _state_of(one, name))
+        for name, module in with_extra_state(model):
+            if name in tree["model"]["extra"]:
+                saved = decode(tree["model"]["extra"][name], copies)
+                self._load(f"module {name!r}", module.set_extra_state, saved, module.get_extra_state())
+
+    def undo(self) -> None:
+        """Put back what was loaded so far: nothing was restored."""
+        while self._undo:
+            with contextlib.suppress(Exception):  # the first error is the one to be told
+                self._undo.pop()()
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Put everything else back. Tensors are written in place where they fit."""
+        tree, tensors, training = self._tree, self._tensors, self._training
+        model, gradients = bare(training.model), GRADIENTS not in self._without
+        put_back_model(tree["model"], model, tensors, gradients=gradients)
+        for state, optimizer in zip(tree["optimizers"], training.optimizers, strict=True):
+            put_back_optimizer(state, optimizer, _names(model), tensors, tree.get(LAYOUTS, {}))
+        if gradients:
+            _set_scaling(training, decode(tree[SCALING], Copies(tensors)))
+        if RANDOM not in self._without:
+            _set_random_state(decode(tree[RANDOM], Copies(tensors)))
+
+    def _load(self, what: str, put: Callable[[Any], None], saved: Any, present: Any) -> None:
+        self._undo.append(partial(put, copy.deepcopy(present)))
+        try:
+            put(saved)
+        except Exception as error:
+            self.undo()
+            raise UnsupportedStateError(
+                f"the state of {what} can't be put back: {type(error).__name__}: {error}. Make it as it was "
+                "when it was recorded, or name it in without="
+            ) from error
 
 
 def _names(model: nn.Module) -> dict[int, str]:
@@ -151,24 +192,7 @@ def _state_of(one: Any, name: str) -> Any:
     return one.state_dict()
 
 
-def _put_back_others(saved: Mapping[str, Any], tensors: Mapping[str, Tensor], training: Training) -> None:
-    """Load the states of all others, or of none: those before one that refuses are put back."""
-    model, done = bare(training.model), []
-    for name, one in training.others.items():
-        done.append((one, copy.deepcopy(_state_of(one, name))))
-        try:
-            _set_state(one, decode(saved[name], tensors), model)
-        except Exception as error:
-            for earlier, state in done:
-                with contextlib.suppress(Exception):  # the first error is the one to be told
-                    _set_state(earlier, state, model)
-            raise UnsupportedStateError(
-                f"the state of {name!r} can't be put back: {type(error).__name__}: {error}. Make it as it "
-                "was when it was recorded, or name it in without="
-            ) from error
-
-
-def _set_state(one: Any, state: Any, model: nn.Module) -> None:
+def _set_state(one: Any, model: nn.Module, state: Any) -> None:
     if isinstance(one, GENERATORS):
         set_generator_state(one, state)
         return

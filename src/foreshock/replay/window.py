@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
 from foreshock.batches import cast_batch
 from foreshock.curvature import preconditioned_sharpness
@@ -34,6 +35,7 @@ def replay(
     recorded: Sequence[tuple[int, float]] = (),
     measure: bool = False,
     perturbed: int | None = None,
+    rate_factor: float = 1.0,
 ) -> ReplayOutcome:
     """Restore a snapshot and train on from it.
 
@@ -50,6 +52,7 @@ def replay(
         measure: Whether to measure the stability ratio after the last step.
         perturbed: Seed of a change of all weights in their sixth digit, so that what hangs on chance differs
             from seed to seed; None for none.
+        rate_factor: What a ladder of recovery had the learning rate multiplied by at the snapshot.
 
     Raises:
         ValueError: If the snapshot does not fit the loop, the change does not fit the optimizer, or the
@@ -84,9 +87,17 @@ def replay(
     if perturbed is not None:
         perturb(loop, perturbed)
     losses, last, actions, failure = train(
-        loop, stream, steps, change, first=snapshot.step + 1, pending=True, before=current
+        loop,
+        stream,
+        steps,
+        change,
+        first=snapshot.step + 1,
+        pending=True,
+        before=current,
+        rate_factor=rate_factor,
     )
-    ratio = _ratio(loop, last, change) if measure and losses and math.isfinite(losses[-1]) else math.nan
+    measurable = measure and losses and math.isfinite(losses[-1])
+    ratio = _ratio(loop, last, change, rate_factor) if measurable else math.nan
     unchanged = change == Change() and perturbed is None
     where, compared = departure(snapshot.step, recorded, losses) if unchanged else (None, 0)
     at_start = math.nan if where is None else _loss_at(snapshot, loop, current)
@@ -115,6 +126,7 @@ def train(
     first: int = 0,
     pending: bool = False,
     before: Any = None,
+    rate_factor: float = 1.0,
 ) -> tuple[list[float], Any, int, str]:
     """Train, with a change, until a loss is not finite.
 
@@ -126,13 +138,14 @@ def train(
         first: Number of the first step.
         pending: Whether the gradients of the step before it are there, and wait for their update.
         before: The batch of that step.
+        rate_factor: What the learning rate is multiplied by inside each step, before it is changed.
 
     Returns:
         Losses, the last batch, how often a guard acted, and why it ended early.
     """
     losses: list[float] = []
     batch, failure = None, ""
-    with _changed(loop, change) as guard:
+    with _changed(loop, change, rate_factor) as guard:
         if pending:
             loop.skip() if first - 1 in change.skip else loop.update()
         for step in range(first, first + steps):
@@ -175,9 +188,9 @@ def _update(loop: Loop, batch: Any, guard: Guard | None, *, skipped: bool) -> No
 
 
 @contextmanager
-def _changed(loop: Loop, change: Change) -> Iterator[Guard | None]:
+def _changed(loop: Loop, change: Change, rate_factor: float) -> Iterator[Guard | None]:
     """Change the steps of a loop's optimizer; the guard, if there is one, sees them changed."""
-    optimizer, ends = loop.optimizer, []
+    optimizer, ends = loop.optimizer, list[Callable[[], None]]()
     if change.precision is not None:
         cast_training(loop, PRECISIONS[change.precision])
     change.prepare(optimizer)
@@ -185,15 +198,30 @@ def _changed(loop: Loop, change: Change) -> Iterator[Guard | None]:
     with ExitStack() as stack:
         if hold is not None:
             stack.callback(optimizer.register_step_pre_hook(lambda *_: hold()).remove)
-        before = optimizer.register_step_pre_hook(lambda *_: ends.append(change.begin_step(optimizer)))
+        # Put back in reverse: the change may have set the lowered rate.
+        begin = lambda *_: ends.extend((_lowered(optimizer, rate_factor), change.begin_step(optimizer)))  # noqa: E731
+        before = optimizer.register_step_pre_hook(begin)
         stack.callback(before.remove)
         guard = None
         if change.guard is not None:
             guard = stack.enter_context(attach_guard(optimizer, change.guard))
         # After the guard's: it puts back options that it held, which are the changed ones.
-        after = optimizer.register_step_post_hook(lambda *_: ends.pop()())
+        after = optimizer.register_step_post_hook(lambda *_: (ends.pop()(), ends.pop()())[0])
         stack.callback(after.remove)
         yield guard
+
+
+def _lowered(optimizer: Optimizer, factor: float) -> Callable[[], None]:
+    """Multiply the learning rates of an optimizer; return what puts them back."""
+    before = [(group, group["lr"]) for group in optimizer.param_groups if factor != 1]
+    for group, rate in before:
+        group["lr"] = rate * factor
+
+    def put_back() -> None:
+        for group, rate in before:
+            group["lr"] = rate
+
+    return put_back
 
 
 @torch.no_grad()
@@ -211,7 +239,8 @@ def perturb(loop: Loop, seed: int) -> None:
             parameter.mul_((1 + _SIXTH_DIGIT * noise).to(parameter))
 
 
-def _ratio(loop: Loop, batch: Any, change: Change) -> float:
+def _ratio(loop: Loop, batch: Any, change: Change, rate_factor: float) -> float:
+    raise_again = _lowered(loop.optimizer, rate_factor)
     put_back = change.set_options(loop.optimizer)
     try:
         return preconditioned_sharpness(loop.model, loop.optimizer, loop.loss_fn, batch).stability_ratio
@@ -219,6 +248,7 @@ def _ratio(loop: Loop, batch: Any, change: Change) -> float:
         return math.nan
     finally:
         put_back()
+        raise_again()
 
 
 def _loss_at(snapshot: Snapshot, loop: Loop, batch: Any) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -49,13 +50,15 @@ def record_recovery(cause: Name, index: int, start: int, spikes: Path, folder: P
     Returns:
         The file with what came of it.
     """
-    truth_file = spikes / f"{cause.replace(' ', '-')}-{index}/truth.json"
+    truth_file = _truth(cause, index, spikes)
     if not truth_file.exists():
         record_spike(cause, index, spikes)
     truth = json.loads(truth_file.read_text(encoding="utf-8"))
     scenario, onset = _scenario(truth["scenario"]), int(truth["onset"])
     scenario = replace(scenario, steps=onset + _AFTER)
     name = f"{scenario.name}-{start}"
+    for left in (f"{name}-failing", name):  # by a command that was interrupted
+        shutil.rmtree(folder / "logs" / left, ignore_errors=True)
     failing = _Run(scenario, start, folder / "logs" / f"{name}-failing")
     failed = failing.train()
     recovering = _Run(scenario, start, folder / "logs" / name, recovery=True)
@@ -74,7 +77,34 @@ def record_recovery(cause: Name, index: int, start: int, spikes: Path, folder: P
         "lost_steps": recovering.lost,
         **_said(folder / "logs" / name),
     }
-    return write_json(result, folder / f"{name}.json")
+    return write_json(result, result_file(cause, index, start, folder))
+
+
+def is_recorded(cause: Name, index: int, spikes: Path) -> bool:
+    """Return whether `record_spike` has recorded a spike.
+
+    Args:
+        cause: One of `foreshock.explain.CAUSES`.
+        index: Which draw.
+        spikes: Where its logs are.
+    """
+    return _truth(cause, index, spikes).exists()
+
+
+def _truth(cause: Name, index: int, spikes: Path) -> Path:
+    return spikes / f"{cause.replace(' ', '-')}-{index}" / "truth.json"
+
+
+def result_file(cause: Name, index: int, start: int, folder: Path) -> Path:
+    """Return where `record_recovery` writes.
+
+    Args:
+        cause: One of `foreshock.explain.CAUSES`.
+        index: Which draw.
+        start: Which perturbation of the initial weights.
+        folder: Of the results.
+    """
+    return folder / f"{cause.replace(' ', '-')}-{index}-{start}.json"
 
 
 def outcome(result: dict[str, Any]) -> str:
@@ -240,11 +270,12 @@ def tally(results: Sequence[dict[str, Any]]) -> list[list[str]]:
     return rows
 
 
-def results_of(folder: Path, names: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the results that `record_recovery` wrote.
+def results_of(runs: Iterable[tuple[Name, int, int]], folder: Path) -> list[dict[str, Any]]:
+    """Return the results that `record_recovery` wrote; what is not there is left out.
 
     Args:
+        runs: Which: cause, draw and start.
         folder: Where they are.
-        names: Which.
     """
-    return [json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in names]
+    paths = [result_file(*one, folder) for one in runs]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]

@@ -37,6 +37,10 @@ _AVERAGED = 8  # batches that a fork without their noise averages
 _DRAWS, _LATER = 3, 100  # forks with other batches, and steps by which theirs may come later
 
 
+class NoSpikeError(RuntimeError):
+    """None of the draws of a cause has a spike of it."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """A model and its optimizer before a step."""
@@ -61,7 +65,7 @@ def record_spike(cause: Name, index: int, folder: Path) -> Path:
         The file with the truth: scenario, onset.
 
     Raises:
-        RuntimeError: If no draw spikes.
+        NoSpikeError: If no draw spikes.
     """
     for attempt in range(_ATTEMPTS):
         scenario = draw_scenario(cause, index, attempt)
@@ -71,7 +75,7 @@ def record_spike(cause: Name, index: int, folder: Path) -> Path:
         if event is not None:
             truth = {"scenario": scenario.as_mapping(), "onset": event.onset, "split": scenario.split}
             return write_json(truth, run / "truth.json")
-    raise RuntimeError(f"none of {_ATTEMPTS} draws of {cause!r} spiked; its draw is too mild")
+    raise NoSpikeError(f"none of {_ATTEMPTS} draws of {cause!r} spiked; its draw is too mild")
 
 
 def train_scenario(scenario: Scenario, run: Path, accepts: Judge | None = None) -> LossEvent | None:

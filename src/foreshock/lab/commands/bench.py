@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from foreshock.interrupts import saying_what_is_kept
 from foreshock.lab.commands.errors import stopped
+
+if TYPE_CHECKING:
+    from foreshock.explain import Name
 
 bench = typer.Typer(help="Reproduce the benchmarks.", no_args_is_help=True)
 
@@ -318,31 +320,46 @@ def rewind(
     out: Annotated[Path, typer.Option(help="Folder for logs and results.")] = Path("runs/rewind"),
     spikes: Annotated[Path, typer.Option(help="Folder of `bench causes`.")] = Path("runs/causes"),
     count: Annotated[int, typer.Option(min=2, help="Spikes of each cause; every second is held out.")] = 10,
-    starts: Annotated[int, typer.Option(min=1, help="Perturbed initial weights of each.")] = 2,
+    starts: Annotated[int, typer.Option(min=1, help="Perturbed initial weights of each.")] = 3,
     jobs: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
     release: Annotated[
         bool, typer.Option("--release", help="The held-out half instead: not while a ladder is tuned.")
+    ] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Train nothing; count the results that are there.")
     ] = False,
 ) -> None:
     """Let runs that fail go on from a snapshot, and compare them with runs that never failed.
 
     The spikes are those of `bench causes`, recorded if they are not there; an interrupted command resumes.
     """
-    from foreshock.lab.causes.rewinding import HEADERS, record_recovery, results_of, tally
+    from foreshock.lab.causes.rewinding import (
+        HEADERS,
+        is_recorded,
+        record_recovery,
+        result_file,
+        results_of,
+        tally,
+    )
     from foreshock.lab.causes.training import all_spikes
     from foreshock.lab.jobs import finished, write_json
 
     console = Console(highlight=False)
     chosen = [one for one in all_spikes(count) if one[1] % 2 == (0 if release else 1)]
-    wanted = [(*one, start) for one in chosen for start in range(starts)]
-    names = {one: f"{one[0].replace(' ', '-')}-{one[1]}-{one[2]}" for one in wanted}
-    missing = [one for one in wanted if not (out / f"{names[one]}.json").exists()]
-    done = _counter(console, len(missing))
+    # One of each cause after the other, so that those that are there when it ends early are of all causes.
+    chosen.sort(key=lambda one: one[1])
+    wanted = [(*one, start) for start in range(starts) for one in chosen]
     try:
         with _resumable(out):
-            for path in finished(record_recovery, [(*one, spikes, out) for one in missing], jobs=jobs):
-                done(path)
-        results = results_of(out, names.values())
+            if not partial:
+                _record_spikes(console, chosen, spikes, jobs)
+                wanted = [one for one in wanted if is_recorded(*one[:2], spikes)]
+                missing = [one for one in wanted if not result_file(*one, out).exists()]
+                console.print(f"{len(missing)} of {len(wanted)} runs to train, {jobs} at a time")
+                done = _counter(console, len(missing))
+                for path in finished(record_recovery, [(*one, spikes, out) for one in missing], jobs=jobs):
+                    done(path)
+        results = _some(results_of(wanted, out), out)
         split = "held-out" if release else "development"
         path = write_json({"split": split, "results": results}, out / f"{split}.json")
     except (ImportError, OSError, RuntimeError, ValueError) as error:
@@ -352,34 +369,84 @@ def rewind(
     console.print(f"Results: {path.resolve()}", soft_wrap=True)
 
 
+def _record_spikes(console: Console, chosen: Sequence[tuple[Name, int]], spikes: Path, jobs: int) -> None:
+    from foreshock.lab.causes.rewinding import is_recorded
+    from foreshock.lab.causes.training import NoSpikeError, record_spike
+    from foreshock.lab.jobs import finished
+
+    unknown = [(*one, spikes) for one in chosen if not is_recorded(*one, spikes)]
+    done = _counter(console, len(unknown))
+    try:
+        for path in finished(record_spike, unknown, jobs=jobs):
+            done(path.parent)
+    except NoSpikeError as error:  # after all others were recorded
+        console.print(f"Left out: {error}")
+
+
 @bench.command()
 def advice(
     out: Annotated[Path, typer.Option(help="Folder for logs and results.")] = Path("runs/advice"),
+    starts: Annotated[int, typer.Option(min=1, help="From how many starts advice is followed.")] = 5,
     jobs: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Train nothing; score the results that are there.")
+    ] = False,
 ) -> None:
     """Score `foreshock advise`: trainings that spike, and what follows from the advice from their start on.
 
     An interrupted command resumes where it stopped.
     """
-    from foreshock.lab.advice import advised_runs, follow_advice, score_advice
-    from foreshock.lab.jobs import finished, write_json
+    from foreshock.lab.advice import results_of, score_advice
+    from foreshock.lab.jobs import write_json
 
     console = Console(highlight=False)
-    wanted = advised_runs()
-    paths = [out / f"{name}-{seed}.json" for name, seed in wanted]
-    missing = [(*one, out) for one, path in zip(wanted, paths, strict=True) if not path.exists()]
-    done = _counter(console, len(missing))
     try:
-        with _resumable(out):
-            for path in finished(follow_advice, missing, jobs=jobs):
-                done(path)
-        results = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        if not partial:
+            with _resumable(out):
+                _train_advised(console, out, starts, jobs)
+        results = _some(results_of(out), out)
         path = write_json({"score": score_advice(results), "results": results}, out / "results.json")
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise stopped(error) from error
     for name, value in score_advice(results).items():
         typer.echo(f"  {name.replace('_', ' ')}: {value}")
     console.print(f"Results: {path.resolve()}", soft_wrap=True)
+
+
+def _train_advised(console: Console, out: Path, starts: int, jobs: int) -> None:
+    from foreshock.lab.advice import (
+        advice_file,
+        advised_runs,
+        follow_advice,
+        has_advice,
+        start_file,
+        try_changes,
+    )
+    from foreshock.lab.jobs import finished
+
+    wanted = advised_runs()
+    untried = [(*one, out) for one in wanted if not advice_file(*one, out).exists()]
+    console.print(f"{len(untried)} of {len(wanted)} trainings to record and advise, {jobs} at a time")
+    done = _counter(console, len(untried))
+    for path in finished(try_changes, untried, jobs=jobs):
+        done(path)
+    # One start of all after the other, so that where it ends early all have as many.
+    calls = [
+        (*one, start, out)
+        for start in range(1, starts + 1)
+        for one in wanted
+        if has_advice(*one, out) and not start_file(*one, start, out).exists()
+    ]
+    console.print(f"{len(calls)} pairs to train, as it was and as advised")
+    done = _counter(console, len(calls))
+    for path in finished(follow_advice, calls, jobs=jobs):
+        done(path)
+
+
+def _some(results: list[dict[str, Any]], out: Path) -> list[dict[str, Any]]:
+    if not results:
+        raise ValueError(f"there is no result in {out}: leave out --partial, or name another folder by --out")
+    return results
 
 
 def _resumable(folder: Path) -> AbstractContextManager[None]:
