@@ -5,7 +5,7 @@ Run from the root of the repository, on a machine that does little else::
     python -m benchmarks.overhead.recorder --case cnn-94k
 
 Each training is that of `run`, on mini-batches, with a monitor that measures nothing. Whole steps with and
-without a recorder are in the table that `run` makes; they differ by less than those intervals are wide.
+without a recorder are in the table that `run` makes.
 """
 
 from __future__ import annotations
