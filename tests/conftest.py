@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -13,6 +14,11 @@ from perturbed import Outcomes, from_perturbed_starts
 
 # One, unless another arithmetic is asked for.
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0])
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and the commands they start too:
+# those that test Ctrl-C would then wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
