@@ -10,8 +10,10 @@ import pytest
 TESTS = Path(__file__).parent
 CLOCKS = {"time", "timeit"}
 ALLOWED = {
+    "benchmarks/test_gpu.py",  # tells a check when it began
     "cli/test_terminal.py",  # waits until a terminal shows what it should
     "distributed/processes.py",  # lets one process be slower than the other
+    "distributed/rewinding.py",  # sees that a process that stays away is not waited for without end
     "isolation/processes.py",  # lets one process be slower than the other
     "lab/test_interrupts.py",  # waits until processes have ended
     "live_logs.py",  # waits until a server has done what it is asked for, however slow the machine is

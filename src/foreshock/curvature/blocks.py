@@ -65,6 +65,7 @@ def block_shares(
             parameters, or if `depth` is below one.
 
     Example:
+        >>> import torch
         >>> model = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Linear(1, 1, bias=False))
         >>> for block in block_shares(torch.tensor([3.0, 0.0, 0.0, 4.0]), model.named_parameters(), depth=1):
         ...     print(block.name, round(block.share, 2), block.size)
@@ -107,6 +108,7 @@ def name_parameters(module: nn.Module, parameters: Sequence[Tensor]) -> list[tup
             position.
 
     Example:
+        >>> import torch
         >>> layer = torch.nn.Linear(2, 1)
         >>> [name for name, _ in name_parameters(layer, [layer.bias, layer.weight, torch.ones(1)])]
         ['bias', 'weight', 'unnamed.2']
