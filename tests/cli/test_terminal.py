@@ -221,3 +221,14 @@ def test_a_table_that_is_too_wide_is_printed_row_by_row(capsys):
     assert not any("Empty" in line for line in lines)
     print_table(Console(width=200), table)
     assert "At step" in capsys.readouterr().out.splitlines()[2]
+
+
+@pytest.mark.parametrize("width", [40, 200])
+def test_names_in_the_head_of_a_table_are_text(capsys, width):
+    from foreshock.cli.console import print_table
+    from foreshock.report import Table
+
+    table = Table("Settings that differ", ("Setting", "cnn[adam]", "x[/y]"), (("lr", "[1]", "0.1"),))
+    print_table(Console(width=width), table)
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("cnn[adam]", "x[/y]", "[1]"))

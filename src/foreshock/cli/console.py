@@ -86,7 +86,7 @@ def print_table(console: Console, words: Words) -> None:
     # A title that is longer than the table would be folded.
     table.min_width = min(len(words.title), console.width)
     for header in words.headers:
-        table.add_column(header, justify="right" if table.columns else "left", overflow="fold")
+        table.add_column(escape(header), justify="right" if table.columns else "left", overflow="fold")
     for before, row in itertools.pairwise((("",), *words.rows)):
         first = row[0] if row[0] != before[0] else ""
         table.add_row(*map(escape, (first, *row[1:])))
