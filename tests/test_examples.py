@@ -22,7 +22,7 @@ NUMBER = r"[-\d.e+]+"
 # spike comes, how many there are and whether they were announced is not asked here.
 EXPECTED = {
     "watch_training.py": [
-        r"<Run runs/watch/rank0.jsonl: steps 0–1999, 1 session, records: 2000 step,",
+        r"<Run runs/watch/rank0.jsonl: steps 0–1999, 1 session, records: 1 change, 2000 step,",
         r"^2,000 steps, loss \d",
         r"foreshock report runs/watch",
     ],
