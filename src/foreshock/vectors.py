@@ -324,15 +324,19 @@ def dimension(vector: Tensor) -> int:
     return vector.numel() if spread is None else int(spread.size)
 
 
-def aligned(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
-    """Return the gradient of a parameter, placed as the parameter is where tensor parallelism placed it.
+def aligned(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """Return the gradients of parameters, placed as these are where tensor parallelism placed them.
 
     Autograd may leave the gradient of a parameter that several processes have as parts of a sum.
 
     Args:
-        gradient: The gradient; None where the loss does not depend on the parameter.
-        parameter: The parameter.
+        gradients: One for each parameter; None where the loss does not depend on it.
+        parameters: The parameters.
     """
+    return tuple(_placed(*pair) for pair in zip(gradients, parameters, strict=True))
+
+
+def _placed(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
     placed: Any = gradient
     wanted = getattr(parameter, "placements", None)
     if placed is None or wanted is None or getattr(placed, "placements", wanted) == wanted:
@@ -393,9 +397,10 @@ def total_norm(
         tensor(5.)
     """
     # A sparse gradient may list a row several times; coalesce() adds them up, or the norm would be wrong.
-    dense = [tensor.coalesce().values() if tensor.is_sparse else local(tensor.detach()) for tensor in tensors]
+    detached = (tensor.detach() for tensor in tensors)
+    dense = [one.coalesce().values() if one.is_sparse else local(one) for one in detached]
     # One fused kernel for all tensors: this runs at every step of training.
-    norms = torch._foreach_norm([tensor.detach() for tensor in dense], order)
+    norms = torch._foreach_norm(dense, order)
     if weights is not None:
         norms = torch._foreach_mul(norms, [weight ** (1 / order) for weight in weights])
     together = torch.stack([norm.to(norms[0].device, vector_dtype([norm])) for norm in norms])

@@ -26,7 +26,7 @@ from foreshock.operators import (
     choose_backend,
     normalised_terms,
 )
-from foreshock.operators.backend import CENTRAL_DIFFERENCES, DOUBLE_BACKWARD
+from foreshock.operators.backend import CENTRAL_DIFFERENCES, DOUBLE_BACKWARD, tolerance_in
 from foreshock.operators.graph import GraphEvidence, read_graph
 from foreshock.preconditioner import Preconditioner, as_optimizers, moving_parameters, read_preconditioner
 from foreshock.vectors import (
@@ -38,9 +38,6 @@ from foreshock.vectors import (
     split,
     vector_dtype,
 )
-
-# As in `foreshock.operators.backend`: of the coarsest arithmetic, and what two methods may be apart in it.
-_HALF, _TOLERANCE, _TOLERANCE_HALF = 1e-4, 0.01, 0.1
 
 ONE_CALL_CAUTION = 30.0
 """`StoppingRule.caution` of a single call, which no later one corrects."""
@@ -201,8 +198,7 @@ def _compared(
     apart = exact - joint.gathered_vector(differences(part_of(direction)))
     (total,) = joint.everyones(float(torch.linalg.vector_norm(apart)) / max(size, 1e-30), topic=CHOICE)
     discrepancy, passes = total / joint.size, hessian.passes + differences.passes
-    half = torch.finfo(graphs[0].precision).eps > _HALF
-    agrees, kinks = discrepancy <= (_TOLERANCE_HALF if half else _TOLERANCE), ", ".join(graphs[0].kinks)
+    agrees, kinks = discrepancy <= tolerance_in(graphs[0].precision), ", ".join(graphs[0].kinks)
     why = f"under tensor parallelism it and differences of gradients are {discrepancy:.2g} apart"
     if not agrees:
         hidden = "a part of the model hides its second derivative from double backward"

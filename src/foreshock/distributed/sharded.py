@@ -24,7 +24,7 @@ from foreshock.distributed.channel import Channel
 from foreshock.distributed.collectives import AgreedCollectives
 from foreshock.distributed.gathered import gathered, twice_through_tensor_parallelism
 from foreshock.distributed.joint import COLLECTIVE, GATHER, SUMS, JointProbe
-from foreshock.distributed.pieces import Grid, Piece, size_of
+from foreshock.distributed.pieces import Grid, size_of
 from foreshock.distributed.shards import ShardVector, Spread, part_of
 from foreshock.vectors import vector_dtype
 
@@ -70,10 +70,15 @@ class ShardedProbe(JointProbe):
             parameters: As the optimizer has them.
         """
         self._pieces = self._grid.pieces(parameters)
+        # Known once for all products: the entries of each tensor in this process, as a part and gathered.
+        self._sizes = [one.of(torch.empty(one.shape, device="meta")).numel() for one in self._pieces]
+        self._gathered_sizes = [one.shape.numel() for one in self._pieces]
+        self._gathered_spread: Spread | None = None
         self.gathered_size = size_of(self._pieces)
         self._buffer = torch.empty(self.gathered_size, dtype=vector_dtype(parameters))
         device, size = parameters[0].device, sum(one.numel() for one in parameters)
-        self._spread = Spread(_weights(self._pieces, device), self._total, self._draw, size)
+        weights = _each([one.weight for one in self._pieces], self._sizes, device)
+        self._spread = Spread(weights, self._total, self._draw, size)
 
     @contextmanager
     def inside(self, model: nn.Module) -> Iterator[None]:
@@ -113,9 +118,13 @@ class ShardedProbe(JointProbe):
         """
         if self._grid.copies == 1:
             return vector
-        weights = self._gathered_weights(vector.device)
-        spread = Spread(weights, self._total_of_group, self._draw_gathered, self._spread.size)
-        return ShardVector.of(part_of(vector), spread)
+        if self._gathered_spread is None:
+            factors = [one.gathered_weight for one in self._pieces]
+            weights = _each(factors, self._gathered_sizes, vector.device)
+            self._gathered_spread = Spread(
+                weights, self._total_of_group, self._draw_gathered, self._spread.size
+            )
+        return ShardVector.of(part_of(vector), self._gathered_spread)
 
     def gather(self, vector: Tensor) -> Tensor:
         """Return a vector over the optimizer's parameters as one over those inside of the block.
@@ -202,38 +211,26 @@ class ShardedProbe(JointProbe):
         return torch.tensor(found, dtype=sums.dtype, device=sums.device).view(sums.shape)
 
     def _split(self, vector: Tensor) -> Sequence[Tensor]:
-        return torch.split(vector, [piece.shape.numel() for piece in self._pieces])
+        return torch.split(vector, self._gathered_sizes)
 
     def _own(self, part: Tensor) -> Sequence[Tensor]:
-        return torch.split(part, _sizes(self._pieces))
+        return torch.split(part, self._sizes)
 
     def _draw(self, seed: int) -> Tensor:
-        sizes = _sizes(self._pieces)
         return torch.cat(
-            [_normal(size, seed, one.seed) for one, size in zip(self._pieces, sizes, strict=True)]
+            [_normal(size, seed, one.seed) for one, size in zip(self._pieces, self._sizes, strict=True)]
         )
 
     def _draw_gathered(self, seed: int) -> Tensor:
         raise NotImplementedError("random vectors are over the optimizer's parameters")
 
-    def _gathered_weights(self, device: torch.device) -> Tensor | float:
-        pairs = [(piece.gathered_weight, piece.shape.numel()) for piece in self._pieces]
-        return _each(pairs, device)
 
-
-def _sizes(pieces: Sequence[Piece]) -> list[int]:
-    return [piece.of(torch.empty(piece.shape, device="meta")).numel() for piece in pieces]
-
-
-def _weights(pieces: Sequence[Piece], device: torch.device) -> Tensor | float:
-    return _each([(one.weight, size) for one, size in zip(pieces, _sizes(pieces), strict=True)], device)
-
-
-def _each(pairs: Sequence[tuple[float, int]], device: torch.device) -> Tensor | float:
-    weights = {weight for weight, _ in pairs}
-    if len(weights) == 1:
-        return weights.pop()
+def _each(weights: Sequence[float], sizes: Sequence[int], device: torch.device) -> Tensor | float:
+    """Return the weight of each entry; one number if it is the same for all."""
+    if len(set(weights)) == 1:
+        return weights[0]
     wide = torch.float32 if device.type == "mps" else torch.float64
+    pairs = zip(weights, sizes, strict=True)
     return torch.cat([torch.full((size,), weight, dtype=wide, device=device) for weight, size in pairs])
 
 

@@ -41,9 +41,7 @@ class RateFactor:
             factor: Above 0; 1 leaves the rate to whoever sets it.
         """
         self.factor = factor
-        if self.factor == 1:
-            return
-        if self._hooked:
+        if factor == 1 or self._hooked:
             return
         self._hooked = True
         for optimizer in self._optimizers:

@@ -335,10 +335,8 @@ class _Comparison:
 
     @property
     def _tolerance(self) -> float:
-        # eps is 1e-3 in float16 and 8e-3 in bfloat16, 1e-7 in float32.
-        if torch.finfo(self._evidence.precision).eps > 1e-4:
-            return _HALF_PRECISION_TOLERANCE
-        return _SUSPICIOUS_TOLERANCE if self._evidence.suspects else _TOLERANCE
+        usual = tolerance_in(self._evidence.precision)
+        return _SUSPICIOUS_TOLERANCE if usual == _TOLERANCE and self._evidence.suspects else usual
 
     def _choose(
         self, name: str, reason: str, discrepancy: float = float("nan"), *, verified: bool = True
@@ -346,6 +344,16 @@ class _Comparison:
         precision = self._evidence.precision
         passes = self._term.weight * (self._passes + sum(one.passes for one in self._operators))
         return BackendChoice(name, reason, discrepancy, verified, precision, self._eager, passes=passes)
+
+
+def tolerance_in(precision: torch.dtype) -> float:
+    """Return how far apart products by double backward and by differences may be, relative.
+
+    Args:
+        precision: The coarsest arithmetic of the graph.
+    """
+    # eps is 1e-3 in float16 and 8e-3 in bfloat16, 1e-7 in float32.
+    return _HALF_PRECISION_TOLERANCE if torch.finfo(precision).eps > 1e-4 else _TOLERANCE
 
 
 def _apart(exact: _Exact, product: Tensor, differences: DifferenceOperator) -> float:

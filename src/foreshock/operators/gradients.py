@@ -104,7 +104,7 @@ class GradientFunction:
                 leaf.grad = None
             loss.backward()  # type: ignore[no-untyped-call]
             found = [parameter.grad for parameter in self._parameters]
-        return [aligned(one, parameter) for one, parameter in zip(found, self._parameters, strict=True)]
+        return list(aligned(found, self._parameters))
 
 
 @contextmanager

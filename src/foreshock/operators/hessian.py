@@ -138,7 +138,7 @@ class HessianOperator(Closing):
                 with self._replay():
                     for term in self._terms:
                         loss = evaluate(term)
-                        parts = _aligned(
+                        parts = aligned(
                             torch.autograd.grad(loss, self._parameters, allow_unused=True), self._parameters
                         )
                         reached |= reaches(parts)
@@ -157,7 +157,7 @@ class _Graph:
         self.weight = term.weight
         self.loss = loss.detach()
         gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
-        self.gradients = _aligned(gradients, parameters)
+        self.gradients = aligned(gradients, parameters)
         self._parameters = parameters
 
     def product(self, parts: Sequence[Tensor], *, last: bool = False) -> Sequence[Tensor | None]:
@@ -178,9 +178,4 @@ class _Graph:
         products = torch.autograd.grad(
             outputs, self._parameters, weights, retain_graph=not last, allow_unused=True
         )
-        return _aligned(products, self._parameters)
-
-
-def _aligned(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-    pairs = zip(gradients, parameters, strict=True)
-    return tuple(aligned(gradient, parameter) for gradient, parameter in pairs)
+        return aligned(products, self._parameters)

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from foreshock.vectors import placed_as
+
 Layout = Mapping[str, Any]
 """How a tensor is spread: ``shape`` of all of it, ``offset`` of this process's part, ``placements`` in words,
 ``mesh``, the shape of the grid of processes."""
@@ -81,12 +83,4 @@ def as_spread(part: Tensor, like: Tensor) -> Tensor:
         part: The part; one that is spread already stays.
         like: The other one.
     """
-    if not is_spread(like) or is_spread(part):
-        return part
-    from torch.distributed.tensor import DTensor
-
-    mesh, placements = like.device_mesh, like.placements  # type: ignore[attr-defined]
-    whole: Tensor = DTensor.from_local(
-        part, mesh, placements, run_check=False, shape=like.shape, stride=like.stride()
-    )
-    return whole
+    return placed_as(part, like) if is_spread(like) and not is_spread(part) else part

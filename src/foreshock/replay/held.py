@@ -68,6 +68,7 @@ def cast_training(loop: Loop, dtype: torch.dtype) -> None:
                 parameter.grad = None if gradient is None else gradient.to(dtype)
             state = loop.optimizer.state.get(parameter, {})
             for name, value in state.items():
-                # Not the counter of updates, a number of its own.
-                if torch.is_tensor(value) and value.is_floating_point() and value.shape == parameter.shape:
-                    state[name] = value if name == "step" else value.to(dtype)
+                if name == "step" or not torch.is_tensor(value):  # the counter is a number of its own
+                    continue
+                if value.is_floating_point() and value.shape == parameter.shape:
+                    state[name] = value.to(dtype)

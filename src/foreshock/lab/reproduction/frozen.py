@@ -54,6 +54,15 @@ class Growth:
         own, other = max(self.preconditioner, 0.0), max(self.landscape, 0.0)
         return own / (own + other) if own + other > 0 else math.nan
 
+    def parts(self) -> dict[str, float]:
+        """Return the growth, its two parts and the share of the first, by name."""
+        return {
+            "total": self.total,
+            "preconditioner": self.preconditioner,
+            "landscape": self.landscape,
+            "share": self.share,
+        }
+
 
 @dataclass(frozen=True)
 class Point:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from foreshock.lab.reproduction.experiment import Claim
 from foreshock.lab.reproduction.patterns import (
     last_before,
     median,
@@ -20,6 +21,26 @@ SUSTAINED = 5
 """Consecutive steps that make a crossing a sustained one."""
 AROUND = 30
 """Steps before an onset in which the crossing must lie, and after a crossing in which a spike is its own."""
+
+SPECIFIC = (
+    Claim(
+        "single_false",
+        "Single steps above the threshold are noisy: most are no spike.",
+        f"share of single crossings that no spike follows within {AROUND} steps",
+        "at least",
+        0.5,
+        0.25,
+    ),
+    Claim(
+        "sustained_false",
+        "Sustained crossings are specific.",
+        f"share of sustained crossings that no spike follows within {AROUND} steps",
+        "at most",
+        0.25,
+        0.5,
+    ),
+)
+"""Claims about crossings that no spike follows."""
 
 
 def direction_pattern(trace: Trace, spikes: list[SpikeEvent]) -> dict[str, float]:

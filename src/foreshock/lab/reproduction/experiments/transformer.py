@@ -9,7 +9,7 @@ from foreshock.lab.reproduction.experiment import Claim, Experiment, OnStep, Out
 from foreshock.lab.reproduction.figures import captions, draw_training
 from foreshock.lab.reproduction.plan import Plan
 from foreshock.lab.reproduction.recording import record
-from foreshock.lab.reproduction.sustained import AROUND, SUSTAINED, direction_pattern
+from foreshock.lab.reproduction.sustained import AROUND, SPECIFIC, SUSTAINED, direction_pattern
 from foreshock.lab.spikebench.spikes import ground_truth
 from foreshock.lab.tasks import OptimizerConfig
 
@@ -109,22 +109,7 @@ CLAIMS = (
         0.9,
         0.5,
     ),
-    Claim(
-        "single_false",
-        "Single steps above the threshold are noisy: most are no spike.",
-        f"share of single crossings that no spike follows within {AROUND} steps",
-        "at least",
-        0.5,
-        0.25,
-    ),
-    Claim(
-        "sustained_false",
-        "Sustained crossings are specific.",
-        f"share of sustained crossings that no spike follows within {AROUND} steps",
-        "at most",
-        0.25,
-        0.5,
-    ),
+    *SPECIFIC,
 )
 
 EXPERIMENT = Experiment(

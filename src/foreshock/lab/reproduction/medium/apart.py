@@ -82,14 +82,7 @@ def _parts(scene: Scene, rise: tuple[int, int]) -> dict[str, float]:
     then = point_of(run.moment(run.states[rise[0]]))
     moment = run.moment(run.states[rise[1]])
     growth = split_growth(moment, scene.probe, then, point_of(moment))
-    if growth is None:
-        return {}
-    return {
-        "total": growth.total,
-        "preconditioner": growth.preconditioner,
-        "landscape": growth.landscape,
-        "share": growth.share,
-    }
+    return {} if growth is None else growth.parts()
 
 
 def _peak(scene: Scene, start: int, onset: int, begin: Begin) -> float:

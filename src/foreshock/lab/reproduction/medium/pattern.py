@@ -10,7 +10,7 @@ import numpy as np
 from foreshock.lab.reproduction.experiment import Claim
 from foreshock.lab.reproduction.medium.recorded import Event, Recorded, removed
 from foreshock.lab.reproduction.patterns import WINDOW, mean_before, median, reached_before
-from foreshock.lab.reproduction.sustained import AROUND, SUSTAINED, direction_pattern
+from foreshock.lab.reproduction.sustained import AROUND, SPECIFIC, SUSTAINED, direction_pattern
 from foreshock.lab.spikebench.spikes import ground_truth
 from foreshock.lab.spikebench.trace import Trace
 from foreshock.spikes import SpikeEvent
@@ -108,22 +108,7 @@ CLAIMS = (
         0.9,
         0.5,
     ),
-    Claim(
-        "single_false",
-        "Single steps above the threshold are noisy: most are no spike.",
-        f"share of single crossings that no spike follows within {AROUND} steps",
-        "at least",
-        0.5,
-        0.25,
-    ),
-    Claim(
-        "sustained_false",
-        "Sustained crossings are specific.",
-        f"share of sustained crossings that no spike follows within {AROUND} steps",
-        "at most",
-        0.25,
-        0.5,
-    ),
+    *SPECIFIC,
     Claim(
         "crossed",
         "λ_max(Ĥ) passes 2/η before a spike.",

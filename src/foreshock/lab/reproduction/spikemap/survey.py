@@ -196,14 +196,7 @@ def _signals(readings: list[Reading], onset: int) -> dict[str, float]:
 
 def _parts(course: Course, rise: tuple[int, int]) -> dict[str, float]:
     growth = split_rise(course, rise)
-    if growth is None:
-        return {}
-    return {
-        "total": growth.total,
-        "preconditioner": growth.preconditioner,
-        "landscape": growth.landscape,
-        "share": growth.share,
-    }
+    return {} if growth is None else growth.parts()
 
 
 def _peak(course: Course, spike: SpikeEvent, state: State, begin: Begin) -> float:
