@@ -15,7 +15,7 @@ from foreshock.explain.events import explain_run
 from foreshock.explain.history import USUAL, History, middle
 from foreshock.explain.record import Explanation, plain
 from foreshock.representation import short_line
-from foreshock.words import number
+from foreshock.words import count, number
 
 if TYPE_CHECKING:
     from foreshock.runlog import Run
@@ -85,10 +85,16 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
         runs: Runs as read from their logs, at least two.
 
     Raises:
-        ValueError: If there are fewer than two, or one has no steps.
+        ValueError: If there are fewer than two different ones, or one has no steps.
     """
+    runs, repeated = _once_each(runs)
     if len(runs) < 2:
-        raise ValueError(f"{len(runs)} run was passed; a comparison needs two or more")
+        passed = (
+            f"only {runs[0].name} was passed, {repeated + 1} times"
+            if repeated
+            else f"{len(runs)} run was passed"
+        )
+        raise ValueError(f"{passed}; a comparison needs two or more")
     histories = [History(run) for run in runs]
     empty = [run.name for run, one in zip(runs, histories, strict=True) if not len(one.steps)]
     if empty:
@@ -102,7 +108,16 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
         for name, history, found in zip(names, histories, explained, strict=True)
     )
     settings = _settings(runs)
-    return Comparison(step, at, settings, tuple(_findings(at, settings, step)))
+    first = all(step <= int(one.steps[0]) for one in histories)
+    findings = _findings(at, settings, f"At step {step:,}" if first else f"Before step {step:,}", first=first)
+    twice = [f"A run that is passed more than once counts once: {count(repeated, 'run')} left out."]
+    return Comparison(step, at, settings, (*findings, *(twice if repeated else ())))
+
+
+def _once_each(runs: Sequence[Run]) -> tuple[list[Run], int]:
+    """Return the runs without those that were passed before, and how many these are."""
+    kept = {one.path.resolve(): one for one in runs}
+    return list(kept.values()), len(runs) - len(kept)
 
 
 def _describe(name: str, history: History, found: Sequence[Explanation], step: int) -> RunAt:
@@ -141,7 +156,10 @@ def _names(runs: Sequence[Run]) -> list[str]:
     names = [short_line(run.name) for run in runs]
     if len(set(names)) == len(names):
         return names
-    return [f"{name} ({short_line(str(run.path.parent))})" for name, run in zip(names, runs, strict=True)]
+    folders = [short_line(str(run.path.parent)) for run in runs]
+    if len(set(folders)) < len(runs):
+        folders = [short_line(str(run.path)) for run in runs]
+    return [f"{name} ({folder})" for name, folder in zip(names, folders, strict=True)]
 
 
 def _settings(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:
@@ -155,7 +173,9 @@ def _words(value: Any) -> str:
     return "–" if value is None else number(value) if isinstance(value, float) else str(value)
 
 
-def _findings(at: Sequence[RunAt], settings: Mapping[str, tuple[str, ...]], step: int) -> list[str]:
+def _findings(
+    at: Sequence[RunAt], settings: Mapping[str, tuple[str, ...]], when: str, *, first: bool
+) -> list[str]:
     spiked, calm = [one for one in at if one.spikes], [one for one in at if not one.spikes]
     if not spiked:
         return ["None of the runs spiked."]
@@ -180,9 +200,14 @@ def _findings(at: Sequence[RunAt], settings: Mapping[str, tuple[str, ...]], step
             continue  # all far from the edge
         if _apart(high, low):
             shown = [", ".join(number(value) for value in side) for side in (high, low)]
-            found.append(f"Before step {step:,} {words} was {shown[0]} there, {shown[1]} in the others.")
+            found.append(f"{when} {words} was {shown[0]} there, {shown[1]} in the others.")
     if len(found) == len(spiked):
-        found.append("Nothing else that was logged before it tells them apart from the others.")
+        known = (
+            "was logged before it"
+            if first
+            else "else that was logged before it tells them apart from the others"
+        )
+        found.append(f"Nothing {known}.")
     return found
 
 
