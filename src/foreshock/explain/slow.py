@@ -198,7 +198,7 @@ def slow_causes(history: History, event: LossEvent, jump: Jump | None) -> list[C
     rise = measure_rise(history, event)
     decay = _decay(history, event, rise)
     if rise is None or not rise.ratio >= _EDGE:
-        return _by_the_gradient(history, event, rise) or _without_readings(history, event, decay)
+        return _by_the_gradient(history, event, rise, decay) or _without_readings(history, event, decay)
     if not rise.total > _LEAST:
         return []
     causes = []
@@ -224,12 +224,12 @@ def slow_causes(history: History, event: LossEvent, jump: Jump | None) -> list[C
     return causes
 
 
-def _by_the_gradient(history: History, event: LossEvent, rise: Rise | None) -> list[Cause]:
-    """What a gradient says that grew as past the edge, where the ratio was last measured far below it.
+def _by_the_gradient(history: History, event: LossEvent, rise: Rise | None, decay: Decay) -> list[Cause]:
+    """What a gradient says that grew as past the edge, where the ratio was last measured below it.
 
     It grows by a factor at each step only past the edge. From the last measurement on the ratio is followed
     by v and the learning rate alone; what lacks to one was made by the curvature, along that direction or
-    along another one that overtook it.
+    along another one that overtook it. It counts beside what made the climb until then.
     """
     last = history.ratio_before(event.onset - 1, event.onset - _OLDEST)
     grew = _growth_of_gradient(history, event)
@@ -237,21 +237,27 @@ def _by_the_gradient(history: History, event: LossEvent, rise: Rise | None) -> l
         return []
     (steps, times), (step, ratio) = grew, last
     missing = -math.log(ratio)
-    followed = 0.0 if rise is None else max(rise.preconditioner, 0.0) + max(rise.rate, 0.0)
-    share = missing / (missing + followed)
-    if not share >= _SHARE:
-        return []
-    words = (
+    made = (0.0, 0.0, 0.0) if rise is None else (rise.preconditioner, rise.landscape, rise.rate)
+    v, landscape, rate = (max(part, 0.0) for part in made)
+    shares = [part / (missing + v + landscape + rate) for part in (v, missing + landscape)]
+    said = (
         f"the gradient grew {number(times)}-fold over {steps} steps, as past the edge, although v and the "
-        f"learning rate alone had brought the stability ratio to {number(ratio)} by step {step:,}: the "
-        "curvature rose since it was last measured"
+        f"learning rate alone had brought the stability ratio to {number(ratio)} by step {step:,}"
     )
     facts = (
         Fact("growth of the gradient before the peak", times, _GREW, event.onset),
         Fact("stability ratio, followed from its last measurement", ratio, math.nan, step),
-        Fact("share of the rise of ln(ratio) to the edge", share, _SHARE),
     )
-    return [Cause("landscape", 0.5, words, facts)]
+    causes = []
+    if shares[0] >= _SHARE and decay.exponent > 0 and decay.fell > _FELL:
+        words = f"{said}; v decayed and made {100 * shares[0]:.0f} % of the way to the edge"
+        share = Fact("share of v in the rise of ln(ratio) to the edge", shares[0], _SHARE)
+        causes.append(Cause("preconditioner lag", 0.5 * min(shares[0] / 0.5, 1), words, (*facts, share)))
+    if shares[1] >= _SHARE:
+        words = f"{said}: the curvature rose since it was last measured"
+        share = Fact("share of the rise of ln(ratio) to the edge", shares[1], _SHARE)
+        causes.append(Cause("landscape", 0.5 * min(shares[1] / 0.5, 1), words, (*facts, share)))
+    return causes
 
 
 def _growth_of_gradient(history: History, event: LossEvent) -> tuple[int, float] | None:
