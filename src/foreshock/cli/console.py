@@ -52,6 +52,18 @@ def stopped(error: Exception, advice: str = "") -> typer.Exit:
     return typer.Exit(1)
 
 
+def print_note(words: str, *, of: str = "", stderr: bool = False) -> None:
+    """Print what a reader must know before believing what stands above; nothing without words.
+
+    Args:
+        words: One sentence, or none.
+        of: The run that it is about, where there are several.
+        stderr: Whether standard output is for scripts.
+    """
+    if words:
+        typer.echo(f"Note: {f'{of}: ' if of else ''}{words}", err=stderr)
+
+
 def json_text(value: Any) -> str:
     """Return plain values as JSON. What a terminal would obey instead of showing is spelled as JSON does.
 

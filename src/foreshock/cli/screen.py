@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from foreshock.cli.console import natural_width
+from foreshock.report.text import unreadable
 from foreshock.words import count, number, percent
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def screen(status: RunStatus, console: Console, *, losses: Sequence[float] = ())
         lines.append(Text.assemble(("→ ", "bold"), status.advice))
     lines += [Text.assemble(("! ", "bold red"), words) for words in status.misuse[:3]]
     lines += ["", _grid(_rows(status), console)]
+    if status.skipped:
+        lines += ["", Text(f"Note: {unreadable(status.skipped)}")]
     if len(losses):
         lines += ["", Text.assemble(("loss ", "dim"), sparkline(losses, width=max(console.width - 6, 10)))]
     return Group(*lines)
@@ -124,7 +127,7 @@ def _rows(status: RunStatus) -> list[tuple[str, str]]:
     """Return the numbers of a run as pairs of label and words."""
     return [
         ("step", _step(status)),
-        ("loss", _known(status.loss) + (f" (lowest {number(status.lowest_loss)})" if status.step else "")),
+        ("loss", _loss(status) + _lowest(status)),
         ("spike ahead", _chance(status)),
         (status.ratio_name, _ratio(status)),
         ("alarms", _counted(status.alarms, status.last_alarm) + _watches(status)),
@@ -142,6 +145,15 @@ def _step(status: RunStatus) -> str:
     planned = f" of {status.steps:,}" if status.steps is not None else ""
     speed = status.steps_a_second
     return f"{status.step:,}{planned}" + (f", {number(speed)} steps/s" if math.isfinite(speed) else "")
+
+
+def _loss(status: RunStatus) -> str:
+    """Return the last loss; one that is NaN was measured, one that is not known was not."""
+    return "NaN" if math.isnan(status.loss) and status.failures else _known(status.loss)
+
+
+def _lowest(status: RunStatus) -> str:
+    return f" (lowest {number(status.lowest_loss)})" if math.isfinite(status.lowest_loss) else ""
 
 
 def _chance(status: RunStatus) -> str:
@@ -219,7 +231,7 @@ def _cells(status: RunStatus) -> dict[str, Text]:
         "Run": name,
         "State": status.state,
         "Step": "–" if status.step is None else f"{status.step:,}",
-        "Loss": _known(status.loss),
+        "Loss": _loss(status),
         "Spike ahead": chance,
         "Ratio": _known(status.ratio),
         "Alarms": f"{status.alarms:,}",
