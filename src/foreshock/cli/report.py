@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from foreshock.cli.console import make_console, print_table, printable_path, stopped
+from foreshock.cli.console import make_console, picture_file, print_table, printable_path, stopped
 from foreshock.cli.output import FailOnOption, fail, result_text, worst_among
 
 if TYPE_CHECKING:
@@ -62,7 +62,10 @@ def report(
     text: Annotated[bool, typer.Option("--text", help="The same as --format text.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     picture: Annotated[
-        Path | None, typer.Option(help="Also draw the first run into this .svg, .pdf or .png file.")
+        Path | None,
+        typer.Option(
+            help="Also draw the first run into this .svg, .pdf or .png file.", callback=picture_file
+        ),
     ] = None,
     fail_on: FailOnOption = None,
 ) -> None:
@@ -181,7 +184,7 @@ def write_run_picture(console: Console, run: Run, path: Path) -> None:
     Args:
         console: Where to say it.
         run: The run.
-        path: The file, ``.svg`` or ``.png``.
+        path: The file, ``.svg``, ``.pdf`` or ``.png``.
     """
     from foreshock.report import write_picture
 
