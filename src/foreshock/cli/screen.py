@@ -13,6 +13,7 @@ from rich.text import Text
 
 from foreshock.cli.console import natural_width
 from foreshock.report.text import unreadable
+from foreshock.runlog.labels import cut
 from foreshock.words import count, number, percent
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ STATE_STYLES = {
 }
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDE = 52  # columns from which on a label and its words share a line
-_LONGEST_NAME = 48
+_LONGEST_NAME, _SHORTEST_NAME = 48, 8
 # What a narrow terminal goes without, the first first.
 _SPARE = ("Last write", "Guard", "Ratio", "Watches", "Failed", "Alarms", "Loss", "Step", "Spike ahead")
 
@@ -73,6 +74,11 @@ def runs_table(statuses: Sequence[RunStatus], console: Console) -> Table:
         if not headers or natural_width(console, table) <= console.width:
             break
         headers.remove(spare)
+    excess = natural_width(console, _table(headers, rows)) - console.width if headers else 0
+    if excess > 0:  # of a path the end tells runs apart
+        longest = max(len(cells["Run"]) for cells in rows)
+        for cells in rows:
+            cells["Run"] = Text(cut(cells["Run"].plain, max(longest - excess, _SHORTEST_NAME)))
     return _table(headers, rows)
 
 
@@ -228,7 +234,7 @@ def _cells(status: RunStatus) -> dict[str, Text]:
     chance = "–" if math.isnan(status.probability) else percent(status.probability)
     name = status.place if status.name in status.place else f"{status.place} ({status.name})"
     shown = {
-        "Run": name,
+        "Run": cut(name, _LONGEST_NAME),
         "State": status.state,
         "Step": "–" if status.step is None else f"{status.step:,}",
         "Loss": _loss(status),
@@ -245,7 +251,6 @@ def _cells(status: RunStatus) -> dict[str, Text]:
     cells["State"].stylize(STATE_STYLES.get(status.state, ""))
     if status.level == "alarm":
         cells["Spike ahead"].stylize("bold red")
-    cells["Run"].truncate(_LONGEST_NAME, overflow="ellipsis")
     return cells
 
 

@@ -65,6 +65,7 @@ class LiveRun:
         log: What the run recorded besides numbers.
         error: Why the log can't be read; empty if it can.
         first_step: First step in this log, without those of a run that it goes on from; None before it.
+        label: What tells the run apart from others that are watched; its name where there is no other of it.
     """
 
     def __init__(self, path: Path, *, name: str) -> None:
@@ -78,6 +79,7 @@ class LiveRun:
         self.log = Log()
         self.error = ""
         self.first_step: int | None = None
+        self.label = ""
         self._place = name
         self._tail = LogTail(path)
         self._begun = self._starts = 0
@@ -185,6 +187,16 @@ class LiveRun:
             if generation == self.generation:
                 self._news = version, found
                 self.version += 1
+
+    def call(self, label: str) -> None:
+        """Give the run a label.
+
+        Args:
+            label: What tells it apart from others.
+        """
+        with self.lock:
+            self.version += label != self.label
+            self.label = label
 
     def snapshot(self) -> Run:
         """Return the run as it is now, for another thread to read at leisure.
@@ -353,6 +365,7 @@ class LiveRun:
             return {
                 "id": self.key,
                 "name": self.name,
+                "label": self.label or self.name,
                 "place": self.place,
                 "description": short_line(str(self.meta.get("description") or "")),
                 "version": self.version,

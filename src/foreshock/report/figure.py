@@ -44,6 +44,7 @@ from foreshock.report.readings import PROBE_FAILED, times
 from foreshock.report.summary import RunSummary, summarise
 from foreshock.report.words import count, height
 from foreshock.representation import short_line
+from foreshock.runlog.labels import labels_of
 from foreshock.runlog.values import numbers, ratios_of, recorded_losses
 
 if TYPE_CHECKING:
@@ -195,9 +196,17 @@ def _overlay(runs: Sequence[Run], kind: str) -> Figure:
     if not any(_drawable(kind, values).any() for _, _, values in drawn):
         raise ValueError(f"none of the {len(runs)} runs has values for {kind!r}: {_missing(runs, kind)}")
     logarithmic = kind != "probability" and is_logarithmic(np.concatenate([one[2] for one in drawn]))
-    for place, (run, steps, values) in enumerate(drawn):
+    for place, ((_, steps, values), name) in enumerate(zip(drawn, labels_of(runs), strict=True)):
         colour, dashes = _COLOURS[place % len(_COLOURS)], ("-", "--", ":")[place // len(_COLOURS) % 3]
-        _line(axis, steps, values, colour, logarithmic=logarithmic, style=dashes, label=short_line(run.name))
+        _line(
+            axis,
+            steps,
+            values,
+            colour,
+            logarithmic=logarithmic,
+            style=dashes,
+            label=f" {name}" if name.startswith("_") else name,
+        )
     if kind in ("edge", "lag"):
         axis.axhline(1.0, color=RED, linewidth=0.9, linestyle=(0, (2, 2)))
     dress(axis)
