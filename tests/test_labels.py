@@ -28,7 +28,7 @@ LOG = "rank0.jsonl"
         (["base"] * 3, ["x/a/base", "y/a/base", "y/b/base"], ["x/a/base", "y/a/base", "y/b/base"]),
         (["mine", "mine"], ["r/a/base", "r/b/base"], ["mine (a/base)", "mine (b/base)"]),
         (["mine", "mine", "run"], ["r/a", "r/b", "r/run"], ["mine (a)", "mine (b)", "run"]),
-        (["base", "base"], ["r/base", "r/base"], ["r/base (1)", "r/base (2)"]),
+        (["base", "base"], ["r/base", "r/base"], ["base (1)", "base (2)"]),
         (["a/base", "base", "base"], ["q", "r/a/base", "r/b/base"], ["a/base (1)", "a/base (2)", "b/base"]),
     ],
 )

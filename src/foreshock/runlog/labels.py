@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,9 +45,10 @@ def labels(names: Sequence[str], logs: Sequence[Path]) -> list[str]:
     for place, name in enumerate(shown):
         places[name].append(place)
     for name, alike in places.items():
-        if len(alike) > 1:
-            for place, path in zip(alike, _endings([logs[place] for place in alike]), strict=True):
-                shown[place] = path if path.endswith(f"/{name}") else f"{name} ({path})"
+        ends = _endings({_absolute(logs[place]) for place in alike})
+        for place in alike if len(ends) > 1 else ():
+            path = ends[_absolute(logs[place])]
+            shown[place] = path if path.endswith(f"/{name}") else f"{name} ({path})"
     return _numbered([cut(label) for label in shown])
 
 
@@ -65,15 +66,19 @@ def cut(label: str, longest: int = LONGEST) -> str:
     return label if len(label) <= longest else f"…{label[len(label) - longest + 1 :]}"
 
 
-def _endings(logs: Sequence[Path]) -> list[str]:
-    """Return the ends of paths, of as many parts as it takes for all of them to differ."""
-    paths = [Path(os.path.abspath(log)) for log in logs]  # noqa: PTH100 – links keep the name they are known by
-    same = len({path.name for path in paths}) == 1
-    parts = [path.parent.parts if same else (*path.parent.parts, path.stem) for path in paths]
-    most = max(map(len, parts))
-    ends = ([one[-size:] for one in parts] for size in range(1, most + 1))
-    found = next((some for some in ends if len(set(some)) == len(some)), [one[-2:] for one in parts])
-    return [short_line("/".join(one).replace("//", "/")) for one in found]
+def _absolute(log: Path) -> Path:
+    # Not resolved: a link keeps the name that it is known by.
+    return Path(os.path.abspath(log))  # noqa: PTH100
+
+
+def _endings(logs: Collection[Path]) -> dict[Path, str]:
+    """Return the ends of different paths, of as many parts as it takes for all of them to differ."""
+    same = len({path.name for path in logs}) == 1
+    parts = {path: path.parent.parts if same else (*path.parent.parts, path.stem) for path in logs}
+    size = 1
+    while len({one[-size:] for one in parts.values()}) < len({*parts.values()}):
+        size += 1
+    return {path: short_line("/".join(one[-size:]).replace("//", "/")) for path, one in parts.items()}
 
 
 def _numbered(found: list[str]) -> list[str]:
