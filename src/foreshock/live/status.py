@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from foreshock.live.run import LiveRun
 
+NEEDED = ("loss",)
+"""Fields of step records that a status is made of: whoever shows nothing else need not read the others."""
+
 _MEAN_SQUARE, _STABILITY = "typical mean-square ratio", "stability ratio"
 
 

@@ -15,7 +15,7 @@ from foreshock.runlog.folders import has_records
 from foreshock.runlog.labels import labels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 LOOK_EVERY = 0.1
 """Seconds between two looks at the end of each log, and five times what a look at all of them takes."""
@@ -31,18 +31,20 @@ class WatchedFolder:
     Args:
         place: A folder that holds runs at any depth, the folder of a run, or a ``.jsonl`` file. Symbolic
             links below it are not followed.
+        only: Fields of step records to keep, as far as that saves time; None for all.
 
     Raises:
         FileNotFoundError: If it does not exist.
     """
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, *, only: Collection[str] | None = None) -> None:
         if not place.exists():
             raise FileNotFoundError(
                 f"{place} does not exist: pass the folder passed as run=… to the monitor, or one that holds "
                 "such folders"
             )
         self.place = place.resolve()
+        self._only = only
         self.runs: dict[str, LiveRun] = {}
         self._logs: dict[Path, LiveRun] = {}
         self._named_last: list[tuple[LiveRun, str]] = []
@@ -83,7 +85,10 @@ class WatchedFolder:
     def search(self) -> None:
         """Look for runs that are new, and forget those whose log is gone."""
         found = sorted(self._found(), key=str)[:_MOST_RUNS]
-        self._logs = {path: self._logs.get(path) or LiveRun(path, name=self._named(path)) for path in found}
+        known, only = self._logs, self._only
+        self._logs = {
+            path: known.get(path) or LiveRun(path, name=self._named(path), only=only) for path in found
+        }
         self._show()
 
     def look(self) -> bool:
