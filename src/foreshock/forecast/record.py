@@ -220,7 +220,8 @@ class Forecast:
             return ", no date yet"
         if ahead > _DATED * self.horizon and math.isinf(high):
             return f", unstable in {low:.0f} steps at the earliest"
-        return f", unstable in about {ahead:.0f} steps ({low:.0f}–{'∞' if math.isinf(high) else f'{high:.0f}'})"
+        latest = "∞" if math.isinf(high) else f"{high:.0f}"
+        return f", unstable in about {ahead:.0f} steps ({low:.0f}–{latest})"
 
 
 def unknown(step: int, basis: str, *, stability_ratio: float = math.nan) -> Forecast:
