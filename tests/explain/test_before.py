@@ -65,15 +65,6 @@ def test_runs_that_differ_at_their_first_step_are_not_compared_before_it(tmp_pat
     assert not any("Before" in one for one in findings)
 
 
-def test_a_run_that_is_passed_twice_counts_once(tmp_path):
-    one, other = write(tmp_path / "one", loss=calm()), write(tmp_path / "two", loss=calm())
-    found = compare_runs([one, other, one])
-    assert len(found.runs) == 2
-    assert "counts once: 1 run left out" in found.findings[-1]
-    with pytest.raises(ValueError, match="only one was passed, 2 times; a comparison needs two or more"):
-        compare_runs([one, one])
-
-
 @pytest.mark.parametrize("stride", [1, 5])
 @pytest.mark.parametrize("beta1", [0.0, 0.9])
 def test_on_a_quadratic_there_is_no_cause_but_lag(beta1, stride, tmp_path):

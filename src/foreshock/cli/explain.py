@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from foreshock.cli.console import make_console, stopped
+from foreshock.cli.console import make_console, print_note, stopped
 from foreshock.cli.output import AsJson, FailOnOption, fail, print_result
 from foreshock.cli.replay import FromOption, JobsOption, ThreadsOption
 
@@ -46,6 +46,7 @@ def explain(
     from foreshock.cli.examining import Plan, tested
     from foreshock.explain import choose, explain_run, explanation_text
     from foreshock.report.severity import had_alarm, worst_of
+    from foreshock.report.text import unreadable
     from foreshock.runlog import read_run
 
     try:
@@ -64,4 +65,5 @@ def explain(
         typer.echo("Nothing to explain: the loss has no spike, no divergence, no climb and no NaN.")
     else:
         typer.echo("\n".join(map(explanation_text, found)), nl=False)
+    print_note(unreadable(read.skipped), stderr=as_json)
     fail(worst_of((one.kind for one in found), alarms=had_alarm(read)), fail_on)

@@ -15,7 +15,8 @@ from foreshock.explain.events import explain_run
 from foreshock.explain.history import USUAL, History, middle
 from foreshock.explain.record import Explanation, plain
 from foreshock.representation import short_line
-from foreshock.words import count, number
+from foreshock.runlog.labels import labels_of
+from foreshock.words import number
 
 if TYPE_CHECKING:
     from foreshock.runlog import Run
@@ -85,24 +86,18 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
         runs: Runs as read from their logs, at least two.
 
     Raises:
-        ValueError: If there are fewer than two different ones, or one has no steps.
+        ValueError: If there are fewer than two, or one has no steps.
     """
-    runs, repeated = _once_each(runs)
     if len(runs) < 2:
-        passed = (
-            f"only {runs[0].name} was passed, {repeated + 1} times"
-            if repeated
-            else f"{len(runs)} run was passed"
-        )
-        raise ValueError(f"{passed}; a comparison needs two or more")
+        raise ValueError(f"{len(runs)} run was passed; a comparison needs two or more")
     histories = [History(run) for run in runs]
-    empty = [run.name for run, one in zip(runs, histories, strict=True) if not len(one.steps)]
+    names = labels_of(runs)
+    empty = [name for name, one in zip(names, histories, strict=True) if not len(one.steps)]
     if empty:
         raise ValueError(f"{', '.join(empty)} has no steps; a comparison needs their losses")
     explained = [[one for one in explain_run(run) if one.kind != "climb"] for run in runs]
     onsets = [found[0].onset for found in explained if found]
     step = min(onsets) if onsets else min(int(one.steps[-1]) for one in histories)
-    names = _names(runs)
     at = tuple(
         _describe(name, history, found, step)
         for name, history, found in zip(names, histories, explained, strict=True)
@@ -110,14 +105,7 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
     settings = _settings(runs)
     first = all(step <= int(one.steps[0]) for one in histories)
     findings = _findings(at, settings, f"At step {step:,}" if first else f"Before step {step:,}", first=first)
-    twice = [f"A run that is passed more than once counts once: {count(repeated, 'run')} left out."]
-    return Comparison(step, at, settings, (*findings, *(twice if repeated else ())))
-
-
-def _once_each(runs: Sequence[Run]) -> tuple[list[Run], int]:
-    """Return the runs without those that were passed before, and how many these are."""
-    kept = {one.path.resolve(): one for one in runs}
-    return list(kept.values()), len(runs) - len(kept)
+    return Comparison(step, at, settings, tuple(findings))
 
 
 def _describe(name: str, history: History, found: Sequence[Explanation], step: int) -> RunAt:
@@ -149,17 +137,6 @@ def _ratio(history: History, step: int) -> float:
         near = (history.ratio_steps >= step - 2 * USUAL) & (history.ratio_steps < step)
         known = [float(value) for value in history.ratios[near] if math.isfinite(value)]
     return max(known, default=math.nan)
-
-
-def _names(runs: Sequence[Run]) -> list[str]:
-    """Return names that tell runs apart: where two are the same, those of their folders too."""
-    names = [short_line(run.name) for run in runs]
-    if len(set(names)) == len(names):
-        return names
-    folders = [short_line(str(run.path.parent)) for run in runs]
-    if len(set(folders)) < len(runs):
-        folders = [short_line(str(run.path)) for run in runs]
-    return [f"{name} ({folder})" for name, folder in zip(names, folders, strict=True)]
 
 
 def _settings(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:
