@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from foreshock.curvature import LossFunction
@@ -73,6 +73,10 @@ class Subject:
                 if 0 < decay < 1:
                     return decay
         return None
+
+    def tensors(self) -> list[Tensor]:
+        """Return the tensors of the model, and what the optimizers train."""
+        return [*self.model.parameters(), *self.model.buffers(), *moving_parameters(self.optimizers)]
 
     def future_rates(self, step: int) -> Callable[[int], float] | None:
         """Return k ↦ η_{t+k}/η_t; None if the schedule is unknown or its present rate is not positive.
