@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,10 @@ WAYS: dict[int, tuple[str, ...]] = {
     2: ("ddp", "fsdp2", "fsdp2-tp"),
     4: ("ddp", "fsdp2", "fsdp2-tp"),
 }
-"""How the model is shared, by the number of processes. Of two with tensor parallelism both share the layers."""
+"""How the model is shared, by the number of processes; of two, tensor parallelism takes both."""
 
-_STEPS, _EVERY = 41, 10
+_EVERY = 10
+_COUNTED, _TIMED = 2 * _EVERY, 3 * _EVERY  # steps of probes; the first also chooses how products are made
 _BATCHES = (4, 8)  # examples of a process: what grows with them are activations, what does not are vectors
 
 
@@ -91,7 +93,9 @@ class Sums:
                 self._wrapped.add(id(channel))
                 channel.sum = self._counted(channel.sum)
 
-    def _counted(self, plain: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _counted(
+        self, plain: Callable[[torch.Tensor], torch.Tensor]
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
         def counted(tensor: torch.Tensor) -> torch.Tensor:
             size = tensor.numel() * tensor.element_size()
             if tensor.numel() > 4096:
@@ -139,51 +143,60 @@ def set_up(way: str, examples: int) -> Watched:
 
 
 def watched_run(way: str, folder: Path) -> dict[str, Any]:
-    """Train for some steps with a probe at every tenth; return what was exchanged and how long it took."""
+    """Train with a probe at every tenth step; return what one exchanged, and how long another took.
+
+    Time is that of the processor in this process, so that others of the machine, and waiting, don't count.
+    """
     run = set_up(way, _BATCHES[-1])
     monitor = foreshock.Monitor(
         run.model, run.optimizer, example.loss_fn, run=folder, probe_every=_EVERY, full_batch=True
     )
-    sums, rows = Sums(monitor), []
-    for step in range(_STEPS):
-        began = time.perf_counter()
+    sums = Sums(monitor)
+    steps: list[float] = []
+    observed: dict[int, dict[str, float]] = {}
+    for step in range(_TIMED + 1):
+        began = time.process_time()
         loss = run.backward()
-        middle = time.perf_counter()
+        middle = time.process_time()
         sums.watch()
-        with Collectives() as groups:
+        with Collectives() if step <= _COUNTED else nullcontext() as groups:
             monitor.observe(run.batch, loss)
-        ended = time.perf_counter()
+        ended = time.process_time()
         run.optimizer.step()
-        done = time.perf_counter()
-        rows.append((step, middle - began + done - ended, ended - middle, sums.read(), groups.count, groups.bytes))
+        steps.append(middle - began + time.process_time() - ended)
+        exchanged = asdict(sums.read())
+        if groups is not None:
+            exchanged |= {"groups": groups.count, "groups_bytes": groups.bytes}
+        observed[step] = exchanged | {"seconds": ended - middle}
     monitor.close()
-    found = {row["step"]: row["products"] for row in read_run(folder, rank=rank_or_zero()).records["curvature"]}
-    step_time = statistics.median(row[1] for row in rows[5:])
-    # The first probe also chooses how products are made; it is left out.
-    probes = [row for row in rows if row[0] in list(found)[1:]]
-    meetings = [row for row in rows[15:] if row[3].short == 1 and row[3].long == 0]
+    log = read_run(folder, rank=rank_or_zero()).records["curvature"]
+    known = {row["step"]: {name: row[name] for name in ("products", "passes")} for row in log}
+    between = [row for step, row in observed.items() if _EVERY < step < _COUNTED]
     return {
         "parameters": sum(one.numel() for one in run.model.parameters()),
-        "here": sum(foreshock_local(one) for one in run.model.parameters()),
-        "tensors": sum(1 for _ in run.model.parameters()),
-        "steps_without": sum(1 for row in rows[15:] if not row[3].short + row[3].long + row[4]),
-        "steps": len(rows[15:]),
-        "meeting_bytes": max((row[3].short_bytes for row in meetings), default=0),
-        "step_seconds": step_time,
-        "probes": [
-            {
-                "products": found[row[0]],
-                "seconds": row[2],
-                **asdict(row[3]),
-                "groups": row[4],
-                "groups_bytes": row[5],
-            }
-            for row in probes
-        ],
+        "here": sum(local_size(one) for one in run.model.parameters()),
+        "quiet_steps": sum(not row["short"] + row["long"] + row["groups"] for row in between),
+        "steps_between": len(between),
+        "step_seconds": statistics.median(steps[_EVERY:]),
+        "counted": observed[_COUNTED] | known[_COUNTED],
+        "timed": observed[_TIMED] | known[_TIMED],
+        "gradients": gradient_exchange(run),
     }
 
 
-def foreshock_local(parameter: Any) -> int:
+def gradient_exchange(run: Watched) -> dict[str, int]:
+    """Return the collectives of one forward and backward pass of training, and their bytes.
+
+    DistributedDataParallel makes its own in C++, where they can't be counted: it sends each gradient once.
+    """
+    with Collectives() as groups:
+        run.backward()
+    copies = isinstance(run.model, torch.nn.parallel.DistributedDataParallel)
+    own = sum(one.numel() * one.element_size() for one in run.model.parameters()) if copies else 0
+    return {"collectives": groups.count + int(copies), "bytes": groups.bytes + own}
+
+
+def local_size(parameter: Any) -> int:
     """Return how many coordinates of a parameter this process has between steps."""
     return int((parameter.to_local() if hasattr(parameter, "to_local") else parameter).numel())
 
@@ -194,7 +207,7 @@ def rank_or_zero() -> int:
 
 
 def peak_bytes(call: Callable[[], Any]) -> int:
-    """Return the most bytes that a call had allocated at once, by torch's own account of the host's memory."""
+    """Return the most bytes that a call had allocated at once, by torch's own account of host memory."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         call()
     with tempfile.TemporaryDirectory() as folder:
@@ -216,16 +229,12 @@ def memory(way: str, examples: int) -> dict[str, int]:
         run.model, run.optimizer, example.loss_fn, probe_every=_EVERY, full_batch=True
     )
     peaks: dict[str, int] = {}
-    for step in range(2 * _EVERY + 1):
-        plain = step == 2 * _EVERY - 1
-        if plain:
-            run.optimizer.zero_grad()
+    for step in range(_COUNTED + 1):
+        if step == _EVERY + 1:
             peaks["step"] = peak_bytes(run.backward)
-            loss = example.loss_fn(run.model, run.batch).detach()
-        else:
-            loss = run.backward()
-        if step == 2 * _EVERY:
-            peaks["probe"] = peak_bytes(lambda loss=loss: monitor.observe(run.batch, loss))
+        loss = run.backward()
+        if step == _COUNTED:
+            peaks["probe"] = peak_bytes(lambda loss=loss: monitor.observe(run.batch, loss))  # type: ignore[misc]
         else:
             monitor.observe(run.batch, loss)
         run.optimizer.step()

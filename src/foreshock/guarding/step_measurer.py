@@ -260,9 +260,11 @@ class StepMeasurer:
         self.displacement, self._slots, self._wait, self._alert = Displacement(), None, 0, 0
         self._cache.forget()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
+    def state_dict(self, *, vectors: bool = True) -> dict[str, Any]:
+        """Return what a resumed run needs, with or without the last displacement."""
         displacement = self.displacement.state_dict(all_parameters(self._optimizer))
+        if not vectors:
+            displacement |= {"moved": [], "alone": []}
         return {"wait": self._wait, "alert": self._alert, "displacement": displacement}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> str:

@@ -354,10 +354,14 @@ class ProbeRunner:
         if self._company is not None:
             self._company.close()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs to go on probing as before."""
+    def state_dict(self, *, vectors: bool = True) -> dict[str, Any]:
+        """Return what a resumed run needs to go on probing as before.
+
+        Args:
+            vectors: Whether to keep those of the last probes.
+        """
         return {
-            "prober": None if self._prober is None else self._prober.state_dict(),
+            "prober": None if self._prober is None else self._prober.state_dict(vectors=vectors),
             "schedule": self.schedule.state_dict(),
         }
 
