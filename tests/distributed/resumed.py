@@ -66,9 +66,7 @@ def compare(resumed, reference, folder, rank, name):
     require(resumed.guard.step == reference.guard.step, f"{name}: {resumed.guard} and {reference.guard}")
     now, then = resumed.monitor.forecast, reference.monitor.forecast
     require((now.step, now.state) == (then.step, then.state), f"{name}: {now} and {then}")
-    close(
-        now.lag, then.lag, 1e-6, f"{name}: lag"
-    )  # of 50 steps, so also of those before
+    close(now.lag, then.lag, 1e-6, f"{name}: lag")  # of 50 steps, so also of those before
     found = {row["step"]: row["stability_ratio"] for row in read_run(folder, rank=rank).records["curvature"]}
     for row in read_run(reference.folder, rank=rank).records["curvature"]:
         if row["step"] >= FIRST:  # each is known to half a percent or two

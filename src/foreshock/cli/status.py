@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from foreshock.cli.console import make_console, stopped
+from foreshock.cli.console import make_console, print_note, stopped
 from foreshock.cli.output import AsJson, FailOnOption, fail, print_result, worst_among
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def _read(place: Path) -> LiveRun:
             one.read_whole()
         join([*before, run])
     run.scan_whole()
+    run.look()  # a last line that is still without its end now will get none
     return run
 
 
@@ -80,6 +81,7 @@ def runs(
     from foreshock.cli.screen import runs_table
     from foreshock.live.status import status_of
     from foreshock.live.watched import WatchedFolder
+    from foreshock.report.text import unreadable
 
     console = make_console()
     try:
@@ -89,6 +91,7 @@ def runs(
     found = []
     while watched.look():
         pass
+    watched.look()  # a last line that is still without its end now will get none
     for run in watched.all_runs():
         run.scan_whole()
         found.append(status_of(run, last=last))
@@ -96,6 +99,8 @@ def runs(
         print_result("runs", found)
     elif found:
         console.print(runs_table(found, console))
+        for one in found:
+            print_note(unreadable(one.skipped), of=one.place)
     else:
         typer.echo(f"No run with a step yet below {os.fspath(folder)!r}.")
     fail(worst_among([one.worst for one in found]), fail_on)

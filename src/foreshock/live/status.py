@@ -61,11 +61,14 @@ class RunStatus:
         spikes: Number of spikes.
         highest: Height of the highest spike, a multiple of the level before; NaN without one.
         last_spike: First step of the last spike; null without one.
+        lead: Steps from the beginning of the alarm that was on before the last spike to its onset; null if it
+            was not announced.
         failures: Number of divergences, climbs, and stretches of losses that were NaN or infinite.
         guard: Name of the guard's policy; empty without a guard.
         guard_steps: Number of steps on which the guard changed something.
         last_guard_step: Last of them; null without one.
         misuse: What is wrong with how Foreshock is used, a sentence each.
+        skipped: Lines of the log that could not be read.
         probes: Number of measurements of the curvature and of its noise.
         probe_seconds: Time that they took, seconds.
         products_per_step: Hessian products a step; each costs about as much as 2.5 training steps' gradients.
@@ -106,11 +109,13 @@ class RunStatus:
     spikes: int
     highest: float
     last_spike: int | None
+    lead: int | None
     failures: int
     guard: str
     guard_steps: int
     last_guard_step: int | None
     misuse: tuple[str, ...]
+    skipped: int
     probes: int
     probe_seconds: float
     products_per_step: float
@@ -130,7 +135,7 @@ def status_of(run: LiveRun, *, last: int | None = None) -> RunStatus:
         last: Of alarms, spikes and failures only those of so many last steps count; None for all.
     """
     with run.lock:
-        words, step = run.headline(), run.last_step
+        words, step = run.headline(), run.reached
         from_step = -1 if last is None or step is None else step - last
         return RunStatus(
             name=run.name,
@@ -146,6 +151,7 @@ def status_of(run: LiveRun, *, last: int | None = None) -> RunStatus:
             **_happened(run, from_step),
             **_guarded(run),
             misuse=_misuse(run),
+            skipped=run.skipped,
             **_cost(run),
             steps_a_second=run.steps_a_second,
             created=run.created,
@@ -210,6 +216,7 @@ def _happened(run: LiveRun, from_step: int) -> dict[str, Any]:
         "spikes": len(spikes),
         "highest": max(heights, default=math.nan),
         "last_spike": spikes[-1].onset if spikes else None,
+        "lead": run.lead_of(spikes[-1]) if spikes else None,
         "failures": len(events) - len(spikes),
     }
 

@@ -37,11 +37,17 @@ class LogTail:
         self.written = 0.0
         self._identity: tuple[int, int] | None = None
         self._rest = b""
+        self._stands = False  # whether nothing was added since the last look
 
     @property
     def behind(self) -> bool:
         """Whether there is more to read than was read at the last look."""
         return self.position < self.size
+
+    @property
+    def skipped(self) -> int:
+        """Lines that could not be read, and a last one without its end if nothing came at the last look."""
+        return self.sessions.skipped + (self._stands and bool(self._rest))
 
     def look(self, *, most: int = CHUNK) -> bool:
         """Read what was added, and return whether anything was.
@@ -58,6 +64,7 @@ class LogTail:
         if identity != self._identity or found.st_size < self.position:
             self._begin(identity)
         self.size = found.st_size
+        self._stands = not self.behind
         if not self.behind:
             return False
         descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))

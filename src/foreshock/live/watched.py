@@ -12,6 +12,7 @@ from foreshock.live.analysis import Analysis
 from foreshock.live.joining import join
 from foreshock.live.run import LiveRun
 from foreshock.runlog.folders import has_records
+from foreshock.runlog.labels import labels
 from foreshock.runlog.ranks import rank_of
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class WatchedFolder:
         self.place = place.resolve()
         self.runs: dict[str, LiveRun] = {}
         self._logs: dict[Path, LiveRun] = {}
+        self._named_last: list[tuple[LiveRun, str]] = []
         self._stopping = threading.Event()
         self._analysis = Analysis(self)
         self._threads = [
@@ -93,6 +95,12 @@ class WatchedFolder:
     def _show(self) -> None:
         """Show each training once: the log that it went on in has the records of those before it."""
         self.runs = {run.key: run for run in join(self._logs.values())}
+        named = [(run, run.name) for run in self.runs.values()]
+        if named != self._named_last:
+            self._named_last = named
+            found = labels([name for _, name in named], [run.path for run, _ in named])
+            for (run, _), label in zip(named, found, strict=True):
+                run.call(label)
 
     def _follow(self) -> None:
         due = time.monotonic() + _SEARCH_EVERY
@@ -123,7 +131,7 @@ class WatchedFolder:
         first = min((rank for rank in logs if rank is not None), default=None)
         for entry in entries:
             # Of several ranks the first: one training is shown once.
-            if entry is logs.get(first) and entry.is_file(follow_symlinks=False):
+            if first is not None and entry is logs[first] and entry.is_file(follow_symlinks=False):
                 path = Path(entry.path)
                 if path in self._logs or has_records(path):
                     yield path

@@ -17,7 +17,7 @@ from foreshock.report.charts import to_mapping
 from foreshock.report.comparison import comparison_tables
 from foreshock.report.comparison import to_mapping as to_aligned
 from foreshock.report.glossary import TERMS, anchor, linked
-from foreshock.report.overlaid import labels, overlaid_charts
+from foreshock.report.overlaid import overlaid_charts
 from foreshock.report.placing import placed
 from foreshock.report.summary import RunSummary, summarise
 from foreshock.report.tables import (
@@ -34,6 +34,7 @@ from foreshock.report.verdict import Verdict, verdict
 from foreshock.report.words import number, percent
 from foreshock.representation import short_line
 from foreshock.runlog import Run
+from foreshock.runlog.labels import labels_of
 
 if TYPE_CHECKING:
     import os
@@ -93,7 +94,7 @@ def write_html(
     if not runs:
         raise ValueError("no runs were passed; a report needs at least one, from read_run(folder)")
     template = _template()
-    sections = [_section(run, label) for run, label in zip(runs, labels([r.name for r in runs]), strict=True)]
+    sections = [_section(run, label) for run, label in zip(runs, labels_of(runs), strict=True)]
     page = template.render(
         sections=sections,
         comparison=None if compared is None else _compared(runs, compared),

@@ -115,7 +115,7 @@ class Page {
     Object.assign(this.marks, { spikes: [], falseAlarms: [], answered: [], actions: [] });
     this.informed = 0;
     const run = this.list.runs.get(id);
-    document.title = `${run.name} – Foreshock`;
+    document.title = `${run.label} – Foreshock`;
     this.panels.status(run);
     this.list.draw();
     this.inform();
