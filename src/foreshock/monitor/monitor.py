@@ -520,8 +520,14 @@ class Monitor:
         self._closed = True
         self._give_alarms()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs to continue the same forecast."""
+    def state_dict(self, *, vectors: bool = True) -> dict[str, Any]:
+        """Return what a resumed run needs to continue the same forecast.
+
+        Args:
+            vectors: Whether to keep what is as long as the parameters, from which the next probe starts warm.
+                Without it the state is a few kilobytes, and fits any number of processes; see
+                `foreshock.Checkpointed`.
+        """
         self._judge_rest()
         self._journal.flush()  # a run is resumed in the log that got as far as its state
         return {
@@ -531,8 +537,8 @@ class Monitor:
             "decided": self._decided,
             "batches": self._batches.state_dict(),
             "run": self._run.state_dict(),
-            "probes": self._probes.state_dict(),
-            "guard": None if self._guard is None else self._guard.state_dict(),
+            "probes": self._probes.state_dict(vectors=vectors),
+            "guard": None if self._guard is None else self._guard.state_dict(vectors=vectors),
             "evidence": self._evidence.state_dict(),
             "recovery": None if self._recovery is None else self._recovery.state_dict(),
         }
