@@ -27,6 +27,7 @@ from foreshock.lab.reproduction.spikeforks.measures import (
     validation_at,
 )
 from foreshock.lab.reproduction.spikeforks.rules import (
+    BEFOREHAND,
     Threshold,
     balanced_accuracy,
     choose_rule,
@@ -397,10 +398,11 @@ def test_too_few_of_a_class_have_no_rule():
 
 
 def test_a_quantity_that_is_unknown_says_no():
-    rule = Threshold("training accuracy", 0.5, above=False)
+    quantity = BEFOREHAND["training accuracy"]
+    rule = Threshold("training accuracy", 0.5, above=False, quantity=quantity)
     assert not rule(fork((0, 0), (0, 0), known={"training accuracy": math.nan}))
     assert rule(fork((0, 0), (0, 0), known={"training accuracy": 0.2}))
-    assert str(Threshold("ln lag", -0.5, above=False)) == "ln lag < −0.5"
+    assert str(Threshold("ln lag", -0.5, above=False, quantity=quantity)) == "ln lag < −0.5"
     assert math.isnan(balanced_accuracy([True], [True]))
     assert (
         choose_rule([fork((0, 0), (0, 0)) | {"decay": 0, "rate": 1, "beta2": 0.9, "batch": "full"}], [True])

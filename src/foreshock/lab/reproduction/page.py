@@ -284,7 +284,7 @@ def publish(kept: Path, scale: str, target: Path) -> list[Path]:
     if lines:
         pages.append(write_map(lines, target, kept=named, pictures=pictures))
     if forks:
-        pages.append(write_harm(forks, target, kept=named, pictures=pictures))
+        pages.append(write_harm(forks, target, kept=named, pictures=pictures, surveyed=lines))
     principles = target / "explanation" / "principles.md"
     surveyed = {MAP: summarise(lines), FORKS: forked.summarise(forks)}
     return [*pages, write_principles(results, principles, surveyed=surveyed)]

@@ -130,7 +130,7 @@ def all_cells() -> list[Cell]:
         for name, kind in KINDS.items()
         for batch, beta2, decay, rate in itertools.product(BATCHES, MEMORIES, kind.decays, kind.network.rates)
     ]
-    return sorted(cells, key=lambda cell: _digest(cell.name))
+    return sorted(cells, key=lambda cell: hashed(cell.name))
 
 
 def held_out(cell: Cell) -> bool:
@@ -160,5 +160,6 @@ def fork_fingerprint(cell: Cell, seed: int, sizes: Sizes) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
-def _digest(name: str) -> str:
+def hashed(name: str) -> str:
+    """Return a hash of a name, by which cells are ordered."""
     return hashlib.sha256(f"forks-{name}".encode()).hexdigest()

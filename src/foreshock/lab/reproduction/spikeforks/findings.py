@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from foreshock.lab.reproduction.spikeforks.cells import KINDS, held_out
+from foreshock.lab.reproduction.spikeforks.cells import KINDS, hashed, held_out
 from foreshock.lab.reproduction.spikeforks.effects import (
     OUTCOMES,
     Effect,
@@ -23,8 +23,10 @@ from foreshock.lab.reproduction.spikeforks.effects import (
     prevention,
 )
 from foreshock.lab.reproduction.spikeforks.measures import MEASURES
-from foreshock.lab.reproduction.spikeforks.rules import Judged, Rule, judge, late_generalisation
+from foreshock.lab.reproduction.spikeforks.rules import Judged, Rule, cell_name, judge, late_generalisation
 from foreshock.lab.reproduction.spikemap.cells import Cell
+from foreshock.lab.reproduction.spikemap.findings import BEFOREHAND as MAPPED
+from foreshock.lab.reproduction.spikemap.findings import spikes_of
 
 BAD: tuple[Outcome, ...] = ("malignant", "catastrophic")
 
@@ -81,8 +83,8 @@ class Findings:
                 continue
             effects = {name: effect(fork, name, self.floors, against=against) for name in MEASURES}
             cell = Cell(*(fork[name] for name in ("kind", "batch", "beta2", "decay", "rate")))
-            done = outcome(fork, self.floors, against=against)
-            found.append(Judgement(fork, against, done, effects, held_out(cell)))
+            came_to = outcome(fork, self.floors, against=against)
+            found.append(Judgement(fork, against, came_to, effects, held_out(cell)))
         return found
 
     def groups(self, judged: Sequence[Judgement]) -> dict[str, list[Judgement]]:
@@ -106,7 +108,8 @@ class Findings:
             "height 10 to 100": lambda fork: 10 <= fork["height"] < 100,
             "height from 100 on": lambda fork: fork["height"] >= 100,
         }
-        return found | {title: [one for one in judged if test(one.fork)] for title, test in tests.items()}
+        found |= {title: [one for one in judged if test(one.fork)] for title, test in tests.items()}
+        return found
 
     def rules(self) -> dict[str, Judged]:
         """Return the rules: the best on one half for each question, and one that was fixed before."""
@@ -126,6 +129,26 @@ class Findings:
         labels = [one.outcome in outcomes for one in self.judged]
         forks, held = [one.fork for one in self.judged], [one.held for one in self.judged]
         return judge(forks, labels, held, rule)
+
+
+def map_rules(surveyed: Sequence[Mapping[str, Any]]) -> dict[str, Judged]:
+    """Choose rules on the spikes of one half of the map's cells, and score them on the other half.
+
+    The map compared each spike once, over a hundred steps, with v ≥ g² or clipping; its words are those of
+    `spikemap.outcomes`.
+
+    Args:
+        surveyed: Lines of the map.
+    """
+    spikes = [spike for spike in spikes_of(surveyed) if "outcome" in spike]
+    cells = sorted({cell_name(spike) for spike in spikes}, key=hashed)
+    halves = {name: bool(index % 2) for index, name in enumerate(cells)}
+    held = [halves[cell_name(spike)] for spike in spikes]
+    classes: dict[str, tuple[Outcome, ...]] = {"benign": ("benign",), "malignant or catastrophic": BAD}
+    return {
+        name: judge(spikes, [one["outcome"] in outcomes for one in spikes], held, quantities=MAPPED)
+        for name, outcomes in classes.items()
+    }
 
 
 def price(judged: Sequence[Judgement], measure: str, prevented: Callable[[Judgement], bool]) -> float:
@@ -178,6 +201,6 @@ def summarise(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         for name in OUTCOMES:
             found[f"{title}: {name}"] = float(counts[name])
             found[f"{title}: share {name}"] = counts[name] / len(members) if members else math.nan
-        for name, measure in (("validation", "best"), ("loss", "loss")):
-            found[f"{title}: {name}"] = price(members, measure, lambda one: True)  # noqa: ARG005
+        for quoted, measure in (("validation", "best"), ("loss", "loss")):
+            found[f"{title}: {quoted}"] = price(members, measure, lambda one: True)  # noqa: ARG005
     return found

@@ -17,6 +17,7 @@ from foreshock.lab.reproduction.spikeforks.findings import (
     BAD,
     Findings,
     Judgement,
+    map_rules,
     price,
     signs,
     worst,
@@ -36,7 +37,14 @@ _FIELD = re.compile(r"\{\{(.*?)\}\}")
 _FEWEST = 3  # spikes of a kind of task below which the first paragraph does not name it
 
 
-def write_harm(lines: Sequence[Mapping[str, Any]], target: Path, *, kept: str, pictures: Path) -> Path:
+def write_harm(
+    lines: Sequence[Mapping[str, Any]],
+    target: Path,
+    *,
+    kept: str,
+    pictures: Path,
+    surveyed: Sequence[Mapping[str, Any]] = (),
+) -> Path:
     """Write the page and draw its figure.
 
     Args:
@@ -44,6 +52,7 @@ def write_harm(lines: Sequence[Mapping[str, Any]], target: Path, *, kept: str, p
         target: Folder of the pages.
         kept: Where the lines are, as the page names it.
         pictures: Folder of the figures, below that of the pages.
+        surveyed: Lines of the map, whose spikes rules are tried on as well.
     """
     path = target / PAGE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +72,7 @@ def write_harm(lines: Sequence[Mapping[str, Any]], target: Path, *, kept: str, p
         "rules": _rules(rules),
         "price": _prices(findings, rules),
         "let go": _let_go(findings),
+        "map": _map(surveyed),
     }
     template = files("foreshock.lab.reproduction").joinpath("templates/harm.md").read_text(encoding="utf-8")
     path.write_text(_FIELD.sub(lambda match: fields[match[1]], template), encoding="utf-8")
@@ -266,6 +276,22 @@ def _prices(findings: Findings, rules: Mapping[str, Judged]) -> str:
 def _priced(held: Sequence[Judgement], prevented: Any) -> list[str]:
     count = sum(map(prevented, held))
     return [f"{count} of {len(held)}", *(shown(price(held, name, prevented)) for name in ("best", "loss"))]
+
+
+def _map(surveyed: Sequence[Mapping[str, Any]]) -> str:
+    """Return the same question put to the spikes of the map."""
+    if not surveyed:
+        return "The map has not been run."
+    judged = map_rules(surveyed)
+    count = next(sum(found.members) + sum(found.others) for found in judged.values())
+    holding = [name for name, found in judged.items() if found.holds]
+    verdict = f"There a rule holds for: {', '.join(holding)}." if holding else "No rule holds there either."
+    return (
+        f"[The map](map.md) compared {count} spikes of other trainings, each once, over a hundred steps, "
+        "with v ≥ g² or clipping, and without a floor of chance; validation at equal training loss decides "
+        f"first. Rules chosen on every other of its cells and scored on the others: {verdict} Its table of "
+        f"what tells, over all cells, had been seen before.\n\n{_rules(judged)}"
+    )
 
 
 def _let_go(findings: Findings) -> str:

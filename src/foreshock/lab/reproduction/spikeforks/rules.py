@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
@@ -13,6 +13,7 @@ import numpy as np
 from foreshock.lab.reproduction.spikeforks.effects import Fork
 
 Quantity = Callable[[Fork], float]
+Quantities = Mapping[str, Quantity]
 _LEAST_PULL = 1e-4
 LEAST = 4
 """Fewer members of a class, or fewer others, in either half: no rule is chosen."""
@@ -25,7 +26,7 @@ def _known(name: str) -> Quantity:
     return lambda fork: float(fork["known"][name])
 
 
-BEFOREHAND: Mapping[str, Quantity] = MappingProxyType(
+BEFOREHAND: Quantities = MappingProxyType(
     {
         "weight decay": lambda fork: float(fork["decay"]),
         "ln(ηw + 10⁻⁴)": lambda fork: math.log(fork["rate"] * fork["decay"] + _LEAST_PULL),
@@ -46,7 +47,7 @@ BEFOREHAND: Mapping[str, Quantity] = MappingProxyType(
     }
 )
 """What is known when a spike announces itself."""
-AFTERWARDS: Mapping[str, Quantity] = MappingProxyType({"ln height": lambda fork: math.log(fork["height"])})
+AFTERWARDS: Quantities = MappingProxyType({"ln height": lambda fork: math.log(fork["height"])})
 """What is known only once it has come."""
 
 
@@ -62,18 +63,20 @@ class Threshold:
     """A rule with one threshold.
 
     Attributes:
-        name: A name in `BEFOREHAND`.
+        name: Name of the quantity.
         at: The threshold.
         above: Whether it says yes above the threshold, or below.
+        quantity: What has the threshold.
     """
 
     name: str
     at: float
     above: bool
+    quantity: Quantity = field(repr=False, compare=False)
 
     def __call__(self, fork: Fork) -> bool:
         """Return whether the quantity lies on the side of yes; never where it is unknown."""
-        value = BEFOREHAND[self.name](fork)
+        value = self.quantity(fork)
         return value > self.at if self.above else value < self.at
 
     def __str__(self) -> str:
@@ -119,20 +122,23 @@ class Judged:
         return self.held >= HOLDS and self.interval[0] > 0.5
 
 
-def choose_rule(forks: Sequence[Fork], labels: Sequence[bool]) -> Threshold | None:
+def choose_rule(
+    forks: Sequence[Fork], labels: Sequence[bool], quantities: Quantities = BEFOREHAND
+) -> Threshold | None:
     """Return the one-threshold rule with the highest balanced accuracy; the first of several.
 
     Args:
         forks: Forks to choose on.
         labels: Whether each belongs to the class.
+        quantities: What a rule may use.
     """
     best, chosen = 0.5, None
-    for name, quantity in BEFOREHAND.items():
+    for name, quantity in quantities.items():
         numbers = np.array([quantity(fork) for fork in forks])
         known = np.unique(numbers[np.isfinite(numbers)])
         for at in (known[1:] + known[:-1]) / 2:
             for above in (True, False):
-                rule = Threshold(name, float(at), above)
+                rule = Threshold(name, float(at), above, quantity)
                 right = balanced_accuracy([rule(fork) for fork in forks], labels)
                 if right > best + 1e-9:
                     best, chosen = right, rule
@@ -161,6 +167,8 @@ def judge(
     labels: Sequence[bool],
     held: Sequence[bool],
     rule: Rule | None = None,
+    *,
+    quantities: Quantities = BEFOREHAND,
 ) -> Judged:
     """Choose a rule on one half and score it on the other.
 
@@ -169,13 +177,15 @@ def judge(
         labels: Whether each spike belongs to the class.
         held: Whether each is in the held-out half.
         rule: A rule that was fixed before; None to choose one.
+        quantities: What a rule that is chosen may use.
     """
     halves = [[i for i, out in enumerate(held) if out == side] for side in (False, True)]
     members, others = (
         tuple(sum(labels[i] == side for i in half) for half in halves) for side in (True, False)
     )
     if rule is None and min(*members, *others) >= LEAST:
-        rule = choose_rule([forks[i] for i in halves[0]], [labels[i] for i in halves[0]])
+        own_half = [forks[i] for i in halves[0]], [labels[i] for i in halves[0]]
+        rule = choose_rule(*own_half, quantities)
     counts = (members[0], members[1]), (others[0], others[1])
     if rule is None:
         return Judged(None, *counts)
