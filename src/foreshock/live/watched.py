@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
 LOOK_EVERY = 0.1
-"""Seconds between two looks at the end of each log, and five times what a look at all of them takes."""
+"""Seconds between two looks at the end of each log, at least."""
+_REST, _LONGEST_REST = (
+    5,
+    0.5,
+)  # times what a look at all of them takes, but no more seconds: rows would be late
 _SEARCH_EVERY = 2.0  # seconds, and twenty times what a search takes: folders may hold many checkpoints
 _DEEPEST = 8
 _MOST_RUNS = 2000
@@ -119,7 +123,7 @@ class WatchedFolder:
                 now = time.monotonic()
                 due = now + max(_SEARCH_EVERY, 20 * (now - began))
             if not behind:
-                self._stopping.wait(max(LOOK_EVERY, 5 * looked))
+                self._stopping.wait(max(LOOK_EVERY, min(_REST * looked, _LONGEST_REST)))
 
     def _found(self) -> Iterator[Path]:
         if self.place.is_file():
