@@ -36,7 +36,7 @@ def register_preconditioner(optimizer_class: type[Optimizer], reader: Reader) ->
         An optimizer whose step is that of one that is known, under a ``step`` of its own:
 
         >>> import torch
-        >>> from foreshock.preconditioner import read_preconditioner
+        >>> from foreshock.preconditioner import read_preconditioner, register_preconditioner
         >>> class Counted(torch.optim.AdamW):
         ...     def step(self, closure=None):
         ...         return super().step(closure)
