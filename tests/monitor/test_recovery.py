@@ -226,7 +226,7 @@ def test_rewind_by_hand_inside_on_alarm_and_at_the_end_of_a_step():
 
 def test_on_alarm_rewind_is_a_ladder_that_acts_at_alarms():
     training = Training(on_alarm="rewind").go(30)
-    assert training.monitor._recovery.ladder == Ladder(at="alarm")
+    assert training.monitor._rewinding.recovery.ladder == Ladder(at="alarm")
     assert training.monitor.recorder is not None
 
 
