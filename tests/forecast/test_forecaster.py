@@ -136,6 +136,21 @@ def test_reads_as_a_sentence():
     assert str(unknown(0, "no loss_fn")) == "nothing measured: no loss_fn"
 
 
+@pytest.mark.parametrize(
+    ("ahead", "low", "high", "says"),
+    [
+        (209.0, 0.0, math.inf, ", no date yet"),
+        (251.0, 12.0, math.inf, ", unstable in 12 steps at the earliest"),
+        (250.0, 12.0, math.inf, ", unstable in about 250 steps (12–∞)"),
+        (800.0, 12.0, 1600.0, ", unstable in about 800 steps (12–1600)"),
+        (math.inf, 12.0, math.inf, ""),
+    ],
+)
+def test_says_of_a_date_only_what_its_interval_bears(ahead, low, high, says):
+    forecast = Forecast(10, 0.9, ahead, low, high, 0.002, "stable", "a line", horizon=50)
+    assert str(forecast) == f"stability ratio 0.900, stable{says}"
+
+
 def test_a_probability_comes_first_in_the_sentence():
     forecast = Forecast(10, 0.9, 50.0, 40.0, math.inf, 0.002, "edge", "a line")
     likely = replace(forecast, probability=0.42, probability_low=0.2, probability_high=0.66, horizon=50)

@@ -164,7 +164,10 @@ HOSTILE = {
     "deep.json": (b"[" * 100_000, "is no JSON"),
     "x.parquet": (b"PAR1", "format of .* is unknown"),
     "broken.db": (b"SQLite format 3\0" + b"\1" * 5000, "no data base of Trackio, or is damaged"),
-    "huge.csv": (b"step,loss\n1e400,1\n-1,1\n.5,1\n" + b"9" * 40 + b",1\n", "no row with both a loss"),
+    "huge.csv": (
+        b"step,loss\n1e400,1\n-1,1\n.5,1\n" + b"9" * 40 + b",1\n",
+        "4 rows with a loss .* first is 1e400",
+    ),
 }
 
 
@@ -223,3 +226,78 @@ def test_a_figure_of_what_was_not_measured_asks_for_nothing_that_an_imported_run
         ) as caught:
             write_figure(runs, tmp_path / "x.svg", kind=kind)
         assert "loss_fn" not in str(caught.value)
+
+
+def rows_as(delimiter, *, comma=False):
+    lines = [delimiter.join(("step", "train_loss", "lr"))]
+    lines += [delimiter.join((str(step), f"{2 - step / 100:.2f}", "1e-3")) for step in range(60)]
+    text = "\n".join(lines) + "\n"
+    return text.replace(".", ",") if comma else text
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_table_is_read_however_it_is_separated_and_encoded(tmp_path, delimiter, encoding):
+    (tmp_path / "log.csv").write_text(rows_as(delimiter), encoding=encoding)
+    found = import_run(tmp_path / "log.csv", tmp_path / "run")
+    assert (found.steps, found.columns.loss, found.columns.learning_rate) == (60, "train_loss", "lr")
+    losses = read_run(found.path).column("step", "loss")
+    assert losses.tolist() == [round(2 - step / 100, 2) for step in range(60)]
+
+
+def test_commas_are_points_where_they_separate_nothing_and_no_number_has_one(tmp_path):
+    (tmp_path / "europe.csv").write_text("sep=;\n" + rows_as(";", comma=True))
+    found = import_run(tmp_path / "europe.csv", tmp_path / "run")
+    assert read_run(found.path).column("step", "loss")[:2].tolist() == [2.0, 1.99]
+    # Beside "2.5" the comma of "1,000" is none: it may be a thousand, and is left alone.
+    (tmp_path / "mixed.csv").write_text("step;loss\n1,000;2.5\n2,000;2.25\n")
+    with pytest.raises(ValueError, match="no column 'step' with numbers"):
+        import_run(tmp_path / "mixed.csv", tmp_path / "mixed", columns={"step": "step"})
+
+
+def test_json_in_utf_16_is_read(tmp_path):
+    rows = [{"step": step, "loss": 1.5} for step in range(3)]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-16")
+    assert import_run(tmp_path / "log.jsonl", tmp_path / "a").steps == 3
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": rows}), encoding="utf-16")
+    assert import_run(tmp_path / "trainer_state.json", tmp_path / "b").steps == 3
+
+
+def test_a_folder_with_one_table_is_that_table(tmp_path):
+    folder = tmp_path / "version_0"
+    folder.mkdir()
+    (folder / "hparams.yaml").write_text("lr: 0.1\n")
+    with pytest.raises(FileNotFoundError, match=r"holds none of .*\.csv"):
+        import_run(folder, tmp_path / "run")
+    (folder / "metrics.csv").write_text(rows_as(","))
+    assert import_run(folder, tmp_path / "run").source == folder / "metrics.csv"
+    (folder / "other.jsonl").write_text("{}\n")
+    with pytest.raises(
+        ValueError, match=r"2 files that could be meant, metrics\.csv, other\.jsonl: name one"
+    ):
+        import_run(folder, tmp_path / "run2")
+
+
+def test_a_run_of_foreshock_needs_no_import(tmp_path):
+    made = import_run(table(tmp_path), tmp_path / "run").path
+    for source in (made, made.parent):
+        with pytest.raises(ValueError, match="needs no import: foreshock report"):
+            import_run(source, tmp_path / "again")
+
+
+def test_steps_below_zero_are_counted_and_named(tmp_path):
+    (tmp_path / "some.csv").write_text("step,loss\n-2,3.0\n-1,2.0\n0,1.0\n1,1.0\n")
+    done = CliRunner().invoke(app, ["import", str(tmp_path / "some.csv"), "-o", str(tmp_path / "run")])
+    assert "  2 rows were left out: the step is no whole number from 0 on, such as -2." in done.output
+    (tmp_path / "all.csv").write_text("step,loss\n-1,2.0\n")
+    words = r"1 row with a loss \('loss'\), but no step \('step'\) that is a whole number .*: the first is -1"
+    with pytest.raises(ValueError, match=words):
+        import_run(tmp_path / "all.csv", tmp_path / "none")
+
+
+def test_one_row_is_not_said_in_the_plural(tmp_path):
+    (tmp_path / "one.csv").write_text("step,loss\n0,1.0\n0,1.0\n,1.0\n1,\n")
+    done = CliRunner().invoke(app, ["import", str(tmp_path / "one.csv"), "-o", str(tmp_path / "run")])
+    assert "1 step of" in done.output
+    for words in ("1 row came again later", "1 row has no loss", "1 row was left out"):
+        assert words in done.output

@@ -82,12 +82,7 @@ def test_an_open_interval_is_said():
 
 
 def test_a_spike_is_news_for_the_horizon():
-    alarms = (
-        {"step": 360, "level": "watch"},
-        {"step": 370, "level": "alarm"},
-        {"step": 395, "level": "alarm"},
-    )
-    fresh = said(450, events=(spike(),), horizon=50.0, alarms=alarms)
+    fresh = said(450, events=(spike(),), horizon=50.0, lead=30)
     assert fresh.state == "spiked"
     assert "step 400 to 10× the level before, announced 30 steps ahead, back since step 421" in fresh.words
     assert said(480, events=(spike(),), horizon=50.0).state == "calm"
@@ -112,6 +107,38 @@ def test_a_loss_that_is_no_number_has_diverged():
     found = said(500, going_on=event, losses=np.full(100, math.nan))
     assert found.state == "diverged"
     assert found.words == "The loss was NaN or infinite from step 402 on"
+
+
+def test_without_forecasts_no_spike_was_missed():
+    found = headline(Situation(450, ONES, events=(spike(),), horizon=50.0))
+    assert found.words == "Spiked at step 400 to 10× the level before, back since step 421"
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [("stable", "unknown"), ("recovery", "unknown"), ("unknown", "unknown"), ("armed", "danger")],
+)
+def test_without_losses_nothing_is_calm(state, expected):
+    found = said(500, state, losses=np.full(100, math.nan), measured=False, alarm=480)
+    assert found.state == expected
+    if expected == "unknown":
+        assert found.words == "Not known: no losses were recorded; the last alarm was at step 480"
+        assert found.advice == "Call monitor.observe(batch, loss) at every step."
+
+
+def test_what_is_not_known_says_when_and_what_helps():
+    late = said(500, "unknown", basis="the curvature was last measured 40 steps ago, at step 450")
+    assert late.words == "Not known at step 490: the curvature was last measured 40 steps ago, at step 450"
+    assert "measure more often" in late.advice
+    failed = said(500, "unknown", basis="the probe failed: TypeError: 2 were given")
+    assert "mend the probe" in failed.advice
+
+
+def test_the_horizon_is_that_of_the_probability():
+    words = said(500, "stable", probability=0.05, horizon=200.0).words
+    assert words.endswith("a spike within 200 steps has probability 5 %")
+    own = headline(Situation(500, ONES, forecast=forecast(490, probability=0.05, horizon=50)[1]))
+    assert own.words.endswith("a spike within 50 steps has probability 5 %")
 
 
 def test_an_old_forecast_is_none():

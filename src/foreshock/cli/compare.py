@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from foreshock.cli.console import make_console, print_table, stopped
+from foreshock.cli.console import make_console, print_note, print_table, stopped
 from foreshock.cli.output import AsJson, print_result
 
 
@@ -31,6 +31,7 @@ def compare(
     from foreshock.cli.report import write_page
     from foreshock.explain import compare_runs
     from foreshock.report.comparison import comparison_tables
+    from foreshock.report.text import unreadable
     from foreshock.runlog import read_run
 
     console = make_console()
@@ -39,6 +40,8 @@ def compare(
         found = compare_runs(read)
     except (OSError, ValueError) as error:
         raise stopped(error) from error
+    for one, compared in zip(read, found.runs, strict=True):
+        print_note(unreadable(one.skipped), of=compared.name, stderr=True)
     if as_json:
         print_result("compare", found)
         if output is not None:

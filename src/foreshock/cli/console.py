@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -17,8 +18,6 @@ from rich.table import Table
 from foreshock.representation import one_line, printable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from foreshock.report import Table as Words
 
 _UNFOLDED = 1000
@@ -50,6 +49,38 @@ def stopped(error: Exception, advice: str = "") -> typer.Exit:
     # Escaped: in "foreshock[cli]" rich would take the extra for markup and leave it out.
     Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(words)}", soft_wrap=True)
     return typer.Exit(1)
+
+
+def picture_file(path: Path | None) -> Path | None:
+    """Refuse a picture that can't be written before any work is done: the callback of an option.
+
+    Args:
+        path: The file; None for no picture.
+
+    Raises:
+        typer.Exit: If its name ends in no format of a picture, or what draws it is missing.
+    """
+    from foreshock.report.drawing import check_format, figure_class
+
+    if path is not None:
+        try:
+            check_format(path)
+            figure_class()
+        except (ImportError, ValueError) as error:
+            raise stopped(error) from error
+    return path
+
+
+def print_note(words: str, *, of: str = "", stderr: bool = False) -> None:
+    """Print what a reader must know before believing what stands above; nothing without words.
+
+    Args:
+        words: One sentence, or none.
+        of: The run that it is about, where there are several.
+        stderr: Whether standard output is for scripts.
+    """
+    if words:
+        typer.echo(f"Note: {f'{of}: ' if of else ''}{words}", err=stderr)
 
 
 def json_text(value: Any) -> str:

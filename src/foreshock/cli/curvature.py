@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from foreshock.cli.console import make_console, printable_path, stopped
+from foreshock.cli.console import make_console, picture_file, printable_path, stopped
 from foreshock.cli.output import AsJson, print_result
 from foreshock.representation import one_line
 
@@ -50,7 +50,10 @@ def curvature(
     batches: Annotated[int | None, typer.Option(min=1, help="Use so many batches at most.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many eigenvalues of the Hessian to find.")] = 1,
     density: Annotated[
-        Path | None, typer.Option(help="Also draw the spectral density into this .svg or .png file.")
+        Path | None,
+        typer.Option(
+            help="Also draw the spectral density into this .svg, .pdf or .png file.", callback=picture_file
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from foreshock.cli.console import make_console, stopped
+from foreshock.cli.console import make_console, picture_file, stopped
 from foreshock.cli.output import AsJson, print_result
 from foreshock.cli.report import print_overview, report_of, write_page, write_run_picture
 from foreshock.interrupts import saying_what_is_kept
@@ -25,7 +25,10 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the runs and the report.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the initial weights.")] = 0,
     picture: Annotated[
-        Path | None, typer.Option(help="Also draw the first run into this .svg or .png file.")
+        Path | None,
+        typer.Option(
+            help="Also draw the first run into this .svg, .pdf or .png file.", callback=picture_file
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

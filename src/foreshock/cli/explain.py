@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from foreshock.cli.console import make_console, stopped
+from foreshock.cli.console import make_console, print_note, stopped
 from foreshock.cli.output import AsJson, FailOnOption, fail, print_result
 from foreshock.cli.output import as_json as plain
 from foreshock.cli.replay import FromOption, JobsOption, ThreadsOption
@@ -50,6 +50,7 @@ def explain(
     from foreshock.cli.examining import examine_event, the_event
     from foreshock.explain import choose, explain_run, explanation_text
     from foreshock.report.severity import had_alarm, worst_of
+    from foreshock.report.text import unreadable
     from foreshock.runlog import read_run
 
     examined: Examination | None = None
@@ -80,6 +81,7 @@ def explain(
         typer.echo("\n".join(map(explanation_text, found)), nl=False)
         if examined is not None:
             typer.echo(_tested(examined), nl=False)
+    print_note(unreadable(read.skipped), stderr=as_json)
     fail(worst_of((one.kind for one in found), alarms=had_alarm(read)), fail_on)
 
 

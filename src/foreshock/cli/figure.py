@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from foreshock.cli.console import make_console, printable_path, stopped
+from foreshock.cli.console import make_console, picture_file, printable_path, stopped
 from foreshock.cli.output import AsJson, print_result
 
 
@@ -41,7 +41,10 @@ class FigureWritten:
 
 def figure(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or their .jsonl files.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .pdf, .svg or .png.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="File to write: .pdf, .svg or .png.", callback=picture_file),
+    ],
     kind: Annotated[
         Kind,
         typer.Option(help="What to draw. Several runs share one chart, but for overview, layers and spike."),

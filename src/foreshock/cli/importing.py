@@ -11,6 +11,7 @@ from foreshock.cli.console import make_console, stopped
 from foreshock.cli.output import AsJson, print_result
 from foreshock.cli.report import print_overview
 from foreshock.representation import one_line
+from foreshock.words import count
 
 if TYPE_CHECKING:
     from foreshock.importers import Imported
@@ -57,7 +58,9 @@ def import_log(
 
 
 def _lines(found: Imported, given: dict[str, str | None]) -> list[str]:
-    lines = [f"{found.steps} steps of {found.source} ({found.format}) are in {found.path}."]
+    steps = count(found.steps, "step")
+    are = "is" if found.steps == 1 else "are"
+    lines = [f"{steps} of {found.source} ({found.format}) {are} in {found.path}."]
     for what, option in _OPTIONS.items():
         column = getattr(found.columns, what)
         how = "as given" if given[what] else f"guessed; {option} NAME to choose another"
@@ -66,11 +69,14 @@ def _lines(found: Imported, given: dict[str, str | None]) -> list[str]:
             column, how = missing, f"no column looks like it; {option} NAME to choose one"
         lines.append(f"  {what.replace('_', ' ')}: {column} ({how})")
     if found.replaced:
-        lines.append(f"  {found.replaced} rows came again later, as after a resume: the last counts.")
+        again = count(found.replaced, "row")
+        lines.append(f"  {again} came again later, as after a resume: the last counts.")
     if found.without_loss:
-        lines.append(f"  {found.without_loss} rows have no loss.")
+        lines.append(f"  {count(found.without_loss, 'row has', 'rows have')} no loss.")
     if found.without_step:
-        lines.append(f"  {found.without_step} rows have a step that is no whole number and are left out.")
+        odd = count(found.without_step, "row was", "rows were")
+        such = f", such as {found.odd_step}" if found.odd_step else ""
+        lines.append(f"  {odd} left out: the step is no whole number from 0 on{such}.")
     if found.format == "trainer_state":
         lines.append(
             "  The Trainer logs the mean loss since its last row, without NaN: a short spike is flat."

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from foreshock.cli.console import make_console, print_table, printable_path, stopped
+from foreshock.cli.console import make_console, picture_file, print_table, printable_path, stopped
 from foreshock.cli.output import AsJson, print_result
 
 if TYPE_CHECKING:
@@ -48,7 +48,13 @@ ThreadsOption = Annotated[
     int, typer.Option(min=0, help="Threads of torch, of which last bits depend; 0 for torch's own choice.")
 ]
 PictureOption = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Also draw the losses into this .svg or .png file.")
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Also draw the losses into this .svg, .pdf or .png file.",
+        callback=picture_file,
+    ),
 ]
 
 

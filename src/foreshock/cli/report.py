@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from foreshock.cli.console import make_console, print_table, printable_path, stopped
+from foreshock.cli.console import make_console, picture_file, print_table, printable_path, stopped
 from foreshock.cli.output import FailOnOption, fail, result_text, worst_among
 
 if TYPE_CHECKING:
@@ -62,7 +62,10 @@ def report(
     text: Annotated[bool, typer.Option("--text", help="The same as --format text.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     picture: Annotated[
-        Path | None, typer.Option(help="Also draw the first run into this .svg, .pdf or .png file.")
+        Path | None,
+        typer.Option(
+            help="Also draw the first run into this .svg, .pdf or .png file.", callback=picture_file
+        ),
     ] = None,
     fail_on: FailOnOption = None,
 ) -> None:
@@ -71,6 +74,7 @@ def report(
     `--format md` is for an issue or a pull request, `--format json` for scripts.
     """
     from foreshock.runlog import read_run
+    from foreshock.runlog.labels import labels_of
 
     chosen = Format.TEXT if text else Format.JSON if as_json else form
     console = make_console(stderr=chosen is not Format.HTML)
@@ -84,7 +88,7 @@ def report(
         found = [_worst(run) for run in read] if fail_on else []
     else:
         reports = [report_of(run) for run in read]
-        _print(console, chosen, reports, output)
+        _print(console, chosen, reports, labels_of(read), output)
         found = [one.worst for one in reports]
     if picture is not None:
         write_run_picture(console, read[0], picture)
@@ -115,14 +119,17 @@ def _worst(run: Run) -> Worst:
     return worst_of(kinds, alarms=had_alarm(run))
 
 
-def _print(console: Console, form: Format, reports: list[Report], output: Path | None) -> None:
+def _print(
+    console: Console, form: Format, reports: list[Report], labels: list[str], output: Path | None
+) -> None:
     from foreshock.report import to_markdown, to_text
     from foreshock.report.placing import placed
 
     if form is Format.JSON:
         words = result_text("report", reports) + "\n"
     else:
-        words = "\n".join(map(to_markdown if form is Format.MD else to_text, (r.summary for r in reports)))
+        named = [replace(r.summary, name=label) for r, label in zip(reports, labels, strict=True)]
+        words = "\n".join(map(to_markdown if form is Format.MD else to_text, named))
     if output is None:
         typer.echo(words, nl=False)
         return
@@ -143,8 +150,11 @@ def print_overview(console: Console, runs: list[Run]) -> None:
     """
     from foreshock.report import overview_table, summarise, verdict
     from foreshock.report.verdict import lines
+    from foreshock.runlog.labels import labels_of
 
-    summaries = [summarise(run) for run in runs]
+    summaries = [
+        replace(summarise(run), name=label) for run, label in zip(runs, labels_of(runs), strict=True)
+    ]
     for summary in summaries:
         found = verdict(summary)
         console.print()
@@ -181,7 +191,7 @@ def write_run_picture(console: Console, run: Run, path: Path) -> None:
     Args:
         console: Where to say it.
         run: The run.
-        path: The file, ``.svg`` or ``.png``.
+        path: The file, ``.svg``, ``.pdf`` or ``.png``.
     """
     from foreshock.report import write_picture
 

@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from foreshock.cli.console import natural_width
+from foreshock.report.text import unreadable
+from foreshock.runlog.labels import cut
 from foreshock.words import count, number, percent
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ STATE_STYLES = {
 }
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDE = 52  # columns from which on a label and its words share a line
-_LONGEST_NAME = 48
+_LONGEST_NAME, _SHORTEST_NAME = 48, 8
 # What a narrow terminal goes without, the first first.
 _SPARE = ("Last write", "Guard", "Ratio", "Watches", "Failed", "Alarms", "Loss", "Step", "Spike ahead")
 
@@ -51,6 +53,8 @@ def screen(status: RunStatus, console: Console, *, losses: Sequence[float] = ())
         lines.append(Text.assemble(("→ ", "bold"), status.advice))
     lines += [Text.assemble(("! ", "bold red"), words) for words in status.misuse[:3]]
     lines += ["", _grid(_rows(status), console)]
+    if status.skipped:
+        lines += ["", Text(f"Note: {unreadable(status.skipped)}")]
     if len(losses):
         lines += ["", Text.assemble(("loss ", "dim"), sparkline(losses, width=max(console.width - 6, 10)))]
     return Group(*lines)
@@ -70,6 +74,11 @@ def runs_table(statuses: Sequence[RunStatus], console: Console) -> Table:
         if not headers or natural_width(console, table) <= console.width:
             break
         headers.remove(spare)
+    excess = natural_width(console, _table(headers, rows)) - console.width if headers else 0
+    if excess > 0:  # of a path the end tells runs apart
+        longest = max(len(cells["Run"]) for cells in rows)
+        for cells in rows:
+            cells["Run"] = Text(cut(cells["Run"].plain, max(longest - excess, _SHORTEST_NAME)))
     return _table(headers, rows)
 
 
@@ -124,7 +133,7 @@ def _rows(status: RunStatus) -> list[tuple[str, str]]:
     """Return the numbers of a run as pairs of label and words."""
     return [
         ("step", _step(status)),
-        ("loss", _known(status.loss) + (f" (lowest {number(status.lowest_loss)})" if status.step else "")),
+        ("loss", _loss(status) + _lowest(status)),
         ("spike ahead", _chance(status)),
         (status.ratio_name, _ratio(status)),
         ("alarms", _counted(status.alarms, status.last_alarm) + _watches(status)),
@@ -142,6 +151,15 @@ def _step(status: RunStatus) -> str:
     planned = f" of {status.steps:,}" if status.steps is not None else ""
     speed = status.steps_a_second
     return f"{status.step:,}{planned}" + (f", {number(speed)} steps/s" if math.isfinite(speed) else "")
+
+
+def _loss(status: RunStatus) -> str:
+    """Return the last loss; one that is NaN was measured, one that is not known was not."""
+    return "NaN" if math.isnan(status.loss) and status.failures else _known(status.loss)
+
+
+def _lowest(status: RunStatus) -> str:
+    return f" (lowest {number(status.lowest_loss)})" if math.isfinite(status.lowest_loss) else ""
 
 
 def _chance(status: RunStatus) -> str:
@@ -216,10 +234,10 @@ def _cells(status: RunStatus) -> dict[str, Text]:
     chance = "–" if math.isnan(status.probability) else percent(status.probability)
     name = status.place if status.name in status.place else f"{status.place} ({status.name})"
     shown = {
-        "Run": name,
+        "Run": cut(name, _LONGEST_NAME),
         "State": status.state,
         "Step": "–" if status.step is None else f"{status.step:,}",
-        "Loss": _known(status.loss),
+        "Loss": _loss(status),
         "Spike ahead": chance,
         "Ratio": _known(status.ratio),
         "Alarms": f"{status.alarms:,}",
@@ -233,7 +251,6 @@ def _cells(status: RunStatus) -> dict[str, Text]:
     cells["State"].stylize(STATE_STYLES.get(status.state, ""))
     if status.level == "alarm":
         cells["Spike ahead"].stylize("bold red")
-    cells["Run"].truncate(_LONGEST_NAME, overflow="ellipsis")
     return cells
 
 

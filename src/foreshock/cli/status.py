@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from foreshock.cli.console import make_console, stopped
+from foreshock.cli.console import make_console, print_note, stopped
 from foreshock.cli.output import AsJson, FailOnOption, fail, print_result, worst_among
 
 if TYPE_CHECKING:
@@ -53,17 +53,19 @@ def _read(place: Path) -> LiveRun:
     """Return the run of a folder, with what it went on from."""
     from foreshock.live.joining import join
     from foreshock.live.run import LiveRun
+    from foreshock.live.status import NEEDED
     from foreshock.runlog.reader import find_log
 
     path, earlier = find_log(place)
-    run = LiveRun(path, name=path.resolve().parent.name)
+    run = LiveRun(path, name=path.resolve().parent.name, only=NEEDED)
     run.read_whole()
     if run.first_step and earlier:
-        before = [LiveRun(one, name=one.parent.name) for one in earlier]
+        before = [LiveRun(one, name=one.parent.name, only=NEEDED) for one in earlier]
         for one in before:
             one.read_whole()
         join([*before, run])
     run.scan_whole()
+    run.look()  # a last line that is still without its end now will get none
     return run
 
 
@@ -78,17 +80,19 @@ def runs(
     A narrow terminal shows fewer columns; what is printed to a pipe or a file has all of them.
     """
     from foreshock.cli.screen import runs_table
-    from foreshock.live.status import status_of
+    from foreshock.live.status import NEEDED, status_of
     from foreshock.live.watched import WatchedFolder
+    from foreshock.report.text import unreadable
 
     console = make_console()
     try:
-        watched = WatchedFolder(folder)
+        watched = WatchedFolder(folder, only=NEEDED)
     except OSError as error:
         raise stopped(error) from error
     found = []
     while watched.look():
         pass
+    watched.look()  # a last line that is still without its end now will get none
     for run in watched.all_runs():
         run.scan_whole()
         found.append(status_of(run, last=last))
@@ -96,6 +100,8 @@ def runs(
         print_result("runs", found)
     elif found:
         console.print(runs_table(found, console))
+        for one in found:
+            print_note(unreadable(one.skipped), of=one.place)
     else:
         typer.echo(f"No run with a step yet below {os.fspath(folder)!r}.")
     fail(worst_among([one.worst for one in found]), fail_on)

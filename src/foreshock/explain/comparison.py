@@ -15,6 +15,7 @@ from foreshock.explain.events import explain_run
 from foreshock.explain.history import USUAL, History, middle
 from foreshock.explain.record import Explanation, plain
 from foreshock.representation import short_line
+from foreshock.runlog.labels import labels_of
 from foreshock.words import number
 
 if TYPE_CHECKING:
@@ -90,13 +91,13 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
     if len(runs) < 2:
         raise ValueError(f"{len(runs)} run was passed; a comparison needs two or more")
     histories = [History(run) for run in runs]
-    empty = [run.name for run, one in zip(runs, histories, strict=True) if not len(one.steps)]
+    names = labels_of(runs)
+    empty = [name for name, one in zip(names, histories, strict=True) if not len(one.steps)]
     if empty:
         raise ValueError(f"{', '.join(empty)} has no steps; a comparison needs their losses")
     explained = [[one for one in explain_run(run) if one.kind != "climb"] for run in runs]
     onsets = [found[0].onset for found in explained if found]
     step = min(onsets) if onsets else min(int(one.steps[-1]) for one in histories)
-    names = _names(runs)
     at = tuple(
         _describe(name, history, found, step)
         for name, history, found in zip(names, histories, explained, strict=True)
@@ -134,14 +135,6 @@ def _ratio(history: History, step: int) -> float:
         near = (history.ratio_steps >= step - 2 * USUAL) & (history.ratio_steps < step)
         known = [float(value) for value in history.ratios[near] if math.isfinite(value)]
     return max(known, default=math.nan)
-
-
-def _names(runs: Sequence[Run]) -> list[str]:
-    """Return names that tell runs apart: where two are the same, those of their folders too."""
-    names = [short_line(run.name) for run in runs]
-    if len(set(names)) == len(names):
-        return names
-    return [f"{name} ({short_line(str(run.path.parent))})" for name, run in zip(names, runs, strict=True)]
 
 
 def _settings(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:

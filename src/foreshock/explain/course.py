@@ -16,6 +16,7 @@ from foreshock.explain.tensors import TensorTable
 from foreshock.forecast import NOISY_EDGE
 from foreshock.representation import short_line
 from foreshock.runlog.numbers import as_number
+from foreshock.spikes.scoring import announced_at, episode_gap, signs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,14 +57,15 @@ def stages_of(history: History, event: LossEvent) -> tuple[StageSpan, ...]:
     return tuple(span for span in spans if span.last >= event.onset - _BEFORE / 2)
 
 
-def signals_of(history: History, event: LossEvent) -> tuple[Signal, ...]:
+def signals_of(history: History, event: LossEvent, *, after: float = -math.inf) -> tuple[Signal, ...]:
     """Return what was visible when, in order.
 
     Args:
         history: The run.
         event: What happened to the loss.
+        after: Last step of the event before.
     """
-    found = [*_announcements(history, event), *_measured(history, event), *_free(history, event)]
+    found = [*_announcements(history, event, after), *_measured(history, event), *_free(history, event)]
     return tuple(sorted(found, key=lambda signal: signal.step))
 
 
@@ -143,17 +145,19 @@ def _signal(words: str, step: int, event: LossEvent, value: float) -> Signal:
     return Signal(words, step, event.onset - step, value)
 
 
-def _announcements(history: History, event: LossEvent) -> Iterator[Signal]:
-    """Yield when the watch and the alarm began that were on before the event, not those of an earlier one."""
-    rows = history.rows("forecast", event.onset - _BEFORE, event.onset)
-    steps = np.array([row["step"] for row in rows], dtype=np.int64)
-    for level, among in (("watch", ("watch", "alarm")), ("alarm", ("alarm",))):
-        on = np.array([row.get("level") in among for row in rows], dtype=np.bool_)
-        at = _began(steps, on, event)
-        # It holds until the next forecast; one that ended long before the event was no sign of it.
-        ended = steps[np.flatnonzero(on)[-1]] if at is not None else 0
-        if at is not None and event.onset - ended <= _NEAR:
-            yield _signal(f"{level} begins", int(steps[at]), event, as_number(rows[at].get("probability")))
+def _announcements(history: History, event: LossEvent, after: float) -> Iterator[Signal]:
+    """Yield when the watch and the alarm began that were on before the event, as the report counts them."""
+    steps = history.steps_of("forecast")
+    gap = episode_gap(steps)
+    first, last = np.searchsorted(steps, [after, event.onset], side="right")
+    steps, states, levels = steps[first:last], history.states[first:last], history.levels[first:last]
+    watched = ["alarm" if level == "watch" else level for level in levels]
+    for name, given in (("watch", watched), ("alarm", levels)):
+        began = announced_at(event.onset, steps, signs([str(one) for one in states], given), gap=gap)
+        if began is not None and (name == "alarm" or any(given)):
+            at = first + int(np.searchsorted(steps, began))
+            chance = as_number(history.run.records["forecast"][at].get("probability"))
+            yield _signal(f"{name} begins", began, event, chance)
 
 
 def _measured(history: History, event: LossEvent) -> Iterator[Signal]:

@@ -68,18 +68,22 @@ def explain_events(run: Run, events: Sequence[LossEvent]) -> tuple[Explanation, 
         run: A run as read from its log.
         events: What `foreshock.spikes.detect_events` found in its losses.
     """
-    history = History(run)
+    history, found, after = History(run), [], -math.inf
     # A log may have been written by anybody, with any numbers.
     with np.errstate(all="ignore"):
-        return tuple(explain_event(history, event) for event in events)
+        for event in events:
+            found.append(explain_event(history, event, after=after))
+            after = event.end if event.kind != "climb" else after
+    return tuple(found)
 
 
-def explain_event(history: History, event: LossEvent) -> Explanation:
+def explain_event(history: History, event: LossEvent, *, after: float = -math.inf) -> Explanation:
     """Return what happened at one event.
 
     Args:
         history: The run.
         event: What happened to the loss.
+        after: Last step of the sudden event before: what was announced up to it was announced for that one.
     """
     causes = causes_of(history, event)
     recovery = judge_recovery(history, event)
@@ -98,7 +102,7 @@ def explain_event(history: History, event: LossEvent) -> Explanation:
         where=(*(role.words for role in roles), *places_of(history, event)),
         tensors=table,
         ids=ids,
-        signals=signals_of(history, event),
+        signals=signals_of(history, event, after=after),
         recovery=recovery,
         advice=(),
         missing=tuple(_missing(history, event, causes)),

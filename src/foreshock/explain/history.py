@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foreshock.runlog.numbers import as_number
-from foreshock.runlog.values import numbers, ratios_of
+from foreshock.runlog.values import numbers, ratios_of, texts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,6 +70,7 @@ class History:
         for row in sorted(changes, key=lambda row: int(row["step"])):
             self.changes.setdefault(str(row.get("what")), []).append(row)
         self.typical_ratios = numbers(run, "forecast", "typical_mean_square_ratio")
+        self.states, self.levels = (texts(run, "forecast", name) for name in ("state", "level"))
         self.gradient_ratios = numbers(run, "curvature", "gradient_stability_ratio")
         events = run.records.get("event", [])
         self.failed_probe = next((row for row in reversed(events) if row.get("name") == "probe failed"), None)

@@ -13,6 +13,8 @@ State = Literal["unknown", "stable", "rising", "edge", "armed", "spike", "recove
 Level = Literal["watch", "alarm"]
 Raised = Literal["", "watch", "alarm"]
 
+_DATED = 5  # horizons: beyond them a date without an upper end is only said by its lower one
+
 
 @dataclass(frozen=True)
 class EdgeReading:
@@ -206,12 +208,20 @@ class Forecast:
             return f"nothing measured: {self.basis}"
         if self.state == "unknown":
             return f"nothing measured: {self.basis}"
-        text = f"stability ratio {self.stability_ratio:.3f}, {self.state}"
-        if math.isfinite(self.steps_to_instability) and self.steps_to_instability > 0:
-            high = "∞" if math.isinf(self.interval_high) else f"{self.interval_high:.0f}"
-            text += f", unstable in about {self.steps_to_instability:.0f} steps"
-            text += f" ({self.interval_low:.0f}–{high})"
-        return text
+        return f"stability ratio {self.stability_ratio:.3f}, {self.state}{self._date}"
+
+    @property
+    def _date(self) -> str:
+        """When the edge is reached, as far as that is known: a guess beyond all evidence is none."""
+        ahead, low, high = self.steps_to_instability, self.interval_low, self.interval_high
+        if not (math.isfinite(ahead) and ahead > 0):
+            return ""
+        if low <= 0 and math.isinf(high):
+            return ", no date yet"
+        if ahead > _DATED * self.horizon and math.isinf(high):
+            return f", unstable in {low:.0f} steps at the earliest"
+        latest = "∞" if math.isinf(high) else f"{high:.0f}"
+        return f", unstable in about {ahead:.0f} steps ({low:.0f}–{latest})"
 
 
 def unknown(step: int, basis: str, *, stability_ratio: float = math.nan) -> Forecast:

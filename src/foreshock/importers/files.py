@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,17 +18,31 @@ Rows = Iterator[dict[str, Any]]
 _LONGEST_LINE = 2**20
 _LARGEST_JSON = 2**29
 _PATTERNS = ("trainer_state.json", "checkpoint-*/trainer_state.json", "events.out.tfevents.*", "*.wandb")
+_TABLES = ("*.csv", "*.tsv", "*.jsonl", "*.ndjson", "*.db")
 _FORMATS = "trainer_state.json, TensorBoard events, .wandb, a Trackio data base, .csv or .jsonl"
 
 
+_OWN = b'{"kind":"header"'
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_DELIMITERS = (",", ";", "\t", "|")
+_POINT = re.compile(r"\d\.\d")
+_COMMA = re.compile(r"\s*[+-]?\d+,\d+(?:[eE][+-]?\d+)?\s*")
+
+
 def find_source(source: Path) -> Path:
-    """Return the file to read: the source itself, or the newest one that its folder is known for.
+    """Return the file to read: the source itself, the newest one that its folder is known for, or its table.
 
     Args:
         source: A file, or the output folder of a training.
 
     Raises:
         FileNotFoundError: If there is none.
+        ValueError: If there are several tables, or it is a run of Foreshock itself.
     """
     if not source.is_dir():
         if not source.exists():
@@ -36,7 +52,16 @@ def find_source(source: Path) -> Path:
         found = [path for path in source.glob(pattern) if path.is_file()]
         if found:
             return max(found, key=lambda path: path.stat().st_mtime)
-    raise FileNotFoundError(f"{source} holds none of {', '.join(_PATTERNS)}: name the file")
+    if any(source.glob("rank*.jsonl")):
+        raise ValueError(f"{source} is a run of Foreshock, which needs no import: foreshock report {source}")
+    tables = sorted(path for pattern in _TABLES for path in source.glob(pattern) if path.is_file())
+    if len(tables) > 1:
+        names = ", ".join(path.name for path in tables[:5])
+        more = f" and {len(tables) - 5} more" if len(tables) > 5 else ""
+        raise ValueError(f"{source} holds {len(tables)} files that could be meant, {names}{more}: name one")
+    if tables:
+        return tables[0]
+    raise FileNotFoundError(f"{source} holds none of {', '.join((*_PATTERNS, *_TABLES))}: name the file")
 
 
 def format_of(path: Path) -> str:
@@ -50,6 +75,8 @@ def format_of(path: Path) -> str:
     """
     with path.open("rb") as file:
         head = file.read(16)
+    if head == _OWN:
+        raise ValueError(f"{path} is a log of Foreshock, which needs no import: foreshock report {path}")
     if head == b"SQLite format 3\0":
         return "trackio"
     if "tfevents" in path.name:
@@ -86,8 +113,15 @@ def rows_of(path: Path, kind: str, *, name: str | None = None) -> Rows:
     return readers[kind](path)
 
 
+def _encoding(path: Path) -> str:
+    """Return how a text is encoded, by its first bytes: spreadsheets and PowerShell write UTF-16."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    return next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8-sig")
+
+
 def _lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+    with path.open(encoding=_encoding(path), errors="replace", newline="") as file:
         while line := file.readline(_LONGEST_LINE):
             if len(line) == _LONGEST_LINE:
                 raise ValueError(f"{path} has a line of more than {_LONGEST_LINE} characters: no table")
@@ -95,12 +129,36 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _csv_rows(path: Path) -> Rows:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    delimiter, with_comma = _form(path)
+    lines = _lines(path)
+    if next(_lines(path), "").startswith("sep="):
+        next(lines)
     try:
-        for row in csv.DictReader(_lines(path), delimiter=delimiter):
-            yield {name: value for name, value in row.items() if isinstance(name, str)}
+        for row in csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True):
+            found = {name.strip(): value for name, value in row.items() if isinstance(name, str)}
+            yield {name: _with_point(value) for name, value in found.items()} if with_comma else found
     except csv.Error as error:
         raise ValueError(f"{path} can't be read as CSV: {error}") from error
+
+
+def _form(path: Path) -> tuple[str, bool]:
+    """Return what separates the columns of a table, and whether its numbers have a comma for a point.
+
+    They have where the comma separates nothing and no number has a point, as in what a spreadsheet writes in
+    half of Europe.
+    """
+    lines = _lines(path)
+    head = next(lines, "")
+    if head.startswith("sep=") and len(head) > len("sep="):  # a spreadsheet's own line
+        delimiter = head[len("sep=")]
+    else:
+        delimiter = max(_DELIMITERS, key=head.count)
+    return delimiter, delimiter != "," and not any(_POINT.search(line) for line in lines)
+
+
+def _with_point(value: Any) -> Any:
+    is_number = isinstance(value, str) and _COMMA.fullmatch(value)
+    return value.replace(",", ".") if is_number else value
 
 
 def _jsonl_rows(path: Path) -> Rows:
@@ -121,7 +179,7 @@ def _trainer_rows(path: Path) -> Rows:
     if path.stat().st_size > _LARGEST_JSON:
         raise ValueError(f"{path} has more than {_LARGEST_JSON >> 20} MiB: no trainer_state.json")
     try:
-        state = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+        state = json.loads(path.read_text(encoding=_encoding(path), errors="replace"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
     history = state.get("log_history") if isinstance(state, dict) else state

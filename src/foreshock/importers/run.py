@@ -12,12 +12,15 @@ from typing import Any
 
 from foreshock.importers.columns import Columns, guess_columns
 from foreshock.importers.files import Rows, find_source, format_of, rows_of
+from foreshock.representation import short_line
 from foreshock.runlog import RunLogWriter
 from foreshock.runlog.decoding import is_count
+from foreshock.words import count
 
 _MOST_COLUMNS = 10_000
 _MOST_ROWS = 5_000_000
 _CHUNK = 1000
+_SHOWN = 40  # characters of a step that is none
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Imported:
         steps: Steps that the run log has.
         replaced: Rows of a step that came again later, as after a resume: the last counts.
         without_loss: Rows without a loss, such as those of an evaluation.
-        without_step: Rows with a loss whose step is no whole number from zero on.
+        without_step: Rows with a loss whose step is no whole number from zero on: they are left out.
+        odd_step: The first such step as it was logged; empty without one.
         names: All columns with numbers, the most frequent first.
     """
 
@@ -45,6 +49,7 @@ class Imported:
     without_loss: int
     without_step: int
     names: tuple[str, ...]
+    odd_step: str = ""
 
 
 def import_run(
@@ -61,7 +66,8 @@ def import_run(
 
     Args:
         source: ``trainer_state.json`` of transformers, an event file of TensorBoard, a ``.wandb`` file, a
-            data base of Trackio, a CSV or JSONL file; or a folder that holds one.
+            data base of Trackio, a CSV or JSONL file; or a folder that holds one. A table may be separated by
+            commas, semicolons, tabs or bars, and be in UTF-16.
         run: Folder of the run log to make.
         columns: Names of ``loss``, ``step``, ``learning_rate`` and ``gradient_norm`` where they are not to be
             guessed.
@@ -93,7 +99,7 @@ def import_run(
         values.take(row)
     order = values.steps()
     if not order:
-        raise ValueError(f"{path} has no row with both a loss ({chosen.loss!r}) and a step ({chosen.step!r})")
+        raise ValueError(_why_none(path, chosen, values))
     meta = {"name": Path(run).name, "imported_from": path.name, "imported_format": kind}
     log = RunLogWriter(run, meta=meta)
     try:
@@ -103,8 +109,18 @@ def import_run(
         log.close()
     replaced = values.with_loss - len(order)
     names = tuple(one for one, _ in counts.most_common())
-    return Imported(
-        log.path, path, kind, chosen, len(order), replaced, values.without_loss, values.without_step, names
+    left_out = values.without_loss, values.without_step
+    return Imported(log.path, path, kind, chosen, len(order), replaced, *left_out, names, values.odd_step)
+
+
+def _why_none(path: Path, columns: Columns, values: _Values) -> str:
+    """Return why nothing was imported."""
+    if not values.without_step:
+        return f"{path} has no row with both a loss ({columns.loss!r}) and a step ({columns.step!r})"
+    rows = count(values.without_step, "row")
+    return (
+        f"{path} has {rows} with a loss ({columns.loss!r}), but no step ({columns.step!r}) that is a whole "
+        f"number from 0 on: the first is {values.odd_step or 'empty'}; name another column with --step"
     )
 
 
@@ -148,6 +164,7 @@ class _Values:
             name: {} for name in ("loss", "learning_rate", "gradient_norm")
         }
         self.with_loss = self.without_loss = self.without_step = 0
+        self.odd_step = ""
 
     def take(self, row: Mapping[str, Any]) -> None:
         found = {name: self._value(row, name) for name in self._by_step}
@@ -156,6 +173,8 @@ class _Values:
         step = self._step(row)
         if step is None:
             self.without_step += has_loss
+            if has_loss and not self.odd_step:
+                self.odd_step = short_line(str(row.get(self._columns.step or "") or ""))[:_SHOWN]
             return
         self.with_loss += has_loss
         for name, value in found.items():

@@ -10,8 +10,8 @@ import numpy as np
 
 from foreshock.explain import GUARDED_AGAINST, go_back, remedy
 from foreshock.report.evidence import OLDEST
-from foreshock.report.verdict import failure
-from foreshock.report.words import count, height, number, percent
+from foreshock.report.verdict import OBSERVE, failure
+from foreshock.report.words import announced, count, height, number, percent
 from foreshock.representation import short_line
 from foreshock.runlog.numbers import as_number
 
@@ -54,8 +54,11 @@ class Situation:
         events: What happened to the loss and is over, in order.
         going_on: What has begun and is not over.
         explained: Explanation of the last of them; None while it is made.
+        lead: Steps from the beginning of the alarm that was on before the last of them to its onset; None if
+            it was not announced.
         forecast: The last forecast; None before the first.
-        alarms: The last alarms.
+        alarm: Step of the last alarm; None before the first.
+        measured: Whether losses were recorded.
         horizon: Steps within which an instability is announced; NaN if the log does not say.
         guarded: Whether a guard is at work.
         steps_a_second: Speed of the run; NaN if unknown.
@@ -67,8 +70,10 @@ class Situation:
     events: Sequence[LossEvent] = ()
     going_on: LossEvent | None = None
     explained: Explanation | None = None
+    lead: int | None = None
     forecast: Mapping[str, Any] | None = None
-    alarms: Sequence[Mapping[str, Any]] = ()
+    alarm: int | None = None
+    measured: bool = True
     horizon: float = math.nan
     guarded: bool = False
     steps_a_second: float = math.nan
@@ -93,7 +98,12 @@ def headline(now: Situation) -> Headline:
     """
     if now.last_step is None:
         return Headline("waiting", "Waiting for the first step", "")
-    return _diverged(now, now.last_step) or _spiked(now, now.last_step) or _foreseen(now, now.last_step)
+    happened = _diverged(now, now.last_step) or _spiked(now, now.last_step)
+    foreseen = happened or _foreseen(now, now.last_step)
+    if now.measured or foreseen.state in ("danger", "rising"):
+        return foreseen
+    last = "" if now.alarm is None else f"; the last alarm was at step {now.alarm:,}"
+    return Headline("unknown", f"Not known: no losses were recorded{last}", OBSERVE)
 
 
 def _diverged(now: Situation, last_step: int) -> Headline | None:
@@ -114,12 +124,12 @@ def _spiked(now: Situation, last_step: int) -> Headline | None:
     event = now.going_on or (now.events[-1] if now.events else None)
     if event is None or event.kind == "climb" or last_step - event.end > now.reach:
         return None
-    lead = _announced(now, event)
-    known = f"announced {count(lead, 'step')} ahead" if lead is not None else "not announced"
+    # Without forecasts nothing was missed.
+    known = "" if now.forecast is None else f", {announced(now.lead)}"
     still = "still high" if now.going_on is not None else f"back since step {event.end + 1:,}"
-    words = f"Spiked at step {event.onset:,} to {height(event)} the level before, {known}, {still}"
+    words = f"Spiked at step {event.onset:,} to {height(event)} the level before{known}, {still}"
     if event.kind == "non-finite" or height(event).startswith("+"):
-        words = f"Spiked at step {event.onset:,} ({height(event)}), {known}, {still}"
+        words = f"Spiked at step {event.onset:,} ({height(event)}){known}, {still}"
     words += _named(now, event)
     wait = "Wait for it to come back before you judge it. " if now.going_on is not None else ""
     if now.guarded and not _against(now, event):
@@ -144,13 +154,6 @@ def _against(now: Situation, event: LossEvent) -> str:
     return "" if now.guarded and cause.name in GUARDED_AGAINST else remedy(cause.name, [event.onset])
 
 
-def _announced(now: Situation, event: LossEvent) -> int | None:
-    """Return the steps from the first alarm of the horizon before an event to its onset; None without one."""
-    given = [alarm["step"] for alarm in now.alarms if alarm.get("level") == "alarm"]
-    steps = [step for step in given if 0 <= event.onset - step <= now.reach]
-    return event.onset - min(steps) if steps else None
-
-
 def _foreseen(now: Situation, last_step: int) -> Headline:
     forecast = now.forecast
     if forecast is None:
@@ -164,7 +167,9 @@ def _foreseen(now: Situation, last_step: int) -> Headline:
         return Headline("unknown", f"Not known: the last forecast is {count(age, 'step')} old", _MEASURE)
     if state == "unknown":
         basis = short_line(str(forecast.get("basis") or "the readings don't say"))
-        return Headline("unknown", f"Not known: {basis}", _MEASURE)
+        failed = basis.startswith("the probe failed")
+        at = f" at step {forecast['step']:,}" if age else ""  # what is so many steps ago was so by then
+        return Headline("unknown", f"Not known{at}: {basis}", _MEND if failed else _MEASURE)
     ratio = _ratio(forecast, last_step)
     if _is_danger(forecast, state):
         words = "; ".join(filter(None, (f"In danger: {_odds(now, forecast)}", ratio, _date(now, forecast))))
@@ -188,6 +193,7 @@ def _is_danger(forecast: Mapping[str, Any], state: str) -> bool:
 
 _WATCH = "Watch the next run with foreshock.Monitor: forecasts need curvature."
 _MEASURE = "Not known is not safe: measure more often (budget=, probe_every=)."
+_MEND = "Not known is not safe: mend the probe; foreshock report says what failed."
 
 
 def _ratio(forecast: Mapping[str, Any], last_step: int) -> str:
@@ -208,8 +214,10 @@ def _odds(now: Situation, forecast: Mapping[str, Any]) -> str:
     probability = as_number(forecast.get("probability"))
     if not 0 <= probability <= 1:
         return ""
-    within = f" within {now.reach:,} steps" if math.isfinite(now.horizon) else ""
-    return f"a spike{within} has probability {percent(probability)}"
+    horizon = as_number(forecast.get("horizon"))
+    within = horizon if math.isfinite(horizon) else now.horizon
+    words = f" within {count(int(within), 'step')}" if 1 <= within < 1e9 else ""
+    return f"a spike{words} has probability {percent(probability)}"
 
 
 def _date(now: Situation, forecast: Mapping[str, Any]) -> str:

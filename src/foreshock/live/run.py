@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,8 @@ from foreshock.explain import History, explain_event
 from foreshock.live.charts import CHARTS, COLUMNS
 from foreshock.live.curve import Curve
 from foreshock.live.headline import Headline, Situation, headline
+from foreshock.live.log import KEPT, Log, columns_of, ratios
 from foreshock.live.tail import CHUNK, LogTail
-from foreshock.report.layermaps import named
 from foreshock.representation import short_line
 from foreshock.runlog.decoding import is_count
 from foreshock.runlog.numbers import as_number
@@ -28,9 +28,10 @@ from foreshock.runlog.rows import Rows
 from foreshock.spikes.detection import first_size
 from foreshock.spikes.events import EventDefinition
 from foreshock.spikes.scan import EventScan
+from foreshock.spikes.scoring import announced_at, episode_gap
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -41,50 +42,8 @@ if TYPE_CHECKING:
 _SCANNED_AT_ONCE = 2000  # steps: what waits for the lock waits some hundredths of a second
 _SPEED_OVER = 30.0  # seconds over which steps a second are counted
 _KNOWN_AFTER = 60  # steps after an event: what comes later says no more of its cause
-_KEPT = ("alarm", "guard", "event", "curvature", "forecast", "tensors")
 _FEWEST = 2  # values that make a line
-_CHANGES_NOTHING = ("none", "cooldown")
-
-
-@dataclass
-class Log:
-    """What a run recorded besides numbers, in the order of the log.
-
-    Attributes:
-        alarms: Records of alarms.
-        actions: Records of what a guard changed.
-        events: What else happened.
-        readings: Step and blocks of each reading of the curvature that has some.
-        tables: Step and rows of each table of tensors.
-        forecast: The last forecast; None before the first.
-    """
-
-    alarms: list[Mapping[str, Any]] = field(default_factory=list)
-    actions: list[Mapping[str, Any]] = field(default_factory=list)
-    events: list[Mapping[str, Any]] = field(default_factory=list)
-    readings: list[tuple[int, list[Mapping[str, Any]]]] = field(default_factory=list)
-    tables: list[tuple[int, list[Mapping[str, Any]]]] = field(default_factory=list)
-    forecast: Mapping[str, Any] | None = None
-
-    def take(self, kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Take new records of a kind into account."""
-        if kind == "alarm":
-            self.alarms += rows
-        elif kind == "guard":
-            self.actions += (row for row in rows if row.get("remedy") not in _CHANGES_NOTHING)
-        elif kind == "event":
-            self.events += rows
-        elif kind == "forecast":
-            self.forecast = rows[-1]
-        elif kind == "curvature":
-            self.readings += ((row["step"], row["blocks"]) for row in rows if row.get("blocks"))
-        elif kind == "tensors":
-            self.tables += ((row["step"], named(row.get("rows"))) for row in rows if named(row.get("rows")))
-
-    @property
-    def by_layer(self) -> list[tuple[int, list[Mapping[str, Any]]]]:
-        """Whatever was measured by layer or tensor, in order of its steps."""
-        return sorted([*self.readings, *self.tables], key=lambda one: one[0])
+_FORECASTS = 64  # new ones after which it is worked out anew what was announced
 
 
 class LiveRun:
@@ -95,6 +54,7 @@ class LiveRun:
     Args:
         path: The log.
         name: Name to show until the log says another.
+        only: Fields of step records to keep, as far as that saves time; None for all.
 
     Attributes:
         key: What stands for the run in a request: it says nothing of where the log is.
@@ -106,20 +66,23 @@ class LiveRun:
         log: What the run recorded besides numbers.
         error: Why the log can't be read; empty if it can.
         first_step: First step in this log, without those of a run that it goes on from; None before it.
+        label: What tells the run apart from others that are watched; its name where there is no other of it.
     """
 
-    def __init__(self, path: Path, *, name: str) -> None:
+    def __init__(self, path: Path, *, name: str, only: Collection[str] | None = None) -> None:
         self.path = path
         self.key = hashlib.sha256(str(path).encode(errors="surrogateescape")).hexdigest()[:12]
         self.lock = threading.RLock()
         self.version = self.generation = 0
         self.curves = {kind: Curve(names) for kind, names in COLUMNS.items()}
         self.curves["step"] = Curve((*COLUMNS["step"], "measured"))
+        self.curves["forecast"] = Curve((*COLUMNS["forecast"], "said"))
         self.log = Log()
         self.error = ""
         self.first_step: int | None = None
+        self.label = ""
         self._place = name
-        self._tail = LogTail(path)
+        self._tail = LogTail(path, only=only)
         self._begun = self._starts = 0
         self._before: Run | None = None
         self._before_at: object = None
@@ -129,6 +92,7 @@ class LiveRun:
         self._scanned, self._scanned_step = 0, -1
         self._speeds: deque[tuple[float, int]] = deque()
         self._news: tuple[tuple[int, bool, bool] | None, Explanation | None] = (None, None)
+        self._lead: tuple[object, int | None] = (None, None)
 
     # ------------------------------------------------------------------ what the threads do
 
@@ -211,7 +175,7 @@ class LiveRun:
             events = self.events
             if not events or self._tail.behind or self.last_step is None:
                 return
-            event, generation = events[-1], self.generation
+            event, generation, after = events[-1], self.generation, self._end_before(events[-1])
             over = self._scan is not None and self._scan.going_on is None
             version = (event.onset, over, self.last_step >= event.end + _KNOWN_AFTER)
             if version == self._news[0]:
@@ -219,11 +183,21 @@ class LiveRun:
             self._news = version, self._news[1]
             snapshot = self.snapshot()
         with np.errstate(all="ignore"):
-            found = explain_event(History(snapshot), event)
+            found = explain_event(History(snapshot), event, after=after)
         with self.lock:
             if generation == self.generation:
                 self._news = version, found
                 self.version += 1
+
+    def call(self, label: str) -> None:
+        """Give the run a label.
+
+        Args:
+            label: What tells it apart from others.
+        """
+        with self.lock:
+            self.version += label != self.label
+            self.label = label
 
     def snapshot(self) -> Run:
         """Return the run as it is now, for another thread to read at leisure.
@@ -232,7 +206,7 @@ class LiveRun:
             ValueError: If the log has no header, or was written by a newer schema.
         """
         with self.lock:
-            own = run_of(self.path, self._tail.sessions, copy=True)
+            own = replace(run_of(self.path, self._tail.sessions, copy=True), skipped=self._tail.skipped)
             return own if self._before is None else joined(self._before, own)
 
     # ------------------------------------------------------------------ what the page asks
@@ -250,6 +224,30 @@ class LiveRun:
         """Return what happened to the loss if the run ended now: what goes on may have diverged already."""
         with self.lock:
             return [] if self._scan is None else copy.deepcopy(self._scan).finish()
+
+    def lead_of(self, event: LossEvent) -> int | None:
+        """Return how many steps before an event the alarm began that was on, as the report counts them.
+
+        Args:
+            event: One of the `events`.
+
+        Returns:
+            Steps from that alarm to the first step of the event; None if it was not announced.
+        """
+        with self.lock:
+            forecasts, after = self.curves["forecast"], self._end_before(event)
+            key = event.onset, after, self.generation, len(forecasts) // _FORECASTS
+            if key != self._lead[0]:
+                gap = episode_gap(forecasts.steps)
+                said = forecasts.column("said")
+                began = announced_at(event.onset, forecasts.steps, said, after=after, gap=gap)
+                self._lead = key, None if began is None else event.onset - int(began)
+            return self._lead[1]
+
+    @property
+    def skipped(self) -> int:
+        """Lines of the log that could not be read; one that is being written is none of them."""
+        return self._tail.skipped + (0 if self._before is None else self._before.skipped)
 
     @property
     def records(self) -> Mapping[str, Rows]:
@@ -317,22 +315,32 @@ class LiveRun:
         steps = self.curves["step"].steps
         return int(steps[-1]) if len(steps) else None
 
+    @property
+    def reached(self) -> int | None:
+        """How far the run got: its last step, or in a log without steps that of a forecast or an alarm."""
+        if self.last_step is not None:
+            return self.last_step
+        found = [*([self.log.forecast] if self.log.forecast else []), *self.log.alarms[-1:]]
+        return max((int(row["step"]) for row in found), default=None)
+
     def headline(self) -> Headline:
         """Return the state of the run in words, and what to do."""
         with self.lock:
             if self.error:
                 return Headline("unreadable", self.error[:1].upper() + self.error[1:], "")
-            losses = self.curves["step"].column("loss")
-            scan = self._scan
+            losses, measured = (self.curves["step"].column(name) for name in ("loss", "measured"))
+            scan, events, alarms = self._scan, self.events, self.log.alarms
             return headline(
                 Situation(
-                    last_step=self.last_step,
+                    last_step=self.reached,
                     losses=losses[-100:].copy(),
                     events=scan.events if scan is not None else (),
                     going_on=scan.going_on if scan is not None else None,
                     explained=self._news[1],
                     forecast=self.log.forecast,
-                    alarms=tuple(self.log.alarms[-50:]),
+                    lead=self.lead_of(events[-1]) if events else None,
+                    alarm=alarms[-1]["step"] if alarms else None,
+                    measured=bool(measured.any()),
                     horizon=as_number(self.meta.get("horizon")),
                     guarded=bool(self.meta.get("guard")) or bool(self.log.actions),
                     steps_a_second=self.steps_a_second,
@@ -358,6 +366,7 @@ class LiveRun:
             return {
                 "id": self.key,
                 "name": self.name,
+                "label": self.label or self.name,
                 "place": self.place,
                 "description": short_line(str(self.meta.get("description") or "")),
                 "version": self.version,
@@ -379,6 +388,11 @@ class LiveRun:
             }
 
     # ------------------------------------------------------------------ inside
+
+    def _end_before(self, event: LossEvent) -> float:
+        """Return the last step of the sudden event before another one."""
+        ends = (one.end for one in self.events if one.kind != "climb" and one.onset < event.onset)
+        return max(ends, default=-math.inf)
 
     def _fail(self, why: str) -> None:
         if why != self.error:
@@ -436,26 +450,24 @@ class LiveRun:
 
     def _take(self, records: Mapping[str, Rows]) -> None:
         """Take the records that were not seen yet."""
-        ratios: list[tuple[int, float]] = []
+        known: list[NDArray[np.float64]] = []
         for kind, rows in records.items():
             start = self._seen.get(kind, 0)
             if start == len(rows):
                 continue
-            if kind in _KEPT:
-                new = rows[start:]
-                self.log.take(kind, new)
-                ratios += _ratios(kind, new)
+            if kind in KEPT:
+                self.log.take(kind, rows, start)
+                known += ratios(kind, rows, start)
             if kind in COLUMNS:
-                columns = [rows.numbers_or_nan(name, start=start) for name in COLUMNS[kind]]
-                steps = rows.numbers("step", start=start)
+                columns, steps = columns_of(kind, rows, start), rows.numbers("step", start=start)
                 if kind == "step":
-                    columns.append(_measured(rows, columns[0], start))
                     lowest = int(steps.min())
                     self.first_step = lowest if self.first_step is None else min(lowest, self.first_step)
                 self._extend(kind, steps, columns)
-        if ratios:
-            steps, values = np.array(sorted(ratios), dtype=np.float64).T
-            self._extend("ratio", steps, [values])
+        if known:
+            steps, values = np.concatenate(known, axis=1)
+            order = np.argsort(steps, kind="stable")
+            self._extend("ratio", steps[order], [values[order]])
 
     def _extend(self, kind: str, steps: NDArray[np.float64], columns: Sequence[NDArray[np.float64]]) -> None:
         known = zip(COLUMNS[kind], columns, strict=False)
@@ -467,23 +479,6 @@ class LiveRun:
             self.generation += 1
             if kind == "step":
                 self._scan, self._scanned, self._scanned_step = None, 0, -1
-
-
-def _measured(rows: Rows, losses: NDArray[np.float64], start: int) -> NDArray[np.float64]:
-    """Return 1 where a loss was measured, 0 where it is null in the log. One that is NaN was measured."""
-    found = np.ones(len(losses))
-    for place in np.flatnonzero(np.isnan(losses)).tolist():
-        found[place] = rows[start + place].get("loss") is not None
-    return found
-
-
-def _ratios(kind: str, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
-    """Return steps and stability ratios: measured, or followed in between by the forecasts."""
-    if kind == "forecast":
-        rows = [row for row in rows if row.get("measured") is not None and row.get("state") != "unknown"]
-    elif kind != "curvature":
-        return []
-    return [(row["step"], as_number(row.get("stability_ratio"))) for row in rows]
 
 
 def _plain(value: float) -> float | str | None:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from foreshock.live.run import LiveRun
 
+NEEDED = ("loss",)
+"""Fields of step records that a status is made of: whoever shows nothing else need not read the others."""
+
 _MEAN_SQUARE, _STABILITY = "typical mean-square ratio", "stability ratio"
 
 
@@ -59,11 +62,14 @@ class RunStatus:
         spikes: Number of spikes.
         highest: Height of the highest spike, a multiple of the level before; NaN without one.
         last_spike: First step of the last spike; null without one.
+        lead: Steps from the beginning of the alarm that was on before the last spike to its onset; null if it
+            was not announced.
         failures: Number of divergences, climbs, and stretches of losses that were NaN or infinite.
         guard: Name of the guard's policy; empty without a guard.
         guard_steps: Number of steps on which the guard changed something.
         last_guard_step: Last of them; null without one.
         misuse: What is wrong with how Foreshock is used, a sentence each.
+        skipped: Lines of the log that could not be read.
         probes: Number of measurements of the curvature and of its noise.
         probe_seconds: Time that they took, seconds.
         products_per_step: Hessian products a step; each costs about as much as 2.5 training steps' gradients.
@@ -102,11 +108,13 @@ class RunStatus:
     spikes: int
     highest: float
     last_spike: int | None
+    lead: int | None
     failures: int
     guard: str
     guard_steps: int
     last_guard_step: int | None
     misuse: tuple[str, ...]
+    skipped: int
     probes: int
     probe_seconds: float
     products_per_step: float
@@ -124,7 +132,7 @@ def status_of(run: LiveRun, *, last: int | None = None) -> RunStatus:
         last: Of alarms, spikes and failures only those of so many last steps count; None for all.
     """
     with run.lock:
-        words, step = run.headline(), run.last_step
+        words, step = run.headline(), run.reached
         from_step = -1 if last is None or step is None else step - last
         return RunStatus(
             name=run.name,
@@ -140,6 +148,7 @@ def status_of(run: LiveRun, *, last: int | None = None) -> RunStatus:
             **_happened(run, from_step),
             **_guarded(run),
             misuse=_misuse(run),
+            skipped=run.skipped,
             **_cost(run),
             steps_a_second=run.steps_a_second,
             created=run.created,
@@ -196,6 +205,7 @@ def _happened(run: LiveRun, from_step: int) -> dict[str, Any]:
         "spikes": len(spikes),
         "highest": max(heights, default=math.nan),
         "last_spike": spikes[-1].onset if spikes else None,
+        "lead": run.lead_of(spikes[-1]) if spikes else None,
         "failures": len(events) - len(spikes),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from foreshock.runlog.reader import Sessions
@@ -20,6 +21,7 @@ class LogTail:
 
     Args:
         path: The log. It is not followed if it is a symbolic link: it could lead out of the watched folder.
+        only: Fields of step records to keep, as far as that saves time; None for all.
 
     Attributes:
         sessions: The lines read so far.
@@ -29,19 +31,26 @@ class LogTail:
         written: When the log was last written, seconds since 1970; 0 before the first look.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, only: Collection[str] | None = None) -> None:
         self.path = path
-        self.sessions = Sessions()
+        self._only = only
+        self.sessions = Sessions(only=only)
         self.begun = 0
         self.position = self.size = 0
         self.written = 0.0
         self._identity: tuple[int, int] | None = None
         self._rest = b""
+        self._stands = False  # whether nothing was added since the last look
 
     @property
     def behind(self) -> bool:
         """Whether there is more to read than was read at the last look."""
         return self.position < self.size
+
+    @property
+    def skipped(self) -> int:
+        """Lines that could not be read, and a last one without its end if nothing came at the last look."""
+        return self.sessions.skipped + (self._stands and bool(self._rest))
 
     def look(self, *, most: int = CHUNK) -> bool:
         """Read what was added, and return whether anything was.
@@ -58,6 +67,7 @@ class LogTail:
         if identity != self._identity or found.st_size < self.position:
             self._begin(identity)
         self.size = found.st_size
+        self._stands = not self.behind
         if not self.behind:
             return False
         descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
@@ -70,7 +80,7 @@ class LogTail:
 
     def _begin(self, identity: tuple[int, int]) -> None:
         self._identity, self._rest, self.position = identity, b"", 0
-        self.sessions = Sessions()
+        self.sessions = Sessions(only=self._only)
         self.begun += 1
 
     def _take(self, data: bytes) -> None:

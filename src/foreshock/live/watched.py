@@ -12,9 +12,10 @@ from foreshock.live.analysis import Analysis
 from foreshock.live.joining import join
 from foreshock.live.run import LiveRun
 from foreshock.runlog.folders import has_records
+from foreshock.runlog.labels import labels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 LOOK_EVERY = 0.1
 """Seconds between two looks at the end of each log, and five times what a look at all of them takes."""
@@ -30,20 +31,23 @@ class WatchedFolder:
     Args:
         place: A folder that holds runs at any depth, the folder of a run, or a ``.jsonl`` file. Symbolic
             links below it are not followed.
+        only: Fields of step records to keep, as far as that saves time; None for all.
 
     Raises:
         FileNotFoundError: If it does not exist.
     """
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, *, only: Collection[str] | None = None) -> None:
         if not place.exists():
             raise FileNotFoundError(
                 f"{place} does not exist: pass the folder passed as run=… to the monitor, or one that holds "
                 "such folders"
             )
         self.place = place.resolve()
+        self._only = only
         self.runs: dict[str, LiveRun] = {}
         self._logs: dict[Path, LiveRun] = {}
+        self._named_last: list[tuple[LiveRun, str]] = []
         self._stopping = threading.Event()
         self._analysis = Analysis(self)
         self._threads = [
@@ -81,7 +85,10 @@ class WatchedFolder:
     def search(self) -> None:
         """Look for runs that are new, and forget those whose log is gone."""
         found = sorted(self._found(), key=str)[:_MOST_RUNS]
-        self._logs = {path: self._logs.get(path) or LiveRun(path, name=self._named(path)) for path in found}
+        known, only = self._logs, self._only
+        self._logs = {
+            path: known.get(path) or LiveRun(path, name=self._named(path), only=only) for path in found
+        }
         self._show()
 
     def look(self) -> bool:
@@ -93,6 +100,12 @@ class WatchedFolder:
     def _show(self) -> None:
         """Show each training once: the log that it went on in has the records of those before it."""
         self.runs = {run.key: run for run in join(self._logs.values())}
+        named = [(run, run.name) for run in self.runs.values()]
+        if named != self._named_last:
+            self._named_last = named
+            found = labels([name for _, name in named], [run.path for run, _ in named])
+            for (run, _), label in zip(named, found, strict=True):
+                run.call(label)
 
     def _follow(self) -> None:
         due = time.monotonic() + _SEARCH_EVERY

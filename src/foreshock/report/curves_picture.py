@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from foreshock.report.appearance import AMBER, BLUE, GREEN, INK, PURPLE, QUIET, RED, dress, label
+from foreshock.report.appearance import AMBER, BLUE, GREEN, INK, PURPLE, QUIET, RED, draw_line, dress, label
 from foreshock.report.drawing import figure_class, save_figure
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def write_curves_picture(
 
     Args:
         curves: The ways, the first one as it was.
-        path: File to write, ``.svg`` or ``.png``; its folder is made if missing.
+        path: File to write, ``.svg``, ``.pdf`` or ``.png``; its folder is made if missing.
         before: What they have in common, drawn in grey.
         title: Title of the picture.
 
@@ -66,7 +66,7 @@ def write_curves_picture(
     figure = figure_class()(figsize=(9, 4.2), layout="constrained")
     axis = figure.subplots()
     if before is not None:
-        axis.plot(*_finite(before), color=QUIET, linewidth=1.0)
+        draw_line(axis, *_finite(before), color=QUIET, linewidth=1.0)
         axis.axvline(before.steps[-1], color=QUIET, linewidth=0.8, linestyle=(0, (2, 2)))
     for index, curve in enumerate(curves):
         colour = _COLOURS[index % len(_COLOURS)]
@@ -74,7 +74,7 @@ def write_curves_picture(
         name = curve.name if len(curve.name) <= _NAME else curve.name[: _NAME - 1] + "…"
         # A name that begins with an underscore, or holds a dollar sign, means something to matplotlib.
         text = " " + name.replace("$", r"\$")
-        axis.plot(*_finite(curve), color=colour, linewidth=1.3, linestyle=dashes, label=text)
+        draw_line(axis, *_finite(curve), color=colour, linewidth=1.3, linestyle=dashes, label=text)
     if (values > 0).all():
         axis.set_yscale("log")
     label(axis, x="step", y="loss")

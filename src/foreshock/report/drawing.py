@@ -11,6 +11,8 @@ from foreshock.report.placing import placed
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SUFFIXES = (".pdf", ".svg", ".png")
+"""Formats of pictures, by the end of the file's name."""
 _DOTS_PER_INCH = 200
 _DATES = {".svg": "Date", ".pdf": "CreationDate"}
 
@@ -30,6 +32,20 @@ def figure_class() -> type[Figure]:
     return figure.Figure
 
 
+def check_format(path: str | os.PathLike[str]) -> None:
+    """Refuse a file that no picture can be written to.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: If its name does not end in one of `SUFFIXES`.
+    """
+    if Path(path).suffix.lower() not in SUFFIXES:
+        allowed = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+        raise ValueError(f"{os.fspath(path)!r} must end in {allowed}: these are the formats of a picture")
+
+
 def save_figure(figure: Figure, path: str | os.PathLike[str], *, dots_per_inch: int = _DOTS_PER_INCH) -> Path:
     """Save a figure; the same figure gives the same file.
 
@@ -37,11 +53,16 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, dots_per_inch: 
         figure: The figure.
         path: File to write, ``.svg``, ``.pdf`` or ``.png``; its folder is made if missing.
         dots_per_inch: Resolution of a ``.png``.
+
+    Raises:
+        ValueError: If it is of another format.
     """
+    check_format(path)
     import matplotlib as mpl
 
     target = Path(path)
     with placed(target) as beside, mpl.rc_context({"svg.hashsalt": "foreshock"}):
-        metadata = {_DATES[target.suffix]: None} if target.suffix in _DATES else {}
+        suffix = target.suffix.lower()
+        metadata = {_DATES[suffix]: None} if suffix in _DATES else {}
         figure.savefig(beside, dpi=dots_per_inch, facecolor="white", metadata=metadata)
     return target

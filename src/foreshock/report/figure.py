@@ -13,9 +13,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from foreshock.explain.layers import layer_types
-from foreshock.report.appearance import AMBER, BLUE, GREEN, INK, PURPLE, QUIET, RED, SOFT, dress
+from foreshock.report.appearance import (
+    AMBER,
+    BLUE,
+    GREEN,
+    INK,
+    PURPLE,
+    QUIET,
+    RED,
+    SOFT,
+    draw_line,
+    dress,
+    label_steps,
+)
 from foreshock.report.charts import is_logarithmic
-from foreshock.report.drawing import figure_class, save_figure
+from foreshock.report.drawing import check_format, figure_class, save_figure
 from foreshock.report.layermaps import layer_maps, readings_by_layer
 from foreshock.report.picture import (
     decisive_ratio,
@@ -28,9 +40,11 @@ from foreshock.report.picture import (
     draw_shade,
     write_picture,
 )
+from foreshock.report.readings import PROBE_FAILED, times
 from foreshock.report.summary import RunSummary, summarise
-from foreshock.report.words import height
+from foreshock.report.words import count, height
 from foreshock.representation import short_line
+from foreshock.runlog.labels import labels_of
 from foreshock.runlog.values import numbers, ratios_of, recorded_losses
 
 if TYPE_CHECKING:
@@ -44,7 +58,6 @@ if TYPE_CHECKING:
 
 Series = tuple["NDArray[np.int64]", "NDArray[np.float64]"]
 
-SUFFIXES = (".pdf", ".svg", ".png")
 _COLOURS = (BLUE, AMBER, PURPLE, GREEN, RED, QUIET, INK)
 _TITLE_WIDTH = 90  # characters
 _LARGEST = 1e300
@@ -72,8 +85,7 @@ def write_figure(
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(KINDS)}")
-    if Path(path).suffix not in SUFFIXES:
-        raise ValueError(f"{str(path)!r} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+    check_format(path)
     if not runs:
         raise ValueError("no runs were passed; a figure needs at least one, from read_run(folder)")
     if len(runs) > 1 and kind not in _SERIES:
@@ -93,15 +105,15 @@ def _single(run: Run, kind: str, spike: int | None) -> Figure:
     summary = summarise(run)
     if kind == "spike":
         return _close_up(run, summary, spike)
-    make, series = figure_class(), _SERIES[kind](run)
-    if not np.isfinite(series[1]).any():
+    make, values = figure_class(), _SERIES[kind](run)[1]
+    if not _drawable(kind, values).any():
         raise ValueError(f"{run.path} has no values for {kind!r}: {_missing([run], kind)}")
     figure = make(figsize=(9, 3.4), layout="constrained")
     axis = figure.subplots()
     _draw(axis, run, summary, kind)
     draw_shade(axis, summary)
     dress(axis)
-    axis.set_xlabel("step", color=SOFT, fontsize=10)
+    label_steps(axis)
     _title(axis, summary.name, pad=24)
     draw_key(axis, summary)
     return figure
@@ -139,6 +151,8 @@ def _close_up(run: Run, summary: RunSummary, which: int | None) -> Figure:
     margin = max(2 * (event.end - event.onset), 60)
     within = (max(event.onset - margin, 0), event.end + margin)
     drawn = [kind for kind in ("loss", "probability", "edge", "gradient") if _has(run, kind, within)]
+    if not drawn:
+        raise ValueError(f"{run.path} has no finite value near step {event.onset:,} that could be drawn")
     figure = figure_class()(figsize=(9, 1.9 * len(drawn) + 0.6), layout="constrained")
     axes = figure.subplots(len(drawn), 1, sharex=True, squeeze=False)[:, 0]
     part = _within(run, within)
@@ -149,7 +163,7 @@ def _close_up(run: Run, summary: RunSummary, which: int | None) -> Figure:
         draw_shade(axis, summary)
         dress(axis)
     axes[-1].set_xlim(*within)
-    axes[-1].set_xlabel("step", color=SOFT, fontsize=10)
+    label_steps(axes[-1])
     _title(axes[0], f"{summary.name}: {event.kind} at step {event.onset:,}, {height(event)}", pad=10)
     return figure
 
@@ -165,23 +179,38 @@ def _within(run: Run, within: tuple[int, int]) -> Run:
 
 def _has(run: Run, kind: str, within: tuple[int, int]) -> bool:
     steps, values = _SERIES[kind](run)
-    return bool(np.isfinite(values[(steps >= within[0]) & (steps <= within[1])]).any())
+    return bool(_drawable(kind, values[(steps >= within[0]) & (steps <= within[1])]).any())
+
+
+def _drawable(kind: str, values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which values have a place on the axis of a kind of figure, shape (n,)."""
+    positive = kind in ("edge", "lag", "gradient") or (kind == "loss" and is_logarithmic(values))
+    shown = np.isfinite(values) & (np.abs(values) < _LARGEST)
+    return np.asarray(shown & (values > (0 if positive else -math.inf)))
 
 
 def _overlay(runs: Sequence[Run], kind: str) -> Figure:
     figure = figure_class()(figsize=(9, 3.8), layout="constrained")
     axis = figure.subplots()
     drawn = [(run, *_SERIES[kind](run)) for run in runs]
-    if not any(np.isfinite(values).any() for _, _, values in drawn):
+    if not any(_drawable(kind, values).any() for _, _, values in drawn):
         raise ValueError(f"none of the {len(runs)} runs has values for {kind!r}: {_missing(runs, kind)}")
     logarithmic = kind != "probability" and is_logarithmic(np.concatenate([one[2] for one in drawn]))
-    for place, (run, steps, values) in enumerate(drawn):
+    for place, ((_, steps, values), name) in enumerate(zip(drawn, labels_of(runs), strict=True)):
         colour, dashes = _COLOURS[place % len(_COLOURS)], ("-", "--", ":")[place // len(_COLOURS) % 3]
-        _line(axis, steps, values, colour, logarithmic=logarithmic, style=dashes, label=short_line(run.name))
+        _line(
+            axis,
+            steps,
+            values,
+            colour,
+            logarithmic=logarithmic,
+            style=dashes,
+            label=f" {name}" if name.startswith("_") else name,
+        )
     if kind in ("edge", "lag"):
         axis.axhline(1.0, color=RED, linewidth=0.9, linestyle=(0, (2, 2)))
     dress(axis)
-    axis.set_xlabel("step", color=SOFT, fontsize=10)
+    label_steps(axis)
     axis.set_ylabel(_LABELS[kind], color=SOFT, fontsize=10)
     columns = min(len(runs), 4)
     legend = axis.legend(
@@ -212,7 +241,7 @@ def _layers(run: Run) -> Figure:
         left = f" ({one.left:,} more layers)" if one.left else ""
         _title(axis, f"{one.title}{left}", pad=6)
         figure.colorbar(mesh, ax=axis, pad=0.01)
-    axes[-1].set_xlabel("step", color=SOFT, fontsize=10)
+    label_steps(axes[-1])
     return figure
 
 
@@ -227,7 +256,8 @@ def _line(
     label: str | None = None,
 ) -> None:
     shown = np.isfinite(values) & (np.abs(values) < _LARGEST) & (values > (0 if logarithmic else -math.inf))
-    axis.plot(steps, np.where(shown, values, math.nan), style, color=colour, linewidth=1.2, label=label)
+    values = np.where(shown, values, math.nan)
+    draw_line(axis, steps, values, color=colour, linestyle=style, linewidth=1.2, label=label)
     if logarithmic and shown.any():
         axis.set_yscale("log")
 
@@ -243,7 +273,37 @@ def _missing(runs: Sequence[Run], kind: str) -> str:
         return f"the log was imported from {_FOREIGN[kind]}: {_INSTEAD}"
     if kind == "layers" and any(run.records.get("noise") for run in runs):
         return _NO_DIRECTION
-    return _MISSING[kind]
+    logged = [words for run in runs if (words := _logged(run, kind))]
+    return logged[0] if logged else _MISSING[kind]
+
+
+def _logged(run: Run, kind: str) -> str:
+    """Return what a log has of a kind of figure, though nothing that could be drawn; empty if nothing."""
+    if kind not in ("probability", "edge", "layers"):
+        values = _SERIES[kind](run)[1]
+        known = len(values) if kind == "loss" else int((~np.isnan(values)).sum())
+        limit = "above zero" if np.isfinite(values).any() else "finite"
+        recorded = f"none of the {known:,} values that were recorded is {limit}"
+        return "" if not known else recorded if known > 1 else f"its only value is not {limit}"
+    failed = [row for row in run.records.get("event", []) if row.get("name") == PROBE_FAILED]
+    readings = sum(len(run.records.get(one, [])) for one in ("curvature", "noise"))
+    if failed and not readings:
+        why = short_line(str(failed[-1].get("message") or ""))
+        return f"{count(sum(map(times, failed)), 'probe')} failed, none succeeded; the last said: {why}"
+    if not readings:
+        return ""
+    found = f"it has {count(readings, 'measurement')} of the curvature"
+    if kind == "edge":
+        return f"{found}, but no ratio that is finite and above zero"
+    if kind == "layers":
+        return f"{found}, but none by layer"
+    forecasts = len(run.records.get("forecast", []))
+    if not forecasts:
+        return f"{found}, but no forecasts; draw the curvature itself with --kind edge"
+    return (
+        f"{found}, but its {count(forecasts, 'forecast has', 'forecasts have')} no probability, as in logs "
+        "of earlier versions; draw what they rest on with --kind edge"
+    )
 
 
 def _edge(run: Run) -> Series:

@@ -7,6 +7,7 @@ import json
 import math
 import shlex
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from foreshock.report.charts import to_mapping
 from foreshock.report.comparison import comparison_tables
 from foreshock.report.comparison import to_mapping as to_aligned
 from foreshock.report.glossary import TERMS, anchor, linked
-from foreshock.report.overlaid import labels, overlaid_charts
+from foreshock.report.overlaid import overlaid_charts
 from foreshock.report.placing import placed
 from foreshock.report.summary import RunSummary, summarise
 from foreshock.report.tables import Table, alarm_table, explanation_table, spike_table, tradeoff_table
@@ -27,12 +28,13 @@ from foreshock.report.verdict import Verdict, verdict
 from foreshock.report.words import number, percent
 from foreshock.representation import short_line
 from foreshock.runlog import Run
+from foreshock.runlog.labels import labels_of
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
-    from jinja2 import Template
+    from jinja2 import Environment, Template
 
     from foreshock.explain import Comparison
     from foreshock.report.series import Chart
@@ -85,7 +87,7 @@ def write_html(
     if not runs:
         raise ValueError("no runs were passed; a report needs at least one, from read_run(folder)")
     template = _template()
-    sections = [_section(run, label) for run, label in zip(runs, labels([r.name for r in runs]), strict=True)]
+    sections = [_section(run, label) for run, label in zip(runs, labels_of(runs), strict=True)]
     page = template.render(
         sections=sections,
         comparison=None if compared is None else _compared(runs, compared),
@@ -135,11 +137,18 @@ def embed(data: Mapping[str, Any]) -> str:
 
 def _template() -> Template:
     try:
-        import jinja2
+        import jinja2  # noqa: F401
     except ImportError as error:
         raise ImportError(
             'the HTML report needs jinja2, which is missing: pip install "foreshock[report]"'
         ) from error
+    return _environment().get_template("report.html.jinja")
+
+
+@cache  # it keeps the compiled templates: to compile them takes longer than to fill them
+def _environment() -> Environment:
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE / "templates"),
         autoescape=True,
@@ -148,7 +157,7 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters |= {"bound": _bound, "in_view": _in_view}
-    return environment.get_template("report.html.jinja")
+    return environment
 
 
 def _in_view(sentences: Sequence[str]) -> int:

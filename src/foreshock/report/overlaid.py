@@ -1,14 +1,12 @@
-"""Several runs on common axes: which charts there are, what each run is called, and the words below them."""
+"""Several runs on common axes: which charts there are, and the words below them."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foreshock.report.captions import CAPTIONS, OVERLAID
 from foreshock.report.glossary import linked
-from foreshock.representation import short_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +14,6 @@ if TYPE_CHECKING:
     from foreshock.report.series import Chart
 
 _ALONE = ("countdown", "directions")  # of one run they have several lines, which only mean something together
-_LABEL = 60  # characters: a legend has one for each run
 
 
 @dataclass(frozen=True)
@@ -48,23 +45,4 @@ def overlaid_charts(drawn: Sequence[tuple[str, Sequence[Chart]]]) -> list[Overla
         if runs and name not in _ALONE:
             title, caption = words["title"], words["caption"]
             found.append(OverlaidChart(name, title, linked(caption), f"{title} of {', '.join(runs)}"))
-    return found
-
-
-def labels(names: Sequence[str]) -> list[str]:
-    """Return names that are short and differ from each other, in the same order.
-
-    Args:
-        names: Names of runs, which may be alike.
-
-    Example:
-        >>> labels(["wide", "deep", "wide"])
-        ['wide (1)', 'deep', 'wide (2)']
-    """
-    short = [short_line(name)[:_LABEL] for name in names]
-    often, seen = Counter(short), Counter[str]()
-    found = []
-    for name in short:
-        seen[name] += 1
-        found.append(f"{name} ({seen[name]})" if often[name] > 1 else name)
     return found

@@ -11,9 +11,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from foreshock.forecast import NOISY_EDGE
-from foreshock.report.appearance import AMBER, BLUE, GREEN, INK, PURPLE, QUIET, RED, SOFT, dress
+from foreshock.report.appearance import (
+    AMBER,
+    BLUE,
+    GREEN,
+    INK,
+    PURPLE,
+    QUIET,
+    RED,
+    SOFT,
+    draw_line,
+    dress,
+    label_steps,
+)
 from foreshock.report.charts import action_spans, alarm_threshold, is_logarithmic, ratio_range, step_range
-from foreshock.report.drawing import figure_class, save_figure
+from foreshock.report.drawing import check_format, figure_class, save_figure
 from foreshock.report.forecasts import Fan, fans
 from foreshock.report.summary import RunSummary, summarise
 from foreshock.report.verdict import verdict
@@ -54,15 +66,16 @@ def write_picture(run: Run, path: str | os.PathLike[str]) -> Path:
 
     Args:
         run: A run as read from its log. What it does not have is left out: without curvature, the ratio.
-        path: File to write, ``.svg`` or ``.png``; its folder is made if missing.
+        path: File to write, ``.svg``, ``.pdf`` or ``.png``; its folder is made if missing.
 
     Returns:
         The file written.
 
     Raises:
         ImportError: If matplotlib is missing.
-        ValueError: If the run has no losses.
+        ValueError: If the run has no losses, or the file is of another format.
     """
+    check_format(path)
     summary = summarise(run)
     if not summary.steps:
         raise ValueError(f"{run.path} has no losses: there is nothing to draw yet")
@@ -90,7 +103,7 @@ def _draw(make: type[Figure], run: Run, summary: RunSummary) -> Figure:
     for axis in axes:
         draw_shade(axis, summary)
         dress(axis)
-    axes[-1].set_xlabel("step", color=SOFT, fontsize=10)
+    label_steps(axes[-1])
     axes[-1].set_xlim(*step_range(run))
     axes[0].set_title("\n".join(title), loc="left", fontsize=10.5, color=INK, pad=24, parse_math=False)
     draw_key(axes[0], summary)
@@ -122,14 +135,22 @@ def draw_loss(axis: Axes, run: Run, summary: RunSummary) -> None:
     # An axis has no room beyond the largest number.
     shown = (np.abs(losses) < _LARGEST) & (losses > (0 if logarithmic else -math.inf))
     drawable = np.where(shown, losses, math.nan)
-    axis.plot(steps, drawable, color=BLUE, linewidth=1.2)
-    if logarithmic:
-        axis.set_yscale("log")
-        if np.nanmax(drawable, initial=0) < _PLAIN * np.nanmin(drawable, initial=math.inf):
-            for formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-                formatter(lambda value, _: number(value))
+    draw_line(axis, steps, drawable, color=BLUE, linewidth=1.2)
     axis.set_ylabel("loss", color=SOFT, fontsize=10)
     axis.margins(y=0.14)
+    if not shown.any():
+        axis.set_yticks([])
+        axis.annotate(
+            "no finite loss", (0.5, 0.5), xycoords="axes fraction", ha="center", color=SOFT, fontsize=10
+        )
+    elif logarithmic:
+        axis.set_yscale("log")
+        lowest, highest = float(np.nanmin(drawable)), float(np.nanmax(drawable))
+        if lowest == highest:  # else the axis would span decades around it
+            axis.set_ylim(lowest / 1.5, highest * 1.5)
+        if highest < _PLAIN * lowest:
+            for formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+                formatter(lambda value, _: number(value))
     first, last = step_range(run)
     width = _LABEL_WIDTH * (last - first)
     labelled: list[int] = []
@@ -163,7 +184,7 @@ def draw_gradient(axis: Axes, run: Run, norms: NDArray[np.float64]) -> None:
     """Draw the norm of the gradient, and the learning rate beside it."""
     steps = run.steps("step")
     drawable = np.where(np.isfinite(norms) & (norms > 0), norms, math.nan)
-    axis.plot(steps, drawable, color=QUIET, linewidth=0.9)
+    draw_line(axis, steps, drawable, color=QUIET, linewidth=0.9)
     axis.set_yscale("log")
     axis.set_ylabel("gradient", color=SOFT, fontsize=10)
     rates = numbers(run, "step", "learning_rate")
@@ -190,7 +211,8 @@ def draw_gradient(axis: Axes, run: Run, norms: NDArray[np.float64]) -> None:
 
 def draw_probability(axis: Axes, run: Run, chances: NDArray[np.float64]) -> None:
     """Draw the probability of a spike, which holds until the next forecast, and where an alarm begins."""
-    axis.plot(run.steps("forecast"), chances, color=AMBER, linewidth=1.4, drawstyle="steps-post", zorder=3)
+    steps, style = run.steps("forecast"), {"drawstyle": "steps-post", "zorder": 3}
+    draw_line(axis, steps, chances, color=AMBER, linewidth=1.4, **style)
     axis.set_ylim(0, 1)
     axis.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
     axis.set_ylabel("spike ahead", color=SOFT, fontsize=10)
@@ -202,7 +224,7 @@ def draw_probability(axis: Axes, run: Run, chances: NDArray[np.float64]) -> None
 def draw_ratio(axis: Axes, ratio: Ratio) -> None:
     """Draw a ratio with its edge, and the forecasts as they were made."""
     drawable = np.where(np.isfinite(ratio.values) & (ratio.values > 0), ratio.values, math.nan)
-    axis.plot(ratio.steps, drawable, color=PURPLE, linewidth=1.4, zorder=3)
+    draw_line(axis, ratio.steps, drawable, color=PURPLE, linewidth=1.4, zorder=3)
     axis.set_yscale("log")
     axis.set_ylabel(ratio.name, color=SOFT, fontsize=10)
     axis.axhline(ratio.edge, color=RED, linewidth=0.9, linestyle=(0, (2, 2)))

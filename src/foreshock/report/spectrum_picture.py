@@ -60,7 +60,7 @@ def write_spectrum_picture(
 
     Args:
         curve: The density.
-        path: File to write, ``.svg`` or ``.png``; its folder is made if missing.
+        path: File to write, ``.svg``, ``.pdf`` or ``.png``; its folder is made if missing.
         threshold: Eigenvalue at which to draw the edge of stability; the axis reaches it.
         title: Title of the picture.
 

@@ -29,6 +29,22 @@ def notes(summary: RunSummary) -> tuple[str, ...]:
     return tuple(found)
 
 
+def unreadable(skipped: int) -> str:
+    """Return that lines of a log could not be read, in one sentence; nothing if all could.
+
+    Args:
+        skipped: Number of such lines.
+
+    Example:
+        >>> unreadable(1)
+        '1 line of the log could not be read and was left out.'
+    """
+    if not skipped:
+        return ""
+    were = "was" if skipped == 1 else "were"
+    return f"{count(skipped, 'line')} of the log could not be read and {were} left out."
+
+
 def to_text(summary: RunSummary) -> str:
     """Return the report as plain text, for a terminal or a log.
 
@@ -74,11 +90,9 @@ def _of_the_log(summary: RunSummary) -> list[str]:
     if summary.earlier:
         runs = count(len(summary.earlier), "earlier run")
         found.append(f"The folder also holds {runs}, not shown here: foreshock report {summary.earlier[0]}")
-    if summary.skipped:
-        lost = count(summary.skipped, "line")
-        found.append(f"{lost} of the log could not be read and left out.")
+    found += filter(None, (unreadable(summary.skipped),))
     if summary.obsolete:
-        left = count(summary.obsolete, "record")
+        left = count(summary.obsolete, "record was", "records were")
         found.append(f"{left} left out: the run was resumed at an earlier step, and did them again.")
     if not summary.steps:
         found.append("The log has no losses: there is nothing to find spikes in.")

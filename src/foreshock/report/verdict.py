@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from foreshock.report.summary import RunSummary
     from foreshock.spikes import LossEvent
 
+OBSERVE = "Call monitor.observe(batch, loss) at every step."
+"""What to do where no loss was recorded."""
+
 _FAILURES_SHOWN = 3
 _CAUSES_SHOWN = 3
 
@@ -46,8 +49,7 @@ def verdict(summary: RunSummary) -> Verdict:
         summary: The run in numbers.
     """
     if not summary.steps:
-        missing = ("Call monitor.observe(batch, loss) at every step.",)
-        return Verdict("No losses were recorded", (), tuple(misuse(summary)) or missing)
+        return Verdict("No losses were recorded", (), tuple(misuse(summary)) or (OBSERVE,))
     return Verdict(_happened(summary), tuple(_why(summary)), tuple(advice(summary)))
 
 

@@ -10,10 +10,25 @@ from foreshock.words import count, listed, number, percent
 if TYPE_CHECKING:
     from foreshock.spikes import LossEvent
 
-__all__ = ["SMALL", "count", "height", "listed", "number", "percent"]
+__all__ = ["SMALL", "announced", "count", "height", "listed", "number", "percent"]
 
 SMALL = 1.2
 """Height below which a spike is called small: it passes by itself, and is seen in smooth losses only."""
+
+
+def announced(lead: int | None) -> str:
+    """Return how early an event of the loss was announced.
+
+    Args:
+        lead: Steps from the announcement to its first step; None if there was none.
+
+    Example:
+        >>> announced(70), announced(0), announced(None)
+        ('announced 70 steps ahead', 'announced at its onset', 'not announced')
+    """
+    if lead is None:
+        return "not announced"
+    return f"announced {count(lead, 'step')} ahead" if lead else "announced at its onset"
 
 
 def height(event: LossEvent) -> str:

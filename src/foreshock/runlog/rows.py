@@ -70,10 +70,10 @@ class Rows(Sequence[dict[str, Any]]):
         """Append many records of one shape.
 
         Args:
-            shape: Names and types of their fields, which must have columns of their own.
+            shape: Names and types of their fields.
             columns: Their fields, without those that are null; each of the type of its field.
         """
-        block, count = self._blocks[shape], len(columns[0])
+        block, count = self._blocks.get(shape) or self._new_block(shape), len(columns[0])
         self._block.extend(array("i", [block.number]) * count)
         self._place.extend(array("q", range(block.size, block.size + count)))
         block.extend(columns)
@@ -126,6 +126,16 @@ class Rows(Sequence[dict[str, Any]]):
             start: Records before this place are left out.
         """
         return self._gathered(lambda block, places: block.numbers_or_nan(name, places), start)
+
+    def values(self, name: str, *, start: int = 0) -> list[Any]:
+        """Return a field of all records as it was logged, None where it is missing.
+
+        Args:
+            name: The field.
+            start: Records before this place are left out.
+        """
+        places = zip(self._block[start:], self._place[start:], strict=True)
+        return [self._list[block].value(name, place) for block, place in places]
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -216,6 +226,14 @@ class _Block:
         for name, column in self._columns.items():
             row[name] = None if column is None else column[place]
         return row
+
+    def value(self, name: str, place: int) -> Any:
+        """Return one field of one record; None where it is missing."""
+        if self._whole is not None:
+            return self._whole[place].get(name)
+        self._take_pending()
+        column = self._columns.get(name)
+        return None if column is None else column[place]
 
     def numbers(self, name: str, places: NDArray[np.int64]) -> NDArray[np.float64] | float:
         """Return a field of the records at some places, NaN where it is missing or null."""

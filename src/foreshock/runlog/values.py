@@ -29,6 +29,19 @@ def numbers(run: Run, kind: str, name: str) -> NDArray[np.float64]:
     return np.array([as_number(row.get(name)) for row in rows], dtype=np.float64)
 
 
+def texts(run: Run, kind: str, name: str) -> list[str | None]:
+    """Return one field of all records of a kind, None where it is missing or no text.
+
+    Args:
+        run: A run as read from its log.
+        kind: Kind of the records.
+        name: Name of the field.
+    """
+    rows = run.records.get(kind, [])
+    found = rows.values(name) if isinstance(rows, Rows) else [row.get(name) for row in rows]
+    return [one if isinstance(one, str) else None for one in found]
+
+
 def recorded_losses(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the steps whose loss was recorded and these losses, each of shape (n,).
 

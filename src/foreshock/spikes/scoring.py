@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ Event = TypeVar("Event", SpikeEvent, LossEvent)
 _GAP = 20
 ANNOUNCING = ("edge", "armed")
 """States of a forecast that announce an instability, where it has no level of alarm."""
+_QUIET, _ANNOUNCES, _GOES_ON = 0, 1, 2  # by itself; the last says what the one before it did
 
 
 @dataclass(frozen=True)
@@ -115,14 +116,50 @@ def announcing(states: Sequence[str], levels: Sequence[str | None] = ()) -> NDAr
         >>> announcing(["stable", "armed", "spike", "stable", "spike"]).tolist()
         [False, True, True, False, False]
     """
-    found: list[bool] = []
+    return _held(signs(states, levels))
+
+
+def signs(states: Sequence[str], levels: Sequence[str | None] = ()) -> NDArray[np.int8]:
+    """Return what each forecast says by itself, for `announced_at`, shape (n,).
+
+    Args:
+        states: States of forecasts, n of them.
+        levels: Their levels of alarm, as `announcing` takes them.
+    """
+    found = []
     for state, level in zip(states, levels or [None] * len(states), strict=True):
-        going_on = state == "spike" and bool(found) and found[-1]
-        found.append(going_on or (state in ANNOUNCING if level is None else level == "alarm"))
-    return np.array(found, dtype=np.bool_)
+        alarm = state in ANNOUNCING if level is None else level == "alarm"
+        found.append(_ANNOUNCES if alarm else _GOES_ON if state == "spike" else _QUIET)
+    return np.array(found, dtype=np.int8)
 
 
-def episode_gap(steps: NDArray[np.int64]) -> int:
+def announced_at(
+    onset: int, steps: NDArray[Any], said: NDArray[Any], *, after: float = -math.inf, gap: int = _GAP
+) -> int | None:
+    """Return the step at which the alarm began that was on before an event; None if it was missed.
+
+    An alarm that was over more than `gap` steps before the onset, or before another one began, is not that
+    alarm.
+
+    Args:
+        onset: First step of the event.
+        steps: Steps of the forecasts, in order, shape (n,).
+        said: What `signs` returned of them, shape (n,).
+        after: Last step of the event before: what was announced up to it was announced for that one.
+        gap: Steps without an announcement after which an alarm is over, see `episode_gap`.
+
+    Example:
+        >>> steps = np.arange(0, 100, 10)
+        >>> said = signs(["stable"] * 10, ["", "alarm", "", "", "", "", "alarm", "alarm", "alarm", "alarm"])
+        >>> announced_at(95, steps, said)
+        60
+    """
+    first, last = np.searchsorted(steps, [after, onset], side="right")
+    inside = steps[first:last]
+    return _began(onset, inside[_held(said[first:last])], gap)
+
+
+def episode_gap(steps: NDArray[Any]) -> int:
     """Return after how many steps without an announcement an episode is over: 20, or two readings.
 
     Args:
@@ -202,15 +239,28 @@ def _outcome(
     spike: Event, readings: Readings, *, gap: int, after: float, since: float
 ) -> SpikeOutcome[Event]:
     before = (readings.steps > after) & (readings.steps <= spike.onset)
-    episodes = _episodes(readings.steps[before & readings.announces], gap)
-    episode = episodes[-1] if episodes and spike.onset - episodes[-1][1] <= gap else None
+    announced = _began(spike.onset, readings.steps[before & readings.announces], gap)
     # Up to the peak, not the onset: a crossing in between is late, but seen.
     until_peak = (readings.steps > after) & (readings.steps <= spike.peak)
     curvature, gradient = (
         _last_rise(readings.steps[until_peak], ratio[until_peak], since)
         for ratio in (readings.stability_ratio, readings.gradient_stability_ratio)
     )
-    return SpikeOutcome(spike, episode[0] if episode else None, curvature, gradient)
+    return SpikeOutcome(spike, announced, curvature, gradient)
+
+
+def _held(said: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return whether an announcement was on at each forecast: a spike that goes on does not withdraw it."""
+    known = np.flatnonzero(said != _GOES_ON)
+    last = np.searchsorted(known, np.arange(len(said)), side="right") - 1
+    on = said[known] == _ANNOUNCES
+    return np.asarray(np.append(on, False)[last])  # −1: none before
+
+
+def _began(onset: int, announcing: NDArray[Any], gap: int) -> int | None:
+    """Return the first step of the episode that was on before an onset; None without one."""
+    episodes = _episodes(announcing, gap)
+    return episodes[-1][0] if episodes and onset - episodes[-1][1] <= gap else None
 
 
 def _without_spike(spikes: Sequence[Event], readings: Readings, gap: int) -> list[Episode]:
@@ -229,7 +279,7 @@ def _without_spike(spikes: Sequence[Event], readings: Readings, gap: int) -> lis
     return found
 
 
-def _episodes(announcing: NDArray[np.int64], gap: int) -> list[tuple[int, int]]:
+def _episodes(announcing: NDArray[Any], gap: int) -> list[tuple[int, int]]:
     if not announcing.size:
         return []
     parts = np.split(announcing, np.flatnonzero(np.diff(announcing) > gap) + 1)

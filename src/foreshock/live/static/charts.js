@@ -51,7 +51,7 @@ export class Chart {
     });
     this.log = this.style.log && parts.every(([, ...ys]) => ys.every((y) => y.every((v) => !(v < 0))));
     this.lines = many
-      ? runs.map((run) => ({ label: run.short ?? run.name, stroke: runColour(run.number), front: run.id === this.page.front }))
+      ? runs.map((run) => ({ label: run.short ?? run.label, stroke: runColour(run.number), front: run.id === this.page.front }))
       : this.style.lines.map((line) => ({ label: line.label, stroke: colour(line.role), front: true }));
     const data = aligned(parts, this.log);
     const key = JSON.stringify([this.lines, this.log]);

@@ -115,7 +115,7 @@ class Page {
     Object.assign(this.marks, { spikes: [], falseAlarms: [], answered: [], actions: [] });
     this.informed = 0;
     const run = this.list.runs.get(id);
-    document.title = `${run.name} – Foreshock`;
+    document.title = `${run.label} – Foreshock`;
     this.panels.status(run);
     this.list.draw();
     this.inform();
@@ -172,7 +172,7 @@ class Page {
     this.heats.draw();
     this.toolbar();
     clearTimeout(this.soon);
-    this.soon = setTimeout(() => this.changed(), 60);
+    this.soon = setTimeout(() => { this.soon = 0; this.changed(); }, 60);
   }
 
   /** Fetch what the runs in view need, and draw at once what is held. */

@@ -38,7 +38,7 @@ export class Panels {
   status(run) {
     byId("verdict").dataset.state = run.state;
     say(byId("state"), STATES[run.state] ?? run.state);
-    say(byId("name"), run.name);
+    say(byId("name"), run.label);
     say(byId("words"), `${run.words}.`);
     say(byId("advice"), run.advice);
     this.run = run;

@@ -59,19 +59,19 @@ export class RunList {
     const words = byId("filter").value.trim().toLowerCase();
     return this.order.filter((id) => {
       const run = this.runs.get(id);
-      return !words || `${run.name} ${run.place} ${STATES[run.state]}`.toLowerCase().includes(words);
+      return !words || `${run.label} ${run.name} ${run.place} ${STATES[run.state]}`.toLowerCase().includes(words);
     });
   }
 
   /** Names as they are shown: without the words that all of them begin with. */
   shorten() {
-    const names = this.order.map((id) => this.runs.get(id).name);
+    const names = this.order.map((id) => this.runs.get(id).label);
     let common = names.length > 1 ? names[0].length : 0;
     for (const name of names) while (!name.startsWith(names[0].slice(0, common))) common--;
     common = Math.max(...[" ", "/", "_"].map((sign) => names[0].lastIndexOf(sign, common - 1))) + 1;
     for (const id of this.order) {
       const run = this.runs.get(id);
-      run.short = common > 5 && run.name.length > common ? `…${run.name.slice(common)}` : run.name;
+      run.short = common > 5 && run.label.length > common ? `…${run.label.slice(common)}` : run.label;
     }
   }
 
@@ -107,7 +107,7 @@ export class RunList {
     const swatch = make("i"), name = make("b"), state = make("span", { class: "state" }), numbers = make("span", { class: "soft" });
     const open = make("button", { type: "button", class: "open", onclick: () => this.page.bring(id) }, name, numbers, state);
     const item = make("li", {}, make("label", { title: "Overlay" }, box, swatch), open);
-    box.setAttribute("aria-label", `Overlay ${this.runs.get(id).name}`);
+    box.setAttribute("aria-label", `Overlay ${this.runs.get(id).label}`);
     this.items.set(id, { item, box, swatch, name, state, numbers, open });
     return this.items.get(id);
   }
