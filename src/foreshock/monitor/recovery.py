@@ -146,7 +146,8 @@ class Recovery:
         further = self._climb.further if rung == "rewind" else 0
         snapshot = self._rewinder.find(onset, further=further, measure=[*RUNGS, GIVE_UP].index(rung))
         if rung == GIVE_UP or snapshot is None:
-            self._give_up(step, _why_not(onset, what, snapshot))
+            failure = self._rewinder.failure if snapshot is None else ""
+            self._give_up(step, _why_not(onset, what, snapshot) + failure)
             return None
         lower = self._lower(rung, snapshot)
         skipped, factor = ids(snapshot.step + 1, step), self._rate.factor * lower

@@ -76,6 +76,12 @@ class Rewinder:
         self.agreement = agreement
         self.done: list[Rewind] = []
 
+    @property
+    def failure(self) -> str:
+        """What the recorder could not do last, in words that follow others; empty if nothing failed."""
+        notes = self._recorder.summary().notes
+        return f"; {notes[-1]}" if notes else ""
+
     def newest(self, before: int | None) -> Snapshot | None:
         """Return the newest snapshot of this process from before a step; None if there is none.
 

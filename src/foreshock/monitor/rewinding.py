@@ -191,6 +191,7 @@ class Rewinding:
             raise ValueError(
                 f"there is no snapshot in memory{where} whose numbers are finite{whose}; it has steps "
                 f"{list(recorder.summary().steps)}: keep more with last=, or more often with every="
+                f"{rewinder.failure}"
             )
         factor = 1.0 if self.recovery is None else self.recovery.rate_factor
         done = rewinder.back(snapshot, step, ids=ids(snapshot.step + 1, step), rate_factor=factor)
