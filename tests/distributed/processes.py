@@ -30,6 +30,7 @@ from foreshock.distributed import Channel, ChannelError, JointProbe, training_pe
 from foreshock.eigen import StoppingRule
 from foreshock.guarding import MeanSquare
 from foreshock.preconditioner import read_preconditioner
+from foreshock.report.ranks import compare_ranks
 from foreshock.runlog import read_run
 
 PROCESSES, STEPS, TIMEOUT = 2, 41, 80
@@ -184,6 +185,40 @@ def watched(rank, folder):
     names = [one["name"] for one in read_run(folder, rank=rank).records["event"]]
     require("joint batch" in names and "local batch" not in names, f"{names}")
     monitor.close()
+
+
+def bad_shard(rank, folder):
+    """The report on all ranks names the one whose targets are wrong from some step on, and nothing else."""
+    run = Training(DistributedDataParallel(network()), parts=mine(rank))
+    monitor = foreshock.Monitor(run.model, run.optimizer, loss_fn, run=folder, probe_every=10)
+    run.run(steps=64, monitor=monitor)
+    if rank == 1:
+        run.batches = [(inputs, 5 * targets + 3) for inputs, targets in run.batches]
+    run.run(steps=64, monitor=monitor)
+    monitor.close()
+    torch.distributed.barrier()
+    found = compare_ranks(read_run(folder))
+    require(found.together and found.read == (0, 1), f"{found}")
+    require({(one.rank, one.what) for one in found.departures} == {(1, "loss")}, f"{found.departures}")
+    first = found.departures[0].first
+    require(60 <= first <= 90, f"{found.departures}")  # to a stretch of twenty steps
+
+
+def drifted(rank, folder):
+    """Copies whose weights are no longer the same: said while it trains, and by the report."""
+    run = Training(DistributedDataParallel(network()), parts=mine(rank))
+    monitor = foreshock.Monitor(run.model, run.optimizer, loss_fn, run=folder, probe_every=50)
+    run.run(steps=50, monitor=monitor)
+    if rank == 1:
+        with torch.no_grad():  # the last bits of one weight
+            run.model.module[0].weight[0, 0] *= 1 + 1e-9
+    run.run(steps=70, monitor=monitor)
+    monitor.close()
+    torch.distributed.barrier()
+    said = [one for one in read_run(folder, rank=rank).records["event"] if one["name"] == "replicas differ"]
+    require([one["step"] for one in said] == [110], f"{said}")
+    found = compare_ranks(read_run(folder)).departures
+    require([(one.rank, one.what, one.first) for one in found][:1] == [(1, "weights", 110)], f"{found}")
 
 
 def like_one_process(rank, folder):
@@ -589,6 +624,8 @@ def several_faults(rank, folder, count=4):
 SCENARIOS = (
     products,
     watched,
+    bad_shard,
+    drifted,
     like_one_process,
     quiet,
     reducers,

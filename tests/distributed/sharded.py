@@ -39,6 +39,7 @@ from distributed.processes import (
     network,
     require,
 )
+from distributed.resumed import resumed
 from foreshock.batches import split_batch
 from foreshock.curvature import Prober
 from foreshock.curvature.form import spread_over
@@ -599,7 +600,12 @@ def pair(rank):
     return slice(8 * (rank // 2), 8 * (rank // 2) + 8)
 
 
-SCENARIOS = (exact, watched, guarded, raises, called_apart, refused, several_faults)
+def resumed_by_others(rank, folder):
+    """A checkpoint of two processes goes on in one, and the other way round."""
+    resumed(rank, folder, fully, Network, mine(rank))
+
+
+SCENARIOS = (resumed_by_others, exact, watched, guarded, raises, called_apart, refused, several_faults)
 
 
 def check(rank, folder, name, processes, count):

@@ -218,8 +218,10 @@ def test_a_monitor_explains_its_run_and_names_the_examples(tmp_path):
         found = monitor.explain(step=105)[0]
         assert (found.onset, found.cause) == (105, "bad batch")
         assert found.ids[3] == f"row {16 * 105 + 3}"
-    with pytest.raises(ValueError, match="no run log is kept, or it was closed"):
-        monitor.explain()
+    assert monitor.explain()[0].onset == 105, "the log is there after it was closed, too"
+    unlogged = foreshock.Monitor(model, optimizer, loss_fn)
+    with pytest.raises(ValueError, match="no run log is kept, or it can't be written"):
+        unlogged.explain()
 
 
 def test_the_tutorial_finds_the_wrong_label(tmp_path, monkeypatch):

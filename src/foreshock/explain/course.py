@@ -189,7 +189,9 @@ def _free(history: History, event: LossEvent) -> Iterator[Signal]:
             i = max(onset - 30, 0) + int(high[0])
             value = quotient(float(history.norm[i]), usual.median)
             yield _signal(f"gradient above {_BURST:g} × its median", int(history.steps[i]), event, value)
-    yield _signal("loss off its level", event.onset, event, float(history.loss[onset]))
+    loss = float(history.loss[onset])
+    words = "loss off its level" if math.isfinite(loss) else "loss not finite"
+    yield _signal(words, event.onset, event, loss)
 
 
 def _near(steps: NDArray[np.int64], event: LossEvent) -> slice:

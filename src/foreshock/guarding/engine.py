@@ -121,14 +121,14 @@ class Engine:
         """Return the tensors that are held between steps."""
         return self._measurer.displacement.buffers()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
+    def state_dict(self, *, vectors: bool = True) -> dict[str, Any]:
+        """Return what a resumed run needs, with or without what is as long as the parameters."""
         return {
             "policy": self._policy.name,
             "policy_state": self._policy.state_dict(),
             "step": self.step,
             "memory": self.memory.state_dict(),
-            "measurer": self._measurer.state_dict(),
+            "measurer": self._measurer.state_dict(vectors=vectors),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> str:

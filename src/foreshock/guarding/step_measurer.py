@@ -286,14 +286,18 @@ class StepMeasurer:
         self._cache.forget()
         self._samples.forget()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
+    def state_dict(self, *, vectors: bool = True) -> dict[str, Any]:
+        """Return what a resumed run needs, with or without the last displacement and gradients."""
         parameters = all_parameters(self._optimizer)
+        displacement = self.displacement.state_dict(parameters)
+        if not vectors:
+            displacement |= {"moved": [], "alone": []}
+        gradients = self._samples.state_dict(parameters) if vectors else []
         return {
             "wait": self._wait,
             "alert": self._alert,
-            "displacement": self.displacement.state_dict(parameters),
-            "gradients": self._samples.state_dict(parameters),
+            "displacement": displacement,
+            "gradients": gradients,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> str:

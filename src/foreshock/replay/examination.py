@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from foreshock.representation import short_repr
+from foreshock.explain import Examination
 from foreshock.words import number
 
 if TYPE_CHECKING:
@@ -44,25 +43,24 @@ _SAID: Mapping[str, tuple[str, str, str]] = MappingProxyType(
 """What each change is, what follows if the event does not come with it, and what if it does."""
 
 
-@dataclass(frozen=True)
-class Examination:
-    """What replays of an event say of its cause.
+def the_event(found: Sequence[Explanation]) -> Explanation:
+    """Return the event that is to be tested.
 
-    Attributes:
-        onset: First high step of the event.
-        start: Step of the snapshot.
-        repeats: Whether the event comes again where nothing is changed; if not, nothing follows.
-        comes: Whether it comes all the same, by change; None where a replay failed before.
-        words: What follows, a sentence each, without full stops.
+    Args:
+        found: The events that were asked for.
+
+    Raises:
+        ValueError: If there is not exactly one.
     """
-
-    onset: int
-    start: int
-    repeats: bool
-    comes: Mapping[str, bool | None]
-    words: tuple[str, ...]
-
-    __repr__ = short_repr
+    if not found:
+        raise ValueError("the loss of this run has no spike, no divergence, no climb and no NaN to test")
+    if len(found) > 1:
+        steps = ", ".join(f"{one.onset:,}" for one in found[:10])
+        raise ValueError(
+            f"the run has {len(found)} events, at steps {steps}{' …' if len(found) > 10 else ''}; one is "
+            "tested at a time: say which, by its step"
+        )
+    return found[0]
 
 
 def changes_to_test(event: Explanation, start: int, *, precision: str = "float64") -> tuple[str, ...]:
