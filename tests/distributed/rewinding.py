@@ -238,4 +238,5 @@ def main(rank, folder, names):
 if __name__ == "__main__":
     folder, *names = sys.argv[1:]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    torch.multiprocessing.spawn(main, (folder, names), PROCESSES)
+    # Forked: what is imported once is imported for all.
+    torch.multiprocessing.start_processes(main, (folder, names), PROCESSES, start_method="fork")

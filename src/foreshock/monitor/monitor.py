@@ -854,11 +854,11 @@ def _company(
 ) -> Together | None:
     """Return the processes that train with this one, if a monitor in each could measure together."""
     peers = training_peers(subject.model) if subject.loss_fn is not None and schedule.measures else None
-    if peers is None:
+    if peers is None or subject.is_parted:
         return None
     options = {name: header.get(name) for name in ("optimizer", "parameters", "groups", "guard")}
     options |= {"budget": schedule.budget.passes_per_step, "every": schedule.every, "log_every": log_every}
-    # Ranks may train other parameters of the same number, as with ZeroRedundancyOptimizer.
+    # Ranks may train other parameters of the same number.
     names = name_parameters(subject.model, moving_parameters(subject.optimizers))
     options["names"] = zlib.crc32(repr([name for name, _ in names]).encode())
     options |= {"horizon": header.get("probability_horizon"), "alarm_at": header.get("alarm_at")}
