@@ -275,4 +275,6 @@ def main(rank, folder, processes, names):
 if __name__ == "__main__":
     folder, count, *names = sys.argv[1:]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    torch.multiprocessing.spawn(main, (folder, int(count), names), int(count))
+    # Forked: what is imported once is imported for all.
+    given = folder, int(count), names
+    torch.multiprocessing.start_processes(main, given, int(count), start_method="fork")

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -19,7 +20,8 @@ from foreshock.monitor.prospect import what_stays
 from foreshock.monitor.recovery import Recovery
 from foreshock.monitor.rewinder import Rewind, Rewinder
 from foreshock.monitor.subject import Subject
-from foreshock.recorder import Recorder, Snapshot
+from foreshock.recorder import Recorder, Snapshot, list_snapshots, load_snapshot
+from foreshock.recorder.files import step_of
 
 _APART = 20  # steps from one trouble that is written to the next of the same sort
 _LATELY = 200  # steps after a trouble from which on `rewind` does not go back behind it
@@ -321,6 +323,33 @@ class Recording:
         self._wanted, path = None, self._journal.path
         if self.recorder is not None and path is not None:
             self.recorder.write(path.parent, reason=reason, before=before, rank=process_rank())
+
+    def newest(self, folder: Path, *, before: int) -> Snapshot:
+        """Return the newest snapshot from before a step, in memory or on the disk.
+
+        Args:
+            folder: The run's folder.
+            before: The step.
+
+        Raises:
+            FileNotFoundError: If there is none, with those that there are.
+        """
+        held = None if self.recorder is None else self.recorder.newest(before)
+        written = list_snapshots(folder, rank=process_rank())
+        fitting = [one for one in written if step_of(one) < before]
+        if fitting and (held is None or step_of(fitting[-1]) > held.step):
+            return load_snapshot(fitting[-1])
+        if held is not None:
+            return held
+        steps = sorted({step_of(one) for one in written} | set(self._steps()))
+        there = f"there are those of steps {', '.join(map(str, steps))}" if steps else "there is none at all"
+        raise FileNotFoundError(
+            f"no snapshot was taken before step {before}: {there}. Pass recorder=foreshock.Recorder() to "
+            "Monitor; last= keeps more of them in memory, every= takes them more often"
+        )
+
+    def _steps(self) -> tuple[int, ...]:
+        return () if self.recorder is None else self.recorder.summary().steps
 
     def tell(self, step: int) -> None:
         """Log what the recorder wrote or could not do since the last call.
