@@ -75,8 +75,8 @@ def wait(seen, true):
 
 
 def idle(seen):
-    """Wait until nothing is fetched or drawn any more."""
-    wait(seen, "!foreshockPage.store.busy && !foreshockPage.drawing")
+    """Wait until nothing is fetched or drawn any more, nor about to be."""
+    wait(seen, "!foreshockPage.soon && !foreshockPage.store.busy && !foreshockPage.drawing")
 
 
 def zoomed(seen):

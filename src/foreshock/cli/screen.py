@@ -32,6 +32,7 @@ STATE_STYLES = {
 }
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDE = 52  # columns from which on a label and its words share a line
+_RANKS_NAMED = 8
 _LONGEST_NAME, _SHORT_NAME, _SHORTEST_NAME = 48, 20, 8
 _HEIGHT = "Spikes, how high"
 # What a narrow terminal goes without, the first first.
@@ -160,8 +161,18 @@ def _rows(status: RunStatus) -> list[tuple[str, str]]:
         ("diverged, NaN", f"{status.failures:,}" if status.failures else "no"),
         ("guard", _guard(status)),
         ("overhead", _overhead(status)),
+        *_ranks(status),
         ("log", f"{status.log}, written {ago(status.idle_seconds)} ago"),
     ]
+
+
+def _ranks(status: RunStatus) -> list[tuple[str, str]]:
+    if status.ranks is None:
+        return []
+    behind = ", ".join(map(str, status.ranks_behind[:_RANKS_NAMED]))
+    more = " …" if len(status.ranks_behind) > _RANKS_NAMED else ""
+    words = f", of which {behind}{more} ended or wrote no log: see foreshock report" if behind else ""
+    return [("ranks", f"{status.ranks:,}{words}")]
 
 
 def _step(status: RunStatus) -> str:

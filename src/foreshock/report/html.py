@@ -7,6 +7,7 @@ import json
 import math
 import shlex
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,14 @@ from foreshock.report.glossary import TERMS, anchor, linked
 from foreshock.report.overlaid import overlaid_charts
 from foreshock.report.placing import placed
 from foreshock.report.summary import RunSummary, summarise
-from foreshock.report.tables import Table, alarm_table, explanation_table, spike_table, tradeoff_table
+from foreshock.report.tables import (
+    Table,
+    alarm_table,
+    explanation_table,
+    rank_table,
+    spike_table,
+    tradeoff_table,
+)
 from foreshock.report.text import notes
 from foreshock.report.tradeoff import molchan_points
 from foreshock.report.verdict import Verdict, verdict
@@ -33,7 +41,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
-    from jinja2 import Template
+    from jinja2 import Environment, Template
 
     from foreshock.explain import Comparison
     from foreshock.report.series import Chart
@@ -53,6 +61,7 @@ class _Section:
     verdict: Verdict
     tiles: Sequence[tuple[str, str]]
     notes: Sequence[str]
+    ranks: Table
     spikes: Table
     windows: Sequence[tuple[int, int]]
     explained: Table
@@ -136,11 +145,18 @@ def embed(data: Mapping[str, Any]) -> str:
 
 def _template() -> Template:
     try:
-        import jinja2
+        import jinja2  # noqa: F401
     except ImportError as error:
         raise ImportError(
             'the HTML report needs jinja2, which is missing: pip install "foreshock[report]"'
         ) from error
+    return _environment().get_template("report.html.jinja")
+
+
+@cache  # it keeps the compiled templates: to compile them takes longer than to fill them
+def _environment() -> Environment:
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE / "templates"),
         autoescape=True,
@@ -149,7 +165,7 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters |= {"bound": _bound, "in_view": _in_view}
-    return environment.get_template("report.html.jinja")
+    return environment
 
 
 def _in_view(sentences: Sequence[str]) -> int:
@@ -176,6 +192,7 @@ def _section(run: Run, label: str) -> _Section:
         verdict=verdict(summary),
         tiles=tiles(summary),
         notes=notes(summary),
+        ranks=rank_table(summary),
         spikes=spike_table(summary),
         windows=[_window(outcome) for outcome in summary.outcomes],
         explained=explanation_table(summary.explanations),
@@ -208,6 +225,8 @@ def tiles(summary: RunSummary) -> Sequence[tuple[str, str]]:
     if not summary.steps:
         return []
     found = [("steps", f"{summary.steps:,}")]
+    if summary.ranks is not None:
+        found.append(("ranks", f"{summary.ranks.size:,}"))
     found.append(("loss", f"{number(summary.first_loss)} → {number(summary.last_loss)}"))
     happened = len(summary.outcomes)
     if not summary.forecasts:

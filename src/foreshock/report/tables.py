@@ -118,6 +118,25 @@ def tradeoff_table(found: Sequence[Tradeoff]) -> Table:
     return Table("What another alarm_at would have done", headers, rows)
 
 
+def rank_table(summary: RunSummary) -> Table:
+    """Return the ranks that depart from the others, one departure a row; without rows where none does.
+
+    Args:
+        summary: The run in numbers.
+    """
+    found = () if summary.ranks is None else summary.ranks.departures
+    rows = tuple((f"{one.rank}", one.what, _steps(one.first, one.last), str(one)) for one in found)
+    return _without_empty(
+        Table("Ranks that depart from the others", ("Rank", "In what", "Steps", "How"), rows)
+    )
+
+
+def _steps(first: int | None, last: int | None) -> str:
+    if first is None or last is None:
+        return _NOTHING
+    return f"{first:,}" if first == last else f"{first:,}–{last:,}"
+
+
 def overview_table(summaries: Sequence[RunSummary]) -> Table:
     """Return the spikes and the alarms without one of several runs in one table, a row each.
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from foreshock.report.tables import Table, alarm_table, explanation_table, spike_table, tradeoff_table
+from foreshock.report.tables import (
+    Table,
+    alarm_table,
+    explanation_table,
+    rank_table,
+    spike_table,
+    tradeoff_table,
+)
 from foreshock.report.verdict import lines, verdict
 from foreshock.report.words import count, number
 
@@ -62,7 +69,7 @@ def to_text(summary: RunSummary, *, width: int | None = None) -> str:
         parts.append(f"The guard {policy!r} acted on {count(steps, 'step')}.")
     explained = explanation_table(summary.explanations)
     other = tradeoff_table(summary.tradeoffs)
-    for table in (spike_table(summary), explained, alarm_table(summary), other):
+    for table in (rank_table(summary), spike_table(summary), explained, alarm_table(summary), other):
         if table.rows:
             lines_of = _aligned(table)
             wide = width is not None and max(map(len, lines_of)) > width
@@ -82,6 +89,7 @@ def counts(summary: RunSummary) -> str:
     """
     probes, age = summary.probes, summary.coverage.age
     words = f"{summary.steps:,} steps, loss {number(summary.first_loss)} → {number(summary.last_loss)}"
+    words += "" if summary.ranks is None else f"; {summary.ranks}"
     words += f"; {count(probes.count, 'probe')}"
     if probes.noise:
         words += f", {count(probes.noise, 'measurement')} of noise"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from foreshock.runlog.bulk import STEP, StepLines
 from foreshock.runlog.decoding import LAST_STEP, Header, RowDecoder, is_count
 from foreshock.runlog.encoding import SCHEMA
-from foreshock.runlog.folders import has_records, last_created, numbered, runs_of
+from foreshock.runlog.folders import has_records, last_created, numbered, rank_files, runs_of
 from foreshock.runlog.rows import Rows, Shape
 
 _AT_ONCE = 1 << 20  # bytes read from a log at once
@@ -127,13 +127,14 @@ class Run:
         return np.array([row["step"] for row in rows], dtype=np.int64)
 
 
-def read_run(run: str | os.PathLike[str], *, rank: int = 0) -> Run:
+def read_run(run: str | os.PathLike[str], *, rank: int | None = None) -> Run:
     """Read a run, also while it is being written.
 
     Args:
         run: Folder of the run, or a ``.jsonl`` file of it. Of several runs in one folder the one is read that
             was started or resumed last.
-        rank: Which rank's file to read from a folder.
+        rank: Which rank's file to read from a folder; None for the first that there is, which is rank 0 but
+            where that one could not write.
 
     Returns:
         The run, its records by kind.
@@ -463,18 +464,20 @@ class _Kind:
     begins: list[int] = field(default_factory=list)
 
 
-def find_log(run: Path, rank: int = 0) -> tuple[Path, tuple[Path, ...]]:
+def find_log(run: Path, rank: int | None = None) -> tuple[Path, tuple[Path, ...]]:
     """Return the log to read, and those of the other runs in its folder.
 
     Args:
         run: Folder of the run, or a ``.jsonl`` file of it.
-        rank: Which rank's file of a folder.
+        rank: Which rank's file of a folder; None for the first that there is.
 
     Raises:
         FileNotFoundError: If there is no log, with what is there instead.
     """
     named = run.suffix == ".jsonl" and not run.is_dir()
-    path, earlier = (run, ()) if named else _last_started(run, f"rank{rank}.jsonl")
+    path, earlier = (run, ()) if named else _last_started(run, f"rank{rank or 0}.jsonl")
+    if rank is None and not path.is_file() and (others := rank_files(path.parent)):
+        return others[0], earlier
     if path.is_file():
         return path, earlier
     near = sorted(str(p.parent) for p in run.glob("**/rank0.jsonl")) if run.is_dir() else []
