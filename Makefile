@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_OPTIONS)
 
-.PHONY: demo test test-slow test-distributed test-browser test-trackio lint types layers docs package check-tag
+.PHONY: demo test test-all test-slow test-distributed test-browser test-arithmetic test-vectorised test-unvectorised
+.PHONY: test-trackio lint types layers docs package check-tag
 .PHONY: bench-curvature bench-overhead bench-forecast bench-guard gpu-check harm reproduce clean
 
 demo: $(VENV)/.demo
@@ -16,6 +17,19 @@ test: $(VENV)/.dev
 # What `make test` leaves out, by its marker. The browser tests need chromium and skip themselves without it.
 test-slow test-distributed test-browser: $(VENV)/.dev
 	$(BIN)/pytest -n 2 -m $(@:test-%=%)
+
+# Both of it in one go, the slow ones first: tests/conftest.py.
+test-all: $(VENV)/.dev
+	$(BIN)/pytest -n 2 --dist worksteal -m ""
+
+# What trainings come to must not hang on the last bits of one processor: those tests once more in other arithmetic.
+# Waiting threads sleep, since the two are run side by side.
+TRAINING = -n 0 -m "training and not slow" $$(grep -rl --include='*.py' 'mark\.training' tests)
+test-arithmetic: test-vectorised test-unvectorised
+test-vectorised: $(VENV)/.dev
+	ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive $(BIN)/pytest $(TRAINING)
+test-unvectorised: $(VENV)/.dev
+	ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(BIN)/pytest $(TRAINING)
 
 # The sink for Trackio against the real package, which wants another web stack than the constraints have: in an
 # environment of its own, by hand.
@@ -36,7 +50,7 @@ types: $(VENV)/.dev
 layers: $(VENV)/.dev
 	$(BIN)/lint-imports
 
-docs: $(VENV)/.docs
+docs: $(VENV)/.dev
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
 
 # Build the distributions and try the wheel in environments of its own. Needs a clean clone: untracked files would be packed.

@@ -1,13 +1,15 @@
-"""What all tests share: threads, a fixed seed, and trainings from perturbed starts."""
+"""What all tests share: threads, a fixed seed, no deadlines, and trainings from perturbed starts."""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from hypothesis import settings
 
 from chromium import CHROMIUM
 from perturbed import Outcomes, from_perturbed_starts
@@ -15,10 +17,25 @@ from perturbed import Outcomes, from_perturbed_starts
 # One, unless another arithmetic is asked for.
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0])
 
+# A property is no matter of time: on a busy machine any example may take longer than the usual 200 ms.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
+
 # A shell that starts the tests in the background has them ignore Ctrl-C, and the commands they start too:
 # those that test Ctrl-C would then wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow tests, where all are run: two processes then end at about the same time."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of every later collection of garbage: it is half a gigabyte, and stays."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -128,7 +128,7 @@ class Screen:
         os.set_blocking(self.terminal, False)
         self.text = ""
 
-    def until(self, words, *, seconds=20.0):
+    def until(self, words, *, seconds=120.0):
         """Wait until the picture has some words; what was drawn before doesn't count."""
         self.text, end = "", time.monotonic() + seconds
         while words not in self.text:

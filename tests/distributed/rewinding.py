@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from foreshock import Ladder, Monitor, Recorder, load_snapshot
 from foreshock.runlog import read_run
 
-PROCESSES, TIMEOUT = 2, 40
+PROCESSES, TIMEOUT = 2, 120
 
 
 def require(condition, what):
@@ -195,7 +195,7 @@ def shards_are_resumed_bit_by_bit(rank, folder):
     recorder = Recorder(every=5)
     training = Training(rank, wrap=sharded, run=folder, recorder=recorder).go(41)
     recorder.write(folder, reason="by hand", rank=rank)
-    recorder._writer.wait(20)
+    recorder._writer.wait(120)
     data = training.data.get_state()
     expected = training.go(7).parts()
     torch.distributed.barrier()

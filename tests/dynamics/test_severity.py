@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
@@ -94,7 +94,6 @@ def test_with_momentum_the_ranks_are_right_and_the_bias_is_known(problem, cases,
     assert abs(np.median(overshoot)) < 0.01
 
 
-@settings(deadline=None)  # thousands of steps an example
 @given(st.floats(0.5, 1.0), st.floats(12, 200), st.floats(0.95, 0.999), st.sampled_from([0.0, 0.9]))
 def test_a_longer_lag_makes_a_higher_spike(ratio, log_lag, beta2, beta1):
     def expected(lag):

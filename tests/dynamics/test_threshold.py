@@ -6,13 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from foreshock.dynamics import Drift, simulate_adam_on_quadratic, time_to_threshold
 
 
-@settings(deadline=None)  # thousands of steps an example
 @given(st.floats(0.01, 1), st.floats(0.9, 0.9999), st.floats(-1e-5, 0.01))
 def test_time_to_threshold_is_where_the_decayed_ratio_reaches_one(ratio, beta2, growth):
     steps = time_to_threshold(ratio, beta2=beta2, growth=growth)
@@ -23,7 +22,6 @@ def test_growth_that_undoes_the_decay_never_reaches_the_threshold():
     assert time_to_threshold(0.5, beta2=0.999, growth=-0.01) == math.inf
 
 
-@settings(deadline=None)  # thousands of steps an example
 @given(st.floats(0.05, 1), st.floats(0.9, 0.999))
 def test_a_constant_schedule_changes_nothing(ratio, beta2):
     plain = time_to_threshold(ratio, beta2=beta2)
@@ -31,7 +29,6 @@ def test_a_constant_schedule_changes_nothing(ratio, beta2):
     assert time_to_threshold(ratio, beta2=beta2, learning_rates=lambda k: 1.0) == pytest.approx(plain)
 
 
-@settings(deadline=None)  # thousands of steps an example
 @given(st.floats(0.05, 0.999), st.floats(0.9, 0.999), st.lists(st.just(0.0) | st.floats(0.1, 3), min_size=1))
 def test_a_sequence_is_a_function_that_keeps_its_last_value(ratio, beta2, factors):
     by_function = time_to_threshold(
@@ -40,7 +37,6 @@ def test_a_sequence_is_a_function_that_keeps_its_last_value(ratio, beta2, factor
     assert time_to_threshold(ratio, beta2=beta2, learning_rates=factors) == pytest.approx(by_function)
 
 
-@settings(deadline=None)  # thousands of steps an example
 @given(st.floats(0.05, 0.999), st.floats(0.9, 0.999), st.floats(-0.01, 0.01))
 def test_an_exponential_schedule_is_a_growth(ratio, beta2, rate):
     scheduled = time_to_threshold(ratio, beta2=beta2, learning_rates=lambda k: math.exp(rate * k))

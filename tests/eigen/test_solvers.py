@@ -55,7 +55,7 @@ def test_preconditioned_sharpness_is_that_of_the_dense_matrix(case, solver):
     assert result.value == pytest.approx(float(scipys[0]), rel=1e-8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.floats(-10, 10), min_size=2, max_size=30),
     st.integers(0, 1000),
@@ -165,7 +165,7 @@ def test_an_extra_pair_frees_a_start_that_is_an_overtaken_eigenvector(solver):
 
 
 @SOLVERS
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 1000), count=st.integers(0, 4), products=st.integers(1, 4))
 def test_residual_and_value_are_those_of_the_vector_with_extras_too(solver, seed, count, products):
     generator = torch.Generator().manual_seed(seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
@@ -15,7 +15,6 @@ def denominator(weights, factors):
     return float((weights * factors.sqrt()).sum() / weights.sum())
 
 
-@settings(deadline=None)
 @given(
     factor=st.floats(1.0, 1e4),
     spread=st.floats(0.0, 6.0),

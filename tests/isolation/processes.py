@@ -213,7 +213,7 @@ def check(rank, folder):
         init_method=f"file://{folder}/meeting",
         rank=rank,
         world_size=PROCESSES,
-        timeout=dt.timedelta(seconds=30),
+        timeout=dt.timedelta(seconds=60),
     )
     for scenario in SCENARIOS:
         if not rank:

@@ -61,5 +61,5 @@ def serve() -> Iterator[Callable[..., LivePage]]:
     yield served
     for page, thread in running:
         page.stop()
-        thread.join(timeout=20)
+        thread.join(timeout=120)
         assert not thread.is_alive()

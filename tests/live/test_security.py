@@ -198,7 +198,7 @@ def test_the_server_ends_at_once_with_a_stream_open(tmp_path, write, serve):
     first = connection.getresponse().readline()
     assert json.loads(first.removeprefix(b"data: "))["runs"][0]["step"] == 49
     page.stop()
-    until(lambda: not page.watched._threads[0].is_alive(), seconds=20)
+    until(lambda: not page.watched._threads[0].is_alive())
     connection.close()
 
 

@@ -34,7 +34,7 @@ def test_it_says_where_to_look_and_ends_at_ctrl_c(tmp_path, write):
         assert f"ssh -L {address[1]}:localhost:{address[1]} " in lines[2]
         assert b"<title>Foreshock</title>" in urlopen(address[0], timeout=60).read()  # noqa: S310
         process.send_signal(signal.SIGINT)
-        _, complaints = process.communicate(timeout=30)
+        _, complaints = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 0

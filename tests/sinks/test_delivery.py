@@ -13,6 +13,7 @@ import torch
 import foreshock
 from foreshock.runlog import read_run
 from foreshock.sinks import Delivery
+from live_logs import until
 
 
 class Kept:
@@ -113,8 +114,7 @@ def test_a_sink_that_hangs_drops_what_it_cannot_take_and_is_given_up_at_the_end(
     sink = Hanging()
     delivery = Delivery(sink, limit=5, timeout=0.05)
     delivery.put("header", {})
-    while delivery._state.queue:  # until the thread has taken the first, and hangs
-        threading.Event().wait(0.01)
+    until(lambda: not delivery._state.queue)  # the thread has taken the first, and hangs
     for step in range(12):
         delivery.put("step", {"step": step})
     assert delivery.dropped == 7
@@ -124,7 +124,7 @@ def test_a_sink_that_hangs_drops_what_it_cannot_take_and_is_given_up_at_the_end(
     assert "had not finished 0.05 seconds after the end" in caplog.text
     assert caplog.text.count("slower than the training") == 1
     sink.release.set()
-    delivery._thread.join(10)
+    delivery._thread.join(60)
     assert sink.closed == 1
 
 

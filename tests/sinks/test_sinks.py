@@ -116,7 +116,7 @@ def test_prometheus_reads_the_same_from_a_port(tmp_path):
     for kind, record in ROWS:
         sink.write(kind, record)
     sink.flush()
-    with urlopen(address, timeout=30) as answer:
+    with urlopen(address, timeout=60) as answer:
         served = answer.read().decode()
 
     def samples(text):
@@ -136,7 +136,7 @@ def test_prometheus_reads_the_same_from_a_port(tmp_path):
     sink.close()
     assert 'foreshock_running{run="a \\"run\\"\\n"} 0.0' in path.read_text("utf-8")
     with pytest.raises(URLError):
-        urlopen(address, timeout=30)
+        urlopen(address, timeout=60)
 
 
 def test_prometheus_without_a_place_and_without_its_package_says_what_to_do(monkeypatch):

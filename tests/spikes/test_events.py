@@ -100,7 +100,7 @@ def test_heights_and_rises():
     assert (gone.first_non_finite, gone.rise, gone.height) == (100, math.inf, math.inf)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.floats(1e-3, 1e3), st.integers(0, 5))
 def test_the_unit_of_the_loss_does_not_matter(scale, seed):
     losses = np.exp(noise(600, 0.2, seed))
@@ -110,7 +110,7 @@ def test_the_unit_of_the_loss_does_not_matter(scale, seed):
     assert [e.height for e in other] == pytest.approx([e.height for e in one])
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(30, 500), st.integers(0, 5))
 def test_what_comes_later_does_not_change_an_onset(cut, seed):
     losses = np.exp(noise(600, 0.3, seed))

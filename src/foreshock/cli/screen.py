@@ -34,8 +34,20 @@ _BARS = "▁▂▃▄▅▆▇█"
 _WIDE = 52  # columns from which on a label and its words share a line
 _RANKS_NAMED = 8
 _LONGEST_NAME, _SHORTEST_NAME = 48, 8
+_HEIGHT = "Spikes, how high"
 # What a narrow terminal goes without, the first first.
-_SPARE = ("Last write", "Guard", "Ratio", "Watches", "Failed", "Alarms", "Loss", "Step", "Spike ahead")
+_SPARE = (
+    "Last write",
+    "Guard",
+    "Ratio",
+    "Watches",
+    "Failed",
+    _HEIGHT,
+    "Alarms",
+    "Loss",
+    "Spike ahead",
+    "Step",
+)
 
 
 def screen(status: RunStatus, console: Console, *, losses: Sequence[float] = ()) -> RenderableType:
@@ -74,7 +86,12 @@ def runs_table(statuses: Sequence[RunStatus], console: Console) -> Table:
         table = _table(headers, rows)
         if not headers or natural_width(console, table) <= console.width:
             break
-        headers.remove(spare)
+        if spare == _HEIGHT:
+            rows = [
+                cells | {"Spikes": Text(f"{one.spikes:,}")} for cells, one in zip(rows, statuses, strict=True)
+            ]
+        else:
+            headers.remove(spare)
     excess = natural_width(console, _table(headers, rows)) - console.width if headers else 0
     if excess > 0:  # of a path the end tells runs apart
         longest = max(len(cells["Run"]) for cells in rows)

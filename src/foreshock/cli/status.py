@@ -53,13 +53,14 @@ def _read(place: Path) -> LiveRun:
     """Return the run of a folder, with what it went on from."""
     from foreshock.live.joining import join
     from foreshock.live.run import LiveRun
+    from foreshock.live.status import NEEDED
     from foreshock.runlog.reader import find_log
 
     path, earlier = find_log(place)
-    run = LiveRun(path, name=path.resolve().parent.name)
+    run = LiveRun(path, name=path.resolve().parent.name, only=NEEDED)
     run.read_whole()
     if run.first_step and earlier:
-        before = [LiveRun(one, name=one.parent.name) for one in earlier]
+        before = [LiveRun(one, name=one.parent.name, only=NEEDED) for one in earlier]
         for one in before:
             one.read_whole()
         join([*before, run])
@@ -79,13 +80,13 @@ def runs(
     A narrow terminal shows fewer columns; what is printed to a pipe or a file has all of them.
     """
     from foreshock.cli.screen import runs_table
-    from foreshock.live.status import status_of
+    from foreshock.live.status import NEEDED, status_of
     from foreshock.live.watched import WatchedFolder
     from foreshock.report.text import unreadable
 
     console = make_console()
     try:
-        watched = WatchedFolder(folder)
+        watched = WatchedFolder(folder, only=NEEDED)
     except OSError as error:
         raise stopped(error) from error
     found = []

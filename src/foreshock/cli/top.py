@@ -78,10 +78,11 @@ class _Follower:
         return [] if self._watched is None else self._watched.all_runs()
 
     def _begin(self) -> None:
+        from foreshock.live.status import NEEDED
         from foreshock.live.watched import WatchedFolder
 
         with contextlib.suppress(OSError):  # not there yet
-            self._watched = WatchedFolder(self.place)
+            self._watched = WatchedFolder(self.place, only=NEEDED)
 
 
 def _draw(console: Console, follower: _Follower, every: float) -> None:

@@ -9,11 +9,10 @@ import numpy as np
 
 from foreshock.live.charts import COLUMNS
 from foreshock.report.layermaps import named
-from foreshock.runlog.numbers import as_number
 from foreshock.spikes.scoring import signs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -44,16 +43,18 @@ class Log:
     tables: list[tuple[int, list[Mapping[str, Any]]]] = field(default_factory=list)
     forecast: Mapping[str, Any] | None = None
 
-    def take(self, kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Take new records of a kind into account."""
+    def take(self, kind: str, every: Rows, start: int) -> None:
+        """Take the records of a kind from some place on into account."""
+        if kind == "forecast":  # there are many, and only the last counts
+            self.forecast = every[-1]
+            return
+        rows = every[start:]
         if kind == "alarm":
             self.alarms += rows
         elif kind == "guard":
             self.actions += (row for row in rows if row.get("remedy") not in _CHANGES_NOTHING)
         elif kind == "event":
             self.events += rows
-        elif kind == "forecast":
-            self.forecast = rows[-1]
         elif kind == "curvature":
             self.readings += ((row["step"], row["blocks"]) for row in rows if row.get("blocks"))
         elif kind == "tensors":
@@ -95,15 +96,22 @@ def _said(rows: Rows, start: int) -> NDArray[np.float64]:
     return signs([str(state) for state in rows.values("state", start=start)], levels).astype(np.float64)
 
 
-def ratios(kind: str, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
+def ratios(kind: str, rows: Rows, start: int) -> list[NDArray[np.float64]]:
     """Return steps and stability ratios: measured, or followed in between by the forecasts.
 
     Args:
         kind: Kind of the records; of others there are none.
-        rows: New records.
+        rows: All records of the kind.
+        start: Records before this place are left out.
+
+    Returns:
+        Nothing, or an array of shape (2, n): steps, and ratios.
     """
-    if kind == "forecast":
-        rows = [row for row in rows if row.get("measured") is not None and row.get("state") != "unknown"]
-    elif kind != "curvature":
+    if kind not in ("forecast", "curvature"):
         return []
-    return [(row["step"], as_number(row.get("stability_ratio"))) for row in rows]
+    found = np.stack([rows.numbers_or_nan(name, start=start) for name in ("step", "stability_ratio")])
+    if kind == "forecast":
+        values = (rows.values(name, start=start) for name in ("measured", "state"))
+        known = [at is not None and state != "unknown" for at, state in zip(*values, strict=True)]
+        found = found[:, np.array(known, dtype=np.bool_)]
+    return [found] if found.size else []

@@ -31,7 +31,7 @@ from foreshock.spikes.scan import EventScan
 from foreshock.spikes.scoring import announced_at, episode_gap
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -54,6 +54,7 @@ class LiveRun:
     Args:
         path: The log.
         name: Name to show until the log says another.
+        only: Fields of step records to keep, as far as that saves time; None for all.
 
     Attributes:
         key: What stands for the run in a request: it says nothing of where the log is.
@@ -68,7 +69,7 @@ class LiveRun:
         label: What tells the run apart from others that are watched; its name where there is no other of it.
     """
 
-    def __init__(self, path: Path, *, name: str) -> None:
+    def __init__(self, path: Path, *, name: str, only: Collection[str] | None = None) -> None:
         self.path = path
         self.key = hashlib.sha256(str(path).encode(errors="surrogateescape")).hexdigest()[:12]
         self.lock = threading.RLock()
@@ -81,7 +82,7 @@ class LiveRun:
         self.first_step: int | None = None
         self.label = ""
         self._place = name
-        self._tail = LogTail(path)
+        self._tail = LogTail(path, only=only)
         self._begun = self._starts = 0
         self._before: Run | None = None
         self._before_at: object = None
@@ -449,15 +450,14 @@ class LiveRun:
 
     def _take(self, records: Mapping[str, Rows]) -> None:
         """Take the records that were not seen yet."""
-        known: list[tuple[int, float]] = []
+        known: list[NDArray[np.float64]] = []
         for kind, rows in records.items():
             start = self._seen.get(kind, 0)
             if start == len(rows):
                 continue
             if kind in KEPT:
-                new = rows[start:]
-                self.log.take(kind, new)
-                known += ratios(kind, new)
+                self.log.take(kind, rows, start)
+                known += ratios(kind, rows, start)
             if kind in COLUMNS:
                 columns, steps = columns_of(kind, rows, start), rows.numbers("step", start=start)
                 if kind == "step":
@@ -465,8 +465,9 @@ class LiveRun:
                     self.first_step = lowest if self.first_step is None else min(lowest, self.first_step)
                 self._extend(kind, steps, columns)
         if known:
-            steps, values = np.array(sorted(known), dtype=np.float64).T
-            self._extend("ratio", steps, [values])
+            steps, values = np.concatenate(known, axis=1)
+            order = np.argsort(steps, kind="stable")
+            self._extend("ratio", steps[order], [values[order]])
 
     def _extend(self, kind: str, steps: NDArray[np.float64], columns: Sequence[NDArray[np.float64]]) -> None:
         known = zip(COLUMNS[kind], columns, strict=False)

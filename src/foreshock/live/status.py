@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from foreshock.live.run import LiveRun
 
+NEEDED = ("loss",)
+"""Fields of step records that a status is made of: whoever shows nothing else need not read the others."""
+
 _BEHIND = 20  # steps: each rank writes what it has every ten steps or so
 _MEAN_SQUARE, _STABILITY = "typical mean-square ratio", "stability ratio"
 

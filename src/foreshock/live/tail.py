@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from foreshock.runlog.reader import Sessions
@@ -20,6 +21,7 @@ class LogTail:
 
     Args:
         path: The log. It is not followed if it is a symbolic link: it could lead out of the watched folder.
+        only: Fields of step records to keep, as far as that saves time; None for all.
 
     Attributes:
         sessions: The lines read so far.
@@ -29,9 +31,10 @@ class LogTail:
         written: When the log was last written, seconds since 1970; 0 before the first look.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, only: Collection[str] | None = None) -> None:
         self.path = path
-        self.sessions = Sessions()
+        self._only = only
+        self.sessions = Sessions(only=only)
         self.begun = 0
         self.position = self.size = 0
         self.written = 0.0
@@ -77,7 +80,7 @@ class LogTail:
 
     def _begin(self, identity: tuple[int, int]) -> None:
         self._identity, self._rest, self.position = identity, b"", 0
-        self.sessions = Sessions()
+        self.sessions = Sessions(only=self._only)
         self.begun += 1
 
     def _take(self, data: bytes) -> None:

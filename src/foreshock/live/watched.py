@@ -16,10 +16,14 @@ from foreshock.runlog.labels import labels
 from foreshock.runlog.ranks import rank_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 LOOK_EVERY = 0.1
-"""Seconds between two looks at the end of each log, and five times what a look at all of them takes."""
+"""Seconds between two looks at the end of each log, at least."""
+_REST, _LONGEST_REST = (
+    5,
+    0.5,
+)  # times what a look at all of them takes, but no more seconds: rows would be late
 _SEARCH_EVERY = 2.0  # seconds, and twenty times what a search takes: folders may hold many checkpoints
 _DEEPEST = 8
 _MOST_RUNS = 2000
@@ -31,18 +35,20 @@ class WatchedFolder:
     Args:
         place: A folder that holds runs at any depth, the folder of a run, or a ``.jsonl`` file. Symbolic
             links below it are not followed.
+        only: Fields of step records to keep, as far as that saves time; None for all.
 
     Raises:
         FileNotFoundError: If it does not exist.
     """
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, *, only: Collection[str] | None = None) -> None:
         if not place.exists():
             raise FileNotFoundError(
                 f"{place} does not exist: pass the folder passed as run=… to the monitor, or one that holds "
                 "such folders"
             )
         self.place = place.resolve()
+        self._only = only
         self.runs: dict[str, LiveRun] = {}
         self._logs: dict[Path, LiveRun] = {}
         self._named_last: list[tuple[LiveRun, str]] = []
@@ -83,7 +89,10 @@ class WatchedFolder:
     def search(self) -> None:
         """Look for runs that are new, and forget those whose log is gone."""
         found = sorted(self._found(), key=str)[:_MOST_RUNS]
-        self._logs = {path: self._logs.get(path) or LiveRun(path, name=self._named(path)) for path in found}
+        known, only = self._logs, self._only
+        self._logs = {
+            path: known.get(path) or LiveRun(path, name=self._named(path), only=only) for path in found
+        }
         self._show()
 
     def look(self) -> bool:
@@ -114,7 +123,7 @@ class WatchedFolder:
                 now = time.monotonic()
                 due = now + max(_SEARCH_EVERY, 20 * (now - began))
             if not behind:
-                self._stopping.wait(max(LOOK_EVERY, 5 * looked))
+                self._stopping.wait(max(LOOK_EVERY, min(_REST * looked, _LONGEST_REST)))
 
     def _found(self) -> Iterator[Path]:
         if self.place.is_file():

@@ -10,6 +10,7 @@ import weakref
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -39,6 +40,8 @@ from foreshock.monitor.schedule import OPENING, Measure, ProbeSchedule
 from foreshock.monitor.subject import Subject, copy_weights
 from foreshock.preconditioner import as_optimizers, moving_parameters
 from foreshock.recorder import Recorder, Snapshot
+from foreshock.replay.examination import suspected_step, the_event
+from foreshock.replay.examining import Batches, Build, examine_event
 from foreshock.runlog import read_run
 from foreshock.sinks import Sink
 
@@ -194,6 +197,7 @@ class Monitor:
                     recovery, rewinder=self._rewinder, optimizers=optimizers, journal=self._journal
                 )
         self._apart_noted = False
+        self._log_path: Path | None = None  # once the journal is closed
         self._onset: int | None = None  # of the last trouble, for `rewind`
         self._on_alarm = on_alarm if callable(on_alarm) else None
         self._log_every = log_every
@@ -414,21 +418,76 @@ class Monitor:
         self._went_back(snapshot, step)
         return done
 
-    def explain(self, step: int | None = None) -> tuple[Explanation, ...]:
+    def explain(
+        self,
+        step: int | None = None,
+        *,
+        build: Build | None = None,
+        batches: Batches | None = None,
+        start: int | None = None,
+    ) -> tuple[Explanation, ...]:
         """Return what happened at each spike so far, from the run log, in order.
+
+        With `build` and `batches` one event is also tested, as by ``foreshock explain --model … --data …``:
+        it is trained again from a snapshot as it was, with the batch replaced, with v held, and in float64,
+        and what follows is its `examination`. The running training is left as it is; that takes as long as
+        five times the steps from the snapshot to a hundred after the peak.
 
         Args:
             step: Only the event at this step, or nearest to it; None for all.
+            build: Builds the training as it was at its start, anew at each call: returns a
+                `foreshock.replay.Loop`, or (model, loss_fn, optimizer).
+            batches: All batches of the run from its first step on, in its order: a function that returns an
+                iterable, or a list.
+            start: Begin at the last snapshot that is not after this step; None for the last from before the
+                event. The older it is, the more it says about v.
 
         Raises:
-            ValueError: If no run log is kept, or there is no event near `step`.
+            ValueError: If no run log is kept, there is no event near `step`, or there are several and one
+                is to be tested; only one of `build` and `batches` is given, or what is built is the running
+                training.
+            TypeError: If `build` or `batches` is something else.
+            FileNotFoundError: If there is no snapshot from before the event.
+
+        Example:
+            >>> import tempfile
+            >>> from foreshock import Recorder
+            >>> from foreshock.replay import Loop
+            >>> loss_fn = lambda model, x: (model(x) - x.sum(1, keepdim=True)).square().mean()
+            >>> def build():
+            ...     torch.manual_seed(0)
+            ...     model = nn.Linear(2, 1)
+            ...     return Loop(model, loss_fn, torch.optim.Adam(model.parameters(), lr=0.01))
+            >>> data = [torch.ones(4, 2) * (900 if step == 90 else step % 3) for step in range(200)]
+            >>> loop = build()
+            >>> with Monitor(
+            ...     loop.model, loop.optimizer, loss_fn, run=tempfile.mkdtemp(), recorder=Recorder(every=10)
+            ... ) as monitor:
+            ...     for batch in data[:120]:
+            ...         loss = loop.backward(batch)
+            ...         _ = monitor.observe(batch, loss)
+            ...         loop.update()
+            ...     [found] = monitor.explain(step=90, build=build, batches=data)
+            >>> found.cause, found.examination.comes["swap=90"]
+            ('bad batch', False)
         """
         self._judge_rest()
         self._journal.flush()
-        path = self._journal.path
+        path = self._journal.path or self._log_path
         if path is None:
-            raise ValueError("no run log is kept, or it was closed: pass run=… to Monitor, or use read_run")
-        return choose(explain_run(read_run(path)), step=step)
+            raise ValueError("no run log is kept, or it can't be written: pass run=… to Monitor")
+        run = read_run(path)
+        found = choose(explain_run(run), step=step)
+        if build is None and batches is None:
+            return found
+        if build is None or batches is None:
+            raise ValueError("only one of build and batches was passed; a replay needs both, or neither")
+        event = the_event(found)
+        before = suspected_step(event) if start is None else start + 1
+        snapshot = self._recording.newest(path.parent, before=before)
+        live = self._subject.tensors()
+        examined = examine_event(run, event, snapshot, build, batches, live=live)
+        return (replace(event, examination=examined),)
 
     def show(self) -> Card:
         """Return how the run is doing, as a card that notebooks show and ``print`` prints.
@@ -453,6 +512,7 @@ class Monitor:
     def close(self) -> None:
         """Write what has gathered, and close the run log."""
         self._judge_rest()
+        self._log_path = self._journal.path or self._log_path
         self._recording.close(max(self._clock.step, 0))
         self._probes.close()
         self._agreement.close()

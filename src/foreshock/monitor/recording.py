@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +12,8 @@ from torch import Tensor
 from foreshock.monitor.agreement import Agreement
 from foreshock.monitor.evidence import as_ids
 from foreshock.monitor.journal import Journal, process_rank
-from foreshock.recorder import Recorder
+from foreshock.recorder import Recorder, Snapshot, list_snapshots, load_snapshot
+from foreshock.recorder.files import step_of
 
 _APART = 20  # steps from one trouble that is written to the next of the same sort
 
@@ -97,6 +99,33 @@ class Recording:
         self._wanted, path = None, self._journal.path
         if self.recorder is not None and path is not None:
             self.recorder.write(path.parent, reason=reason, before=before, rank=process_rank())
+
+    def newest(self, folder: Path, *, before: int) -> Snapshot:
+        """Return the newest snapshot from before a step, in memory or on the disk.
+
+        Args:
+            folder: The run's folder.
+            before: The step.
+
+        Raises:
+            FileNotFoundError: If there is none, with those that there are.
+        """
+        held = None if self.recorder is None else self.recorder.newest(before)
+        written = list_snapshots(folder, rank=process_rank())
+        fitting = [one for one in written if step_of(one) < before]
+        if fitting and (held is None or step_of(fitting[-1]) > held.step):
+            return load_snapshot(fitting[-1])
+        if held is not None:
+            return held
+        steps = sorted({step_of(one) for one in written} | set(self._steps()))
+        there = f"there are those of steps {', '.join(map(str, steps))}" if steps else "there is none at all"
+        raise FileNotFoundError(
+            f"no snapshot was taken before step {before}: {there}. Pass recorder=foreshock.Recorder() to "
+            "Monitor; last= keeps more of them in memory, every= takes them more often"
+        )
+
+    def _steps(self) -> tuple[int, ...]:
+        return () if self.recorder is None else self.recorder.summary().steps
 
     def tell(self, step: int) -> None:
         """Log what the recorder wrote or could not do since the last call.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from foreshock.curvature import LossFunction
@@ -74,6 +74,10 @@ class Subject:
                 if 0 < decay < 1:
                     return decay
         return None
+
+    def tensors(self) -> list[Tensor]:
+        """Return the tensors of the model, and what the optimizers train."""
+        return [*self.model.parameters(), *self.model.buffers(), *moving_parameters(self.optimizers)]
 
     @property
     def has_copies(self) -> bool:

@@ -69,7 +69,8 @@ def _after(summary: RunSummary) -> Iterator[str]:
 def _measure_more(summary: RunSummary) -> Iterator[str]:
     probes, coverage = summary.probes, summary.coverage
     if probes.last_error and probes.failed > probes.count + probes.noise:
-        yield f"Mend the probes, most of which failed: {probes.last_error}"
+        which = "most" if probes.count + probes.noise else "all"
+        yield f"Mend the probes, {which} of which failed: {probes.last_error.rstrip('.')}."
     elif not probes.count + probes.noise and not summary.non_finite_losses:
         yield (
             _WATCH

@@ -7,6 +7,7 @@ import json
 import math
 import shlex
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
-    from jinja2 import Template
+    from jinja2 import Environment, Template
 
     from foreshock.explain import Comparison
     from foreshock.report.series import Chart
@@ -144,11 +145,18 @@ def embed(data: Mapping[str, Any]) -> str:
 
 def _template() -> Template:
     try:
-        import jinja2
+        import jinja2  # noqa: F401
     except ImportError as error:
         raise ImportError(
             'the HTML report needs jinja2, which is missing: pip install "foreshock[report]"'
         ) from error
+    return _environment().get_template("report.html.jinja")
+
+
+@cache  # it keeps the compiled templates: to compile them takes longer than to fill them
+def _environment() -> Environment:
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE / "templates"),
         autoescape=True,
@@ -157,7 +165,7 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters |= {"bound": _bound, "in_view": _in_view}
-    return environment.get_template("report.html.jinja")
+    return environment
 
 
 def _in_view(sentences: Sequence[str]) -> int:

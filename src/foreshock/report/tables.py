@@ -114,7 +114,7 @@ def tradeoff_table(found: Sequence[Tradeoff]) -> Table:
         for one in found
         if one.alarm_at in _SHOWN_THRESHOLDS
     )
-    headers = ("alarm_at", "Spikes caught", "Steps in alarm")
+    headers = ("alarm_at", "Spikes caught", "In alarm, outside spikes")
     return Table("What another alarm_at would have done", headers, rows)
 
 

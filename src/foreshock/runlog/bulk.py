@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from foreshock.runlog.rows import Shape
@@ -31,23 +31,31 @@ class StepLines:
 
     Args:
         shape: Names and types of their fields; numbers and null only, see `fits`.
+        only: Fields to keep besides the step; None for all. Of most records more is logged than one command
+            needs, and each field takes its time.
 
     Attributes:
         shape: The same.
+        kept: Names and types of the fields that are kept.
         place: Which of the columns has the steps.
     """
 
-    def __init__(self, shape: Shape) -> None:
-        fields = [
-            re.escape(b'"%s":' % name.encode()) + (_STEP_NUMBER if name == "step" else _PATTERNS[kind])
-            for name, kind in zip(shape.names, shape.types, strict=True)
-        ]
+    def __init__(self, shape: Shape, *, only: Collection[str] | None = None) -> None:
         self.shape = shape
+        pairs = list(zip(shape.names, shape.types, strict=True))
+        kept = [pair for pair in pairs if only is None or pair[0] == "step" or pair[0] in only]
+        self.kept = shape if only is None else Shape(shape.kind, *zip(*kept, strict=True))
+        fields = [self._field(name, kind, captured=(name, kind) in kept) for name, kind in pairs]
         self._line = re.compile(rb"^" + re.escape(STEP) + rb",".join(fields) + rb"\}\n", re.MULTILINE)
-        self.place = [n for n, k in zip(shape.names, shape.types, strict=True) if k is not type(None)].index(
-            "step"
-        )
-        self._types = [kind for kind in shape.types if kind is not type(None)]
+        self.place = [name for name, kind in kept if kind is not type(None)].index("step")
+        self._types = [kind for _, kind in kept if kind is not type(None)]
+
+    @staticmethod
+    def _field(name: str, kind: type, *, captured: bool) -> bytes:
+        pattern = _STEP_NUMBER if name == "step" else _PATTERNS[kind]
+        if not captured and pattern.startswith(b"("):
+            pattern = b"(?:" + pattern[1:]
+        return re.escape(b'"%s":' % name.encode()) + pattern
 
     @staticmethod
     def fits(shape: Shape) -> bool:
@@ -60,7 +68,7 @@ class StepLines:
         return shape.kind == "step" and simple and all(kind in _PATTERNS for kind in shape.types)
 
     def columns(self, lines: Sequence[bytes]) -> list[array[Any]] | None:
-        """Return the columns of some lines, without those that are null; None if not all have the form.
+        """Return the columns that are kept, without those that are null; None if not all have the form.
 
         Args:
             lines: The lines, each with its line break.

@@ -44,6 +44,7 @@ _NUMBERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 LAST_STEP = 2**53
 """The largest step that a page can count to: its numbers are those of JavaScript."""
 _DEPTH = 60
+_WAYS = 100  # of which texts of a shape are numbers
 _SHAPES = 10_000  # the shapes remembered: records have a few dozen, a file made to have more is read slowly
 _WORDS: Mapping[str, float] = MappingProxyType(dict(NON_FINITE))
 
@@ -109,14 +110,14 @@ class RowDecoder:
             return None
         if check.plain and not old:
             return check.shape, row
-        for name in check.texts:
-            if row[name] in _WORDS:
-                row[name] = _WORDS[row[name]]
-            elif name in check.numbers:
-                return None
-        for name in check.integers:
-            if row[name].bit_length() >= 64:
-                row[name] = float(row[name])
+        words = tuple(name for name in check.texts if row[name] in _WORDS)
+        for name in words:
+            row[name] = _WORDS[row[name]]
+        if not all(name in words for name in check.numbers):
+            return None
+        changed = [name for name in check.integers if row[name].bit_length() >= 64]
+        for name in changed:
+            row[name] = float(row[name])
         for name in check.containers:
             row[name] = _decoded(row[name], _DEPTH)
         if check.containers and kind == "curvature" and not _are_blocks(row.get("blocks")):
@@ -125,7 +126,14 @@ class RowDecoder:
             return None
         if old:
             _upgrade_from_1(kind, row)
-        return self._check(kind, row).shape, row
+        if old or changed:
+            return self._check(kind, row).shape, row
+        shape = check.after.get(words)
+        if shape is None:
+            shape = self._check(kind, row).shape
+            if len(check.after) < _WAYS:
+                check.after[words] = shape
+        return shape, row
 
     def _check(self, kind: str, row: Mapping[str, Any]) -> _Check:
         key = kind, tuple(row), tuple(map(type, row.values()))
@@ -139,7 +147,11 @@ class RowDecoder:
 
 @dataclass(frozen=True, slots=True)
 class _Check:
-    """What has to be looked at in each record of a shape, and whether such records can be read at all."""
+    """What has to be looked at in each record of a shape, and whether such records can be read at all.
+
+    `numbers` are the texts that must stand for a number; `after` is the shape that records have once those
+    texts are numbers that stand for one, by their names.
+    """
 
     shape: Shape
     fits: bool
@@ -148,6 +160,7 @@ class _Check:
     texts: tuple[str, ...]
     integers: tuple[str, ...]
     containers: tuple[str, ...]
+    after: dict[tuple[str, ...], Shape]
 
     @classmethod
     def of(cls, shape: Shape) -> _Check:
@@ -163,7 +176,9 @@ class _Check:
             for found in (str, int, dict, list)
         }
         plain = not any(of_type.values())
-        return cls(shape, fits, plain, numbers, of_type[str], of_type[int], of_type[dict] + of_type[list])
+        texts, containers = of_type[str], of_type[dict] + of_type[list]
+        must = tuple(name for name in texts if name in numbers)
+        return cls(shape, fits, plain, must, texts, of_type[int], containers, {})
 
 
 def is_count(value: Any) -> bool:

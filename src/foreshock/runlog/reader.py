@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -308,9 +308,13 @@ class Sessions:
 
     A line that can't be read may have been the header of a session, so that from then on rows are read by
     what they have, not by the schema of the session before, and steps that go back begin another session.
+
+    Args:
+        only: Fields of step records to keep where many are taken at once; None for all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, only: Collection[str] | None = None) -> None:
+        self._only = only
         self.headers: list[dict[str, Any]] = []
         self.skipped = 0
         self._kinds: dict[str, _Kind] = {}
@@ -387,7 +391,7 @@ class Sessions:
         if any(found is None or isinstance(found, Header) for found in others):
             return False
         self._last_step = int(columns[pattern.place][-1])
-        self._of_session("step").rows.extend(pattern.shape, columns)
+        self._of_session("step").rows.extend(pattern.kept, columns)
         for found in others:
             if isinstance(found, tuple):
                 self._take_row(*found)
@@ -400,7 +404,7 @@ class Sessions:
         if not isinstance(found, tuple) or kind is None or not kind.rows.has(found[0]):
             return None
         if self._steps is None or self._steps.shape is not found[0]:
-            self._steps = StepLines(found[0]) if StepLines.fits(found[0]) else None
+            self._steps = StepLines(found[0], only=self._only) if StepLines.fits(found[0]) else None
         return self._steps
 
     @property

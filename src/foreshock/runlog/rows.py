@@ -70,10 +70,10 @@ class Rows(Sequence[dict[str, Any]]):
         """Append many records of one shape.
 
         Args:
-            shape: Names and types of their fields, which must have columns of their own.
+            shape: Names and types of their fields.
             columns: Their fields, without those that are null; each of the type of its field.
         """
-        block, count = self._blocks[shape], len(columns[0])
+        block, count = self._blocks.get(shape) or self._new_block(shape), len(columns[0])
         self._block.extend(array("i", [block.number]) * count)
         self._place.extend(array("q", range(block.size, block.size + count)))
         block.extend(columns)

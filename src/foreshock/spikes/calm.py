@@ -22,6 +22,7 @@ NOISY = 0.05  # σ over the level from which the mean of as many steps is judged
 SIGMA = 1.4826  # of the median of absolute deviations, for a normal distribution
 _ABOVE_ZERO = 0.5  # level over σ from which a multiple of the level means something
 _UNSURE = 1.5  # the σ of 20 steps may be so much too low, by chance
+_APART = 8  # steps from one median to the next that bounds rest on
 _ROUNDING = 1e-9  # a mean this near to the bar, relative to both, is judged step by step
 
 Floats = NDArray[np.float64]
@@ -105,18 +106,41 @@ class CalmSteps:
             calm = np.concatenate((known, losses))
             around = _medians(calm[size - NEAR : -1], NEAR)
             noise = np.concatenate((np.array(self._noise.values), np.abs(losses - around)))
-            slow, slow_noise = _medians(calm, size), _medians(noise, size)
-            high = self._may_be_high(calm, noise, slow, slow_noise, np.array(recent)[-(NEAR - 1) :])
-            lows = np.minimum.accumulate(np.append(lowest, slow[1:]))[1:]
-            high |= self._may_rise(slow[1:], SIGMA * slow_noise[1:], lows)
-        count = int(np.argmax(high)) if high.any() else len(losses)
+            near = np.array(recent)[-(NEAR - 1) :]
+            if self._all_calm(calm, noise, near, lowest):
+                count, lowest = len(losses), _lowest_median(calm[1:], size, lowest)
+            else:
+                slow, slow_noise = _medians(calm, size), _medians(noise, size)
+                high = self._may_be_high(calm, noise, slow, slow_noise, near)
+                lows = np.minimum.accumulate(np.append(lowest, slow[1:]))[1:]
+                high |= self._may_rise(slow[1:], SIGMA * slow_noise[1:], lows)
+                count = int(np.argmax(high)) if high.any() else len(losses)
+                lowest = float(lows[count - 1]) if count else lowest
         if count:
             for window, values in ((self._losses, calm), (self._noise, noise)):
                 window.replace(values[count : count + size].tolist())
             for window, values in ((self._last_losses, calm), (self._last_noise, noise)):
                 window.replace(values[count + size - self._definition.fewest : count + size].tolist())
-            lowest = float(lows[count - 1])
         return count, lowest
+
+    def _all_calm(self, calm: Floats, noise: Floats, recent: Floats, lowest: float) -> bool:
+        """Return whether bounds of the medians tell that all steps are calm: they cost a quarter of them."""
+        definition, before = self._definition, self._definition.window
+        losses, past = calm[before:], before - definition.fewest
+        low, high = _median_bounds(calm, before)
+        least_noise = _median_bounds(noise, before)[0]
+        level = np.minimum(low[:-1], _medians(calm[past:-1], definition.fewest))
+        sigma = SIGMA * np.minimum(least_noise[:-1], _UNSURE * _medians(noise[past:-1], definition.fewest))
+        if not (level > 0).all():
+            return False  # around zero the bar is no simple function of them
+        rise = np.maximum(definition.sigmas * sigma, definition.least * level)
+        bar = np.maximum(np.minimum(level + rise, definition.factor * level), self._floor)
+        near = sliding_window_view(np.concatenate((recent, losses)), NEAR)
+        mean = near.mean(axis=1) + _ROUNDING * (np.abs(near).max(axis=1) + bar)
+        lowest_yet = np.minimum.accumulate(np.append(lowest, low[1:]))[1:]
+        risen = high[1:] > np.maximum(definition.climb * lowest_yet, self._floor)
+        # NaN and infinity are never surely calm.
+        return bool(((losses <= bar) & (mean <= bar) & np.isfinite(losses)).all() and not risen.any())
 
     def _may_be_high(
         self, calm: Floats, noise: Floats, slow: Floats, slow_noise: Floats, recent: Floats
@@ -145,12 +169,41 @@ class CalmSteps:
 
 def _medians(values: Floats, size: int) -> Floats:
     """Return the medians of all stretches of some length, shape (n − size + 1,)."""
+    return _middles(sliding_window_view(values, size))
+
+
+def _middles(stretches: Floats) -> Floats:
+    """Return the median of each row, shape (n,)."""
+    size = stretches.shape[1]
     middle = size >> 1
-    stretches = sliding_window_view(values, size)
     if size & 1:
         return np.partition(stretches, middle, axis=1)[:, middle]
     parts = np.partition(stretches, (middle - 1, middle), axis=1)
     return (parts[:, middle - 1] + parts[:, middle]) / 2
+
+
+def _median_bounds(values: Floats, size: int) -> tuple[Floats, Floats]:
+    """Return bounds of what `_medians` returns, below and above: only every few medians are looked for.
+
+    A stretch that begins j values later lacks j of the first, and has j others: an order statistic of it lies
+    between those of the first that are j lower and j higher.
+    """
+    middle, apart = size >> 1, min(_APART, size >> 2)
+    ranks = max(middle - 1 - (apart - 1), 0), min(middle + apart - 1, size - 1)
+    some = np.partition(sliding_window_view(values, size)[::apart], ranks, axis=1)
+    count = len(values) - size + 1
+    low, high = (np.repeat(some[:, rank], apart)[:count] for rank in ranks)
+    return low, high
+
+
+def _lowest_median(values: Floats, size: int, lowest: float) -> float:
+    """Return the lowest of all medians of stretches of some length, and of another number."""
+    low, high = _median_bounds(values, size)
+    best = min(lowest, float(high.min()))
+    places = np.flatnonzero(low < best)  # a few: no other can be lower
+    if not len(places):
+        return best
+    return min(lowest, float(_middles(sliding_window_view(values, size)[places]).min()))
 
 
 class _Window:

@@ -172,7 +172,7 @@ class Page {
     this.heats.draw();
     this.toolbar();
     clearTimeout(this.soon);
-    this.soon = setTimeout(() => this.changed(), 60);
+    this.soon = setTimeout(() => { this.soon = 0; this.changed(); }, 60);
   }
 
   /** Fetch what the runs in view need, and draw at once what is held. */
