@@ -7,6 +7,7 @@ A world of processes is started once for each number of them; in it the small GP
 from __future__ import annotations
 
 import datetime as dt
+import gc
 import json
 import statistics
 import sys
@@ -208,6 +209,7 @@ def rank_or_zero() -> int:
 
 def peak_bytes(call: Callable[[], Any]) -> int:
     """Return the most bytes that a call had allocated at once, by torch's own account of host memory."""
+    gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         call()
     with tempfile.TemporaryDirectory() as folder:
@@ -215,10 +217,11 @@ def peak_bytes(call: Callable[[], Any]) -> int:
         found.export_chrome_trace(str(path))
         events = json.loads(path.read_text())["traceEvents"]
     changes = sorted((one["ts"], one["args"]["Bytes"]) for one in events if one.get("name") == "[memory]")
-    held = peak = 0
+    held = lowest = peak = 0
     for _, change in changes:
         held += change
-        peak = max(peak, held)
+        lowest = min(lowest, held)  # what was there before, and is freed inside, must not count against it
+        peak = max(peak, held - lowest)
     return peak
 
 
@@ -230,7 +233,7 @@ def memory(way: str, examples: int) -> dict[str, int]:
     )
     peaks: dict[str, int] = {}
     for step in range(_COUNTED + 1):
-        if step == _EVERY + 1:
+        if step == _COUNTED - 1:
             peaks["step"] = peak_bytes(run.backward)
         loss = run.backward()
         if step == _COUNTED:
@@ -268,5 +271,6 @@ def measure() -> dict[str, Any]:
     """Measure all; return it as plain values, by number of processes and way."""
     with tempfile.TemporaryDirectory() as folder:
         for world in WAYS:
-            torch.multiprocessing.spawn(work, (world, folder), nprocs=world)
+            # Forked: what is imported once is imported for all.
+            torch.multiprocessing.start_processes(work, (world, folder), world, start_method="fork")
         return {str(world): json.loads((Path(folder) / f"{world}.json").read_text()) for world in WAYS}

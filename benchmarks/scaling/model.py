@@ -1,8 +1,8 @@
-r"""What probes cost at any size: counts of the code, constants that were measured, and a machine that is assumed.
+r"""What probes cost at any size: counts of the code, measured constants, and a machine that is assumed.
 
 For n trained parameters, N processes of which D have batches of their own and T share layers (N = D·T), a
-product of shared parameters sends two vectors of n/T numbers of four bytes over the D processes, and in a ring
-each process passes on 2(D − 1)/D of what is summed. Behind DistributedDataParallel it is one vector of n.
+product of shared parameters sums two vectors of n/T numbers of four bytes over the D processes, and in a
+ring each process sends 2(D − 1)/D of what is summed. Behind DistributedDataParallel it is one vector of n.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from foreshock.operators.cost import GRADIENT_PASSES, GRAPH_PASSES, PRODUCT_PASSES
+from foreshock.operators.cost import GRAPH_PASSES, PRODUCT_PASSES
 
 _NUMBER = 4  # bytes of an entry of a vector: float32 at least
 
@@ -29,8 +29,6 @@ class Measured:
         products: Products of a probe that starts warm.
         short: Short messages of a probe of shared parameters.
         short_bytes: Bytes of each.
-        parallel: Collectives that a layer under tensor parallelism makes in a product, over those that it
-            makes in a training step.
     """
 
     product: float
@@ -40,7 +38,6 @@ class Measured:
     products: float
     short: float
     short_bytes: float
-    parallel: float
 
 
 @dataclass(frozen=True)
@@ -215,7 +212,6 @@ def measured_from(results: dict[str, Any]) -> Measured:
     shards = probe_fixed / n - held
     whole = sum(shared[ranks] - (held_by[ranks] + shards) / int(ranks) for ranks in shared) / len(shared)
     counted = results["4"]["fsdp2"]["counted"]
-    parallel = results["2"]["fsdp2-tp"]
     return Measured(
         product=product,
         graph=probe_slope / step_slope,
@@ -224,9 +220,6 @@ def measured_from(results: dict[str, Any]) -> Measured:
         products=alone["timed"]["products"],
         short=counted["short"] / counted["products"] * alone["timed"]["products"],
         short_bytes=counted["short_bytes"] / counted["short"],
-        parallel=parallel["counted"]["groups"]
-        / parallel["counted"]["products"]
-        / parallel["gradients"]["collectives"],
     )
 
 

@@ -26,7 +26,7 @@ class Resumable:
         self.run = Training(model, parts=parts)
         self.guard = foreshock.guard(self.run.optimizer, "secant")
         self.monitor = foreshock.Monitor(
-            self.run.model, self.run.optimizer, loss_fn, run=folder, probe_every=10, full_batch=True
+            self.run.model, self.run.optimizer, loss_fn, run=folder, probe_every=5, full_batch=True
         )
 
     def train(self, steps):

@@ -228,10 +228,18 @@ def test_the_tutorial_finds_the_wrong_label(tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "tutorial" / "my-run-just-spiked.md").read_text("utf-8")
     [block] = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "<tutorial>", "exec"), {})  # noqa: S102 - the page's own code
+    exec(compile(block, "<tutorial>", "exec"), {"__name__": "__main__"})  # noqa: S102 - the page's own code
     [found] = explain_run(foreshock.read_run("runs/spiked"))
     assert (found.onset, found.cause) == (300, "bad batch")
     assert 9603 in found.ids
+    for arguments, said in (
+        (["import", "losses.csv", "-o", "runs/imported"], "Step 300: bad batch"),
+        (["doctor", "checkpoint.pt", "--against", "older.pt"], "199 updates since the older one"),
+    ):
+        assert str.join(" ", ["foreshock", *arguments]) in page
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+        assert said in result.output
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])

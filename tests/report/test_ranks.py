@@ -93,6 +93,13 @@ def test_shards_of_different_difficulty_are_no_departure(tmp_path):
     assert compare_ranks(read_run(tmp_path)).departures == ()
 
 
+def test_of_data_that_stay_losses_are_not_compared(tmp_path):
+    same = ("change", {"step": 1, "what": "data", "before": {"same": False}, "after": {"same": True}})
+    for rank in range(2):
+        write(tmp_path, rank, ranks=2, losses=np.full(STEPS, 2.0 + rank), more=[same])
+    assert compare_ranks(read_run(tmp_path)).departures == ()
+
+
 @pytest.mark.parametrize("ranks", [2, 3, 4, 16])
 @pytest.mark.parametrize("tail", ["lognormal", "student"])
 def test_heavy_tails_are_no_departure(ranks, tail):

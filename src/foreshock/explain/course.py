@@ -200,9 +200,15 @@ def _near(steps: NDArray[np.int64], event: LossEvent) -> slice:
 
 
 def _began(steps: NDArray[np.int64], on: NDArray[np.bool_], event: LossEvent, *, gap: int = 0) -> int | None:
-    """Return the index at which the last spell of a condition before the peak began; None without one."""
+    """Return the index at which the last spell of a condition before the peak began; None without one.
+
+    One that ended long before the event was no sign of it.
+    """
     near = np.flatnonzero(on & (steps >= event.onset - _BEFORE) & (steps <= event.peak))
     if not near.size:
+        return None
+    after = int(near[-1]) + 1
+    if after < len(steps) and steps[after] < event.onset - _NEAR:
         return None
     breaks = np.flatnonzero(np.diff(near) > 1 + gap)
     return int(near[breaks[-1] + 1]) if breaks.size else int(near[0])

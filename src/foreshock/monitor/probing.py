@@ -308,6 +308,11 @@ class ProbeRunner:
             self._journal.event(step, "joint batch", message)
             return
         alone = "" if self._company is None else f", because {self._company.alone}"
+        if self._subject.is_parted:
+            alone = (
+                ", of the parameters that its ZeroRedundancyOptimizer has: each rank forecasts for its own. "
+                "For all parameters and batches together use fully_shard instead"
+            )
         self._journal.event(
             step, "local batch", f"several processes train together: probes see the batch of this one{alone}"
         )

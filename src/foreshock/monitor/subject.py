@@ -83,9 +83,12 @@ class Subject:
     def has_copies(self) -> bool:
         """Whether each process trains a copy of all parameters, which DistributedDataParallel keeps alike."""
         peers = training_peers(self.model)
-        # ZeroRedundancyOptimizer gives each process an optimizer of other parameters.
-        parted = any(type(one).__name__ == "ZeroRedundancyOptimizer" for one in self.optimizers)
-        return peers is not None and peers.grid is None and not parted
+        return peers is not None and peers.grid is None and not self.is_parted
+
+    @property
+    def is_parted(self) -> bool:
+        """Whether the optimizer of each process has other parameters than those of the others."""
+        return any(type(one).__name__ == "ZeroRedundancyOptimizer" for one in self.optimizers)
 
     def future_rates(self, step: int) -> Callable[[int], float] | None:
         """Return k ↦ η_{t+k}/η_t; None if the schedule is unknown or its present rate is not positive.

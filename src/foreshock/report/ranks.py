@@ -242,12 +242,27 @@ def _losses(runs: Mapping[int, Run]) -> Iterator[Departure]:
             words += f" (and on {count(len(at) - 1, 'later step')})" if len(at) > 1 else ""
             words += f", {_whose(len(ranks))} a finite one"
             yield Departure(rank, "loss not finite", int(at[0]), int(at[-1]), len(at), words)
-    for one in odd_losses(steps, losses):
+    # Of data that stay each rank has its own, and no step says by how much others would differ.
+    drawn = ~_same_data(runs, steps)
+    for one in odd_losses(steps[drawn], losses[:, drawn]):
         span = f"step {one.first:,}" if one.first == one.last else f"steps {one.first:,}–{one.last:,}"
         median = "" if one.first == one.last else "a median "
         words = f"has {median}loss of {number(one.own)} at {span}, {_whose(len(ranks))} {number(one.others)}"
         words += f" ({number(one.deviations)} robust deviations)"
         yield Departure(ranks[one.rank], "loss", one.first, one.last, one.count, words)
+
+
+def _same_data(runs: Mapping[int, Run], steps: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return at which steps each rank saw the data of the step before, shape (t,)."""
+    found = np.zeros(steps.shape, dtype=np.bool_)
+    for run in runs.values():
+        same = np.zeros(steps.shape, dtype=np.bool_)
+        for row in run.records.get("change", []):
+            after = row.get("after")
+            if row.get("what") == "data" and isinstance(after, dict):
+                same[steps >= row["step"]] = after.get("same") is True
+        found |= same
+    return found
 
 
 def _own_losses(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -11,13 +12,13 @@ from typer.testing import CliRunner
 
 from foreshock.cli.app import app
 from foreshock.lab.reproduction.filling import FORKS as FOLDER
-from foreshock.lab.reproduction.filling import fill
+from foreshock.lab.reproduction.filling import MAP, fill
 from foreshock.lab.reproduction.page import publish
 from foreshock.lab.reproduction.spikeforks import branches as branching
 from foreshock.lab.reproduction.spikeforks.branches import WINDOW, Branch, Looks, follow, look_back
 from foreshock.lab.reproduction.spikeforks.cells import KINDS, Sizes, all_cells, fork_fingerprint, held_out
 from foreshock.lab.reproduction.spikeforks.effects import Effect, effect, noise_floors, outcome, prevention
-from foreshock.lab.reproduction.spikeforks.findings import Findings, price, summarise
+from foreshock.lab.reproduction.spikeforks.findings import Findings, map_rules, price, sides_of, summarise
 from foreshock.lab.reproduction.spikeforks.known import accuracy
 from foreshock.lab.reproduction.spikeforks.measures import (
     MEASURES,
@@ -28,6 +29,7 @@ from foreshock.lab.reproduction.spikeforks.measures import (
 )
 from foreshock.lab.reproduction.spikeforks.rules import (
     BEFOREHAND,
+    PULL,
     Threshold,
     balanced_accuracy,
     choose_rule,
@@ -42,7 +44,9 @@ from foreshock.lab.reproduction.spikeforks.survey import (
     measure_fork,
 )
 from foreshock.lab.reproduction.spikemap.cells import Cell
+from foreshock.lab.reproduction.spikemap.cells import all_cells as map_cells
 from foreshock.lab.reproduction.spikemap.course import Course
+from foreshock.lab.reproduction.spikemap.survey import CELLS
 from foreshock.lab.tasks import Training
 from foreshock.spikes import SpikeEvent
 
@@ -461,12 +465,83 @@ def test_the_page_says_so_if_nothing_tells(lines, tmp_path):
     assert "**Nothing that was tried tells beforehand which is which**" in text
 
 
+def surveyed():
+    """Spikes of the map that do harm exactly where nothing decays the weights."""
+    made = []
+    for index, cell in enumerate(map_cells()[:80]):
+        bad = cell.decay == 0
+        spike = {
+            "onset": 300,
+            "height": 5.0,
+            "lag": 5.0,
+            "noise": 0.0,
+            "share": 0.5,
+            "total": 0.2,
+            "ratio": 1.0,
+        }
+        spike |= {"outcome": "malignant" if bad else "benign", "measure": "floor", "displaced": 5.0}
+        spike |= {
+            "validation_effect": 0.0,
+            "loss_effect": math.log(2) if bad else -math.log(4),
+            "frozen": 1.0,
+        }
+        spike |= {"ratio_lead": 5.0, "gradient_ratio_lead": math.nan, "mean_square_lead": math.nan}
+        spike |= {"low": 200, "high": 250, "preconditioner": 0.1, "landscape": 0.1}
+        settings = {name: getattr(cell, name) for name in ("kind", "batch", "beta2", "decay", "rate")}
+        more = {"seed": 0, "steps": 700, "spikes": 1, "heights": [5.0], "loss": 0.1, "seconds": 1.0}
+        made.append({"fingerprint": str(index), **settings, **more, "judged": [spike]})
+    return made
+
+
+def test_the_rule_of_the_map_is_found_and_what_it_parts():
+    found = map_rules(surveyed())["malignant or catastrophic"]
+    assert (found.rule.name, found.rule.above, found.held) == ("decay", False, 1.0)
+    sides = sides_of(surveyed(), found.rule)
+    assert sides[True]["malignant"] == sides[True]["compared"] > 10
+    assert sides[False]["benign"] == sides[False]["compared"] > 10
+    assert sides[True]["loss"] == pytest.approx(0.5)
+    assert sides[False]["loss"] == pytest.approx(4)
+    numbers = summarise([], surveyed())
+    assert numbers["map: yes: loss"] == pytest.approx(0.5)
+    assert numbers["map: no: malignant"] == 0
+
+
+def test_the_page_puts_the_same_question_to_the_map(lines, tmp_path):
+    for folder, name, rows in ((FOLDER, FORKS, lines), (MAP, CELLS, surveyed())):
+        path = tmp_path / "results" / folder / name
+        path.parent.mkdir(parents=True)
+        rows = json.loads(json.dumps(rows).replace("NaN", "null"))
+        path.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+    pages = publish(tmp_path / "results", "cpu", tmp_path / "docs")
+    assert [page.name for page in pages] == ["map.md", "harm.md", "principles.md"]
+    text = pages[1].read_text(encoding="utf-8")
+    assert "compared 80 spikes of other trainings" in text
+    assert "There a rule holds for: benign, malignant or catastrophic." in text
+    assert "elsewhere than where decay" in text
+    assert "malignant or catastrophic, by the map's rule" in text
+    assert re.search(r"\bnan\b", text) is None
+
+
+def test_the_pull_of_weight_decay_is_named_without_its_logarithm():
+    rule = Threshold(PULL, math.log(0.0011), above=False, quantity=BEFOREHAND[PULL])
+    assert str(rule) == "η × weight decay < 0.001"
+    assert rule({"rate": 0.01, "decay": 0.05})
+    assert not rule({"rate": 0.01, "decay": 0.5})
+
+
 def test_numbers_that_other_pages_quote(lines):
     numbers = summarise(lines)
     assert (numbers["trainings"], numbers["spikes"], numbers["compared"]) == (48, 96, 48)
     assert numbers["all: benign"] == 16
     assert fill("{{forks | all: share benign | %}}, {{forks | x}}", {}, {FOLDER: numbers}) == "33 %, –"
     assert summarise([]) == {}
+
+
+def test_every_field_of_the_principles_that_names_the_forks_is_measured(lines):
+    template = files("foreshock.lab.reproduction").joinpath("templates/principles.md").read_text("utf-8")
+    asked = [name.strip() for name in re.findall(r"\{\{forks \|([^|}]*)", template)]
+    assert len(asked) >= 8
+    assert set(asked) - {"map: pull"} <= set(summarise(lines, surveyed()))
 
 
 def test_lines_of_other_sizes_are_left_out(lines):

@@ -286,5 +286,5 @@ def publish(kept: Path, scale: str, target: Path) -> list[Path]:
     if forks:
         pages.append(write_harm(forks, target, kept=named, pictures=pictures, surveyed=lines))
     principles = target / "explanation" / "principles.md"
-    surveyed = {MAP: summarise(lines), FORKS: forked.summarise(forks)}
+    surveyed = {MAP: summarise(lines), FORKS: forked.summarise(forks, lines)}
     return [*pages, write_principles(results, principles, surveyed=surveyed)]

@@ -144,7 +144,12 @@ def effect(fork: Fork, measure: str, floors: Floors, *, against: str) -> Effect:
     noise = max(gap for gap in gaps if not math.isnan(gap))
     with np.errstate(invalid="ignore"):
         size = float(np.mean(own) - np.mean(others)) if own and others else math.nan
-    return Effect(max(min(size, _MOST), -_MOST) if not math.isnan(size) else size, noise)
+    return Effect(capped(size), noise)
+
+
+def capped(size: float) -> float:
+    """Return a logarithm that is no more than that of a thousand either way; NaN stays."""
+    return size if math.isnan(size) else max(min(size, _MOST), -_MOST)
 
 
 def outcome(fork: Fork, floors: Floors, *, against: str) -> Outcome:

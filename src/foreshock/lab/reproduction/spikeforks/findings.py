@@ -16,6 +16,7 @@ from foreshock.lab.reproduction.spikeforks.effects import (
     Effect,
     Fork,
     Outcome,
+    capped,
     effect,
     forks_of,
     noise_floors,
@@ -23,12 +24,22 @@ from foreshock.lab.reproduction.spikeforks.effects import (
     prevention,
 )
 from foreshock.lab.reproduction.spikeforks.measures import MEASURES
-from foreshock.lab.reproduction.spikeforks.rules import Judged, Rule, cell_name, judge, late_generalisation
+from foreshock.lab.reproduction.spikeforks.rules import (
+    PULL,
+    Judged,
+    Rule,
+    Threshold,
+    cell_name,
+    judge,
+    late_generalisation,
+)
 from foreshock.lab.reproduction.spikemap.cells import Cell
 from foreshock.lab.reproduction.spikemap.findings import BEFOREHAND as MAPPED
 from foreshock.lab.reproduction.spikemap.findings import spikes_of
 
 BAD: tuple[Outcome, ...] = ("malignant", "catastrophic")
+LATE = "benign, by late generalisation"
+MAPS = "malignant or catastrophic, by the map's rule"
 
 
 @dataclass(frozen=True)
@@ -111,13 +122,18 @@ class Findings:
         found |= {title: [one for one in judged if test(one.fork)] for title, test in tests.items()}
         return found
 
-    def rules(self) -> dict[str, Judged]:
-        """Return the rules: the best on one half for each question, and one that was fixed before."""
-        return {
-            "benign: let it pass": self.rule(("benign",)),
-            "malignant or catastrophic: prevent it": self.rule(BAD),
-            "benign, by late generalisation": self.rule(("benign",), late_generalisation),
+    def rules(self, fixed: Rule | None = None) -> dict[str, Judged]:
+        """Return the rules: the best on one half for each question, and those that were fixed before.
+
+        Args:
+            fixed: A rule for malignant and catastrophic spikes that was chosen elsewhere; None without.
+        """
+        found = {
+            "benign": self.rule(("benign",)),
+            "malignant or catastrophic": self.rule(BAD),
+            LATE: self.rule(("benign",), late_generalisation),
         }
+        return found if fixed is None else found | {MAPS: self.rule(BAD, fixed)}
 
     def rule(self, outcomes: Sequence[Outcome], rule: Rule | None = None) -> Judged:
         """Judge a rule for some outcomes.
@@ -131,6 +147,18 @@ class Findings:
         return judge(forks, labels, held, rule)
 
 
+def map_spikes(surveyed: Sequence[Mapping[str, Any]]) -> tuple[list[Fork], list[bool]]:
+    """Return the spikes of the map that were compared, and whether each is in the half that is held out.
+
+    Args:
+        surveyed: Lines of the map.
+    """
+    spikes = [spike for spike in spikes_of(surveyed) if "outcome" in spike]
+    cells = sorted({cell_name(spike) for spike in spikes}, key=hashed)
+    halves = {name: bool(index % 2) for index, name in enumerate(cells)}
+    return spikes, [halves[cell_name(spike)] for spike in spikes]
+
+
 def map_rules(surveyed: Sequence[Mapping[str, Any]]) -> dict[str, Judged]:
     """Choose rules on the spikes of one half of the map's cells, and score them on the other half.
 
@@ -140,10 +168,7 @@ def map_rules(surveyed: Sequence[Mapping[str, Any]]) -> dict[str, Judged]:
     Args:
         surveyed: Lines of the map.
     """
-    spikes = [spike for spike in spikes_of(surveyed) if "outcome" in spike]
-    cells = sorted({cell_name(spike) for spike in spikes}, key=hashed)
-    halves = {name: bool(index % 2) for index, name in enumerate(cells)}
-    held = [halves[cell_name(spike)] for spike in spikes]
+    spikes, held = map_spikes(surveyed)
     classes: dict[str, tuple[Outcome, ...]] = {"benign": ("benign",), "malignant or catastrophic": BAD}
     return {
         name: judge(spikes, [one["outcome"] in outcomes for one in spikes], held, quantities=MAPPED)
@@ -176,21 +201,56 @@ def signs(judged: Sequence[Judgement], measure: str) -> tuple[int, int]:
     return found.count(-1), found.count(1)
 
 
-def summarise(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def sides_of(surveyed: Sequence[Mapping[str, Any]], rule: Rule) -> dict[bool, dict[str, float]]:
+    """Return what became of the map's held-out spikes, where a rule says yes and where it says no.
+
+    Args:
+        surveyed: Lines of the map.
+        rule: The rule.
+
+    Returns:
+        By what the rule says: ``compared``, the number of each outcome, ``bad`` of the two bad ones, and
+        ``validation`` (at equal training loss) and ``loss``, spike prevented ÷ let pass, geometric means.
+    """
+    spikes, held = map_spikes(surveyed)
+    found = {}
+    for says in (True, False):
+        members = [one for one, out in zip(spikes, held, strict=True) if out and rule(one) == says]
+        counts = Counter(one["outcome"] for one in members)
+        found[says] = {"compared": float(len(members)), **{name: float(counts[name]) for name in OUTCOMES}}
+        found[says]["bad"] = float(sum(counts[name] for name in BAD))
+        for name, measure in (("validation", "validation_effect"), ("loss", "loss_effect")):
+            sizes = [-capped(one[measure]) for one in members if not math.isnan(one[measure])]
+            found[says][name] = math.exp(float(np.mean(sizes))) if sizes else math.nan
+    return found
+
+
+def summarise(
+    lines: Sequence[Mapping[str, Any]], surveyed: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, float]:
     """Return the numbers that other pages quote.
 
     Args:
         lines: Lines of the experiment.
+        surveyed: Lines of the map.
 
     Returns:
         Numbers by name: ``spikes``, all that were forked, and ``compared``; of groups such as
         ``all`` and ``modular addition, Transformer`` the number of each outcome and the prices of preventing,
-        ``validation`` and ``loss``. Empty without lines.
+        ``validation`` and ``loss``; ``map: yes: …`` and ``map: no: …`` what `sides_of` has of the map's rule
+        for malignant and catastrophic spikes, ``map: pull`` its threshold. Without lines there is nothing of
+        the forks.
     """
+    found: dict[str, float] = {}
+    rule = map_rules(surveyed)["malignant or catastrophic"].rule if surveyed else None
+    for says, numbers in (sides_of(surveyed, rule) if rule is not None else {}).items():
+        found |= {f"map: {'yes' if says else 'no'}: {name}": value for name, value in numbers.items()}
+    if isinstance(rule, Threshold) and rule.name == PULL:
+        found["map: pull"] = rule.pull
     if not lines:
-        return {}
+        return found
     findings = Findings(lines)
-    found = {
+    found |= {
         "trainings": float(len(findings.lines)),
         "spikes": float(len(findings.forks)),
         "compared": float(len(findings.judged)),

@@ -19,6 +19,7 @@ from foreshock.lab.reproduction.spikeforks.findings import (
     Judgement,
     map_rules,
     price,
+    sides_of,
     signs,
     worst,
 )
@@ -59,12 +60,14 @@ def write_harm(
     findings = Findings(lines)
     draw_effects(findings, pictures / PICTURE)
     up = (Path("..") / pictures.relative_to(target)).as_posix()
-    rules = findings.rules()
+    mapped = map_rules(surveyed) if surveyed else {}
+    fixed = mapped["malignant or catastrophic"].rule if mapped else None
+    rules = findings.rules(fixed)
     fields = {
         **_facts(findings),
         "results": kept,
         "answer": _answer(findings),
-        "rule": _rule_sentence(rules),
+        "rule": _rule_sentence(rules, mapped),
         "figure": f"![{CAPTION}]({up}/{PICTURE})\n\n*{CAPTION}.*",
         "outcomes": _outcomes(findings),
         **_against_rate(findings),
@@ -72,7 +75,7 @@ def write_harm(
         "rules": _rules(rules),
         "price": _prices(findings, rules),
         "let go": _let_go(findings),
-        "map": _map(surveyed),
+        "map": _map(surveyed, mapped),
     }
     template = files("foreshock.lab.reproduction").joinpath("templates/harm.md").read_text(encoding="utf-8")
     path.write_text(_FIELD.sub(lambda match: fields[match[1]], template), encoding="utf-8")
@@ -144,8 +147,9 @@ def _always(one: Judgement) -> bool:
     return True
 
 
-def _rule_sentence(rules: Mapping[str, Judged]) -> str:
+def _rule_sentence(rules: Mapping[str, Judged], mapped: Mapping[str, Judged]) -> str:
     holding = {name: found for name, found in rules.items() if found.holds}
+    holding |= {f"{name}, on the map": found for name, found in mapped.items() if found.holds}
     if not holding:
         tried = [
             f"{_named(found)}, the best rule with one threshold for *{name}* on one half of the cells, is "
@@ -278,20 +282,36 @@ def _priced(held: Sequence[Judgement], prevented: Any) -> list[str]:
     return [f"{count} of {len(held)}", *(shown(price(held, name, prevented)) for name in ("best", "loss"))]
 
 
-def _map(surveyed: Sequence[Mapping[str, Any]]) -> str:
+def _map(surveyed: Sequence[Mapping[str, Any]], mapped: Mapping[str, Judged]) -> str:
     """Return the same question put to the spikes of the map."""
-    if not surveyed:
+    if not mapped:
         return "The map has not been run."
-    judged = map_rules(surveyed)
-    count = next(sum(found.members) + sum(found.others) for found in judged.values())
-    holding = [name for name, found in judged.items() if found.holds]
+    count = next(sum(found.members) + sum(found.others) for found in mapped.values())
+    holding = [name for name, found in mapped.items() if found.holds]
     verdict = f"There a rule holds for: {', '.join(holding)}." if holding else "No rule holds there either."
-    return (
+    parts = [
         f"[The map](map.md) compared {count} spikes of other trainings, each once, over a hundred steps, "
         "with v ≥ g² or clipping, and without a floor of chance; validation at equal training loss decides "
         f"first. Rules chosen on every other of its cells and scored on the others: {verdict} Its table of "
-        f"what tells, over all cells, had been seen before.\n\n{_rules(judged)}"
-    )
+        "what tells, over all cells, had been seen before.",
+        _rules(mapped),
+    ]
+    for name, found in mapped.items():
+        if found.holds and found.rule is not None:
+            rows = []
+            for says, numbers in sides_of(surveyed, found.rule).items():
+                title = f"{'where' if says else 'elsewhere than where'} {_named(found)}"
+                counts = [shown(numbers[key]) for key in ("compared", *OUTCOMES)]
+                rows.append([title, *counts, shown(numbers["validation"]), shown(numbers["loss"])])
+            heads = [
+                "validation at equal training loss, prevented ÷ let pass",
+                "training loss, prevented ÷ let pass",
+            ]
+            parts.append(
+                f"What that rule (*{name}*) parts on the held-out half of the map:\n\n"
+                + table(["", "compared", *OUTCOMES, *heads], rows)
+            )
+    return "\n\n".join(parts)
 
 
 def _let_go(findings: Findings) -> str:

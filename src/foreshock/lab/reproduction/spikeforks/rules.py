@@ -15,6 +15,8 @@ from foreshock.lab.reproduction.spikeforks.effects import Fork
 Quantity = Callable[[Fork], float]
 Quantities = Mapping[str, Quantity]
 _LEAST_PULL = 1e-4
+PULL = "ln(ηw + 10⁻⁴)"
+"""The name that the map has for the speed at which decoupled weight decay shrinks the weights."""
 LEAST = 4
 """Fewer members of a class, or fewer others, in either half: no rule is chosen."""
 HOLDS = 0.65
@@ -29,7 +31,7 @@ def _known(name: str) -> Quantity:
 BEFOREHAND: Quantities = MappingProxyType(
     {
         "weight decay": lambda fork: float(fork["decay"]),
-        "ln(ηw + 10⁻⁴)": lambda fork: math.log(fork["rate"] * fork["decay"] + _LEAST_PULL),
+        PULL: lambda fork: math.log(fork["rate"] * fork["decay"] + _LEAST_PULL),
         "β₂": lambda fork: float(fork["beta2"]),
         "mini-batches": lambda fork: float(fork["batch"] == "mini"),
         "spikes before": lambda fork: float(fork["earlier"]),
@@ -79,8 +81,15 @@ class Threshold:
         value = self.quantity(fork)
         return value > self.at if self.above else value < self.at
 
+    @property
+    def pull(self) -> float:
+        """The threshold of η × weight decay, of a rule on its logarithm `PULL`."""
+        return math.exp(self.at) - _LEAST_PULL
+
     def __str__(self) -> str:
-        """Return the rule as a text."""
+        """Return the rule as a text; that of the pull of weight decay without its logarithm."""
+        if self.name == PULL:
+            return f"η × weight decay {'>' if self.above else '<'} {self.pull:.2g}"
         return f"{self.name} {'>' if self.above else '<'} {self.at:.3g}".replace("-", "−")
 
 
