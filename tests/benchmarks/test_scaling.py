@@ -20,7 +20,7 @@ from benchmarks.scaling.model import (
 from benchmarks.scaling.page import PAGE, RESULTS, render
 
 MEASURED = Measured(product=2.0, graph=3.0, shards=5.0, whole=4.0, products=4, short=40, short_bytes=600.0)
-MACHINE = Machine(memory=80e9, speed=1e12, host_link=1e9, network=1e8, latency=1e-3, fabric=1e10)
+MACHINE = Machine(memory=80e9, speed=1e12, host_link=1e9, network=1e8, latency=1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -436,8 +436,8 @@ def guarded(rank, folder):
         guards[1].measure = lambda model, loss, batch, every: measure(
             model, loss, foreshock.MicroBatches(quarters_of(batch)), every=every
         )
-        whole.run(steps=60, guard=guards[1])
-    run.run(steps=60, guard=guards[0])
+        whole.run(steps=120, guard=guards[1])
+    run.run(steps=120, guard=guards[0])
     require(guards[0].summary().acted > 0, f"the guard never acted: {guards[0].summary()}")
     joint, alone = ([(one.step, one.remedy) for one in guard.actions] for guard in guards)
     require(alone == joint, f"{joint} instead of {alone}")

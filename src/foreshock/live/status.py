@@ -165,7 +165,7 @@ def status_of(run: LiveRun, *, last: int | None = None) -> RunStatus:
 
 def _ranks(run: LiveRun) -> dict[str, Any]:
     logs = rank_logs(run.path, run.meta)
-    if logs is None:
+    if logs is None or len(logs.paths) < 2:
         return {"ranks": None, "ranks_behind": ()}
     return {"ranks": logs.size, "ranks_behind": tuple(sorted((*logs.missing, *logs.behind(_BEHIND))))}
 
