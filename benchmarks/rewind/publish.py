@@ -1,10 +1,10 @@
 """Turn the recoveries of the labelled set into the page of the documentation.
 
-Run from the root of the repository, after ``foreshock bench rewind --release``::
+Run from the root of the repository, after ``foreshock bench rewind``::
 
-    python -m benchmarks.rewind.publish runs/rewind/held-out.json
+    python -m benchmarks.rewind.publish runs/rewind/development.json runs/rewind/held-out.json
 
-The results are kept as JSON beside this file. Without a file the page is written again from them.
+The results are kept as JSON beside this file. Without files the page is written again from them.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ failed? The spikes are those of the
 [labelled set](causes.md): small trainings, each with one thing done to it that makes its loss spike. Each
 is trained under `Recorder(every=10, last=8)` and `Ladder(window=300)`, and
 goes on until as many steps count as its twin has: steps that were taken back are made up for. Compared is
-the loss on fixed batches, over the last ten steps. Each draw is trained from {starts}, all on one state of
-the code.
+the loss on fixed batches, over the last ten steps. Each draw is trained from {starts}.
 
 - **back**: at most {tolerance:.0%} above the twin, the same training to which nothing was done. Where
   batches differ it is trained twice, once past ten more batches, and the higher of the two counts: so
@@ -54,9 +53,10 @@ helps. What raises the loss by less than three tenths is not noticed.*
 """
 
 _TAIL = """
-Made by `foreshock bench rewind --count 4 --starts 1 --release` and
-`python -m benchmarks.rewind.publish runs/rewind/held-out.json`. The draws are fresh: nothing was chosen on
-them, and they were scored once. Gradient noise is left out.
+Made by `foreshock bench rewind --count 4 --starts 1`, with and without `--release`, and
+`python -m benchmarks.rewind.publish runs/rewind/development.json runs/rewind/held-out.json`. Draws with odd
+numbers are of the development half: nothing was changed after they were seen. Those from 60 on were never
+looked at before; they are as many as were trained by the time of this page. Gradient noise is left out.
 """
 
 
@@ -127,8 +127,9 @@ def _number(value: float | None) -> str:
 
 def main() -> None:
     """Write results and page."""
-    if sys.argv[1:]:
-        write_json(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), RESULTS)
+    found = [json.loads(Path(one).read_text(encoding="utf-8"))["results"] for one in sys.argv[1:]]
+    if found:
+        write_json({"results": [one for half in found for one in half]}, RESULTS)
     PAGE.write_text(page(json.loads(RESULTS.read_text(encoding="utf-8"))["results"]), encoding="utf-8")
 
 
