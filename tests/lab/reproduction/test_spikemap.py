@@ -267,7 +267,7 @@ def test_numbers_that_other_pages_quote(lines):
     assert numbers["full decay: removed"] == 0
     assert numbers["full decay: landscape speed"] == pytest.approx(0.2 * 0.9 / 40)
     assert (numbers["cells"], numbers["runs"]) == (40, 80)
-    assert fill("{{map | full plain: blamed | %}}, {{map | nothing}}", {}, numbers) == "100 %, –"
+    assert fill("{{map | full plain: blamed | %}}, {{map | nothing}}", {}, {MAP: numbers}) == "100 %, –"
 
 
 def test_a_rise_too_small_to_divide_has_no_share():

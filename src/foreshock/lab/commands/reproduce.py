@@ -34,8 +34,8 @@ def reproduce(
         str,
         typer.Argument(
             help="quadratic, fnn-1d, fnn-50d, cnn, transformer, llm, interventions, cause, criteria; all; "
-            "map, where v is to blame over networks and settings (half an hour); or page, which only "
-            "writes the pages from the results that are there."
+            "map, where v is to blame over networks and settings (half an hour); forks, which spikes do good "
+            "(three quarters of an hour); or page, which only writes the pages from results that are there."
         ),
     ],
     scale: Annotated[
@@ -46,7 +46,8 @@ def reproduce(
         ),
     ] = Scale.CPU,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Number of seeds; 3, and 2 of each cell of the map, by default.")
+        int | None,
+        typer.Option(min=1, help="Number of seeds; 3, and 2 of each cell of map and forks, by default."),
     ] = None,
     first_seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
     settings: Annotated[
@@ -60,6 +61,7 @@ def reproduce(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda or auto, for experiments that have such a setting.")
     ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that train side by side, for forks.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for runs, results and pages.")] = Path(
         "runs/reproduction"
     ),
@@ -82,6 +84,10 @@ def reproduce(
     try:
         if name == "map":
             _survey(console, scale, range(first_seed, first_seed + (seeds or 2)), kept, settings or [])
+        elif name == "forks":
+            if scale != Scale.CPU:
+                raise ValueError("forks have one scale: leave out --scale")
+            _fork(console, range(first_seed, first_seed + (seeds or 2)), kept, settings or [], jobs)
         else:
             chosen = range(first_seed, first_seed + (seeds or 3))
             orders = _orders(name, scale.value, chosen, _changes(settings or [], data, text, device), out)
@@ -119,6 +125,30 @@ def _survey(console: Console, scale: Scale, seeds: range, kept: Path, settings: 
     finished = f"Cells that were finished are kept in {path.resolve()}: the same command goes on from there"
     with saying_what_is_kept(lambda: finished):
         survey(path, seeds, on_cell=told)
+
+
+def _fork(console: Console, seeds: range, kept: Path, settings: list[str], jobs: int) -> None:
+    """Run the trainings whose spikes are forked that are missing, a line each."""
+    from foreshock.lab.reproduction.filling import FORKS as FOLDER
+    from foreshock.lab.reproduction.settings import with_settings
+    from foreshock.lab.reproduction.spikeforks.cells import Sizes
+    from foreshock.lab.reproduction.spikeforks.survey import FORKS, survey
+
+    def told(done: int, total: int, line: dict[str, Any]) -> None:
+        settings_of = f"{line['kind']}, {line['batch']} batch, β₂ {line['beta2']:g}, decay {line['decay']:g}"
+        compared = sum(len(fork["copies"]) > 1 for fork in line["forks"])
+        console.print(
+            f"  {done} of {total}: {settings_of}, rate {line['rate']:g}, seed {line['seed']}: "
+            f"{line['spikes']} spikes, {len(line['forks'])} forked, {compared} compared",
+            soft_wrap=True,
+        )
+
+    console.print("[bold]forks[/]: which spikes do good; interrupt and repeat it at will")
+    sizes = with_settings(Sizes(), settings)
+    path = kept / FOLDER / FORKS
+    finished = f"What was finished is kept in {path.resolve()}: the same command goes on from there"
+    with saying_what_is_kept(lambda: finished):
+        survey(path, seeds, sizes=sizes, jobs=jobs, on_line=told)
 
 
 def _carry_out(console: Console, order: Order, kept: Path, target: Path) -> None:

@@ -15,48 +15,49 @@ from foreshock.lab.reproduction.results import Result
 
 MAP = "map"
 """Name of the map, and folder of its lines."""
+FORKS = "forks"
+"""Name of the forks at spikes, and folder of their lines."""
 NAMED = {**EXPERIMENTS, **{f"medium {name}": experiment for name, experiment in MEDIUM.items()}}
 """What a field of a template may name: ``cnn`` is that at CPU scale, ``medium cnn`` the other."""
+
+Surveyed = Mapping[str, Mapping[str, float]]
+"""Numbers of what has lines instead of results: of ``map`` and of ``forks``."""
 
 _FIELD = re.compile(r"\{\{(.*?)\}\}")
 
 
-def write_principles(
-    results: Mapping[str, Result], path: Path, *, surveyed: Mapping[str, float] | None = None
-) -> Path:
+def write_principles(results: Mapping[str, Result], path: Path, *, surveyed: Surveyed | None = None) -> Path:
     """Write the page of principles.
 
     Args:
         results: Results by experiment.
         path: The Markdown file.
-        surveyed: Numbers of the map; None if it has not been run.
+        surveyed: Numbers of the map and of the forks, by name; None if neither has been run.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(filled_template("principles.md", results, surveyed), encoding="utf-8")
     return path
 
 
-def filled_template(
-    name: str, results: Mapping[str, Result], surveyed: Mapping[str, float] | None = None
-) -> str:
+def filled_template(name: str, results: Mapping[str, Result], surveyed: Surveyed | None = None) -> str:
     """Return a template of this package with its fields replaced.
 
     Args:
         name: Its file.
         results: Results by experiment, a name in `NAMED`.
-        surveyed: Numbers of the map.
+        surveyed: Numbers of the map and of the forks.
     """
     text = files("foreshock.lab.reproduction").joinpath(f"templates/{name}").read_text(encoding="utf-8")
     return fill(text, results, surveyed)
 
 
-def fill(template: str, results: Mapping[str, Result], surveyed: Mapping[str, float] | None = None) -> str:
+def fill(template: str, results: Mapping[str, Result], surveyed: Surveyed | None = None) -> str:
     """Return a template with its fields replaced; a dash stands for a quantity that was not measured.
 
     Args:
         template: The text.
         results: Results by experiment, a name in `NAMED`.
-        surveyed: Numbers of the map, for fields such as ``{{map | full: blamed | %}}``.
+        surveyed: Numbers of the map and of the forks, for fields such as ``{{map | full: blamed | %}}``.
 
     Raises:
         ValueError: If a field names no experiment, has an unknown form, or asks for a verdict on no claim.
@@ -68,14 +69,14 @@ def fill(template: str, results: Mapping[str, Result], surveyed: Mapping[str, fl
     return _FIELD.sub(lambda match: _filled(match[1], results, surveyed or {}), template)
 
 
-def _filled(field: str, results: Mapping[str, Result], surveyed: Mapping[str, float]) -> str:
+def _filled(field: str, results: Mapping[str, Result], surveyed: Surveyed) -> str:
     name, quantity, *form = (part.strip() for part in field.split("|"))
-    if name not in (*NAMED, MAP):
-        raise ValueError(f"{{{{{field}}}}} names no experiment; there are {', '.join((*NAMED, MAP))}")
+    if name not in (known := (*NAMED, MAP, FORKS)):
+        raise ValueError(f"{{{{{field}}}}} names no experiment; there are {', '.join(known)}")
     if form not in ([], ["%"], ["seeds"], ["verdict"]):
         raise ValueError(f"{{{{{field}}}}} has an unknown form; it may be %, seeds or verdict")
-    if name == MAP:
-        found = surveyed.get(quantity, math.nan)
+    if name in (MAP, FORKS):
+        found = surveyed.get(name, {}).get(quantity, math.nan)
         return percent(found) if form == ["%"] else shown(found)
     if name not in results:
         return UNKNOWN

@@ -8,10 +8,13 @@ from typing import Any
 
 from foreshock.lab.reproduction.experiment import Claim, Experiment, Verdict
 from foreshock.lab.reproduction.experiments import EXPERIMENTS
-from foreshock.lab.reproduction.filling import MAP, filled_template, write_principles
+from foreshock.lab.reproduction.filling import FORKS, MAP, filled_template, write_principles
 from foreshock.lab.reproduction.medium.experiments import MEDIUM
 from foreshock.lab.reproduction.page_parts import UNKNOWN, shown, table
 from foreshock.lab.reproduction.results import Result, load_results
+from foreshock.lab.reproduction.spikeforks import findings as forked
+from foreshock.lab.reproduction.spikeforks import survey as forking
+from foreshock.lab.reproduction.spikeforks.page import write_harm
 from foreshock.lab.reproduction.spikemap.findings import summarise
 from foreshock.lab.reproduction.spikemap.map_page import write_map
 from foreshock.lab.reproduction.spikemap.survey import CELLS, load_lines
@@ -250,22 +253,23 @@ def _words(name: str) -> str:
 
 
 def publish(kept: Path, scale: str, target: Path) -> list[Path]:
-    """Write the page of verdicts, that of the map if it has lines, and the page of principles.
+    """Write the page of verdicts, those of the map and of the forks if they have lines, and the principles.
 
     Args:
         kept: Folder of the results; those of the seeds that settings were chosen on are in its folder
-            ``exploration``, if there is one, and the lines of the map in ``map``.
+            ``exploration``, if there is one, the lines of the map in ``map`` and those of forks in ``forks``.
         scale: "cpu" or "paper"; with "medium" the page is that of the CPU scale. Results at the middle scale
             stand beside in any case.
         target: Folder of the pages; figures are expected in ``images/reproduction`` below it.
 
     Raises:
-        ValueError: If there are neither results of that scale nor lines of the map.
+        ValueError: If there are neither results of that scale nor lines of the map or of the forks.
     """
     scale = "cpu" if scale == "medium" else scale
     results = load_results(kept, scale)
     medium, lines = load_results(kept, "medium"), load_lines(kept / MAP / CELLS)
-    if not results and not lines and not medium:
+    forks = forking.load_lines(kept / FORKS / forking.FORKS)
+    if not results and not lines and not medium and not forks:
         raise ValueError(
             f"there are no results in {kept / scale}; run foreshock reproduce NAME or all first, or pass "
             "--results"
@@ -279,5 +283,8 @@ def publish(kept: Path, scale: str, target: Path) -> list[Path]:
         pages.append(write_page(results, explored, path, kept=named, pictures=pictures, medium=medium))
     if lines:
         pages.append(write_map(lines, target, kept=named, pictures=pictures))
+    if forks:
+        pages.append(write_harm(forks, target, kept=named, pictures=pictures, surveyed=lines))
     principles = target / "explanation" / "principles.md"
-    return [*pages, write_principles(results, principles, surveyed=summarise(lines))]
+    surveyed = {MAP: summarise(lines), FORKS: forked.summarise(forks, lines)}
+    return [*pages, write_principles(results, principles, surveyed=surveyed)]

@@ -112,7 +112,15 @@ class Cell:
         Args:
             steps: Updates; None for those of the kind.
         """
-        kind = KINDS[self.kind]
+        return self.training(KINDS[self.kind], steps=steps)
+
+    def training(self, kind: Kind, *, steps: int | None = None) -> TrainingConfig:
+        """Return what is trained, of a kind that need not be one of the map.
+
+        Args:
+            kind: The kind of network.
+            steps: Updates; None for those of the kind.
+        """
         optimizer = OptimizerConfig(
             "adamw", self.rate, betas=(0.9, self.beta2), weight_decay=self.decay, schedule="constant"
         )

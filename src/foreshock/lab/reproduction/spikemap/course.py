@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from foreshock.lab.reproduction.forks import Fork, clip, hold_up_v
 from foreshock.lab.reproduction.plan import Moment
 from foreshock.lab.spikebench.spikes import judged_column
 from foreshock.lab.spikebench.trace import Column
-from foreshock.lab.tasks import Step, Training, TrainingConfig
+from foreshock.lab.tasks import OptimizerConfig, Step, Training, TrainingConfig, build_optimizer
 
 KEEP_EVERY = 5
 """Steps between two states that are kept."""
@@ -51,6 +52,7 @@ class Course:
     Args:
         config: What is trained; small enough that hundred states fit into memory.
         seed: Seed of the weights and of the batches.
+        build: Builds the optimizer from model and settings.
 
     Attributes:
         training: The training, at whatever step was looked at last.
@@ -59,8 +61,14 @@ class Course:
         states: What was kept, by step.
     """
 
-    def __init__(self, config: TrainingConfig, seed: int) -> None:
-        self.training = Training(config, seed)
+    def __init__(
+        self,
+        config: TrainingConfig,
+        seed: int,
+        *,
+        build: Callable[[nn.Module, OptimizerConfig], Optimizer] = build_optimizer,
+    ) -> None:
+        self.training = Training(config, seed, build=build)
         self.whole = next(Training(_full(config), seed).batches)
         self.batches: list[Any] = []
         self.states: dict[int, State] = {}
@@ -86,6 +94,15 @@ class Course:
             self.states[step.index] = State(
                 step.index, model, copy.deepcopy(self.training.optimizer.state_dict())
             )
+
+    def draw_batches(self, count: int) -> None:
+        """Draw batches beyond the end of the training, as it would have gone on, until there are so many.
+
+        Args:
+            count: How many batches to have in all.
+        """
+        while len(self.batches) < count:
+            self.batches.append(next(self.training.batches))
 
     def last_state(self, step: int) -> State:
         """Return the last state kept at or before a step.

@@ -52,14 +52,15 @@ class Reading:
     noise: float
 
 
-def read_before(course: Course, onset: int) -> list[Reading]:
+def read_before(course: Course, onset: int, places: Sequence[int] = PLACES) -> list[Reading]:
     """Measure in the hundred steps before an onset, at states that were kept.
 
     Args:
         course: The training.
         onset: First step of the spike.
+        places: How many steps before the onset, decreasing.
     """
-    wanted = dict.fromkeys(course.last_state(max(onset - back, _EARLIEST)).step for back in PLACES)
+    wanted = dict.fromkeys(course.last_state(max(onset - back, _EARLIEST)).step for back in places)
     readings, start = [], None
     for step in wanted:
         moment = course.moment(course.states[step])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 
 from foreshock.demo.threads import one_thread
+from foreshock.lab.reproduction.lines import Line, numbers_back, read_lines, run_missing
 from foreshock.lab.reproduction.spikemap.cells import Cell, all_cells, fingerprint
 from foreshock.lab.reproduction.spikemap.course import Begin, Course, State, displaced, freeze_v
 from foreshock.lab.reproduction.spikemap.outcomes import can_compare, compare
@@ -35,8 +35,6 @@ FACTOR = 3.0
 """A spike is a loss above this multiple of the median of the hundred steps before."""
 _WATCHED = 50  # steps before and after the onset in which a branch's spike counts as the same one
 
-Line = dict[str, Any]
-
 
 def survey(path: Path, seeds: Iterable[int], *, on_cell: Callable[[int, int, Line], None]) -> list[Line]:
     """Run what is missing and return all lines of these seeds.
@@ -48,17 +46,9 @@ def survey(path: Path, seeds: Iterable[int], *, on_cell: Callable[[int, int, Lin
         on_cell: Called with cells done, cells in all, and the new line.
     """
     wanted = [(cell, seed) for cell in all_cells() for seed in seeds]
-    kept = {line["fingerprint"]: line for line in load_lines(path)}
-    lines = []
-    for done, (cell, seed) in enumerate(wanted, start=1):
-        key = fingerprint(cell.config(), seed)
-        known = kept.get(key)
-        if known is None:
-            known = measure_cell(cell, seed)
-            _append(path, known)
-            on_cell(done, len(wanted), known)
-        lines.append(known)
-    return lines
+    keys = [fingerprint(cell.config(), seed) for cell, seed in wanted]
+    calls = {key: partial(measure_cell, *one) for key, one in zip(keys, wanted, strict=True)}
+    return run_missing(path, load_lines(path), calls, on_line=on_cell)
 
 
 def load_lines(path: Path) -> list[Line]:
@@ -70,46 +60,11 @@ def load_lines(path: Path) -> list[Line]:
     Raises:
         ValueError: If another line than the last is not readable.
     """
-    if not path.exists():
-        return []
-    rows = path.read_text(encoding="utf-8").splitlines()
-    lines = []
-    for number, row in enumerate(rows):
-        try:
-            line = json.loads(row)
-            lines.append({**line, "judged": [_with_numbers(one) for one in line["judged"]]})
-        except (ValueError, KeyError, TypeError) as error:
-            if number + 1 < len(rows):
-                raise ValueError(
-                    f"line {number + 1} of {path} is no cell of the map ({error}); remove that line, and its "
-                    "cell is run again"
-                ) from error
-    return lines
+    return read_lines(path, _with_numbers, what="no cell of the map")
 
 
-def _with_numbers(one: dict[str, Any]) -> dict[str, Any]:
-    return {key: math.nan if value is None else value for key, value in one.items()}
-
-
-def _append(path: Path, line: Line) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    before = path.read_bytes() if path.exists() else b""
-    if before and not before.endswith(b"\n"):
-        # A line that was cut off: what follows must not be glued to it.
-        path.write_bytes(before[: before.rfind(b"\n") + 1])
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(_plain(line), ensure_ascii=False, allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _plain(value: Any) -> Any:
-    """Return a value for JSON: four digits, None for NaN, ±1e300 for what is infinite."""
-    if isinstance(value, float):
-        return None if math.isnan(value) else float(f"{max(min(value, 1e300), -1e300):.4g}")
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+def _with_numbers(line: Line) -> Line:
+    return {**line, "judged": [numbers_back(one) for one in line["judged"]]}
 
 
 def measure_cell(cell: Cell, seed: int, *, steps: int | None = None) -> Line:

@@ -1,0 +1,327 @@
+"""Findings → the page on which spikes do good, a template whose fields are numbers, sentences and tables."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from foreshock.lab.reproduction.page_parts import UNKNOWN, percent, shown, table
+from foreshock.lab.reproduction.spikeforks.cells import KINDS, all_cells
+from foreshock.lab.reproduction.spikeforks.effects import OUTCOMES
+from foreshock.lab.reproduction.spikeforks.findings import (
+    BAD,
+    Findings,
+    Judgement,
+    map_rules,
+    price,
+    sides_of,
+    signs,
+    worst,
+)
+from foreshock.lab.reproduction.spikeforks.picture import CAPTION, PICTURE, draw_effects
+from foreshock.lab.reproduction.spikeforks.rules import (
+    AFTERWARDS,
+    BEFOREHAND,
+    Judged,
+    Threshold,
+    cell_name,
+)
+from foreshock.lab.reproduction.spikemap.findings import discrimination
+
+PAGE = Path("explanation") / "harm.md"
+_FIELD = re.compile(r"\{\{(.*?)\}\}")
+_FEWEST = 3  # spikes of a kind of task below which the first paragraph does not name it
+
+
+def write_harm(
+    lines: Sequence[Mapping[str, Any]],
+    target: Path,
+    *,
+    kept: str,
+    pictures: Path,
+    surveyed: Sequence[Mapping[str, Any]] = (),
+) -> Path:
+    """Write the page and draw its figure.
+
+    Args:
+        lines: Lines of the experiment, at least one.
+        target: Folder of the pages.
+        kept: Where the lines are, as the page names it.
+        pictures: Folder of the figures, below that of the pages.
+        surveyed: Lines of the map, whose spikes rules are tried on as well.
+    """
+    path = target / PAGE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    findings = Findings(lines)
+    draw_effects(findings, pictures / PICTURE)
+    up = (Path("..") / pictures.relative_to(target)).as_posix()
+    mapped = map_rules(surveyed) if surveyed else {}
+    fixed = mapped["malignant or catastrophic"].rule if mapped else None
+    rules = findings.rules(fixed)
+    fields = {
+        **_facts(findings),
+        "results": kept,
+        "answer": _answer(findings),
+        "rule": _rule_sentence(rules, mapped),
+        "figure": f"![{CAPTION}]({up}/{PICTURE})\n\n*{CAPTION}.*",
+        "outcomes": _outcomes(findings),
+        **_against_rate(findings),
+        "telling": _telling(findings),
+        "rules": _rules(rules),
+        "price": _prices(findings, rules),
+        "let go": _let_go(findings),
+        "map": _map(surveyed, mapped),
+    }
+    template = files("foreshock.lab.reproduction").joinpath("templates/harm.md").read_text(encoding="utf-8")
+    path.write_text(_FIELD.sub(lambda match: fields[match[1]], template), encoding="utf-8")
+    return path
+
+
+def _facts(findings: Findings) -> dict[str, str]:
+    lines, every = findings.lines, len(all_cells())
+    there = len({cell_name(line) for line in lines})
+    missing = (
+        f"{every - there} cells have not been run: the order is mixed, so that what is there covers all "
+        "kinds thinly, and the command goes on where it stopped."
+    )
+    named = "; ".join(
+        f"{kind.network.title} (η = {' or '.join(f'{rate:g}' for rate in kind.network.rates)}, decoupled "
+        f"weight decay {' or '.join(f'{decay:g}' for decay in kind.decays)})"
+        for kind in KINDS.values()
+    )
+    sizes = lines[-1]["sizes"]
+    after = sorted({kind.after if sizes["after"] is None else sizes["after"] for kind in KINDS.values()})
+    return {
+        "trainings": str(len(lines)),
+        "cells": str(there),
+        "all cells": str(every),
+        "seeds": " and ".join(str(seed) for seed in sorted({line["seed"] for line in lines})),
+        "minutes": f"{sum(line['seconds'] for line in lines) / 60:.0f}",
+        "missing": missing if there < every else "",
+        "after": " to ".join(dict.fromkeys((str(after[0]), str(after[-1])))),
+        "kinds": f"{named[0].upper()}{named[1:]}.",
+        "copies": str(sizes["copies"]),
+    }
+
+
+def _counted(judged: Sequence[Judgement]) -> str:
+    counts = Counter(one.outcome for one in judged)
+    return ", ".join(f"{counts[name]} {name}" for name in OUTCOMES)
+
+
+def _answer(findings: Findings) -> str:
+    """Return the answer in one paragraph: what became of the spikes, and where preventing pays."""
+    judged, groups = findings.judged, findings.groups(findings.judged)
+    titles = [kind.network.title for kind in KINDS.values()]
+    sides: dict[str, list[str]] = {"pays": [], "costs": [], "open": []}
+    for title in titles:
+        members = groups[title]
+        bad, good = (
+            sum(one.outcome in BAD for one in members),
+            sum(one.outcome == "benign" for one in members),
+        )
+        if len(members) >= _FEWEST:
+            side = "pays" if bad > good else "costs" if good > bad else "open"
+            sides[side].append(f"{title} ({bad} : {good} of {len(members)})")
+    words = {
+        "pays": "More were malignant or catastrophic than benign, so that preventing pays, on {}.",
+        "costs": "More were benign, so that preventing costs, on {}.",
+        "open": "Neither on {}.",
+    }
+    where = " ".join(words[side].format("; ".join(found)) for side, found in sides.items() if found)
+    return (
+        f"**Of {len(judged)} spikes, each let pass and prevented from the same state, {_counted(judged)}.** "
+        f"{where} Preventing them all brings the early-stopped validation loss to "
+        f"{shown(price(judged, 'best', _always))} times, and the training loss to "
+        f"{shown(price(judged, 'loss', _always))} times what they are with the spike (geometric means)."
+    )
+
+
+def _always(one: Judgement) -> bool:
+    del one
+    return True
+
+
+def _rule_sentence(rules: Mapping[str, Judged], mapped: Mapping[str, Judged]) -> str:
+    holding = {name: found for name, found in rules.items() if found.holds}
+    holding |= {f"{name}, on the map": found for name, found in mapped.items() if found.holds}
+    if not holding:
+        tried = [
+            f"{_named(found)}, the best rule with one threshold for *{name}* on one half of the cells, is "
+            f"right for {percent(found.held)} of the other"
+            for name, found in rules.items()
+            if isinstance(found.rule, Threshold)
+        ]
+        ending = f": {'; '.join(tried)} (balanced; 50 % is chance)" if tried else ""
+        return f"**Nothing that was tried tells beforehand which is which**{ending}."
+    told = "; ".join(
+        f"*{name}*: {_named(found)}, right for {_accuracy(found)} of the held-out half (balanced; 50 % is "
+        "chance)"
+        for name, found in holding.items()
+    )
+    return f"**What tells beforehand**, on cells that it was not chosen on: {told}."
+
+
+def _named(found: Judged) -> str:
+    return str(found.rule) if isinstance(found.rule, Threshold) else "late generalisation, as defined below"
+
+
+def _accuracy(found: Judged) -> str:
+    low, high = found.interval
+    return UNKNOWN if math.isnan(found.held) else f"{percent(found.held)} [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def _outcomes(findings: Findings) -> str:
+    rows = []
+    for title, members in findings.groups(findings.judged).items():
+        counts = Counter(one.outcome for one in members)
+        arrows = [
+            f"{lower}↓ {higher}↑"
+            for lower, higher in (signs(members, name) for name in ("best", "equal", "loss", "sharpness"))
+        ]
+        prices = [
+            *(shown(price(members, "best", _always)), shown(worst(members, "best"))),
+            *(shown(price(members, "loss", _always)), shown(worst(members, "loss"))),
+        ]
+        rows.append([title, str(len(members)), *(str(counts[name]) for name in OUTCOMES), *prices, *arrows])
+    heads = [
+        "early-stopped validation, prevented ÷ let pass",
+        "worst",
+        "training loss, prevented ÷ let pass",
+        "worst",
+        "early-stopped validation",
+        "validation at equal training loss",
+        "training loss",
+        "λ_max(H)",
+    ]
+    return table(["", "compared", *OUTCOMES, *heads], rows)
+
+
+def _against_rate(findings: Findings) -> dict[str, str]:
+    own = {id(one.fork): one for one in findings.judge_against("guard")}
+    other = findings.judge_against("rate")
+    both = [(own[id(one.fork)], one) for one in other if id(one.fork) in own]
+    alike = sum(first.outcome == second.outcome for first, second in both)
+    against = sum({first.outcome, second.outcome} >= {"benign", "malignant"} for first, second in both)
+    sentence = (
+        f"Of the {len(both)} that both prevent, {alike} get the same word, and {against} are benign against "
+        "one and malignant against the other."
+    )
+    return {
+        "rate compared": str(len(other)),
+        "rate outcomes": _counted(other),
+        "agreement": sentence if both else "",
+    }
+
+
+def _telling(findings: Findings) -> str:
+    """Return how well each quantity alone tells a class of spikes, half by half."""
+    rows = []
+    for name, quantity in {**BEFOREHAND, **AFTERWARDS}.items():
+        cells = []
+        for outcomes in (("benign",), BAD):
+            areas = []
+            for side in (False, True):
+                known = [
+                    (value, one.outcome in outcomes)
+                    for one in findings.judged
+                    if one.held == side and not math.isnan(value := quantity(one.fork))
+                ]
+                areas.append(shown(discrimination([pair[0] for pair in known], [pair[1] for pair in known])))
+            cells.append(" / ".join(areas))
+        late = " (once it has come)" if name in AFTERWARDS else ""
+        rows.append([f"{name}{late}", *cells])
+    return (
+        "The chance that a quantity is larger before a spike of the class than before another, on the half "
+        "of the cells that rules are chosen on / the held-out half; 0.5 says nothing.\n\n"
+        + table(["known before the spike", "benign", "malignant or catastrophic"], rows)
+    )
+
+
+def _rules(rules: Mapping[str, Judged]) -> str:
+    rows = []
+    for name, found in rules.items():
+        text = "too few of either to choose one" if found.rule is None else _named(found)
+        counts = [f"{found.members[half]} : {found.others[half]}" for half in (0, 1)]
+        verdict = "holds" if found.holds else "does not hold"
+        cells = [counts[0], percent(found.own), counts[1], _accuracy(found)]
+        rows.append([name, text, *cells, UNKNOWN if found.rule is None else verdict])
+    heads = ["class : others, chosen on", "right there", "class : others, held out", "right there", ""]
+    return table(["class", "yes where", *heads], rows, texts=2)
+
+
+def _prices(findings: Findings, rules: Mapping[str, Judged]) -> str:
+    held = [one for one in findings.judged if one.held]
+    if not held:
+        return ""
+    rows = [["every spike", *_priced(held, _always)]]
+    for name, found in rules.items():
+        rule, spares = found.rule, name.startswith("benign")
+        if rule is None:
+            continue
+
+        def prevented(one: Judgement, rule: Any = rule, spares: bool = spares) -> bool:  # noqa: FBT001
+            return bool(rule(one.fork)) != spares
+
+        title = f"all but where {_named(found)}" if spares else f"where {_named(found)}"
+        rows.append([title, *_priced(held, prevented)])
+    heads = ["prevented", "early-stopped validation", "training loss"]
+    return (
+        "What it costs or brings on the held-out half, ÷ what letting every spike pass comes to (geometric "
+        "means):\n\n" + table(["prevented are", *heads], rows)
+    )
+
+
+def _priced(held: Sequence[Judgement], prevented: Any) -> list[str]:
+    count = sum(map(prevented, held))
+    return [f"{count} of {len(held)}", *(shown(price(held, name, prevented)) for name in ("best", "loss"))]
+
+
+def _map(surveyed: Sequence[Mapping[str, Any]], mapped: Mapping[str, Judged]) -> str:
+    """Return the same question put to the spikes of the map."""
+    if not mapped:
+        return "The map has not been run."
+    count = next(sum(found.members) + sum(found.others) for found in mapped.values())
+    holding = [name for name, found in mapped.items() if found.holds]
+    verdict = f"There a rule holds for: {', '.join(holding)}." if holding else "No rule holds there either."
+    parts = [
+        f"[The map](map.md) compared {count} spikes of other trainings, each once, over a hundred steps, "
+        "with v ≥ g² or clipping, and without a floor of chance; validation at equal training loss decides "
+        f"first. Rules chosen on every other of its cells and scored on the others: {verdict} Its table of "
+        "what tells, over all cells, had been seen before.",
+        _rules(mapped),
+    ]
+    for name, found in mapped.items():
+        if found.holds and found.rule is not None:
+            rows = []
+            for says, numbers in sides_of(surveyed, found.rule).items():
+                title = f"{'where' if says else 'elsewhere than where'} {_named(found)}"
+                counts = [shown(numbers[key]) for key in ("compared", *OUTCOMES)]
+                rows.append([title, *counts, shown(numbers["validation"]), shown(numbers["loss"])])
+            heads = [
+                "validation at equal training loss, prevented ÷ let pass",
+                "training loss, prevented ÷ let pass",
+            ]
+            parts.append(
+                f"What that rule (*{name}*) parts on the held-out half of the map:\n\n"
+                + table(["", "compared", *OUTCOMES, *heads], rows)
+            )
+    return "\n\n".join(parts)
+
+
+def _let_go(findings: Findings) -> str:
+    forks = findings.forks
+    chance = [fork for fork in forks if "pass" not in fork["copies"]]
+    rest = [fork for fork in forks if "pass" in fork["copies"]]
+    never = [fork for fork in rest if not set(fork["copies"]) - {"pass"}]
+    guarded, halved = (sum(way in fork["copies"] for fork in rest) for way in ("guard", "rate"))
+    return (
+        f"{len(forks)} spikes were forked. {len(chance)} did not come in every copy that let them pass: they "
+        f"are a matter of chance. Of the other {len(rest)} the guard prevents {guarded} in every copy, half "
+        f"the rate {halved}; {len(never)} are prevented by neither and could not be compared."
+    )
