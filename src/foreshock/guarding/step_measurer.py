@@ -42,6 +42,8 @@ _NEED_STATE: frozenset[Measure] = frozenset({"secant", "preconditioned gradient"
 # makes it grow by a factor of 1.004 in eight steps at β₂ = 0.999; what makes it grow faster shows in ‖g‖².
 _STRIDE, _FAR = 8, 1 / 3
 
+_UNKNOWN = Alternation()  # of most steps
+
 
 class GradientNormCache:
     """What the last full reading leaves for the steps after it, so that ‖g‖² needs no state of the optimizer.
@@ -229,8 +231,9 @@ class StepMeasurer:
             growing: Whether ‖g‖² grew so much in this step that it may become a growth.
         """
         if not growing:
-            self._samples.forget()
-            return Alternation()
+            if not self._samples.empty:
+                self._samples.forget()
+            return _UNKNOWN
         if self._slots is None:  # then they are whole, and sums go over no processes
             return self._samples.follow(*self._cache.gradients(), columns)
         slots = self.slots
