@@ -262,8 +262,8 @@ def work(rank: int, world: int, folder: str) -> None:
         row["memory"] = {examples: memory(way, examples) for examples in _BATCHES}
         found[way] = row
         torch.distributed.barrier()
-    if rank == 0:
-        (Path(folder) / f"{world}.json").write_text(json.dumps(found))
+        if rank == 0:
+            (Path(folder) / f"{world}.json").write_text(json.dumps(found))
     torch.distributed.destroy_process_group()
 
 

@@ -50,7 +50,6 @@ class Machine:
         host_link: Bytes a second between accelerator and host.
         network: Bytes a second that gloo sends from one process, over TCP.
         latency: Seconds of a short sum for each doubling of the number of processes.
-        fabric: Bytes a second between accelerators, for the collectives of training.
     """
 
     memory: float = 80e9
@@ -58,7 +57,6 @@ class Machine:
     host_link: float = 25e9
     network: float = 2e9
     latency: float = 60e-6
-    fabric: float = 50e9
 
 
 @dataclass(frozen=True)
@@ -206,17 +204,19 @@ def measured_from(results: dict[str, Any]) -> Measured:
     n = _NUMBER * alone["parameters"]
     probe_fixed, probe_slope = _split(alone["memory"], "probe")
     _, step_slope = _split(alone["memory"], "step")
-    held = 2 * alone["counted"]["products"]
-    shared = {ranks: _split(results[ranks]["fsdp2"]["memory"], "probe")[0] / n for ranks in ("2", "4")}
-    held_by = {ranks: 2 * results[ranks]["fsdp2"]["counted"]["products"] for ranks in ("2", "4")}
-    shards = probe_fixed / n - held
-    whole = sum(shared[ranks] - (held_by[ranks] + shards) / int(ranks) for ranks in shared) / len(shared)
-    counted = results["4"]["fsdp2"]["counted"]
+    shards = probe_fixed / n - 2 * alone["counted"]["products"]
+    several = {int(world): ways["fsdp2"] for world, ways in results.items() if world != "1"}
+    # What is left of a probe of shared parameters is whole in each process, however many there are.
+    whole = [
+        _split(row["memory"], "probe")[0] / n - (2 * row["counted"]["products"] + shards) / world
+        for world, row in several.items()
+    ]
+    counted = several[max(several)]["counted"]
     return Measured(
         product=product,
         graph=probe_slope / step_slope,
         shards=shards,
-        whole=whole,
+        whole=sum(whole) / len(whole),
         products=alone["timed"]["products"],
         short=counted["short"] / counted["products"] * alone["timed"]["products"],
         short_bytes=counted["short_bytes"] / counted["short"],

@@ -436,8 +436,8 @@ def guarded(rank, folder):
         guards[1].measure = lambda model, loss, batch, every: measure(
             model, loss, foreshock.MicroBatches(quarters_of(batch)), every=every
         )
-        whole.run(steps=60, guard=guards[1])
-    run.run(steps=60, guard=guards[0])
+        whole.run(steps=120, guard=guards[1])
+    run.run(steps=120, guard=guards[0])
     require(guards[0].summary().acted > 0, f"the guard never acted: {guards[0].summary()}")
     joint, alone = ([(one.step, one.remedy) for one in guard.actions] for guard in guards)
     require(alone == joint, f"{joint} instead of {alone}")
@@ -613,18 +613,14 @@ def killed(rank, folder, *, measured=False):
 
     run = Training(fully(), parts=mine(rank))
     guard = foreshock.guard(run.optimizer, MeanSquare()) if measured else None
-    watching = (
-        None if measured else foreshock.Monitor(run.model, run.optimizer, killing, run=folder, probe_every=2)
-    )
+    options = {"run": folder, "probe_every": 2}
+    monitor = None if measured else foreshock.Monitor(run.model, run.optimizer, killing, **options)
     began = time.monotonic()
     try:
-        run.run(monitor=watching, guard=guard, loss=killing)
+        run.run(monitor=monitor, guard=guard, loss=killing)
     except RuntimeError:  # of a collective of FSDP2
-        known = (
-            len(calls) > 2
-            if measured
-            else "probe failed" in str(read_run(folder, rank=rank).records["event"])
-        )
+        log = {"event": []} if measured else read_run(folder, rank=rank).records
+        known = len(calls) > 2 if measured else "probe failed" in [one["name"] for one in log["event"]]
         if time.monotonic() - began < TIMEOUT and known:
             os._exit(7)
     raise RuntimeError("the other process did not end as it would without a monitor")

@@ -27,7 +27,7 @@ def write(folder, rank, *, ranks=4, meta=(), losses=None, steps=range(STEPS), ch
     losses = losses_of(rank) if losses is None else losses
     rows = [("event", {"step": 0, "name": "joint batch", "message": "together"})]
     for step in steps:
-        rows.append(("rank", {"step": step, "loss": losses[step], "mean_loss": 2.0}))
+        rows.append(("rank", {"step": step, "steps": [step], "losses": [losses[step]]}))
         row = {"step": step, "loss": losses[step], "gradient_norm": 1 / (step + 1), "learning_rate": 0.1}
         rows.append(("step", {**row, "second_moment": 0.5}))
         if step % 25 == 0:
@@ -134,7 +134,7 @@ def alter(kind, name, value, *, from_step=50, apart_from=STEPS):
         ("weights", "checksum", "abc", "weights"),
         ("forecast", "probability", 0.02, "forecast"),
         ("forecast", "state", "armed", "forecast"),
-        ("rank", "loss", float("nan"), "loss not finite"),
+        ("rank", "losses", [float("nan")], "loss not finite"),
     ],
 )
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -206,6 +206,18 @@ def test_a_rank_without_a_log_is_named(tmp_path):
     assert read_run(tmp_path).path.name == "rank1.jsonl"
     with pytest.raises(FileNotFoundError, match="rank0"):
         read_run(tmp_path, rank=0)
+
+
+def test_where_one_rank_alone_is_watched_the_others_are_not_missing(tmp_path):
+    write(tmp_path, 0, change=lambda kind, row: None if kind in ("event", "rank") else (kind, row))
+    assert compare_ranks(read_run(tmp_path)) is None
+
+
+def test_records_of_ranks_that_make_no_sense_are_left_out(tmp_path):
+    odd = [("rank", {"step": 3, "steps": steps, "losses": [1]}) for steps in ("all", [None, 3], [-1], [[3]])]
+    for rank in range(2):
+        write(tmp_path, rank, ranks=2, more=odd)
+    assert compare_ranks(read_run(tmp_path)).departures == ()
 
 
 def test_ranks_of_an_earlier_session_with_more_processes_are_none_of_it(tmp_path):

@@ -217,6 +217,8 @@ class ProbeRunner:
         if not meeting.same and not self._difference_noted:
             self._difference_noted = True
             self._journal.event(now.step, "replicas differ", _DIFFERENT)
+        own = {one.step: one.loss for one in seen if one.step in meeting.losses}
+        self._journal.add("rank", {"step": now.step, "steps": list(own), "losses": list(own.values())})
         what: Any = meeting.what
         return what, [self._of_all(one, meeting) for one in seen]
 
@@ -232,8 +234,6 @@ class ProbeRunner:
     def _of_all(self, seen: StepObservation, meeting: Meeting) -> StepObservation:
         """Return a step with what it is over all processes."""
         mean = meeting.losses.get(seen.step)
-        if mean is not None:
-            self._journal.add("rank", {"step": seen.step, "loss": seen.loss, "mean_loss": mean})
         sums = meeting.sums.get(seen.step)
         if sums and self._is_spread:
             beta2 = self._subject.beta2

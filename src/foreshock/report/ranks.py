@@ -16,6 +16,8 @@ import numpy as np
 
 from foreshock.report.rank_losses import odd_losses
 from foreshock.representation import short_line
+from foreshock.runlog.decoding import is_count
+from foreshock.runlog.numbers import as_number
 from foreshock.runlog.ranks import RankLogs, rank_logs, rank_of, read_ranks
 from foreshock.runlog.values import numbers
 from foreshock.words import count, number
@@ -124,7 +126,8 @@ def compare_ranks(run: Run) -> Ranks | None:
         run: The run, as read from the log of one rank, whose folder has the others.
     """
     logs = rank_logs(run.path, run.meta)
-    if logs is None:
+    # Where one rank alone is watched, the others are not missing.
+    if logs is None or (len(logs.paths) == 1 and not _has_event(run, _TOGETHER)):
         return None
     runs = read_ranks(run, logs)
     together = bool(runs) and all(_has_event(one, _TOGETHER) for one in runs.values())
@@ -268,12 +271,22 @@ def _same_data(runs: Mapping[int, Run], steps: NDArray[np.int64]) -> NDArray[np.
 def _own_losses(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the loss of this rank alone at each step; records of kind rank have it where others don't."""
     steps, losses = run.steps("step"), numbers(run, "step", "loss")
-    own = dict(zip(run.steps("rank").tolist(), numbers(run, "rank", "loss").tolist(), strict=True))
+    own = _met(run)
     if own:
-        losses = np.array(
-            [own.get(step, loss) for step, loss in zip(steps.tolist(), losses.tolist(), strict=True)]
-        )
+        pairs = zip(steps.tolist(), losses.tolist(), strict=True)
+        losses = np.array([own.get(step, loss) for step, loss in pairs])
     return steps, losses
+
+
+def _met(run: Run) -> dict[int, float]:
+    """Return the losses of this rank at the steps that all ranks have met about."""
+    found: dict[int, float] = {}
+    for row in run.records.get("rank", []):
+        steps, losses = row.get("steps"), row.get("losses")
+        if isinstance(steps, list) and isinstance(losses, list):
+            pairs = zip(steps, losses, strict=False)
+            found |= {step: as_number(loss) for step, loss in pairs if is_count(step)}
+    return found
 
 
 def _table(
@@ -302,11 +315,8 @@ def _equal_columns(runs: Mapping[int, Run]) -> Iterator[Departure]:
 
 def _summed(runs: Mapping[int, Run]) -> NDArray[np.int64]:
     """Return the steps whose numbers are sums over all ranks: where the parameters are shared."""
-    found = [run.steps("rank") for run in runs.values()]
-    common = found[0]
-    for one in found[1:]:
-        common = np.intersect1d(common, one)
-    return common
+    common = set.intersection(*(set(_met(run)) for run in runs.values()))
+    return np.array(sorted(common), dtype=np.int64)
 
 
 def _unequal_numbers(
@@ -360,7 +370,7 @@ def _together_until(runs: Mapping[int, Run]) -> int:
     """Return the last step up to which all ranks measured together and knew the same."""
     rows = [row for run in runs.values() for row in run.records.get("event", [])]
     alone = [int(row["step"]) - 1 for row in rows if row.get("name") == _ALONE]
-    met = [int(run.steps("rank")[-1]) if len(run.steps("rank")) else -1 for run in runs.values()]
+    met = [max((row["step"] for row in run.records.get("rank", [])), default=-1) for run in runs.values()]
     return min([*alone, *met])
 
 
