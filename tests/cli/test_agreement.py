@@ -216,3 +216,10 @@ def test_a_narrow_terminal_gets_no_line_of_a_table_that_is_wider(tmp_path):
     listed = run("runs", tmp_path, columns=40)
     assert {"Step", "Spikes"} <= set(listed.splitlines()[1].split())
     assert max(map(len, listed.splitlines())) <= 40
+
+
+def test_a_probability_that_is_none_is_not_known(tmp_path):
+    rows = [*calm(0, 300), forecast(290, probability=7.0)]
+    folder = write(tmp_path / "run", rows)
+    assert json.loads(run("status", folder, "--json"))["result"]["probability"] is None
+    assert "spike ahead        not known" in run("status", folder)

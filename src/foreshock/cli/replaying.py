@@ -19,6 +19,7 @@ from foreshock.recorder.files import step_of
 from foreshock.replay import Loop, ReplayOutcome, parse_change, replay
 from foreshock.replay.advice import choose_start
 from foreshock.replay.examining import attempted
+from foreshock.replay.window import replay_whole
 from foreshock.runlog import Run
 from foreshock.workers import worker_processes
 
@@ -38,6 +39,7 @@ class Replay:
         perturbed: Seed of a change of the weights in their sixth digit; None for none.
         measure: Whether to measure the stability ratio after the last step.
         rate_factor: What a ladder of recovery had the learning rate multiplied by.
+        whole: Whether to begin at the first step of the run instead.
         optional: Whether an outcome says why the replay can't be made, instead of an error.
     """
 
@@ -51,6 +53,7 @@ class Replay:
     perturbed: int | None = None
     measure: bool = True
     rate_factor: float = 1.0
+    whole: bool = False
     optional: bool = False
 
 
@@ -122,8 +125,13 @@ def run_replay(task: Replay) -> ReplayOutcome:
     if task.threads:
         torch.set_num_threads(task.threads)
     loop = make_loop(task.model)
-    snapshot = load_snapshot(task.snapshot)
     change = parse_change(task.change) if task.change else None
+    if task.whole:
+        with redirect_stdout(sys.stderr):
+            return replay_whole(
+                loop, open_batches(task.data), steps=task.steps, change=change, perturbed=task.perturbed
+            )
+    snapshot = load_snapshot(task.snapshot)
     with redirect_stdout(sys.stderr):
         return replay(
             snapshot,

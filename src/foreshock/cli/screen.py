@@ -33,7 +33,7 @@ STATE_STYLES = {
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDE = 52  # columns from which on a label and its words share a line
 _RANKS_NAMED = 8
-_LONGEST_NAME, _SHORTEST_NAME = 48, 8
+_LONGEST_NAME, _SHORT_NAME, _SHORTEST_NAME = 48, 20, 8
 _HEIGHT = "Spikes, how high"
 # What a narrow terminal goes without, the first first.
 _SPARE = (
@@ -80,7 +80,9 @@ def runs_table(statuses: Sequence[RunStatus], console: Console) -> Table:
         statuses: How the runs are doing.
         console: Where it is printed to.
     """
-    rows = [_cells(status) for status in statuses]
+    # A long path must not cost a narrow terminal the columns that say something.
+    longest = min(_LONGEST_NAME, max(console.width // 3, _SHORT_NAME))
+    rows = [_cells(status, longest) for status in statuses]
     headers = list(rows[0]) if rows else []
     for spare in _SPARE:
         table = _table(headers, rows)
@@ -258,11 +260,11 @@ def _grid(rows: Sequence[tuple[str, str]], console: Console) -> RenderableType:
     return grid
 
 
-def _cells(status: RunStatus) -> dict[str, Text]:
+def _cells(status: RunStatus, longest: int) -> dict[str, Text]:
     chance = "–" if math.isnan(status.probability) else percent(status.probability)
     name = status.place if status.name in status.place else f"{status.place} ({status.name})"
     shown = {
-        "Run": cut(name, _LONGEST_NAME),
+        "Run": cut(name, longest),
         "State": status.state,
         "Step": "–" if status.step is None else f"{status.step:,}",
         "Loss": _loss(status),

@@ -14,7 +14,7 @@ from foreshock.forecast import NOISY_EDGE
 from foreshock.live.headline import State
 from foreshock.report.severity import Worst, worst_of
 from foreshock.representation import printable, short_line
-from foreshock.runlog.numbers import as_number
+from foreshock.runlog.numbers import as_number, as_share
 from foreshock.runlog.ranks import rank_logs
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def _forecast(forecast: Mapping[str, Any], *, alarm_at: float) -> dict[str, Any]
         for name in ("steps_to_instability", "interval_low", "interval_high")
     )
     return {
-        "probability": as_number(forecast.get("probability")),
+        "probability": as_share(forecast.get("probability")),
         "horizon": _whole(as_number(forecast.get("horizon"))),
         "alarm_at": alarm_at,
         "level": level if level in ("alarm", "watch") else "",

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -534,6 +535,13 @@ def test_numbers_that_other_pages_quote(lines):
     assert numbers["all: benign"] == 16
     assert fill("{{forks | all: share benign | %}}, {{forks | x}}", {}, {FOLDER: numbers}) == "33 %, –"
     assert summarise([]) == {}
+
+
+def test_every_field_of_the_principles_that_names_the_forks_is_measured(lines):
+    template = files("foreshock.lab.reproduction").joinpath("templates/principles.md").read_text("utf-8")
+    asked = [name.strip() for name in re.findall(r"\{\{forks \|([^|}]*)", template)]
+    assert len(asked) >= 8
+    assert set(asked) - {"map: pull"} <= set(summarise(lines, surveyed()))
 
 
 def test_lines_of_other_sizes_are_left_out(lines):

@@ -24,7 +24,15 @@ from foreshock.lab.reproduction.spikeforks.effects import (
     prevention,
 )
 from foreshock.lab.reproduction.spikeforks.measures import MEASURES
-from foreshock.lab.reproduction.spikeforks.rules import Judged, Rule, cell_name, judge, late_generalisation
+from foreshock.lab.reproduction.spikeforks.rules import (
+    PULL,
+    Judged,
+    Rule,
+    Threshold,
+    cell_name,
+    judge,
+    late_generalisation,
+)
 from foreshock.lab.reproduction.spikemap.cells import Cell
 from foreshock.lab.reproduction.spikemap.findings import BEFOREHAND as MAPPED
 from foreshock.lab.reproduction.spikemap.findings import spikes_of
@@ -201,8 +209,8 @@ def sides_of(surveyed: Sequence[Mapping[str, Any]], rule: Rule) -> dict[bool, di
         rule: The rule.
 
     Returns:
-        By what the rule says: ``compared``, the number of each outcome, and ``validation`` (at equal
-        training loss) and ``loss``, spike prevented ÷ let pass, geometric means.
+        By what the rule says: ``compared``, the number of each outcome, ``bad`` of the two bad ones, and
+        ``validation`` (at equal training loss) and ``loss``, spike prevented ÷ let pass, geometric means.
     """
     spikes, held = map_spikes(surveyed)
     found = {}
@@ -210,6 +218,7 @@ def sides_of(surveyed: Sequence[Mapping[str, Any]], rule: Rule) -> dict[bool, di
         members = [one for one, out in zip(spikes, held, strict=True) if out and rule(one) == says]
         counts = Counter(one["outcome"] for one in members)
         found[says] = {"compared": float(len(members)), **{name: float(counts[name]) for name in OUTCOMES}}
+        found[says]["bad"] = float(sum(counts[name] for name in BAD))
         for name, measure in (("validation", "validation_effect"), ("loss", "loss_effect")):
             sizes = [-capped(one[measure]) for one in members if not math.isnan(one[measure])]
             found[says][name] = math.exp(float(np.mean(sizes))) if sizes else math.nan
@@ -229,12 +238,15 @@ def summarise(
         Numbers by name: ``spikes``, all that were forked, and ``compared``; of groups such as
         ``all`` and ``modular addition, Transformer`` the number of each outcome and the prices of preventing,
         ``validation`` and ``loss``; ``map: yes: …`` and ``map: no: …`` what `sides_of` has of the map's rule
-        for malignant and catastrophic spikes. Without lines there is nothing of the forks.
+        for malignant and catastrophic spikes, ``map: pull`` its threshold. Without lines there is nothing of
+        the forks.
     """
     found: dict[str, float] = {}
     rule = map_rules(surveyed)["malignant or catastrophic"].rule if surveyed else None
     for says, numbers in (sides_of(surveyed, rule) if rule is not None else {}).items():
         found |= {f"map: {'yes' if says else 'no'}: {name}": value for name, value in numbers.items()}
+    if isinstance(rule, Threshold) and rule.name == PULL:
+        found["map: pull"] = rule.pull
     if not lines:
         return found
     findings = Findings(lines)

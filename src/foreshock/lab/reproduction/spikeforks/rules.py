@@ -81,10 +81,15 @@ class Threshold:
         value = self.quantity(fork)
         return value > self.at if self.above else value < self.at
 
+    @property
+    def pull(self) -> float:
+        """The threshold of η × weight decay, of a rule on its logarithm `PULL`."""
+        return math.exp(self.at) - _LEAST_PULL
+
     def __str__(self) -> str:
         """Return the rule as a text; that of the pull of weight decay without its logarithm."""
         if self.name == PULL:
-            return f"η × weight decay {'>' if self.above else '<'} {math.exp(self.at) - _LEAST_PULL:.2g}"
+            return f"η × weight decay {'>' if self.above else '<'} {self.pull:.2g}"
         return f"{self.name} {'>' if self.above else '<'} {self.at:.3g}".replace("-", "−")
 
 
