@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_OPTIONS)
 
 .PHONY: demo test test-all test-slow test-distributed test-browser test-arithmetic test-vectorised test-unvectorised
 .PHONY: test-trackio lint types layers docs package check-tag

@@ -61,8 +61,8 @@ one line on standard error, with exit status 1, and nothing is printed to standa
 they were interrupted, and find more than a command prints. Their results are JSON files, which the last lines
 that they print name: a script reads those. `top` and `watch` only show.
 
-`foreshock explain --model … --data …` adds to its one event an `examination`, the fields of
-`foreshock.replay.examination.Examination` (see [Replay](replay.md)).
+`foreshock explain --model … --data …` fills the `examination` of its one event; without these options it is
+`null`.
 
 ## Exit status
 

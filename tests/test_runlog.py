@@ -19,7 +19,7 @@ import torch
 from foreshock.forecast import Forecast
 from foreshock.runlog import SCHEMA, RunLogWriter, read_run
 from foreshock.runlog.decoding import RowDecoder
-from foreshock.runlog.reader import Sessions
+from foreshock.runlog.sessions import Sessions
 
 RUNS = Path(__file__).parent / "runs"
 

@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.causes.reproductions import RESULTS as REPRODUCED
+from benchmarks.causes.reproductions import section
 from benchmarks.markdown import table
 
 from foreshock.lab.causes.scoring import confusion_table, right
@@ -82,6 +84,14 @@ def page(scores: dict[str, Any]) -> str:
     return "\n".join([*parts, _TAIL])
 
 
+def write_page() -> None:
+    """Write the page from the results that are kept."""
+    text = page(json.loads(RESULTS.read_text(encoding="utf-8")))
+    if REPRODUCED.exists():
+        text += section(json.loads(REPRODUCED.read_text(encoding="utf-8")))
+    PAGE.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     """Write scores and page."""
     if len(sys.argv) > 1:
@@ -89,7 +99,7 @@ def main() -> None:
         scores = json.loads(path.read_text(encoding="utf-8"))
         scored = datetime.fromtimestamp(path.stat().st_mtime, UTC)
         write_json({"date": f"{scored:%Y-%m-%d}", **scores}, RESULTS)
-    PAGE.write_text(page(json.loads(RESULTS.read_text(encoding="utf-8"))), encoding="utf-8")
+    write_page()
 
 
 if __name__ == "__main__":

@@ -38,11 +38,12 @@ class LogReader:
 
     Args:
         folder: Where files may be written.
-        pages: Every so many logs a page is made; every ten times as many a picture.
+        pages: Every so many logs a page is made.
+        pictures: Every so many logs a picture is made.
     """
 
-    def __init__(self, folder: Path, *, pages: int = 10) -> None:
-        self._folder, self._every = folder, pages
+    def __init__(self, folder: Path, *, pages: int = 10, pictures: int = 100) -> None:
+        self._folder, self._pages, self._pictures = folder, pages, pictures
         self._sound = [sound_log(schema) for schema in (1, 2)]
         self.counts: Counter[str] = Counter()
         self.largest = 0
@@ -81,14 +82,14 @@ class LogReader:
         _require_order(run, content)
         text = to_text(summarise(run))
         _require(text.replace("\n", "").isprintable(), "a text with what a terminal obeys")
-        if number % self._every == 0:
+        if number % self._pages == 0:
             page = self._page(run)
             found = complaints(page, scripts=self._scripts)
             _require(not found, f"a page with {found[:3]}")
             _require(len(page) <= LARGEST_PAGE, f"a page of {len(page)} bytes")
             self.counts["pages"] += 1
             self.largest = max(self.largest, len(page))
-        if number % (10 * self._every) == 0:
+        if number % self._pictures == 0:
             self._picture(run)
         return "read"
 

@@ -1,10 +1,10 @@
 """Turn the recoveries of the labelled set into the page of the documentation.
 
-Run from the root of the repository, after ``foreshock bench rewind --release``::
+Run from the root of the repository, after ``foreshock bench rewind``::
 
-    python -m benchmarks.rewind.publish runs/rewind/held-out.json
+    python -m benchmarks.rewind.publish runs/rewind/development.json runs/rewind/held-out.json
 
-The results are kept as JSON beside this file. Without a file the page is written again from them.
+The results are kept as JSON beside this file. Without files the page is written again from them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.markdown import table
 
-from foreshock.lab.causes.rewinding import HEADERS, TOLERANCE, came_back_by_itself, outcome, tally
+from foreshock.lab.causes.rewinding import HEADERS, OUTCOMES, TOLERANCE, came_back_by_itself, outcome, tally
 from foreshock.lab.jobs import write_json
 
 RESULTS = Path(__file__).parent / "results" / "rewind.json"
@@ -31,8 +31,7 @@ failed? The spikes are those of the
 [labelled set](causes.md): small trainings, each with one thing done to it that makes its loss spike. Each
 is trained under `Recorder(every=10, last=8)` and `Ladder(window=300)`, and
 goes on until as many steps count as its twin has: steps that were taken back are made up for. Compared is
-the loss on fixed batches, over the last ten steps. Each draw is trained from {starts} starts, which differ in
-the sixth digit of the weights, all on one state of the code.
+the loss on fixed batches, over the last ten steps. Each draw is trained from {starts}.
 
 - **back**: at most {tolerance:.0%} above the twin, the same training to which nothing was done. Where
   batches differ it is trained twice, once past ten more batches, and the higher of the two counts: so
@@ -41,22 +40,23 @@ the sixth digit of the weights, all on one state of the code.
 - What spikes by itself has no twin, nor has a warm-up or a restart to a rate that is too high:
   *preconditioner lag*, *landscape*, part of *learning rate*. They have to end below the level of the loss
   before the spike.
-- **said**: not back, but the log says that it can't be brought back, and why: the measures of the ladder
-  were not enough, or there is no snapshot from before.
+- **said before**: not back, and the log says that it can't be, and why, before anything was tried: it is not
+  in the weights, there is no snapshot from before, or the state of the optimizer was not loaded.
+- **said after**: the log says so once the measures of the ladder were used up.
 - **neither**: not back, and not a word.
 - *back without*: the same without recorder and ladder, for comparison.
 """
 
 _NOTE = """
-*Other data, shorter sequences and a forward pass that overflows are not in the weights: no snapshot helps,
-and the ladder says so after its last rung. What raises the loss by less than three tenths is not noticed.*
+*Other data, shorter sequences and a forward pass that overflows are not in the weights, and no snapshot
+helps. What raises the loss by less than three tenths is not noticed.*
 """
 
 _TAIL = """
-Made by `foreshock bench rewind --count 4 --starts 2 --release` and
-`python -m benchmarks.rewind.publish runs/rewind/held-out.json`. How the ladder lowers a rate that jumped was
-changed after the jumps of this half were seen; all else was chosen on the other half. Gradient noise
-joined the set later, and was left out.
+Made by `foreshock bench rewind --count 4 --starts 1`, with and without `--release`, and
+`python -m benchmarks.rewind.publish runs/rewind/development.json runs/rewind/held-out.json`. Draws with odd
+numbers are of the development half: nothing was changed after they were seen. Those from 60 on were never
+looked at before; they are as many as were trained by the time of this page. Gradient noise is left out.
 """
 
 
@@ -67,7 +67,8 @@ def page(results: list[dict[str, Any]]) -> str:
         results: What ``foreshock bench rewind`` recorded.
     """
     outcomes = [outcome(one) for one in results]
-    count, back, said = len(results), outcomes.count("back"), outcomes.count("said")
+    count, back, said = len(results), outcomes.count("back"), outcomes.count("said before")
+    late = outcomes.count("said after")
     alone = sum(map(came_back_by_itself, results))
     draws: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for one in results:
@@ -75,10 +76,11 @@ def page(results: list[dict[str, Any]]) -> str:
     rows = [_row(of_draw) for of_draw in draws.values()]
     return "\n".join(
         [
-            _HEAD.format(tolerance=TOLERANCE, starts=max(map(len, draws.values()))),
+            _HEAD.format(tolerance=TOLERANCE, starts=_starts(max(map(len, draws.values())))),
             "\n## In short\n",
-            f"Of {count} runs {back} come back and {said} say that they can't, together "
-            f"{(back + said) / count:.0%}; {count - back - said} do neither. "
+            f"Of {count} runs {back} come back and {said} say beforehand that they can't, together "
+            f"{(back + said) / count:.0%}; {late} say so after the ladder, "
+            f"{count - back - said - late} never. "
             f"Left alone, {alone} come back.\n",
             table(list(HEADERS), tally(results)),
             _NOTE,
@@ -93,9 +95,14 @@ def page(results: list[dict[str, Any]]) -> str:
     )
 
 
+def _starts(count: int) -> str:
+    several = f"{count} starts, which differ in the sixth digit of the weights"
+    return several if count > 1 else "one start"
+
+
 def _row(starts: list[dict[str, Any]]) -> list[str]:
     first, outcomes = starts[0], [outcome(one) for one in starts]
-    counts = ((name, outcomes.count(name)) for name in ("back", "said", "neither"))
+    counts = ((name, outcomes.count(name)) for name in OUTCOMES)
     return [
         f"{first['cause']} {first['index']}",
         first["family"],
@@ -120,8 +127,9 @@ def _number(value: float | None) -> str:
 
 def main() -> None:
     """Write results and page."""
-    if sys.argv[1:]:
-        write_json(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), RESULTS)
+    found = [json.loads(Path(one).read_text(encoding="utf-8"))["results"] for one in sys.argv[1:]]
+    if found:
+        write_json({"results": [one for half in found for one in half]}, RESULTS)
     PAGE.write_text(page(json.loads(RESULTS.read_text(encoding="utf-8"))["results"]), encoding="utf-8")
 
 

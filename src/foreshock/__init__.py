@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         sharpness,
         spectrum,
     )
+    from foreshock.distributed import Checkpointed
     from foreshock.eigen import StoppingRule
     from foreshock.forecast import Alarm, Forecast
     from foreshock.guarding import Guard, GuardAction, GuardSummary, guard, register_policy
@@ -70,6 +71,7 @@ __all__ = [
     "Alarm",
     "BackendChoice",
     "BlockShare",
+    "Checkpointed",
     "CurvatureReading",
     "Forecast",
     "Guard",
@@ -120,6 +122,7 @@ _HOMES = {
         "sharpness",
         "spectrum",
     ),
+    "distributed": ("Checkpointed",),
     "eigen": ("StoppingRule",),
     "forecast": ("Alarm", "Forecast"),
     "guarding": ("Guard", "GuardAction", "GuardSummary", "guard", "register_policy"),

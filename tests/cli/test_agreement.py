@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -13,6 +14,7 @@ from foreshock.cli.app import app
 from foreshock.live.analysis import Analysed
 from foreshock.live.marks import explanation, marks
 from foreshock.live.run import LiveRun
+from foreshock.live.status import NEEDED, status_of
 from foreshock.live.views import details
 from foreshock.report import summarise
 from foreshock.runlog import RunLogWriter, read_run
@@ -27,8 +29,9 @@ def write(folder, rows, **meta):
     return folder
 
 
-def run(*arguments):
-    found = CliRunner().invoke(app, list(map(str, arguments)))
+def run(*arguments, columns=None):
+    env = {"COLUMNS": str(columns)} if columns else None
+    found = CliRunner().invoke(app, list(map(str, arguments)), env=env)
     assert found.exit_code == 0, found.output
     return found.stdout
 
@@ -174,3 +177,49 @@ def test_a_loss_that_is_nan_is_not_a_loss_that_is_not_known(tmp_path):
         row["loss"] = math.nan
     said = run("status", write(tmp_path / "run", rows))
     assert "NaN (lowest 0.99)" in said
+
+
+@pytest.mark.parametrize("loss", [1.0, -1.0])
+def test_a_status_that_reads_a_few_columns_is_that_of_all(loss, tmp_path):
+    rows = calm(0, 5000, loss=loss)
+    for step in range(900, 930):
+        rows[step][1]["loss"] = 8.0
+    rows[700][1]["gradient_norm"] = math.nan  # a line that has another form
+    rows += [forecast(step, probability=0.1) for step in range(0, 5000, 10)]
+    path = write(tmp_path / "run", rows) / "rank0.jsonl"
+    found = []
+    for only in (NEEDED, None):
+        followed = LiveRun(path, name="run", only=only)
+        followed.read_whole()
+        followed.scan_whole()
+        found.append((status_of(followed), followed.events))
+    few, every = (dataclasses.replace(one, idle_seconds=0.0) for one, _ in found)
+    assert repr(few) == repr(every)
+    assert found[0][1] == found[1][1]
+    assert (few.step, few.spikes, few.last_spike) == (4999, 1, 900)
+    # It saves what it is for: what is not needed is not kept.
+    assert np.isnan(column_of(path, NEEDED, "learning_rate")).sum() > 1000
+    assert np.isfinite(column_of(path, None, "learning_rate")).all()
+
+
+def column_of(path, only, name):
+    followed = LiveRun(path, name="run", only=only)
+    followed.read_whole()
+    return followed.curves["step"].column(name)
+
+
+def test_a_narrow_terminal_gets_no_line_of_a_table_that_is_wider(tmp_path):
+    folder = announced(tmp_path / "run", CASES["two"][0])
+    narrow = run("report", folder, "--text", columns=40)
+    assert "  Announced: 70 steps ahead" in narrow
+    assert "Announced" in run("report", folder, "--text").split("Spikes\n")[1].splitlines()[0]
+    listed = run("runs", tmp_path, columns=40)
+    assert {"Step", "Spikes"} <= set(listed.splitlines()[1].split())
+    assert max(map(len, listed.splitlines())) <= 40
+
+
+def test_a_probability_that_is_none_is_not_known(tmp_path):
+    rows = [*calm(0, 300), forecast(290, probability=7.0)]
+    folder = write(tmp_path / "run", rows)
+    assert json.loads(run("status", folder, "--json"))["result"]["probability"] is None
+    assert "spike ahead        not known" in run("status", folder)

@@ -19,8 +19,8 @@ def train(rank, folder):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     for place, mode in enumerate(("ddp", "fsdp2", "fsdp2-tp")):
         os.environ["MASTER_PORT"] = str(int(sys.argv[2]) + place)
-        gpt_distributed.main(mode, steps=31)
+        gpt_distributed.main(mode, steps=13)
 
 
 if __name__ == "__main__":
-    torch.multiprocessing.spawn(train, (sys.argv[1],), nprocs=2)
+    torch.multiprocessing.start_processes(train, (sys.argv[1],), nprocs=2, start_method="fork")

@@ -9,6 +9,7 @@ import contextlib
 import datetime as dt
 import functools
 import gc
+import math
 import os
 import random
 import sys
@@ -19,6 +20,8 @@ from unittest import mock
 import torch
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
 from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -30,6 +33,7 @@ from foreshock.distributed import Channel, ChannelError, JointProbe, training_pe
 from foreshock.eigen import StoppingRule
 from foreshock.guarding import MeanSquare
 from foreshock.preconditioner import read_preconditioner
+from foreshock.report.ranks import compare_ranks
 from foreshock.runlog import read_run
 
 PROCESSES, STEPS, TIMEOUT = 2, 41, 80
@@ -184,6 +188,40 @@ def watched(rank, folder):
     names = [one["name"] for one in read_run(folder, rank=rank).records["event"]]
     require("joint batch" in names and "local batch" not in names, f"{names}")
     monitor.close()
+
+
+def bad_shard(rank, folder):
+    """The report on all ranks names the one whose targets are wrong from some step on, and nothing else."""
+    run = Training(DistributedDataParallel(network()), parts=mine(rank))
+    monitor = foreshock.Monitor(run.model, run.optimizer, loss_fn, run=folder, probe_every=10)
+    run.run(steps=64, monitor=monitor)
+    if rank == 1:
+        run.batches = [(inputs, 5 * targets + 3) for inputs, targets in run.batches]
+    run.run(steps=64, monitor=monitor)
+    monitor.close()
+    torch.distributed.barrier()
+    found = compare_ranks(read_run(folder))
+    require(found.together and found.read == (0, 1), f"{found}")
+    require({(one.rank, one.what) for one in found.departures} == {(1, "loss")}, f"{found.departures}")
+    first = found.departures[0].first
+    require(60 <= first <= 90, f"{found.departures}")  # to a stretch of twenty steps
+
+
+def drifted(rank, folder):
+    """Copies whose weights are no longer the same: said while it trains, and by the report."""
+    run = Training(DistributedDataParallel(network()), parts=mine(rank))
+    monitor = foreshock.Monitor(run.model, run.optimizer, loss_fn, run=folder, probe_every=50)
+    run.run(steps=50, monitor=monitor)
+    if rank == 1:
+        with torch.no_grad():  # the last bits of one weight
+            run.model.module[0].weight[0, 0] *= 1 + 1e-9
+    run.run(steps=70, monitor=monitor)
+    monitor.close()
+    torch.distributed.barrier()
+    said = [one for one in read_run(folder, rank=rank).records["event"] if one["name"] == "replicas differ"]
+    require([one["step"] for one in said] == [110], f"{said}")
+    found = compare_ranks(read_run(folder)).departures
+    require([(one.rank, one.what, one.first) for one in found][:1] == [(1, "weights", 110)], f"{found}")
 
 
 def like_one_process(rank, folder):
@@ -483,6 +521,85 @@ def odd_users(rank, folder):
     check("joined", joined, alone=rank == 0)
 
 
+def zero(rank, folder):
+    """ZeroRedundancyOptimizer: each process watches and guards the parameters of its own optimizer."""
+    ended, guard = [], None
+    for way in ("plain", "watched", "guarded"):
+        run = Training(DistributedDataParallel(network()), parts=mine(rank))
+        run.optimizer = ZeroRedundancyOptimizer(run.model.parameters(), torch.optim.AdamW, lr=0.01)
+        if way == "guarded":
+            guard = foreshock.guard(run.optimizer.optim, MeanSquare(threshold=0.06))
+        log = folder / way
+        watched = way != "plain" and {"run": log, "probe_every": 10, "guard": guard}
+        monitor = foreshock.Monitor(run.model, run.optimizer, loss_fn, **watched) if watched else None
+        ended.append(run.run(constant=True, monitor=monitor))
+        alike([one.tolist() for one in weights(run.model)], f"{way}: weights")
+        if monitor is not None:
+            monitor.close()
+    require(all(torch.equal(a, b) for a, b in zip(*ended[:2], strict=True)), "weights moved")
+    require(len(readings(folder / "watched", rank)) >= 3, "nothing was measured")
+    events = read_run(folder / "watched", rank=rank).records["event"]
+    said = [one for one in events if one["name"] == "local batch"]
+    require(len(said) == 1 and "ZeroRedundancyOptimizer" in said[0]["message"], f"{said}")
+    torch.distributed.barrier()
+    found = compare_ranks(read_run(folder / "watched"))
+    require(not found.departures and not found.together, f"{found}")
+
+
+def pipeline(rank, folder):
+    """A stage in each process: its own free signals, whose squares add up to those of the whole."""
+    whole = network()
+    reference = Training(network())
+    log = foreshock.Monitor(reference.model, reference.optimizer, run=folder / f"whole{rank}")
+    reference.run(steps=20, monitor=log)
+    log.close()
+    stage = whole[:2] if rank == 0 else whole[2:]
+    optimizer = torch.optim.AdamW(stage.parameters(), lr=0.01)
+    monitor = foreshock.Monitor(stage, optimizer, run=folder / "stages")
+    part = PipelineStage(stage, rank, 2, torch.device("cpu"))
+    mean = nn.MSELoss()
+    schedule = ScheduleGPipe(part, n_microbatches=2, loss_fn=mean)
+    for step in range(20):
+        inputs, targets = reference.batches[step % 8]
+        optimizer.zero_grad()
+        losses = []
+        if rank == 0:
+            schedule.step(inputs)
+        else:
+            schedule.step(target=targets, losses=losses)
+        loss = torch.stack(losses).mean().detach() if rank else torch.zeros((), dtype=torch.float64)
+        torch.distributed.broadcast(loss, 1)  # the first stage knows none
+        monitor.observe(inputs, loss)
+        optimizer.step()
+    monitor.close()
+    own = reference.model[:2] if rank == 0 else reference.model[2:]
+    pairs = zip(stage.parameters(), own.parameters(), strict=True)
+    apart = max((one - other).abs().max().item() for one, other in pairs)
+    require(apart <= 1e-9, f"weights are {apart} apart")
+    torch.distributed.barrier()
+    stages = [read_run(folder / "stages", rank=one) for one in range(2)]
+    squares = sum(one.column("step", "gradient_norm") ** 2 for one in stages)
+    expected = read_run(folder / f"whole{rank}").column("step", "gradient_norm") ** 2
+    require(len(squares) == 20 and abs(squares / expected - 1).max() < 1e-6, f"{squares} and {expected}")
+    found = compare_ranks(stages[0])
+    require(not found.departures, f"{found.departures}")
+
+
+def without_a_log(rank, folder):
+    """A rank that can't write its log goes on without one, measures with the others, and is named."""
+    (folder / "file").touch()
+    place = folder / "file" / "no folder" if rank else folder / "run"
+    run = Training(DistributedDataParallel(network()), parts=mine(rank))
+    monitor = foreshock.Monitor(run.model, run.optimizer, loss_fn, run=place, probe_every=10)
+    run.run(steps=30, constant=True, monitor=monitor)
+    alike(str(monitor.forecast), "forecasts")
+    require(math.isfinite(monitor.forecast.stability_ratio), f"{monitor.forecast}")
+    monitor.close()
+    torch.distributed.barrier()
+    found = compare_ranks(read_run(folder / "run")).departures
+    require([(one.rank, one.what) for one in found] == [(1, "no log")], f"{found}")
+
+
 def guarded(rank, folder):
     """A guard that measures in all processes trains as one process does on whole batches."""
     split = Training(DistributedDataParallel(network()), parts=mine(rank), rate=0.3)
@@ -589,6 +706,8 @@ def several_faults(rank, folder, count=4):
 SCENARIOS = (
     products,
     watched,
+    bad_shard,
+    drifted,
     like_one_process,
     quiet,
     reducers,
@@ -600,12 +719,33 @@ SCENARIOS = (
     stays_away,
     confirmed,
     odd_users,
+    zero,
+    pipeline,
+    without_a_log,
     guarded,
     failing_guard,
     several_faults,
 )
 ON_FOUR = (watched, failing_guard)
 APART = (killed,)
+
+
+def start(work, arguments, processes):
+    """Run a function in several processes. They are forked: what is imported once is imported for all."""
+    torch.multiprocessing.start_processes(work, arguments, nprocs=processes, start_method="fork")
+
+
+def start_apart(work, folder, name):
+    """Run a scenario in two processes, of which the second is killed; end with whether the first saw it."""
+    # start_processes() would end the others itself.
+    context = torch.multiprocessing.get_context("fork")
+    ranks = [context.Process(target=work, args=(rank, folder, name, 2, None)) for rank in range(2)]
+    for one in ranks:
+        one.start()
+    for one in ranks:
+        one.join(2 * TIMEOUT)
+    codes = [one.exitcode for one in ranks]
+    sys.exit(0 if codes == [7, -9] else f"{codes}")
 
 
 def check(rank, folder, name, processes, count):
@@ -637,12 +777,5 @@ if __name__ == "__main__":
     processes = int(rest[0]) if rest else PROCESSES
     count = int(rest[1]) if len(rest) > 1 else None
     if name in [one.__name__ for one in APART]:
-        # spawn() would end the others itself.
-        context = torch.multiprocessing.get_context("spawn")
-        ranks = [context.Process(target=check, args=(rank, folder, name, 2, None)) for rank in range(2)]
-        for one in ranks:
-            one.start()
-        for one in ranks:
-            one.join(2 * TIMEOUT)
-        sys.exit(0 if [one.exitcode for one in ranks] == [7, -9] else f"{[one.exitcode for one in ranks]}")
-    torch.multiprocessing.spawn(check, (folder, name, processes, count), nprocs=processes)
+        start_apart(check, folder, name)
+    start(check, (folder, name, processes, count), processes)

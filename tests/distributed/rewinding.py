@@ -1,6 +1,6 @@
-"""Two processes that go back together; run as a script, it fails where they come apart.
+"""Processes that go back together; run as a script, it fails where they come apart.
 
-usage: rewinding.py FOLDER SCENARIO..., with functions of this file as scenarios
+usage: rewinding.py FOLDER PROCESSES SCENARIO..., with functions of this file as scenarios
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -22,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from foreshock import Ladder, Monitor, Recorder, load_snapshot
 from foreshock.runlog import read_run
 
-PROCESSES, TIMEOUT = 2, 120
+TIMEOUT = 120
 
 
 def require(condition, what):
@@ -65,8 +67,9 @@ class Training:
 
     def __init__(self, rank, *, wrap=DistributedDataParallel, run=None, **options):
         self.model = wrap(network())
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=3e-3)
-        self.data = torch.Generator().manual_seed(10 + rank)
+        # Not foreach: a grid has tensors on meshes of one and of two dimensions.
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=3e-3, foreach=False)
+        self.data = torch.Generator().manual_seed(10 + (rank // 2 if wrap is on_a_grid else rank))
         torch.manual_seed(100 + rank)  # dropout differs between processes
         self.step = 0
         self.monitor = None
@@ -99,6 +102,13 @@ def sharded(model):
     return fully_shard(model)
 
 
+def on_a_grid(model):
+    """Two by two processes: tensor parallelism inside of FSDP2."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+    parallelize_module(model, mesh["tensor"], {"0": ColwiseParallel(), "3": RowwiseParallel()})
+    return fully_shard(model, mesh=mesh["data"])
+
+
 def a_nan_of_one_process_takes_both_back(rank, folder):
     """One loss is no number, in one process; both go back to the same step, and on."""
     training = Training(rank, run=folder, recorder=Recorder(every=5), recovery=Ladder())
@@ -111,7 +121,7 @@ def a_nan_of_one_process_takes_both_back(rank, folder):
     require(all(bool(p.isfinite().all()) for p in training.model.parameters()), "weights are no numbers")
     training.monitor.close()
     torch.distributed.barrier()
-    for one in range(PROCESSES):
+    for one in range(torch.distributed.get_world_size()):
         names = [row["name"] for row in read_run(folder / f"rank{one}.jsonl").records["event"]]
         require("rewind: skip" in names, f"rank {one} logged {names}")
         require(load_snapshot(folder, rank=one).step == done.to, f"rank {one} wrote another step")
@@ -186,6 +196,33 @@ def shards_go_back_together(rank, folder):
     require(kept == parts, f"a snapshot has {kept} numbers, and this process {parts}")
 
 
+def a_grid_goes_back_together(rank, folder):
+    """Tensor parallelism in FSDP2, four processes: one has no number, all go back; on the disk, too."""
+    training = Training(rank, wrap=on_a_grid, run=folder, recorder=Recorder(every=5), recovery=Ladder())
+    training.go(43).go(1, math.nan if rank == 3 else 1.0).go(20)
+    [done] = training.monitor.rewinds
+    alike((done.step, done.to, done.measure), "rewinds")
+    require(all(math.isfinite(x) for part in training.parts() for x in flat(part)), "weights are no numbers")
+    training.monitor.close()
+    torch.distributed.barrier()
+    snapshot = load_snapshot(folder, rank=rank)
+    alike(snapshot.step, "snapshots")
+    other = Training(rank, wrap=on_a_grid)
+    snapshot.restore(other.model, other.optimizer)
+    kept = sum(one.numel() for name, one in snapshot.tensors.items() if name.startswith("parameter/"))
+    require(
+        kept == len([x for p in other.model.parameters() for x in flat(p.to_local().tolist())]), str(kept)
+    )
+    before = (line := Training(rank, wrap=sharded)).parts()  # as many processes, spread in another way
+    try:
+        snapshot.restore(line.model, line.optimizer)
+    except ValueError as error:
+        require("a run of as many processes, spread in the same way" in str(error), str(error))
+    else:
+        raise RuntimeError("a part of a grid was taken for a part of a line")
+    require(line.parts() == before, "something was changed")
+
+
 def flat(values):
     return [x for one in values for x in flat(one)] if isinstance(values, list) else [values]
 
@@ -216,13 +253,13 @@ def shards_are_resumed_bit_by_bit(rank, folder):
         raise RuntimeError("a part was taken for the whole")
 
 
-def main(rank, folder, names):
+def main(rank, folder, processes, names):
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo",
         init_method=f"file://{folder}/meeting",
         rank=rank,
-        world_size=PROCESSES,
+        world_size=processes,
         timeout=dt.timedelta(seconds=TIMEOUT),
     )
     for name in names:
@@ -236,6 +273,8 @@ def main(rank, folder, names):
 
 
 if __name__ == "__main__":
-    folder, *names = sys.argv[1:]
+    folder, count, *names = sys.argv[1:]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    torch.multiprocessing.spawn(main, (folder, names), PROCESSES)
+    # Forked: what is imported once is imported for all.
+    given = folder, int(count), names
+    torch.multiprocessing.start_processes(main, given, int(count), start_method="fork")

@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import gc
+import os
 import random
 import sys
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -38,7 +40,10 @@ from distributed.processes import (
     mine,
     network,
     require,
+    start,
+    start_apart,
 )
+from distributed.resumed import resumed
 from foreshock.batches import split_batch
 from foreshock.curvature import Prober
 from foreshock.curvature.form import spread_over
@@ -365,8 +370,7 @@ SHARDED = {
     "defaults": (fully, {}),
     "batches": (fully, {"constant": False, "probe_every": 10}),
     "half precision": (lambda: fully(Network().float(), mp_policy=HALF), {"probe_every": 10}),
-    "accumulated": (fully, {"probe_every": 10, "accumulated": True}),
-    "checkpointed": (lambda: fully(Network(checkpointed=True)), {"probe_every": 10}),
+    "accumulated": (lambda: fully(Network(checkpointed=True)), {"probe_every": 10, "accumulated": True}),
 }
 
 
@@ -577,6 +581,55 @@ def faults(rank, folder, seed=0):
     alike([(one["step"], one["mean"]) for one in log["noise"]], f"seed {seed}: noise")
 
 
+def asleep(rank, folder):
+    """A process that sleeps in a probe for longer than the others wait: they go on, and so does training."""
+    calls = []
+
+    def sleeping(model, batch):
+        calls.append(1)
+        if rank == 1 and len(calls) == 3:
+            time.sleep(3.0)
+        return loss_fn(model, batch)
+
+    plain, _ = trained(fully, rank)
+    with mock.patch("foreshock.distributed.peers._LONGEST_WAIT", dt.timedelta(seconds=1)):
+        ended, _ = trained(fully, rank, folder, loss=sleeping, probe_every=5)
+    require(len(calls) >= 3, "nobody slept")
+    same(plain, ended, "asleep")
+    events = read_run(folder, rank=rank).records["event"]
+    require("probe failed" in [one["name"] for one in events], f"{events}")
+    require("local batch" in [one["name"] for one in events], f"{events}")
+
+
+def killed(rank, folder, *, measured=False):
+    """A process that is killed in a probe, or in what a guard measures: the other one's training says so."""
+    calls = []
+
+    def killing(model, batch):
+        calls.append(1)
+        if rank == 1 and len(calls) == 3:
+            os.kill(os.getpid(), 9)
+        return loss_fn(model, batch)
+
+    run = Training(fully(), parts=mine(rank))
+    guard = foreshock.guard(run.optimizer, MeanSquare()) if measured else None
+    options = {"run": folder, "probe_every": 2}
+    monitor = None if measured else foreshock.Monitor(run.model, run.optimizer, killing, **options)
+    began = time.monotonic()
+    try:
+        run.run(monitor=monitor, guard=guard, loss=killing)
+    except RuntimeError:  # of a collective of FSDP2
+        log = {"event": []} if measured else read_run(folder, rank=rank).records
+        known = len(calls) > 2 if measured else "probe failed" in [one["name"] for one in log["event"]]
+        if time.monotonic() - began < TIMEOUT and known:
+            os._exit(7)
+    raise RuntimeError("the other process did not end as it would without a monitor")
+
+
+def killed_in_measure(rank, folder):
+    killed(rank, folder, measured=True)
+
+
 def several_faults(rank, folder, count=2):
     for seed in range(count):
         faults(rank, folder, seed)
@@ -599,7 +652,23 @@ def pair(rank):
     return slice(8 * (rank // 2), 8 * (rank // 2) + 8)
 
 
-SCENARIOS = (exact, watched, guarded, raises, called_apart, refused, several_faults)
+def resumed_by_others(rank, folder):
+    """A checkpoint of two processes goes on in one, and the other way round."""
+    resumed(rank, folder, fully, Network, mine(rank))
+
+
+SCENARIOS = (
+    exact,
+    watched,
+    guarded,
+    raises,
+    asleep,
+    called_apart,
+    refused,
+    resumed_by_others,
+    several_faults,
+)
+APART = (killed, killed_in_measure)
 
 
 def check(rank, folder, name, processes, count):
@@ -613,9 +682,11 @@ def check(rank, folder, name, processes, count):
         timeout=dt.timedelta(seconds=TIMEOUT),
     )
     chosen = {"all": SCENARIOS, "four": (on_four,)}.get(name)
-    for scenario in chosen or [one for one in SCENARIOS if one.__name__ == name]:
+    for scenario in chosen or [one for one in (*SCENARIOS, *APART) if one.__name__ == name]:
         if not rank:
-            sys.stderr.write(f"scenario {scenario.__name__}\n")
+            sys.stderr.write(
+                f"scenario {scenario.__name__} after {time.process_time():.0f} s of processor time\n"
+            )
         own = Path(folder) / "logs" / scenario.__name__
         own.mkdir(parents=True, exist_ok=True)
         scenario(rank, own, **({} if count is None else {"count": count}))
@@ -628,4 +699,6 @@ if __name__ == "__main__":
     folder, name, *rest = sys.argv[1:]
     processes = int(rest[0]) if rest else 2
     count = int(rest[1]) if len(rest) > 1 else None
-    torch.multiprocessing.spawn(check, (folder, name, processes, count), nprocs=processes)
+    if name in [one.__name__ for one in APART]:
+        start_apart(check, folder, name)
+    start(check, (folder, name, processes, count), processes)

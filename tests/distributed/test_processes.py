@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from distributed.processes import APART
+from foreshock.report.ranks import compare_ranks
+from foreshock.runlog import read_run
 
 _SCRIPT = Path(__file__).with_name("processes.py")
 
@@ -35,6 +37,9 @@ def test_two_processes(tmp_path):
 def test_two_processes_of_which_one_ends(scenario, tmp_path):
     found = run(tmp_path, scenario)
     assert found.returncode == 0, found.stderr[-5000:]
+    # The report on all ranks says which one it was.
+    ranks = compare_ranks(read_run(tmp_path / "logs" / scenario))
+    assert ("ends early", 1) in [(one.what, one.rank) for one in ranks.departures]
 
 
 @pytest.mark.distributed

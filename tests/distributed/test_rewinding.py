@@ -22,9 +22,10 @@ _SCENARIOS = (
 
 # In one start, which would be most of the time; the last "scenario" that is printed is the one that failed.
 @pytest.mark.distributed
-def test_two_processes_go_back_together(tmp_path):
+@pytest.mark.parametrize(("processes", "scenarios"), [(2, _SCENARIOS), (4, ("a_grid_goes_back_together",))])
+def test_processes_go_back_together(processes, scenarios, tmp_path):
     found = subprocess.run(
-        [sys.executable, str(_SCRIPT), str(tmp_path), *_SCENARIOS],
+        [sys.executable, str(_SCRIPT), str(tmp_path), str(processes), *scenarios],
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert found.returncode == 0, found.stderr[-5000:]

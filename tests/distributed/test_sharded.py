@@ -33,6 +33,19 @@ def test_processes_that_share_a_model(which, processes, tmp_path):
 
 
 @pytest.mark.distributed
+@pytest.mark.parametrize("scenario", ["killed", "killed_in_measure"])
+def test_a_process_that_is_killed_in_a_probe(scenario, tmp_path):
+    found = subprocess.run(
+        [sys.executable, str(_SCRIPT), str(tmp_path), scenario],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr[-5000:]
+
+
+@pytest.mark.distributed
 def test_the_example_measures_the_same_however_the_model_is_shared(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

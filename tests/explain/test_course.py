@@ -218,18 +218,28 @@ def test_a_monitor_explains_its_run_and_names_the_examples(tmp_path):
         found = monitor.explain(step=105)[0]
         assert (found.onset, found.cause) == (105, "bad batch")
         assert found.ids[3] == f"row {16 * 105 + 3}"
-    with pytest.raises(ValueError, match="no run log is kept, or it was closed"):
-        monitor.explain()
+    assert monitor.explain()[0].onset == 105, "the log is there after it was closed, too"
+    unlogged = foreshock.Monitor(model, optimizer, loss_fn)
+    with pytest.raises(ValueError, match="no run log is kept, or it can't be written"):
+        unlogged.explain()
 
 
 def test_the_tutorial_finds_the_wrong_label(tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "tutorial" / "my-run-just-spiked.md").read_text("utf-8")
     [block] = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "<tutorial>", "exec"), {})  # noqa: S102 - the page's own code
+    exec(compile(block, "<tutorial>", "exec"), {"__name__": "__main__"})  # noqa: S102 - the page's own code
     [found] = explain_run(foreshock.read_run("runs/spiked"))
     assert (found.onset, found.cause) == (300, "bad batch")
     assert 9603 in found.ids
+    for arguments, said in (
+        (["import", "losses.csv", "-o", "runs/imported"], "Step 300: bad batch"),
+        (["doctor", "checkpoint.pt", "--against", "older.pt"], "199 updates since the older one"),
+    ):
+        assert str.join(" ", ["foreshock", *arguments]) in page
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+        assert said in result.output
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])

@@ -122,14 +122,17 @@ def growing_pieces(rank):
     """Where one process has nothing of the first group, it sees the growth by another momentum."""
     first, second = (torch.nn.Parameter(torch.zeros(size)) for size in (4, 5))
     groups = [{"params": [first], "betas": (0.5, 0.99)}, {"params": [second], "betas": (0.95, 0.99)}]
-    script = Script(needs=("norm",))
+    script = Script(needs=("secant",))
     watched = guard(optim.Adam(groups, lr=1e-6), script, group=torch.distributed.group.WORLD)
     for step in range(8):
-        second.grad = torch.full((5,), 1.8**step)
+        second.grad = torch.full((5,), (-1.8) ** step)
         first.grad = torch.full((4,), 1.8**step) if rank else None
         watched.optimizer.step()
     if not watched.policy.seen[-1].grown_ratio > 1:
         raise RuntimeError(f"nothing grew: {watched.policy.seen[-1]}")
+    # Five coordinates of each process turn round, four of one do not.
+    if not abs(watched.policy.seen[-1].with_last - (4 - 5 - 5) / 14) < 1e-6:
+        raise RuntimeError(f"the gradients of all count: {watched.policy.seen[-1]}")
     alike([str(one) for one in watched.policy.seen], "signals of growth")
 
 

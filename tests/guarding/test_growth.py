@@ -16,6 +16,8 @@ from foreshock.guarding.tracking import Growth
 from foreshock.stability import adam_threshold, growth_factor
 from guarding.training import Script
 
+TURNING = GuardSignals(step=99, updates=100, with_last=-0.9, with_second_last=0.95, noise=0.1)
+
 
 def after(*squares):
     growth = Growth()
@@ -86,7 +88,7 @@ def test_growth_goes_on_after_loading():
     [(0.5, 3.0, True), (0.5, 1.2, False), (0.2, 3.0, False), (0.5, math.nan, False), (math.nan, 3.0, False)],
 )
 def test_growth_raises_v_once_the_displacement_shows_the_direction(secant, growth, acts):
-    seen = GuardSignals(step=99, updates=100, secant=secant, growth=growth, grown_ratio=1.4, climb=5.0)
+    seen = dataclasses.replace(TURNING, secant=secant, growth=growth, grown_ratio=1.4, climb=5.0)
     decisions = Secant().decide(seen)
     assert bool(decisions) == acts
     if acts:
@@ -99,9 +101,9 @@ def test_growth_raises_v_once_the_displacement_shows_the_direction(secant, growt
 @pytest.mark.parametrize(
     ("growth", "climb", "lag", "surge", "acts"),
     [
-        (1.3, 7.0, 4.0, False, True),
-        (1.3, 5.0, 4.0, False, False),
-        (1.3, 7.0, 2.0, False, False),
+        (1.3, 7.0, 7.0, False, True),
+        (1.3, 5.0, 7.0, False, False),
+        (1.3, 7.0, 5.0, False, False),
         (0.8, 30.0, 20.0, True, True),
         (0.8, 30.0, 20.0, False, False),
         (0.8, 15.0, 20.0, True, False),
@@ -110,12 +112,49 @@ def test_growth_raises_v_once_the_displacement_shows_the_direction(secant, growt
     ],
 )
 def test_growth_that_no_displacement_shows_counts_where_v_does_not_see_it(growth, climb, lag, surge, acts):
-    seen = GuardSignals(99, 100, growth=growth, climb=climb, lag=lag, surge=surge, grown_ratio=1.2)
+    seen = dataclasses.replace(TURNING, growth=growth, climb=climb, lag=lag, surge=surge, grown_ratio=1.2)
     assert [one.along for one in Secant().decide(seen)] == ["gradient"] * acts
 
 
+@pytest.mark.parametrize(
+    ("changes", "acts"),
+    [
+        ({}, True),
+        ({"surge": True}, True),
+        ({"with_last": -0.3, "secant": 0.5}, False),
+        ({"with_second_last": 0.7, "secant": 0.5}, False),
+        ({"noise": 0.6, "secant": 0.5}, False),
+        ({"with_last": math.nan, "with_second_last": math.nan, "secant": 0.5}, False),
+        ({"with_last": 0.9, "surge": True}, False),
+        ({"with_last": math.nan, "surge": True, "secant": 0.2}, False),
+        ({"with_last": math.nan, "surge": True, "secant": 0.5}, True),
+    ],
+)
+def test_growth_without_a_gradient_that_turns_round_is_that_of_the_data(changes, acts):
+    """A single surge may be that of a wall: there the curvature along the displacement shows it."""
+    seen = dataclasses.replace(TURNING, growth=1.5, climb=30.0, lag=20.0, grown_ratio=1.2, **changes)
+    assert [one.along for one in Secant().decide(seen)] == ["gradient"] * acts
+
+
+def test_growth_raises_v_tenfold_at_most_in_a_hundred_steps_and_a_resumed_policy_knows():
+    policy, asked = Secant(), []
+    for step in range(99, 104):
+        seen = dataclasses.replace(
+            TURNING, step=step, growth=1.5, climb=30.0, lag=20.0, grown_ratio=2.1, secant=0.1
+        )
+        asked += [one.factor for one in policy.decide(seen)]
+        resumed = Secant()
+        resumed.load_state_dict(policy.state_dict())
+        policy = resumed
+    assert asked == pytest.approx([3, 3, 10 / 9])
+    again = dataclasses.replace(TURNING, step=199, growth=1.5, climb=30.0, lag=20.0, grown_ratio=2.1)
+    assert [one.factor for one in policy.decide(again)] == pytest.approx([3])
+    policy.load_state_dict({})  # as earlier versions saved it
+    assert [one.factor for one in policy.decide(again)] == pytest.approx([3])
+
+
 def test_of_the_secant_and_the_growth_the_larger_one_counts():
-    seen = GuardSignals(99, 100, secant=1.2, growth=1.5, climb=3.0, grown_ratio=1.05)
+    seen = dataclasses.replace(TURNING, secant=1.2, growth=1.5, climb=3.0, grown_ratio=1.05)
     [decision] = Secant().decide(seen)
     assert decision.factor == pytest.approx(1.2 / 0.9)
     assert decision.along == "gradient"

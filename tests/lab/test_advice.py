@@ -4,7 +4,15 @@ import math
 
 import pytest
 
-from foreshock.lab.advice import advice_file, follow_advice, loss_ratio, results_of, score_advice, start_file
+from foreshock.lab.advice import (
+    advice_file,
+    follow_advice,
+    is_complete,
+    loss_ratio,
+    results_of,
+    score_advice,
+    start_file,
+)
 from foreshock.lab.jobs import write_json
 
 
@@ -21,11 +29,12 @@ def put(folder, name, seed, advice, *starts):
 
 
 def test_what_is_there_is_counted(tmp_path):
-    put(tmp_path, "mlp-sines", 10, "lr=x0.5", (1.0, 0.5), (2.0, 4.0), (1.0, 0.25))
-    put(tmp_path, "mlp-sines", 11, "guard=on", (1.0, None))
-    put(tmp_path, "mlp-short", 10, None)
-    put(tmp_path, "mlp-short", 11, "guard=on")  # advised, and not trained from any start so far
-    first, second, *_ = results = results_of(tmp_path)
+    put(tmp_path, "mlp-sines", 20, "lr=x0.5", (1.0, 0.5), (2.0, 4.0), (1.0, 0.25))
+    put(tmp_path, "mlp-sines", 21, "guard=on", (1.0, None))
+    put(tmp_path, "mlp-short", 20, None)
+    put(tmp_path, "mlp-short", 21, "guard=on")  # advised, and not trained from any start so far
+    results = results_of(tmp_path)
+    first, second = (one for one in results if one["name"] == "mlp-sines")
     assert first["advised"] == {"late_loss": [0.5, 4.0, 0.25], "spikes": [1, 1, 1]}
     assert (loss_ratio(first), loss_ratio(second)) == (0.5, math.inf)
     score = score_advice(results)
@@ -34,6 +43,15 @@ def test_what_is_there_is_counted(tmp_path):
 
 
 def test_where_nothing_was_advised_there_is_nothing_to_follow(tmp_path):
-    put(tmp_path, "mlp-sines", 10, None)
+    put(tmp_path, "mlp-sines", 20, None)
     with pytest.raises(ValueError, match="advises nothing"):
-        follow_advice("mlp-sines", 10, 1, tmp_path)
+        follow_advice("mlp-sines", 20, 1, tmp_path)
+
+
+def test_a_training_is_complete_with_its_starts_or_without_advice(tmp_path):
+    put(tmp_path, "mlp-sines", 20, "lr=x0.5", (1.0, 0.5))
+    put(tmp_path, "mlp-short", 20, None)
+    assert is_complete("mlp-sines", 20, 1, tmp_path)
+    assert not is_complete("mlp-sines", 20, 2, tmp_path)
+    assert is_complete("mlp-short", 20, 2, tmp_path)
+    assert not is_complete("mlp-short", 21, 1, tmp_path)

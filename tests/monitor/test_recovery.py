@@ -226,7 +226,7 @@ def test_rewind_by_hand_inside_on_alarm_and_at_the_end_of_a_step():
 
 def test_on_alarm_rewind_is_a_ladder_that_acts_at_alarms():
     training = Training(on_alarm="rewind").go(30)
-    assert training.monitor._recovery.ladder == Ladder(at="alarm")
+    assert training.monitor._rewinding.recovery.ladder == Ladder(at="alarm")
     assert training.monitor.recorder is not None
 
 
@@ -235,6 +235,10 @@ def test_on_alarm_rewind_is_a_ladder_that_acts_at_alarms():
     [
         (lambda: Training().monitor.rewind(), r"pass recorder=foreshock.Recorder\(\) to Monitor"),
         (lambda: Training(recorder=Recorder()).monitor.rewind(), "there is no snapshot in memory"),
+        (
+            lambda: Training(recorder=Recorder(max_bytes=9)).go(1).monitor.rewind(),
+            "max_bytes is 9: pass a larger",
+        ),
         (lambda: Training(on_alarm="rewnd"), "on_alarm is 'rewnd'; pass a function of an Alarm, 'rewind'"),
         (lambda: Ladder(("jump",)), "rungs is .'jump',.; it has some of 'skip', 'raise v'"),
         (lambda: Ladder(()), "rungs is"),
@@ -356,3 +360,10 @@ def test_a_resume_without_its_ladder_says_that_the_rate_is_no_longer_lowered(tmp
     second.monitor.load_state_dict(first.monitor.state_dict())
     second.monitor.close()
     assert "multiplied by 0.25" in str(read_run(tmp_path).records["event"][:])
+
+
+def test_a_recorder_without_room_is_named_where_nothing_can_be_put_back(tmp_path):
+    training = Training(run=tmp_path, recorder=Recorder(every=5, max_bytes=9), recovery=Ladder())
+    training.go(12).go(10, breaks).monitor.close()
+    rows = [row for row in read_run(tmp_path).records["event"] if row["name"] == "recovery given up"]
+    assert "max_bytes is 9: pass a larger one" in rows[0]["message"]

@@ -153,13 +153,13 @@ def test_a_run_that_begins_again_in_its_folder_keeps_its_own_snapshots(snapshot,
 LEFT = """
 import torch
 from pathlib import Path
-from foreshock.recorder import Recorder, files, recorder
-inner = recorder.write_snapshot
+from foreshock.recorder import Recorder, writing
+inner = writing.write_snapshot
 def slowly(*given, **options):
     import time
     time.sleep(0.5)
     return inner(*given, **options)
-recorder.write_snapshot = slowly
+writing.write_snapshot = slowly
 model = torch.nn.Linear(2, 1)
 kept = Recorder()
 kept.attach(model, [torch.optim.Adam(model.parameters())])
@@ -240,7 +240,7 @@ def test_what_is_written_is_not_overwritten_meanwhile(tmp_path, monkeypatch):
         seen.append(snapshot.step)
         return write(snapshot, folder, **options)
 
-    monkeypatch.setattr("foreshock.recorder.recorder.write_snapshot", slowly)
+    monkeypatch.setattr("foreshock.recorder.writing.write_snapshot", slowly)
     recorder.write(tmp_path, reason="a test")
     recorder._writer.wait(120)
     assert seen == [0]

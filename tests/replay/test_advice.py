@@ -125,8 +125,10 @@ def test_where_there_is_nothing_to_remove_nothing_is_advised():
 
 
 def test_unequal_numbers_of_outcomes_are_refused():
-    with pytest.raises(ValueError, match="must have 2 outcomes"):
-        choose([SMALL], [[outcome()]], AS_IT_WAS)
+    for count in (0, 3):
+        with pytest.raises(ValueError, match=f"must have 1 to 2 outcomes.* they have .{count}."):
+            choose([SMALL], [[outcome()] * count], AS_IT_WAS)
+    assert choose([SMALL], [[outcome()]], AS_IT_WAS).chosen is None, "from one start alone none is chosen"
 
 
 def test_candidates_fit_the_optimizer():

@@ -205,7 +205,17 @@ def test_a_loss_that_is_no_number_is_the_event_and_a_failed_replay_says_nothing(
     found = examine(event, high, [failed], perturbed=high, recorded=recorded)
     assert found.repeats
     assert found.comes == {"v=held": None}
-    assert found.words == ("v=held could not be tested: the batches end before step 72",)
+    assert found.words == ("not tested with v=held: the batches end before step 72",)
+
+
+def test_batches_that_end_after_the_event_are_enough_to_know_that_it_does_not_come(tmp_path):
+    _, event, recorded = recorded_event(tmp_path)
+    high, ends = outcome("unchanged", 1.0, 900.0), "the batches end before step 100"
+    for losses, comes in ((event.peak + 10 - SNAPSHOT, False), (event.peak + 9 - SNAPSHOT, None)):
+        short = outcome(f"swap={BAD}", *[1.0] * losses, failure=ends)
+        assert examine(event, high, [short], perturbed=high, recorded=recorded).comes == {
+            f"swap={BAD}": comes
+        }
 
 
 def test_a_snapshot_from_after_the_event_is_refused(tmp_path):

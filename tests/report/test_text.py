@@ -27,7 +27,7 @@ def test_what_weakens_the_numbers_is_noted():
         ({"probes": NO_PROBES, "meta": {"imported_from": "a.csv"}}, "imported from a.csv, which has none"),
         (
             {"probes": dataclasses.replace(NO_PROBES, failed=4, last_error="out of memory")},
-            "4 probes failed; the last said: out of memory",
+            "No curvature was measured: 4 probes failed.",
         ),
         ({"probes": NO_PROBES, "non_finite_losses": 2000}, "no loss was finite"),
     ],

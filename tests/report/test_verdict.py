@@ -189,7 +189,7 @@ def test_a_run_that_recovered_asks_for_something_against_the_next_spike_only():
         ),
         (
             {"probes": dataclasses.replace(NO_PROBES, failed=9, last_error="out of memory")},
-            "Mend the probes, most of which failed: out of memory",
+            "Mend the probes, all of which failed: out of memory.",
         ),
         ({"coverage": Coverage(0.1, 0.8)}, "for 80 % of the steps nothing was known"),
         ({"coverage": Coverage(0.95, 0.0)}, "it was on for 95 % of the steps"),

@@ -30,10 +30,14 @@ from foreshock.cli.replay import (
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from foreshock.replay.advice import Advice, Trial
+    from foreshock.cli.replaying import Replay
+    from foreshock.replay import ReplayOutcome
+    from foreshock.replay.advice import Advice, Trial, WholeTrial
+    from foreshock.replay.search import Attempt
     from foreshock.runlog import Run
 
 _CALM = 200  # steps before the snapshot whose gradient norms are usual
+_SHORT = 5000  # steps of a run that is trained from its start again without being asked
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,14 @@ def advise(
     repeats: Annotated[
         int, typer.Option(min=1, help="From how many starts, which differ in the sixth digit of the weights.")
     ] = 3,
+    whole: Annotated[
+        bool | None,
+        typer.Option(
+            "--whole/--no-whole",
+            help="Also try the best from the first step of the run on, to its end. If not given: for a run "
+            "of up to 5,000 steps.",
+        ),
+    ] = None,
     jobs: JobsOption = 0,
     threads: ThreadsOption = 0,
     output: PictureOption = None,
@@ -66,48 +78,58 @@ def advise(
     """Find the smallest change that removes the spikes of a run and costs nothing, by trying.
 
     From a snapshot the run is trained on as it was, and with another β₂, ε, learning rate, clipping, or with
-    a guard. Spikes of the first 50 steps, which were on their way, do not count, nor those less than
-    a quarter as high as usual.
+    a guard: first from one start, then, what removes the spikes, from the others. Spikes of the first 50
+    steps, which were on their way, do not count, nor those less than a quarter as high as usual. What does
+    best is trained from the first step of the run on, too, and has to be better there from each start.
 
     Exit status: 0 if a change removes the spikes, 3 if none does, 4 if there are none to remove, 1 if nothing
     can be tried.
     """
     from foreshock.cli.replaying import make_loop
-    from foreshock.replay.advice import candidates, choose
+    from foreshock.replay.advice import candidates
+    from foreshock.replay.search import search
 
-    console = make_console()
+    console, shown = make_console(), dict[str, ReplayOutcome]()
     try:
         read, [task] = plan(run, model, data, start, steps, [], threads, within=True)
         optimizer = make_loop(model).optimizer
         norms = _usual_norms(read, task.snapshot)
         tried = candidates(optimizer.param_groups[0], norms, guarded=_can_be_guarded(optimizer))
-        changes = ("", *(one.change for one in tried))
-        tasks = [
-            with_changes(task, change=change, perturbed=seed or None)
-            for change in changes
-            for seed in range(repeats)
-        ]
-        outcomes = run_all(console, tasks, jobs, quiet=as_json)
-        rows = [outcomes[i : i + repeats] for i in range(0, len(outcomes), repeats)]
-        if not all(one.losses for one in rows[0]):
-            raise ValueError(f"there is no step to try: {rows[0][0].failure}")
-        found = choose(tried, rows[1:], rows[0])
+        length = task.recorded[-1][0] + 1 if task.recorded else 0
+        whole = length <= _SHORT if whole is None else whole
+
+        def train(attempts: Sequence[Attempt]) -> list[ReplayOutcome]:
+            tasks = [_task_of(task, one, length) for one in attempts]
+            outcomes = run_all(console, tasks, jobs, quiet=as_json) if tasks else []
+            for one, came in zip(attempts, outcomes, strict=True):
+                if not (one.start or one.whole):
+                    shown[one.change] = came
+            return outcomes
+
+        found = search(train, tried, starts=repeats, whole_steps=length if whole else 0)
         if output is not None:
-            draw(read, [row[0] for row in rows], output)
+            draw(read, list(shown.values()), output)
     except (ImportError, OSError, TypeError, ValueError, RuntimeError) as error:
         raise stopped(error) from error
     if as_json:
         print_result("advise", Advised(task.snapshot, found))
     else:
         _print(console, found)
-        if rows[0][0].failure:
-            console.print(f"[yellow]As it was, {escape(rows[0][0].failure)}.[/]", soft_wrap=True)
+        if shown[""].failure:
+            console.print(f"[yellow]As it was, {escape(shown[''].failure)}.[/]", soft_wrap=True)
         if output is not None:
             console.print(f"Picture: {printable_path(output)}", soft_wrap=True)
     if not found.has_trouble:
         raise typer.Exit(4)
     if found.chosen is None:
         raise typer.Exit(3)
+
+
+def _task_of(task: Replay, attempt: Attempt, length: int) -> Replay:
+    steps = length if attempt.whole else task.steps
+    return with_changes(
+        task, change=attempt.change, perturbed=attempt.start or None, whole=attempt.whole, steps=steps
+    )
 
 
 def _can_be_guarded(optimizer: Optimizer) -> bool:
@@ -139,6 +161,8 @@ def _print(console: Console, found: Advice) -> None:
 
     for line in _verdict(found):
         console.print(escape(line), soft_wrap=True)
+    if not found.trials:
+        return
     rows = tuple(
         (
             trial.candidate.change,
@@ -147,10 +171,11 @@ def _print(console: Console, found: Advice) -> None:
             f"+{trial.first:,.0f}" if any(trial.spikes) else "–",
             f"{words(trial.loss)} ×",
             words(trial.ratio),
+            str(trial.starts),
         )
         for trial in found.trials
     )
-    headers = ("Change", "Effect", "Spikes", "First", "Late loss", "Ratio")
+    headers = ("Change", "Effect", "Spikes", "First", "Late loss", "Ratio", "Starts")
     title = (
         f"{found.steps:,} steps, {len(found.unchanged)} starts; as it was: {_spread(found.unchanged)} spikes"
     )
@@ -168,9 +193,14 @@ def _verdict(found: Advice) -> list[str]:
         ]
     lines = []
     if found.chosen is None:
+        what = (
+            "removes the spikes of the window and holds from the start of the run"
+            if found.whole
+            else ("removes the spikes")
+        )
         lines.append(
-            "None of these changes removes the spikes at no cost; the table has what each comes to. Two "
-            'of them together can be tried with foreshock replay --set "lr=x0.5 beta2=0.95".'
+            f"Nothing found that costs nothing: none of these changes {what}. Two of them together can be "
+            'tried with foreshock replay --set "lr=x0.5 beta2=0.95".'
         )
     else:
         one = found.chosen
@@ -178,6 +208,12 @@ def _verdict(found: Advice) -> list[str]:
         lines.append(
             f"{one.candidate.change}: {one.candidate.words}. No spike in {found.steps:,} steps from any of "
             f"{len(one.spikes)} starts, where {_as_it_was(found)}; {cost}."
+        )
+    lines.extend(_from_the_start(found, one) for one in found.whole)
+    if found.chosen is not None and not found.whole:
+        lines.append(
+            "Not tried from the first step of the run on (--whole): this is what comes of it from the "
+            "snapshot on. A lower rate gains at once, and may lose in a whole run."
         )
     costly = [
         trial
@@ -195,6 +231,16 @@ def _verdict(found: Advice) -> list[str]:
     if found.postponing:
         lines.append(f"Only postpones them: {_named(found.postponing)}.")
     return lines
+
+
+def _from_the_start(found: Advice, one: WholeTrial) -> str:
+    verdict = "it holds" if one.holds else "it does not hold"
+    starts = f"{len(one.losses)} starts" if len(one.losses) > 1 else "one start, which was enough"
+    return (
+        f"{one.candidate.change} from the first step of the run on, {found.whole_steps:,} steps, {starts}: "
+        f"{verdict}. Late loss {one.loss:.2g} × what it was; {_spread(one.spikes)} spikes instead of "
+        f"{_spread(one.unchanged)}."
+    )
 
 
 def _as_it_was(found: Advice) -> str:

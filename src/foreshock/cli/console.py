@@ -35,6 +35,12 @@ def make_console(*, stderr: bool = False) -> Console:
     return console
 
 
+def terminal_width() -> int | None:
+    """Return the columns of the terminal that standard output is, or that COLUMNS says; None without one."""
+    console = Console()
+    return console.width if console.is_terminal or "COLUMNS" in os.environ else None
+
+
 def stopped(error: Exception, advice: str = "") -> typer.Exit:
     """Print an error as one line on standard error, and return what ends the command.
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from foreshock.cli.console import make_console, print_note, stopped
 from foreshock.cli.output import AsJson, FailOnOption, fail, print_result
-from foreshock.cli.output import as_json as plain
 from foreshock.cli.replay import FromOption, JobsOption, ThreadsOption
-
-if TYPE_CHECKING:
-    from foreshock.replay.examination import Examination
 
 
 def explain(
@@ -47,48 +43,27 @@ def explain(
     Each cause is told from a test on the numbers of the log; a spike that passes none is not explained.
     Spikes, divergences, climbs and losses that are not finite count.
     """
-    from foreshock.cli.examining import examine_event, the_event
+    from foreshock.cli.examining import Plan, tested
     from foreshock.explain import choose, explain_run, explanation_text
     from foreshock.report.severity import had_alarm, worst_of
     from foreshock.report.text import unreadable
     from foreshock.runlog import read_run
 
-    examined: Examination | None = None
     try:
         if (model is None) != (data is None):
             raise ValueError("only one of --model and --data was passed; a replay needs both, or neither")
         read = read_run(run)
         found = choose(explain_run(read), spike=spike, step=step)
         if model is not None and data is not None:
-            examined = examine_event(
-                make_console(),
-                read,
-                the_event(found),
-                (model, data),
-                start=start,
-                jobs=jobs,
-                threads=threads,
-                quiet=as_json,
-            )
+            plan = Plan(model, data, start=start, jobs=jobs, threads=threads)
+            found = tested(make_console(), read, found, plan, quiet=as_json)
     except (ImportError, OSError, TypeError, ValueError, RuntimeError) as error:
         raise stopped(error) from error
     if as_json:
-        rows = [plain(one) for one in found]
-        print_result("explain", rows if examined is None else [rows[0] | {"examination": examined}])
+        print_result("explain", found)
     elif not found:
         typer.echo("Nothing to explain: the loss has no spike, no divergence, no climb and no NaN.")
     else:
         typer.echo("\n".join(map(explanation_text, found)), nl=False)
-        if examined is not None:
-            typer.echo(_tested(examined), nl=False)
     print_note(unreadable(read.skipped), stderr=as_json)
     fail(worst_of((one.kind for one in found), alarms=had_alarm(read)), fail_on)
-
-
-def _tested(found: Examination) -> str:
-    from foreshock.representation import printable
-
-    rows = [f"  - {words[0].upper()}{words[1:]}." for words in found.words]
-    return (
-        "\n".join(map(printable, ["", f"Tested by training again from step {found.start:,}:", *rows])) + "\n"
-    )

@@ -97,7 +97,7 @@ def replay(
     Exit status: 0 if it came to the recorded losses bit by bit, 3 if it departs from them, 1 if it can't be
     replayed.
     """
-    from foreshock.cli.replaying import rewinds_of
+    from foreshock.replay.recorded import rewinds_of
 
     console = make_console()
     try:
@@ -145,20 +145,19 @@ def plan(
         OSError: If there is no log or no snapshot.
         ValueError: If a change can't be understood.
     """
-    from foreshock.cli.replaying import Replay, choose_snapshot, rewinds_of
+    from foreshock.cli.replaying import Replay, choose_snapshot
     from foreshock.recorder.files import step_of
     from foreshock.replay import parse_change
+    from foreshock.replay.recorded import losses_of, rate_factor_at
     from foreshock.runlog import read_run
-    from foreshock.runlog.values import recorded_losses
 
     for change in changes:
         parse_change(change)  # before minutes are spent
     read = read_run(run)
-    recorded = tuple(zip(*(part.tolist() for part in recorded_losses(read)), strict=True))
+    recorded = losses_of(read)
     snapshot = choose_snapshot(read, start, spikes=(recorded, steps) if within else None)
-    # A snapshot of the very step at which the run was brought back is from before that.
-    factors = [factor for step, _, factor in rewinds_of(read) if step < step_of(snapshot)]
-    unchanged = Replay(snapshot, model, data, steps, recorded, "", threads, rate_factor=[1.0, *factors][-1])
+    factor = rate_factor_at(read, step_of(snapshot))
+    unchanged = Replay(snapshot, model, data, steps, recorded, "", threads, rate_factor=factor)
     return read, [with_changes(unchanged, change=change) for change in ("", *changes)]
 
 

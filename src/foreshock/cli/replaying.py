@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +18,8 @@ from foreshock.recorder import list_snapshots, load_snapshot
 from foreshock.recorder.files import step_of
 from foreshock.replay import Loop, ReplayOutcome, parse_change, replay
 from foreshock.replay.advice import choose_start
+from foreshock.replay.examining import attempted
+from foreshock.replay.window import replay_whole
 from foreshock.runlog import Run
 from foreshock.workers import worker_processes
 
@@ -36,6 +39,8 @@ class Replay:
         perturbed: Seed of a change of the weights in their sixth digit; None for none.
         measure: Whether to measure the stability ratio after the last step.
         rate_factor: What a ladder of recovery had the learning rate multiplied by.
+        whole: Whether to begin at the first step of the run instead.
+        optional: Whether an outcome says why the replay can't be made, instead of an error.
     """
 
     snapshot: Path
@@ -48,6 +53,8 @@ class Replay:
     perturbed: int | None = None
     measure: bool = True
     rate_factor: float = 1.0
+    whole: bool = False
+    optional: bool = False
 
 
 def make_loop(name: str) -> Loop:
@@ -106,27 +113,25 @@ def choose_snapshot(
     return fitting[-1]
 
 
-def rewinds_of(run: Run) -> list[tuple[int, int, float]]:
-    """Return where a run was brought back: at which step, to which, and what its rate was multiplied by then.
-
-    Args:
-        run: The run.
-    """
-    rows = [row for row in run.records["event"] if row["name"].partition(":")[0] == "rewind"]
-    return [(int(row["step"]), int(row["to"]), float(row.get("rate_factor", 1.0))) for row in rows]
-
-
 def run_replay(task: Replay) -> ReplayOutcome:
     """Build the training anew and replay its window.
 
     Args:
         task: What to replay.
     """
+    if task.optional:
+        made = replace(task, optional=False)
+        return attempted(task.change, step_of(task.snapshot), partial(run_replay, made))
     if task.threads:
         torch.set_num_threads(task.threads)
     loop = make_loop(task.model)
-    snapshot = load_snapshot(task.snapshot)
     change = parse_change(task.change) if task.change else None
+    if task.whole:
+        with redirect_stdout(sys.stderr):
+            return replay_whole(
+                loop, open_batches(task.data), steps=task.steps, change=change, perturbed=task.perturbed
+            )
+    snapshot = load_snapshot(task.snapshot)
     with redirect_stdout(sys.stderr):
         return replay(
             snapshot,

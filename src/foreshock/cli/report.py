@@ -11,7 +11,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from foreshock.cli.console import make_console, picture_file, print_table, printable_path, stopped
+from foreshock.cli.console import (
+    make_console,
+    picture_file,
+    print_table,
+    printable_path,
+    stopped,
+    terminal_width,
+)
 from foreshock.cli.output import FailOnOption, fail, result_text, worst_among
 
 if TYPE_CHECKING:
@@ -129,7 +136,9 @@ def _print(
         words = result_text("report", reports) + "\n"
     else:
         named = [replace(r.summary, name=label) for r, label in zip(reports, labels, strict=True)]
-        words = "\n".join(map(to_markdown if form is Format.MD else to_text, named))
+        width = terminal_width() if output is None else None
+        texts = (to_markdown(one) if form is Format.MD else to_text(one, width=width) for one in named)
+        words = "\n".join(texts)
     if output is None:
         typer.echo(words, nl=False)
         return

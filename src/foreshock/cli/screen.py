@@ -32,9 +32,22 @@ STATE_STYLES = {
 }
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDE = 52  # columns from which on a label and its words share a line
-_LONGEST_NAME, _SHORTEST_NAME = 48, 8
+_RANKS_NAMED = 8
+_LONGEST_NAME, _SHORT_NAME, _SHORTEST_NAME = 48, 20, 8
+_HEIGHT = "Spikes, how high"
 # What a narrow terminal goes without, the first first.
-_SPARE = ("Last write", "Guard", "Ratio", "Watches", "Failed", "Alarms", "Loss", "Step", "Spike ahead")
+_SPARE = (
+    "Last write",
+    "Guard",
+    "Ratio",
+    "Watches",
+    "Failed",
+    _HEIGHT,
+    "Alarms",
+    "Loss",
+    "Spike ahead",
+    "Step",
+)
 
 
 def screen(status: RunStatus, console: Console, *, losses: Sequence[float] = ()) -> RenderableType:
@@ -67,13 +80,20 @@ def runs_table(statuses: Sequence[RunStatus], console: Console) -> Table:
         statuses: How the runs are doing.
         console: Where it is printed to.
     """
-    rows = [_cells(status) for status in statuses]
+    # A long path must not cost a narrow terminal the columns that say something.
+    longest = min(_LONGEST_NAME, max(console.width // 3, _SHORT_NAME))
+    rows = [_cells(status, longest) for status in statuses]
     headers = list(rows[0]) if rows else []
     for spare in _SPARE:
         table = _table(headers, rows)
         if not headers or natural_width(console, table) <= console.width:
             break
-        headers.remove(spare)
+        if spare == _HEIGHT:
+            rows = [
+                cells | {"Spikes": Text(f"{one.spikes:,}")} for cells, one in zip(rows, statuses, strict=True)
+            ]
+        else:
+            headers.remove(spare)
     excess = natural_width(console, _table(headers, rows)) - console.width if headers else 0
     if excess > 0:  # of a path the end tells runs apart
         longest = max(len(cells["Run"]) for cells in rows)
@@ -141,8 +161,18 @@ def _rows(status: RunStatus) -> list[tuple[str, str]]:
         ("diverged, NaN", f"{status.failures:,}" if status.failures else "no"),
         ("guard", _guard(status)),
         ("overhead", _overhead(status)),
+        *_ranks(status),
         ("log", f"{status.log}, written {ago(status.idle_seconds)} ago"),
     ]
+
+
+def _ranks(status: RunStatus) -> list[tuple[str, str]]:
+    if status.ranks is None:
+        return []
+    behind = ", ".join(map(str, status.ranks_behind[:_RANKS_NAMED]))
+    more = " …" if len(status.ranks_behind) > _RANKS_NAMED else ""
+    words = f", of which {behind}{more} ended or wrote no log: see foreshock report" if behind else ""
+    return [("ranks", f"{status.ranks:,}{words}")]
 
 
 def _step(status: RunStatus) -> str:
@@ -230,11 +260,11 @@ def _grid(rows: Sequence[tuple[str, str]], console: Console) -> RenderableType:
     return grid
 
 
-def _cells(status: RunStatus) -> dict[str, Text]:
+def _cells(status: RunStatus, longest: int) -> dict[str, Text]:
     chance = "–" if math.isnan(status.probability) else percent(status.probability)
     name = status.place if status.name in status.place else f"{status.place} ({status.name})"
     shown = {
-        "Run": cut(name, _LONGEST_NAME),
+        "Run": cut(name, longest),
         "State": status.state,
         "Step": "–" if status.step is None else f"{status.step:,}",
         "Loss": _loss(status),

@@ -129,10 +129,10 @@ class NoiseProber:
         """Return what there is to say about batches and their parts since the last call, each thing once."""
         return self._divider.remarks.take()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what the next measurement continues."""
+    def state_dict(self, *, vectors: bool = True) -> dict[str, Any]:
+        """Return what the next measurement continues, with or without the direction of the last one."""
         return {
-            "direction": None if self._direction is None else self._direction.clone(),
+            "direction": None if self._direction is None or not vectors else self._direction.clone(),
             "divider": self._divider.state_dict(),
             "weighing": self._weighing.state_dict(),
         }
@@ -343,10 +343,14 @@ class Prober:
         )
         self._followed = replace(followed, direction=part_of(followed.direction))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the vectors of the last probes, from which a resumed run starts warm."""
-        noise = self.noise.state_dict()
-        if self._memory is None:
+    def state_dict(self, *, vectors: bool = True) -> dict[str, Any]:
+        """Return the vectors of the last probes, from which a resumed run starts warm.
+
+        Args:
+            vectors: Whether to; without them the next probe is as the first one of a run.
+        """
+        noise = self.noise.state_dict(vectors=vectors)
+        if self._memory is None or not vectors:
             return {"starts": None, "gain": None, "noise": noise, "followed": None, "size": 0}
         starts = [start.clone() for start in self._memory.starts]
         followed = self._followed

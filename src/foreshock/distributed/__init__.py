@@ -7,6 +7,7 @@ very message that the others wait for, so that all leave the probe at the same p
 """
 
 from foreshock.distributed.channel import Channel, ChannelError
+from foreshock.distributed.checkpointed import Checkpointed
 from foreshock.distributed.joint import ALONE, Joint, JointProbe, LeftOutError, OtherRankError
 from foreshock.distributed.peers import Peers, all_peers, training_peers
 from foreshock.distributed.pieces import Grid, is_spread, why_not_spread
@@ -18,6 +19,7 @@ __all__ = [
     "ALONE",
     "Channel",
     "ChannelError",
+    "Checkpointed",
     "Grid",
     "Joint",
     "JointProbe",

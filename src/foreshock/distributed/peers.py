@@ -24,7 +24,7 @@ class Peers:
     Attributes:
         store: The key-value store of ``torch.distributed``, under a prefix of these processes.
         rank: Of this process among them.
-        size: How many they are, ≥ 2.
+        size: How many they are, ≥ 2 but where one process alone has distributed tensors.
         timeout: How long to wait for another, at most: a quarter of a minute, or a quarter of what the run's
             own collectives wait where that is less, so that training goes on where one of ours failed.
         grid: How the model is spread over them; None where each has all of it.
@@ -87,7 +87,8 @@ def _peers_among(ranks: Sequence[int], group: Any, grid: Grid | None = None) -> 
     """Return processes, by their ranks; None if it is this one alone, or it is not among them."""
     distributed: Any = torch.distributed
     own = distributed.get_rank()
-    if len(ranks) < 2 or own not in ranks:
+    # A single process with parameters in one piece needs nobody; its shards have to be gathered all the same.
+    if own not in ranks or (len(ranks) < 2 and grid is None):
         return None
     # No public function returns the store, and a group of our own made by new_group() would be counted with
     # the user's: were it made in one process only, all later groups would have other names there.

@@ -6,7 +6,7 @@ import logging
 import os
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ class Meeting:
         share: Share of this process in the examples of the present step.
         remark: Why nothing is measured though a process wants to; empty otherwise.
         sums: What was to be added up over all processes, by step.
+        same: Whether the marks of all processes are the same; of other ones one in four thousand is missed.
     """
 
     what: str | None
@@ -43,6 +44,7 @@ class Meeting:
     share: float
     remark: str = ""
     sums: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    same: bool = True
 
 
 class Together:
@@ -161,12 +163,13 @@ class Together:
         self._losses[step] = (loss, float(examples or 1))
         self._sums[step] = sums
 
-    def meet(self, step: int, want: str | None) -> Meeting | None:
+    def meet(self, step: int, want: str | None, *, mark: int = 0) -> Meeting | None:
         """Meet at a step that `meets` named: one sum of a few numbers. None if that failed, for good.
 
         Args:
             step: Step number.
             want: What this process would measure; None for nothing.
+            mark: A number that should be the same in all processes, as a checksum.
         """
         wish = want if want in self._choices else _NOTHING
         window = range(step - self._window + 1, step + 1)
@@ -177,6 +180,8 @@ class Together:
             [
                 float(step % _STEPS),
                 float(step % _STEPS) ** 2,
+                float(mark % _STEPS),
+                float(mark % _STEPS) ** 2,
                 *(float(one == wish) for one in self._choices),
                 *(loss * count if count else 0.0 for loss, count in rows),
                 *(count for _, count in rows),
@@ -192,7 +197,7 @@ class Together:
         except ChannelError as error:
             self._lose(str(error))
             return None
-        (total, square), rest = sums[:2], sums[2:]
+        (total, square, marks, mark_square), rest = sums[:4], sums[4:]
         if square * self.size != total**2:
             self._lose("the ranks observe other steps: call observe at the same steps in each")
             return None
@@ -205,7 +210,8 @@ class Together:
         # Those that train on the same batch count its examples several times.
         copies = self._peers.copies
         share = copies * (rows[-1][1] / counts[-1] if counts[-1] > 0 else 1 / self.size)
-        return self._meeting(votes, means, share, {one: known[one] for one in means})
+        found = self._meeting(votes, means, share, {one: known[one] for one in means})
+        return replace(found, same=mark_square * self.size == marks**2)
 
     def exchange(self, *own: float) -> list[tuple[float, ...]] | None:
         """Return the numbers of all processes, one row each; None if that failed, for good.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -55,10 +56,10 @@ _REMEDIES: Mapping[Name, str] = MappingProxyType(
             "Lower the learning rate by the same factor, or move in small steps."
         ),
         "forward overflow": (
-            "Look for what can overflow at that module: exp, log of zero, division by a zero spread, "
-            "products in float16. bfloat16 has the range of float32; normalise or clamp before it. Weights "
-            "that were not finite already were written by the update before, or by what else writes weights: "
-            "a checkpoint, an average."
+            "Look for what can overflow in the forward pass, at the module that is named if one is: exp, log "
+            "of zero, division by a zero spread, products in float16. bfloat16 has the range of float32; "
+            "normalise or clamp before it. Weights that were not finite already were written by the update "
+            "before, or by what else writes weights: a checkpoint, an average."
         ),
         "gradient overflow": (
             "Skip steps whose gradient is not finite: torch.amp.GradScaler does, and so does "
@@ -80,6 +81,7 @@ _UNKNOWN = (
     "At {at}, none of the tests holds. Run again from a checkpoint before {it} with probe_every=5 and ids= "
     "in observe: then the log has what the tests need."
 )
+_NOTHING_BEFORE = "The log has no good step to go back to: change what caused it, and start again."
 _LOST = "Look at the batch and the weights of {at}; in half precision, at what can overflow."
 _CLIMBED = "Try a lower learning rate from before {at} on, and see whether the data changed there."
 _RECOVERED = "The run recovered: nothing needs to be done for it, only against the next one."
@@ -124,7 +126,7 @@ def go_back(onset: int) -> str:
 def _go_back(found: Sequence[Explanation]) -> list[str]:
     for one in found:
         if one.recovery.outcome == "catastrophic":
-            return [go_back(one.onset)]
+            return [_NOTHING_BEFORE if math.isnan(one.reference) else go_back(one.onset)]
     for one in found:
         if one.recovery.outcome == "malignant":
             return [f"If a checkpoint from before step {one.onset:,} is near, it is worth going back to it."]

@@ -94,10 +94,10 @@ def lost_state(history: History, event: LossEvent) -> Cause | None:
         ]
         began = f"began at update {after:,.0f} although the run was at {before:,.0f}"
         what = began if anew else "had v̂ = g², as after its first update" if first else "kept its count"
-        words = (
-            f"the run was resumed at step {step:,}; its optimizer {what}, and v̂/g² went from "
-            f"{number(lag[0])} to {number(lag[1])}: v was not loaded"
-        )
+        words = f"the run was resumed at step {step:,}; its optimizer {what}"
+        if math.isfinite(lag[0]) and math.isfinite(lag[1]):
+            words += f", and v̂/g² went from {number(lag[0])} to {number(lag[1])}"
+        words += ": v was not loaded"
         return Cause("lost optimizer state", 0.95, words, tuple(facts), step)
     return None
 

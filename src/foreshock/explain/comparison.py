@@ -103,7 +103,9 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
         for name, history, found in zip(names, histories, explained, strict=True)
     )
     settings = _settings(runs)
-    return Comparison(step, at, settings, tuple(_findings(at, settings, step)))
+    first = all(step <= int(one.steps[0]) for one in histories)
+    findings = _findings(at, settings, f"At step {step:,}" if first else f"Before step {step:,}", first=first)
+    return Comparison(step, at, settings, tuple(findings))
 
 
 def _describe(name: str, history: History, found: Sequence[Explanation], step: int) -> RunAt:
@@ -148,7 +150,9 @@ def _words(value: Any) -> str:
     return "–" if value is None else number(value) if isinstance(value, float) else str(value)
 
 
-def _findings(at: Sequence[RunAt], settings: Mapping[str, tuple[str, ...]], step: int) -> list[str]:
+def _findings(
+    at: Sequence[RunAt], settings: Mapping[str, tuple[str, ...]], when: str, *, first: bool
+) -> list[str]:
     spiked, calm = [one for one in at if one.spikes], [one for one in at if not one.spikes]
     if not spiked:
         return ["None of the runs spiked."]
@@ -173,9 +177,14 @@ def _findings(at: Sequence[RunAt], settings: Mapping[str, tuple[str, ...]], step
             continue  # all far from the edge
         if _apart(high, low):
             shown = [", ".join(number(value) for value in side) for side in (high, low)]
-            found.append(f"Before step {step:,} {words} was {shown[0]} there, {shown[1]} in the others.")
+            found.append(f"{when} {words} was {shown[0]} there, {shown[1]} in the others.")
     if len(found) == len(spiked):
-        found.append("Nothing else that was logged before it tells them apart from the others.")
+        known = (
+            "was logged before it"
+            if first
+            else "else that was logged before it tells them apart from the others"
+        )
+        found.append(f"Nothing {known}.")
     return found
 
 

@@ -189,7 +189,9 @@ def _free(history: History, event: LossEvent) -> Iterator[Signal]:
             i = max(onset - 30, 0) + int(high[0])
             value = quotient(float(history.norm[i]), usual.median)
             yield _signal(f"gradient above {_BURST:g} × its median", int(history.steps[i]), event, value)
-    yield _signal("loss off its level", event.onset, event, float(history.loss[onset]))
+    loss = float(history.loss[onset])
+    words = "loss off its level" if math.isfinite(loss) else "loss not finite"
+    yield _signal(words, event.onset, event, loss)
 
 
 def _near(steps: NDArray[np.int64], event: LossEvent) -> slice:
@@ -198,9 +200,15 @@ def _near(steps: NDArray[np.int64], event: LossEvent) -> slice:
 
 
 def _began(steps: NDArray[np.int64], on: NDArray[np.bool_], event: LossEvent, *, gap: int = 0) -> int | None:
-    """Return the index at which the last spell of a condition before the peak began; None without one."""
+    """Return the index at which the last spell of a condition before the peak began; None without one.
+
+    One that ended long before the event was no sign of it.
+    """
     near = np.flatnonzero(on & (steps >= event.onset - _BEFORE) & (steps <= event.peak))
     if not near.size:
+        return None
+    after = int(near[-1]) + 1
+    if after < len(steps) and steps[after] < event.onset - _NEAR:
         return None
     breaks = np.flatnonzero(np.diff(near) > 1 + gap)
     return int(near[breaks[-1] + 1]) if breaks.size else int(near[0])

@@ -161,6 +161,8 @@ def _missing(history: History, event: LossEvent, causes: tuple[Cause, ...]) -> l
             message = short_line(str(history.failed_probe.get("message") or ""))
             what = f"the probes failed: {message}".rstrip(".")
         found.append(f"No curvature was measured near the event: {what}.")
+    if event.onset == int(history.steps[0]) and event.onset > 1:
+        found.append(f"The log begins with it, at step {event.onset:,}: what was before is not in it.")
     apart = int(history.steps[history.at(event.onset)] - history.steps[max(history.at(event.onset) - 1, 0)])
     if apart > 1 and not causes:
         found.append(

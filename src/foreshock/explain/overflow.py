@@ -30,6 +30,8 @@ def overflows(history: History, event: LossEvent) -> list[Cause]:
     known = _norm_logged(history, start, first)
     if first > start and not known.any():
         return []
+    if not _is_seen(history, first):
+        return []
     odd = ~np.isfinite(history.norm[start:first]) & np.isfinite(history.loss[start:first])
     broken = np.flatnonzero(odd & known)
     grown = event.onset < event.first_non_finite - 1 and event.first_non_finite - event.onset > 1
@@ -38,6 +40,21 @@ def overflows(history: History, event: LossEvent) -> list[Cause]:
         high = at > history.at(event.onset) + 1
         return [] if high else [_gradient_overflow(history, at)]
     return [] if grown else [_forward_overflow(history, first)]
+
+
+def _is_seen(history: History, first: int) -> bool:
+    """Return whether it is known what was before the first loss that is not finite.
+
+    Between two steps that were logged an instability can grow; and of what was before a log that begins with
+    it, nothing is known. The module that overflowed settles it.
+    """
+    step = int(history.steps[first])
+    if first and step - history.steps[first - 1] <= 1:
+        return True
+    return (not first and step <= 1) or any(
+        row.get("what") in ("forward", "input") and row["step"] == step
+        for row in history.rows("overflow", step, step)
+    )
 
 
 def _norm_logged(history: History, start: int, end: int) -> NDArray[np.bool_]:
@@ -65,9 +82,14 @@ def _gradient_overflow(history: History, at: int) -> Cause:
 def _forward_overflow(history: History, at: int) -> Cause:
     step = int(history.steps[at])
     usual = history.usual(history.norm, at)
-    before = quotient(float(history.norm[at - 1]), usual.median) if usual and at else math.nan
-    facts = [Fact("gradient of the step before, over its median", before, math.nan, step - 1)]
-    words = f"the loss was {number(float(history.loss[at]))} at step {step:,}, and normal at the step before"
+    words, facts, before = f"the loss was {number(float(history.loss[at]))} at step {step:,}", [], math.nan
+    if at:
+        last = int(history.steps[at - 1])
+        before = quotient(float(history.norm[at - 1]), usual.median) if usual else math.nan
+        facts = [Fact("gradient of the step before, over its median", before, math.nan, last)]
+        words += f", and {number(float(history.loss[at - 1]))} at step {last:,}"
+    else:
+        words += ", the first of the log"
     for row in history.rows("overflow", step, step + REACH):
         names = row.get("names")
         if row.get("what") == "forward" and isinstance(names, list) and names:

@@ -129,6 +129,27 @@ class Recovery:
 
 
 @dataclass(frozen=True)
+class Examination:
+    """What replays of an event say of its cause, see `foreshock.replay.examination`.
+
+    Attributes:
+        onset: First high step of the event.
+        start: Step of the snapshot.
+        repeats: Whether the event comes again where nothing is changed; if not, nothing follows.
+        comes: Whether it comes all the same, by change; None where a replay failed before.
+        words: What follows, a sentence each, without full stops.
+    """
+
+    onset: int
+    start: int
+    repeats: bool
+    comes: Mapping[str, bool | None]
+    words: tuple[str, ...]
+
+    __repr__ = short_repr
+
+
+@dataclass(frozen=True)
 class Explanation:
     """What happened at one event of the loss.
 
@@ -148,6 +169,7 @@ class Explanation:
         recovery: Whether the run recovered.
         advice: What to do, a sentence each, the most urgent first.
         missing: What the log lacks that would tell more, a sentence each.
+        examination: What training it again with one thing changed says; None if that was not asked for.
     """
 
     kind: Kind
@@ -165,6 +187,7 @@ class Explanation:
     recovery: Recovery
     advice: tuple[str, ...]
     missing: tuple[str, ...] = ()
+    examination: Examination | None = None
 
     __repr__ = short_repr
 

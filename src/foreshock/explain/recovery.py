@@ -68,6 +68,8 @@ def judge_recovery(history: History, event: LossEvent) -> Recovery:
 
 
 def _judged(event: LossEvent, expected: float, halfway: float, level: float) -> tuple[Outcome, str]:
+    if math.isnan(event.reference):
+        return "neutral", f"the loss is finite again, {number(level)}; there was none before to compare with"
     margin = max(_MARGIN * abs(level), _SIGMAS * event.sigma)
     low, high = number(expected), number(halfway)
     led = low if low == high else f"{low} to {high}"

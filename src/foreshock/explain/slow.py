@@ -35,6 +35,7 @@ _NEAR, _NEARLY = 5, 30  # steps after an onset, and before it, in which the rati
 _HIGHER = 1.05  # a ratio so much above the low is one of an earlier climb
 _EXTRAPOLATED, _FARTHEST = 60, 3.0  # steps, and ln(ratio)
 _LEAST = 0.02  # rise of ln(ratio) that has parts at all
+_FEWEST_ROWS, _LEFT_OVER = 10, 0.1  # measurements, and what of the moves of ln(ratio) v may leave over
 _BLIND, _PURE = 0.4, 0.7  # median decay exponent from which v decays, and from which it does little else
 _LAG = 2.0  # v above g²
 _GUESSED = 0.4  # confidence where nothing but v and the gradient is known
@@ -96,7 +97,8 @@ def measure_rise(history: History, event: LossEvent) -> Rise | None:
     first, last = int(steps[low]), int(steps[top])
     total = logarithm(quotient(ratios[top], ratios[low]))
     if not end:
-        return _by_sums(history, first, last, total, float(ratios[top]))
+        alone = _moved_alone(history, steps[: top + 1], ratios[: top + 1])
+        return _by_sums(history, (first, last), total, float(ratios[top]), alone=alone)
     growth = history.growth[int(np.searchsorted(history.growth_steps, first)) : end] or [
         history.growth[end - 1]
     ]
@@ -110,21 +112,37 @@ def measure_rise(history: History, event: LossEvent) -> Rise | None:
     return Rise(first, last, total - landscape - rate, landscape, rate, ratio)
 
 
-def _by_sums(history: History, first: int, last: int, total: float, ratio: float) -> Rise | None:
+def _by_sums(
+    history: History, span: tuple[int, int], total: float, ratio: float, *, alone: bool
+) -> Rise | None:
     """Return the parts of a climb where ratios were measured, but not along one eigenvector.
 
     Where v does little else than decay, all of its coordinates fall alike, and its sum says what that makes
-    of the ratio: its root.
+    of the ratio: its root. So it does where the ratio has moved with that root alone.
     """
+    first, last = span
     moments = history.moment[history.at(first) : history.at(last) + 1]
     exponents = history.exponent[history.at(first) : history.at(last) + 1]
-    if moments.size < _FEWEST_STEPS or not middle(exponents) >= _PURE:
+    if not alone and (moments.size < _FEWEST_STEPS or not middle(exponents) >= _PURE):
         return None
     decay = 0.5 * logarithm(quotient(moments[0], moments[-1]))
     rate = _rate_growth(history, first, last)
     if not math.isfinite(decay):
         return None
     return Rise(first, last, decay, total - decay - rate, rate, ratio, measured=False)
+
+
+def _moved_alone(history: History, steps: NDArray[np.int64], ratios: NDArray[np.float64]) -> bool:
+    """Return whether ln(ratio) went up and down as ln(η/√Σv̂) did, so that the curvature had no part in it."""
+    at = np.searchsorted(history.steps, steps)
+    known = at < len(history.steps)
+    at, ratios = at[known], ratios[known]
+    with np.errstate(all="ignore"):
+        followed = np.log(history.rate[at]) - 0.5 * np.log(history.moment[at])
+        left = np.log(ratios) - followed
+    if at.size < _FEWEST_ROWS or not (np.isfinite(left).all() and np.diff(followed).min() < 0):
+        return False
+    return bool(np.ptp(followed) >= _LEAST and np.ptp(left) <= _LEFT_OVER * np.ptp(followed))
 
 
 def _top(steps: NDArray[np.int64], ratios: NDArray[np.float64], event: LossEvent) -> int:
@@ -178,9 +196,9 @@ def slow_causes(history: History, event: LossEvent, jump: Jump | None) -> list[C
     if jump is not None or event.first_non_finite == event.onset or was_disturbed(history, event):
         return []
     rise = measure_rise(history, event)
-    decay = _decay(history, event)
+    decay = _decay(history, event, rise)
     if rise is None or not rise.ratio >= _EDGE:
-        return _by_the_gradient(history, event, rise) or _without_readings(history, event, decay)
+        return _by_the_gradient(history, event, rise, decay) or _without_readings(history, event, decay)
     if not rise.total > _LEAST:
         return []
     causes = []
@@ -206,12 +224,12 @@ def slow_causes(history: History, event: LossEvent, jump: Jump | None) -> list[C
     return causes
 
 
-def _by_the_gradient(history: History, event: LossEvent, rise: Rise | None) -> list[Cause]:
-    """What a gradient says that grew as past the edge, where the ratio was last measured far below it.
+def _by_the_gradient(history: History, event: LossEvent, rise: Rise | None, decay: Decay) -> list[Cause]:
+    """What a gradient says that grew as past the edge, where the ratio was last measured below it.
 
     It grows by a factor at each step only past the edge. From the last measurement on the ratio is followed
     by v and the learning rate alone; what lacks to one was made by the curvature, along that direction or
-    along another one that overtook it.
+    along another one that overtook it. It counts beside what made the climb until then.
     """
     last = history.ratio_before(event.onset - 1, event.onset - _OLDEST)
     grew = _growth_of_gradient(history, event)
@@ -219,21 +237,27 @@ def _by_the_gradient(history: History, event: LossEvent, rise: Rise | None) -> l
         return []
     (steps, times), (step, ratio) = grew, last
     missing = -math.log(ratio)
-    followed = 0.0 if rise is None else max(rise.preconditioner, 0.0) + max(rise.rate, 0.0)
-    share = missing / (missing + followed)
-    if not share >= _SHARE:
-        return []
-    words = (
+    made = (0.0, 0.0, 0.0) if rise is None else (rise.preconditioner, rise.landscape, rise.rate)
+    v, landscape, rate = (max(part, 0.0) for part in made)
+    shares = [part / (missing + v + landscape + rate) for part in (v, missing + landscape)]
+    said = (
         f"the gradient grew {number(times)}-fold over {steps} steps, as past the edge, although v and the "
-        f"learning rate alone had brought the stability ratio to {number(ratio)} by step {step:,}: the "
-        "curvature rose since it was last measured"
+        f"learning rate alone had brought the stability ratio to {number(ratio)} by step {step:,}"
     )
     facts = (
         Fact("growth of the gradient before the peak", times, _GREW, event.onset),
         Fact("stability ratio, followed from its last measurement", ratio, math.nan, step),
-        Fact("share of the rise of ln(ratio) to the edge", share, _SHARE),
     )
-    return [Cause("landscape", 0.5, words, facts)]
+    causes = []
+    if shares[0] >= _SHARE and decay.exponent > 0 and decay.fell > _FELL:
+        words = f"{said}; v decayed and made {100 * shares[0]:.0f} % of the way to the edge"
+        share = Fact("share of v in the rise of ln(ratio) to the edge", shares[0], _SHARE)
+        causes.append(Cause("preconditioner lag", 0.5 * min(shares[0] / 0.5, 1), words, (*facts, share)))
+    if shares[1] >= _SHARE:
+        words = f"{said}: the curvature rose since it was last measured"
+        share = Fact("share of the rise of ln(ratio) to the edge", shares[1], _SHARE)
+        causes.append(Cause("landscape", 0.5 * min(shares[1] / 0.5, 1), words, (*facts, share)))
+    return causes
 
 
 def _growth_of_gradient(history: History, event: LossEvent) -> tuple[int, float] | None:
@@ -255,12 +279,13 @@ def _growth_of_gradient(history: History, event: LossEvent) -> tuple[int, float]
 
 @dataclass(frozen=True)
 class Decay:
-    """What v did over the fifty steps before an event.
+    """What v did before an event.
 
     Attributes:
-        exponent: Median decay exponent.
-        lag: Largest median of Σv̂/Σg² over ten steps.
-        fell: −ln of Σv̂ at the end over its start.
+        exponent: Median decay exponent over the fifty steps before it.
+        lag: Median of Σv̂/Σg² over these.
+        fell: −ln of Σv̂ at the end over its start; where sums say what v made of the climb, over the climb if
+            it fell more there: an earlier spike raises v.
     """
 
     exponent: float
@@ -268,15 +293,20 @@ class Decay:
     fell: float
 
 
-def _decay(history: History, event: LossEvent) -> Decay:
+def _decay(history: History, event: LossEvent, rise: Rise | None) -> Decay:
     at = history.at(event.onset)
-    part = slice(max(at - 60, 0), max(at - 5, 0))
+    # Of a log that has every nth step, as many rows as it takes to have ten.
+    first = min(history.at(event.onset - 60), max(at - _FEWEST_ROWS - 5, 0))
+    part = slice(first, max(min(history.at(event.onset - 5), at), 0))
     exponents, lags, moments = (values[part] for values in (history.exponent, history.lag, history.moment))
     exponents, moments = exponents[np.isfinite(exponents)], moments[np.isfinite(moments)]
     if exponents.size < 10 or moments.size < 10:
         return Decay(math.nan, math.nan, math.nan)
     lag = middle(lags)
     fell = logarithm(quotient(moments[0], moments[-1]))
+    if rise is not None and not rise.measured:  # it is this sum that says what v made of the climb
+        climb = history.moment[[history.at(rise.first), min(history.at(rise.last), len(history.moment) - 1)]]
+        fell = float(np.fmax(fell, logarithm(quotient(climb[0], climb[1]))))
     return Decay(middle(exponents), lag, fell)
 
 

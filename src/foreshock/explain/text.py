@@ -39,6 +39,9 @@ def explanation_text(found: Explanation) -> str:
         ]
     if found.tensors is not None and found.tensors.rows:
         lines += ["", *table_text(found.tensors)]
+    if found.examination is not None:
+        lines += ["", f"Tested by training again from step {found.examination.start:,}:"]
+        lines += [f"  - {words[0].upper()}{words[1:]}." for words in found.examination.words]
     return "\n".join(map(printable, lines)) + "\n"
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from foreshock.guarding.actions import ActionApplier, ComingStep, HeldOptions
+from foreshock.guarding.alternation import Alternation
 from foreshock.guarding.directional import find_directions
 from foreshock.guarding.families import find_family
 from foreshock.guarding.parameters import all_parameters
@@ -120,14 +121,14 @@ class Engine:
         """Return the tensors that are held between steps."""
         return self._measurer.displacement.buffers()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
+    def state_dict(self, *, vectors: bool = True) -> dict[str, Any]:
+        """Return what a resumed run needs, with or without what is as long as the parameters."""
         return {
             "policy": self._policy.name,
             "policy_state": self._policy.state_dict(),
             "step": self.step,
             "memory": self.memory.state_dict(),
-            "measurer": self._measurer.state_dict(),
+            "measurer": self._measurer.state_dict(vectors=vectors),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> str:
@@ -178,6 +179,9 @@ class Engine:
     def _signals(self, measured: Measured) -> GuardSignals:
         grown = self.memory.growth
         growing = grown.sustained >= _GROWN or grown.growing_fast
+        turned = Alternation()
+        if "secant" in self._policy.needs:
+            turned = self._measurer.alternation(growing=grown.latest >= _GROWN)
         return GuardSignals(
             step=self.step,
             updates=measured.updates,
@@ -190,6 +194,9 @@ class Engine:
             growth=grown.sustained,
             climb=grown.climb,
             surge=grown.growing_fast,
+            with_last=turned.with_last,
+            with_second_last=turned.with_second_last,
+            noise=grown.noise if growing else math.nan,
             grown_ratio=self._measurer.grown_ratio(grown.latest) if growing else math.nan,
         )
 

@@ -246,12 +246,17 @@ class Guard:
         """Return the tensors that the guard holds between steps: one of each parameter's size at most."""
         return self._engine.buffers()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs to go on with the same guard; the last actions are left out."""
+    def state_dict(self, *, vectors: bool = True) -> dict[str, Any]:
+        """Return what a resumed run needs to go on with the same guard; the last actions are left out.
+
+        Args:
+            vectors: Whether to keep what is as long as the parameters, as the last displacement. Without it
+                the state fits any number of processes, and the first step has no secant.
+        """
         return {
-            "engine": self._engine.state_dict(),
+            "engine": self._engine.state_dict(vectors=vectors),
             "tally": self._tally.state_dict(),
-            "prober": self._prober.state_dict(),
+            "prober": self._prober.state_dict(vectors=vectors),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

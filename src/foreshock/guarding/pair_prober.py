@@ -201,10 +201,10 @@ class PairProber:
             elif remark.warning:
                 self._failures.note(remark.message)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
+    def state_dict(self, *, vectors: bool = True) -> dict[str, Any]:
+        """Return what a resumed run needs, with or without the direction of the last measurement."""
         return {
-            "noise": self._prober.state_dict(),
+            "noise": self._prober.state_dict(vectors=vectors),
             "batches": self._batches.state_dict(),
         }
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from foreshock.guarding.alternation import Alternation, GradientSamples
 from foreshock.guarding.displacement import Displacement
 from foreshock.guarding.families import Family, Metric
 from foreshock.guarding.parameters import Slot, all_parameters, per_group, read_slots, renew_slots
@@ -25,6 +26,7 @@ from foreshock.guarding.sums import (
     Measured,
     Pair,
     Reduction,
+    columns,
     energies,
     lengths,
     secant_columns,
@@ -115,6 +117,11 @@ class GradientNormCache:
             beta2=_beta2(family, self._slots[0]),
         )
 
+    def gradients(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the parameters with a gradient, and their gradients."""
+        pairs = [(key, key.grad) for key in self._keys if key.grad is not None]
+        return [key for key, _ in pairs], [gradient for _, gradient in pairs]
+
     def slots(self, *, step: int, scale: float) -> list[Slot]:
         """Return all parameters with a gradient as a full reading would.
 
@@ -142,6 +149,7 @@ class StepMeasurer:
     def __init__(self, optimizer: Optimizer, family: Family, *, group: Any = None) -> None:
         self._optimizer, self._family, self._group = optimizer, family, group
         self.displacement, self._cache = Displacement(), GradientNormCache()
+        self._samples = GradientSamples()
         self._wait = 0  # steps until the secant is measured again
         self._alert = 0  # steps for which it is measured at each, whatever it is
         self._step, self._scale = 0, 1.0
@@ -212,6 +220,23 @@ class StepMeasurer:
         # The first parameter, whose momentum it is, may be another one in another process.
         return self.reduction.largest(ratio)
 
+    def alternation(self, *, growing: bool) -> Alternation:
+        """Return how the coming gradient lies to the last two, if it and they were growing.
+
+        Call it at each step, after `measure`: of steps that do not grow nothing is kept.
+
+        Args:
+            growing: Whether ‖g‖² grew so much in this step that it may become a growth.
+        """
+        if not growing:
+            self._samples.forget()
+            return Alternation()
+        if self._slots is None:  # then they are whole, and sums go over no processes
+            return self._samples.follow(*self._cache.gradients(), columns)
+        slots = self.slots
+        keys, gradients = [slot.key for slot in slots], [slot.gradient for slot in slots]
+        return self._samples.follow(keys, gradients, self.reduction.total)
+
     def record(
         self, measured: Measured | None, *, wanted: frozenset[Measure], growing_fast: bool, exact_above: float
     ) -> None:
@@ -259,17 +284,29 @@ class StepMeasurer:
         """Forget all steps so far."""
         self.displacement, self._slots, self._wait, self._alert = Displacement(), None, 0, 0
         self._cache.forget()
+        self._samples.forget()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
-        displacement = self.displacement.state_dict(all_parameters(self._optimizer))
-        return {"wait": self._wait, "alert": self._alert, "displacement": displacement}
+    def state_dict(self, *, vectors: bool = True) -> dict[str, Any]:
+        """Return what a resumed run needs, with or without the last displacement and gradients."""
+        parameters = all_parameters(self._optimizer)
+        displacement = self.displacement.state_dict(parameters)
+        if not vectors:
+            displacement |= {"moved": [], "alone": []}
+        gradients = self._samples.state_dict(parameters) if vectors else []
+        return {
+            "wait": self._wait,
+            "alert": self._alert,
+            "displacement": displacement,
+            "gradients": gradients,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> str:
         """Continue from `state_dict()`; return why the last displacement does not fit, nothing if it does."""
         self._cache.forget()
         self._wait, self._alert = int(state["wait"]), int(state.get("alert", 0))
-        return self.displacement.load_state_dict(state["displacement"], all_parameters(self._optimizer))
+        parameters = all_parameters(self._optimizer)
+        self._samples.load_state_dict(state.get("gradients", ()), parameters)  # earlier versions had none
+        return self.displacement.load_state_dict(state["displacement"], parameters)
 
     def _read_all(self, *, known: bool) -> list[Slot]:
         """Return the parameters with a gradient."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ FOR_GOOD = 10
 _FAST = 2.0
 _BEFORE = 8
 _USUAL = 30
+_WINDOW = 50
 _FORGOTTEN = 0.999  # a factor this near to one is rounded to one, so that training is left alone again
 
 
@@ -93,7 +95,7 @@ class Growth:
     """
 
     def __init__(self) -> None:
-        self._squares: deque[float] = deque(maxlen=_BEFORE + 1)
+        self._squares: deque[float] = deque(maxlen=_WINDOW + 1)
         self._mean = math.nan  # of the steps before the last one
 
     def update(self, squared_gradient: float) -> None:
@@ -118,7 +120,7 @@ class Growth:
     @property
     def growing_fast(self) -> bool:
         """Whether ‖g‖² is at least twice what it was at any of the last eight steps."""
-        *before, now = self._squares or (math.nan,)
+        *before, now = self._recent
         return bool(before) and now >= _FAST * max(before) > 0
 
     @property
@@ -132,11 +134,22 @@ class Growth:
 
         One while ‖g‖² is below twice its mean of 30 steps: what comes back from a dip climbs as well.
         """
-        *before, now = self._squares or (math.nan,)
+        *before, now = self._recent
         lowest = min(before, default=math.nan)
         if not lowest > 0:
             return math.nan
         return now / lowest if now > _FAST * self._mean else 1.0
+
+    @property
+    def noise(self) -> float:
+        """Median change of ln ‖g‖² from step to step, over the last 50 steps; 0 before there are any."""
+        pairs = itertools.pairwise(square for square in self._squares if square > 0)
+        return statistics.median([abs(math.log(now / before)) for before, now in pairs] or [0.0])
+
+    @property
+    def _recent(self) -> list[float]:
+        recent = itertools.islice(reversed(self._squares), _BEFORE + 1)
+        return list(recent)[::-1] or [math.nan]
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, as plain values."""

@@ -1,8 +1,9 @@
 """Is advice worth following? Trainings that spike, advised from a window, and trained again from their start.
 
 A training is recorded as a user would, with a monitor of default settings. From one of the snapshots that
-were written before its alarms and spikes `foreshock.replay.advice` tries its candidates. What it advises is
-followed from the first step on, from perturbed starts, and compared with the training as it was from as many.
+were written before its alarms and spikes, and for the best of them from the start, `foreshock.replay.search`
+tries candidates. What it advises is followed from the first step on, from starts that the search has not
+seen, and compared with the training as it was from as many.
 """
 
 from __future__ import annotations
@@ -20,38 +21,42 @@ import torch
 
 from foreshock import Monitor
 from foreshock.lab.jobs import write_json
-from foreshock.lab.spikebench.suite import DEVELOPMENT, RunConfig, suite
+from foreshock.lab.spikebench.suite import RunConfig, suite
 from foreshock.lab.tasks import Training
 from foreshock.recorder import Recorder, list_snapshots, load_snapshot
 from foreshock.replay import Change, Loop, parse_change, replay
-from foreshock.replay.advice import Advice, candidates, choose, choose_start
-from foreshock.replay.outcome import ReplayOutcome, events_after, finite_or_none
-from foreshock.replay.window import perturb, train
+from foreshock.replay.advice import Advice, candidates, choose_start
+from foreshock.replay.outcome import ReplayOutcome, finite_or_none
+from foreshock.replay.search import Attempt, search
+from foreshock.replay.window import replay_whole
 from foreshock.representation import changed
 
 STEPS = 1000
 """A training ends here, if not before."""
-WINDOW, REPEATS = 500, 2
-"""Steps and starts of the trials; ``foreshock advise`` has three starts by default."""
-STARTS = 5
-SEEDS = (10, 11)
-_LEFT_OUT = ("language", "addition")  # families that take several times as long a step
-_LONGEST = ("transformer", "pinn", "cnn")  # of the others; they come first, so that no process ends late
+WINDOW, REPEATS = 300, 2
+"""Steps and starts of the trials; ``foreshock advise`` has 500 and three by default."""
+SEEDS = (10, 11, 20, 21, 22, 23)
+"""Of the trainings. Some of seeds 10 and 11 had followed their advice before the method was changed."""
+_LEFT_OUT = ("language", "addition", "transformer")  # families that take several times as long a step
+_CHEAP, _OTHERS = "mlp", 4  # the family that has all seeds, and how many the others have
+_UNSEEN = 100  # first number of the starts from which advice is followed: those of the search are below
 
 
 def advised_runs() -> list[tuple[str, int]]:
-    """Return the trainings, by name and seed: those of SpikeBench's development half that should spike."""
+    """Return the trainings, by name and seed: those of SpikeBench, both halves, that should spike."""
     chosen = [
         config
         for config in suite("full")
-        if config.split == DEVELOPMENT
-        and config.role == "spiky"
-        and config.available
-        and config.family not in _LEFT_OUT
+        if config.role == "spiky" and config.available and config.family not in _LEFT_OUT
     ]
-    order = (*_LONGEST, *{config.family: None for config in chosen})
-    chosen.sort(key=lambda config: order.index(config.family))
-    return [(config.name, seed) for config in chosen for seed in SEEDS]
+    chosen.sort(key=lambda config: config.family != _CHEAP)
+    # Seed by seed, so that where it ends early each configuration has about as many.
+    return [
+        (config.name, seed)
+        for place, seed in enumerate(SEEDS)
+        for config in chosen
+        if config.family == _CHEAP or place < _OTHERS
+    ]
 
 
 def advice_file(name: str, seed: int, folder: Path) -> Path:
@@ -102,15 +107,40 @@ def try_changes(name: str, seed: int, folder: Path) -> Path:
     return write_json(finite_or_none(found), advice_file(name, seed, folder))
 
 
-def has_advice(name: str, seed: int, folder: Path) -> bool:
-    """Return whether something was advised for a training.
+def train_advised(name: str, seed: int, starts: int, folder: Path) -> Path:
+    """Record a training, have it advised, and follow the advice: whatever of that is not there yet.
 
     Args:
         name: Name of the configuration.
         seed: Its seed.
+        starts: From how many perturbed starts the advice is followed.
+        folder: Of the results.
+
+    Returns:
+        The file with the advice.
+    """
+    path = advice_file(name, seed, folder)
+    if not path.exists():
+        try_changes(name, seed, folder)
+    for start in range(1, starts + 1):
+        if _advice(name, seed, folder) is not None and not start_file(name, seed, start, folder).exists():
+            follow_advice(name, seed, start, folder)
+    return path
+
+
+def is_complete(name: str, seed: int, starts: int, folder: Path) -> bool:
+    """Return whether all that `train_advised` writes is there.
+
+    Args:
+        name: Name of the configuration.
+        seed: Its seed.
+        starts: From how many perturbed starts the advice is followed.
         folder: Of the results.
     """
-    return _advice(name, seed, folder) is not None
+    if not advice_file(name, seed, folder).exists():
+        return False
+    followed = (start_file(name, seed, start, folder).exists() for start in range(1, starts + 1))
+    return _advice(name, seed, folder) is None or all(followed)
 
 
 def follow_advice(name: str, seed: int, start: int, folder: Path) -> Path:
@@ -135,7 +165,7 @@ def follow_advice(name: str, seed: int, start: int, folder: Path) -> Path:
             f"{advice_file(name, seed, folder)} advises nothing, so that nothing can be followed"
         )
     found = {
-        "as_it_was": _from_start(config, seed, start, Change()),
+        "as_it_was": _from_start(config, seed, start, None),
         "advised": _from_start(config, seed, start, parse_change(advice)),
     }
     return write_json(finite_or_none(found), start_file(name, seed, start, folder))
@@ -204,25 +234,26 @@ def _record(config: RunConfig, seed: int, run: Path) -> tuple[list[tuple[int, fl
 def _advise(
     config: RunConfig, seed: int, snapshot: Any, losses: Sequence[tuple[int, float]], norms: Sequence[float]
 ) -> Advice:
-    def outcomes(change: Change) -> list[ReplayOutcome]:
-        found = []
-        for repeat in range(REPEATS):
-            loop, batches = _loop(config, seed)
-            options: Mapping[str, Any] = {"recorded": losses, "perturbed": repeat or None, "measure": True}
-            found.append(replay(snapshot, loop, batches, steps=WINDOW, change=change, **options))
-        return found
+    def attempt(one: Attempt) -> ReplayOutcome:
+        loop, batches = _loop(config, seed)
+        change = parse_change(one.change) if one.change else None
+        perturbed = one.start or None
+        if one.whole:
+            return replay_whole(loop, batches, steps=config.steps, change=change, perturbed=perturbed)
+        options: Mapping[str, Any] = {"recorded": losses, "perturbed": perturbed, "measure": True}
+        return replay(snapshot, loop, batches, steps=WINDOW, change=change, **options)
 
     usual = norms[max(snapshot.step - 200, 0) : snapshot.step + 1]
     tried = candidates(_loop(config, seed)[0].optimizer.param_groups[0], usual)
-    return choose(tried, [outcomes(parse_change(one.change)) for one in tried], outcomes(Change()))
+    run = lambda attempts: [attempt(one) for one in attempts]  # noqa: E731
+    return search(run, tried, starts=REPEATS, whole_steps=config.steps)
 
 
-def _from_start(config: RunConfig, seed: int, start: int, change: Change) -> dict[str, Any]:
+def _from_start(config: RunConfig, seed: int, start: int, change: Change | None) -> dict[str, Any]:
     """Train from a perturbed start; return the late loss, and the number of spikes."""
     loop, batches = _loop(config, seed)
-    perturb(loop, start)
-    losses, *_ = train(loop, batches, config.steps, change)
-    outcome = ReplayOutcome(str(change), -1, tuple(losses), events_after(-1, (), losses))
+    perturbed = _UNSEEN + start
+    outcome = replay_whole(loop, batches, steps=config.steps, change=change, perturbed=perturbed)
     return {"late_loss": outcome.late_loss, "spikes": len(outcome.spikes)}
 
 

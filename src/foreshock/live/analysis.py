@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from foreshock.report.summary import RunSummary, summarise
 
 if TYPE_CHECKING:
+    import threading
+    from collections.abc import Mapping, Sequence
+
     from foreshock.live.run import LiveRun
-    from foreshock.live.watched import WatchedFolder
     from foreshock.runlog import Run
 
 _LOGGER = logging.getLogger("foreshock")
@@ -38,6 +40,21 @@ class Analysed:
     version: int
 
 
+class Watched(Protocol):
+    """Runs that are followed, as by `foreshock.live.watched.WatchedFolder`."""
+
+    @property
+    def runs(self) -> Mapping[str, LiveRun]:
+        """The runs by key."""
+
+    @property
+    def stopping(self) -> threading.Event:
+        """Set once they are no longer followed."""
+
+    def all_runs(self) -> Sequence[LiveRun]:
+        """Return the runs there are now."""
+
+
 @dataclass
 class _Desk:
     """When a run was asked for last, and when it is due again."""
@@ -54,7 +71,7 @@ class Analysis:
         watched: The runs.
     """
 
-    def __init__(self, watched: WatchedFolder) -> None:
+    def __init__(self, watched: Watched) -> None:
         self._watched = watched
         self._desks: dict[str, _Desk] = {}
 

@@ -22,7 +22,7 @@ from foreshock.live.log import KEPT, Log, columns_of, ratios
 from foreshock.live.tail import CHUNK, LogTail
 from foreshock.representation import short_line
 from foreshock.runlog.decoding import is_count
-from foreshock.runlog.numbers import as_number
+from foreshock.runlog.numbers import as_number, as_share
 from foreshock.runlog.reader import check_readable, joined, rows_of, run_of, up_to
 from foreshock.runlog.rows import Rows
 from foreshock.spikes.detection import first_size
@@ -378,7 +378,7 @@ class LiveRun:
                 "steps": _plain(as_number(self.meta.get("steps"))),
                 "loss": _plain(step.column("loss")[-1]) if len(step) else None,
                 "ratio": _plain(ratio[-1]) if len(ratio) else None,
-                "probability": _plain(as_number(forecast.get("probability"))),
+                "probability": _plain(as_share(forecast.get("probability"))),
                 "alarm_at": _plain(as_number(self.meta.get("alarm_at"))),
                 "speed": _plain(self.steps_a_second),
                 "written": tail.written,

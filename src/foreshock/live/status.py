@@ -14,7 +14,8 @@ from foreshock.forecast import NOISY_EDGE
 from foreshock.live.headline import State
 from foreshock.report.severity import Worst, worst_of
 from foreshock.representation import printable, short_line
-from foreshock.runlog.numbers import as_number
+from foreshock.runlog.numbers import as_number, as_share
+from foreshock.runlog.ranks import rank_logs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 NEEDED = ("loss",)
 """Fields of step records that a status is made of: whoever shows nothing else need not read the others."""
 
+_BEHIND = 20  # steps: each rank writes what it has every ten steps or so
 _MEAN_SQUARE, _STABILITY = "typical mean-square ratio", "stability ratio"
 
 
@@ -78,6 +80,8 @@ class RunStatus:
         steps_a_second: Steps a second, while the log is watched; NaN where it is only read.
         created: When the run began, ISO 8601; empty if unknown.
         idle_seconds: Seconds since the log was last written.
+        ranks: Number of ranks; null for a run of one process.
+        ranks_behind: Ranks without a log, or whose log ends over 20 steps before that of another.
     """
 
     name: str
@@ -122,6 +126,8 @@ class RunStatus:
     steps_a_second: float
     created: str
     idle_seconds: float
+    ranks: int | None
+    ranks_behind: tuple[int, ...]
 
 
 def status_of(run: LiveRun, *, last: int | None = None) -> RunStatus:
@@ -153,7 +159,15 @@ def status_of(run: LiveRun, *, last: int | None = None) -> RunStatus:
             steps_a_second=run.steps_a_second,
             created=run.created,
             idle_seconds=max(time.time() - run.written, 0.0) if run.written else math.nan,
+            **_ranks(run),
         )
+
+
+def _ranks(run: LiveRun) -> dict[str, Any]:
+    logs = rank_logs(run.path, run.meta)
+    if logs is None or len(logs.paths) < 2:
+        return {"ranks": None, "ranks_behind": ()}
+    return {"ranks": logs.size, "ranks_behind": tuple(sorted((*logs.missing, *logs.behind(_BEHIND))))}
 
 
 def _losses(run: LiveRun) -> dict[str, Any]:
@@ -176,7 +190,7 @@ def _forecast(forecast: Mapping[str, Any], *, alarm_at: float) -> dict[str, Any]
         for name in ("steps_to_instability", "interval_low", "interval_high")
     )
     return {
-        "probability": as_number(forecast.get("probability")),
+        "probability": as_share(forecast.get("probability")),
         "horizon": _whole(as_number(forecast.get("horizon"))),
         "alarm_at": alarm_at,
         "level": level if level in ("alarm", "watch") else "",

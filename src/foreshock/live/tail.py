@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from foreshock.runlog.reader import Sessions
+from foreshock.runlog.sessions import Sessions
 
 CHUNK = 1 << 20
 """Bytes read at a look: a long log is read in parts, so that other runs need not wait for it."""

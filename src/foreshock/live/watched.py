@@ -13,16 +13,20 @@ from foreshock.live.joining import join
 from foreshock.live.run import LiveRun
 from foreshock.runlog.folders import has_records
 from foreshock.runlog.labels import labels
+from foreshock.runlog.ranks import rank_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
 LOOK_EVERY = 0.1
-"""Seconds between two looks at the end of each log, and five times what a look at all of them takes."""
+"""Seconds between two looks at the end of each log, at least."""
+_REST, _LONGEST_REST = (
+    5,
+    0.5,
+)  # times what a look at all of them takes, but no more seconds: rows would be late
 _SEARCH_EVERY = 2.0  # seconds, and twenty times what a search takes: folders may hold many checkpoints
 _DEEPEST = 8
 _MOST_RUNS = 2000
-_NAME = "rank0.jsonl"
 
 
 class WatchedFolder:
@@ -119,7 +123,7 @@ class WatchedFolder:
                 now = time.monotonic()
                 due = now + max(_SEARCH_EVERY, 20 * (now - began))
             if not behind:
-                self._stopping.wait(max(LOOK_EVERY, 5 * looked))
+                self._stopping.wait(max(LOOK_EVERY, min(_REST * looked, _LONGEST_REST)))
 
     def _found(self) -> Iterator[Path]:
         if self.place.is_file():
@@ -132,8 +136,11 @@ class WatchedFolder:
             entries = list(os.scandir(folder))
         except OSError:
             return
+        logs = {rank_of(Path(entry.path)): entry for entry in entries if entry.name.endswith(".jsonl")}
+        first = min((rank for rank in logs if rank is not None), default=None)
         for entry in entries:
-            if entry.name == _NAME and entry.is_file(follow_symlinks=False):
+            # Of several ranks the first: one training is shown once.
+            if first is not None and entry is logs[first] and entry.is_file(follow_symlinks=False):
                 path = Path(entry.path)
                 if path in self._logs or has_records(path):
                     yield path

@@ -3,6 +3,6 @@
 from foreshock.monitor.ladder import Ladder, RecoveryFailedError
 from foreshock.monitor.monitor import Monitor
 from foreshock.monitor.observation import StepObservation
-from foreshock.monitor.recovery import Rewind
+from foreshock.monitor.rewinder import Rewind
 
 __all__ = ["Ladder", "Monitor", "RecoveryFailedError", "Rewind", "StepObservation"]

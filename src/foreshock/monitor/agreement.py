@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from foreshock.distributed import Together, all_peers
 from foreshock.isolation import several_processes
 
-TROUBLE, CHOICE, LOADED, ASKED = range(1, 5)
+TROUBLE, CHOICE, LOADED, ASKED, PROSPECT = range(1, 6)
 """What is exchanged: whether there is a trouble, which snapshots there are, whether one could be put back,
-and that somebody called `Monitor.rewind`."""
+that somebody called `Monitor.rewind`, and whether going back can help."""
 
 WIDTH = 16
 """Numbers of a row: all messages have the same length, whatever they are about."""

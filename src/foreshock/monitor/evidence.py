@@ -30,6 +30,7 @@ _MOST = 200  # records of each type in a run
 _ROWS, _IDS = 20, 1000
 _KEPT_IDS = 200  # steps
 _OVERFLOWS = 3  # that are located in a run
+_COLD = 0.3  # of v̂ and of v̂ over g², after a resume over before it: v is lost
 
 Id = int | str
 
@@ -41,6 +42,9 @@ class EvidenceRecorder:
         subject: What is watched.
         journal: The log.
         signals: The free signals, which have the gradient norms of single tensors.
+
+    Attributes:
+        lost_state: What of the optimizer's state was not loaded in a resume, in words; empty if nothing.
     """
 
     def __init__(self, subject: Subject, journal: Journal, signals: FreeSignals) -> None:
@@ -56,6 +60,7 @@ class EvidenceRecorder:
         self._before: Mapping[str, Any] | None = None  # of the session that is resumed
         self._updates: int | None = None  # number of an update, less its step
         self._wanted = ""  # why a table is made as soon as gradients are at hand
+        self.lost_state = ""
         self._same = False  # whether the last batch was that of the step before
 
     def see(self, step: int, ids: Any, *, gradient_scale: float, same_data: bool) -> bool:
@@ -89,7 +94,7 @@ class EvidenceRecorder:
             seen: Its free signals.
         """
         if self._before is not None:
-            self._write_resume(self._before, seen)
+            self.lost_state = self._write_resume(self._before, seen)
         norm, finite = seen.gradient_norm, math.isfinite(seen.gradient_norm)
         known = len(self._norms) >= _FEWEST
         jumps = known and finite and norm > _JUMP * median(self._norms) > 0
@@ -184,10 +189,20 @@ class EvidenceRecorder:
         self._tensors.load_state_dict(state["tensors"])
         self._norms = deque(state["norms"], maxlen=_USUAL)
 
-    def _write_resume(self, before: Mapping[str, Any], seen: StepObservation) -> None:
+    def _write_resume(self, before: Mapping[str, Any], seen: StepObservation) -> str:
+        """Write both sides of a resume; return what of the optimizer's state was lost, in words."""
         self._before = None
         after = _of(seen) | {"updates": self._update_of(seen.step)}
         self._journal.write("change", Change(seen.step, "resume", before, after))
+        # With both: where the gradient fell as well, or the learning rate was zero for long, v is right.
+        if not all(after[name] < _COLD * before[name] for name in ("second_moment", "instant_lag")):
+            return ""
+        return (
+            f"the second moment of the first step is {after['second_moment']:.3g}, and it was "
+            f"{before['second_moment']:.3g} when the monitor's state was saved: v was not loaded, so that "
+            "the next steps are far larger than they were; load optimizer.load_state_dict() from the same "
+            "checkpoint"
+        )
 
     def _update_of(self, step: int) -> int | None:
         return None if self._updates is None else self._updates + step

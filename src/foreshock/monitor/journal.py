@@ -31,7 +31,8 @@ class Journal:
         sinks: Where the records go, too; those of rank 0 only.
 
     Raises:
-        OSError: If the run folder can't be written.
+        OSError: If the run folder can't be written; by rank 0 only, for the others would wait for one that
+            ended.
         TypeError: If one of the sinks is none.
     """
 
@@ -45,7 +46,7 @@ class Journal:
     ) -> None:
         rank = process_rank() if rank is None else rank
         self._deliveries = tuple(Delivery(sink) for sink in sinks) if rank == 0 else ()
-        self._log = None if run is None else RunLogWriter(run, meta=meta, rank=rank)
+        self._log = None if run is None else _log_of(run, meta, rank)
         self._pending: list[tuple[str, Any]] = []
         self._repeats: dict[tuple[str, str], _Repeat] = {}
         self._logged: set[str] = set()
@@ -183,6 +184,16 @@ class Journal:
             self._finalizer.detach()
             self._log.close()
             self._log = None
+
+
+def _log_of(run: str | os.PathLike[str], meta: Mapping[str, Any] | None, rank: int) -> RunLogWriter | None:
+    try:
+        return RunLogWriter(run, meta=meta, rank=rank)
+    except OSError as error:
+        if rank == 0:
+            raise
+        _LOGGER.warning("rank %d keeps no run log, training goes on: %s", rank, error)
+        return None
 
 
 def process_rank() -> int:

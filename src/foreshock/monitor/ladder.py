@@ -24,6 +24,10 @@ class Ladder:
     passed over. If trouble comes again within `window` steps, the next rung follows; after a calm window it
     begins anew.
 
+    With a loss function it is found out before whether that can help: the present batch is tried with the
+    weights of the snapshot. What is as bad with them on three batches in a row is not in the weights; then
+    nothing is tried, and the run stops with the reason, or, without ``stop``, is left as it is.
+
     ============== ====================================================================================
     rung           what else it does
     ============== ====================================================================================

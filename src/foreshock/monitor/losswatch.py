@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
-_USUAL, _FEWEST = 60, 30  # losses that set the level
+_USUAL, _FEWEST, _FEW = 60, 30, 10  # losses that set the level
 _LATEST = 5
 _DEVIATIONS, _RISE, _JUMP = 6.0, 0.3, 12.0
 _OF_NORMAL = 1.4826  # standard deviation of a normal over its median absolute deviation
@@ -46,13 +46,24 @@ class LossWatch:
         usual, latest = values[:-_LATEST], values[-_LATEST:]
         if len(usual) < _FEWEST:
             return False
-        level = median(usual)
-        spread = _OF_NORMAL * median(abs(value - level) for value in usual)
+        level, spread = _level_and_spread(usual)
         rise, jump = fmean(latest) - level, loss - level
         high = rise > max(_DEVIATIONS * spread, _RISE * abs(level))
         high |= jump > max(_JUMP * spread, abs(level))
         before, self._high = self._high, high
         return self._high and not before
+
+    def bar(self, since: int) -> float:
+        """Return the loss from which on a single one is high; NaN if too few are known.
+
+        Args:
+            since: Last step whose loss is usual.
+        """
+        usual = [value for step, value in self._losses if step <= since]
+        if len(usual) < _FEW:
+            return math.nan
+        level, spread = _level_and_spread(usual)
+        return level + max(_DEVIATIONS * spread, _RISE * abs(level))
 
     def back_to(self, step: int) -> None:
         """Forget the losses after a step, to which the training went back.
@@ -75,3 +86,8 @@ class LossWatch:
         """
         kept = [(int(step), float(loss)) for step, loss in state["losses"]]
         self._losses, self._high = deque(kept, maxlen=self._losses.maxlen), bool(state["high"])
+
+
+def _level_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    level = median(values)
+    return level, _OF_NORMAL * median(abs(value - level) for value in values)

@@ -10,6 +10,7 @@ import weakref
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -24,7 +25,6 @@ from foreshock.distributed import Together, training_peers
 from foreshock.explain import Explanation, TensorTable, choose, explain_run
 from foreshock.forecast import ALARM_AT, Alarm, Forecast, RunForecaster
 from foreshock.guarding import Guard, GuardAction, Policy, as_guard
-from foreshock.monitor.agreement import ASKED, NONE, TROUBLE, Agreement, earliest
 from foreshock.monitor.clock import StepClock
 from foreshock.monitor.evidence import EvidenceRecorder
 from foreshock.monitor.explanation import unusable_loss
@@ -33,12 +33,15 @@ from foreshock.monitor.journal import Journal
 from foreshock.monitor.ladder import Ladder
 from foreshock.monitor.observation import SUMS, FreeSignals, StepObservation
 from foreshock.monitor.probing import ProbedStep, ProbeRunner
-from foreshock.monitor.recording import Recording
-from foreshock.monitor.recovery import BEFORE_SPIKE, Recovery, Rewind, Rewinder
+from foreshock.monitor.recovery import BEFORE_SPIKE
+from foreshock.monitor.rewinder import Rewind
+from foreshock.monitor.rewinding import Rewinding, ladder_of
 from foreshock.monitor.schedule import OPENING, Measure, ProbeSchedule
 from foreshock.monitor.subject import Subject, copy_weights
 from foreshock.preconditioner import as_optimizers, moving_parameters
 from foreshock.recorder import Recorder, Snapshot
+from foreshock.replay.examination import suspected_step, the_event
+from foreshock.replay.examining import Batches, Build, examine_event
 from foreshock.runlog import read_run
 from foreshock.sinks import Sink
 
@@ -46,7 +49,6 @@ _LOGGER = logging.getLogger("foreshock")
 _TELLING = 20  # steps after which it is said what is lacking
 _LONGEST_SILENCE = 0.5  # seconds after which what has gathered goes to the log
 _NEWS, _NEWS_RATIO = 0.05, 1.5  # change of the probability, and of its ratio, that is logged
-_LATELY = 200  # steps after a trouble from which on `rewind` does not go back behind it
 _OPENING_DECISIONS = 5  # steps from one decision to the next at the start, where nothing is known yet
 
 
@@ -153,7 +155,7 @@ class Monitor:
         header = self._subject.describe() | {"alarm_at": alarm_at, "probability_horizon": horizon}
         header |= dict(meta or {})
         if on_alarm is not None and not callable(on_alarm):
-            recovery = recovery or _ladder_of(on_alarm)
+            recovery = recovery or ladder_of(on_alarm)
         if recovery is not None:
             recorder = recorder or Recorder()
         if recorder is not None:
@@ -181,20 +183,10 @@ class Monitor:
             company=_company(self._subject, schedule, log_every, header),
         )
         self._evidence = EvidenceRecorder(self._subject, self._journal, self._signals)
-        optimizers = self._subject.optimizers
-        # Without a recorder nobody meets: there would be nothing to agree upon.
-        self._agreement = Agreement(f"{recovery}, {log_every}", every=log_every)
-        self._recording = Recording(recorder, self._journal, self._agreement)
-        self._rewinder: Rewinder | None = None
-        self._recovery = None
-        if recorder is not None:
-            self._rewinder = Rewinder(recorder, optimizers, self._journal, self._agreement)
-            if recovery is not None:
-                self._recovery = Recovery(
-                    recovery, rewinder=self._rewinder, optimizers=optimizers, journal=self._journal
-                )
-        self._apart_noted = False
-        self._onset: int | None = None  # of the last trouble, for `rewind`
+        self._rewinding = Rewinding(
+            recorder, recovery, subject=self._subject, journal=self._journal, every=log_every
+        )
+        self._log_path: Path | None = None  # once the journal is closed
         self._on_alarm = on_alarm if callable(on_alarm) else None
         self._log_every = log_every
         self._clock = StepClock()
@@ -225,12 +217,12 @@ class Monitor:
     @property
     def recorder(self) -> Recorder | None:
         """The recorder, if there is one."""
-        return self._recording.recorder
+        return self._rewinding.recording.recorder
 
     @property
     def rewinds(self) -> tuple[Rewind, ...]:
         """What was put back so far, by `rewind` or by the ladder."""
-        return () if self._rewinder is None else tuple(self._rewinder.done)
+        return self._rewinding.done
 
     @property
     def guard(self) -> Guard | None:
@@ -305,19 +297,21 @@ class Monitor:
         changed = self._evidence.see(
             step, ids, gradient_scale=gradient_scale, same_data=self._batches.same_tensors
         )
-        if changed and self._recovery is not None:
-            self._recovery.changed(step)
+        if changed:
+            self._rewinding.changed(step)
         dense = self._last.level == "alarm"
-        self._recording.see(step, value, batch, ids, dense=dense, note=self._run.state_dict)
+        self._rewinding.recording.see(step, value, batch, ids, dense=dense, note=self._run.state_dict)
         self._probes.sample(step)
         constant = self._batches.constant
         what = self._probes.due(step, constant=constant, forecast=self._last, deciding=deciding)
-        agreeing = self._agrees(step)
+        acting = self._rewinding.meets(step, deciding=deciding or what is not None)
         if what is None and not deciding:
             if time.monotonic() - self._written > _LONGEST_SILENCE and not self._probes.has_parts:
                 self._write_steps()
-            if agreeing and self._agreement.several:
-                self._recover(step)
+            if acting:
+                if not self._probes.has_parts:
+                    self._judge_rest()  # or what is undone would be taken for trouble later
+                self._recover(step, batch)
             return self._run.at(self._last, step)
         if meeting:
             what = self._meet(batch)
@@ -326,9 +320,9 @@ class Monitor:
         self._evidence.write_wanted(
             step, batch, gradient_scale=gradient_scale, vector=self._probes.top_vector
         )
-        self._recording.tell(step)
-        if agreeing:
-            self._recover(step)
+        self._rewinding.recording.tell(step)
+        if acting:
+            self._recover(step, batch)
         self._give_alarms()
         return self._last
 
@@ -389,46 +383,82 @@ class Monitor:
             >>> bool(model.weight.isfinite().all())
             True
         """
-        rewinder = self._rewinder
-        if rewinder is None or self._recording.recorder is None:
-            raise ValueError("there is nothing to rewind to: pass recorder=foreshock.Recorder() to Monitor")
         self._judge_rest()
-        before = self._onset if before is None else before
-        rows = self._agreement.exchange(ASKED, NONE if before is None else before)
-        if rows is None:
-            raise ValueError(_not_together(self._agreement))
-        before = earliest([row[0] for row in rows])
-        snapshot = rewinder.find(before)
-        if snapshot is None:
-            where = "" if before is None else f" from before step {before}"
-            whose = ", in all processes" if self._agreement.several else ""
-            raise ValueError(
-                f"there is no snapshot in memory{where} whose numbers are finite{whose}; it has steps "
-                f"{list(self._recording.recorder.summary().steps)}: keep more with last=, or more often with "
-                "every="
-            )
         step = self._clock.step
-        ids = self._evidence.ids_between(snapshot.step + 1, step)
-        factor = 1.0 if self._recovery is None else self._recovery.rate_factor
-        done = rewinder.back(snapshot, step, ids=ids, rate_factor=factor)
+        done, snapshot = self._rewinding.go_back(step, before, self._evidence.ids_between)
         self._went_back(snapshot, step)
         return done
 
-    def explain(self, step: int | None = None) -> tuple[Explanation, ...]:
+    def explain(
+        self,
+        step: int | None = None,
+        *,
+        build: Build | None = None,
+        batches: Batches | None = None,
+        start: int | None = None,
+    ) -> tuple[Explanation, ...]:
         """Return what happened at each spike so far, from the run log, in order.
+
+        With `build` and `batches` one event is also tested, as by ``foreshock explain --model … --data …``:
+        it is trained again from a snapshot as it was, with the batch replaced, with v held, and in float64,
+        and what follows is its `examination`. The running training is left as it is; that takes as long as
+        five times the steps from the snapshot to a hundred after the peak.
 
         Args:
             step: Only the event at this step, or nearest to it; None for all.
+            build: Builds the training as it was at its start, anew at each call: returns a
+                `foreshock.replay.Loop`, or (model, loss_fn, optimizer).
+            batches: All batches of the run from its first step on, in its order: a function that returns an
+                iterable, or a list.
+            start: Begin at the last snapshot that is not after this step; None for the last from before the
+                event. The older it is, the more it says about v.
 
         Raises:
-            ValueError: If no run log is kept, or there is no event near `step`.
+            ValueError: If no run log is kept, there is no event near `step`, or there are several and one
+                is to be tested; only one of `build` and `batches` is given, or what is built is the running
+                training.
+            TypeError: If `build` or `batches` is something else.
+            FileNotFoundError: If there is no snapshot from before the event.
+
+        Example:
+            >>> import tempfile
+            >>> from foreshock import Recorder
+            >>> from foreshock.replay import Loop
+            >>> loss_fn = lambda model, x: (model(x) - x.sum(1, keepdim=True)).square().mean()
+            >>> def build():
+            ...     torch.manual_seed(0)
+            ...     model = nn.Linear(2, 1)
+            ...     return Loop(model, loss_fn, torch.optim.Adam(model.parameters(), lr=0.01))
+            >>> data = [torch.ones(4, 2) * (900 if step == 90 else step % 3) for step in range(200)]
+            >>> loop = build()
+            >>> with Monitor(
+            ...     loop.model, loop.optimizer, loss_fn, run=tempfile.mkdtemp(), recorder=Recorder(every=10)
+            ... ) as monitor:
+            ...     for batch in data[:120]:
+            ...         loss = loop.backward(batch)
+            ...         _ = monitor.observe(batch, loss)
+            ...         loop.update()
+            ...     [found] = monitor.explain(step=90, build=build, batches=data)
+            >>> found.cause, found.examination.comes["swap=90"]
+            ('bad batch', False)
         """
         self._judge_rest()
         self._journal.flush()
-        path = self._journal.path
+        path = self._journal.path or self._log_path
         if path is None:
-            raise ValueError("no run log is kept, or it was closed: pass run=… to Monitor, or use read_run")
-        return choose(explain_run(read_run(path)), step=step)
+            raise ValueError("no run log is kept, or it can't be written: pass run=… to Monitor")
+        run = read_run(path)
+        found = choose(explain_run(run), step=step)
+        if build is None and batches is None:
+            return found
+        if build is None or batches is None:
+            raise ValueError("only one of build and batches was passed; a replay needs both, or neither")
+        event = the_event(found)
+        before = suspected_step(event) if start is None else start + 1
+        snapshot = self._rewinding.recording.newest(path.parent, before=before)
+        live = self._subject.tensors()
+        examined = examine_event(run, event, snapshot, build, batches, live=live)
+        return (replace(event, examination=examined),)
 
     def show(self) -> Card:
         """Return how the run is doing, as a card that notebooks show and ``print`` prints.
@@ -453,15 +483,21 @@ class Monitor:
     def close(self) -> None:
         """Write what has gathered, and close the run log."""
         self._judge_rest()
-        self._recording.close(max(self._clock.step, 0))
+        self._log_path = self._journal.path or self._log_path
+        self._rewinding.close(max(self._clock.step, 0))
         self._probes.close()
-        self._agreement.close()
         self._finish()
         self._closed = True
         self._give_alarms()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs to continue the same forecast."""
+    def state_dict(self, *, vectors: bool = True) -> dict[str, Any]:
+        """Return what a resumed run needs to continue the same forecast.
+
+        Args:
+            vectors: Whether to keep what is as long as the parameters, from which the next probe starts warm.
+                Without it the state is a few kilobytes, and fits any number of processes; see
+                `foreshock.Checkpointed`.
+        """
         self._judge_rest()
         self._journal.flush()  # a run is resumed in the log that got as far as its state
         return {
@@ -471,10 +507,10 @@ class Monitor:
             "decided": self._decided,
             "batches": self._batches.state_dict(),
             "run": self._run.state_dict(),
-            "probes": self._probes.state_dict(),
-            "guard": None if self._guard is None else self._guard.state_dict(),
+            "probes": self._probes.state_dict(vectors=vectors),
+            "guard": None if self._guard is None else self._guard.state_dict(vectors=vectors),
             "evidence": self._evidence.state_dict(),
-            "recovery": None if self._recovery is None else self._recovery.state_dict(),
+            "recovery": self._rewinding.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -500,23 +536,8 @@ class Monitor:
         self._run.load_state_dict(state["run"])
         if self._guard is not None and state.get("guard") is not None:
             self._guard.load_state_dict(state["guard"])
-        self._resume_recovery(state.get("recovery"))
+        self._rewinding.load_state_dict(state.get("recovery"), max(self._clock.step, 0))
         self._last = self._logged = self._run.forecast(self._clock.step, constant=self._batches.constant)
-
-    def _resume_recovery(self, state: Mapping[str, Any] | None) -> None:
-        if state is None:
-            return
-        if self._recovery is not None:
-            self._recovery.load_state_dict(state)
-        elif state["rate_factor"] != 1:
-            factor = state["rate_factor"]
-            self._journal.event(
-                max(self._clock.step, 0),
-                "rate no longer lowered",
-                f"when its state was saved, a ladder of recovery had the learning rate multiplied by "
-                f"{factor:g}; this monitor has none, and the rate is what you set: pass the same recovery=, "
-                "or lower it yourself",
-            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Refuse to be copied or pickled: a copy would write to the same run log.
@@ -584,8 +605,7 @@ class Monitor:
                 "state was saved: its own state was not loaded, so that v starts anew and the first steps "
                 "are as large as in a new run; load optimizer.load_state_dict() from the same checkpoint",
             )
-            if self._recovery is not None:
-                self._recovery.lost(step, "the state of the optimizer was not loaded when it was resumed")
+            self._rewinding.lost(step, "the state of the optimizer was not loaded when it was resumed")
 
     def _note_capture(self) -> None:
         if not self._capture_noted:
@@ -629,9 +649,8 @@ class Monitor:
         unjudged, self._unjudged, self._rows = self._unjudged, [], 0
         for place, seen in enumerate(unjudged):
             spiking = self._run.spiking
-            if not spiking and self._onset is not None and seen.step - self._onset > _LATELY:
-                self._onset = None
             self._evidence.judge(seen)
+            self._note_lost_state(seen.step)
             self._run.record_step(
                 loss=seen.loss,
                 squared_gradient=seen.squared_gradient,
@@ -639,18 +658,18 @@ class Monitor:
                 decay_exponent=seen.decay_exponent,
                 step=seen.step,
             )
-            if self._recovery is not None:
-                self._recovery.judge(seen.step, seen.loss)
-            self._recording.judge(seen.step, finite=math.isfinite(seen.loss + seen.gradient_norm))
+            self._rewinding.judge(seen, spiking=spiking)
             if not math.isfinite(seen.loss):
                 message = f"the loss is {seen.loss}; no probe is made"
                 self._journal.event(seen.step, "non-finite loss", message)
                 self._run.mark_unavailable(seen.step, f"the loss is {seen.loss}")
-                self._note_trouble(seen.step, f"loss of {seen.loss} at step {seen.step}")
+                words = f"loss of {seen.loss} at step {seen.step}"
+                self._rewinding.trouble(seen.step, words, seen=seen.step)
             if self._run.spiking and not spiking:
                 self._evidence.want_table("spike")
-                self._recording.write("spike", before=seen.step)
-                self._note_trouble(seen.step - BEFORE_SPIKE, f"spike at step {seen.step}")
+                self._rewinding.recording.write("spike", before=seen.step)
+                words = f"spike at step {seen.step}"
+                self._rewinding.trouble(seen.step - BEFORE_SPIKE, words, seen=seen.step)
             last = place == len(unjudged) - 1
             measured = last and what is not None and self._measure(what, seen, batch, gradient_scale)
             # A forecast for each step would say the same again and again: one at the end, and where the loss
@@ -695,44 +714,16 @@ class Monitor:
             return
         self._journal.write("alarm", alarm)
         self._evidence.want_table("alarm")
-        self._recording.write(alarm.level, before=step)
-        if self._recovery is not None and self._recovery.ladder.at == "alarm" and alarm.level == "alarm":
-            self._note_trouble(step, f"alarm at step {step}")
+        self._rewinding.recording.write(alarm.level, before=step)
+        if self._rewinding.acts_at_alarms and alarm.level == "alarm":
+            self._rewinding.trouble(step, f"alarm at step {step}")
         self._to_give.append(alarm)
 
-    def _recover(self, step: int) -> None:
+    def _recover(self, step: int, batch: Any) -> None:
         """Do what a trouble asks for: what all processes do, at a step at which all are here."""
-        if not self._agreement.several and self._recovery is None:
-            return  # nothing to agree upon, and its snapshots are written already
-        onset, before = None if self._recovery is None else self._recovery.onset, self._recording.wanted
-        own = (float(step), *(NONE if one is None else one for one in (onset, before)))
-        rows = self._agreement.exchange(TROUBLE, *own)
-        if rows is None or any(row[0] != step for row in rows):
-            return
-        onset, before = (earliest([row[place] for row in rows]) for place in (1, 2))
-        if before is not None:
-            self._recording.write_wanted(before)
-        if onset is not None and self._recovery is not None:
-            snapshot = self._recovery.act(step, onset, ids=self._evidence.ids_between)
-            if snapshot is not None:
-                self._went_back(snapshot, step)
-
-    def _agrees(self, step: int) -> bool:
-        """Return whether all processes are at a place where they may act on a trouble."""
-        if self._recording.recorder is None:
-            return False
-        agreeing = self._agreement.meets(step)
-        if self._agreement.refusal and not self._apart_noted:
-            self._apart_noted = True
-            self._note_apart(step)
-        return agreeing
-
-    def _note_apart(self, step: int) -> None:
-        """Say that this process is not rewound, as the others do not take part."""
-        if self._recording.wanted is not None:
-            self._recording.write_wanted(self._recording.wanted)
-        level = logging.INFO if self._recovery is None else logging.WARNING
-        self._journal.event(step, "no joint rewind", _not_together(self._agreement), level=level)
+        snapshot = self._rewinding.act(step, batch, self._evidence.ids_between)
+        if snapshot is not None:
+            self._went_back(snapshot, step)
 
     def _went_back(self, snapshot: Snapshot, step: int) -> None:
         """Forget what was known of steps that are undone."""
@@ -740,12 +731,12 @@ class Monitor:
         if snapshot.note is not None:
             self._run.load_state_dict(snapshot.note)
         self._last = self._logged = self._run.forecast(step, constant=self._batches.constant)
-        self._onset = None
 
-    def _note_trouble(self, step: int, what: str) -> None:
-        self._onset = step if self._onset is None else self._onset
-        if self._recovery is not None:
-            self._recovery.trouble(step, what)
+    def _note_lost_state(self, step: int) -> None:
+        lost, self._evidence.lost_state = self._evidence.lost_state, ""
+        if lost:
+            self._journal.event(step, "misuse: cold resume", lost)
+            self._rewinding.lost(step, lost)
 
     def _give_alarms(self) -> None:
         # After all was judged: what a callback raises, to end the training, must not cost the log a step.
@@ -756,21 +747,6 @@ class Monitor:
         self._signals.refresh()  # v, or what it decays with, is no longer what it was
         # The guard counts updates since it was attached, the log those of the run.
         self._journal.write("guard", replace(action, step=self._clock.step))
-
-
-def _ladder_of(word: str) -> Ladder:
-    if word != "rewind":
-        raise ValueError(f"on_alarm is {word!r}; pass a function of an Alarm, 'rewind', or None")
-    return Ladder(at="alarm")
-
-
-def _not_together(agreement: Agreement) -> str:
-    why = agreement.refusal or "they have not met yet: that takes the first steps of a run"
-    return (
-        f"one of several processes is not rewound by itself, and these do not agree ({why}). Let each rank "
-        "observe the same steps with a monitor of the same options; or stop the run, and on every rank "
-        "restore load_snapshot(run, before=STEP, rank=RANK) of the same STEP"
-    )
 
 
 def _is_news(forecast: Forecast, before: Forecast) -> bool:
@@ -788,11 +764,11 @@ def _company(
 ) -> Together | None:
     """Return the processes that train with this one, if a monitor in each could measure together."""
     peers = training_peers(subject.model) if subject.loss_fn is not None and schedule.measures else None
-    if peers is None:
+    if peers is None or subject.is_parted:
         return None
     options = {name: header.get(name) for name in ("optimizer", "parameters", "groups", "guard")}
     options |= {"budget": schedule.budget.passes_per_step, "every": schedule.every, "log_every": log_every}
-    # Ranks may train other parameters of the same number, as with ZeroRedundancyOptimizer.
+    # Ranks may train other parameters of the same number.
     names = name_parameters(subject.model, moving_parameters(subject.optimizers))
     options["names"] = zlib.crc32(repr([name for name, _ in names]).encode())
     options |= {"horizon": header.get("probability_horizon"), "alarm_at": header.get("alarm_at")}

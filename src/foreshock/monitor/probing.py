@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -41,6 +42,7 @@ from foreshock.preconditioner import (
     read_preconditioner_at,
 )
 from foreshock.representation import short_repr
+from foreshock.vectors import bit_checksum
 
 # Where passes are counted: a ratio is followed and refreshed to about a percent, so that a probe need not
 # know it better, only find its eigenvector.
@@ -48,6 +50,12 @@ _ROUGH = StoppingRule(
     relative_tolerance=0.02, far_tolerance=0.05, threshold=1.0, max_products=12, caution=2.0
 )
 _TURNED = 0.3  # residual over ratio above which it is
+_SUM_EVERY = 100  # steps from one checksum of the weights to the next, which reads them once
+_DIFFERENT = (
+    "the weights are no longer the same in all ranks, though DistributedDataParallel keeps copies of them: "
+    "something changed those of one rank alone, or a device is broken. Load one checkpoint in all ranks; "
+    "foreshock report shows which rank differs, and since when"
+)
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,7 @@ class ProbeRunner:
         self._company_noted: bool | None = None  # whether it was said that this process measures together
         self._missing_noted = False
         self._population_told = False
+        self._summed, self._difference_noted = -_SUM_EVERY, False
         self._left_out = False  # the last batch, which was too short for its noise to be measured
         self._consistency = None if loss_fn is None else ConsistencyCheck(subject, run, journal)
 
@@ -193,7 +202,7 @@ class ProbeRunner:
         for one in seen:
             sums = sums_of(one, self._subject.beta2) if self._is_spread else ()
             company.note(one.step, one.loss, one.batch_size, sums)
-        meeting = company.meet(now.step, want)
+        meeting = company.meet(now.step, want, mark=self._checksum(now.step))
         if meeting is None:
             self._joint = None
             self._note_company(now.step)
@@ -205,11 +214,26 @@ class ProbeRunner:
             self._joint = None
         elif self._joint is not None:
             self._joint.share = meeting.share
+        if not meeting.same and not self._difference_noted:
+            self._difference_noted = True
+            self._journal.event(now.step, "replicas differ", _DIFFERENT)
+        own = {one.step: one.loss for one in seen if one.step in meeting.losses}
+        self._journal.add("rank", {"step": now.step, "steps": list(own), "losses": list(own.values())})
         what: Any = meeting.what
         return what, [self._of_all(one, meeting) for one in seen]
 
+    def _checksum(self, step: int) -> int:
+        """Return a checksum of the weights at every hundredth step, which goes into the log; else zero."""
+        if self._is_spread or step - self._summed < _SUM_EVERY:
+            return 0
+        self._summed = step
+        checksum = f"{bit_checksum(moving_parameters(self._subject.optimizers)):016x}"
+        self._journal.add("weights", {"step": step, "checksum": checksum})
+        return zlib.crc32(checksum.encode())
+
     def _of_all(self, seen: StepObservation, meeting: Meeting) -> StepObservation:
         """Return a step with what it is over all processes."""
+        mean = meeting.losses.get(seen.step)
         sums = meeting.sums.get(seen.step)
         if sums and self._is_spread:
             beta2 = self._subject.beta2
@@ -218,7 +242,7 @@ class ProbeRunner:
                 all_ / part if part > 0 else math.nan for all_, part in zip(sums, own, strict=True)
             )
             seen = with_sums(seen, sums, beta2)
-        return replace(seen, loss=meeting.losses.get(seen.step, seen.loss))
+        return seen if mean is None else replace(seen, loss=mean)
 
     def completed(self, seen: StepObservation) -> StepObservation:
         """Return a step that no meeting has added up, as the last ones of a run, scaled as those before.
@@ -284,6 +308,11 @@ class ProbeRunner:
             self._journal.event(step, "joint batch", message)
             return
         alone = "" if self._company is None else f", because {self._company.alone}"
+        if self._subject.is_parted:
+            alone = (
+                ", of the parameters that its ZeroRedundancyOptimizer has: each rank forecasts for its own. "
+                "For all parameters and batches together use fully_shard instead"
+            )
         self._journal.event(
             step, "local batch", f"several processes train together: probes see the batch of this one{alone}"
         )
@@ -330,10 +359,14 @@ class ProbeRunner:
         if self._company is not None:
             self._company.close()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs to go on probing as before."""
+    def state_dict(self, *, vectors: bool = True) -> dict[str, Any]:
+        """Return what a resumed run needs to go on probing as before.
+
+        Args:
+            vectors: Whether to keep those of the last probes.
+        """
         return {
-            "prober": None if self._prober is None else self._prober.state_dict(),
+            "prober": None if self._prober is None else self._prober.state_dict(vectors=vectors),
             "schedule": self.schedule.state_dict(),
         }
 

@@ -1,4 +1,4 @@
-"""Bring a run back after a spike: put a snapshot back, change what the ladder says, and write it down."""
+"""Bring a run back after a spike: find out whether that can be, and do what the ladder says."""
 
 from __future__ import annotations
 
@@ -6,156 +6,27 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any, NoReturn
 
 import torch
 from torch.optim import Optimizer
 
-from foreshock.monitor.agreement import CHOICE, NONE, WIDTH, Agreement
+from foreshock.monitor.agreement import PROSPECT
 from foreshock.monitor.journal import Journal
 from foreshock.monitor.ladder import GIVE_UP, RUNGS, Climb, Ladder, RecoveryFailedError, Rung
 from foreshock.monitor.losswatch import LossWatch
-from foreshock.monitor.rates import RateFactor, copy_of_rate, set_rate
+from foreshock.monitor.observation import StepObservation
+from foreshock.monitor.prospect import BatchSizes
+from foreshock.monitor.rates import RateFactor
+from foreshock.monitor.rewinder import Rewinder, RewindRefusedError
 from foreshock.preconditioner import LiveParameter, find_reader, live_groups, unwrap
-from foreshock.recorder import Recorder, Snapshot
+from foreshock.recorder import Snapshot
 
 BEFORE_SPIKE = 5
 """Steps: the mean of five losses shows a spike up to so many later."""
 _CAUSED, _CHANGES = 100, 20  # steps from a change to its spike at most, and changes that are remembered
-
-
-@dataclass(frozen=True)
-class Rewind:
-    """What was put back, and what training passes over.
-
-    Attributes:
-        step: Step at which it was done.
-        to: Step of the snapshot: training goes on with the optimizer's step of it.
-        first_skipped: First step whose batch is passed over, `to` + 1.
-        last_skipped: The last one, `step`.
-        ids: What `observe` was given as ids of the examples of these steps.
-        measure: What else was done; ``"rewind"`` if nothing.
-        reason: Why, in words.
-        rate_factor: What the learning rate is multiplied by from here on, by this measure and those before.
-    """
-
-    step: int
-    to: int
-    first_skipped: int
-    last_skipped: int
-    ids: tuple[int | str, ...]
-    measure: str
-    reason: str
-    rate_factor: float = 1.0
-
-    def __str__(self) -> str:
-        """Return one line for people."""
-        skipped = f"the batches of steps {self.first_skipped} – {self.last_skipped} are passed over"
-        besides = "" if self.measure in ("rewind", "skip") else f"; measure: {self.measure}"
-        return f"back to step {self.to} from step {self.step} ({self.reason}): {skipped}{besides}"
-
-
-class RewindRefusedError(ValueError):
-    """A snapshot that could not be put back, in this process or in another one; nothing was changed."""
-
-
-class Rewinder:
-    """Put snapshots back into the running training.
-
-    Args:
-        recorder: Has the snapshots.
-        optimizers: The optimizers, for the rates that are left as they are.
-        journal: Where it is written down.
-        agreement: What all processes agree upon.
-
-    Attributes:
-        done: What was put back so far.
-    """
-
-    def __init__(
-        self,
-        recorder: Recorder,
-        optimizers: Sequence[Optimizer],
-        journal: Journal,
-        agreement: Agreement,
-    ) -> None:
-        self._recorder, self._optimizers, self._journal = recorder, optimizers, journal
-        self._agreement = agreement
-        self.done: list[Rewind] = []
-
-    def find(self, before: int | None, *, further: int = 0, measure: int = 0) -> Snapshot | None:
-        """Return the newest snapshot from before a step that all processes have; None if there is none.
-
-        Args:
-            before: The step; None for the newest of all.
-            further: How many to go further back, if there are so many.
-            measure: A number of the measure, which has to be the same in all processes.
-        """
-        if not self._agreement.several:
-            found = list(islice(self._recorder.candidates(before), further + 1))
-            return found[-1] if len(found) > further else next(iter(found), None)
-        own = {one.step: one for one in islice(self._recorder.candidates(before), WIDTH - 2)}
-        rows = self._agreement.exchange(CHOICE, measure, further, *own)
-        if rows is None or any(row[:2] != rows[0][:2] for row in rows):
-            return None
-        common = sorted(set[float].intersection(*(set(row[2:]) for row in rows)) - {NONE})
-        if not common:
-            return None
-        return own[int(common[-1 - further] if len(common) > further else common[-1])]
-
-    def back(
-        self,
-        snapshot: Snapshot,
-        step: int,
-        *,
-        ids: tuple[int | str, ...] = (),
-        measure: str = "rewind",
-        reason: str = "asked for",
-        rate_factor: float = 1.0,
-    ) -> Rewind:
-        """Put a snapshot back; random numbers go on, so that other batches are drawn.
-
-        Args:
-            snapshot: The snapshot.
-            step: The present step.
-            ids: Of the examples of the steps that are passed over.
-            measure: What is done besides.
-            reason: Why.
-            rate_factor: What the learning rate is multiplied by from here on.
-
-        Raises:
-            RewindRefusedError: If it could not be put back here or in another process; nothing was changed.
-        """
-        groups = [group for one in self._optimizers for group in unwrap(one).param_groups]
-        rates = [copy_of_rate(group) for group in groups]
-        self._restore(snapshot)
-        if not self._recorder.has_scheduler:
-            # A schedule that goes on by itself counts on the rate that it set last.
-            for group, rate in zip(groups, rates, strict=True):
-                set_rate(group, rate)
-        self._recorder.rewound(snapshot.step)
-        done = Rewind(step, snapshot.step, snapshot.step + 1, step, ids, measure, reason, rate_factor)
-        self.done.append(done)
-        row = asdict(done) | {"name": "rewind" if measure == "rewind" else f"rewind: {measure}"}
-        self._journal.write("event", row | {"message": str(done)})
-        logging.getLogger("foreshock").warning("step %d: %s: %s", step, row["name"], done)
-        return done
-
-    def _restore(self, snapshot: Snapshot) -> None:
-        restoration, refused = None, None
-        try:
-            restoration = self._recorder.begin_restoring(snapshot, without=("random",))
-        except ValueError as error:
-            refused = error
-        if not self._agreement.all(restoration is not None):
-            if restoration is not None:
-                restoration.undo()
-            why = refused or "another process could not, or did not answer"
-            raise RewindRefusedError(str(why)) from refused
-        if restoration is not None:
-            restoration.finish()
+_SURE, _PATIENCE = 3, 5  # batches that are as bad with other weights, and times that one waits for a next one
+_UNKNOWN, _FINE, _BAD, _WAIT = 0.0, 1.0, 2.0, 3.0  # what a process says of going back
 
 
 class Recovery:
@@ -177,9 +48,12 @@ class Recovery:
         self._climb = Climb(ladder)
         self._rate = RateFactor(optimizers)
         self._watch = LossWatch()
+        self._sizes = BatchSizes()
         self._changed: deque[int] = deque(maxlen=_CHANGES)
         self._rewound_at = -1
-        self._trouble: tuple[int, str] | None = None
+        self._trouble: tuple[int, str, int | None] | None = None
+        self._bad = self._waited = 0  # batches of this trouble that were tried, or waited for
+        self._stays = ""  # what the last of them came to, in words
         self._quiet_until = -math.inf
 
     @property
@@ -193,25 +67,32 @@ class Recovery:
         onset = self._trouble[0]
         return min([onset, *(one for one in self._changed if onset - one <= _CAUSED)])
 
-    def trouble(self, step: int, what: str) -> None:
+    @property
+    def in_doubt(self) -> bool:
+        """Whether it is being found out if going back can help, so that the next step is waited for."""
+        return self._trouble is not None and self._bad + self._waited > 0
+
+    def trouble(self, step: int, what: str, *, seen: int | None = None) -> None:
         """Note a trouble; the first since the last call of `act` counts.
 
         Args:
             step: Step at which it began.
             what: What it is, in words.
+            seen: Step of the loss that showed it; None for a forecast.
         """
         if self._trouble is None and step > self._quiet_until:
-            self._trouble = step, what
+            self._trouble = step, what, seen
 
-    def judge(self, step: int, loss: float) -> None:
-        """Take the loss of a step into account.
+    def judge(self, seen: StepObservation) -> None:
+        """Take the loss and the batch of a step into account.
 
         Args:
-            step: Step number.
-            loss: Its loss.
+            seen: Its free signals.
         """
-        if self._watch.rises(step, loss):
-            self.trouble(step - BEFORE_SPIKE, f"rise of the loss at step {step}")
+        self._sizes.see(seen.step, seen.batch_elements or seen.batch_size)
+        if self._watch.rises(seen.step, seen.loss):
+            words = f"rise of the loss at step {seen.step}"
+            self.trouble(seen.step - BEFORE_SPIKE, words, seen=seen.step)
 
     def changed(self, step: int) -> None:
         """Note that options of the optimizer, or what it trains, are others from a step on.
@@ -232,25 +113,41 @@ class Recovery:
         self._give_up(step, f"the run can't be brought back to what it was: {words}")
 
     def act(
-        self, step: int, onset: int, *, ids: Callable[[int, int], tuple[int | str, ...]]
+        self,
+        step: int,
+        onset: int,
+        *,
+        ids: Callable[[int, int], tuple[int | str, ...]],
+        stays: Callable[[Snapshot, float], str] | None = None,
     ) -> Snapshot | None:
         """Do what the ladder says about a trouble; return the snapshot that was put back.
+
+        First it is found out whether that can help. As long as that is in doubt nothing is done, and it is
+        called again at the next step.
 
         Args:
             step: The present step.
             onset: `onset`, or an earlier one of another process.
             ids: Returns the ids of the examples from one step to another.
+            stays: Returns `what_stays` of a snapshot, given the bar of losses; None if nothing can be tried.
 
         Raises:
             RecoveryFailedError: If it says to stop.
         """
         what = "trouble of another process" if self._trouble is None else self._trouble[1]
-        self._trouble = None
+        hopeless = self._hopeless(step, onset, stays)
+        if hopeless is None:
+            return None
+        self._trouble, self._bad, self._waited = None, 0, 0
+        if hopeless:
+            self._do_not_try(step, onset, f"the run can't be brought back from the {what}: {hopeless}")
+            return None
         rung = self._climb.next_rung(step, left_out=self._impossible())
         further = self._climb.further if rung == "rewind" else 0
         snapshot = self._rewinder.find(onset, further=further, measure=[*RUNGS, GIVE_UP].index(rung))
         if rung == GIVE_UP or snapshot is None:
-            self._give_up(step, _why_not(onset, what, snapshot))
+            failure = self._rewinder.failure if snapshot is None else ""
+            self._give_up(step, _why_not(onset, what, snapshot) + failure)
             return None
         lower = self._lower(rung, snapshot)
         skipped, factor = ids(snapshot.step + 1, step), self._rate.factor * lower
@@ -271,6 +168,54 @@ class Recovery:
         self._watch.back_to(snapshot.step)
         return snapshot
 
+    def _hopeless(self, step: int, onset: int, stays: Callable[[Snapshot, float], str] | None) -> str | None:
+        """Return why no snapshot can help, as all processes see it; empty if one may, None if in doubt."""
+        rows = self._rewinder.agreement.exchange(PROSPECT, self._prospect(step, onset, stays))
+        said = [] if rows is None else [row[0] for row in rows]
+        if _WAIT in said and self._waited < _PATIENCE:
+            self._waited += 1
+            return None
+        if _FINE in said or _BAD not in said:
+            return ""
+        self._bad += 1
+        if self._bad < _SURE:
+            return None
+        return f"{self._stays or 'another process says so'}. It is not in the weights, and nothing was tried"
+
+    def _prospect(self, step: int, onset: int, stays: Callable[[Snapshot, float], str] | None) -> float:
+        """Return what this process says of going back."""
+        snapshot = self._rewinder.newest(onset)
+        if snapshot is None:
+            return _UNKNOWN
+        self._stays = self._sizes.changed(snapshot.step)
+        if self._stays:
+            return _BAD
+        if stays is None or (self._trouble is not None and self._trouble[2] is None):
+            return _UNKNOWN
+        if self._trouble is not None and self._trouble[2] == step:
+            return _WAIT  # that batch alone may be bad: the next ones say more
+        try:
+            self._stays = stays(snapshot, self._watch.bar(snapshot.step))
+        except Exception as error:  # noqa: BLE001 - a test that fails must not keep a run from going back
+            self._journal.event(
+                step, "prospect unknown", f"{type(error).__name__}: {error}", level=logging.INFO
+            )
+            return _UNKNOWN
+        return _BAD if self._stays else _FINE
+
+    def _do_not_try(self, step: int, onset: int, words: str) -> None:
+        """Say that it can't be brought back; stop, with the weights of before, if that is on the ladder."""
+        if "stop" not in self.ladder.rungs:
+            self._give_up(step, words)
+            return
+        snapshot = self._rewinder.find(onset, measure=RUNGS.index("stop"))
+        if snapshot is not None:
+            try:
+                self._rewinder.back(snapshot, step, measure="stop", reason="it can't be brought back")
+            except RewindRefusedError as error:
+                words = f"{words}; and the snapshot of step {snapshot.step} can't be put back: {error}"
+        self._stop(step, words)
+
     @property
     def rate_factor(self) -> float:
         """What the learning rate is multiplied by at present."""
@@ -282,6 +227,7 @@ class Recovery:
             "climb": self._climb.state_dict(),
             "rate_factor": self._rate.factor,
             "losses": self._watch.state_dict(),
+            "sizes": self._sizes.state_dict(),
             "changed": list(self._changed),
             "rewound_at": self._rewound_at,
             "quiet_until": None if math.isinf(self._quiet_until) else self._quiet_until,
@@ -296,6 +242,8 @@ class Recovery:
         self._climb.load_state_dict(state["climb"])
         self._rate.set(state["rate_factor"])
         self._watch.load_state_dict(state["losses"])
+        if "sizes" in state:
+            self._sizes.load_state_dict(state["sizes"])
         self._changed = deque(state["changed"], maxlen=_CHANGES)
         self._rewound_at = state["rewound_at"]
         quiet = state["quiet_until"]

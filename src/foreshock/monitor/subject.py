@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from foreshock.curvature import LossFunction
-from foreshock.distributed import Grid, is_spread, why_not_spread
+from foreshock.distributed import Grid, is_spread, training_peers, why_not_spread
+from foreshock.isolation import several_processes
 from foreshock.preconditioner import find_reader, live_groups, moving_parameters, unwrap
 from foreshock.vectors import local_size
 
@@ -74,6 +75,21 @@ class Subject:
                     return decay
         return None
 
+    def tensors(self) -> list[Tensor]:
+        """Return the tensors of the model, and what the optimizers train."""
+        return [*self.model.parameters(), *self.model.buffers(), *moving_parameters(self.optimizers)]
+
+    @property
+    def has_copies(self) -> bool:
+        """Whether each process trains a copy of all parameters, which DistributedDataParallel keeps alike."""
+        peers = training_peers(self.model)
+        return peers is not None and peers.grid is None and not self.is_parted
+
+    @property
+    def is_parted(self) -> bool:
+        """Whether the optimizer of each process has other parameters than those of the others."""
+        return any(type(one).__name__ == "ZeroRedundancyOptimizer" for one in self.optimizers)
+
     def future_rates(self, step: int) -> Callable[[int], float] | None:
         """Return k ↦ η_{t+k}/η_t; None if the schedule is unknown or its present rate is not positive.
 
@@ -100,6 +116,9 @@ class Subject:
         }
         if "betas" in group:
             description["betas"] = [float(beta) for beta in group["betas"]]
+        if several_processes():
+            description["ranks"] = torch.distributed.get_world_size()
+            description["copies"] = self.has_copies
         description["layers"] = layer_types(self.model)
         return description
 

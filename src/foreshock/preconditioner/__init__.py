@@ -15,16 +15,18 @@ from foreshock.preconditioner.live import (
     unwrap,
     updates_made,
 )
-from foreshock.preconditioner.record import ParameterStep, Preconditioner
-from foreshock.preconditioner.registry import (
-    find_raising_reader,
-    find_reader,
-    raising_names,
+from foreshock.preconditioner.reading import (
     read_gradient_norm,
     read_preconditioner,
     read_preconditioner_at,
     read_second_moment_sums,
     read_steps,
+)
+from foreshock.preconditioner.record import ParameterStep, Preconditioner
+from foreshock.preconditioner.registry import (
+    find_raising_reader,
+    find_reader,
+    raising_names,
     register_preconditioner,
     stock_name,
 )

@@ -1,8 +1,10 @@
 """Which change of a training removes its spikes and costs nothing: candidates, and a choice among outcomes.
 
-Judged is a window after a snapshot, as it was and with each change, each from several starts that differ in
-the sixth digit: of a chaotic training one outcome says little. A snapshot from just before a spike is too
-late for any lasting change, so that spikes of the first steps do not count.
+Judged is first a window after a snapshot, as it was and with each change, each from several starts that
+differ in the sixth digit: of a chaotic training one outcome says little. A snapshot from just before a spike
+is too late for any lasting change, so that spikes of the first steps do not count. What does best there is
+then tried from the first step of the run on: in a window that begins late a lower rate gains at once, by less
+noise, and what it loses in all the steps before doesn't show. `foreshock.replay.search` does both.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ _NEAR = 1.05  # of changes whose late losses are within this factor, the smalles
 UNDERWAY = 50
 """A spike that begins within so many steps was on its way when the snapshot was taken."""
 _SMALL = 0.25  # of the usual rise: a lower one is no spike to speak of
+_SLOW = 1.5  # a late loss of so many times the unchanged one, from one start, is not tried from others
 _EDGE = 0.95  # stability ratio
 _FAILED = 10.0  # a late loss that is so many times the unchanged one
 _LATER = 1.5  # a first spike that comes so many times later is postponed
@@ -73,6 +76,11 @@ class Trial:
     ratio: float
 
     @property
+    def starts(self) -> int:
+        """From how many starts it was tried: one, if that one was enough to rule it out."""
+        return len(self.spikes)
+
+    @property
     def is_free(self) -> bool:
         """Whether the late loss is no higher than it was."""
         return self.loss <= _LOSS
@@ -84,16 +92,46 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class WholeTrial:
+    """What one change came to from the first step of the run on, over all starts.
+
+    Attributes:
+        candidate: The change.
+        spikes: Numbers of spikes, one for each start: for one alone, if that was enough to rule it out.
+        unchanged: The same of the run as it was, from these starts.
+        losses: Late losses, one for each start, as multiples of that of the run as it was, its median.
+    """
+
+    candidate: Candidate
+    spikes: tuple[int, ...]
+    unchanged: tuple[int, ...]
+    losses: tuple[float, ...]
+
+    @property
+    def loss(self) -> float:
+        """The median of `losses`."""
+        return statistics.median(self.losses)
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is better from every start: no higher loss, and at most half of the spikes in all."""
+        return max(self.losses) <= 1 and 2 * sum(self.spikes) <= sum(self.unchanged)
+
+
+@dataclass(frozen=True)
 class Advice:
     """Which change to make.
 
     Attributes:
         chosen: The smallest change that removes the spikes and costs nothing; None if there is none, or no
-            spike.
-        trials: What all of them came to.
+            spike. Where changes were tried from the first step of the run on, too, it holds there.
+        trials: What all of them came to in the window.
         unchanged: Numbers of spikes that count in the window as it was, one for each start.
         steps: Length of the window.
         failed: From how many starts the window as it was ends in a loss that is no number.
+        whole: What those that do well in the window came to from the first step on, as far as they were
+            tried; the last one is `chosen` if there is one.
+        whole_steps: How many steps that took; 0 if it wasn't tried.
     """
 
     chosen: Trial | None
@@ -101,6 +139,8 @@ class Advice:
     unchanged: tuple[int, ...]
     steps: int
     failed: int = 0
+    whole: tuple[WholeTrial, ...] = ()
+    whole_steps: int = 0
 
     @property
     def has_trouble(self) -> bool:
@@ -119,6 +159,16 @@ class Advice:
                 "advice": None if self.chosen is None else self.chosen.candidate.change,
                 "steps": self.steps,
                 "unchanged_spikes": list(self.unchanged),
+                "whole_steps": self.whole_steps,
+                "whole": [
+                    {
+                        "change": one.candidate.change,
+                        "spikes": list(one.spikes),
+                        "unchanged_spikes": list(one.unchanged),
+                        "losses": list(one.losses),
+                    }
+                    for one in self.whole
+                ],
                 "trials": [
                     {
                         "change": trial.candidate.change,
@@ -215,36 +265,78 @@ def choose(
     outcomes: Sequence[Sequence[ReplayOutcome]],
     unchanged: Sequence[ReplayOutcome],
 ) -> Advice:
-    """Choose the smallest change that removes the spikes and costs nothing.
+    """Choose the smallest change that removes the spikes of a window and costs nothing there.
 
     Of several that do, those count that do not end at the edge of stability, if there are any, and of these
     the ones whose late loss is near the lowest.
 
     Args:
         tried: The changes.
-        outcomes: What each came to, from the same starts as `unchanged`.
+        outcomes: What each came to, from the same starts as `unchanged`, or the first of them: one that was
+            not tried from all is not chosen.
         unchanged: What the window came to as it was.
 
     Raises:
-        ValueError: If a change has not as many outcomes as there are starts, or there is none.
+        ValueError: If a change has no outcome, or more than there are starts.
     """
-    if not unchanged or any(len(one) != len(unchanged) for one in outcomes):
+    if not unchanged or not all(1 <= len(one) <= len(unchanged) for one in outcomes):
         raise ValueError(
-            f"each change must have {len(unchanged)} outcomes, at least one, as the window as it was"
+            f"each change must have 1 to {len(unchanged)} outcomes, as many as the window as it was or the "
+            f"first of them; they have {[len(one) for one in outcomes]}"
         )
     trials = tuple(_judged(one, came, unchanged) for one, came in zip(tried, outcomes, strict=True))
-    good = [trial for trial in trials if trial.effect == "removes" and trial.is_free]
-    # What ends at the edge may only postpone them beyond the window.
-    good = [trial for trial in good if not trial.at_edge] or good
-    lowest = min((trial.loss for trial in good), default=math.nan)
-    near = [trial for trial in good if trial.loss <= lowest * _NEAR or trial.loss == lowest]
-    chosen = min(near, key=lambda trial: (trial.candidate.size, trial.loss), default=None)
+    chosen = next(iter(promising(trials, len(unchanged))), None)
     counts, steps = _counts(unchanged, _least(unchanged)), max(len(one.losses) for one in unchanged)
     return Advice(chosen, trials, counts, steps, _failed(unchanged))
 
 
+def promising(trials: Sequence[Trial], starts: int) -> list[Trial]:
+    """Return those that remove the spikes of a window and cost nothing there, the one to choose first.
+
+    Args:
+        trials: What all came to.
+        starts: From how many starts one has to be tried.
+    """
+    good = [one for one in trials if one.effect == "removes" and one.is_free and one.starts >= starts]
+    # What ends at the edge may only postpone them beyond the window.
+    safe = [trial for trial in good if not trial.at_edge] or good
+    lowest = min((trial.loss for trial in safe), default=math.nan)
+    near = [trial for trial in safe if trial.loss <= lowest * _NEAR or trial.loss == lowest]
+    near.sort(key=lambda trial: (trial.candidate.size, trial.loss))
+    return near + sorted((one for one in good if one not in near), key=lambda one: (one.at_edge, one.loss))
+
+
+def is_ruled_out(candidate: Candidate, came: ReplayOutcome, unchanged: Sequence[ReplayOutcome]) -> bool:
+    """Return whether one outcome is enough not to choose a change: it spikes, fails, or is far too slow.
+
+    Args:
+        candidate: The change.
+        came: What it came to from the first start.
+        unchanged: What the window came to as it was, from all starts.
+    """
+    trial = _judged(candidate, [came], unchanged)
+    return trial.effect != "removes" or trial.loss > _SLOW
+
+
+def judge_whole(
+    candidate: Candidate, came: Sequence[ReplayOutcome], unchanged: Sequence[ReplayOutcome]
+) -> WholeTrial:
+    """Return what a change came to from the first step of the run on.
+
+    Args:
+        candidate: The change.
+        came: Its outcomes.
+        unchanged: Those of the run as it was, from the same starts.
+    """
+    usual = statistics.median(one.late_loss for one in unchanged)
+    counts, before = (tuple(len(one.spikes) for one in some) for some in (came, unchanged[: len(came)]))
+    return WholeTrial(candidate, counts, before, tuple(_ratio(one.late_loss, usual) for one in came))
+
+
 def _judged(candidate: Candidate, came: Sequence[ReplayOutcome], unchanged: Sequence[ReplayOutcome]) -> Trial:
     least = _least(unchanged)
+    has_trouble = any(_counts(unchanged, least)) or _failed(unchanged) > 0
+    unchanged = unchanged[: len(came)]  # of the same starts
     spikes, unchanged_spikes = _counts(came, least), _counts(unchanged, least)
     first, before = (statistics.median(_first(one, least) for one in some) for some in (came, unchanged))
     loss = _ratio(
@@ -255,7 +347,7 @@ def _judged(candidate: Candidate, came: Sequence[ReplayOutcome], unchanged: Sequ
     effect: Effect = "no help"
     if any(math.isinf(one.late_loss) for one in came) or loss > _FAILED:
         effect = "fails"
-    elif not any(unchanged_spikes) and not _failed(unchanged):
+    elif not has_trouble:
         effect = "no help"  # there is nothing to remove
     elif not any(spikes):
         effect = "removes"

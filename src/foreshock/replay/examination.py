@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from foreshock.representation import short_repr
+from foreshock.explain import Examination
 from foreshock.words import number
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from foreshock.replay.outcome import ReplayOutcome
 
 _LATER = 100  # steps after the peak in which an event may come later
+_REACHES = 10  # steps after the peak that a replay must have, to be without the event, if it ends early
 _REACHED = 0.4  # of the rise: a loss that gets there has the event
 _OF_DATA = ("bad batch", "data change", "batch shape")
 _CHANCE = (
@@ -44,25 +45,24 @@ _SAID: Mapping[str, tuple[str, str, str]] = MappingProxyType(
 """What each change is, what follows if the event does not come with it, and what if it does."""
 
 
-@dataclass(frozen=True)
-class Examination:
-    """What replays of an event say of its cause.
+def the_event(found: Sequence[Explanation]) -> Explanation:
+    """Return the event that is to be tested.
 
-    Attributes:
-        onset: First high step of the event.
-        start: Step of the snapshot.
-        repeats: Whether the event comes again where nothing is changed; if not, nothing follows.
-        comes: Whether it comes all the same, by change; None where a replay failed before.
-        words: What follows, a sentence each, without full stops.
+    Args:
+        found: The events that were asked for.
+
+    Raises:
+        ValueError: If there is not exactly one.
     """
-
-    onset: int
-    start: int
-    repeats: bool
-    comes: Mapping[str, bool | None]
-    words: tuple[str, ...]
-
-    __repr__ = short_repr
+    if not found:
+        raise ValueError("the loss of this run has no spike, no divergence, no climb and no NaN to test")
+    if len(found) > 1:
+        steps = ", ".join(f"{one.onset:,}" for one in found[:10])
+        raise ValueError(
+            f"the run has {len(found)} events, at steps {steps}{' …' if len(found) > 10 else ''}; one is "
+            "tested at a time: say which, by its step"
+        )
+    return found[0]
 
 
 def changes_to_test(event: Explanation, start: int, *, precision: str = "float64") -> tuple[str, ...]:
@@ -122,15 +122,15 @@ def examine(
         perturbed: The replay as it was, but for the sixth digit of the weights.
         recorded: Steps and losses of the log.
     """
-    bar, start = _bar(event, recorded), unchanged.start
-    repeats = _comes(unchanged, bar) is True
+    judge = _Judge(_bar(event, recorded), event.peak)
+    repeats = judge.comes(unchanged) is True
     if not repeats:
-        return Examination(event.onset, start, repeats, {}, (_does_not_repeat(unchanged),))
-    words = [_words(one, bar) for one in tested]
-    if _comes(perturbed, bar) is False:
+        return Examination(event.onset, unchanged.start, repeats, {}, (_does_not_repeat(unchanged),))
+    words = [_words(one, judge) for one in tested]
+    if judge.comes(perturbed) is False:
         words.append(_CHANCE)
-    comes = {one.change: _comes(one, bar) for one in tested}
-    return Examination(event.onset, start, repeats, comes, tuple(words))
+    comes = {one.change: judge.comes(one) for one in tested}
+    return Examination(event.onset, unchanged.start, repeats, comes, tuple(words))
 
 
 def _does_not_repeat(unchanged: ReplayOutcome) -> str:
@@ -152,18 +152,33 @@ def _highest(outcome: ReplayOutcome) -> float:
     return max(outcome.losses, default=math.nan) if finite else math.inf
 
 
-def _comes(outcome: ReplayOutcome, bar: float) -> bool | None:
-    highest = _highest(outcome)
-    if highest >= bar:
-        return True
-    return None if outcome.failure or math.isnan(highest) else False
+@dataclass(frozen=True)
+class _Judge:
+    """Whether a replay has the event: its loss gets to a bar.
+
+    Attributes:
+        bar: The loss.
+        peak: Step of the highest loss of the event.
+    """
+
+    bar: float
+    peak: int
+
+    def comes(self, outcome: ReplayOutcome) -> bool | None:
+        """Return whether a replay has the event; None for one that ended before it can be known."""
+        highest = _highest(outcome)
+        if highest >= self.bar:
+            return True
+        # The batches may end with the run: then it does not come, if it was over by then.
+        reached = outcome.start + len(outcome.losses) >= self.peak + _REACHES
+        return False if reached or not (outcome.failure or math.isnan(highest)) else None
 
 
-def _words(outcome: ReplayOutcome, bar: float) -> str:
+def _words(outcome: ReplayOutcome, judge: _Judge) -> str:
     """Return what follows from one replay."""
-    comes, highest = _comes(outcome, bar), _highest(outcome)
+    comes, highest = judge.comes(outcome), _highest(outcome)
     if comes is None:
-        return f"{outcome.change} could not be tested: {outcome.failure or 'there is no loss'}"
+        return f"not tested with {outcome.change}: {outcome.failure or 'there is no loss'}"
     name, _, value = outcome.change.partition("=")
     how, gone, there = _SAID[name]
     shown = f"{int(value):,}" if value.isdecimal() else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from foreshock.explain import advise
+from foreshock.report.ranks import ADVICE
 from foreshock.report.words import number, percent
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 _LOW = 3.0  # times the level: what a guard leaves below it does no harm
 _WATCH = "Watch the next run with foreshock.Monitor: an imported log has no curvature, which forecasts need."
+_RANKS_NAMED = 8
 _OFTEN = 0.5  # share of the steps from which an alarm, or not knowing, is the rule
 
 
@@ -24,6 +26,7 @@ def advice(summary: RunSummary) -> Iterator[str]:
         summary: The run in numbers.
     """
     yield from misuse(summary)
+    yield from _of_ranks(summary)
     yield from _after(summary)
     yield from _measure_more(summary)
     if not summary.explanations and not _has_fault(summary):
@@ -42,6 +45,18 @@ def misuse(summary: RunSummary) -> Iterator[str]:
             yield f"{what[:1].upper()}{what[1:]} ({event.when}): {event.message}" if what else event.message
 
 
+def _of_ranks(summary: RunSummary) -> Iterator[str]:
+    """Yield what to do about ranks that depart from the others, the same advice once."""
+    found: dict[str, list[int]] = {}
+    for one in () if summary.ranks is None else summary.ranks.departures:
+        ranks = found.setdefault(one.what, [])
+        if one.rank not in ranks:
+            ranks.append(one.rank)
+    for what, ranks in found.items():
+        named = ", ".join(map(str, ranks[:_RANKS_NAMED])) + (" …" if len(ranks) > _RANKS_NAMED else "")
+        yield f"Rank {named} ({what}): {ADVICE[what]}."
+
+
 def _after(summary: RunSummary) -> Iterator[str]:
     """Yield what the events of the loss ask for."""
     acted = summary.guard is not None and summary.guard[1] > 0
@@ -54,7 +69,8 @@ def _after(summary: RunSummary) -> Iterator[str]:
 def _measure_more(summary: RunSummary) -> Iterator[str]:
     probes, coverage = summary.probes, summary.coverage
     if probes.last_error and probes.failed > probes.count + probes.noise:
-        yield f"Mend the probes, most of which failed: {probes.last_error}"
+        which = "most" if probes.count + probes.noise else "all"
+        yield f"Mend the probes, {which} of which failed: {probes.last_error.rstrip('.')}."
     elif not probes.count + probes.noise and not summary.non_finite_losses:
         yield (
             _WATCH
@@ -80,4 +96,5 @@ def _has_fault(summary: RunSummary) -> bool:
         or summary.probes.failed > measured
         or rare
         or any(event.is_misuse for event in summary.events)
+        or (summary.ranks is not None and bool(summary.ranks.departures))
     )

@@ -21,7 +21,14 @@ from foreshock.report.glossary import TERMS, anchor, linked
 from foreshock.report.overlaid import overlaid_charts
 from foreshock.report.placing import placed
 from foreshock.report.summary import RunSummary, summarise
-from foreshock.report.tables import Table, alarm_table, explanation_table, spike_table, tradeoff_table
+from foreshock.report.tables import (
+    Table,
+    alarm_table,
+    explanation_table,
+    rank_table,
+    spike_table,
+    tradeoff_table,
+)
 from foreshock.report.text import notes
 from foreshock.report.tradeoff import molchan_points
 from foreshock.report.verdict import Verdict, verdict
@@ -54,6 +61,7 @@ class _Section:
     verdict: Verdict
     tiles: Sequence[tuple[str, str]]
     notes: Sequence[str]
+    ranks: Table
     spikes: Table
     windows: Sequence[tuple[int, int]]
     explained: Table
@@ -184,6 +192,7 @@ def _section(run: Run, label: str) -> _Section:
         verdict=verdict(summary),
         tiles=tiles(summary),
         notes=notes(summary),
+        ranks=rank_table(summary),
         spikes=spike_table(summary),
         windows=[_window(outcome) for outcome in summary.outcomes],
         explained=explanation_table(summary.explanations),
@@ -216,6 +225,8 @@ def tiles(summary: RunSummary) -> Sequence[tuple[str, str]]:
     if not summary.steps:
         return []
     found = [("steps", f"{summary.steps:,}")]
+    if summary.ranks is not None:
+        found.append(("ranks", f"{summary.ranks.size:,}"))
     found.append(("loss", f"{number(summary.first_loss)} → {number(summary.last_loss)}"))
     happened = len(summary.outcomes)
     if not summary.forecasts:

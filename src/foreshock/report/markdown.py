@@ -6,7 +6,14 @@ import html
 import re
 from typing import TYPE_CHECKING
 
-from foreshock.report.tables import Table, alarm_table, explanation_table, spike_table, tradeoff_table
+from foreshock.report.tables import (
+    Table,
+    alarm_table,
+    explanation_table,
+    rank_table,
+    spike_table,
+    tradeoff_table,
+)
 from foreshock.report.text import counts, notes
 from foreshock.report.verdict import verdict
 
@@ -52,7 +59,8 @@ def _lines(summary: RunSummary) -> Iterator[str]:
     if summary.steps:
         yield f"\n{escaped(counts(summary))}"
     explained = explanation_table(summary.explanations)
-    for table in (spike_table(summary), explained, alarm_table(summary), tradeoff_table(summary.tradeoffs)):
+    other = tradeoff_table(summary.tradeoffs)
+    for table in (rank_table(summary), spike_table(summary), explained, alarm_table(summary), other):
         yield from _table(table)
     events = [(event.when, event.name, event.message) for event in summary.events[:_EVENTS_SHOWN]]
     yield from _table(Table("Events", ("When", "Event", "What happened"), tuple(events)))

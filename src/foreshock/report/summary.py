@@ -11,6 +11,7 @@ import numpy as np
 from foreshock.explain import Explanation
 from foreshock.explain.events import explain_events
 from foreshock.report.evidence import Evidence, EvidenceReader, age_limit
+from foreshock.report.ranks import Ranks, compare_ranks
 from foreshock.report.readings import (
     COOLDOWN,
     PROBE_FAILED,
@@ -143,6 +144,7 @@ class RunSummary:
         earlier: Logs of earlier runs in the same folder, which this report leaves out.
         explanations: What happened at each event of the loss, in order; see ``foreshock.explain``.
         tradeoffs: What other thresholds of alarm would have done; empty with fewer than five spikes.
+        ranks: The other ranks of the run, and which of them departs; None for a run of one process.
     """
 
     name: str
@@ -176,6 +178,7 @@ class RunSummary:
     earlier: tuple[str, ...] = ()
     explanations: tuple[Explanation, ...] = ()
     tradeoffs: tuple[Tradeoff, ...] = ()
+    ranks: Ranks | None = None
 
     @property
     def imported(self) -> str:
@@ -236,6 +239,7 @@ def summarise(run: Run, definition: EventDefinition | None = None) -> RunSummary
     finite = losses[np.isfinite(losses)]
     found = detect_events(steps.tolist(), losses.tolist(), definition)
     limit, reader = age_limit(run), EvidenceReader(run)
+    ranks = compare_ranks(run)
     sudden = [event for event in found if event.kind != "climb"]
     result = score(
         sudden,
@@ -268,7 +272,7 @@ def summarise(run: Run, definition: EventDefinition | None = None) -> RunSummary
         coverage=coverage(run),
         forecasts=len(run.records.get("forecast", [])),
         probes=_probes(run),
-        events=_events(run),
+        events=_events(run, ranks),
         skipped=run.skipped,
         definition=definition,
         age_limit=limit,
@@ -278,6 +282,7 @@ def summarise(run: Run, definition: EventDefinition | None = None) -> RunSummary
         earlier=tuple(printable(str(path)) for path in run.earlier),
         explanations=explain_events(run, found),
         tradeoffs=tuple(tradeoffs(run, [one.spike for one in result.outcomes if one.spike.kind == "spike"])),
+        ranks=ranks,
     )
 
 
@@ -311,7 +316,7 @@ def _probes(run: Run) -> Probes:
     )
 
 
-def _events(run: Run) -> tuple[RunEvent, ...]:
+def _events(run: Run, ranks: Ranks | None) -> tuple[RunEvent, ...]:
     """Return the events, those of the same words as one: a run that died says so at each of its steps."""
     # What came again at each of the steps after it was counted when it was written.
     rows = [
@@ -322,6 +327,10 @@ def _events(run: Run) -> tuple[RunEvent, ...]:
         (row["step"], row["step"], 1, "guard cooldown", row.get("reason"))
         for row in run.records.get("guard", [])
         if row.get("remedy") == COOLDOWN
+    ]
+    rows += [
+        (step, step, 1, name, f"rank {rank}: {message}")
+        for rank, step, name, message in (() if ranks is None else ranks.events)
     ]
     found: dict[tuple[str, str], list[int]] = {}
     for step, end, count, name, message in rows:

@@ -114,8 +114,27 @@ def tradeoff_table(found: Sequence[Tradeoff]) -> Table:
         for one in found
         if one.alarm_at in _SHOWN_THRESHOLDS
     )
-    headers = ("alarm_at", "Spikes caught", "Steps in alarm")
+    headers = ("alarm_at", "Spikes caught", "In alarm, outside spikes")
     return Table("What another alarm_at would have done", headers, rows)
+
+
+def rank_table(summary: RunSummary) -> Table:
+    """Return the ranks that depart from the others, one departure a row; without rows where none does.
+
+    Args:
+        summary: The run in numbers.
+    """
+    found = () if summary.ranks is None else summary.ranks.departures
+    rows = tuple((f"{one.rank}", one.what, _steps(one.first, one.last), str(one)) for one in found)
+    return _without_empty(
+        Table("Ranks that depart from the others", ("Rank", "In what", "Steps", "How"), rows)
+    )
+
+
+def _steps(first: int | None, last: int | None) -> str:
+    if first is None or last is None:
+        return _NOTHING
+    return f"{first:,}" if first == last else f"{first:,}–{last:,}"
 
 
 def overview_table(summaries: Sequence[RunSummary]) -> Table:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from foreshock.report.tables import Table, alarm_table, explanation_table, spike_table, tradeoff_table
+from foreshock.report.tables import (
+    Table,
+    alarm_table,
+    explanation_table,
+    rank_table,
+    spike_table,
+    tradeoff_table,
+)
 from foreshock.report.verdict import lines, verdict
 from foreshock.report.words import count, number
 
@@ -45,11 +52,13 @@ def unreadable(skipped: int) -> str:
     return f"{count(skipped, 'line')} of the log could not be read and {were} left out."
 
 
-def to_text(summary: RunSummary) -> str:
+def to_text(summary: RunSummary, *, width: int | None = None) -> str:
     """Return the report as plain text, for a terminal or a log.
 
     Args:
         summary: The run in numbers.
+        width: Columns of the terminal: a table that is wider is written row by row, a line for each cell.
+            None for any width.
     """
     found = verdict(summary)
     parts = [f"{summary.name}: {found.happened}.", *lines(found)]
@@ -60,9 +69,11 @@ def to_text(summary: RunSummary) -> str:
         parts.append(f"The guard {policy!r} acted on {count(steps, 'step')}.")
     explained = explanation_table(summary.explanations)
     other = tradeoff_table(summary.tradeoffs)
-    for table in (spike_table(summary), explained, alarm_table(summary), other):
+    for table in (rank_table(summary), spike_table(summary), explained, alarm_table(summary), other):
         if table.rows:
-            parts += ["", table.title, *_aligned(table)]
+            lines_of = _aligned(table)
+            wide = width is not None and max(map(len, lines_of)) > width
+            parts += ["", table.title, *(_by_rows(table) if wide else lines_of)]
     parts += _events(summary.events)
     remarks = notes(summary)
     if remarks:
@@ -78,6 +89,7 @@ def counts(summary: RunSummary) -> str:
     """
     probes, age = summary.probes, summary.coverage.age
     words = f"{summary.steps:,} steps, loss {number(summary.first_loss)} → {number(summary.last_loss)}"
+    words += "" if summary.ranks is None else f"; {summary.ranks}"
     words += f"; {count(probes.count, 'probe')}"
     if probes.noise:
         words += f", {count(probes.noise, 'measurement')} of noise"
@@ -109,7 +121,7 @@ def _of_the_probes(summary: RunSummary) -> list[str]:
     if not probes.count + probes.noise:
         if probes.failed:
             failed = count(probes.failed, "probe")
-            found.append(f"No curvature was measured: {failed} failed; the last said: {probes.last_error}")
+            found.append(f"No curvature was measured: {failed} failed.")
         elif summary.imported:
             found.append(f"No curvature: the log was imported from {summary.imported}, which has none.")
         elif summary.non_finite_losses == summary.steps:
@@ -137,6 +149,15 @@ def _events(events: Sequence[RunEvent]) -> list[str]:
     if len(events) > _EVENTS_SHOWN:
         shown.append(f"  and {len(events) - _EVENTS_SHOWN:,} more")
     return ["", "Events", *shown]
+
+
+def _by_rows(table: Table) -> Sequence[str]:
+    found = []
+    for row in table.rows:
+        pairs = zip(table.headers, row, strict=True)
+        said = [f"{header}: {cell}" for header, cell in pairs if cell not in ("", "–")]
+        found += ["", *(f"  {line}" for line in said)]
+    return found[1:]
 
 
 def _aligned(table: Table) -> Sequence[str]:

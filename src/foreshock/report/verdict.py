@@ -127,7 +127,11 @@ def _unmeasured(summary: RunSummary) -> str:
 
 
 def _why(summary: RunSummary) -> Iterator[str]:
-    """Each cause with the events that it explains; of several, the numbers of the first."""
+    """Ranks that depart; each cause with the events that it explains, of several the numbers of the first."""
+    departures = () if summary.ranks is None else summary.ranks.departures
+    yield from (f"{one}." for one in departures[:_CAUSES_SHOWN])
+    if len(departures) > _CAUSES_SHOWN:
+        yield f"{count(len(departures) - _CAUSES_SHOWN, 'more departure')} of ranks in the table."
     grouped: dict[str, list[Explanation]] = {}
     for one in summary.explanations:
         grouped.setdefault(one.named, []).append(one)

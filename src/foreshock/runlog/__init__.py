@@ -14,6 +14,8 @@ and each later line a record of some `kind` with a `step`:
 kind       what it is
 ========== =========================================================================================
 step       the free signals of one training step (`foreshock.monitor.StepObservation`)
+rank       a meeting of processes that train together: `steps` since the last one, `losses` of this one alone
+weights    a checksum of the trained parameters, where each process has a copy of them
 curvature  one probe (`foreshock.curvature.CurvatureReading`)
 noise      one measurement of how the curvature differs within a batch (`foreshock.curvature.NoiseReading`)
 forecast   the forecast after a probe (`foreshock.forecast.Forecast`)

@@ -6,6 +6,16 @@ import math
 from typing import Any
 
 
+def as_share(value: Any) -> float:
+    """Return a value of a log that lies between 0 and 1, as a probability does; NaN for what does not.
+
+    Args:
+        value: Anything that JSON can hold.
+    """
+    number = as_number(value)
+    return number if 0 <= number <= 1 else math.nan
+
+
 def as_number(value: Any) -> float:
     """Return a value of a log as a float; NaN for what is none.
 

@@ -288,3 +288,10 @@ def _same(one: Any, other: Any) -> bool:
 
 
 _Column = Callable[[_Block, NDArray[np.int64]], NDArray[np.float64] | float]
+
+
+class Records(dict[str, Any]):
+    """Records by kind; there are none of a kind that never occurred."""
+
+    def __missing__(self, kind: str) -> Rows:
+        return Rows(kind)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -10,12 +10,26 @@ from foreshock.runlog.numbers import as_number
 from foreshock.runlog.rows import Rows
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
 
-    from foreshock.runlog.reader import Run
+
+class Recorded(Protocol):
+    """What these functions need of a `foreshock.runlog.Run`."""
+
+    @property
+    def records(self) -> Mapping[str, Sequence[dict[str, Any]]]:
+        """Records by kind."""
+
+    def steps(self, kind: str) -> NDArray[np.int64]:
+        """Return the steps of all records of a kind."""
+
+    def column(self, kind: str, name: str) -> NDArray[np.float64]:
+        """Return one field of all records of a kind."""
 
 
-def numbers(run: Run, kind: str, name: str) -> NDArray[np.float64]:
+def numbers(run: Recorded, kind: str, name: str) -> NDArray[np.float64]:
     """Return one field of all records of a kind, shape (n,), NaN where it is missing or no number.
 
     Args:
@@ -29,7 +43,7 @@ def numbers(run: Run, kind: str, name: str) -> NDArray[np.float64]:
     return np.array([as_number(row.get(name)) for row in rows], dtype=np.float64)
 
 
-def texts(run: Run, kind: str, name: str) -> list[str | None]:
+def texts(run: Recorded, kind: str, name: str) -> list[str | None]:
     """Return one field of all records of a kind, None where it is missing or no text.
 
     Args:
@@ -42,7 +56,7 @@ def texts(run: Run, kind: str, name: str) -> list[str | None]:
     return [one if isinstance(one, str) else None for one in found]
 
 
-def recorded_losses(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def recorded_losses(run: Recorded) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the steps whose loss was recorded and these losses, each of shape (n,).
 
     A loss that is null was not measured and is left out; one that is NaN was, and stays. Of two
@@ -62,7 +76,7 @@ def recorded_losses(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     return steps[last], losses[last]
 
 
-def ratios_of(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def ratios_of(run: Recorded) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return steps and stability ratios, measured or followed in between, each of shape (n,).
 
     Args:

@@ -204,6 +204,30 @@ def test_a_level_that_stays_raises_v_by_a_bounded_factor():
     assert len(rise(Rising(), level=100.0, steps=300)) == 8
 
 
+def jumped(policy, squares, *, start=150):
+    """Return on which of the last steps a policy acts after 150 noisy ones."""
+    for step in range(start):
+        policy.decide(seen(step, squared_gradient=1.0 + step % 2, lag=9.0))
+    steps = enumerate(squares, start=start)
+    return [bool(policy.decide(seen(step, squared_gradient=one, lag=9.0))) for step, one in steps]
+
+
+def test_a_rise_that_begins_with_a_jump_is_made_by_new_data_and_left_alone_for_fifteen_steps():
+    assert jumped(Rising(), [17.0] * 20) == [False] * 15 + [True] * 5
+    # One below the multiple of the eight steps before, and one while ‖g‖² is rising already.
+    assert any(jumped(Rising(), [15.0] * 5))
+    assert jumped(Rising(), [9.0, 12.0, 14.0, 150.0])[-1]
+
+
+def test_a_resumed_rise_knows_of_the_jump():
+    policy, resumed = Rising(), Rising()
+    assert not any(jumped(policy, [17.0] * 5))
+    resumed.load_state_dict(policy.state_dict())
+    assert not resumed.decide(seen(155, squared_gradient=17.0, lag=9.0))
+    resumed.load_state_dict({**policy.state_dict(), "jumped": None})
+    assert resumed.decide(seen(156, squared_gradient=17.0, lag=9.0))
+
+
 def test_auto_takes_no_single_outlier_for_a_rise_and_leaves_rises_to_the_ratio_where_that_acts():
     policy = Auto()
     for step in range(150):
@@ -215,7 +239,8 @@ def test_auto_takes_no_single_outlier_for_a_rise_and_leaves_rises_to_the_ratio_w
         policy = Auto()
         for step in range(150):
             policy.decide(seen(step, squared_gradient=1.0 + step % 2, lag=4.0))
-        [decision] = policy.decide(seen(150, squared_gradient=30.0, lag=4.0, mean_square=mean_square))
+        assert not policy.decide(seen(150, squared_gradient=7.0, lag=4.0))
+        [decision] = policy.decide(seen(151, squared_gradient=30.0, lag=4.0, mean_square=mean_square))
         assert all(part in decision.reason for part in reasons)
 
 

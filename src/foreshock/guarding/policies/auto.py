@@ -167,6 +167,7 @@ class Auto:
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed policy needs, as plain values."""
         return {
+            "secant": self.secant.state_dict(),
             "mean_square": self.mean_square.state_dict(),
             "outlier": self.outlier.state_dict(),
             "rising": self.rising.state_dict(),
@@ -178,7 +179,9 @@ class Auto:
         """Continue from `state_dict()`."""
         self.mean_square.load_state_dict(state["mean_square"])
         self.outlier.load_state_dict(state["outlier"])
-        if "rising" in state:  # earlier versions had none
+        if "secant" in state:  # earlier versions had neither
+            self.secant.load_state_dict(state["secant"])
+        if "rising" in state:
             self.rising.load_state_dict(state["rising"])
         self._cooldown.load_state_dict(state["cooldown"])
         self._spoiled_until = int(state["spoiled_until"])

@@ -40,6 +40,10 @@ class GuardSignals:
         growth: Smallest factor by which ‖g‖² grew in each of the last three steps.
         climb: ‖g‖² over its smallest value of the last eight steps; 1 below twice its mean of 30 steps.
         surge: Whether ‖g‖² is at least twice what it was at any of the last eight steps.
+        with_last: Cosine of the angle between g and the gradient of the last step; known where ‖g‖² grew by a
+            quarter in both.
+        with_second_last: The same of the gradient two steps ago, see `foreshock.guarding.alternation`.
+        noise: Median change of ln ‖g‖² from step to step, over 50 steps; known where ‖g‖² grew or surged.
         grown_ratio: Stability ratio that makes ‖g‖² grow by the last of these factors, see
             `foreshock.stability.growing_ratio`; NaN where it neither grew nor surged.
     """
@@ -55,6 +59,9 @@ class GuardSignals:
     growth: float = math.nan
     climb: float = math.nan
     surge: bool = False
+    with_last: float = math.nan
+    with_second_last: float = math.nan
+    noise: float = math.nan
     grown_ratio: float = math.nan
 
 

@@ -4,6 +4,7 @@ Before such a spike v lags behind g² and the gradients rise for ten to twenty s
 shows an unstable direction. So: where the lag is large and the mean ‖g‖² of five steps is a multiple of its
 median, all of v is raised a little at each step, up to a limit for each rise. Where ‖g‖² hardly changes from
 step to step, or the secant shows a direction, it is the full batch that is unstable: `Secant` does it better.
+A rise that begins with a jump was made by new data, as where the targets are renewed.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure, require_threshold
+from foreshock.guarding.policies.raise_limit import RaiseLimit
 
 _SETTLED = 100  # updates before v and the median mean anything
 _MEMORY, _WINDOW = 5, 50
 _CURVED = 0.3  # secant from which growth has a direction, and is the business of `Secant`
 _NOISE = 0.35  # usual change of ln ‖g‖² from step to step; below, batches hardly differ
-_LEAST = 1.001  # a smaller factor is what rounding leaves of the limit
-_EPISODE = 100  # steps for which a raise counts against the limit
+# A rise that begins with ‖g‖² at a multiple of all of the last steps was made by new data.
+_JUMP, _CALM, _ACCUSTOM = 8.0, 8, 15  # the multiple, the steps before, and those for which it is left alone
 
 
 @dataclass
@@ -44,7 +46,11 @@ class Rising:
         >>> for step in range(200):
         ...     noisy = 1.0 + step % 2
         ...     calm = policy.decide(GuardSignals(step, step + 1, squared_gradient=noisy, lag=9.0))
-        >>> [decision] = policy.decide(GuardSignals(200, 201, squared_gradient=99.0, lag=9.0))
+        >>> for step in range(200, 204):
+        ...     decisions = policy.decide(
+        ...         GuardSignals(step, step + 1, squared_gradient=3.0 ** (step - 198), lag=9.0)
+        ...     )
+        >>> [decision] = decisions
         >>> decision.remedy, round(decision.factor, 6)
         ('raise all', 1.1)
     """
@@ -63,13 +69,15 @@ class Rising:
         default_factory=lambda: deque(maxlen=_WINDOW + 1), init=False, repr=False, compare=False
     )
     _secant: float = field(default=math.nan, init=False, repr=False, compare=False)
-    _factors: deque[tuple[int, float]] = field(default_factory=deque, init=False, repr=False, compare=False)
+    _limit: RaiseLimit = field(init=False, repr=False, compare=False)
+    _jumped: int | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse impossible options."""
         require_threshold("lag", self.lag, low=0, high=math.inf)
         for name in ("multiple", "largest", "most"):
             require_threshold(name, getattr(self, name), low=1, high=math.inf)
+        self._limit = RaiseLimit(self.most)
 
     @property
     def exact_above(self) -> float:
@@ -85,16 +93,14 @@ class Rising:
         self._update(signals)
         if signals.updates <= _SETTLED or not signals.lag > self.lag or self._secant > _CURVED:
             return ()
+        if self._jumped is not None and 0 <= signals.step - self._jumped < _ACCUSTOM:
+            return ()
         times = self._times()
         if not (times > self.multiple and self._noise() > _NOISE):
             return ()
-        while self._factors and not 0 <= signals.step - self._factors[0][0] < _EPISODE:
-            self._factors.popleft()
-        left = self.most / math.prod(factor for _, factor in self._factors)
-        factor = min(math.sqrt(times / self.multiple), self.largest, left)
-        if not factor > _LEAST:
+        factor = self._limit.grant(signals.step, min(math.sqrt(times / self.multiple), self.largest))
+        if factor == 1:
             return ()
-        self._factors.append((signals.step, factor))
         reason = f"‖g‖² is {times:.3g} × its median of {_WINDOW} steps, and v is {signals.lag:.3g} × g²"
         return (Decision("raise all", factor, reason, times, self.multiple),)
 
@@ -104,6 +110,9 @@ class Rising:
         if not math.isnan(signals.secant):
             self._secant = signals.secant
         if math.isfinite(square):
+            before = [*itertools.islice(reversed(self._squares), _CALM)]
+            if len(before) == _CALM and square > _JUMP * max(before) and not self._times() > self.multiple:
+                self._jumped = signals.step
             mean = self._means[-1] if self._means else square
             self._means.append(mean + (square - mean) / _MEMORY)
             self._squares.append(square)
@@ -121,9 +130,14 @@ class Rising:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed policy needs, as plain values."""
-        factors = [list(pair) for pair in self._factors]
-        squares, means = list(self._squares), list(self._means)
-        return {"squares": squares, "means": means, "secant": self._secant, "factors": factors}
+        squares, means, factors = list(self._squares), list(self._means), self._limit.state_dict()
+        return {
+            "squares": squares,
+            "means": means,
+            "secant": self._secant,
+            "factors": factors,
+            "jumped": self._jumped,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
@@ -132,4 +146,6 @@ class Rising:
         self._means.clear()
         self._means.extend(state["means"])
         self._secant = float(state["secant"])
-        self._factors = deque((int(step), float(factor)) for step, factor in state["factors"])
+        self._limit.load_state_dict(state["factors"])
+        jumped = state.get("jumped")  # earlier versions had none
+        self._jumped = None if jumped is None else int(jumped)

@@ -10,13 +10,14 @@ its way; v is then raised along the displacement until s is at the threshold. Ac
 progress in all directions, and let v decay further.
 
 The gradient shows an unstable direction before the displacement does, because the curvature multiplies its
-part: where ‖g‖² grows from step to step, v is raised along D⁻¹g, by the ratio that follows from the growth.
+part: where ‖g‖² grows from step to step while g turns round at each (`foreshock.guarding.alternation`), v is
+raised along D⁻¹g, by the ratio that follows from the growth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from foreshock.guarding.policies.policy import (
@@ -28,6 +29,7 @@ from foreshock.guarding.policies.policy import (
     require_threshold,
     secant_reason,
 )
+from foreshock.guarding.policies.raise_limit import RaiseLimit
 
 # Near the edge a few percent are needed, after a sudden rise of the learning rate a factor of up to two: what
 # seems to need more is no curvature, but weights or gradients that were changed between two steps.
@@ -35,11 +37,19 @@ _LARGEST_RAISE = 10.0
 
 # Above the edge ‖g‖² multiplies at every step, see `foreshock.guarding.tracking.Growth`, and by more and more
 # where the loss has a wall a step or two away. Gradients also grow without any curvature, at the start of
-# training or with new data: the secant has to show some, or v to lag so far that it does not see the growth.
+# training or with new data: the secant has to show some, or the gradient to turn round at each step while v
+# lags so far that it does not see the growth.
 _GROWING = 1.25
 _SOME_CURVATURE = 0.3
-_CLIMB, _LAG = 6.0, 3.0
+_CLIMB, _LAG = 6.0, 6.0
 _SURGE_CLIMB, _SURGE_LAG = 20.0, 10.0  # of a single factor that is large
+
+# Cosines to the last gradient and to the one before. Those of batches take such values by chance: where ‖g‖²
+# changes by more than this from step to step, in its logarithm, they are not asked.
+_TURNED, _BACK = -0.4, 0.8
+_NOISE = 0.55
+
+_MOST = 10.0  # product of the raises by growth in 100 steps; two or three are usual, of 1.5 each
 
 # The momentum of several steps is on its way by then, and the curvature rises with the amplitude.
 _GROWN_TO = 0.7
@@ -49,7 +59,7 @@ _GROWN_TO = 0.7
 class Secant:
     """Raise v when the curvature along the last displacement passes the threshold, or the gradient grows.
 
-    √v grows tenfold at most in one step.
+    √v grows tenfold at most in one step, and by the growth of the gradient tenfold at most in 100 steps.
 
     Attributes:
         threshold: In multiples of the edge, in (0, 1); .8 to .95 is sensible. Nearer to one comes too late,
@@ -68,6 +78,9 @@ class Secant:
     name: ClassVar[str] = "secant"
     needs: ClassVar[frozenset[Measure]] = frozenset({"secant"})
     scales_decay: ClassVar[bool] = False
+    _limit: RaiseLimit = field(
+        default_factory=lambda: RaiseLimit(_MOST), init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         """Refuse impossible options."""
@@ -88,10 +101,14 @@ class Secant:
             return ()
         growing = _is_growing(signals)
         if growing and not signals.grown_ratio < signals.secant:
-            factor = min(max(signals.grown_ratio / _GROWN_TO, 1.0), _LARGEST_RAISE)
-            where = f"‖g‖² is {signals.climb:.3g} × what it was within eight steps"
-            reason = f"{where}, and v is {signals.lag:.3g} × g²"
-            return (Decision("raise along", factor, reason, signals.grown_ratio, _GROWN_TO, "gradient"),)
+            asked = min(max(signals.grown_ratio / _GROWN_TO, 1.0), _LARGEST_RAISE)
+            factor = self._limit.grant(signals.step, asked)
+            if factor > 1:
+                return (
+                    Decision(
+                        "raise along", factor, _reason(signals), signals.grown_ratio, _GROWN_TO, "gradient"
+                    ),
+                )
         if not signals.secant > self.threshold:
             return ()
         factor, reason = min(signals.secant / self.threshold, _LARGEST_RAISE), secant_reason(signals)
@@ -99,17 +116,25 @@ class Secant:
         return (Decision("raise along", factor, reason, signals.secant, self.threshold, along),)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: the policy has no memory."""
-        return {}
+        """Return what a resumed policy needs, as plain values."""
+        return {"factors": self._limit.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Do nothing."""
+        """Continue from `state_dict()`."""
+        self._limit.load_state_dict(state.get("factors", ()))  # earlier versions had none
+
+
+def _reason(signals: GuardSignals) -> str:
+    where = f"‖g‖² is {signals.climb:.3g} × what it was within eight steps"
+    return f"{where}, and v is {signals.lag:.3g} × g²"
 
 
 def _is_growing(signals: GuardSignals) -> bool:
     """Return whether the gradient grows as it does above the edge."""
     # A comparison with NaN is false: what is not known shows nothing.
-    if signals.surge and signals.climb > _SURGE_CLIMB and signals.lag > _SURGE_LAG:
-        return True
+    alternates = signals.with_last < _TURNED and signals.with_second_last > _BACK
+    turns = alternates and signals.noise < _NOISE
+    curved = signals.secant > _SOME_CURVATURE
+    surges = signals.surge and signals.climb > _SURGE_CLIMB and signals.lag > _SURGE_LAG
     unseen = signals.climb > _CLIMB and signals.lag > _LAG
-    return signals.growth > _GROWING and (unseen or signals.secant > _SOME_CURVATURE)
+    return (surges and (turns or curved)) or (signals.growth > _GROWING and turns and (unseen or curved))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from foreshock.explain import Name
+from foreshock.explain import CAUSES, Name
 from foreshock.lab.causes.disturbances import DISTURBANCES, Disturbance
 from foreshock.lab.causes.scenario import Scenario
 from foreshock.lab.causes.training import advance, make_optimizer, make_task, record_spike, resume
@@ -24,7 +24,8 @@ from foreshock.recorder import Recorder
 from foreshock.runlog import read_run
 
 TOLERANCE = 0.02
-HEADERS = ("cause", "runs", "back", "said that it can't", "neither", "back without", "steps lost")
+OUTCOMES = ("back", "said before", "said after", "neither")
+HEADERS = ("cause", "runs", *OUTCOMES, "back without", "steps lost")
 """Of the rows that `tally` returns."""
 
 _AFTER = 120  # steps that are kept after the failure, so that there is an end to compare
@@ -35,6 +36,7 @@ _JUDGED, _EVALUATED = 10, 16  # last steps whose losses count, and the batches t
 _LONGEST = 3  # times the steps of the twin
 _PERTURBATION = 1e-6
 _WITHOUT_A_TWIN = "level before"
+_FRESH = 60  # first held-out draw that was never looked at: those of other figures are below
 
 
 def record_recovery(cause: Name, index: int, start: int, spikes: Path, folder: Path) -> Path:
@@ -80,6 +82,19 @@ def record_recovery(cause: Name, index: int, start: int, spikes: Path, folder: P
     return write_json(result, result_file(cause, index, start, folder))
 
 
+def drawn(count: int, *, release: bool) -> list[tuple[Name, int]]:
+    """Return the spikes of one half, each as cause and number of the draw; all causes by turns.
+
+    Gradient noise, a spike that some draws of batches make and others don't, is left out.
+
+    Args:
+        count: How many of each cause both halves have together.
+        release: Whether the held-out half is meant.
+    """
+    indices = range(_FRESH, _FRESH + count, 2) if release else range(1, count, 2)
+    return [(cause, index) for index in indices for cause in CAUSES if cause != "gradient noise"]
+
+
 def is_recorded(cause: Name, index: int, spikes: Path) -> bool:
     """Return whether `record_spike` has recorded a spike.
 
@@ -108,7 +123,9 @@ def result_file(cause: Name, index: int, start: int, folder: Path) -> Path:
 
 
 def outcome(result: dict[str, Any]) -> str:
-    """Return what a recovery came to: ``"back"``, ``"said"`` that it can't, or ``"neither"``.
+    """Return what a recovery came to, one of `OUTCOMES`.
+
+    Said before is that it can't be brought back if nothing had been tried by then, and after if it had.
 
     Args:
         result: What `record_recovery` wrote.
@@ -116,7 +133,10 @@ def outcome(result: dict[str, Any]) -> str:
     end = result["recovered"]
     if end is not None and end <= (1 + TOLERANCE) * max(result["twins"]):
         return "back"
-    return "said" if result["said"] else "neither"
+    if not result["said"]:
+        return "neither"
+    tried = [name for name in result["measures"] if name != "rewind: stop"]
+    return "said after" if tried else "said before"
 
 
 def came_back_by_itself(result: dict[str, Any]) -> bool:
@@ -262,7 +282,7 @@ def tally(results: Sequence[dict[str, Any]]) -> list[list[str]]:
             [
                 cause,
                 str(len(of_cause)),
-                *(str(outcomes.count(name)) for name in ("back", "said", "neither")),
+                *(str(outcomes.count(name)) for name in OUTCOMES),
                 str(sum(map(came_back_by_itself, of_cause))),
                 f"{median(one['lost_steps'] for one in of_cause):.0f}",
             ]

@@ -335,19 +335,17 @@ def rewind(
     """
     from foreshock.lab.causes.rewinding import (
         HEADERS,
+        drawn,
         is_recorded,
         record_recovery,
         result_file,
         results_of,
         tally,
     )
-    from foreshock.lab.causes.training import all_spikes
     from foreshock.lab.jobs import finished, write_json
 
     console = Console(highlight=False)
-    chosen = [one for one in all_spikes(count) if one[1] % 2 == (0 if release else 1)]
-    # One of each cause after the other, so that those that are there when it ends early are of all causes.
-    chosen.sort(key=lambda one: one[1])
+    chosen = drawn(count, release=release)
     wanted = [(*one, start) for start in range(starts) for one in chosen]
     try:
         with _resumable(out):
@@ -386,7 +384,7 @@ def _record_spikes(console: Console, chosen: Sequence[tuple[Name, int]], spikes:
 @bench.command()
 def advice(
     out: Annotated[Path, typer.Option(help="Folder for logs and results.")] = Path("runs/advice"),
-    starts: Annotated[int, typer.Option(min=1, help="From how many starts advice is followed.")] = 5,
+    starts: Annotated[int, typer.Option(min=1, help="From how many starts advice is followed.")] = 3,
     jobs: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
     partial: Annotated[
         bool, typer.Option("--partial", help="Train nothing; score the results that are there.")
@@ -414,32 +412,14 @@ def advice(
 
 
 def _train_advised(console: Console, out: Path, starts: int, jobs: int) -> None:
-    from foreshock.lab.advice import (
-        advice_file,
-        advised_runs,
-        follow_advice,
-        has_advice,
-        start_file,
-        try_changes,
-    )
+    from foreshock.lab.advice import advised_runs, is_complete, train_advised
     from foreshock.lab.jobs import finished
 
     wanted = advised_runs()
-    untried = [(*one, out) for one in wanted if not advice_file(*one, out).exists()]
-    console.print(f"{len(untried)} of {len(wanted)} trainings to record and advise, {jobs} at a time")
-    done = _counter(console, len(untried))
-    for path in finished(try_changes, untried, jobs=jobs):
-        done(path)
-    # One start of all after the other, so that where it ends early all have as many.
-    calls = [
-        (*one, start, out)
-        for start in range(1, starts + 1)
-        for one in wanted
-        if has_advice(*one, out) and not start_file(*one, start, out).exists()
-    ]
-    console.print(f"{len(calls)} pairs to train, as it was and as advised")
+    calls = [(*one, starts, out) for one in wanted if not is_complete(*one, starts, out)]
+    console.print(f"{len(calls)} of {len(wanted)} trainings to record, advise and follow, {jobs} at a time")
     done = _counter(console, len(calls))
-    for path in finished(follow_advice, calls, jobs=jobs):
+    for path in finished(train_advised, calls, jobs=jobs):
         done(path)
 
 

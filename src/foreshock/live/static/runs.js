@@ -95,8 +95,8 @@ export class RunList {
       parts.name.title = `${run.name}, ${run.place}`;
       say(parts.state, STATES[run.state] ?? run.state);
       parts.state.dataset.state = run.state;
-      const progress = run.read < 1 ? `reading ${Math.floor(100 * run.read)} %` : run.step === null ? "no step yet" : `step ${steps(run.step)}`;
-      parts.numbers.title = "step, and the last loss";
+      const progress = run.read < 1 ? `reading ${Math.floor(100 * run.read)} %` : run.step === null ? "no step yet" : steps(run.step);
+      parts.numbers.title = "the last step, and its loss";
       say(parts.numbers, `${progress}${typeof run.loss === "number" ? ` · ${format(run.loss)}` : ""}`);
       if (list.children[place] !== parts.item) list.insertBefore(parts.item, list.children[place] ?? null);
     });

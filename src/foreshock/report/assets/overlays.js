@@ -102,6 +102,9 @@ const foreshockOverlays = (() => {
       ctx.font = `600 ${11 * px}px system-ui, sans-serif`;
       ctx.textAlign = "center";
       ctx.textBaseline = "bottom";
+      ctx.lineJoin = "round";
+      ctx.lineWidth = 3 * px;
+      ctx.strokeStyle = getComputedStyle(document.documentElement).getPropertyValue("--paper");
       for (const i of order) {
         const spike = spikes[i];
         const left = x(spike.peak);
@@ -112,10 +115,13 @@ const foreshockOverlays = (() => {
         ctx.lineTo(left + 4 * px, top - 6 * px);
         ctx.fill();
         const half = ctx.measureText(spike.label).width / 2 + 3 * px;
-        const near = ([from, to, high]) => left + half > from && left - half < to && Math.abs(top - high) < 14 * px;
-        if (taken.some(near)) continue;
-        ctx.fillText(spike.label, left, top - 7 * px);
-        taken.push([left - half, left + half, top]);
+        // Not beyond the ends of the chart, where it would be cut off; legible where lines pass behind it.
+        const middle = Math.max(Math.min(left, u.bbox.left + u.bbox.width - half), u.bbox.left + half);
+        const near = ([from, to, high]) => middle + half > from && middle - half < to && Math.abs(top - high) < 14 * px;
+        if (taken.some(near) || left < u.bbox.left || left > u.bbox.left + u.bbox.width) continue;
+        ctx.strokeText(spike.label, middle, top - 7 * px);
+        ctx.fillText(spike.label, middle, top - 7 * px);
+        taken.push([middle - half, middle + half, top]);
       }
     });
   }

@@ -1,0 +1,137 @@
+"""Whether going back can help, found out before it is tried.
+
+What makes a run fail is in the weights, or it is not: then it stays when they go back. So before a snapshot
+is put back the present batch is tried with its weights: one forward and one backward pass, inside of
+`isolated`. If the loss or the gradient is as bad with them, on one batch after the other, other weights can't
+help. Nor can they where all batches have another size than before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foreshock.batches import MicroBatches
+from foreshock.isolation import alone, fresh, isolated, kept_options, plain_module
+from foreshock.monitor.subject import Subject
+from foreshock.preconditioner import moving_parameters
+from foreshock.recorder import Snapshot
+from foreshock.recorder.model_state import check_model, model_tensors
+from foreshock.recorder.state import bare
+
+_USUAL, _FEWEST, _LATEST = 60, 10, 5  # steps whose batches are compared
+_OTHER = 2.0  # times as many values, or as few: a batch of another size
+
+
+def what_stays(snapshot: Snapshot, step: int, batch: Any, subject: Subject, *, bar: float) -> str:
+    """Return what is as bad with the weights of a snapshot, in words; empty if nothing is.
+
+    Args:
+        snapshot: The snapshot, of the same model.
+        step: The present step.
+        batch: Its batch.
+        subject: What is watched; it must have a loss function.
+        bar: Loss from which on one is high; NaN if that is unknown, so that only what isn't finite counts.
+
+    Raises:
+        ProbeRefusedError: If one process can't evaluate the model by itself.
+        ValueError: If the snapshot is of another model, or there is no loss function.
+        Exception: Whatever the loss function raises.
+    """
+    model, loss_fn = subject.model, subject.loss_fn
+    if loss_fn is None:
+        raise ValueError("there is no loss_fn, so that no batch can be tried: pass it to Monitor")
+    check_model(bare(model), snapshot.tensors)
+    with alone(model), kept_options(subject.optimizers), isolated(model, loss_fn):
+        with torch.no_grad():
+            for name, live in model_tensors(bare(model)):
+                live.copy_(snapshot.tensors[name])
+        with torch.enable_grad():
+            total, finite = 0.0, True
+            for part, weight in _weighted(batch):
+                loss: Tensor = loss_fn(plain_module(model), fresh(part))
+                total += weight * float(loss.detach())
+                if math.isfinite(total) and finite:
+                    moving = [one for one in moving_parameters(subject.optimizers) if one.requires_grad]
+                    found = torch.autograd.grad(loss, moving, allow_unused=True)
+                    finite = all(bool(one.isfinite().all()) for one in found if one is not None)
+    of = f"with the weights of step {snapshot.step}, from before it, the batch of step {step} has"
+    if not math.isfinite(total):
+        return f"{of} a loss of {total}, too: look at what can overflow in the forward pass, and at the data"
+    if not finite:
+        return f"{of} a gradient that is not finite, too: look at roots, norms and divisions in the loss"
+    if total > bar:
+        return (
+            f"{of} a loss of {total:.4g}, and losses up to {bar:.4g} were usual: the data or the loss "
+            "function are others than before"
+        )
+    return ""
+
+
+def _weighted(batch: Any) -> list[tuple[Any, float]]:
+    if not isinstance(batch, MicroBatches):
+        return [(batch, 1.0)]
+    parts = batch.weighted()
+    total = sum(count for _, count in parts)
+    return [(part, count / total) for part, count in parts]
+
+
+class BatchSizes:
+    """Notice that all batches have another size from some step on.
+
+    Example:
+        >>> sizes = BatchSizes()
+        >>> for step in range(40):
+        ...     sizes.see(step, 640 if step < 30 else 20)
+        >>> sizes.changed(since=25)
+        'from step 30 on batches have 20 values and not 640: that is another training'
+        >>> sizes.changed(since=38)
+        ''
+    """
+
+    def __init__(self) -> None:
+        self._sizes: deque[tuple[int, int]] = deque(maxlen=2 * _USUAL)
+
+    def see(self, step: int, elements: int | None) -> None:
+        """Take the batch of a step into account.
+
+        Args:
+            step: Step number.
+            elements: How many values its tensors have; None if unknown.
+        """
+        if elements:
+            self._sizes.append((step, elements))
+
+    def changed(self, since: int) -> str:
+        """Return in words that all of the last batches are far smaller or larger; empty if they are not.
+
+        Args:
+            since: Step up to which batches are usual.
+        """
+        usual = [size for step, size in self._sizes if step <= since][-_USUAL:]
+        latest = [(step, size) for step, size in self._sizes if step > since]
+        low, high = min(usual, default=0) / _OTHER, max(usual, default=0) * _OTHER
+        others = [(step, size) for step, size in latest if not low < size < high]
+        if len(usual) < _FEWEST or len(others) < _LATEST or others[-_LATEST:] != latest[-_LATEST:]:
+            return ""
+        (first, size), middle = others[0], sorted(usual)[len(usual) // 2]
+        return (
+            f"from step {first} on batches have {size} values and not {middle}: such training is another one"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sizes that it remembers, as plain values."""
+        return {"sizes": [list(one) for one in self._sizes]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`.
+
+        Args:
+            state: What `state_dict` returned.
+        """
+        self._sizes = deque(((int(step), int(size)) for step, size in state["sizes"]), maxlen=2 * _USUAL)

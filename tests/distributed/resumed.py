@@ -1,0 +1,105 @@
+"""Runs that are resumed by more or fewer processes from a checkpoint of torch.distributed.checkpoint."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import foreshock
+from distributed.processes import Training, close, loss_fn, require
+from foreshock.runlog import read_run
+
+FIRST, SECOND = 21, 20
+"""Steps before the checkpoint and after it."""
+
+
+class Resumable:
+    """A training with its monitor and guard."""
+
+    def __init__(self, model, parts, folder):
+        self.run = Training(model, parts=parts)
+        self.guard = foreshock.guard(self.run.optimizer, "secant")
+        self.monitor = foreshock.Monitor(
+            self.run.model, self.run.optimizer, loss_fn, run=folder, probe_every=5, full_batch=True
+        )
+
+    def train(self, steps):
+        self.run.run(steps=steps, constant=True, monitor=self.monitor)
+
+    def state(self):
+        model, optimizer = get_state_dict(self.run.model, self.run.optimizer)
+        watching = {"monitor": self.monitor, "guard": self.guard}
+        kept = {name: foreshock.Checkpointed(one) for name, one in watching.items()}
+        return {"model": model, "optimizer": optimizer, **kept}
+
+    def save(self, folder, **options):
+        dcp.save(self.state(), checkpoint_id=folder, **options)
+        return self.guard.state_dict(vectors=False)
+
+    def load(self, folder, **options):
+        state = self.state()
+        dcp.load(state, checkpoint_id=folder, **options)
+        set_state_dict(
+            self.run.model,
+            self.run.optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+        )
+        return self.guard.state_dict(vectors=False)
+
+
+def whole(parameters):
+    return [one.detach().full_tensor() if hasattr(one, "full_tensor") else one.detach() for one in parameters]
+
+
+def compare(resumed, reference, folder, rank, name):
+    """Require that a resumed run is what it would have been without the break."""
+    pairs = zip(whole(resumed.run.model.parameters()), reference.run.model.parameters(), strict=True)
+    apart = max((one - other).abs().max().item() for one, other in pairs)
+    require(apart <= 1e-9, f"{name}: weights are {apart} apart")
+    require(resumed.guard.step == reference.guard.step, f"{name}: {resumed.guard} and {reference.guard}")
+    now, then = resumed.monitor.forecast, reference.monitor.forecast
+    require((now.step, now.state) == (then.step, then.state), f"{name}: {now} and {then}")
+    close(now.lag, then.lag, 1e-6, f"{name}: lag")  # of 50 steps, so also of those before
+    found = {row["step"]: row["stability_ratio"] for row in read_run(folder, rank=rank).records["curvature"]}
+    for row in read_run(reference.folder, rank=rank).records["curvature"]:
+        if row["step"] >= FIRST:  # each is known to half a percent or two
+            close(found[row["step"]], row["stability_ratio"], 0.03, f"{name}: step {row['step']}")
+
+
+def resumed(rank, folder, make, plain, parts):
+    """Two processes and then one, one and then two: as in one go, in one log."""
+    reference = Resumable(plain(), None, folder / f"reference{rank}")
+    reference.folder = folder / f"reference{rank}"
+    reference.train(FIRST + SECOND)
+    require(reference.guard.summary().acted == 0, f"the guard acted: {reference.guard.summary()}")
+    together = Resumable(make(), parts, folder / "two")
+    together.train(FIRST)
+    kept = together.save(folder / "of two")
+    together.monitor.close()
+    torch.distributed.barrier()
+    if not rank:
+        alone = Resumable(plain(), None, folder / "two")
+        found = alone.load(folder / "of two", no_dist=True)
+        require(str(found) == str(kept), f"another guard: {found} instead of {kept}")
+        alone.train(SECOND)
+        alone.monitor.close()
+        compare(alone, reference, folder / "two", rank, "two to one")
+        steps = read_run(folder / "two").steps("step").tolist()
+        require(steps == list(range(FIRST + SECOND)), f"the log has {steps}")
+        before = Resumable(plain(), None, folder / "one")
+        before.train(FIRST)
+        before.save(folder / "of one", no_dist=True)
+        before.monitor.close()
+    torch.distributed.barrier()
+    both = Resumable(make(), parts, folder / "one")
+    both.load(folder / "of one")
+    both.train(SECOND)
+    both.monitor.close()
+    compare(both, reference, folder / "one", rank, "one to two")

@@ -1,0 +1,177 @@
+"""Whether going back can help is found out first: what is not in the weights stays, and nothing is tried."""
+
+import math
+
+import pytest
+import torch
+from torch import nn, optim
+
+from foreshock import Ladder, MicroBatches, Monitor, Recorder
+from foreshock.monitor import RecoveryFailedError
+from foreshock.monitor.losswatch import LossWatch
+from foreshock.monitor.prospect import BatchSizes, what_stays
+from foreshock.monitor.subject import Subject
+from foreshock.runlog import read_run
+
+
+class Training:
+    """A regression with a loss function that the monitor has, and batches that may change."""
+
+    def __init__(self, run=None, *, rungs=("skip", "raise v", "lower rate", "rewind", "stop"), **options):
+        torch.manual_seed(0)
+        self.model = nn.Sequential(
+            nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Dropout(0.1), nn.Linear(16, 1)
+        )
+        self.optimizer = optim.Adam(self.model.parameters(), lr=3e-3)
+        self.data, self.step, self.broken = torch.Generator().manual_seed(1), 0, ""
+        options = {"recorder": Recorder(every=5), "recovery": Ladder(rungs, window=300)} | options
+        self.monitor = Monitor(
+            self.model, self.optimizer, self.loss_fn, run=run, full_batch=False, budget=0, **options
+        )
+
+    def loss_fn(self, model, batch):
+        x, y = batch
+        loss = (model(x) - y).square().mean()
+        if self.broken == "forward":
+            return loss / (loss.detach() - loss.detach())
+        return loss + (loss * 0).sqrt() if self.broken == "gradient" else loss
+
+    def go(self, count, *, broken="", scale=1.0, rows=16, spoil=False):
+        self.broken = broken
+        for _ in range(count):
+            x = torch.randn(rows, 8, generator=self.data)
+            batch = x, scale * x.sum(1, keepdim=True).sin()
+            self.optimizer.zero_grad()
+            loss = self.loss_fn(self.model, batch)
+            loss = loss * math.nan if spoil else loss
+            loss.backward()
+            self.monitor.observe(batch, loss)
+            self.optimizer.step()
+            self.step += 1
+        return self
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"broken": "forward"}, "a loss of inf, too: look at what can overflow in the forward pass"),
+        ({"broken": "gradient"}, "a gradient that is not finite, too: look at roots"),
+        ({"scale": 8.0}, "the data or the loss function are others than before"),
+    ],
+)
+def test_what_is_not_in_the_weights_is_said_before_anything_is_tried(options, words, tmp_path):
+    training = Training(tmp_path).go(45)
+    with pytest.raises(RecoveryFailedError, match=words):
+        training.go(40, **options)
+    assert [one.measure for one in training.monitor.rewinds] == ["stop"]
+    assert all(bool(p.isfinite().all()) for p in training.model.parameters())
+    training.monitor.close()
+    [row] = [row for row in read_run(tmp_path).records["event"] if row["name"] == "recovery failed"]
+    assert "with the weights of step" in row["message"]
+    assert "nothing was tried" in row["message"]
+
+
+def test_without_stop_it_is_said_and_the_training_is_left_alone(tmp_path):
+    training = Training(tmp_path, rungs=("skip",)).go(45).go(30, scale=8.0)
+    assert training.monitor.rewinds == ()
+    training.monitor.close()
+    given_up = [row for row in read_run(tmp_path).records["event"] if row["name"] == "recovery given up"]
+    assert len(given_up) == 1
+
+
+@pytest.mark.parametrize(("first", "count"), [(30, 1), (30, 2), (34, 1), (39, 2)])
+def test_one_or_two_bad_batches_are_passed_over(first, count):
+    """Whenever they come between two readings: at the present step they are waited out."""
+    training = Training().go(first).go(count, broken="forward").go(15)
+    assert [one.measure for one in training.monitor.rewinds] == ["skip"]
+    assert all(bool(p.isfinite().all()) for p in training.model.parameters())
+
+
+def test_what_is_in_the_weights_is_brought_back():
+    training = Training().go(45)
+    with torch.no_grad():
+        training.model[-1].weight.mul_(300)
+    training.go(20)
+    assert [one.measure for one in training.monitor.rewinds] == ["skip"]
+
+
+def test_trying_leaves_no_trace_in_the_training(tmp_path):
+    """The run that was tried and found hopeless goes on as the one that nobody watched."""
+    watched = Training(tmp_path, rungs=("skip",)).go(45).go(30, scale=8.0)
+    plain = Training(recorder=None, recovery=None).go(45).go(30, scale=8.0)
+    watched.monitor.close()
+    names = [row["name"] for row in read_run(tmp_path).records["event"]]
+    assert "recovery given up" in names
+    assert "prospect unknown" not in names
+    for one, other in zip(
+        watched.model.state_dict().values(), plain.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+def test_a_loss_function_that_fails_when_tried_does_not_keep_a_run_from_going_back(tmp_path):
+    training = Training(tmp_path).go(60)
+    training.monitor._rewinding._subject.__dict__["loss_fn"] = lambda model, batch: model(batch).nothing
+    training.go(1, spoil=True).go(15)
+    assert [one.measure for one in training.monitor.rewinds] == ["skip"]
+    training.monitor.close()
+    rows = [row for row in read_run(tmp_path).records["event"] if row["name"] == "prospect unknown"]
+    assert rows
+    assert "Error" in rows[0]["message"]
+
+
+def test_parts_of_an_accumulation_are_tried_together():
+    training = Training().go(30)
+    snapshot = training.monitor.recorder.newest()
+    x = torch.randn(12, 8)
+    parts = MicroBatches([(x[:8], x[:8, :1]), (x[8:], 1e4 * x[8:, :1])], counts=[8, 4])
+    subject = Subject(training.model, [training.optimizer], training.loss_fn)
+    assert "others than before" in what_stays(snapshot, 40, parts, subject, bar=10.0)
+    assert what_stays(snapshot, 40, parts, subject, bar=1e12) == ""
+    assert what_stays(snapshot, 40, parts, subject, bar=math.nan) == ""
+    with pytest.raises(ValueError, match="no loss_fn"):
+        what_stays(snapshot, 40, parts, Subject(training.model, [training.optimizer]), bar=1.0)
+
+
+def test_batches_of_another_size_are_named_and_varied_ones_are_not():
+    sizes, varied = BatchSizes(), BatchSizes()
+    for step in range(60):
+        sizes.see(step, 160 if step < 50 else 16)
+        varied.see(step, [160, 40, 80][step % 3] if step < 50 else 40)
+    assert "from step 50 on batches have 16 values and not 160" in sizes.changed(48)
+    assert sizes.changed(53) == "", "too few are usual by then, or others"
+    assert varied.changed(48) == ""
+    other = BatchSizes()
+    other.load_state_dict(sizes.state_dict())
+    assert other.changed(48) == sizes.changed(48)
+
+
+def test_the_bar_of_losses_is_that_of_the_time_before():
+    watch = LossWatch()
+    for step in range(60):
+        watch.rises(step, 1.0 if step < 50 else 40.0)
+    assert watch.bar(49) == pytest.approx(1.3)
+    assert math.isnan(LossWatch().bar(10))
+
+
+def test_a_second_moment_that_was_not_loaded_is_said(tmp_path):
+    training = Training(tmp_path).go(40)
+    state, saved = training.monitor.state_dict(), training.optimizer.state_dict()
+    training.monitor.close()
+    for kept in (True, False):
+        resumed = Training(tmp_path)
+        resumed.model.load_state_dict(training.model.state_dict())
+        resumed.optimizer.load_state_dict(saved)
+        if not kept:
+            for one in resumed.optimizer.state.values():
+                one["exp_avg_sq"].zero_()
+        resumed.monitor.load_state_dict(state)
+        resumed.go(10)
+        resumed.monitor.close()
+        said = [
+            row["message"]
+            for row in read_run(tmp_path).records["event"]
+            if row["name"] == "recovery given up"
+        ]
+        assert len(said) == (0 if kept else 1)
+    assert "v was not loaded" in said[0]
