@@ -45,6 +45,10 @@ class Alternation(NamedTuple):
     with_second_last: float = math.nan
 
 
+UNKNOWN = Alternation()
+"""That of most steps."""
+
+
 class _Sample(NamedTuple):
     keys: tuple[Tensor, ...]
     values: Tensor  # one row a parameter, filled up with zeros
@@ -52,9 +56,6 @@ class _Sample(NamedTuple):
 
 class GradientSamples:
     """Keep samples of the last two gradients.
-
-    Attributes:
-        empty: Whether nothing is kept.
 
     Example:
         >>> weight, samples = torch.zeros(2), GradientSamples()
@@ -65,7 +66,6 @@ class GradientSamples:
     """
 
     def __init__(self) -> None:
-        self.empty = True
         self._kept: list[_Sample] = []  # the latest first
 
     def follow(self, keys: Sequence[Tensor], gradients: Sequence[Tensor], total: Total) -> Alternation:
@@ -78,13 +78,13 @@ class GradientSamples:
         """
         now = _Sample(tuple(keys), _sampled(gradients))
         numbers = total(_products(now, self._kept))
-        self._kept, self.empty = [now, *self._kept][:_STEPS], False
+        self._kept = [now, *self._kept][:_STEPS]
         square, *others = numbers
         return Alternation(*(_cosine(*others[i : i + 2], square) for i in range(0, 2 * _STEPS, 2)))  # type: ignore[call-arg]
 
     def forget(self) -> None:
         """Forget all: a step was made whose gradient was not looked at."""
-        self._kept, self.empty = [], True
+        self._kept = []
 
     def state_dict(self, parameters: Sequence[Tensor]) -> list[dict[str, Any]]:
         """Return copies of what is kept; parameters by their places.
@@ -112,7 +112,6 @@ class GradientSamples:
                 break
             keys = tuple(parameters[place] for place in one["keys"])
             self._kept.append(_Sample(keys, one["values"].to(keys[0].device, copy=True)))
-        self.empty = not self._kept
 
 
 def _sampled(gradients: Sequence[Tensor]) -> Tensor:
