@@ -261,6 +261,7 @@ def summarise(
         for name in OUTCOMES:
             found[f"{title}: {name}"] = float(counts[name])
             found[f"{title}: share {name}"] = counts[name] / len(members) if members else math.nan
+        found[f"{title}: bad"] = float(sum(counts[name] for name in BAD))
         for quoted, measure in (("validation", "best"), ("loss", "loss")):
             found[f"{title}: {quoted}"] = price(members, measure, lambda one: True)  # noqa: ARG005
     return found
