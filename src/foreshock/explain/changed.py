@@ -105,7 +105,7 @@ def lost_state(history: History, event: LossEvent) -> Cause | None:
 def parameters_changed(history: History, event: LossEvent) -> Cause | None:
     """Parameters that began to be trained, or stopped."""
     rows = history.changes_near("parameters", event.onset - REACH, event.onset)
-    rows = [row for row in rows if number_of(row, "after", "new") or number_of(row, "after", "gone")]
+    rows = [row for row in rows if number_of(row, "after", "new") > 0 or number_of(row, "after", "gone") > 0]
     if not rows:
         return None
     row = rows[-1]
@@ -114,7 +114,8 @@ def parameters_changed(history: History, event: LossEvent) -> Cause | None:
     step = int(row["step"])
     facts = (Fact("tensors trained anew", new, 0.0, step), Fact("tensors no longer trained", gone, 0.0, step))
     listed = f" ({', '.join(names[:3])}{' …' if len(names) > 3 else ''})" if names else ""
-    words = f"{new:,.0f} tensors{listed} began to be trained at step {step:,}, {gone:,.0f} stopped"
+    known = [f"{one:,.0f}" if math.isfinite(one) else "some" for one in (new, gone)]
+    words = f"{known[0]} tensors{listed} began to be trained at step {step:,}, {known[1]} stopped"
     return Cause("parameters changed", _fading(event.onset - step), words, facts, step)
 
 

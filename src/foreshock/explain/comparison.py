@@ -94,7 +94,7 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
     names = labels_of(runs)
     empty = [name for name, one in zip(names, histories, strict=True) if not len(one.steps)]
     if empty:
-        raise ValueError(f"{', '.join(empty)} has no steps; a comparison needs their losses")
+        raise ValueError(f"{', '.join(empty)} has no steps; a comparison needs losses: leave it out")
     explained = [[one for one in explain_run(run) if one.kind != "climb"] for run in runs]
     onsets = [found[0].onset for found in explained if found]
     step = min(onsets) if onsets else min(int(one.steps[-1]) for one in histories)

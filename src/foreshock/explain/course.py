@@ -96,16 +96,26 @@ def places_of(history: History, event: LossEvent) -> tuple[str, ...]:
         if isinstance(lost, list) and lost:
             found.append(f"gradient not finite: {', '.join(short_line(str(one)) for one in lost[:_SHOWN])}")
         found += _jumped(row)[:_SHOWN]
+    for name, share in list(unstable_blocks(history, event).items())[:_SHOWN]:
+        if share >= 0.1:
+            found.append(f"{layer_name(name, types)}: {100 * share:.0f} % of the unstable direction")
+    return tuple(found)
+
+
+def unstable_blocks(history: History, event: LossEvent) -> dict[str, float]:
+    """Return the modules with their shares of the unstable direction, as last measured before the peak.
+
+    Args:
+        history: The run.
+        event: What happened to the loss.
+    """
     probes = [
         row for row in history.rows("curvature", event.onset - 2 * _NEAR, event.peak) if row.get("blocks")
     ]
-    for row in probes[-1:]:
-        for block in row["blocks"][:_SHOWN]:
-            name = layer_name(short_line(str(block["name"])), types)
-            share = as_number(block["share"])
-            if share >= 0.1:
-                found.append(f"{name}: {100 * share:.0f} % of the unstable direction")
-    return tuple(found)
+    found: dict[str, float] = {}
+    for block in probes[-1]["blocks"] if probes else ():
+        found[short_line(str(block["name"]))] = as_number(block["share"])
+    return found
 
 
 def _jumped(row: dict[str, object]) -> list[str]:

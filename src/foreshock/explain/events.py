@@ -17,7 +17,7 @@ from foreshock.explain.changed import (
     options_changed,
     parameters_changed,
 )
-from foreshock.explain.course import places_of, signals_of, stages_of, table_near
+from foreshock.explain.course import places_of, signals_of, stages_of, table_near, unstable_blocks
 from foreshock.explain.data import bad_batch, batch_shape, data_change
 from foreshock.explain.history import History
 from foreshock.explain.jump import find_jump
@@ -89,7 +89,7 @@ def explain_event(history: History, event: LossEvent, *, after: float = -math.in
     recovery = judge_recovery(history, event)
     ids = _ids(history, event, causes)
     table = table_near(history, event)
-    roles = role_places(table, layer_types(history.run))
+    roles = role_places(table, layer_types(history.run), blocks=unstable_blocks(history, event))
     found = Explanation(
         kind=event.kind,
         onset=event.onset,

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from foreshock.explain.layers import numberless
 from foreshock.explain.tensors import TensorRow, TensorTable
@@ -24,6 +25,9 @@ _INSIDE = re.compile(r"^(q|k|query|key|in_proj|in_proj_weight|in_proj_bias|q_pro
 _ATTENTION = re.compile(r"att(ention|n)|mha", re.IGNORECASE)
 _ROUTER = re.compile(r"^(router|gate|wg|switch)$")
 _EXPERTS = re.compile(r"expert|moe|router|switch", re.IGNORECASE)
+
+
+_NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -77,31 +81,39 @@ def role_of(name: str, types: Mapping[str, str]) -> str:
     return ""
 
 
-def role_places(table: TensorTable | None, types: Mapping[str, str]) -> list[RolePlace]:
+def role_places(
+    table: TensorTable | None, types: Mapping[str, str], *, blocks: Mapping[str, float] = _NOTHING
+) -> list[RolePlace]:
     """Return the roles whose tensors hold most of the unstable direction.
 
     Args:
         table: The table of tensors near an event; None if there is none.
         types: Class names of the modules by their names.
+        blocks: Modules with their shares of the unstable direction, as last measured before the peak: they
+            count where they have such tensors, since a table may be from before or after it.
     """
-    roles: dict[str, list[TensorRow]] = {}
+    rows: dict[str, list[TensorRow]] = {}
     for row in table.rows if table is not None else ():
-        role = role_of(row.name, types)
-        if role and row.share > 0:
-            roles.setdefault(role, []).append(row)
-    found = []
-    for role, rows in roles.items():
-        share = sum(row.share for row in rows)
-        if share >= _MOST:
-            found.append(RolePlace(_words(role, rows, share), _ADVICE[role]))
-    return found
+        if role := role_of(row.name, types):
+            rows.setdefault(role, []).append(row)
+    shares: dict[str, dict[str, float]] = {}
+    for name, share in blocks.items():
+        if share > 0 and (role := role_of(name, types)):
+            shares.setdefault(role, {})[name] = share
+    if not shares:
+        shares = {role: {row.name: row.share for row in of if row.share > 0} for role, of in rows.items()}
+    return [
+        RolePlace(_words(role, of, rows.get(role, [])), _ADVICE[role])
+        for role, of in shares.items()
+        if sum(of.values()) >= _MOST
+    ]
 
 
-def _words(role: str, rows: list[TensorRow], share: float) -> str:
-    largest = max(rows, key=lambda row: row.share)
+def _words(role: str, shares: Mapping[str, float], rows: list[TensorRow]) -> str:
     what = (
         "query and key weights, which make the attention logits" if role == "attention logits" else "router"
     )
+    largest, share = max(shares, key=lambda name: shares[name]), min(sum(shares.values()), 1.0)
     grew = max((row.norm_growth for row in rows if math.isfinite(row.norm_growth)), default=math.nan)
     growth = f"; the norm of one grew {grew:.2f}-fold" if grew >= 1.1 else ""
-    return f"{what}: {100 * min(share, 1.0):.0f} % of the unstable direction, most in {largest.name}{growth}"
+    return f"{what}: {100 * share:.0f} % of the unstable direction, most in {largest}{growth}"
