@@ -35,6 +35,9 @@ def render(record: Mapping[str, Any]) -> str:
         "COSTS": table(_HEAD, [_row(run, cost, machine) for run, cost in costs]),
         "PRODUCTS": f"{measured.products:g}",
         "INTERVAL": f"{passes_of(measured.products) / 0.05:,.0f}",
+        "WORLDS": ", ".join(results),
+        "WHOLE": f"{measured.whole:.0f}",
+        "FITS": ", ".join(run.name for run, cost in costs if cost.fits(machine)) or "none",
         "MISFITS": ", ".join(run.name for run, cost in costs if not cost.fits(machine)) or "none",
     }
     page = _TEMPLATE.read_text(encoding="utf-8")

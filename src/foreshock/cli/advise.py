@@ -89,7 +89,8 @@ def advise(
     from foreshock.replay.advice import candidates
     from foreshock.replay.search import search
 
-    console, shown = make_console(), dict[str, ReplayOutcome]()
+    console = make_console()
+    shown: dict[str, ReplayOutcome] = {}
     try:
         read, [task] = plan(run, model, data, start, steps, [], threads, within=True)
         optimizer = make_loop(model).optimizer

@@ -398,7 +398,19 @@ def test_too_few_of_a_class_have_no_rule():
     found = judge(forks, labels, held)
     assert found.rule is None
     assert not found.holds
-    assert judge(forks, labels, held, late_generalisation).rule is late_generalisation
+    fixed = judge(forks, labels, held, late_generalisation)
+    assert fixed.rule is late_generalisation
+    assert (fixed.members, fixed.others) == ((0, 4), (0, 8))  # scored on all
+
+
+def test_a_rule_that_is_right_for_a_single_spike_does_not_hold():
+    forks, labels, held = labelled(48)
+    others = [one for one, label in zip(forks, labels, strict=True) if not label]
+    rule = Threshold("trend", 0.0, above=False, quantity=lambda one: one["known"]["trend"])
+    single = [*others, forks[labels.index(True)]]
+    found = judge(single, [*[False] * len(others), True], held[: len(single)], rule)
+    assert found.held == 1
+    assert not found.holds
 
 
 def test_a_quantity_that_is_unknown_says_no():

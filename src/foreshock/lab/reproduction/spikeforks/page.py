@@ -15,6 +15,7 @@ from foreshock.lab.reproduction.spikeforks.cells import KINDS, all_cells
 from foreshock.lab.reproduction.spikeforks.effects import OUTCOMES
 from foreshock.lab.reproduction.spikeforks.findings import (
     BAD,
+    MAPS,
     Findings,
     Judgement,
     map_rules,
@@ -35,7 +36,7 @@ from foreshock.lab.reproduction.spikemap.findings import discrimination
 
 PAGE = Path("explanation") / "harm.md"
 _FIELD = re.compile(r"\{\{(.*?)\}\}")
-_FEWEST = 3  # spikes of a kind of task below which the first paragraph does not name it
+_FEWEST = 3  # more spikes of one sort than of the other, before the first paragraph says so of a kind of task
 
 
 def write_harm(
@@ -75,6 +76,7 @@ def write_harm(
         "rules": _rules(rules),
         "price": _prices(findings, rules),
         "let go": _let_go(findings),
+        "late": _late(findings),
         "map": _map(surveyed, mapped),
     }
     template = files("foreshock.lab.reproduction").joinpath("templates/harm.md").read_text(encoding="utf-8")
@@ -109,6 +111,19 @@ def _facts(findings: Findings) -> dict[str, str]:
     }
 
 
+def _late(findings: Findings) -> str:
+    """Return what the spikes do where generalisation comes late."""
+    title = KINDS["addition"].network.title
+    members = findings.groups(findings.judged)[title]
+    lower, higher = signs(members, "best")
+    return (
+        f"preventing one spike there brings the early-stopped validation loss to "
+        f"{shown(price(members, 'best', _always))} times (geometric mean of {len(members)}; worst "
+        f"{shown(worst(members, 'best'))}), by more than chance higher in {lower} and lower in {higher}, and "
+        f"the training loss to {shown(price(members, 'loss', _always))} times"
+    )
+
+
 def _counted(judged: Sequence[Judgement]) -> str:
     counts = Counter(one.outcome for one in judged)
     return ", ".join(f"{counts[name]} {name}" for name in OUTCOMES)
@@ -119,24 +134,27 @@ def _answer(findings: Findings) -> str:
     judged, groups = findings.judged, findings.groups(findings.judged)
     titles = [kind.network.title for kind in KINDS.values()]
     sides: dict[str, list[str]] = {"pays": [], "costs": [], "open": []}
+    lower, higher = signs(judged, "best")
     for title in titles:
         members = groups[title]
         bad, good = (
             sum(one.outcome in BAD for one in members),
             sum(one.outcome == "benign" for one in members),
         )
-        if len(members) >= _FEWEST:
-            side = "pays" if bad > good else "costs" if good > bad else "open"
-            sides[side].append(f"{title} ({bad} : {good} of {len(members)})")
+        side = "pays" if bad >= good + _FEWEST else "costs" if good >= bad + _FEWEST else "open"
+        sides[side].append(f"{title} ({bad} : {good} of {len(members)})")
     words = {
         "pays": "More were malignant or catastrophic than benign, so that preventing pays, on {}.",
-        "costs": "More were benign, so that preventing costs, on {}.",
-        "open": "Neither on {}.",
+        "costs": "More were benign than malignant or catastrophic, so that preventing costs, on {}.",
+        "open": f"Fewer than {_FEWEST} apart, so that nothing is decided: {{}}.",
     }
     where = " ".join(words[side].format("; ".join(found)) for side, found in sides.items() if found)
     return (
         f"**Of {len(judged)} spikes, each let pass and prevented from the same state, {_counted(judged)}.** "
-        f"{where} Preventing them all brings the early-stopped validation loss to "
+        f"The early-stopped validation loss alone is lower with the spike in {lower} and higher in {higher}, "
+        "by more than chance; where it is the same, the training loss decides. "
+        f"{where} {_against_rate(findings)['agreement']} Preventing them all brings the early-stopped "
+        "validation loss to "
         f"{shown(price(judged, 'best', _always))} times, and the training loss to "
         f"{shown(price(judged, 'loss', _always))} times what they are with the spike (geometric means)."
     )
@@ -160,11 +178,24 @@ def _rule_sentence(rules: Mapping[str, Judged], mapped: Mapping[str, Judged]) ->
         ending = f": {'; '.join(tried)} (balanced; 50 % is chance)" if tried else ""
         return f"**Nothing that was tried tells beforehand which is which**{ending}."
     told = "; ".join(
-        f"*{name}*: {_named(found)}, right for {_accuracy(found)} of the held-out half (balanced; 50 % is "
-        "chance)"
+        f"*{name}*: {_named(found)}, right for {_accuracy(found)} (balanced; 50 % is chance)"
         for name, found in holding.items()
     )
-    return f"**What tells beforehand**, on cells that it was not chosen on: {told}."
+    if any(found.holds for found in rules.values()):
+        text = f"**What tells beforehand**, on cells that it was not chosen on: {told}."
+    else:
+        text = (
+            "**On these trainings nothing that was tried tells beforehand which is which.** Elsewhere "
+            f"something does, on cells that it was not chosen on: {told}."
+        )
+    elsewhere = rules.get(MAPS)
+    if elsewhere is not None and not elsewhere.holds and elsewhere.rule is not None:
+        count = elsewhere.members[1], elsewhere.members[1] + elsewhere.others[1]
+        text += (
+            f" On these trainings the map's rule is right for {_accuracy(elsewhere)}, with {count[0]} "
+            f"malignant or catastrophic spikes of {count[1]}: a hint, no more."
+        )
+    return text
 
 
 def _named(found: Judged) -> str:
@@ -209,8 +240,9 @@ def _against_rate(findings: Findings) -> dict[str, str]:
     alike = sum(first.outcome == second.outcome for first, second in both)
     against = sum({first.outcome, second.outcome} >= {"benign", "malignant"} for first, second in both)
     sentence = (
-        f"Of the {len(both)} that both prevent, {alike} get the same word, and {against} are benign against "
-        "one and malignant against the other."
+        f"Of the {len(both)} spikes that both the guard and half the rate prevent, {alike} get the same word "
+        f"from both, and {against} are benign against one and malignant against the other: how a spike is "
+        "prevented matters as much as whether."
     )
     return {
         "rate compared": str(len(other)),
@@ -249,9 +281,11 @@ def _rules(rules: Mapping[str, Judged]) -> str:
         text = "too few of either to choose one" if found.rule is None else _named(found)
         counts = [f"{found.members[half]} : {found.others[half]}" for half in (0, 1)]
         verdict = "holds" if found.holds else "does not hold"
+        if math.isnan(found.own):
+            counts[0] = UNKNOWN
         cells = [counts[0], percent(found.own), counts[1], _accuracy(found)]
         rows.append([name, text, *cells, UNKNOWN if found.rule is None else verdict])
-    heads = ["class : others, chosen on", "right there", "class : others, held out", "right there", ""]
+    heads = ["class : others, chosen on", "right there", "class : others, scored on", "right there", ""]
     return table(["class", "yes where", *heads], rows, texts=2)
 
 

@@ -111,10 +111,10 @@ class Judged:
 
     Attributes:
         rule: The rule; None where a half has too few of either.
-        members: Spikes of the class, in both halves: chosen on, held out.
+        members: Spikes of the class: in the half that it was chosen on, and where it is scored.
         others: The others.
         own: Balanced accuracy on the half it was chosen on.
-        held: Balanced accuracy on the held-out half.
+        held: Balanced accuracy where it is scored: on the held-out half; a rule that was fixed before on all.
         interval: Where that lies in 90 % of the resamples of cells.
     """
 
@@ -127,8 +127,9 @@ class Judged:
 
     @property
     def holds(self) -> bool:
-        """Whether it is right on the held-out half, and by more than chance."""
-        return self.held >= HOLDS and self.interval[0] > 0.5
+        """Whether it is right where it was not chosen, by more than chance, with enough spikes to say so."""
+        enough = min(self.members[1], self.others[1]) >= LEAST
+        return enough and self.held >= HOLDS and self.interval[0] > 0.5
 
 
 def choose_rule(
@@ -179,7 +180,7 @@ def judge(
     *,
     quantities: Quantities = BEFOREHAND,
 ) -> Judged:
-    """Choose a rule on one half and score it on the other.
+    """Choose a rule on one half and score it on the other; one that was fixed before is scored on all.
 
     Args:
         forks: All forks that are compared.
@@ -189,6 +190,8 @@ def judge(
         quantities: What a rule that is chosen may use.
     """
     halves = [[i for i, out in enumerate(held) if out == side] for side in (False, True)]
+    if rule is not None:
+        halves = [[], list(range(len(forks)))]
     members, others = (
         tuple(sum(labels[i] == side for i in half) for half in halves) for side in (True, False)
     )
