@@ -130,7 +130,7 @@ class Recovery:
 
 @dataclass(frozen=True)
 class Examination:
-    """What replays of an event say of its cause, see `foreshock.replay.examination`.
+    """What replays of an event say of its cause, see `foreshock.replay.examination.examine`.
 
     Attributes:
         onset: First high step of the event.
