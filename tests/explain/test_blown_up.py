@@ -5,6 +5,8 @@ The learning rate of these weights alone is raised until the loss spikes, so tha
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
@@ -15,7 +17,22 @@ from foreshock.explain import explain_run
 from perturbed import from_perturbed_starts
 
 WIDTH, WORDS, LENGTH = 16, 8, 6
-CALM, STEPS, RATE = 150, 185, 2e-2
+
+
+@dataclass(frozen=True)
+class Case:
+    """Whose rate is raised, from what and when on by how much a step, and what has to be said."""
+
+    raised: tuple[str, ...]
+    rate: float
+    calm: int
+    factor: float
+    steps: int
+    words: str
+
+
+QUERIES = Case(("q_proj", "k_proj"), 2e-2, 150, 1.15, 180, "query and key weights, which make the attention ")
+ROUTER = Case(("router",), 1e-2, 120, 1.25, 155, "router: ")
 
 
 class Attention(nn.Module):
@@ -60,7 +77,7 @@ def loss_fn(model, batch):
     return WORDS * functional.mse_loss(model(batch[0]), batch[1])
 
 
-def blow_up(folder, raised):
+def blow_up(folder, case):
     """Train until the loss has spiked; return the explanations, and how far the logits grew since then."""
     torch.manual_seed(0)
     words = torch.randint(0, WORDS, (16, LENGTH), generator=torch.Generator().manual_seed(1))
@@ -68,35 +85,27 @@ def blow_up(folder, raised):
     model = Network()
     parts = {True: [], False: []}
     for name, parameter in model.named_parameters():
-        parts[any(one in name for one in raised)].append(parameter)
-    optimizer = torch.optim.Adam([{"params": parts[side], "lr": RATE} for side in (True, False)])
-    watched = model.moe if "router" in raised else model.attn
-    logits, least = 0.0, float("inf")
-    with foreshock.Monitor(model, optimizer, loss_fn, run=folder, probe_every=10, full_batch=True) as monitor:
-        for step in range(STEPS):
-            optimizer.param_groups[0]["lr"] = RATE * 1.15 ** max(step - CALM, 0)
+        parts[any(one in name for one in case.raised)].append(parameter)
+    optimizer = torch.optim.Adam([{"params": parts[side], "lr": case.rate} for side in (True, False)])
+    watched = model.moe if case is ROUTER else model.attn
+    logits = 0.0
+    with foreshock.Monitor(model, optimizer, loss_fn, run=folder, probe_every=5, full_batch=True) as monitor:
+        for step in range(case.steps):
+            optimizer.param_groups[0]["lr"] = case.rate * case.factor ** max(step - case.calm, 0)
             optimizer.zero_grad()
             loss = loss_fn(model, batch)
             loss.backward()
             monitor.observe(batch, loss)
             optimizer.step()
-            logits = watched.logits if step == CALM else logits
-            least = min(least, float(loss.detach()))
-    found = [one for one in explain_run(foreshock.read_run(folder)) if one.onset > CALM]
+            logits = watched.logits if step == case.calm else logits
+    found = [one for one in explain_run(foreshock.read_run(folder)) if one.onset > case.calm]
     return found, watched.logits / logits
 
 
-@pytest.mark.parametrize(
-    ("raised", "words"),
-    [
-        (("q_proj", "k_proj"), "query and key weights, which make the attention logits: "),
-        (("router",), "router: "),
-    ],
-)
-def test_the_place_is_named(raised, words, tmp_path_factory):
-    outcomes = from_perturbed_starts(lambda: blow_up(tmp_path_factory.mktemp("run"), raised), starts=3)
+@pytest.mark.parametrize(("case", "other"), [(QUERIES, ROUTER), (ROUTER, QUERIES)])
+def test_the_place_is_named(case, other, tmp_path_factory):
+    outcomes = from_perturbed_starts(lambda: blow_up(tmp_path_factory.mktemp("run"), case), starts=3)
     outcomes.every(lambda outcome: outcome[1] > 2 and len(outcome[0]) > 0)
-    outcomes.at_least(2, lambda outcome: any(place.startswith(words) for place in outcome[0][0].where))
-    other = "router: " if "router" not in raised else "query and key"
-    outcomes.every(lambda outcome: not any(place.startswith(other) for place in outcome[0][0].where))
     outcomes.every(lambda outcome: outcome[0][0].cause == "learning rate")
+    outcomes.at_least(2, lambda outcome: any(place.startswith(case.words) for place in outcome[0][0].where))
+    outcomes.every(lambda outcome: not any(place.startswith(other.words) for place in outcome[0][0].where))

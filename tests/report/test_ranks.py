@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from foreshock.report import summarise, to_text, verdict
+from foreshock.live.status import status_of
+from foreshock.live.watched import WatchedFolder
+from foreshock.report import summarise, to_text, verdict, write_html
 from foreshock.report.markdown import to_markdown
 from foreshock.report.rank_losses import odd_losses
 from foreshock.report.ranks import ADVICE, compare_ranks
@@ -278,3 +280,25 @@ def test_a_log_of_another_name_or_a_broken_one_is_no_rank(tmp_path):
     named.write_bytes((tmp_path / "rank0.jsonl").read_bytes())
     assert rank_logs(named, {"ranks": 2}) is None
     assert compare_ranks(read_run(named)) is None
+
+
+def test_the_page_has_the_ranks(tmp_path):
+    ranks_of(tmp_path, steps=range(37))
+    page = write_html([read_run(tmp_path)], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Ranks that depart from the others" in page
+    assert "<dt>ranks</dt><dd>4</dd>" in page
+
+
+def test_status_and_the_list_of_runs_have_one_run_of_many_ranks(tmp_path):
+    for rank in range(4):
+        write(tmp_path / "run", rank, steps=range(37 if rank == 2 else STEPS))
+    (tmp_path / "run" / "rank3.jsonl").unlink()
+    (tmp_path / "run" / "other.jsonl").write_bytes((tmp_path / "run" / "rank0.jsonl").read_bytes())
+    (tmp_path / "run" / "rank0.jsonl").unlink()  # of a rank whose log could not be written
+    watched = WatchedFolder(tmp_path)
+    while watched.look():
+        pass
+    [run] = watched.all_runs()
+    found = status_of(run)
+    assert run.path.name == "rank1.jsonl"
+    assert (found.ranks, found.ranks_behind) == (4, (0, 2, 3))

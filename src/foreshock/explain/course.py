@@ -103,7 +103,9 @@ def places_of(history: History, event: LossEvent) -> tuple[str, ...]:
 
 
 def unstable_blocks(history: History, event: LossEvent) -> dict[str, float]:
-    """Return the modules with their shares of the unstable direction, as last measured before the peak.
+    """Return the modules with their shares of the unstable direction, as last measured before the onset.
+
+    Where nothing was measured before it, what was until the peak: by then the weights are elsewhere already.
 
     Args:
         history: The run.
@@ -112,6 +114,7 @@ def unstable_blocks(history: History, event: LossEvent) -> dict[str, float]:
     probes = [
         row for row in history.rows("curvature", event.onset - 2 * _NEAR, event.peak) if row.get("blocks")
     ]
+    probes = [row for row in probes if row["step"] <= event.onset] or probes
     found: dict[str, float] = {}
     for block in probes[-1]["blocks"] if probes else ():
         found[short_line(str(block["name"]))] = as_number(block["share"])

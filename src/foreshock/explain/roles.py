@@ -89,7 +89,7 @@ def role_places(
     Args:
         table: The table of tensors near an event; None if there is none.
         types: Class names of the modules by their names.
-        blocks: Modules with their shares of the unstable direction, as last measured before the peak: they
+        blocks: Modules with their shares of the unstable direction, as last measured before the onset: they
             count where they have such tensors, since a table may be from before or after it.
     """
     rows: dict[str, list[TensorRow]] = {}

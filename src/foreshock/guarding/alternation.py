@@ -45,6 +45,10 @@ class Alternation(NamedTuple):
     with_second_last: float = math.nan
 
 
+UNKNOWN = Alternation()
+"""That of most steps."""
+
+
 class _Sample(NamedTuple):
     keys: tuple[Tensor, ...]
     values: Tensor  # one row a parameter, filled up with zeros

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from foreshock.guarding.actions import ActionApplier, ComingStep, HeldOptions
-from foreshock.guarding.alternation import Alternation
+from foreshock.guarding.alternation import UNKNOWN
 from foreshock.guarding.directional import find_directions
 from foreshock.guarding.families import find_family
 from foreshock.guarding.parameters import all_parameters
@@ -179,7 +179,7 @@ class Engine:
     def _signals(self, measured: Measured) -> GuardSignals:
         grown = self.memory.growth
         growing = grown.sustained >= _GROWN or grown.growing_fast
-        turned = Alternation()
+        turned = UNKNOWN
         if "secant" in self._policy.needs:
             turned = self._measurer.alternation(growing=grown.latest >= _GROWN)
         return GuardSignals(

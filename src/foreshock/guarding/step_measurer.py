@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from foreshock.guarding.alternation import Alternation, GradientSamples
+from foreshock.guarding.alternation import UNKNOWN, Alternation, GradientSamples
 from foreshock.guarding.displacement import Displacement
 from foreshock.guarding.families import Family, Metric
 from foreshock.guarding.parameters import Slot, all_parameters, per_group, read_slots, renew_slots
@@ -150,6 +150,7 @@ class StepMeasurer:
         self._optimizer, self._family, self._group = optimizer, family, group
         self.displacement, self._cache = Displacement(), GradientNormCache()
         self._samples = GradientSamples()
+        self._sampled = -1  # the last step of which a sample was kept
         self._wait = 0  # steps until the secant is measured again
         self._alert = 0  # steps for which it is measured at each, whatever it is
         self._step, self._scale = 0, 1.0
@@ -223,14 +224,16 @@ class StepMeasurer:
     def alternation(self, *, growing: bool) -> Alternation:
         """Return how the coming gradient lies to the last two, if it and they were growing.
 
-        Call it at each step, after `measure`: of steps that do not grow nothing is kept.
+        Call it after `measure`: of steps that do not grow nothing is kept.
 
         Args:
             growing: Whether ‖g‖² grew so much in this step that it may become a growth.
         """
         if not growing:
+            return UNKNOWN
+        if self._sampled != self._step - 1:
             self._samples.forget()
-            return Alternation()
+        self._sampled = self._step
         if self._slots is None:  # then they are whole, and sums go over no processes
             return self._samples.follow(*self._cache.gradients(), columns)
         slots = self.slots
@@ -298,6 +301,7 @@ class StepMeasurer:
             "alert": self._alert,
             "displacement": displacement,
             "gradients": gradients,
+            "sampled": self._sampled,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> str:
@@ -305,6 +309,7 @@ class StepMeasurer:
         self._cache.forget()
         self._wait, self._alert = int(state["wait"]), int(state.get("alert", 0))
         parameters = all_parameters(self._optimizer)
+        self._sampled = int(state.get("sampled", -1))
         self._samples.load_state_dict(state.get("gradients", ()), parameters)  # earlier versions had none
         return self.displacement.load_state_dict(state["displacement"], parameters)
 

@@ -97,7 +97,8 @@ class WholeTrial:
 
     Attributes:
         candidate: The change.
-        spikes: Numbers of spikes, one for each start: for one alone, if that was enough to rule it out.
+        spikes: Numbers of spikes that count, one for each start: for one alone, if that was enough to rule it
+            out.
         unchanged: The same of the run as it was, from these starts.
         losses: Late losses, one for each start, as multiples of that of the run as it was, its median.
     """
@@ -329,7 +330,8 @@ def judge_whole(
         unchanged: Those of the run as it was, from the same starts.
     """
     usual = statistics.median(one.late_loss for one in unchanged)
-    counts, before = (tuple(len(one.spikes) for one in some) for some in (came, unchanged[: len(came)]))
+    least = _least(unchanged)
+    counts, before = (_counts(some, least) for some in (came, unchanged[: len(came)]))
     return WholeTrial(candidate, counts, before, tuple(_ratio(one.late_loss, usual) for one in came))
 
 

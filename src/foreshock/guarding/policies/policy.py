@@ -42,7 +42,7 @@ class GuardSignals:
         surge: Whether ‖g‖² is at least twice what it was at any of the last eight steps.
         with_last: Cosine of the angle between g and the gradient of the last step; known where ‖g‖² grew by a
             quarter in both.
-        with_second_last: The same of the gradient two steps ago, see `foreshock.guarding.alternation`.
+        with_second_last: The same of the gradient two steps ago.
         noise: Median change of ln ‖g‖² from step to step, over 50 steps; known where ‖g‖² grew or surged.
         grown_ratio: Stability ratio that makes ‖g‖² grow by the last of these factors, see
             `foreshock.stability.growing_ratio`; NaN where it neither grew nor surged.

@@ -213,11 +213,12 @@ def sides_of(surveyed: Sequence[Mapping[str, Any]], rule: Rule) -> dict[bool, di
         ``validation`` (at equal training loss) and ``loss``, spike prevented ÷ let pass, geometric means.
     """
     spikes, held = map_spikes(surveyed)
-    found = {}
+    found: dict[bool, dict[str, float]] = {}
     for says in (True, False):
         members = [one for one, out in zip(spikes, held, strict=True) if out and rule(one) == says]
         counts = Counter(one["outcome"] for one in members)
-        found[says] = {"compared": float(len(members)), **{name: float(counts[name]) for name in OUTCOMES}}
+        numbers: dict[str, float] = {name: float(counts[name]) for name in OUTCOMES}
+        found[says] = {"compared": float(len(members)), **numbers}
         found[says]["bad"] = float(sum(counts[name] for name in BAD))
         for name, measure in (("validation", "validation_effect"), ("loss", "loss_effect")):
             sizes = [-capped(one[measure]) for one in members if not math.isnan(one[measure])]

@@ -181,18 +181,19 @@ def _rule_sentence(rules: Mapping[str, Judged], mapped: Mapping[str, Judged]) ->
         f"*{name}*: {_named(found)}, right for {_accuracy(found)} (balanced; 50 % is chance)"
         for name, found in holding.items()
     )
-    nothing = not any(found.holds for found in rules.values())
-    text = (
-        "**On these trainings nothing that was tried tells beforehand which is which.** " if nothing else ""
-    )
-    text += f"**What tells beforehand**, on cells that it was not chosen on: {told}."
+    if any(found.holds for found in rules.values()):
+        text = f"**What tells beforehand**, on cells that it was not chosen on: {told}."
+    else:
+        text = (
+            "**On these trainings nothing that was tried tells beforehand which is which.** Elsewhere "
+            f"something does, on cells that it was not chosen on: {told}."
+        )
     elsewhere = rules.get(MAPS)
     if elsewhere is not None and not elsewhere.holds and elsewhere.rule is not None:
         count = elsewhere.members[1], elsewhere.members[1] + elsewhere.others[1]
         text += (
-            f" **On these trainings the map's rule for malignant and catastrophic spikes does not hold**: "
-            f"right for {_accuracy(elsewhere)}, with {count[0]} such spikes of {count[1]}. It is a hint, not a "
-            "rule."
+            f" On these trainings the map's rule is right for {_accuracy(elsewhere)}, with {count[0]} "
+            f"malignant or catastrophic spikes of {count[1]}: a hint, no more."
         )
     return text
 

@@ -18,7 +18,6 @@ CAPTION = (
 )
 _COLOURS = (BLUE, GREEN, AMBER, PURPLE, RED, QUIET)
 _SIDES = {"best": "early-stopped validation", "equal": "validation at equal training loss"}
-_LEAST = 0.02  # of a decade: half of the least span of an axis
 
 
 def draw_effects(findings: Findings, path: Path) -> Path:
@@ -32,7 +31,8 @@ def draw_effects(findings: Findings, path: Path) -> Path:
     axes = figure.subplots(1, 2)
     for axis, (measure, title) in zip(axes, _SIDES.items(), strict=True):
         for (name, kind), colour in zip(KINDS.items(), _COLOURS, strict=True):
-            named = False
+            # A sample of its own: a point may be faint, or not filled.
+            axis.plot([], [], marker="o", linestyle="none", color=colour, label=kind.network.title)
             for one in findings.judged:
                 across, up = one.effects["loss"], one.effects[measure]
                 if one.fork["kind"] != name or math.isnan(across.size) or math.isnan(up.size):
@@ -46,13 +46,13 @@ def draw_effects(findings: Findings, path: Path) -> Path:
                     color=colour,
                     markerfacecolor=colour if up.counts else "none",
                     alpha=1.0 if up.counts or across.counts else 0.3,
-                    label="" if named else kind.network.title,
                 )
-                named = True
         axis.axhline(1, color=SOFT, linewidth=0.8)
         axis.axvline(1, color=SOFT, linewidth=0.8)
         axis.set_xscale("log")
         axis.set_yscale("log")
+        for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            which(lambda value, place: f"{value:.3g}")  # noqa: ARG005
         dress(axis, grid="both")
         label(axis, x="training loss, with ÷ without the spike", y="with ÷ without the spike", title=title)
     handles, labels = axes[0].get_legend_handles_labels()

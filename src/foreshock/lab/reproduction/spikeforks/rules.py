@@ -114,7 +114,7 @@ class Judged:
         members: Spikes of the class: in the half that it was chosen on, and where it is scored.
         others: The others.
         own: Balanced accuracy on the half it was chosen on.
-        held: Balanced accuracy where it is scored: on the held-out half, of a rule that was fixed before on all.
+        held: Balanced accuracy where it is scored: on the held-out half; a rule that was fixed before on all.
         interval: Where that lies in 90 % of the resamples of cells.
     """
 
