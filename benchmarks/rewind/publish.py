@@ -55,8 +55,8 @@ helps. What raises the loss by less than three tenths is not noticed.*
 _TAIL = """
 Made by `foreshock bench rewind --count 4 --starts 1`, with and without `--release`, and
 `python -m benchmarks.rewind.publish runs/rewind/development.json runs/rewind/held-out.json`. Draws with odd
-numbers are of the development half: nothing was changed after they were seen. Those from 60 on were never
-looked at before; they are as many as were trained by the time of this page. Gradient noise is left out.
+numbers are of the development half: nothing was chosen on them. Those from 60 on were
+scored once. Gradient noise is left out.
 """
 
 

@@ -90,7 +90,7 @@ def _exchanged(results: Mapping[str, Any]) -> str:
                     f"{short:g}",
                     f"{probe['short_bytes'] / short:,.0f}" if short else "–",
                     f"{probe['groups']:g}",
-                    f"{row['gradients']['collectives']:g}",
+                    "–" if way == "ddp" else f"{row['gradients']['collectives']:g}",  # DDP's own are in C++
                     "nothing" if row["quiet_steps"] == row["steps_between"] else "something",
                     f"{time:.1f}",
                 ]
