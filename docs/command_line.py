@@ -76,16 +76,19 @@ def _parameters(function: Callable[..., None]) -> Iterator[tuple[str, str, str]]
             shown = name.upper() + ("…" if get_origin(kind) is list else "")
         else:
             shown = ", ".join(_names(name, info))
-            shown += "" if kind is bool else f" {info.metavar or _value(kind)}"
+            shown += "" if bool in (kind, *get_args(kind)) else f" {info.metavar or _value(kind)}"
         yield shown, "required" if required else _default(parameter.default), info.help
 
 
 def _names(name: str, info: OptionInfo) -> list[str]:
     """Return the names of an option, the long one first; typer has the first as default."""
     given = [
-        one for one in (info.default, *(info.param_decls or ())) if isinstance(one, str) and one[:1] == "-"
+        name
+        for one in (info.default, *(info.param_decls or ()))
+        if isinstance(one, str) and one[:1] == "-"
+        for name in one.split("/")  # of a switch and what turns it off
     ]
-    return sorted(given, key=len, reverse=True) or ["--" + name.replace("_", "-")]
+    return sorted(given, key=lambda name: not name.startswith("--")) or ["--" + name.replace("_", "-")]
 
 
 def _value(kind: Any) -> str:

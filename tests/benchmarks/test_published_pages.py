@@ -58,4 +58,6 @@ def test_the_page_of_definitions_is_made_of_the_kept_counts():
 
 def test_the_page_of_causes_is_made_of_the_published_scores():
     scores = json.loads(publish_causes.RESULTS.read_text(encoding="utf-8"))
-    assert publish_causes.page(scores) == publish_causes.PAGE.read_text(encoding="utf-8")
+    reproduced = json.loads(publish_causes.REPRODUCED.read_text(encoding="utf-8"))
+    made = publish_causes.page(scores) + publish_causes.section(reproduced)
+    assert made == publish_causes.PAGE.read_text(encoding="utf-8")
