@@ -150,7 +150,7 @@ def _answer(findings: Findings) -> str:
     }
     where = " ".join(words[side].format("; ".join(found)) for side, found in sides.items() if found)
     return (
-        f"**Of {len(judged)} spikes, each let pass and prevented from the same state, {_counted(judged)}.** "
+        f"**Of {len(judged)} spikes, each let pass and prevented from the same state: {_counted(judged)}.** "
         f"The early-stopped validation loss alone is lower with the spike in {lower} and higher in {higher}, "
         "by more than chance; where it is the same, the training loss decides. "
         f"{where} {_against_rate(findings)['agreement']} Preventing them all brings the early-stopped "
