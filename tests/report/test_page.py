@@ -84,9 +84,9 @@ def test_verdict_why_what_to_do_and_the_loss_are_seen_without_scrolling(browser,
 
 
 def test_runs_with_huge_values_strange_names_or_nothing_at_all_share_the_axes(browser, spiky, log, tmp_path):
-    evil = "</script><img src=x onerror=alert(1)>" + "x" * 5000
+    evil = "</script><img src=x onerror=alert(1)>"
     huge = log(*[("step", {"step": s, "loss": 1e307 * (s + 1)}) for s in range(9)], name=evil)
-    empty = log(("event", {"step": 0, "name": "x", "message": "y"}), name=evil)
+    empty = log(("event", {"step": 0, "name": "x", "message": "y"}), name=evil + "x" * 5000)
     opened = browser.new_page(viewport={"width": 1280, "height": 800})
     complaints = []
     opened.on("pageerror", lambda error: complaints.append(str(error)))
@@ -94,8 +94,7 @@ def test_runs_with_huge_values_strange_names_or_nothing_at_all_share_the_axes(br
     opened.wait_for_function("window.foreshockOverlaid?.plots.length > 0")
     plot = "foreshockOverlaid.plots[0]"
     labels = opened.evaluate(f"{plot}.series.slice(1).map(s => s.label)")
-    assert labels[0].startswith("</script><img")
-    assert labels[1:] == ["spiky (1)", "spiky (2)"]
+    assert labels == [evil, "spiky (1)", "spiky (2)"]
     low, high = opened.evaluate(f"[{plot}.scales.y.min, {plot}.scales.y.max]")
     assert 0 < low < 1e-3
     assert 9e307 <= high < float("inf")
