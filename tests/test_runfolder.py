@@ -57,7 +57,7 @@ def test_the_report_names_the_other_runs_and_what_was_done_again(tmp_path):
     text = to_text(summarise(read_run(tmp_path / "base")))
     assert text.startswith("base/2: ")
     assert f"The folder also holds 1 earlier run, not shown here: foreshock report {first}" in text
-    assert "1 record left out: the run was resumed at an earlier step, and did them again." in text
+    assert "1 record was left out: the run was resumed at an earlier step, and did them again." in text
     page = write_html([read_run(tmp_path / "base")], tmp_path / "page.html").read_text()
     assert f"not shown here: foreshock report {first}" in page
 

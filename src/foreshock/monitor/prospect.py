@@ -89,7 +89,7 @@ class BatchSizes:
         >>> for step in range(40):
         ...     sizes.see(step, 640 if step < 30 else 20)
         >>> sizes.changed(since=25)
-        'from step 30 on batches have 20 values and not 640: that is another training'
+        'from step 30 on batches have 20 values and not 640: going back does not change that'
         >>> sizes.changed(since=38)
         ''
     """
@@ -121,7 +121,7 @@ class BatchSizes:
             return ""
         (first, size), middle = others[0], sorted(usual)[len(usual) // 2]
         return (
-            f"from step {first} on batches have {size} values and not {middle}: such training is another one"
+            f"from step {first} on batches have {size} values and not {middle}: going back does not change that"
         )
 
     def state_dict(self) -> dict[str, Any]:
