@@ -120,9 +120,8 @@ class BatchSizes:
         if len(usual) < _FEWEST or len(others) < _LATEST or others[-_LATEST:] != latest[-_LATEST:]:
             return ""
         (first, size), middle = others[0], sorted(usual)[len(usual) // 2]
-        return (
-            f"from step {first} on batches have {size} values and not {middle}: going back does not change that"
-        )
+        sizes = f"from step {first} on batches have {size} values and not {middle}"
+        return f"{sizes}: going back does not change that"
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sizes that it remembers, as plain values."""
