@@ -58,8 +58,8 @@ def guard(
     several = as_optimizers(optimizer)
     if len(several) > 1:
         raise ValueError(
-            f"guard was given {len(several)} optimizers, but the change of the gradient comes from the steps "
-            "of all: one of them alone can't be judged"
+            f"guard was given {len(several)} optimizers; it takes one, and judges by what that moves: "
+            "pass the one whose v lags, foreshock.guard(adamw) of an AdamW beside a Muon"
         )
     if isinstance(policy, str):
         chosen = make_policy(policy)
