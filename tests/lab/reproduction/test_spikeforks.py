@@ -457,7 +457,7 @@ def test_the_page_says_what_the_lines_say(lines, tmp_path):
     pages = publish(tmp_path / "results", "cpu", tmp_path / "docs")
     assert [page.name for page in pages] == ["harm.md", "principles.md"]
     text = pages[0].read_text(encoding="utf-8")
-    assert "**Of 48 spikes, each let pass and prevented from the same state, 0 neutral, 16 benign" in text
+    assert "**Of 48 spikes, each let pass and prevented from the same state: 0 neutral, 16 benign" in text
     assert "**What tells beforehand**" in text
     assert "ln validation loss ÷ 100 steps before < −0.1" in text
     assert "48 of 64 cells" in text
