@@ -131,11 +131,16 @@ def test_a_plain_step_reads_nothing_but_its_step_counts():
     assert min(counts.step_counts) >= 2 * SMALL
 
 
-@pytest.mark.parametrize(
-    ("watch", "make"), [(watch_monitor, make_adamw), (watch_guard, make_adamw), (watch_monitor, make_fused)]
-)
-def test_reads_do_not_grow_with_the_number_of_tensors(watch, make):
-    assert reads_of(SMALL, watch, make=make).device == reads_of(LARGE, watch, make=make).device
+@pytest.mark.parametrize("make", [make_adamw, make_fused])
+def test_reads_do_not_grow_with_the_number_of_tensors(make):
+    assert (
+        reads_of(SMALL, watch_monitor, make=make).device == reads_of(LARGE, watch_monitor, make=make).device
+    )
+
+
+def test_reads_of_a_guard_do_not_grow_with_the_number_of_tensors():
+    # One for what it measures, and one more where the gradient grew: when that is differs between models.
+    assert {*reads_of(SMALL, watch_guard).device} == {*reads_of(LARGE, watch_guard).device} == {1, 2}
 
 
 @pytest.mark.parametrize("read", [read_preconditioner, read_second_moment_sums])
