@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 
 from foreshock.lab.reproduction.experiments import EXPERIMENTS
 from foreshock.lab.reproduction.medium.experiments import MEDIUM
-from foreshock.lab.reproduction.page_parts import UNKNOWN, percent, shown
+from foreshock.lab.reproduction.page_parts import UNKNOWN, filled, percent, shown, template
 from foreshock.lab.reproduction.results import Result
 
 MAP = "map"
@@ -22,8 +20,6 @@ NAMED = {**EXPERIMENTS, **{f"medium {name}": experiment for name, experiment in 
 
 Surveyed = Mapping[str, Mapping[str, float]]
 """Numbers of what has lines instead of results: of ``map`` and of ``forks``."""
-
-_FIELD = re.compile(r"\{\{(.*?)\}\}")
 
 
 def write_principles(results: Mapping[str, Result], path: Path, *, surveyed: Surveyed | None = None) -> Path:
@@ -47,15 +43,14 @@ def filled_template(name: str, results: Mapping[str, Result], surveyed: Surveyed
         results: Results by experiment, a name in `NAMED`.
         surveyed: Numbers of the map and of the forks.
     """
-    text = files("foreshock.lab.reproduction").joinpath(f"templates/{name}").read_text(encoding="utf-8")
-    return fill(text, results, surveyed)
+    return fill(template(name), results, surveyed)
 
 
-def fill(template: str, results: Mapping[str, Result], surveyed: Surveyed | None = None) -> str:
+def fill(text: str, results: Mapping[str, Result], surveyed: Surveyed | None = None) -> str:
     """Return a template with its fields replaced; a dash stands for a quantity that was not measured.
 
     Args:
-        template: The text.
+        text: The template.
         results: Results by experiment, a name in `NAMED`.
         surveyed: Numbers of the map and of the forks, for fields such as ``{{map | full: blamed | %}}``.
 
@@ -66,10 +61,10 @@ def fill(template: str, results: Mapping[str, Result], surveyed: Surveyed | None
         >>> fill("spikes: {{fnn-1d | spikes}}", {})
         'spikes: –'
     """
-    return _FIELD.sub(lambda match: _filled(match[1], results, surveyed or {}), template)
+    return filled(text, lambda field: _value(field, results, surveyed or {}))
 
 
-def _filled(field: str, results: Mapping[str, Result], surveyed: Surveyed) -> str:
+def _value(field: str, results: Mapping[str, Result], surveyed: Surveyed) -> str:
     name, quantity, *form = (part.strip() for part in field.split("|"))
     if name not in (known := (*NAMED, MAP, FORKS)):
         raise ValueError(f"{{{{{field}}}}} names no experiment; there are {', '.join(known)}")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
+from importlib.resources import files
 
 UNKNOWN = "–"
+_FIELD = re.compile(r"\{\{(.*?)\}\}")
 
 
 def shown(value: float) -> str:
@@ -44,3 +47,26 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int =
     rule = [*["---"] * texts, *["---:"] * (len(headers) - texts)]
     lines = [headers, rule, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def template(name: str) -> str:
+    """Return the text of a template of this package.
+
+    Args:
+        name: Its file.
+    """
+    return files("foreshock.lab.reproduction").joinpath(f"templates/{name}").read_text(encoding="utf-8")
+
+
+def filled(text: str, value: Callable[[str], str]) -> str:
+    """Return a template with each field ``{{name}}`` replaced.
+
+    Args:
+        text: The template.
+        value: What stands for the field of a name.
+
+    Example:
+        >>> filled("{{spikes}} spikes", {"spikes": "3"}.__getitem__)
+        '3 spikes'
+    """
+    return _FIELD.sub(lambda match: value(match[1]), text)

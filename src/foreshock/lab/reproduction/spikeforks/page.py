@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from foreshock.lab.reproduction.page_parts import UNKNOWN, percent, shown, table
+from foreshock.lab.reproduction.page_parts import UNKNOWN, filled, percent, shown, table, template
 from foreshock.lab.reproduction.spikeforks.cells import KINDS, all_cells
 from foreshock.lab.reproduction.spikeforks.effects import OUTCOMES
 from foreshock.lab.reproduction.spikeforks.findings import (
@@ -35,7 +33,6 @@ from foreshock.lab.reproduction.spikeforks.rules import (
 from foreshock.lab.reproduction.spikemap.findings import discrimination
 
 PAGE = Path("explanation") / "harm.md"
-_FIELD = re.compile(r"\{\{(.*?)\}\}")
 _FEWEST = 3  # more spikes of one sort than of the other, before the first paragraph says so of a kind of task
 
 
@@ -79,8 +76,7 @@ def write_harm(
         "late": _late(findings),
         "map": _map(surveyed, mapped),
     }
-    template = files("foreshock.lab.reproduction").joinpath("templates/harm.md").read_text(encoding="utf-8")
-    path.write_text(_FIELD.sub(lambda match: fields[match[1]], template), encoding="utf-8")
+    path.write_text(filled(template("harm.md"), fields.__getitem__), encoding="utf-8")
     return path
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from foreshock.lab.reproduction.page_parts import percent, shown, table
+from foreshock.lab.reproduction.page_parts import filled, percent, shown, table, template
 from foreshock.lab.reproduction.patterns import median
 from foreshock.lab.reproduction.spikemap.cells import DECAYS, KINDS, MEMORIES, all_cells
 from foreshock.lab.reproduction.spikemap.findings import (
@@ -40,7 +38,6 @@ Lines = Sequence[Mapping[str, Any]]
 Numbers = Mapping[str, float]
 _LEAST_TOLD = 0.65  # a discrimination below this says little
 _FIRST_READING = 100
-_FIELD = re.compile(r"\{\{(.*?)\}\}")
 
 
 def write_map(lines: Lines, target: Path, *, kept: str, pictures: Path) -> Path:
@@ -70,8 +67,7 @@ def write_map(lines: Lines, target: Path, *, kept: str, pictures: Path) -> Path:
         "telling": _telling(spikes),
         "told": _told(spikes),
     }
-    template = files("foreshock.lab.reproduction").joinpath("templates/map.md").read_text(encoding="utf-8")
-    path.write_text(_FIELD.sub(lambda match: fields[match[1]], template), encoding="utf-8")
+    path.write_text(filled(template("map.md"), fields.__getitem__), encoding="utf-8")
     return path
 
 
