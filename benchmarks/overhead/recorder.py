@@ -23,12 +23,10 @@ import numpy as np
 import torch
 from benchmarks.overhead.cases import CASES, Case, Training
 from benchmarks.overhead.measure import Timings, alternate
-from benchmarks.overhead.summary import COLD
+from benchmarks.overhead.summary import blocks_of, with_intervals
 from benchmarks.overhead.watchers import Watcher, Watching
 
 import foreshock
-
-_DRAWS, _SHARE = 2000, 95.0
 
 
 def main() -> None:
@@ -73,24 +71,19 @@ def compare(timings: Timings) -> str:
     Args:
         timings: Of both copies, in blocks of the same length.
     """
-    blocks = len(timings.base) // timings.block
+    blocks, first = blocks_of(timings)
     watched = np.add(timings.base, timings.observe).reshape(blocks, -1).sum(axis=1)
     plain = np.array(timings.plain).reshape(blocks, -1).sum(axis=1)
-    first = min(-(-COLD // timings.block), blocks // 2)
     watched, plain = watched[first:], plain[first:]
 
     def more(chosen: np.ndarray) -> tuple[float, float]:
         ratios = watched[chosen] / plain[chosen]
         return float(np.median(ratios)) - 1, float(watched[chosen].sum() / plain[chosen].sum()) - 1
 
-    generator, everything = np.random.default_rng(0), np.arange(len(plain))
-    drawn = np.array([more(generator.choice(everything, len(everything))) for _ in range(_DRAWS)])
-    low, high = np.percentile(drawn, [(100 - _SHARE) / 2, (100 + _SHARE) / 2], axis=0)
+    found = with_intervals(more, len(plain))
     words = [
-        f"{value:+.2%} ({one:+.2%} to {other:+.2%}) in {name}"
-        for value, one, other, name in zip(
-            more(everything), low, high, ("the median block", "the mean"), strict=True
-        )
+        f"{value:+.2%} ({low:+.2%} to {high:+.2%}) in {name}"
+        for (value, low, high), name in zip(found, ("the median block", "the mean"), strict=True)
     ]
     return f"whole steps beside a monitor without one, processor time: {', '.join(words)}"
 

@@ -8,6 +8,7 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -49,11 +50,10 @@ def summarize(timings: Timings, *, budget: float | None = None) -> dict[str, Any
     Raises:
         ValueError: If there are fewer than two blocks.
     """
-    blocks = len(timings.base) // timings.block
+    blocks, first = blocks_of(timings)
     if not blocks >= 2:
         raise ValueError(f"there are {blocks} blocks of {timings.block} steps; at least two are needed")
     step, one_pass = float(np.median(timings.plain)), float(np.median(timings.passes))
-    first = min(-(-COLD // timings.block), blocks // 2)
     observe = np.array(timings.observe)
     quiet = float(np.median(observe))
     plain = np.array(timings.plain).reshape(blocks, timings.plain_block).mean(axis=1)[first:]
@@ -71,20 +71,40 @@ def summarize(timings: Timings, *, budget: float | None = None) -> dict[str, Any
             spent = max(spent, quiet + budget * one_pass)
         return usual, rest + mean / step, rest + spent / step
 
-    everything = np.arange(len(base))
-    generator = np.random.default_rng(0)
-    drawn = [costs(generator.choice(everything, len(everything))) for _ in range(_DRAWS)]
-    tail = (100 - _SHARE) / 2
-    low, high = np.percentile(np.array(drawn), [tail, 100 - tail], axis=0)
-    usual, steady, total = zip(costs(everything), low.tolist(), high.tolist(), strict=True)
+    usual, steady, total = with_intervals(costs, len(base))
     return {
         "step": step,
         "pass": one_pass,
-        "usual": list(usual),
-        "steady": list(steady),
-        "total": list(total),
+        "usual": usual,
+        "steady": steady,
+        "total": total,
         "added": steady[0] * step,
         "cold": (cold - cold_steps * float(direct.mean())) / step,
         "measuring": int((observe > quiet + _MEASURING * one_pass).sum()),
         "steps": len(observe),
     }
+
+
+def blocks_of(timings: Timings) -> tuple[int, int]:
+    """Return the number of blocks, and how many of them are the beginning.
+
+    Args:
+        timings: Of a run.
+    """
+    blocks = len(timings.base) // timings.block
+    return blocks, min(-(-COLD // timings.block), blocks // 2)
+
+
+def with_intervals(costs: Callable[[np.ndarray], tuple[float, ...]], count: int) -> list[list[float]]:
+    """Return each cost as [estimate, low, high], the ends of a 95 % bootstrap interval over blocks.
+
+    Args:
+        costs: The costs from some of the blocks, given by their places.
+        count: How many blocks there are.
+    """
+    everything = np.arange(count)
+    generator = np.random.default_rng(0)
+    drawn = [costs(generator.choice(everything, count)) for _ in range(_DRAWS)]
+    tail = (100 - _SHARE) / 2
+    low, high = np.percentile(np.array(drawn), [tail, 100 - tail], axis=0)
+    return [list(one) for one in zip(costs(everything), low.tolist(), high.tolist(), strict=True)]
