@@ -30,16 +30,15 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from foreshock.lab.reproduction.spikeforks.branches import PREVENTIONS
+from foreshock.lab.reproduction.spikemap.outcomes import Outcome
 
 Fork = Mapping[str, Any]
 """One fork: what `measure_fork` found, with the settings and the seed of its training."""
-Outcome = Literal["neutral", "benign", "malignant", "catastrophic"]
-OUTCOMES: tuple[Outcome, ...] = ("neutral", "benign", "malignant", "catastrophic")
 MARGIN = math.log(1.05)
 _PART = 0.9
 # What is infinite, or was none, counts as a factor of a thousand where means are taken.
@@ -70,16 +69,6 @@ class Effect:
     def sign(self) -> int:
         """1 if the spike raises the measure, −1 if it lowers it, 0 if that is no more than chance."""
         return int(math.copysign(1, self.size)) if self.counts else 0
-
-
-def forks_of(lines: Iterable[Mapping[str, Any]]) -> list[Fork]:
-    """Return all forks, each with the settings of its training.
-
-    Args:
-        lines: Lines of the experiment.
-    """
-    settings = ("kind", "batch", "beta2", "decay", "rate", "seed", "steps")
-    return [{**{name: line[name] for name in settings}, **fork} for line in lines for fork in line["forks"]]
 
 
 def prevention(fork: Fork) -> str | None:

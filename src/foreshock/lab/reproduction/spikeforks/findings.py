@@ -12,13 +12,10 @@ import numpy as np
 
 from foreshock.lab.reproduction.spikeforks.cells import KINDS, hashed, held_out
 from foreshock.lab.reproduction.spikeforks.effects import (
-    OUTCOMES,
     Effect,
     Fork,
-    Outcome,
     capped,
     effect,
-    forks_of,
     noise_floors,
     outcome,
     prevention,
@@ -29,13 +26,13 @@ from foreshock.lab.reproduction.spikeforks.rules import (
     Judged,
     Rule,
     Threshold,
-    cell_name,
     judge,
     late_generalisation,
 )
 from foreshock.lab.reproduction.spikemap.cells import Cell
 from foreshock.lab.reproduction.spikemap.findings import BEFOREHAND as MAPPED
-from foreshock.lab.reproduction.spikemap.findings import spikes_of
+from foreshock.lab.reproduction.spikemap.findings import OUTCOMES, cell_name, cell_of, spikes_of
+from foreshock.lab.reproduction.spikemap.outcomes import Outcome
 
 BAD: tuple[Outcome, ...] = ("malignant", "catastrophic")
 LATE = "benign, by late generalisation"
@@ -77,7 +74,7 @@ class Findings:
     def __init__(self, lines: Iterable[Mapping[str, Any]]) -> None:
         given = list(lines)
         self.lines = [line for line in given if line["sizes"] == given[-1]["sizes"]]
-        self.forks = forks_of(self.lines)
+        self.forks = spikes_of(self.lines, "forks")
         self.floors = noise_floors(self.forks, MEASURES)
         self.judged = self.judge_against(None)
 
@@ -93,9 +90,8 @@ class Findings:
             if against is None or against not in fork["copies"]:
                 continue
             effects = {name: effect(fork, name, self.floors, against=against) for name in MEASURES}
-            cell = Cell(*(fork[name] for name in ("kind", "batch", "beta2", "decay", "rate")))
             came_to = outcome(fork, self.floors, against=against)
-            found.append(Judgement(fork, against, came_to, effects, held_out(cell)))
+            found.append(Judgement(fork, against, came_to, effects, held_out(Cell(*cell_of(fork)))))
         return found
 
     def groups(self, judged: Sequence[Judgement]) -> dict[str, list[Judgement]]:

@@ -10,6 +10,7 @@ import torch
 
 from foreshock.lab.reproduction.spikeforks.branches import AHEAD
 from foreshock.lab.reproduction.spikemap.course import Course, State
+from foreshock.lab.reproduction.spikemap.findings import LEAST_GROWTH
 from foreshock.lab.reproduction.spikemap.readings import last_rise, read_before, split_rise
 
 _PLACES = (100, 80, 60, AHEAD)
@@ -59,10 +60,6 @@ def _curvature(course: Course, onset: int) -> dict[str, float]:
     if growth is not None and growth.total >= LEAST_GROWTH:
         found["share"] = growth.share
     return found
-
-
-LEAST_GROWTH = 0.03
-"""Growth of ln λ_max(Ĥ) below which it is not divided, as on the map."""
 
 
 @torch.no_grad()

@@ -9,16 +9,15 @@ import numpy as np
 
 from foreshock.curvature import sharpness
 from foreshock.eigen import StoppingRule
-from foreshock.lab.reproduction.spikeforks.branches import AHEAD, LOOK_EVERY, WINDOW, Branch
+from foreshock.lab.reproduction.spikeforks.branches import LOOK_EVERY, WINDOW, Branch
 from foreshock.lab.reproduction.spikemap.course import Course
+from foreshock.lab.reproduction.spikemap.survey import FACTOR
 from foreshock.lab.spikebench.spikes import spikes_above
 from foreshock.lab.spikebench.trace import Column
 
 _LAST = 100  # updates at the end of a branch whose median loss counts
 _LAST_LOOKS = _LAST // LOOK_EVERY
 _RULE = StoppingRule(relative_tolerance=0.05, max_products=10)
-FACTOR = 3.0
-"""A spike is a loss above this multiple of the median of the hundred steps before."""
 
 MEASURES: Mapping[str, str] = {
     "loss": "training loss, median of the last 100 steps",
@@ -149,6 +148,3 @@ def stays_high(branch: Branch, *, level: float, height: float) -> bool:
         return True
     rise = (height - 1) * level
     return math.isfinite(rise) and float(np.median(branch.losses[-_LAST:])) > level + rise / 2
-
-
-__all__ = ["AHEAD", "MEASURES", "at_equal_training", "measure_branch", "stays_high", "validation_at"]

@@ -10,7 +10,6 @@ from typing import Any
 
 from foreshock.lab.reproduction.page_parts import UNKNOWN, filled, percent, shown, table, template
 from foreshock.lab.reproduction.spikeforks.cells import KINDS, all_cells
-from foreshock.lab.reproduction.spikeforks.effects import OUTCOMES
 from foreshock.lab.reproduction.spikeforks.findings import (
     BAD,
     MAPS,
@@ -28,9 +27,8 @@ from foreshock.lab.reproduction.spikeforks.rules import (
     BEFOREHAND,
     Judged,
     Threshold,
-    cell_name,
 )
-from foreshock.lab.reproduction.spikemap.findings import discrimination
+from foreshock.lab.reproduction.spikemap.findings import OUTCOMES, cell_of, discrimination
 
 PAGE = Path("explanation") / "harm.md"
 _FEWEST = 3  # more spikes of one sort than of the other, before the first paragraph says so of a kind of task
@@ -82,7 +80,7 @@ def write_harm(
 
 def _facts(findings: Findings) -> dict[str, str]:
     lines, every = findings.lines, len(all_cells())
-    there = len({cell_name(line) for line in lines})
+    there = len({cell_of(line) for line in lines})
     missing = (
         f"{every - there} cells have not been run: the order is mixed, so that what is there covers all "
         "kinds thinly, and the command goes on where it stopped."

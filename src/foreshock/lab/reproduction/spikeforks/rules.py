@@ -6,15 +6,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from foreshock.lab.reproduction.spikeforks.effects import Fork
+from foreshock.lab.reproduction.spikemap.findings import LEAST_PULL, QUANTITIES, cell_of
 
 Quantity = Callable[[Fork], float]
 Quantities = Mapping[str, Quantity]
-_LEAST_PULL = 1e-4
 PULL = "ln(ηw + 10⁻⁴)"
 """The name that the map has for the speed at which decoupled weight decay shrinks the weights."""
 LEAST = 4
@@ -31,7 +31,7 @@ def _known(name: str) -> Quantity:
 BEFOREHAND: Quantities = MappingProxyType(
     {
         "weight decay": lambda fork: float(fork["decay"]),
-        PULL: lambda fork: math.log(fork["rate"] * fork["decay"] + _LEAST_PULL),
+        PULL: QUANTITIES[PULL],
         "β₂": lambda fork: float(fork["beta2"]),
         "mini-batches": lambda fork: float(fork["batch"] == "mini"),
         "spikes before": lambda fork: float(fork["earlier"]),
@@ -84,7 +84,7 @@ class Threshold:
     @property
     def pull(self) -> float:
         """The threshold of η × weight decay, of a rule on its logarithm `PULL`."""
-        return math.exp(self.at) - _LEAST_PULL
+        return math.exp(self.at) - LEAST_PULL
 
     def __str__(self) -> str:
         """Return the rule as a text; that of the pull of weight decay without its logarithm."""
@@ -210,9 +210,9 @@ def judge(
 
 def _interval(forks: Sequence[Fork], labels: Sequence[bool], rule: Rule) -> tuple[float, float]:
     """Return the ends of the balanced accuracy over resamples of cells: spikes of one training are alike."""
-    cells: dict[str, list[int]] = {}
+    cells: dict[tuple[Any, ...], list[int]] = {}
     for place, fork in enumerate(forks):
-        cells.setdefault(cell_name(fork), []).append(place)
+        cells.setdefault(cell_of(fork), []).append(place)
     groups, said = list(cells.values()), [rule(fork) for fork in forks]
     generator = np.random.default_rng(0)
     found = []
@@ -226,8 +226,3 @@ def _interval(forks: Sequence[Fork], labels: Sequence[bool], rule: Rule) -> tupl
         return math.nan, math.nan
     low, high = np.quantile(known, _ENDS)
     return float(low), float(high)
-
-
-def cell_name(fork: Fork) -> str:
-    """Return the settings of a fork's training as a text, without the seed."""
-    return "-".join(str(fork[name]) for name in ("kind", "batch", "beta2", "decay", "rate"))

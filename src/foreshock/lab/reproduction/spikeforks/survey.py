@@ -27,14 +27,10 @@ from foreshock.lab.reproduction.spikeforks.branches import (
 )
 from foreshock.lab.reproduction.spikeforks.cells import KINDS, Sizes, all_cells, fork_fingerprint
 from foreshock.lab.reproduction.spikeforks.known import known_before
-from foreshock.lab.reproduction.spikeforks.measures import (
-    FACTOR,
-    at_equal_training,
-    measure_branch,
-    stays_high,
-)
+from foreshock.lab.reproduction.spikeforks.measures import at_equal_training, measure_branch, stays_high
 from foreshock.lab.reproduction.spikemap.cells import Cell
 from foreshock.lab.reproduction.spikemap.course import Course
+from foreshock.lab.reproduction.spikemap.survey import FACTOR
 from foreshock.lab.spikebench.spikes import spikes_above
 from foreshock.lab.tasks import OptimizerConfig, build_optimizer
 from foreshock.spikes import SpikeEvent
@@ -226,6 +222,3 @@ def _add_equal(
             copy[f"equal {way}"] = value
         for copy, value in zip(found["copies"][way], others, strict=True):
             copy[f"equal {way}"] = value
-
-
-__all__ = ["FORKS", "load_lines", "measure_cell", "survey"]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from foreshock.lab.reproduction.patterns import median
 from foreshock.lab.reproduction.spikemap.cells import MEMORIES
+from foreshock.lab.reproduction.spikemap.outcomes import Outcome
 from foreshock.lab.reproduction.spikemap.survey import FACTOR
 
 Spike = Mapping[str, Any]
@@ -27,22 +28,23 @@ LEAST_GROWTH = 0.03
 BLAMED = 0.5
 _RIDGE = 0.1
 # Without weight decay something else still moves the landscape; the accuracies are the same at 10⁻⁵ and 10⁻³.
-_LEAST_PULL = 1e-4
+LEAST_PULL = 1e-4
 _FOLDS = 10
-OUTCOMES = ("neutral", "benign", "malignant", "catastrophic")
+OUTCOMES: tuple[Outcome, ...] = ("neutral", "benign", "malignant", "catastrophic")
 SIGNALS: Mapping[str, str] = MappingProxyType(
     {"ratio": "λ_max(Ĥ)", "gradient_ratio": "λ_grad", "mean_square": "mean-square ratio"}
 )
 
 
-def spikes_of(lines: Iterable[Mapping[str, Any]]) -> list[Spike]:
+def spikes_of(lines: Iterable[Mapping[str, Any]], field: str = "judged") -> list[Spike]:
     """Return all measured spikes, each with the settings of its cell.
 
     Args:
-        lines: Lines of the map.
+        lines: Lines of the map, or of another experiment on such cells.
+        field: Where a line has its spikes.
     """
     settings = ("kind", "batch", "beta2", "decay", "rate", "seed", "steps")
-    return [{**{name: line[name] for name in settings}, **one} for line in lines for one in line["judged"]]
+    return [{**{name: line[name] for name in settings}, **one} for line in lines for one in line[field]]
 
 
 def share(spike: Spike) -> float:
@@ -131,7 +133,7 @@ QUANTITIES: Mapping[str, Callable[[Spike], float]] = MappingProxyType(
         "ln(1 − β₂)": lambda spike: math.log(1 - spike["beta2"]),
         "decay": lambda spike: float(spike["decay"] > 0),
         "ln s": lambda spike: math.log(decay_speed(spike)),
-        "ln(ηw + 10⁻⁴)": lambda spike: math.log(spike["rate"] * spike["decay"] + _LEAST_PULL),
+        "ln(ηw + 10⁻⁴)": lambda spike: math.log(spike["rate"] * spike["decay"] + LEAST_PULL),
     }
 )
 """What a formula may use, each known before the spike."""
@@ -251,8 +253,7 @@ def judge_formula(spikes: Sequence[Spike], names: Sequence[str]) -> Judged | Non
 
 def _tenth(spike: Spike) -> int:
     """Return which tenth of the cells a spike belongs to; both seeds of a cell belong to the same."""
-    name = "-".join(map(str, cell_of(spike)))
-    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % _FOLDS
+    return int(hashlib.sha256(cell_name(spike).encode()).hexdigest(), 16) % _FOLDS
 
 
 def held_out(spikes: Sequence[Spike], names: Sequence[str], part: Callable[[Spike], Any]) -> float:
@@ -393,3 +394,8 @@ def _paired(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def cell_of(line: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what names the cell of a line or of a spike: all settings but the seed."""
     return tuple(line[name] for name in ("kind", "batch", "beta2", "decay", "rate"))
+
+
+def cell_name(line: Mapping[str, Any]) -> str:
+    """Return the same as a text."""
+    return "-".join(map(str, cell_of(line)))
