@@ -14,6 +14,7 @@ from foreshock.cli.app import app
 from foreshock.lab.reproduction.filling import FORKS as FOLDER
 from foreshock.lab.reproduction.filling import MAP, fill
 from foreshock.lab.reproduction.page import publish
+from foreshock.lab.reproduction.skill import balanced_accuracy
 from foreshock.lab.reproduction.spikeforks import branches as branching
 from foreshock.lab.reproduction.spikeforks.branches import WINDOW, Branch, Looks, follow, look_back
 from foreshock.lab.reproduction.spikeforks.cells import KINDS, Sizes, all_cells, fork_fingerprint, held_out
@@ -31,7 +32,6 @@ from foreshock.lab.reproduction.spikeforks.rules import (
     BEFOREHAND,
     PULL,
     Threshold,
-    balanced_accuracy,
     choose_rule,
     judge,
     late_generalisation,

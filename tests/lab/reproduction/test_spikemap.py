@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from foreshock.cli.app import app
 from foreshock.lab.reproduction.filling import MAP, fill
 from foreshock.lab.reproduction.page import publish
+from foreshock.lab.reproduction.skill import discrimination
 from foreshock.lab.reproduction.spikemap import survey as surveys
 from foreshock.lab.reproduction.spikemap.cells import Cell, all_cells, fingerprint
 from foreshock.lab.reproduction.spikemap.course import (
@@ -26,7 +27,6 @@ from foreshock.lab.reproduction.spikemap.findings import (
     BORDER,
     crossed_first,
     decay_speed,
-    discrimination,
     held_out,
     judge_formulas,
     spikes_of,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from foreshock.lab.reproduction.page_parts import UNKNOWN, filled, percent, shown, table, template
+from foreshock.lab.reproduction.skill import discrimination
 from foreshock.lab.reproduction.spikeforks.cells import KINDS, all_cells
 from foreshock.lab.reproduction.spikeforks.findings import (
     BAD,
@@ -28,7 +29,7 @@ from foreshock.lab.reproduction.spikeforks.rules import (
     Judged,
     Threshold,
 )
-from foreshock.lab.reproduction.spikemap.findings import OUTCOMES, cell_of, discrimination
+from foreshock.lab.reproduction.spikemap.findings import OUTCOMES, cell_of
 
 PAGE = Path("explanation") / "harm.md"
 _FEWEST = 3  # more spikes of one sort than of the other, before the first paragraph says so of a kind of task
@@ -253,13 +254,10 @@ def _telling(findings: Findings) -> str:
         for outcomes in (("benign",), BAD):
             areas = []
             for side in (False, True):
-                known = [
-                    (value, one.outcome in outcomes)
-                    for one in findings.judged
-                    if one.held == side and not math.isnan(value := quantity(one.fork))
-                ]
-                areas.append(shown(discrimination([pair[0] for pair in known], [pair[1] for pair in known])))
-            cells.append(" / ".join(areas))
+                half = [one for one in findings.judged if one.held == side]
+                labels = [one.outcome in outcomes for one in half]
+                areas.append(discrimination([quantity(one.fork) for one in half], labels))
+            cells.append(" / ".join(map(shown, areas)))
         late = " (once it has come)" if name in AFTERWARDS else ""
         rows.append([f"{name}{late}", *cells])
     return (

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from foreshock.lab.reproduction.skill import balanced_accuracy
 from foreshock.lab.reproduction.spikeforks.effects import Fork
 from foreshock.lab.reproduction.spikemap.findings import LEAST_PULL, QUANTITIES, cell_of
 
@@ -153,23 +154,6 @@ def choose_rule(
                 if right > best + 1e-9:
                     best, chosen = right, rule
     return chosen
-
-
-def balanced_accuracy(said: Sequence[bool], labels: Sequence[bool]) -> float:
-    """Return the mean of the shares that are right of either class; one half is chance; NaN without both.
-
-    Args:
-        said: What a rule says.
-        labels: What is true.
-
-    Example:
-        >>> balanced_accuracy([True, True, False], [True, False, False])
-        0.75
-    """
-    yes, true = np.array(said, dtype=bool), np.array(labels, dtype=bool)
-    if not 0 < true.sum() < true.size:
-        return math.nan
-    return float((yes[true].mean() + (~yes[~true]).mean()) / 2)
 
 
 def judge(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreshock.lab.reproduction.patterns import median
+from foreshock.lab.reproduction.skill import balanced_accuracy, discrimination
 from foreshock.lab.reproduction.spikemap.cells import MEMORIES
 from foreshock.lab.reproduction.spikemap.outcomes import Outcome
 from foreshock.lab.reproduction.spikemap.survey import FACTOR
@@ -181,21 +182,9 @@ def _logistic(design: Floats, labels: Floats) -> Floats:
     return weights
 
 
-def balanced_accuracy(spikes: Sequence[Spike], formula: Formula) -> float:
-    """Return the mean of the shares classified correctly on either side; one half is chance.
-
-    Args:
-        spikes: Spikes with a share.
-        formula: The formula.
-    """
-    sides = [[spike for spike in spikes if (share(spike) >= BLAMED) == side] for side in (True, False)]
-    if not all(sides):
-        return math.nan
-    right = [
-        fraction(members, lambda spike, side=side: formula.blames_v(spike) == side)  # type: ignore[misc]
-        for members, side in zip(sides, (True, False), strict=True)
-    ]
-    return sum(right) / 2
+def _accuracy(spikes: Sequence[Spike], formula: Formula) -> float:
+    said = [formula.blames_v(spike) for spike in spikes]
+    return balanced_accuracy(said, [share(spike) >= BLAMED for spike in spikes])
 
 
 @dataclass(frozen=True)
@@ -244,8 +233,8 @@ def judge_formula(spikes: Sequence[Spike], names: Sequence[str]) -> Judged | Non
         return None
     return Judged(
         formula,
-        balanced_accuracy(own, formula),
-        balanced_accuracy(others, formula),
+        _accuracy(own, formula),
+        _accuracy(others, formula),
         held_out(known, names, _tenth),
         held_out(known, names, lambda spike: spike["kind"]),
     )
@@ -264,36 +253,14 @@ def held_out(spikes: Sequence[Spike], names: Sequence[str], part: Callable[[Spik
         names: Names in `QUANTITIES`.
         part: Returns the part that a spike belongs to.
     """
-    right: dict[bool, list[bool]] = {True: [], False: []}
+    said, labels = list[bool](), list[bool]()
     for chosen in dict.fromkeys(map(part, spikes)):
         formula = fit_formula([spike for spike in spikes if part(spike) != chosen], names)
         for spike in spikes:
             if formula is not None and part(spike) == chosen:
-                blamed = share(spike) >= BLAMED
-                right[blamed].append(formula.blames_v(spike) == blamed)
-    if not all(right.values()):
-        return math.nan
-    return sum(sum(found) / len(found) for found in right.values()) / 2
-
-
-def discrimination(values: Sequence[float], labels: Sequence[bool]) -> float:
-    """Return the chance that a member of a class has a larger value than another; a tie counts one half.
-
-    It is the area under the ROC curve.
-
-    Args:
-        values: A quantity.
-        labels: Whether each belongs to the class.
-
-    Example:
-        >>> discrimination([1.0, 2.0, 3.0], [False, True, True]), discrimination([1.0, 1.0], [True, False])
-        (1.0, 0.5)
-    """
-    numbers, inside = np.array(values, dtype=float), np.array(labels, dtype=bool)
-    if not 0 < inside.sum() < inside.size:
-        return math.nan
-    apart = numbers[inside][:, None] - numbers[~inside]
-    return float(np.mean(0.5 + 0.5 * np.sign(apart)))
+                said.append(formula.blames_v(spike))
+                labels.append(share(spike) >= BLAMED)
+    return balanced_accuracy(said, labels)
 
 
 BEFOREHAND: Mapping[str, Callable[[Spike], float]] = MappingProxyType(
@@ -320,9 +287,9 @@ def telling(spikes: Sequence[Spike], outcomes: Sequence[str]) -> dict[str, list[
     for name, quantity in BEFOREHAND.items():
         found[name] = []
         for seed in seeds:
-            rows = [(quantity(s), s["outcome"] in outcomes) for s in known if s["seed"] == seed]
-            rows = [row for row in rows if not math.isnan(row[0])]
-            found[name].append(discrimination([row[0] for row in rows], [row[1] for row in rows]))
+            own = [spike for spike in known if spike["seed"] == seed]
+            labels = [spike["outcome"] in outcomes for spike in own]
+            found[name].append(discrimination([quantity(spike) for spike in own], labels))
     return found
 
 
