@@ -58,6 +58,10 @@ class Judgement:
     held: bool
 
 
+Prevented = Callable[[Judgement], bool]
+"""Whether a spike is prevented."""
+
+
 class Findings:
     """All that the page says, of the lines.
 
@@ -94,13 +98,10 @@ class Findings:
             found.append(Judgement(fork, against, came_to, effects, held_out(Cell(*cell_of(fork)))))
         return found
 
-    def groups(self, judged: Sequence[Judgement]) -> dict[str, list[Judgement]]:
-        """Return judgements by what may matter: kind of task, batch, β₂, weight decay.
-
-        Args:
-            judged: The judgements.
-        """
-        found = {"all": list(judged)}
+    def groups(self) -> dict[str, list[Judgement]]:
+        """Return the judgements by what may matter: kind of task, batch, β₂, weight decay."""
+        judged = self.judged
+        found = {"all": judged}
         for name, kind in KINDS.items():
             found[kind.network.title] = [one for one in judged if one.fork["kind"] == name]
         tests: dict[str, Callable[[Fork], bool]] = {
@@ -172,17 +173,22 @@ def map_rules(surveyed: Sequence[Mapping[str, Any]]) -> dict[str, Judged]:
     }
 
 
-def price(judged: Sequence[Judgement], measure: str, prevented: Callable[[Judgement], bool]) -> float:
+def price(judged: Sequence[Judgement], measure: str, prevented: Prevented | None = None) -> float:
     """Return the geometric mean of a measure ÷ what it is if every spike passes; NaN of none.
 
     Args:
         judged: The spikes.
         measure: A name in `MEASURES`.
-        prevented: Whether a spike is prevented.
+        prevented: Whether a spike is prevented; None if all are.
     """
     known = [one for one in judged if not math.isnan(one.effects[measure].size)]
-    sizes = [-one.effects[measure].size if prevented(one) else 0.0 for one in known]
-    return math.exp(float(np.mean(sizes))) if sizes else math.nan
+    return _geometric_mean(
+        [-one.effects[measure].size if prevented is None or prevented(one) else 0.0 for one in known]
+    )
+
+
+def _geometric_mean(logarithms: Sequence[float]) -> float:
+    return math.exp(float(np.mean(logarithms))) if logarithms else math.nan
 
 
 def worst(judged: Sequence[Judgement], measure: str) -> float:
@@ -217,8 +223,9 @@ def sides_of(surveyed: Sequence[Mapping[str, Any]], rule: Rule) -> dict[bool, di
         found[says] = {"compared": float(len(members)), **numbers}
         found[says]["bad"] = float(sum(counts[name] for name in BAD))
         for name, measure in (("validation", "validation_effect"), ("loss", "loss_effect")):
-            sizes = [-capped(one[measure]) for one in members if not math.isnan(one[measure])]
-            found[says][name] = math.exp(float(np.mean(sizes))) if sizes else math.nan
+            found[says][name] = _geometric_mean(
+                [-capped(one[measure]) for one in members if not math.isnan(one[measure])]
+            )
     return found
 
 
@@ -252,7 +259,7 @@ def summarise(
         "spikes": float(len(findings.forks)),
         "compared": float(len(findings.judged)),
     }
-    for title, members in findings.groups(findings.judged).items():
+    for title, members in findings.groups().items():
         counts = Counter(one.outcome for one in members)
         found[f"{title}: compared"] = float(len(members))
         for name in OUTCOMES:
@@ -260,5 +267,5 @@ def summarise(
             found[f"{title}: share {name}"] = counts[name] / len(members) if members else math.nan
         found[f"{title}: bad"] = float(sum(counts[name] for name in BAD))
         for quoted, measure in (("validation", "best"), ("loss", "loss")):
-            found[f"{title}: {quoted}"] = price(members, measure, lambda one: True)  # noqa: ARG005
+            found[f"{title}: {quoted}"] = price(members, measure)
     return found

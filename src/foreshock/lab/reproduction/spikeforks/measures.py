@@ -17,6 +17,7 @@ from foreshock.lab.spikebench.trace import Column
 
 _LAST = 100  # updates at the end of a branch whose median loss counts
 _LAST_LOOKS = _LAST // LOOK_EVERY
+_FIRST_LOOK = -(-WINDOW // LOOK_EVERY)  # after the window
 _RULE = StoppingRule(relative_tolerance=0.05, max_products=10)
 
 MEASURES: Mapping[str, str] = {
@@ -74,8 +75,7 @@ def lowest_common(passed: Sequence[Branch], prevented: Sequence[Branch]) -> floa
         passed: Branches with the spike.
         prevented: Branches without.
     """
-    first = -(-WINDOW // LOOK_EVERY)
-    reached = [min(one.looks.training[first:], default=math.inf) for one in (*passed, *prevented)]
+    reached = [min(one.looks.training[_FIRST_LOOK:], default=math.inf) for one in (*passed, *prevented)]
     return max(reached, default=math.inf)
 
 
@@ -126,8 +126,10 @@ def at_equal_training(
     level = lowest_common(passed, prevented)
     if not 0 < level < math.inf:
         return [math.nan] * len(passed), [math.nan] * len(prevented)
-    first = -(-WINDOW // LOOK_EVERY)
-    own = [validation_at(level, one.looks.training[first:], one.looks.validation[first:]) for one in passed]
+    own = [
+        validation_at(level, one.looks.training[_FIRST_LOOK:], one.looks.validation[_FIRST_LOOK:])
+        for one in passed
+    ]
     others = []
     for one in prevented:
         training = [value for value, _ in history] + one.looks.training

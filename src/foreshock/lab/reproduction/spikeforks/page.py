@@ -16,6 +16,7 @@ from foreshock.lab.reproduction.spikeforks.findings import (
     MAPS,
     Findings,
     Judgement,
+    Prevented,
     map_rules,
     price,
     sides_of,
@@ -27,6 +28,7 @@ from foreshock.lab.reproduction.spikeforks.rules import (
     AFTERWARDS,
     BEFOREHAND,
     Judged,
+    Rule,
     Threshold,
 )
 from foreshock.lab.reproduction.spikemap.findings import OUTCOMES, cell_of
@@ -59,15 +61,15 @@ def write_harm(
     up = (Path("..") / pictures.relative_to(target)).as_posix()
     mapped = map_rules(surveyed) if surveyed else {}
     fixed = mapped["malignant or catastrophic"].rule if mapped else None
-    rules = findings.rules(fixed)
+    rules, against_rate = findings.rules(fixed), _against_rate(findings)
     fields = {
         **_facts(findings),
         "results": kept,
-        "answer": _answer(findings),
+        "answer": _answer(findings, against_rate["agreement"]),
         "rule": _rule_sentence(rules, mapped),
         "figure": f"![{CAPTION}]({up}/{PICTURE})\n\n*{CAPTION}.*",
         "outcomes": _outcomes(findings),
-        **_against_rate(findings),
+        **against_rate,
         "telling": _telling(findings),
         "rules": _rules(rules),
         "price": _prices(findings, rules),
@@ -109,13 +111,13 @@ def _facts(findings: Findings) -> dict[str, str]:
 def _late(findings: Findings) -> str:
     """Return what the spikes do where generalisation comes late."""
     title = KINDS["addition"].network.title
-    members = findings.groups(findings.judged)[title]
+    members = findings.groups()[title]
     lower, higher = signs(members, "best")
     return (
         f"preventing one spike there brings the early-stopped validation loss to "
-        f"{shown(price(members, 'best', _always))} times (geometric mean of {len(members)}; worst "
+        f"{shown(price(members, 'best'))} times (geometric mean of {len(members)}; worst "
         f"{shown(worst(members, 'best'))}), by more than chance higher in {lower} and lower in {higher}, and "
-        f"the training loss to {shown(price(members, 'loss', _always))} times"
+        f"the training loss to {shown(price(members, 'loss'))} times"
     )
 
 
@@ -124,9 +126,9 @@ def _counted(judged: Sequence[Judgement]) -> str:
     return ", ".join(f"{counts[name]} {name}" for name in OUTCOMES)
 
 
-def _answer(findings: Findings) -> str:
+def _answer(findings: Findings, agreement: str) -> str:
     """Return the answer in one paragraph: what became of the spikes, and where preventing pays."""
-    judged, groups = findings.judged, findings.groups(findings.judged)
+    judged, groups = findings.judged, findings.groups()
     titles = [kind.network.title for kind in KINDS.values()]
     sides: dict[str, list[str]] = {"pays": [], "costs": [], "open": []}
     lower, higher = signs(judged, "best")
@@ -148,16 +150,11 @@ def _answer(findings: Findings) -> str:
         f"**Of {len(judged)} spikes, each let pass and prevented from the same state: {_counted(judged)}.** "
         f"The early-stopped validation loss alone is lower with the spike in {lower} and higher in {higher}, "
         "by more than chance; where it is the same, the training loss decides. "
-        f"{where} {_against_rate(findings)['agreement']} Preventing them all brings the early-stopped "
+        f"{where} {agreement} Preventing them all brings the early-stopped "
         "validation loss to "
-        f"{shown(price(judged, 'best', _always))} times, and the training loss to "
-        f"{shown(price(judged, 'loss', _always))} times what they are with the spike (geometric means)."
+        f"{shown(price(judged, 'best'))} times, and the training loss to "
+        f"{shown(price(judged, 'loss'))} times what they are with the spike (geometric means)."
     )
-
-
-def _always(one: Judgement) -> bool:
-    del one
-    return True
 
 
 def _rule_sentence(rules: Mapping[str, Judged], mapped: Mapping[str, Judged]) -> str:
@@ -204,15 +201,15 @@ def _accuracy(found: Judged) -> str:
 
 def _outcomes(findings: Findings) -> str:
     rows = []
-    for title, members in findings.groups(findings.judged).items():
+    for title, members in findings.groups().items():
         counts = Counter(one.outcome for one in members)
         arrows = [
             f"{lower}↓ {higher}↑"
             for lower, higher in (signs(members, name) for name in ("best", "equal", "loss", "sharpness"))
         ]
         prices = [
-            *(shown(price(members, "best", _always)), shown(worst(members, "best"))),
-            *(shown(price(members, "loss", _always)), shown(worst(members, "loss"))),
+            *(shown(price(members, "best")), shown(worst(members, "best"))),
+            *(shown(price(members, "loss")), shown(worst(members, "loss"))),
         ]
         rows.append([title, str(len(members)), *(str(counts[name]) for name in OUTCOMES), *prices, *arrows])
     heads = [
@@ -285,17 +282,13 @@ def _prices(findings: Findings, rules: Mapping[str, Judged]) -> str:
     held = [one for one in findings.judged if one.held]
     if not held:
         return ""
-    rows = [["every spike", *_priced(held, _always)]]
+    rows = [["every spike", *_priced(held)]]
     for name, found in rules.items():
-        rule, spares = found.rule, name.startswith("benign")
-        if rule is None:
+        if found.rule is None:
             continue
-
-        def prevented(one: Judgement, rule: Any = rule, spares: bool = spares) -> bool:  # noqa: FBT001
-            return bool(rule(one.fork)) != spares
-
+        spares = name.startswith("benign")
         title = f"all but where {_named(found)}" if spares else f"where {_named(found)}"
-        rows.append([title, *_priced(held, prevented)])
+        rows.append([title, *_priced(held, _prevented(found.rule, spares=spares))])
     heads = ["prevented", "early-stopped validation", "training loss"]
     return (
         "What it costs or brings on the held-out half, ÷ what letting every spike pass comes to (geometric "
@@ -303,8 +296,12 @@ def _prices(findings: Findings, rules: Mapping[str, Judged]) -> str:
     )
 
 
-def _priced(held: Sequence[Judgement], prevented: Any) -> list[str]:
-    count = sum(map(prevented, held))
+def _prevented(rule: Rule, *, spares: bool) -> Prevented:
+    return lambda one: rule(one.fork) != spares
+
+
+def _priced(held: Sequence[Judgement], prevented: Prevented | None = None) -> list[str]:
+    count = len(held) if prevented is None else sum(map(prevented, held))
     return [f"{count} of {len(held)}", *(shown(price(held, name, prevented)) for name in ("best", "loss"))]
 
 
