@@ -18,7 +18,7 @@ test: $(VENV)/.dev
 test-slow test-distributed test-browser: $(VENV)/.dev
 	$(BIN)/pytest -n 2 -m $(@:test-%=%)
 
-# Both of it in one go, the slow ones first: tests/conftest.py.
+# All tests in one go, the slow ones first: tests/conftest.py.
 test-all: $(VENV)/.dev
 	$(BIN)/pytest -n 2 --dist worksteal -m ""
 
