@@ -12,7 +12,8 @@ from foreshock.report.markdown import to_markdown
 from foreshock.report.rank_losses import odd_losses
 from foreshock.report.ranks import ADVICE, compare_ranks
 from foreshock.runlog import RunLogWriter, read_run
-from foreshock.runlog.ranks import MOST_RANKS, rank_logs, rank_of
+from foreshock.runlog.folders import rank_files, rank_of
+from foreshock.runlog.ranks import MOST_RANKS, rank_logs
 
 STEPS = 100
 
@@ -276,6 +277,8 @@ def test_a_log_of_another_name_or_a_broken_one_is_no_rank(tmp_path):
     assert found.read == (0,)
     assert rank_of(tmp_path / "first.jsonl") is None
     assert rank_of(tmp_path / "rank٣.jsonl") is None
+    (tmp_path / "rank².jsonl").touch()
+    assert [path.name for path in rank_files(tmp_path)] == ["rank0.jsonl", "rank1.jsonl"]
     named = tmp_path / "first.jsonl"
     named.write_bytes((tmp_path / "rank0.jsonl").read_bytes())
     assert rank_logs(named, {"ranks": 2}) is None

@@ -17,8 +17,9 @@ import numpy as np
 from foreshock.report.rank_losses import odd_losses
 from foreshock.representation import short_line
 from foreshock.runlog.decoding import is_count
+from foreshock.runlog.folders import rank_of
 from foreshock.runlog.numbers import as_number
-from foreshock.runlog.ranks import RankLogs, rank_logs, rank_of, read_ranks
+from foreshock.runlog.ranks import RankLogs, rank_logs, read_ranks
 from foreshock.runlog.values import numbers
 from foreshock.words import count, number
 
