@@ -11,7 +11,7 @@ import numpy as np
 from foreshock.explain.history import History, middle, number_of, quotient
 from foreshock.explain.jump import NEAR, WINDOW, Jump
 from foreshock.explain.record import Cause, Fact
-from foreshock.words import number
+from foreshock.words import first_few, number
 
 if TYPE_CHECKING:
     from foreshock.spikes import LossEvent
@@ -113,7 +113,7 @@ def parameters_changed(history: History, event: LossEvent) -> Cause | None:
     names = [str(name) for name in row.get("names") or ()] if isinstance(row.get("names"), list) else []
     step = int(row["step"])
     facts = (Fact("tensors trained anew", new, 0.0, step), Fact("tensors no longer trained", gone, 0.0, step))
-    listed = f" ({', '.join(names[:3])}{' …' if len(names) > 3 else ''})" if names else ""
+    listed = f" ({first_few(names, most=3)})" if names else ""
     known = [f"{one:,.0f}" if math.isfinite(one) else "some" for one in (new, gone)]
     words = f"{known[0]} tensors{listed} began to be trained at step {step:,}, {known[1]} stopped"
     return Cause("parameters changed", _fading(event.onset - step), words, facts, step)

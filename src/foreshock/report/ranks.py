@@ -21,7 +21,7 @@ from foreshock.runlog.folders import rank_of
 from foreshock.runlog.numbers import as_number
 from foreshock.runlog.ranks import RankLogs, rank_logs, read_ranks
 from foreshock.runlog.values import numbers
-from foreshock.words import count, number
+from foreshock.words import count, first_few, number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -46,7 +46,7 @@ _TOGETHER, _ALONE = "joint batch", "local batch"
 _OWN_EVENTS = 20
 _FAILURES = ("probe failed", "no probe")
 _OF_ALL = ("probe failed", _ALONE)  # what all ranks record at one step, but one that is gone
-_MANY = 8  # ranks that are named one by one
+_MANY = 8  # ranks without a log that are named one by one
 
 ADVICE = {
     "no log": "find out why this rank wrote none: its warning says whether the folder could not be written",
@@ -116,8 +116,8 @@ class Ranks:
         if not self.departures:
             return f"{self.size:,} ranks, which agree"
         found = sorted({one.rank for one in self.departures})
-        named = ", ".join(map(str, found[:_MANY])) + (" …" if len(found) > _MANY else "")
-        return f"{self.size:,} ranks, of which {named} {'departs' if len(found) == 1 else 'depart'}"
+        depart = "departs" if len(found) == 1 else "depart"
+        return f"{self.size:,} ranks, of which {first_few(found)} {depart}"
 
 
 def compare_ranks(run: Run) -> Ranks | None:
