@@ -197,7 +197,7 @@ def _verdict(found: Advice) -> list[str]:
         what = (
             "removes the spikes of the window and holds from the start of the run"
             if found.whole
-            else ("removes the spikes")
+            else "removes the spikes"
         )
         lines.append(
             f"Nothing found that costs nothing: none of these changes {what}. Two of them together can be "
