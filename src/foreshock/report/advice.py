@@ -53,7 +53,8 @@ def _of_ranks(summary: RunSummary) -> Iterator[str]:
         if one.rank not in ranks:
             ranks.append(one.rank)
     for what, ranks in found.items():
-        yield f"Rank {first_few(ranks)} ({what}): {ADVICE[what]}."
+        who = "Rank" if len(ranks) == 1 else "Ranks"
+        yield f"{who} {first_few(ranks)} ({what}): {ADVICE[what]}."
 
 
 def _after(summary: RunSummary) -> Iterator[str]:
