@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def number(value: float) -> str:
@@ -48,6 +49,20 @@ def percent(share: float) -> str:
     if 0 < share < 0.01:
         return "under 1 %"
     return "over 99 %" if 0.99 < share < 1 else f"{share:.0%}".replace("%", " %")
+
+
+def first_few(names: Sequence[object], *, most: int = 8) -> str:
+    """Return things in a row, of many the first ones: ``0, 1, 2 …``.
+
+    Args:
+        names: What they are called.
+        most: So many are named.
+
+    Example:
+        >>> first_few([3, 5], most=2), first_few(["lr", "eps", "beta2"], most=2)
+        ('3, 5', 'lr, eps …')
+    """
+    return ", ".join(map(str, names[:most])) + (" …" if len(names) > most else "")
 
 
 def listed(steps: list[int], *, most: int = 5) -> str:

@@ -278,6 +278,12 @@ def test_a_folder_with_one_table_is_that_table(tmp_path):
         import_run(folder, tmp_path / "run2")
 
 
+def test_a_table_whose_name_begins_like_that_of_a_rank_is_a_table(tmp_path):
+    rows = "".join(f'{{"step": {step}, "loss": {2.0 - step}}}\n' for step in range(3))
+    (tmp_path / "ranking.jsonl").write_text(rows)
+    assert import_run(tmp_path, tmp_path / "run").source == tmp_path / "ranking.jsonl"
+
+
 def test_a_run_of_foreshock_needs_no_import(tmp_path):
     made = import_run(table(tmp_path), tmp_path / "run").path
     for source in (made, made.parent):

@@ -133,6 +133,20 @@ def test_parts_of_an_accumulation_are_tried_together():
         what_stays(snapshot, 40, parts, Subject(training.model, [training.optimizer]), bar=1.0)
 
 
+def test_casts_of_the_present_weights_are_not_tried_instead():
+    """Inside of autocast, which keeps the casts of weights that it has seen."""
+    training = Training().go(30)
+    snapshot = training.monitor.recorder.newest()
+    batch = torch.randn(16, 8), torch.zeros(16, 1)
+    subject = Subject(training.model, [training.optimizer], training.loss_fn)
+    with torch.no_grad():
+        training.model[-1].weight.mul_(1e4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert training.loss_fn(training.model, batch) > 1e4
+        assert what_stays(snapshot, 40, batch, subject, bar=1e3) == ""
+        assert training.loss_fn(training.model, batch) > 1e4
+
+
 def test_batches_of_another_size_are_named_and_varied_ones_are_not():
     sizes, varied = BatchSizes(), BatchSizes()
     for step in range(60):

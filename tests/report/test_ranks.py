@@ -7,12 +7,13 @@ import pytest
 
 from foreshock.live.status import status_of
 from foreshock.live.watched import WatchedFolder
-from foreshock.report import summarise, to_text, verdict, write_html
+from foreshock.report import summarise, to_text, verdict, write_figure, write_html, write_picture
 from foreshock.report.markdown import to_markdown
 from foreshock.report.rank_losses import odd_losses
 from foreshock.report.ranks import ADVICE, compare_ranks
 from foreshock.runlog import RunLogWriter, read_run
-from foreshock.runlog.ranks import MOST_RANKS, rank_logs, rank_of
+from foreshock.runlog.folders import rank_files, rank_of
+from foreshock.runlog.ranks import MOST_RANKS, rank_logs
 
 STEPS = 100
 
@@ -276,10 +277,23 @@ def test_a_log_of_another_name_or_a_broken_one_is_no_rank(tmp_path):
     assert found.read == (0,)
     assert rank_of(tmp_path / "first.jsonl") is None
     assert rank_of(tmp_path / "rank٣.jsonl") is None
+    (tmp_path / "rank².jsonl").touch()
+    assert [path.name for path in rank_files(tmp_path)] == ["rank0.jsonl", "rank1.jsonl"]
     named = tmp_path / "first.jsonl"
     named.write_bytes((tmp_path / "rank0.jsonl").read_bytes())
     assert rank_logs(named, {"ranks": 2}) is None
     assert compare_ranks(read_run(named)) is None
+
+
+def test_a_picture_reads_no_other_rank(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    ranks_of(tmp_path, steps=range(37))
+    run = read_run(tmp_path)
+    assert summarise(run).ranks is not None
+    assert summarise(run, with_ranks=False).ranks is None
+    monkeypatch.setattr("foreshock.report.summary.compare_ranks", None)
+    write_picture(run, tmp_path / "run.svg")
+    write_figure([run], tmp_path / "loss.svg", kind="loss")
 
 
 def test_the_page_has_the_ranks(tmp_path):

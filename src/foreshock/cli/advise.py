@@ -197,7 +197,7 @@ def _verdict(found: Advice) -> list[str]:
         what = (
             "removes the spikes of the window and holds from the start of the run"
             if found.whole
-            else ("removes the spikes")
+            else "removes the spikes"
         )
         lines.append(
             f"Nothing found that costs nothing: none of these changes {what}. Two of them together can be "
@@ -208,7 +208,7 @@ def _verdict(found: Advice) -> list[str]:
         cost = f"the late loss is {one.loss:.2g} × what it was"
         lines.append(
             f"{one.candidate.change}: {one.candidate.words}. No spike in {found.steps:,} steps from any of "
-            f"{len(one.spikes)} starts, where {_as_it_was(found)}; {cost}."
+            f"{one.starts} starts, where {_as_it_was(found)}; {cost}."
         )
     lines.extend(_from_the_start(found, one) for one in found.whole)
     if found.chosen is not None and not found.whole:

@@ -66,9 +66,9 @@ def picture_file(path: Path | None) -> Path | None:
     Raises:
         typer.Exit: If its name ends in no format of a picture, or what draws it is missing.
     """
-    from foreshock.report.drawing import check_format, figure_class
-
     if path is not None:
+        from foreshock.report.drawing import check_format, figure_class
+
         try:
             check_format(path)
             figure_class()

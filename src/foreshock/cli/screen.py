@@ -14,7 +14,7 @@ from rich.text import Text
 from foreshock.cli.console import natural_width
 from foreshock.report.text import unreadable
 from foreshock.runlog.labels import cut
-from foreshock.words import count, number, percent
+from foreshock.words import count, first_few, number, percent
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -32,7 +32,6 @@ STATE_STYLES = {
 }
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDE = 52  # columns from which on a label and its words share a line
-_RANKS_NAMED = 8
 _LONGEST_NAME, _SHORT_NAME, _SHORTEST_NAME = 48, 20, 8
 _HEIGHT = "Spikes, how high"
 # What a narrow terminal goes without, the first first.
@@ -169,9 +168,8 @@ def _rows(status: RunStatus) -> list[tuple[str, str]]:
 def _ranks(status: RunStatus) -> list[tuple[str, str]]:
     if status.ranks is None:
         return []
-    behind = ", ".join(map(str, status.ranks_behind[:_RANKS_NAMED]))
-    more = " …" if len(status.ranks_behind) > _RANKS_NAMED else ""
-    words = f", of which {behind}{more} ended or wrote no log: see foreshock report" if behind else ""
+    behind = first_few(status.ranks_behind)
+    words = f", of which {behind} ended or wrote no log: see foreshock report" if behind else ""
     return [("ranks", f"{status.ranks:,}{words}")]
 
 

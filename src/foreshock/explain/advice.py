@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from foreshock.words import listed
+from foreshock.words import first_few, listed
 
 if TYPE_CHECKING:
     from foreshock.explain.record import Explanation, Name
@@ -139,8 +139,7 @@ def _examples(found: Sequence[Explanation]) -> list[str]:
     for one in found:
         steps = [cause.step for cause in one.causes if cause.name in _OF_THE_DATA and cause.step is not None]
         if one.ids and steps:
-            shown = ", ".join(map(str, one.ids[:_IDS]))
-            said.append(f"The examples of step {steps[0]:,}: {shown}{' …' if len(one.ids) > _IDS else ''}.")
+            said.append(f"The examples of step {steps[0]:,}: {first_few(one.ids, most=_IDS)}.")
     return said[:_NAMED]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from foreshock.explain.history import History, middle, number_of, quotient
 from foreshock.explain.jump import NEAR, WINDOW, Jump
 from foreshock.explain.record import Cause, Fact
-from foreshock.words import number
+from foreshock.words import first_few, number
 
 if TYPE_CHECKING:
     from foreshock.spikes import LossEvent
@@ -22,7 +22,7 @@ ROSE = 1.3
 """Learning rate over an earlier one, from which it has risen."""
 
 _EXACTLY, _NEARLY = 1e-4, 0.05  # of v̂/g² from one: v is that of one step, or may be so by chance
-_COLD = 0.3  # of v̂ over g², after a resume over before it: v is lost
+_COLD = 0.3  # of v̂ and of v̂ over g², after a resume over before it: v is lost
 
 
 def changed_training(history: History, first: int, last: int) -> list[Mapping[str, Any]]:
@@ -74,17 +74,30 @@ def _new_groups(history: History, first: int, last: int) -> float:
     return raised
 
 
+def lost_second_moment(row: Mapping[str, Any]) -> bool:
+    """Return whether v is not what it was before a resume.
+
+    Both v̂ and v̂ over g² fell: where the gradient fell as well, or the learning rate was zero for long, v is
+    right.
+
+    Args:
+        row: The record of the resume, with both sides.
+    """
+    return all(
+        number_of(row, "after", name) < _COLD * number_of(row, "before", name)
+        for name in ("second_moment", "instant_lag")
+    )
+
+
 def lost_state(history: History, event: LossEvent) -> Cause | None:
     """A resume after which the optimizer counts anew, or its v is not what it was."""
     for row in reversed(history.changes_near("resume", event.onset - REACH, event.onset)):
         before, after = (number_of(row, name, "updates") for name in ("before", "after"))
         lag = [number_of(row, name, "instant_lag") for name in ("before", "after")]
-        moment = [number_of(row, name, "second_moment") for name in ("before", "after")]
         anew = after < before
-        lost = moment[1] < _COLD * moment[0] and lag[1] < _COLD * lag[0]
         # After the first update of an optimizer v̂ is exactly g²; any other has a v of its own.
         first = abs(lag[1] - 1) < _EXACTLY and not abs(lag[0] - 1) < _NEARLY
-        if not (anew or lost or first):
+        if not (anew or first or lost_second_moment(row)):
             continue
         step = int(row["step"])
         facts = [
@@ -113,7 +126,7 @@ def parameters_changed(history: History, event: LossEvent) -> Cause | None:
     names = [str(name) for name in row.get("names") or ()] if isinstance(row.get("names"), list) else []
     step = int(row["step"])
     facts = (Fact("tensors trained anew", new, 0.0, step), Fact("tensors no longer trained", gone, 0.0, step))
-    listed = f" ({', '.join(names[:3])}{' …' if len(names) > 3 else ''})" if names else ""
+    listed = f" ({first_few(names, most=3)})" if names else ""
     known = [f"{one:,.0f}" if math.isfinite(one) else "some" for one in (new, gone)]
     words = f"{known[0]} tensors{listed} began to be trained at step {step:,}, {known[1]} stopped"
     return Cause("parameters changed", _fading(event.onset - step), words, facts, step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -82,12 +82,13 @@ def table_near(history: History, event: LossEvent) -> TensorTable | None:
     return TensorTable.from_record(min(rows, key=lambda row: abs(row["step"] - event.peak)))
 
 
-def places_of(history: History, event: LossEvent) -> tuple[str, ...]:
+def places_of(history: History, event: LossEvent, blocks: Mapping[str, float]) -> tuple[str, ...]:
     """Return where it happened: the tensors whose gradients jumped, and where the unstable direction lies.
 
     Args:
         history: The run.
         event: What happened to the loss.
+        blocks: What `unstable_blocks` returned of it.
     """
     types = layer_types(history.run)
     found: list[str] = []
@@ -96,7 +97,7 @@ def places_of(history: History, event: LossEvent) -> tuple[str, ...]:
         if isinstance(lost, list) and lost:
             found.append(f"gradient not finite: {', '.join(short_line(str(one)) for one in lost[:_SHOWN])}")
         found += _jumped(row)[:_SHOWN]
-    for name, share in list(unstable_blocks(history, event).items())[:_SHOWN]:
+    for name, share in list(blocks.items())[:_SHOWN]:
         if share >= 0.1:
             found.append(f"{layer_name(name, types)}: {100 * share:.0f} % of the unstable direction")
     return tuple(found)

@@ -89,7 +89,8 @@ def explain_event(history: History, event: LossEvent, *, after: float = -math.in
     recovery = judge_recovery(history, event)
     ids = _ids(history, event, causes)
     table = table_near(history, event)
-    roles = role_places(table, layer_types(history.run), blocks=unstable_blocks(history, event))
+    blocks = unstable_blocks(history, event)
+    roles = role_places(table, layer_types(history.run), blocks=blocks)
     found = Explanation(
         kind=event.kind,
         onset=event.onset,
@@ -99,7 +100,7 @@ def explain_event(history: History, event: LossEvent, *, after: float = -math.in
         height=event.height if event.first_non_finite is None else math.inf,
         causes=causes,
         stages=stages_of(history, event),
-        where=(*(role.words for role in roles), *places_of(history, event)),
+        where=(*(role.words for role in roles), *places_of(history, event, blocks)),
         tensors=table,
         ids=ids,
         signals=signals_of(history, event, after=after),

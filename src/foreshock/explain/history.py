@@ -12,6 +12,7 @@ import numpy as np
 
 from foreshock.runlog.numbers import as_number
 from foreshock.runlog.values import numbers, ratios_of, texts
+from foreshock.spikes.calm import SIGMA
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -115,7 +116,7 @@ class History:
         if before.size < _FEWEST:
             return None
         median = float(np.median(before))
-        spread = 1.4826 * float(np.median(np.abs(before - median)))
+        spread = SIGMA * float(np.median(np.abs(before - median)))
         return Usual(median, float(before.max()), spread)
 
     def changes_near(self, what: str, first: int, last: int) -> list[Mapping[str, Any]]:

@@ -79,8 +79,8 @@ class GradientSamples:
         now = _Sample(tuple(keys), _sampled(gradients))
         numbers = total(_products(now, self._kept))
         self._kept = [now, *self._kept][:_STEPS]
-        square, *others = numbers
-        return Alternation(*(_cosine(*others[i : i + 2], square) for i in range(0, 2 * _STEPS, 2)))  # type: ignore[call-arg]
+        square, last, last_square, second, second_square = numbers
+        return Alternation(_cosine(last, last_square, square), _cosine(second, second_square, square))
 
     def forget(self) -> None:
         """Forget all: a step was made whose gradient was not looked at."""

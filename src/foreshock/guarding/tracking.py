@@ -10,7 +10,7 @@ import itertools
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +79,16 @@ class ClipRecord:
         return 1 / last if last > 0 else math.nan, 1 / coming if coming > 0 else math.nan
 
 
+def usual_change(squares: Iterable[float]) -> float:
+    """Return the median change of ln ‖g‖² from step to step; 0 before there are any.
+
+    Args:
+        squares: ‖g‖² of successive steps; zeros are passed over.
+    """
+    pairs = itertools.pairwise(square for square in squares if square > 0)
+    return statistics.median([abs(math.log(now / before)) for before, now in pairs] or [0.0])
+
+
 class Growth:
     """Follow the factors by which ‖g‖² grew.
 
@@ -142,9 +152,8 @@ class Growth:
 
     @property
     def noise(self) -> float:
-        """Median change of ln ‖g‖² from step to step, over the last 50 steps; 0 before there are any."""
-        pairs = itertools.pairwise(square for square in self._squares if square > 0)
-        return statistics.median([abs(math.log(now / before)) for before, now in pairs] or [0.0])
+        """`usual_change` of ‖g‖² over the last 50 steps."""
+        return usual_change(self._squares)
 
     @property
     def _recent(self) -> list[float]:

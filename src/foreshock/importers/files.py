@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from foreshock.importers.records import tensorboard_rows, wandb_rows
+from foreshock.runlog.folders import HEADER, rank_files
 
 Rows = Iterator[dict[str, Any]]
 
@@ -20,9 +21,6 @@ _LARGEST_JSON = 2**29
 _PATTERNS = ("trainer_state.json", "checkpoint-*/trainer_state.json", "events.out.tfevents.*", "*.wandb")
 _TABLES = ("*.csv", "*.tsv", "*.jsonl", "*.ndjson", "*.db")
 _FORMATS = "trainer_state.json, TensorBoard events, .wandb, a Trackio data base, .csv or .jsonl"
-
-
-_OWN = b'{"kind":"header"'
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -52,7 +50,7 @@ def find_source(source: Path) -> Path:
         found = [path for path in source.glob(pattern) if path.is_file()]
         if found:
             return max(found, key=lambda path: path.stat().st_mtime)
-    if any(source.glob("rank*.jsonl")):
+    if rank_files(source):
         raise ValueError(f"{source} is a run of Foreshock, which needs no import: foreshock report {source}")
     tables = sorted(path for pattern in _TABLES for path in source.glob(pattern) if path.is_file())
     if len(tables) > 1:
@@ -74,10 +72,10 @@ def format_of(path: Path) -> str:
         ValueError: If it is none that can be read.
     """
     with path.open("rb") as file:
-        head = file.read(16)
-    if head == _OWN:
+        head = file.read(64)
+    if head.startswith(HEADER):
         raise ValueError(f"{path} is a log of Foreshock, which needs no import: foreshock report {path}")
-    if head == b"SQLite format 3\0":
+    if head.startswith(b"SQLite format 3\0"):
         return "trackio"
     if "tfevents" in path.name:
         return "tensorboard"

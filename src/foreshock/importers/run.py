@@ -107,10 +107,18 @@ def import_run(
             log.write_many([("step", values.record(step)) for step in order[begin : begin + _CHUNK]])
     finally:
         log.close()
-    replaced = values.with_loss - len(order)
-    names = tuple(one for one, _ in counts.most_common())
-    left_out = values.without_loss, values.without_step
-    return Imported(log.path, path, kind, chosen, len(order), replaced, *left_out, names, values.odd_step)
+    return Imported(
+        path=log.path,
+        source=path,
+        format=kind,
+        columns=chosen,
+        steps=len(order),
+        replaced=values.with_loss - len(order),
+        without_loss=values.without_loss,
+        without_step=values.without_step,
+        names=tuple(one for one, _ in counts.most_common()),
+        odd_step=values.odd_step,
+    )
 
 
 def _why_none(path: Path, columns: Columns, values: _Values) -> str:

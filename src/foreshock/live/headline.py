@@ -13,7 +13,7 @@ from foreshock.report.evidence import OLDEST
 from foreshock.report.verdict import OBSERVE, failure
 from foreshock.report.words import announced, count, height, number, percent
 from foreshock.representation import short_line
-from foreshock.runlog.numbers import as_number
+from foreshock.runlog.numbers import as_number, as_share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -211,8 +211,8 @@ def _ratio(forecast: Mapping[str, Any], last_step: int) -> str:
 
 
 def _odds(now: Situation, forecast: Mapping[str, Any]) -> str:
-    probability = as_number(forecast.get("probability"))
-    if not 0 <= probability <= 1:
+    probability = as_share(forecast.get("probability"))
+    if math.isnan(probability):
         return ""
     horizon = as_number(forecast.get("horizon"))
     within = horizon if math.isfinite(horizon) else now.horizon

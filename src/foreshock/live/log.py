@@ -9,6 +9,7 @@ import numpy as np
 
 from foreshock.live.charts import COLUMNS
 from foreshock.report.layermaps import named
+from foreshock.report.readings import CHANGES_NOTHING
 from foreshock.spikes.scoring import signs
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 KEPT = ("alarm", "guard", "event", "curvature", "forecast", "tensors")
 """Kinds of records of which more is kept than numbers."""
-_CHANGES_NOTHING = ("none", "cooldown")
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Log:
         if kind == "alarm":
             self.alarms += rows
         elif kind == "guard":
-            self.actions += (row for row in rows if row.get("remedy") not in _CHANGES_NOTHING)
+            self.actions += (row for row in rows if row.get("remedy") not in CHANGES_NOTHING)
         elif kind == "event":
             self.events += rows
         elif kind == "curvature":

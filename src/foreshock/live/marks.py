@@ -11,7 +11,7 @@ from foreshock.report.tables import spike_table
 from foreshock.report.verdict import failure
 from foreshock.report.words import count, height, number, percent
 from foreshock.representation import short_line
-from foreshock.runlog.numbers import as_number
+from foreshock.runlog.numbers import as_number, as_share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -168,7 +168,7 @@ def _explained_alarm(row: Mapping[str, Any], run: LiveRun) -> dict[str, Any]:
     named = {
         "Stability ratio": number(as_number(forecast.get("stability_ratio"))),
         "Typical mean-square ratio": number(as_number(forecast.get("typical_mean_square_ratio"))),
-        "Probability": percent(as_number(forecast.get("probability"))),
+        "Probability": percent(as_share(forecast.get("probability"))),
         "Edge expected in": _steps(as_number(forecast.get("steps_to_instability"))),
         "At least, at most (80 %)": " – ".join(
             _steps(as_number(forecast.get(name))) for name in ("interval_low", "interval_high")

@@ -137,6 +137,7 @@ def status_of(run: LiveRun, *, last: int | None = None) -> RunStatus:
         run: The run.
         last: Of alarms, spikes and failures only those of so many last steps count; None for all.
     """
+    ranks = _ranks(run)  # reads the ends of other logs, for which those who follow this one need not wait
     with run.lock:
         words, step = run.headline(), run.reached
         from_step = -1 if last is None or step is None else step - last
@@ -159,7 +160,7 @@ def status_of(run: LiveRun, *, last: int | None = None) -> RunStatus:
             steps_a_second=run.steps_a_second,
             created=run.created,
             idle_seconds=max(time.time() - run.written, 0.0) if run.written else math.nan,
-            **_ranks(run),
+            **ranks,
         )
 
 

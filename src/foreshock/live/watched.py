@@ -11,19 +11,16 @@ from typing import TYPE_CHECKING
 from foreshock.live.analysis import Analysis
 from foreshock.live.joining import join
 from foreshock.live.run import LiveRun
-from foreshock.runlog.folders import has_records
+from foreshock.runlog.folders import has_records, rank_of
 from foreshock.runlog.labels import labels
-from foreshock.runlog.ranks import rank_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
 LOOK_EVERY = 0.1
 """Seconds between two looks at the end of each log, at least."""
-_REST, _LONGEST_REST = (
-    5,
-    0.5,
-)  # times what a look at all of them takes, but no more seconds: rows would be late
+_REST = 5  # times what a look at all of them takes
+_LONGEST_REST = 0.5  # seconds: with more, rows would be late
 _SEARCH_EVERY = 2.0  # seconds, and twenty times what a search takes: folders may hold many checkpoints
 _DEEPEST = 8
 _MOST_RUNS = 2000

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from foreshock.curvature import name_parameters
 from foreshock.explain import TensorTable
+from foreshock.explain.changed import lost_second_moment
 from foreshock.failures import Failures
 from foreshock.isolation import kept_options, several_processes
 from foreshock.monitor.changes import Change, ChangeWatch
@@ -30,7 +31,6 @@ _MOST = 200  # records of each type in a run
 _ROWS, _IDS = 20, 1000
 _KEPT_IDS = 200  # steps
 _OVERFLOWS = 3  # that are located in a run
-_COLD = 0.3  # of v̂ and of v̂ over g², after a resume over before it: v is lost
 
 Id = int | str
 
@@ -42,9 +42,6 @@ class EvidenceRecorder:
         subject: What is watched.
         journal: The log.
         signals: The free signals, which have the gradient norms of single tensors.
-
-    Attributes:
-        lost_state: What of the optimizer's state was not loaded in a resume, in words; empty if nothing.
     """
 
     def __init__(self, subject: Subject, journal: Journal, signals: FreeSignals) -> None:
@@ -60,7 +57,6 @@ class EvidenceRecorder:
         self._before: Mapping[str, Any] | None = None  # of the session that is resumed
         self._updates: int | None = None  # number of an update, less its step
         self._wanted = ""  # why a table is made as soon as gradients are at hand
-        self.lost_state = ""
         self._same = False  # whether the last batch was that of the step before
 
     def see(self, step: int, ids: Any, *, gradient_scale: float, same_data: bool) -> bool:
@@ -87,14 +83,16 @@ class EvidenceRecorder:
             self._ids.append((step, as_ids(ids)))
         return any(change.what in ("options", "parameters") for change in changes)
 
-    def judge(self, seen: StepObservation) -> None:
+    def judge(self, seen: StepObservation) -> str:
         """Take the numbers of a step into account.
 
         Args:
             seen: Its free signals.
+
+        Returns:
+            What of the optimizer's state was not loaded in a resume at this step, in words; empty if nothing.
         """
-        if self._before is not None:
-            self.lost_state = self._write_resume(self._before, seen)
+        lost = "" if self._before is None else self._write_resume(self._before, seen)
         norm, finite = seen.gradient_norm, math.isfinite(seen.gradient_norm)
         known = len(self._norms) >= _FEWEST
         jumps = known and finite and norm > _JUMP * median(self._norms) > 0
@@ -106,6 +104,7 @@ class EvidenceRecorder:
         if finite:
             self._norms.append(norm)
         self._last = seen
+        return lost
 
     def ids_between(self, first: int, last: int) -> tuple[Id, ...]:
         """Return the ids of the examples of some of the last 200 steps, as far as they are known.
@@ -194,8 +193,7 @@ class EvidenceRecorder:
         self._before = None
         after = _of(seen) | {"updates": self._update_of(seen.step)}
         self._journal.write("change", Change(seen.step, "resume", before, after))
-        # With both: where the gradient fell as well, or the learning rate was zero for long, v is right.
-        if not all(after[name] < _COLD * before[name] for name in ("second_moment", "instant_lag")):
+        if not lost_second_moment({"before": before, "after": after}):
             return ""
         return (
             f"the second moment of the first step is {after['second_moment']:.3g}, and it was "

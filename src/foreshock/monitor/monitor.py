@@ -649,8 +649,10 @@ class Monitor:
         unjudged, self._unjudged, self._rows = self._unjudged, [], 0
         for place, seen in enumerate(unjudged):
             spiking = self._run.spiking
-            self._evidence.judge(seen)
-            self._note_lost_state(seen.step)
+            lost = self._evidence.judge(seen)
+            if lost:
+                self._journal.event(seen.step, "misuse: cold resume", lost)
+                self._rewinding.lost(seen.step, lost)
             self._run.record_step(
                 loss=seen.loss,
                 squared_gradient=seen.squared_gradient,
@@ -731,12 +733,6 @@ class Monitor:
         if snapshot.note is not None:
             self._run.load_state_dict(snapshot.note)
         self._last = self._logged = self._run.forecast(step, constant=self._batches.constant)
-
-    def _note_lost_state(self, step: int) -> None:
-        lost, self._evidence.lost_state = self._evidence.lost_state, ""
-        if lost:
-            self._journal.event(step, "misuse: cold resume", lost)
-            self._rewinding.lost(step, lost)
 
     def _give_alarms(self) -> None:
         # After all was judged: what a callback raises, to end the training, must not cost the log a step.

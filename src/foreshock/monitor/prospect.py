@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from foreshock.batches import MicroBatches
-from foreshock.isolation import alone, fresh, isolated, kept_options, plain_module
+from foreshock.curvature import loss_terms
+from foreshock.isolation import alone, isolated, kept_options
 from foreshock.monitor.subject import Subject
+from foreshock.operators import GradientFunction, normalised_terms
 from foreshock.preconditioner import moving_parameters
 from foreshock.recorder import Snapshot
 from foreshock.recorder.model_state import check_model, model_tensors
@@ -51,34 +51,21 @@ def what_stays(snapshot: Snapshot, step: int, batch: Any, subject: Subject, *, b
         with torch.no_grad():
             for name, live in model_tensors(bare(model)):
                 live.copy_(snapshot.tensors[name])
-        with torch.enable_grad():
-            total, finite = 0.0, True
-            for part, weight in _weighted(batch):
-                loss: Tensor = loss_fn(plain_module(model), fresh(part))
-                total += weight * float(loss.detach())
-                if math.isfinite(total) and finite:
-                    moving = [one for one in moving_parameters(subject.optimizers) if one.requires_grad]
-                    found = torch.autograd.grad(loss, moving, allow_unused=True)
-                    finite = all(bool(one.isfinite().all()) for one in found if one is not None)
+        moving = moving_parameters(subject.optimizers)
+        terms = normalised_terms(loss_terms(model, loss_fn, batch))
+        found = GradientFunction(terms, moving, model)()
+    loss = float(found.loss)
     of = f"with the weights of step {snapshot.step}, from before it, the batch of step {step} has"
-    if not math.isfinite(total):
-        return f"{of} a loss of {total}, too: look at what can overflow in the forward pass, and at the data"
-    if not finite:
+    if not math.isfinite(loss):
+        return f"{of} a loss of {loss}, too: look at what can overflow in the forward pass, and at the data"
+    if not bool(found.gradient.isfinite().all()):
         return f"{of} a gradient that is not finite, too: look at roots, norms and divisions in the loss"
-    if total > bar:
+    if loss > bar:
         return (
-            f"{of} a loss of {total:.4g}, and losses up to {bar:.4g} were usual: the data or the loss "
+            f"{of} a loss of {loss:.4g}, and losses up to {bar:.4g} were usual: the data or the loss "
             "function are others than before"
         )
     return ""
-
-
-def _weighted(batch: Any) -> list[tuple[Any, float]]:
-    if not isinstance(batch, MicroBatches):
-        return [(batch, 1.0)]
-    parts = batch.weighted()
-    total = sum(count for _, count in parts)
-    return [(part, count / total) for part, count in parts]
 
 
 class BatchSizes:

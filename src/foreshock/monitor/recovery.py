@@ -6,7 +6,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch.optim import Optimizer
@@ -29,11 +29,19 @@ _SURE, _PATIENCE = 3, 5  # batches that are as bad with other weights, and times
 _UNKNOWN, _FINE, _BAD, _WAIT = 0.0, 1.0, 2.0, 3.0  # what a process says of going back
 
 
+class _Trouble(NamedTuple):
+    """What went wrong, see `Recovery.trouble`."""
+
+    onset: int
+    what: str
+    seen: int | None
+
+
 class Recovery:
     """Act on troubles, one rung of a ladder after the other.
 
     Args:
-        ladder: The ladder; None does nothing.
+        ladder: The ladder.
         rewinder: Puts snapshots back.
         optimizers: The optimizers.
         journal: The log.
@@ -51,7 +59,7 @@ class Recovery:
         self._sizes = BatchSizes()
         self._changed: deque[int] = deque(maxlen=_CHANGES)
         self._rewound_at = -1
-        self._trouble: tuple[int, str, int | None] | None = None
+        self._trouble: _Trouble | None = None
         self._bad = self._waited = 0  # batches of this trouble that were tried, or waited for
         self._stays = ""  # what the last of them came to, in words
         self._quiet_until = -math.inf
@@ -64,7 +72,7 @@ class Recovery:
         """
         if self._trouble is None:
             return None
-        onset = self._trouble[0]
+        onset = self._trouble.onset
         return min([onset, *(one for one in self._changed if onset - one <= _CAUSED)])
 
     @property
@@ -81,7 +89,7 @@ class Recovery:
             seen: Step of the loss that showed it; None for a forecast.
         """
         if self._trouble is None and step > self._quiet_until:
-            self._trouble = step, what, seen
+            self._trouble = _Trouble(step, what, seen)
 
     def judge(self, seen: StepObservation) -> None:
         """Take the loss and the batch of a step into account.
@@ -134,7 +142,7 @@ class Recovery:
         Raises:
             RecoveryFailedError: If it says to stop.
         """
-        what = "trouble of another process" if self._trouble is None else self._trouble[1]
+        what = "trouble of another process" if self._trouble is None else self._trouble.what
         hopeless = self._hopeless(step, onset, stays)
         if hopeless is None:
             return None
@@ -190,9 +198,9 @@ class Recovery:
         self._stays = self._sizes.changed(snapshot.step)
         if self._stays:
             return _BAD
-        if stays is None or (self._trouble is not None and self._trouble[2] is None):
+        if stays is None or (self._trouble is not None and self._trouble.seen is None):
             return _UNKNOWN
-        if self._trouble is not None and self._trouble[2] == step:
+        if self._trouble is not None and self._trouble.seen == step:
             return _WAIT  # that batch alone may be bad: the next ones say more
         try:
             self._stays = stays(snapshot, self._watch.bar(snapshot.step))

@@ -9,11 +9,7 @@ from torch import optim
 from torch.optim import Optimizer
 
 from foreshock.preconditioner.families import BUILT_IN, REFUSED
-from foreshock.preconditioner.live import (
-    Reader,
-    qualified_name,
-    unwrap,
-)
+from foreshock.preconditioner.live import Reader, qualified_name, unwrap
 
 # Readers that users have registered, by class. They take precedence over the built-in ones.
 _READERS: dict[type[Optimizer], Reader] = {}

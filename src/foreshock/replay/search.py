@@ -58,8 +58,9 @@ def search(run: Runner, tried: Sequence[Candidate], *, starts: int, whole_steps:
     unchanged = run([Attempt("", start) for start in range(starts)])
     if not all(one.losses for one in unchanged):
         raise ValueError(f"there is no step to try: {unchanged[0].failure}")
-    if not choose((), (), unchanged).has_trouble:
-        return choose((), (), unchanged)
+    as_it_was = choose((), (), unchanged)
+    if not as_it_was.has_trouble:
+        return as_it_was
     first = run([Attempt(one.change, 0) for one in tried])
     left = [
         place

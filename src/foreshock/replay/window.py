@@ -123,7 +123,6 @@ def replay_whole(
     *,
     steps: int,
     change: Change | None = None,
-    recorded: Sequence[tuple[int, float]] = (),
     perturbed: int | None = None,
 ) -> ReplayOutcome:
     """Train from the first step of a run on, as `replay` does from a snapshot.
@@ -133,7 +132,6 @@ def replay_whole(
         batches: The batches of the run from its first step on.
         steps: How many steps to train, ≥ 1.
         change: What is done differently; None for nothing.
-        recorded: Steps and losses of the run's log, to compare with.
         perturbed: Seed of a change of all weights in their sixth digit; None for none.
 
     Raises:
@@ -145,15 +143,11 @@ def replay_whole(
     if perturbed is not None:
         perturb(loop, perturbed)
     losses, _, actions, failure = train(loop, iter(batches), steps, change)
-    unchanged = change == Change() and perturbed is None
-    where, compared = departure(-1, recorded, losses) if unchanged else (None, 0)
     return ReplayOutcome(
         str(change),
         -1,
         tuple(losses),
         events_after(-1, (), losses),
-        where,
-        compared,
         guard_actions=actions,
         failure=failure,
         seconds=time.perf_counter() - began,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from foreshock.explain import advise
 from foreshock.report.ranks import ADVICE
 from foreshock.report.words import number, percent
+from foreshock.words import first_few
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 _LOW = 3.0  # times the level: what a guard leaves below it does no harm
 _WATCH = "Watch the next run with foreshock.Monitor: an imported log has no curvature, which forecasts need."
-_RANKS_NAMED = 8
 _OFTEN = 0.5  # share of the steps from which an alarm, or not knowing, is the rule
 
 
@@ -53,8 +53,8 @@ def _of_ranks(summary: RunSummary) -> Iterator[str]:
         if one.rank not in ranks:
             ranks.append(one.rank)
     for what, ranks in found.items():
-        named = ", ".join(map(str, ranks[:_RANKS_NAMED])) + (" …" if len(ranks) > _RANKS_NAMED else "")
-        yield f"Rank {named} ({what}): {ADVICE[what]}."
+        who = "Rank" if len(ranks) == 1 else "Ranks"
+        yield f"{who} {first_few(ranks)} ({what}): {ADVICE[what]}."
 
 
 def _after(summary: RunSummary) -> Iterator[str]:

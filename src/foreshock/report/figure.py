@@ -102,7 +102,7 @@ def write_figure(
 
 def _single(run: Run, kind: str, spike: int | None) -> Figure:
     """Draw one chart of one run, with what happened shaded; for a spike, three charts around it."""
-    summary = summarise(run)
+    summary = summarise(run, with_ranks=False)
     if kind == "spike":
         return _close_up(run, summary, spike)
     make, values = figure_class(), _SERIES[kind](run)[1]

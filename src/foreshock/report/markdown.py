@@ -6,14 +6,7 @@ import html
 import re
 from typing import TYPE_CHECKING
 
-from foreshock.report.tables import (
-    Table,
-    alarm_table,
-    explanation_table,
-    rank_table,
-    spike_table,
-    tradeoff_table,
-)
+from foreshock.report.tables import Table, tables_of
 from foreshock.report.text import counts, notes
 from foreshock.report.verdict import verdict
 
@@ -58,9 +51,7 @@ def _lines(summary: RunSummary) -> Iterator[str]:
             yield from (f"- {escaped(sentence)}" for sentence in sentences)
     if summary.steps:
         yield f"\n{escaped(counts(summary))}"
-    explained = explanation_table(summary.explanations)
-    other = tradeoff_table(summary.tradeoffs)
-    for table in (rank_table(summary), spike_table(summary), explained, alarm_table(summary), other):
+    for table in tables_of(summary):
         yield from _table(table)
     events = [(event.when, event.name, event.message) for event in summary.events[:_EVENTS_SHOWN]]
     yield from _table(Table("Events", ("When", "Event", "What happened"), tuple(events)))

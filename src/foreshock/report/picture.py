@@ -76,7 +76,7 @@ def write_picture(run: Run, path: str | os.PathLike[str]) -> Path:
         ValueError: If the run has no losses, or the file is of another format.
     """
     check_format(path)
-    summary = summarise(run)
+    summary = summarise(run, with_ranks=False)
     if not summary.steps:
         raise ValueError(f"{run.path} has no losses: there is nothing to draw yet")
     return save_figure(_draw(figure_class(), run, summary), path)

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from foreshock.spikes.calm import SIGMA
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -32,7 +34,7 @@ STRETCH = 20
 """Steps over which a shift is looked for."""
 _SHIFT, _JUMP = 6.0, 12.0  # deviations
 _SHIFT_SHARE, _JUMP_SHARE = 0.1, 0.5  # of the loss
-_ROBUST, _OF_MEDIAN = 1.4826, 1.2533  # of a normal distribution: to its deviation, and that of a median
+_OF_MEDIAN = 1.2533  # standard error of a median over that of a mean, for a normal distribution
 _FEWEST = 8  # steps of a stretch that can be judged
 _BETWEEN_FROM = 4  # ranks from which their own spread is known
 _AROUND = 2  # stretches before and after whose deviations count
@@ -129,12 +131,12 @@ def _flags(
     )
     shift = np.nanmedian(apart, axis=2)
     left = apart - shift[..., None]
-    scale = _around(_ROBUST * np.nanmedian(np.abs(left), axis=(0, 2)))
+    scale = _around(SIGMA * np.nanmedian(np.abs(left), axis=(0, 2)))
     size = np.abs(np.nanmedian(level, axis=(0, 2)))
     number = np.isfinite(apart).sum(axis=2)
     error = _OF_MEDIAN * scale / np.sqrt(np.maximum(number, 1))
     if ranks >= _BETWEEN_FROM:
-        between = _ROBUST * np.nanmedian(np.abs(shift - np.nanmedian(shift, axis=0)), axis=0)
+        between = SIGMA * np.nanmedian(np.abs(shift - np.nanmedian(shift, axis=0)), axis=0)
         error = np.hypot(error, between)
     z = np.nan_to_num(np.abs(shift) / np.maximum(error, math.ulp(0.0)))
     high = (z > _SHIFT) & (np.abs(shift) > _SHIFT_SHARE * size) & (number >= _FEWEST) & _is_the_odd_one(shift)

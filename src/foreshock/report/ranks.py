@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foreshock.report.rank_losses import odd_losses
+from foreshock.report.readings import PROBE_FAILED
 from foreshock.representation import short_line
 from foreshock.runlog.decoding import is_count
+from foreshock.runlog.folders import rank_of
 from foreshock.runlog.numbers import as_number
-from foreshock.runlog.ranks import RankLogs, rank_logs, rank_of, read_ranks
+from foreshock.runlog.ranks import RankLogs, rank_logs, read_ranks
 from foreshock.runlog.values import numbers
-from foreshock.words import count, number
+from foreshock.words import count, first_few, number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -43,9 +45,9 @@ _SETTINGS = (
 _OF_COPIES = ("parameters",)
 _TOGETHER, _ALONE = "joint batch", "local batch"
 _OWN_EVENTS = 20
-_FAILURES = ("probe failed", "no probe")
-_OF_ALL = ("probe failed", _ALONE)  # what all ranks record at one step, but one that is gone
-_MANY = 8  # ranks that are named one by one
+_FAILURES = (PROBE_FAILED, "no probe")
+_OF_ALL = (PROBE_FAILED, _ALONE)  # what all ranks record at one step, but one that is gone
+_MANY = 8  # ranks without a log that are named one by one
 
 ADVICE = {
     "no log": "find out why this rank wrote none: its warning says whether the folder could not be written",
@@ -115,8 +117,8 @@ class Ranks:
         if not self.departures:
             return f"{self.size:,} ranks, which agree"
         found = sorted({one.rank for one in self.departures})
-        named = ", ".join(map(str, found[:_MANY])) + (" …" if len(found) > _MANY else "")
-        return f"{self.size:,} ranks, of which {named} {'departs' if len(found) == 1 else 'depart'}"
+        depart = "departs" if len(found) == 1 else "depart"
+        return f"{self.size:,} ranks, of which {first_few(found)} {depart}"
 
 
 def compare_ranks(run: Run) -> Ranks | None:
@@ -152,12 +154,16 @@ def _missing(logs: RankLogs) -> Iterator[Departure]:
 
 
 def _settings(runs: Mapping[int, Run]) -> Iterator[Departure]:
-    copies = all(run.meta.get("copies") is True for run in runs.values())
-    for name in (*_SETTINGS, *(_OF_COPIES if copies else ())):
+    for name in (*_SETTINGS, *(_OF_COPIES if _have_copies(runs) else ())):
         values = {rank: repr(run.meta.get(name)) for rank, run in runs.items()}
         yield from _unequal(values, Departure(0, "settings", None, None, 0, f"was started with {name} ="))
     versions = {rank: run.version for rank, run in runs.items()}
     yield from _unequal(versions, Departure(0, "settings", None, None, 0, "has Foreshock"))
+
+
+def _have_copies(runs: Mapping[int, Run]) -> bool:
+    """Return whether each rank has a copy of all parameters, so that sums over them are the same."""
+    return all(run.meta.get("copies") is True for run in runs.values())
 
 
 def _unequal(values: Mapping[int, str], said: Departure) -> Iterator[Departure]:
@@ -219,7 +225,7 @@ def _rows(runs: Mapping[int, Run]) -> Iterator[Departure]:
 
 def _silent(runs: Mapping[int, Run]) -> Iterator[Departure]:
     """Yield the ranks that end at the last step of the others, without what these recorded at it: the end."""
-    ends = {rank: int(of[-1]) for rank, run in runs.items() if len(of := run.steps("step"))}
+    ends = {rank: last for rank, (_, last) in _spans(runs).items()}
     end = max(ends.values(), default=-1)
     said = {
         rank: {str(row.get("name")) for row in runs[rank].records.get("event", []) if row["step"] >= end}
@@ -230,6 +236,11 @@ def _silent(runs: Mapping[int, Run]) -> Iterator[Departure]:
             if name not in said[rank] and ends[rank] == end:
                 words = f"recorded nothing more at step {end:,}, where {_whose(len(ends))} recorded {name!r}"
                 yield Departure(rank, "ends early", end, end, 1, words)
+
+
+def _spans(runs: Mapping[int, Run]) -> dict[int, tuple[int, int]]:
+    """Return the first and the last step of each rank that has any."""
+    return {rank: (int(of[0]), int(of[-1])) for rank, run in runs.items() if len(of := run.steps("step"))}
 
 
 def _losses(runs: Mapping[int, Run]) -> Iterator[Departure]:
@@ -305,8 +316,7 @@ def _table(
 def _equal_columns(runs: Mapping[int, Run]) -> Iterator[Departure]:
     """Yield the ranks whose learning rate, gradient norm or second moment is another one."""
     yield from _unequal_numbers(runs, "learning_rate", "learning rate", tolerance=0.0)
-    copies = all(run.meta.get("copies") is True for run in runs.values())
-    summed = None if copies else _summed(runs)
+    summed = None if _have_copies(runs) else _summed(runs)
     if summed is None or len(summed):
         for name in ("gradient_norm", "second_moment"):
             what = name.replace("_", " ")
@@ -377,7 +387,7 @@ def _together_until(runs: Mapping[int, Run]) -> int:
 def _unequal_rows(
     runs: Mapping[int, Run], kind: str, what: str, fields: Sequence[str], last: float
 ) -> Iterator[Departure]:
-    spans = {rank: (int(of[0]), int(of[-1])) for rank, run in runs.items() if len(of := run.steps("step"))}
+    spans = _spans(runs)
     ended = min((end for _, end in spans.values()), default=-1)
     rows: dict[int, dict[int, tuple[str, ...]]] = {
         rank: {

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from foreshock.runlog import Run
 
 COOLDOWN, PROBE_FAILED = "cooldown", "probe failed"
-_CHANGES_NOTHING = ("none", COOLDOWN)
+CHANGES_NOTHING = ("none", COOLDOWN)
+"""Remedies of a guard that change nothing."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def guard_steps(run: Run) -> list[int]:
         run: A run as read from its log.
     """
     rows = run.records.get("guard", [])
-    return sorted({row["step"] for row in rows if row.get("remedy") not in _CHANGES_NOTHING})
+    return sorted({row["step"] for row in rows if row.get("remedy") not in CHANGES_NOTHING})
 
 
 def coverage(run: Run) -> Coverage:

@@ -144,7 +144,8 @@ class RunSummary:
         earlier: Logs of earlier runs in the same folder, which this report leaves out.
         explanations: What happened at each event of the loss, in order; see ``foreshock.explain``.
         tradeoffs: What other thresholds of alarm would have done; empty with fewer than five spikes.
-        ranks: The other ranks of the run, and which of them departs; None for a run of one process.
+        ranks: The other ranks of the run, and which of them departs; None for a run of one process, or
+            if they were not to be read.
     """
 
     name: str
@@ -227,19 +228,21 @@ class RunSummary:
         return float(np.median(self.leads)) if self.leads else math.nan
 
 
-def summarise(run: Run, definition: EventDefinition | None = None) -> RunSummary:
+def summarise(run: Run, definition: EventDefinition | None = None, *, with_ranks: bool = True) -> RunSummary:
     """Return a run in numbers.
 
     Args:
         run: A run as read from its log.
         definition: What counts as an event of the loss; by default that of `foreshock.spikes.detect_events`.
+        with_ranks: Whether to read the logs of the other ranks too, and compare them: with several, that is
+            most of the time it takes.
     """
     definition = definition or EventDefinition()
     steps, losses = recorded_losses(run)
     finite = losses[np.isfinite(losses)]
     found = detect_events(steps.tolist(), losses.tolist(), definition)
     limit, reader = age_limit(run), EvidenceReader(run)
-    ranks = compare_ranks(run)
+    ranks = compare_ranks(run) if with_ranks else None
     sudden = [event for event in found if event.kind != "climb"]
     result = score(
         sudden,

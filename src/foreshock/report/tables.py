@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foreshock.explain import NOT_EXPLAINED
-from foreshock.report.words import count, height, number, percent
+from foreshock.report.words import ahead, count, height, number, percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,6 +131,21 @@ def rank_table(summary: RunSummary) -> Table:
     )
 
 
+def tables_of(summary: RunSummary) -> tuple[Table, ...]:
+    """Return the tables of a report on one run, in order; some may have no rows.
+
+    Args:
+        summary: The run in numbers.
+    """
+    return (
+        rank_table(summary),
+        spike_table(summary),
+        explanation_table(summary.explanations),
+        alarm_table(summary),
+        tradeoff_table(summary.tradeoffs),
+    )
+
+
 def _steps(first: int | None, last: int | None) -> str:
     if first is None or last is None:
         return _NOTHING
@@ -173,7 +188,7 @@ def _quiet(summary: RunSummary) -> list[tuple[Episode, str]]:
 
 
 def _span(one: Episode) -> str:
-    return f"{one.start:,}" if one.start == one.end else f"{one.start:,}–{one.end:,}"
+    return _steps(one.start, one.end)
 
 
 def _highest(one: Episode) -> str:
@@ -215,7 +230,7 @@ def _announcement(outcome: SpikeOutcome[LossEvent], summary: RunSummary) -> str:
         return "no forecast"
     if outcome.lead is None:
         return "missed"
-    return f"{count(outcome.lead, 'step')} ahead" if outcome.lead else "at its onset"
+    return ahead(outcome.lead)
 
 
 def _ratio(evidence: Evidence, event: LossEvent, summary: RunSummary) -> str:

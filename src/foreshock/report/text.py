@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from foreshock.report.tables import (
-    Table,
-    alarm_table,
-    explanation_table,
-    rank_table,
-    spike_table,
-    tradeoff_table,
-)
+from foreshock.report.tables import Table, tables_of
 from foreshock.report.verdict import lines, verdict
 from foreshock.report.words import count, number
 
@@ -67,13 +60,11 @@ def to_text(summary: RunSummary, *, width: int | None = None) -> str:
     if summary.guard is not None:
         policy, steps = summary.guard
         parts.append(f"The guard {policy!r} acted on {count(steps, 'step')}.")
-    explained = explanation_table(summary.explanations)
-    other = tradeoff_table(summary.tradeoffs)
-    for table in (rank_table(summary), spike_table(summary), explained, alarm_table(summary), other):
+    for table in tables_of(summary):
         if table.rows:
-            lines_of = _aligned(table)
-            wide = width is not None and max(map(len, lines_of)) > width
-            parts += ["", table.title, *(_by_rows(table) if wide else lines_of)]
+            aligned = _aligned(table)
+            wide = width is not None and max(map(len, aligned)) > width
+            parts += ["", table.title, *(_by_rows(table) if wide else aligned)]
     parts += _events(summary.events)
     remarks = notes(summary)
     if remarks:
@@ -102,7 +93,8 @@ def _of_the_log(summary: RunSummary) -> list[str]:
     if summary.earlier:
         runs = count(len(summary.earlier), "earlier run")
         found.append(f"The folder also holds {runs}, not shown here: foreshock report {summary.earlier[0]}")
-    found += filter(None, (unreadable(summary.skipped),))
+    if summary.skipped:
+        found.append(unreadable(summary.skipped))
     if summary.obsolete:
         left = count(summary.obsolete, "record was", "records were")
         found.append(f"{left} left out: the run was resumed at an earlier step, and did them again.")

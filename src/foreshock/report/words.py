@@ -10,7 +10,7 @@ from foreshock.words import count, listed, number, percent
 if TYPE_CHECKING:
     from foreshock.spikes import LossEvent
 
-__all__ = ["SMALL", "announced", "count", "height", "listed", "number", "percent"]
+__all__ = ["SMALL", "ahead", "announced", "count", "height", "listed", "number", "percent"]
 
 SMALL = 1.2
 """Height below which a spike is called small: it passes by itself, and is seen in smooth losses only."""
@@ -26,9 +26,20 @@ def announced(lead: int | None) -> str:
         >>> announced(70), announced(0), announced(None)
         ('announced 70 steps ahead', 'announced at its onset', 'not announced')
     """
-    if lead is None:
-        return "not announced"
-    return f"announced {count(lead, 'step')} ahead" if lead else "announced at its onset"
+    return "not announced" if lead is None else f"announced {ahead(lead)}"
+
+
+def ahead(lead: int) -> str:
+    """Return how many steps before its first step an event was announced.
+
+    Args:
+        lead: So many.
+
+    Example:
+        >>> ahead(70), ahead(0)
+        ('70 steps ahead', 'at its onset')
+    """
+    return f"{count(lead, 'step')} ahead" if lead else "at its onset"
 
 
 def height(event: LossEvent) -> str:

@@ -20,7 +20,8 @@ try:
 except ImportError:  # Windows: nothing is locked, and a second writer goes unnoticed
     fcntl = None  # type: ignore[assignment]
 
-_HEADER = b'{"kind":"header"'
+HEADER = b'{"kind":"header"'
+"""How a header begins, and with it a log."""
 _STARTED = time.time()
 
 
@@ -97,8 +98,23 @@ def rank_files(folder: Path) -> list[Path]:
     Args:
         folder: The folder of one run.
     """
-    found = [path for path in folder.glob("rank*.jsonl") if path.stem[4:].isdigit() and path.is_file()]
-    return sorted(found, key=lambda path: int(path.stem[4:]))
+    paths = [path for path in folder.glob("rank*.jsonl") if path.is_file()]
+    found = [(rank, path) for path in paths if (rank := rank_of(path)) is not None]
+    return [path for _, path in sorted(found)]
+
+
+def rank_of(path: Path) -> int | None:
+    """Return the rank that a log is of, by its name; None if the name says none.
+
+    Args:
+        path: The log.
+
+    Example:
+        >>> rank_of(Path("runs/first/rank3.jsonl"))
+        3
+    """
+    number = path.stem.removeprefix("rank")
+    return int(number) if path.stem.startswith("rank") and number.isascii() and number.isdigit() else None
 
 
 def has_records(path: Path) -> bool:
@@ -109,7 +125,7 @@ def has_records(path: Path) -> bool:
     """
     try:
         with path.open("rb") as lines:
-            return any(line.strip() and not line.startswith(_HEADER) for line in lines)
+            return any(line.strip() and not line.startswith(HEADER) for line in lines)
     except OSError:
         return False
 
@@ -134,7 +150,7 @@ def last_created(path: Path) -> str:
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            begin = content.rfind(_HEADER)
+            begin = content.rfind(HEADER)
             end = content.find(b"\n", begin)
             row = json.loads(content[begin : end if end > 0 else len(content)]) if begin >= 0 else {}
     except (OSError, ValueError, RecursionError):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foreshock.runlog.folders import has_records, last_step, rank_files
+from foreshock.runlog.folders import has_records, last_step, rank_files, rank_of
 from foreshock.runlog.reader import Run, joined, read_run
 
 if TYPE_CHECKING:
@@ -44,20 +44,6 @@ class RankLogs:
         """
         far = max(self.last.values(), default=-1)
         return tuple(rank for rank, last in self.last.items() if last < far - by)
-
-
-def rank_of(path: Path) -> int | None:
-    """Return the rank that a log is of, by its name; None if the name says none.
-
-    Args:
-        path: The log.
-
-    Example:
-        >>> rank_of(Path("runs/first/rank3.jsonl"))
-        3
-    """
-    number = path.stem.removeprefix("rank")
-    return int(number) if path.stem.startswith("rank") and number.isascii() and number.isdigit() else None
 
 
 def rank_logs(path: Path, meta: Mapping[str, object]) -> RankLogs | None:

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure, require_threshold
 from foreshock.guarding.policies.raise_limit import RaiseLimit
+from foreshock.guarding.tracking import usual_change
 
 _SETTLED = 100  # updates before v and the median mean anything
 _MEMORY, _WINDOW = 5, 50
@@ -96,7 +97,7 @@ class Rising:
         if self._jumped is not None and 0 <= signals.step - self._jumped < _ACCUSTOM:
             return ()
         times = self._times()
-        if not (times > self.multiple and self._noise() > _NOISE):
+        if not (times > self.multiple and usual_change(self._squares) > _NOISE):
             return ()
         factor = self._limit.grant(signals.step, min(math.sqrt(times / self.multiple), self.largest))
         if factor == 1:
@@ -122,11 +123,6 @@ class Rising:
         *before, mean = self._means
         usual = statistics.median(before) if len(before) == _WINDOW else math.nan
         return mean / usual if usual > 0 else math.nan
-
-    def _noise(self) -> float:
-        """Return the median change of ln ‖g‖² from step to step."""
-        pairs = itertools.pairwise(square for square in self._squares if square > 0)
-        return statistics.median([abs(math.log(now / before)) for before, now in pairs] or [0.0])
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed policy needs, as plain values."""
