@@ -135,13 +135,13 @@ def test_what_prevents_is_taken_off_after_the_window(cell, monkeypatch):
 
 
 def test_half_the_rate_is_half_the_rate(full, monkeypatch):
-    rates, backward = [], branching._backward
+    rates, backward = [], full.backward
 
-    def watched(training, batch):
-        rates.append(training.optimizer.param_groups[0]["lr"])
-        return backward(training, batch)
+    def watched(batch):
+        rates.append(full.training.optimizer.param_groups[0]["lr"])
+        return backward(batch)
 
-    monkeypatch.setattr(branching, "_backward", watched)
+    monkeypatch.setattr(full, "backward", watched)
     follow(full, full.states[60], "rate", start=1, steps=WINDOW + 3, bar=HIGH)
     # The rate is set between backward() and step(): what is seen here is that of the step before.
     assert rates[1 : WINDOW + 1] == [FULL.rate / 2] * WINDOW
@@ -156,14 +156,14 @@ def test_a_branch_that_does_not_do_what_it_should_is_left(full):
 
 
 def test_a_loss_that_overflows_ends_a_branch_and_is_a_spike(full, monkeypatch):
-    backward = branching._backward
+    backward = full.backward
     calls = []
 
-    def broken(training, batch):
+    def broken(batch):
         calls.append(1)
-        return math.inf if len(calls) == 20 else backward(training, batch)
+        return math.inf if len(calls) == 20 else backward(batch)
 
-    monkeypatch.setattr(branching, "_backward", broken)
+    monkeypatch.setattr(full, "backward", broken)
     branch = follow(full, full.states[60], "pass", start=0, steps=WINDOW + 40, bar=HIGH)
     assert branch.complete
     assert branch.losses.size == 20

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from foreshock.guarding import guard
 from foreshock.lab.reproduction.forks import Fork, scale_rate
@@ -137,7 +136,7 @@ def follow(course: Course, state: State, way: str, *, start: int, steps: int, ba
         for since, batch in enumerate(course.batches[state.step : state.step + steps]):
             if since == WINDOW and _spiked(course, state, losses, bar) != (way == "pass"):
                 break
-            loss = _backward(training, batch)
+            loss = course.backward(batch)
             losses.append(loss)
             if not math.isfinite(loss):
                 break
@@ -152,13 +151,6 @@ def follow(course: Course, state: State, way: str, *, start: int, steps: int, ba
 def _spiked(course: Course, state: State, losses: list[float], bar: float) -> bool:
     judged = course.branch_judged(state, np.array(losses))
     return not bool(np.isfinite(judged).all() and judged.max() < bar)
-
-
-def _backward(training: Training, batch: Any) -> float:
-    training.optimizer.zero_grad()
-    loss: Tensor = training.loss_fn(training.model, batch)
-    loss.backward()  # type: ignore[no-untyped-call]
-    return float(loss.detach())
 
 
 def look_back(course: Course) -> dict[int, tuple[float, float]]:

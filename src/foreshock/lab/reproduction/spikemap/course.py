@@ -121,18 +121,26 @@ class Course:
         """Return the training at a state, after ``backward()`` and before ``step()``."""
         self.restore(state)
         training, batch = self.training, self.batches[state.step]
-        training.optimizer.zero_grad()
-        loss: Tensor = training.loss_fn(training.model, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
         return Moment(
             state.step,
-            float(loss.detach()),
+            self.backward(batch),
             batch,
             float("nan"),
             training.model,
             training.loss_fn,
             training.optimizer,
         )
+
+    def backward(self, batch: Any) -> float:
+        """Compute the gradients of a batch, where the training is now, and return its loss.
+
+        Args:
+            batch: A batch.
+        """
+        self.training.optimizer.zero_grad()
+        loss: Tensor = self.training.loss_fn(self.training.model, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
 
     def branch(
         self, state: State, begin: Begin, *, steps: int, look: Callable[[int], None] | None = None
@@ -154,10 +162,7 @@ class Course:
         advance = begin(Fork(training.model, training.optimizer, float(np.median(recent))))
         losses = []
         for since, batch in enumerate(self.batches[state.step : state.step + steps]):
-            training.optimizer.zero_grad()
-            loss: Tensor = training.loss_fn(training.model, batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(float(loss.detach()))
+            losses.append(self.backward(batch))
             if not np.isfinite(losses[-1]):
                 break
             if look is not None:
