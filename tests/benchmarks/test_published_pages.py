@@ -59,5 +59,10 @@ def test_the_page_of_definitions_is_made_of_the_kept_counts():
 def test_the_page_of_causes_is_made_of_the_published_scores():
     scores = json.loads(publish_causes.RESULTS.read_text(encoding="utf-8"))
     reproduced = json.loads(publish_causes.REPRODUCED.read_text(encoding="utf-8"))
-    made = publish_causes.page(scores) + publish_causes.section(reproduced)
+    forked = json.loads(publish_causes.noise.RESULTS.read_text(encoding="utf-8"))
+    made = (
+        publish_causes.page(scores)
+        + publish_causes.section(reproduced)
+        + publish_causes.noise.section(forked)
+    )
     assert made == publish_causes.PAGE.read_text(encoding="utf-8")

@@ -34,8 +34,10 @@ _WILD = 20.0  # gradient over its median, from which a batch is bad whatever the
 _NEAR = 60  # steps before an onset in which the ratio counts
 _OLDEST = 300  # steps before it in which its climb may have begun
 _CLIMBED = math.log(1.5)  # rise of ln(ratio) that has parts
+LAGGED = "share of v in the rise of ln(ratio)"
+"""Words of the fact that says what v made of the climb of the mean-square ratio."""
 SHARPENED = "share of the batches' curvature in the rise of ln(ratio)"
-"""Words of the fact that says so, where the ratio doubled or rose more; its limit is one half."""
+"""Words of the fact that says what these made; its limit is one half where the ratio doubled or rose more."""
 _DOUBLED = math.log(2)
 _LARGEST = 700.0  # whose exponential is still a number
 
@@ -71,8 +73,8 @@ def gradient_noise(history: History, event: LossEvent, jump: Jump | None) -> Cau
     lagging = f", while v was {number(lag)} × above g²" if math.isfinite(lag) else ""
     words = (
         f"the noise of batches was past the edge at step {step:,}: a typical mean-square ratio of "
-        f"{number(ratio)}, of which the edge is {NOISY_EDGE:g}{lagging}{'' if climb is None else climb.words()}"
-    )
+        f"{number(ratio)}, of which the edge is {NOISY_EDGE:g}{lagging}"
+    ) + ("" if climb is None else climb.words())
     sure = 0.55 + 0.3 * min(max(math.log(ratio / NOISY_EDGE), 0.0), 1.0)
     return Cause("gradient noise", sure, words, facts, step)
 
@@ -106,9 +108,10 @@ class _Climb:
         """Return the end of a sentence."""
         v, rate, curvature = (f"{100 * share:.0f} %" for share in self.shares())
         of_rate = f", the learning rate {rate}" if self.rate > 0 else ""
+        times = number(math.exp(min(self.total, _LARGEST)))
         return (
-            f"; it had risen {number(math.exp(min(self.total, _LARGEST)))}-fold since step {self.first:,}, of which v made "
-            f"about {v}{of_rate} and the curvature of the batches {curvature}"
+            f"; it had risen {times}-fold since step {self.first:,}, of which v made about {v}{of_rate} and "
+            f"the curvature of the batches {curvature}"
         )
 
     def facts(self) -> tuple[Fact, ...]:
@@ -116,7 +119,7 @@ class _Climb:
         v, _, curvature = self.shares()
         limit = 0.5 if self.total >= _DOUBLED else math.nan
         return (
-            Fact("share of v in the rise of ln(ratio)", v, math.nan, self.last),
+            Fact(LAGGED, v, math.nan, self.last),
             Fact(SHARPENED, curvature, limit, self.last),
         )
 

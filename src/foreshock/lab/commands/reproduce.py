@@ -61,7 +61,9 @@ def reproduce(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda or auto, for experiments that have such a setting.")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that train side by side, for map and forks.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Processes that train side by side, for map and forks.")
+    ] = 1,
     out: Annotated[Path, typer.Option(help="Folder for runs, results and pages.")] = Path(
         "runs/reproduction"
     ),
@@ -109,9 +111,7 @@ def reproduce(
         console.print(f"Page: {page.resolve()}", soft_wrap=True)
 
 
-def _survey(
-    console: Console, scale: Scale, seeds: range, kept: Path, settings: list[str], jobs: int
-) -> None:
+def _survey(console: Console, scale: Scale, seeds: range, kept: Path, settings: list[str], jobs: int) -> None:
     """Run the cells of the map that are missing, a line in the terminal and one in the file each."""
     from foreshock.lab.reproduction.filling import MAP
     from foreshock.lab.reproduction.spikemap.survey import CELLS, survey
