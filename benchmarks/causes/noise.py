@@ -58,13 +58,13 @@ _WORDS = {
 _HEAD = """
 ### Noise or the landscape?
 
-Sixty steps before each spike of the Transformer the training leaves its course, and its loss is followed until
-fifty steps after the onset. A spike is a loss above 3 × its level.
+Sixty steps before each spike of the Transformer the training leaves its course, and its loss is followed
+until fifty steps after the onset. A spike is a loss above 3 × its level.
 """
-_TAIL = """What comes with every draw of batches and without the decay of v, comes later where batches are
-averaged, and does not come without weight decay, is the landscape's: noise only says when. `explain` names the
-noise, since the log shows its edge, and now adds what made the ratio rise to it and that larger batches may
-only postpone the spike. v ≥ g² prevents it whoever is to blame.
+_TAIL = """What comes with every draw of batches and with v held, comes later where batches are averaged, and
+does not come without weight decay, is the landscape's: noise only says when. `explain` names the noise, since
+the log shows its edge, and now adds what made the ratio rise to it and that larger batches may only postpone
+the spike. v ≥ g² prevents it whoever is to blame.
 
 Made by `python -m benchmarks.causes.noise`, on seeds {seeds}.
 """
