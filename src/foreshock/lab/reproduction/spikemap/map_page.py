@@ -130,6 +130,8 @@ def _decides(spikes: Sequence[Spike], numbers: Numbers) -> str:
 
 def _groups(numbers: Numbers) -> str:
     names = {
+        "plain": "no decay",
+        "decay": "decay 0.3",
         "full plain": "full batch, no decay",
         "full decay": "full batch, decay 0.3",
         "mini plain": "mini-batches, no decay",
