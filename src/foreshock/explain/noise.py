@@ -110,7 +110,7 @@ class _Climb:
         of_rate = f", the learning rate {rate}" if self.rate > 0 else ""
         times = number(math.exp(min(self.total, _LARGEST)))
         return (
-            f"; it had risen {times}-fold since step {self.first:,}, of which v made about {v}{of_rate} and "
+            f"; the ratio had risen {times}-fold since step {self.first:,}, of which v made about {v}{of_rate} and "
             f"the curvature of the batches {curvature}"
         )
 
