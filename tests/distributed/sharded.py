@@ -62,7 +62,7 @@ from foreshock.vectors import flatten, local, split
 from oracles import dense_hessian
 
 ONE_CALL = StoppingRule(relative_tolerance=1e-9, max_products=200)
-NEAR = StoppingRule(relative_tolerance=1e-4, far_tolerance=1e-4, threshold=1.0, max_products=30)
+NEAR = StoppingRule(relative_tolerance=5e-4, far_tolerance=5e-4, threshold=1.0, max_products=14)
 RATIOS = ["stability_ratio", "gradient_stability_ratio", "update_stability_ratio", "predicted_loss_change"]
 
 
@@ -381,18 +381,13 @@ SHARDED = {
 
 
 IN_SHARDS = {
-    "shards": (fully, {"hvp": "difference"}),
     "noise of shards": (
         lambda: divided(fully(Network(dropped=0.2), reshard_after_forward=False)),
-        {"hvp": "difference", "constant": False, "probe_every": 10},
-    ),
-    "accumulated shards": (
-        lambda: fully(Network(checkpointed=True)),
-        {"hvp": "difference", "probe_every": 10, "accumulated": True},
+        {"hvp": "difference", "constant": False, "probe_every": 10, "steps": 12},
     ),
     "half precision": (
-        lambda: fully(Network().float(), mp_policy=HALF),
-        {"hvp": "difference", "probe_every": 10},
+        lambda: fully(Network(checkpointed=True).float(), mp_policy=HALF),
+        {"hvp": "difference", "probe_every": 10, "accumulated": True, "steps": 12},
     ),
 }
 
@@ -420,8 +415,9 @@ def watched(rank, folder, kinds=SHARDED, parts=None):
         kind, value = ("noise", "mean") if noisy else ("curvature", "stability_ratio")
         require(log[kind], f"{name}: {log['event']}")
         alike([(one["step"], one[value]) for one in log[kind]], f"{name}: readings")
-        # Behind the last meeting, at step 20, the sums are not known exactly.
-        known = [one for one in log["step"] if one["step"] <= 20]
+        # Behind the last meeting, the sums are not known exactly.
+        met = 20 if options.get("steps", 22) > 20 else 10
+        known = [one for one in log["step"] if one["step"] <= met]
         alike([(one["step"], one["gradient_norm"], one["instant_lag"]) for one in known], f"{name}: steps")
         alike(str(forecast), f"{name}: forecasts")
         shards_only = "hvp" in options
@@ -431,9 +427,7 @@ def watched(rank, folder, kinds=SHARDED, parts=None):
         )
         bad = [one for one in log["event"] if "failed" in one["name"] or one["name"] == "no probe"]
         require(not bad, f"{name}: {bad}")
-        if (
-            half or name in ("defaults", "shards", "noise of shards") or rank
-        ):  # all have the same readings by now
+        if half or name in ("defaults", "noise of shards") or rank:  # all have the same readings by now
             continue
         alone = folder / f"{name}, one process, {rank}"
         options = {key: one for key, one in options.items() if key not in ("accumulated", "hvp")}
@@ -504,25 +498,33 @@ def agree_in_shards(model, parts, *, name, tolerance):
     longest = LongestTensor(sum(one.numel() for one in trained))
     with meeting(run.model, trained, f"shards, {name}", share) as joint:
         product_in_shards(whole, run, batch, joint, name=name, tolerance=tolerance, watch=longest)
-        one, other = Prober(whole.model, loss_fn), Prober(run.model, loss_fn, hvp="difference")
-        expected = one.probe(whole.whole, read_preconditioner(whole.optimizer), step=1, stop=NEAR)
+        prober = Prober(run.model, loss_fn, hvp="difference")
         step = spread_over(read_preconditioner(run.optimizer), joint)
-        with longest, joint:
-            found = other.probe(batch, step, step=1, stop=NEAR, joint=joint)
-        require(found.backend == "central differences of shards", found.backend)
-        require(other.backend.verified and "asked for" in other.backend.reason, str(other.backend))
-        for ratio in RATIOS:
-            close(getattr(found, ratio), getattr(expected, ratio), 1e-3, f"{name}: {ratio}")
-        require([b.name for b in found.blocks] == [b.name for b in expected.blocks], f"{found.blocks}")
-        with longest, joint:
-            again = other.refresh(batch, step, step=2, joint=joint)
-        close(again.stability_ratio, expected.stability_ratio, 1e-3, f"{name}: refreshed")
-        noise_in_shards(whole, other, step, joint, batch, name=name, watch=longest)
+        if name == "float":  # what users have
+            probe_in_shards(whole, prober, step, joint, batch, watch=longest)
+        noise_in_shards(whole, prober, step, joint, batch, name=name, watch=longest)
     require(longest.seen, "no tensor was looked at")
     same(before, shards(run.model, run.optimizer), name)
     require(kept == settings(run.model), f"{name}: FSDP2 has other settings")
     require(torch.equal(drawn, torch.get_rng_state()), f"{name}: random numbers were drawn")
     require(all(a is b.grad for a, b in zip(gradients, trained, strict=True)), f"{name}: other gradients")
+
+
+def probe_in_shards(whole, prober, step, joint, batch, *, watch):
+    """A probe and its refresh: λ_max and what else it reads, of the batches of all."""
+    expected = Prober(whole.model, loss_fn).probe(
+        whole.whole, read_preconditioner(whole.optimizer), step=1, stop=NEAR
+    )
+    with watch, joint:
+        found = prober.probe(batch, step, step=1, stop=NEAR, joint=joint)
+    require(found.backend == "central differences of shards", found.backend)
+    require(prober.backend.verified and "asked for" in prober.backend.reason, str(prober.backend))
+    for ratio in RATIOS:
+        close(getattr(found, ratio), getattr(expected, ratio), 1e-3, ratio)
+    require([b.name for b in found.blocks] == [b.name for b in expected.blocks], f"{found.blocks}")
+    with watch, joint:
+        again = prober.refresh(batch, step, step=2, joint=joint)
+    close(again.stability_ratio, expected.stability_ratio, 1e-3, "refreshed")
 
 
 def train_in_shards(whole, run, batch, share):
