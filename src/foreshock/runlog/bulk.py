@@ -17,8 +17,8 @@ from foreshock.runlog.rows import Shape
 STEP = b'{"kind":"step",'
 """How the line of a step record begins, as the writer writes it."""
 
-# Fifteen digits fit into the columns, and into what a page can count to. The quantifiers are possessive: giving
-# a digit back finds nothing here, and to remember how to takes a quarter of the time.
+# Fifteen digits fit into the columns, and into what a page can count to. The quantifiers are possessive:
+# giving a digit back finds nothing here, and to remember how to takes a quarter of the time.
 _PATTERNS = {
     int: rb"(-?+(?:0|[1-9][0-9]{0,14}+))",
     float: rb"(-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++(?:[eE][-+]?+[0-9]++)?+|[eE][-+]?+[0-9]++))",
