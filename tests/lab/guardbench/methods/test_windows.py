@@ -45,9 +45,7 @@ def warm(driven, steps):
 def test_skip_step_changes_neither_weights_nor_moments(gradient, loss):
     driven = Driven("skip-step")
     warm(driven, 130)
-    state = {
-        name: value.clone() for name, value in driven.optimizer.state[driven.model.weight].items()
-    }
+    state = {name: value.clone() for name, value in driven.optimizer.state[driven.model.weight].items()}
     move, acted = driven.step(gradient, loss)
     assert acted
     assert move.tolist() == [0.0, 0.0]

@@ -1,8 +1,8 @@
 """Muon for the matrices between the first and the last layer, AdamW for all other parameters.
 
 Jordan et al. 2024, *Muon: An optimizer for hidden layers in neural networks*; Liu et al. 2025, *Muon is
-Scalable for LLM Training*, arXiv 2502.16982, whose scale .2·√max(rows, columns) makes Muon's steps as large as
-AdamW's, so that both have one learning rate. The code of Muon is torch's, with its defaults: momentum .95,
+Scalable for LLM Training*, arXiv 2502.16982, whose scale .2·√max(rows, columns) makes Muon's steps as large
+as AdamW's, so that both have one learning rate. The code of Muon is torch's, with its defaults: momentum .95,
 Nesterov, five iterations of Newton and Schulz. It takes matrices only; kernels of convolutions go to AdamW.
 """
 

@@ -1,10 +1,10 @@
 """What trainers of language models do about a step that departs from the last 128: skip it, or shorten it.
 
-`skip-step` is the rule of OLMo-core's SkipStepOptimizer: a step whose loss, or norm of the gradient, lies more
-than 6 standard deviations above the mean of the last 128 is not taken at all; neither weights nor moments
-change. `clip-update-norm` is levanter's: the update, weight decay included and the learning rate left out, is
-scaled down to the mean plus 3 standard deviations of its norms. Both look only once there are 64 steps, and both
-count what they have changed with its own value.
+`skip-step` is the rule of OLMo-core's SkipStepOptimizer: a step whose loss, or norm of the gradient, lies
+more than 6 standard deviations above the mean of the last 128 is not taken at all; neither weights nor
+moments change. `clip-update-norm` is levanter's: the update, weight decay included and the learning rate left
+out, is scaled down to the mean plus 3 standard deviations of its norms. Both look only once there are 64
+steps, and both remember the loss and the norms as they were before they acted.
 """
 
 from __future__ import annotations
