@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 from benchmarks.causes import publish as publish_causes
+from benchmarks.guardbench import rates as publish_rates
 from benchmarks.spikebench import definitions, publish
 
+from foreshock.lab.guardbench.rates.choosing import QUANTITIES
+from foreshock.lab.guardbench.rates.page import load_rates, rates_page
 from foreshock.lab.reproduction.page import publish as publish_reproduction
 
 ROOT = Path(__file__).parents[2]
@@ -61,3 +64,17 @@ def test_the_page_of_causes_is_made_of_the_published_scores():
     reproduced = json.loads(publish_causes.REPRODUCED.read_text(encoding="utf-8"))
     made = publish_causes.page(scores) + publish_causes.section(reproduced)
     assert made == publish_causes.PAGE.read_text(encoding="utf-8")
+
+
+def test_the_page_of_learning_rates_is_made_of_its_runs():
+    data = load_rates(publish_rates.RATES)
+    drawn = {quantity: f"rates-{quantity}.svg" for quantity in QUANTITIES}
+    made = rates_page(data, command=publish_rates.COMMAND, drawn=drawn, note=data["note"])
+    assert made == (publish_rates.PAGES / "rates.md").read_text(encoding="utf-8")
+    explanation = publish_rates.EXPLANATION.read_text(encoding="utf-8")
+    assert publish_rates.with_table(explanation, data) == explanation
+
+
+def test_a_page_without_a_place_for_the_table_is_refused():
+    with pytest.raises(ValueError, match="the page has no lines"):
+        publish_rates.with_table(f"{publish_rates.BEGIN} and no end", load_rates(publish_rates.RATES))

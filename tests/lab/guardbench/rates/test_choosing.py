@@ -115,6 +115,7 @@ def test_scores_over_tasks():
     assert soap["loss"] == pytest.approx(math.sqrt(1 / 4) / math.sqrt(8))
     assert guard["loss"] == pytest.approx(math.sqrt(0.35 / 8) / 2)
     assert guard["medians"]["loss"] == pytest.approx(math.sqrt(0.35 / 8) * 0.625)  # of 1 and 1/4
+    assert soap["highest"] == pytest.approx(8 / 2 / 8**0.5)  # 8 and 2
     assert (soap["time"], guard["time"]) == (3.0, 1.0)
     assert (guard["edge"], adam["edge"]) == (2, 2)
     assert (guard["spikes"], soap["spikes"], adam["spikes"]) == (4, 0, 2)

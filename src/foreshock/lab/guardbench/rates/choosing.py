@@ -198,6 +198,7 @@ def _of_curve(curve: Curve) -> dict[str, Any]:
         "edge": any(factor in (factors[0], factors[-1]) for factor in chosen),
         "spikes": sum(run["spikes"] for run in scored["loss"]),
         "tolerance": tolerance(curve),
+        "highest": mean([one[factors[-1]]["loss"] for one in curve.values()]),
     }
 
 
@@ -235,6 +236,7 @@ def _overall(tasks: Mapping[str, Any], name: str) -> dict[str, Any]:
         "edge": sum(entry["edge"] for entry in ours),
         "spikes": sum(entry["spikes"] for entry in ours),
         "tolerance": mean([entry["tolerance"] for entry in ours]),
+        "highest": mean([_ratio(entry["highest"], plain["loss"]) for entry, plain in entries]),
     }
 
 

@@ -70,7 +70,7 @@ def write_curves(data: Mapping[str, Any], quantity: str, path: str | os.PathLike
     figure.supxlabel("learning rate ÷ the task's base rate", color=SOFT, fontsize=10)
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(
-        handles, names, loc="outside lower center", ncols=7, fontsize=8, frameon=False, labelcolor=INK
+        handles, names, loc="outside upper center", ncols=7, fontsize=8, frameon=False, labelcolor=INK
     )
     return save_figure(figure, path)
 

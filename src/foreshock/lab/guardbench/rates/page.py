@@ -43,9 +43,10 @@ luck; each seed is left out once. {note}Made by `{command}`, Foreshock {version}
   the lowest or highest rate was chosen for a seed: a rate outside may be better.
 - **spikes**: losses above 3 × the median of the 100 steps before, in all runs at the best rate.
 - **tolerance**: the highest ÷ the lowest of neighbouring rates whose loss is at most 1.5 × the least;
-  geometric mean over the tasks. **diverged**: share of all runs, at all rates, whose loss overflowed or ended
-  above where it began. **time**: processor time of all runs ÷ Adam's, on steps of a few milliseconds, where
-  what a method adds weighs most: the losses are those after the same number of steps, not the same time.
+  geometric mean over the tasks. **loss at the highest rate**: what becomes of who chose it too high, ÷ Adam's
+  loss at its best rate. **diverged**: share of all runs, at all rates, whose loss overflowed or ended above
+  where it began. **time**: processor time of all runs ÷ Adam's, on steps of a few milliseconds, where what a
+  method adds weighs most: the losses are those after the same number of steps, not the same time.
 
 ## The guard against each method
 
@@ -211,6 +212,7 @@ def overview_table(scores: Mapping[str, Any]) -> str:
         "at the edge",
         "spikes",
         "tolerance",
+        "loss at the highest rate",
         "diverged",
         "time",
     )
@@ -225,6 +227,7 @@ def overview_table(scores: Mapping[str, Any]) -> str:
                 str(one["edge"]),
                 str(one["spikes"]),
                 f"{_fine(one['tolerance'])}×",
+                _fine(one["highest"]),
                 share(one["diverged"]),
                 f"{one['time']:.2g}×",
             )
