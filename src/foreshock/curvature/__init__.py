@@ -1,6 +1,7 @@
 """Curvature of a model: in one call, or probe by probe while it trains."""
 
 from foreshock.curvature.blocks import BlockShare, block_shares, name_parameters
+from foreshock.curvature.choosing import ProductMethod, require_method
 from foreshock.curvature.density import SpectralDensity, spectral_density
 from foreshock.curvature.followed import ERROR_PER_STEP, FollowedRatio, refresh_curvature
 from foreshock.curvature.gauss_newton import gauss_newton_sharpness
@@ -32,6 +33,7 @@ __all__ = [
     "ProbeMemory",
     "ProbeSettings",
     "Prober",
+    "ProductMethod",
     "Remark",
     "Sharpness",
     "SpectralDensity",
@@ -45,6 +47,7 @@ __all__ = [
     "preconditioned_sharpness",
     "probe_curvature",
     "refresh_curvature",
+    "require_method",
     "sharpness",
     "spectral_density",
     "spectrum",

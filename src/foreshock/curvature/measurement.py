@@ -17,9 +17,9 @@ from torch.optim import Optimizer
 
 from foreshock.batches import MicroBatches, count_examples
 from foreshock.curvature.blocks import BlockShare, block_shares
+from foreshock.curvature.choosing import choose_together
 from foreshock.curvature.density import SpectralDensity, spectral_density
 from foreshock.curvature.form import (
-    choose_together,
     gathered_step,
     next_step,
     one_call_solve,
