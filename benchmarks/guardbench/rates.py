@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from foreshock.lab.guardbench.rates.choosing import compare
-from foreshock.lab.guardbench.rates.page import load_rates, overview_table, write_rates
+from foreshock.lab.guardbench.rates.page import load_rates, write_rates
+from foreshock.lab.guardbench.rates.tables import overview_table
 from foreshock.lab.jobs import write_json
 
 RATES = Path(__file__).parent / "results" / "rates.json"

@@ -36,13 +36,14 @@ def rates(
 ) -> None:
     """Compare methods at their own best learning rates (GuardBench).
 
-    Each trains small tasks at a quarter to eight times their base rate, two hours on one core.
+    Each trains small tasks at a quarter to eight times their base rate, half an hour on a free core.
     An interrupted command resumes where it stopped, and what is there can be compared with --partial.
     """
     from foreshock.lab.guardbench.methods import chosen_methods
     from foreshock.lab.guardbench.rates.choosing import collect, compare
-    from foreshock.lab.guardbench.rates.page import overview_table, pair_table, verdict, write_rates
+    from foreshock.lab.guardbench.rates.page import write_rates
     from foreshock.lab.guardbench.rates.suite import COMPARED, chosen_tasks, rate_trials
+    from foreshock.lab.guardbench.rates.tables import overview_table, pair_table, verdict
     from foreshock.lab.guardbench.run import is_done, load_result, result_path, run_suite
     from foreshock.lab.jobs import write_json
 

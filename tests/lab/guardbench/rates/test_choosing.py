@@ -17,8 +17,8 @@ from foreshock.lab.guardbench.rates.choosing import (
     mean,
     tolerance,
 )
-from foreshock.lab.guardbench.rates.page import wins
 from foreshock.lab.guardbench.rates.suite import FACTORS, TASKS, chosen_tasks, rate_trials
+from foreshock.lab.guardbench.rates.tables import wins
 
 FIRST, SECOND = TASKS[0].name, TASKS[1].name
 

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from foreshock.cli.app import app
 from foreshock.lab.guardbench.rates import choosing, suite
 from foreshock.lab.guardbench.rates.choosing import collect, compare
-from foreshock.lab.guardbench.rates.page import load_rates, rates_page, verdict, write_rates
+from foreshock.lab.guardbench.rates.page import load_rates, rates_page, write_rates
+from foreshock.lab.guardbench.rates.tables import verdict
 from foreshock.lab.jobs import write_json
 from foreshock.lab.spikebench.suite import DEVELOPMENT, HELD_OUT, adam, configure
 from lab.guardbench.rates.test_choosing import TABLE, made

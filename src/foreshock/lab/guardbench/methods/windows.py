@@ -94,7 +94,10 @@ class ClipUpdateNorm:
     def after_step(self) -> bool:
         """Scale the change of the weights, and return whether that was done."""
         moves = [now - before for now, before in zip(self._parameters, self._before, strict=True)]
-        norm = float(torch.nn.utils.get_total_norm(moves)) / self._optimizer.param_groups[0]["lr"]
+        rate = float(self._optimizer.param_groups[0]["lr"])
+        if not rate > 0:
+            return False
+        norm = float(torch.nn.utils.get_total_norm(moves)) / rate
         limit = self._limit()
         self._norms.append(norm)
         if not norm > limit:
