@@ -136,8 +136,9 @@ def test_tolerance_is_of_neighbouring_rates():
     assert tolerance(curve(table=near)) == 2.0  # √2.1 = 1.45 at 4
     assert tolerance(curve(method="guard-auto")) == 1.0  # 1 at 4 is above 1.5 × √.35
     assert tolerance(curve(method="soap")) == 1.0
-    hole = {"adam": {0: (1.0, 2.0, 1.0), 1: (1.0, 2.0, 1.0)}}
-    assert tolerance(curve(table=hole)) == 1.0
+    for ends in ((1.0, 1.1), (1.1, 1.0)):  # a hole at 4, seen from below and from above
+        hole = {"adam": dict.fromkeys((0, 1), (ends[0], 2.0, ends[1]))}
+        assert tolerance(curve(table=hole)) == 1.0
 
 
 def test_infinite_losses_are_the_worst():
