@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from foreshock.explain.noise import SHARPENED
 from foreshock.words import first_few, listed
 
 if TYPE_CHECKING:
-    from foreshock.explain.record import Explanation, Name
+    from foreshock.explain.record import Cause, Explanation, Name
 
 GUARDED_AGAINST: tuple[Name, ...] = ("preconditioner lag", "gradient noise")
 """Causes against which a guard helps: where one is at work it is not advised."""
@@ -73,6 +74,10 @@ _REMEDIES: Mapping[Name, str] = MappingProxyType(
     }
 )
 
+_SHARPENING = (
+    " Before {at} it was the curvature of the batches that rose, so larger batches alone may only postpone "
+    "it: a lower learning rate, or less weight decay, stops the rise."
+)
 _GUARDED = (
     "The guard was at work and did not prevent what happened at {at}: the learning rate may be too high in "
     "itself."
@@ -149,7 +154,7 @@ def _against(found: Sequence[Explanation], *, guarded: bool) -> list[str]:
     unknown: dict[str, list[int]] = {}
     for one in found:
         for cause in one.causes:
-            words = _REMEDIES[cause.name]
+            words = _REMEDIES[cause.name] + (_SHARPENING if _sharpened(cause) else "")
             if guarded and cause.name in GUARDED_AGAINST:
                 words = _GUARDED
             step = cause.step if cause.name in _OF_THE_DATA and cause.step is not None else one.onset
@@ -159,6 +164,11 @@ def _against(found: Sequence[Explanation], *, guarded: bool) -> list[str]:
             unknown.setdefault(words, []).append(one.onset)
     ranked = sorted(at.items(), key=lambda item: -len(item[1]))
     return [_at(words, sorted(set(steps))) for words, steps in (*ranked, *unknown.items())]
+
+
+def _sharpened(cause: Cause) -> bool:
+    """Return whether noise was past its edge since the curvature of the batches had risen."""
+    return any(fact.words == SHARPENED and fact.value > fact.limit for fact in cause.facts)
 
 
 def _at(words: str, steps: list[int]) -> str:
