@@ -427,7 +427,7 @@ def watched(rank, folder, kinds=SHARDED, parts=None):
         )
         bad = [one for one in log["event"] if "failed" in one["name"] or one["name"] == "no probe"]
         require(not bad, f"{name}: {bad}")
-        if half or name in ("defaults", "noise of shards") or rank:  # all have the same readings by now
+        if half or name == "defaults" or options.get("steps") or rank:  # all have the same readings by now
             continue
         alone = folder / f"{name}, one process, {rank}"
         options = {key: one for key, one in options.items() if key not in ("accumulated", "hvp")}
@@ -806,6 +806,8 @@ def on_four(rank, folder):
     close(found.value, expected, 1e-6, "replicated")
     watched(rank, folder, {"both": (both, {"probe_every": 10})}, pair(rank))
     watched(rank, folder, {"replicated": (replicated, {"probe_every": 10})})
+    in_shards = {"probe_every": 10, "hvp": "difference", "steps": 12}
+    watched(rank, folder, {"both in shards": (both, in_shards)}, pair(rank))
     raises(rank, folder / "raises", both, pair(rank))
 
 

@@ -316,6 +316,7 @@ def test_status_says_what_the_report_says_of_ranks(tmp_path, capsys):
     status(tmp_path / "odd")
     said = " ".join(capsys.readouterr().out.split())
     assert "4, not all alike" in said
+    assert "But ranks are not all alike" in said
     assert f"{found.departures[0]}" in said
     status(tmp_path / "even")
     assert "4, which agree" in capsys.readouterr().out

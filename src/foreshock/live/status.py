@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 NEEDED = ("loss",)
 """Fields of step records that a status is made of: whoever shows nothing else need not read the others."""
 
+_LOOK = "But ranks are not all alike: foreshock report says what to do about it."
 _BEHIND = 20  # steps: each rank writes what it has every ten steps or so
 _MEAN_SQUARE, _STABILITY = "typical mean-square ratio", "stability ratio"
 
@@ -157,7 +158,7 @@ def status_of(
             log=printable(str(run.path)),
             state=words.state,
             words=words.words,
-            advice=words.advice,
+            advice=f"{words.advice} {_LOOK}" if departures else words.advice,
             step=step,
             steps=_whole(as_number(run.meta.get("steps"))),
             **_losses(run),
