@@ -6,12 +6,9 @@ from foreshock.curvature.density import SpectralDensity, spectral_density
 from foreshock.curvature.followed import ERROR_PER_STEP, FollowedRatio, refresh_curvature
 from foreshock.curvature.gauss_newton import gauss_newton_sharpness
 from foreshock.curvature.measurement import (
-    LossFunction,
     MeanSquareStability,
     Sharpness,
-    loss_terms,
     mean_square_stability,
-    part_terms,
     preconditioned_sharpness,
     sharpness,
     spectrum,
@@ -20,6 +17,7 @@ from foreshock.curvature.noise import NoiseReading, measure_noise
 from foreshock.curvature.probe import CurvatureReading, ProbeMemory, ProbeSettings, probe_curvature
 from foreshock.curvature.prober import NoiseProber, Prober
 from foreshock.curvature.remarks import Remark
+from foreshock.curvature.terms import LossFunction, check_loss_function, loss_terms, part_terms
 
 __all__ = [
     "ERROR_PER_STEP",
@@ -38,6 +36,7 @@ __all__ = [
     "Sharpness",
     "SpectralDensity",
     "block_shares",
+    "check_loss_function",
     "gauss_newton_sharpness",
     "loss_terms",
     "mean_square_stability",

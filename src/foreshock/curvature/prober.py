@@ -18,12 +18,12 @@ from foreshock.batches import MicroBatches, SplitFunction
 from foreshock.curvature.choosing import ProductMethod, Sharing
 from foreshock.curvature.followed import FollowedRatio, refresh_curvature
 from foreshock.curvature.form import gathered_step
-from foreshock.curvature.measurement import LossFunction, loss_terms, part_terms
 from foreshock.curvature.noise import NoiseReading, at_usual_size, measure_noise
 from foreshock.curvature.own_parts import OwnParts
 from foreshock.curvature.parts import Divider
 from foreshock.curvature.probe import CurvatureReading, ProbeMemory, ProbeSettings, probe_curvature
 from foreshock.curvature.remarks import Remark, weighting_remarks
+from foreshock.curvature.terms import LossFunction, loss_terms, part_terms
 from foreshock.curvature.weights import Weighing
 from foreshock.distributed import ALONE, Joint, LeftOutError, part_of
 from foreshock.eigen import StoppingRule

@@ -209,6 +209,8 @@ def slow_causes(history: History, event: LossEvent, jump: Jump | None) -> list[C
     causes = []
     shares = quotient(rise.preconditioner, rise.total), quotient(rise.landscape, rise.total)
     span = f"between steps {rise.first:,} and {rise.last:,}"
+    if rise.first == rise.last:  # the only reading near: what it rose from was measured long before
+        span = f"by step {rise.last:,}"
     if shares[0] >= _SHARE and decay.exponent > 0 and decay.fell > _FELL:
         made = f"{'' if rise.measured else 'about '}{100 * shares[0]:.0f} %"
         words = (

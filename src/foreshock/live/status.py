@@ -67,7 +67,9 @@ class RunStatus:
         watches: Number of watches, the level below an alarm.
         last_alarm: Step of the last alarm; null without one.
         spikes: Number of spikes.
-        highest: Height of the highest spike, a multiple of the level before; NaN without one.
+        highest: Height of the highest spike, a multiple of the level before; NaN without one, and where a
+            level is not positive, so that there is no such multiple.
+        highest_rise: There the largest rise of a spike above its level; else NaN.
         last_spike: First step of the last spike; null without one.
         lead: Steps from the beginning of the alarm that was on before the last spike to its onset; null if it
             was not announced.
@@ -118,6 +120,7 @@ class RunStatus:
     last_alarm: int | None
     spikes: int
     highest: float
+    highest_rise: float
     last_spike: int | None
     lead: int | None
     failures: int
@@ -241,14 +244,17 @@ def _happened(run: LiveRun, from_step: int) -> dict[str, Any]:
     # Older logs have other levels: what is no watch counts.
     recent = [row for row in run.log.alarms if row["step"] >= from_step]
     alarms = [row["step"] for row in recent if row.get("level") != "watch"]
-    heights = [event.height for event in spikes if math.isfinite(event.height)]
+    # One that has no multiple may be the highest of all: then all are compared by their rise.
+    measurable = all(math.isfinite(event.height) for event in spikes)
+    rises = [event.rise for event in spikes if math.isfinite(event.rise)]
     return {
         "worst": worst_of((event.kind for event in events), alarms=bool(alarms)),
         "alarms": len(alarms),
         "watches": len(recent) - len(alarms),
         "last_alarm": max(alarms, default=None),
         "spikes": len(spikes),
-        "highest": max(heights, default=math.nan),
+        "highest": max((event.height for event in spikes), default=math.nan) if measurable else math.nan,
+        "highest_rise": math.nan if measurable else max(rises, default=math.nan),
         "last_spike": spikes[-1].onset if spikes else None,
         "lead": run.lead_of(spikes[-1]) if spikes else None,
         "failures": len(events) - len(spikes),

@@ -103,7 +103,8 @@ class Monitor:
         sinks: Where the records go besides the log, see `foreshock.sinks`: TensorBoard, W&B, a webhook …
 
     Raises:
-        TypeError: If the optimizer's class is not registered, or `loss_fn` is not callable.
+        TypeError: If the optimizer's class is not registered, or `loss_fn` can't be called with a model
+            and a batch.
         ValueError: If the optimizer has parameters that are not the model's, or an argument lies outside
             its interval.
         OSError: If the run folder can't be written.
