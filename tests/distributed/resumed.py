@@ -60,7 +60,10 @@ def whole(parameters):
 
 def compare(resumed, reference, folder, rank, name):
     """Require that a resumed run is what it would have been without the break."""
-    pairs = zip(whole(resumed.run.model.parameters()), reference.run.model.parameters(), strict=True)
+    weights = whole(resumed.run.model.parameters())  # by all, also where one alone has something to compare
+    if reference is None:
+        return
+    pairs = zip(weights, reference.run.model.parameters(), strict=True)
     apart = max((one - other).abs().max().item() for one, other in pairs)
     require(apart <= 1e-9, f"{name}: weights are {apart} apart")
     require(resumed.guard.step == reference.guard.step, f"{name}: {resumed.guard} and {reference.guard}")
@@ -75,10 +78,7 @@ def compare(resumed, reference, folder, rank, name):
 
 def resumed(rank, folder, make, plain, parts):
     """Two processes and then one, one and then two: as in one go, in one log."""
-    reference = Resumable(plain(), None, folder / f"reference{rank}")
-    reference.folder = folder / f"reference{rank}"
-    reference.train(FIRST + SECOND)
-    require(reference.guard.summary().acted == 0, f"the guard acted: {reference.guard.summary()}")
+    reference = in_one_go(rank, folder, plain)
     together = Resumable(make(), parts, folder / "two")
     together.train(FIRST)
     kept = together.save(folder / "of two")
@@ -98,8 +98,37 @@ def resumed(rank, folder, make, plain, parts):
         before.save(folder / "of one", no_dist=True)
         before.monitor.close()
     torch.distributed.barrier()
-    both = Resumable(make(), parts, folder / "one")
-    both.load(folder / "of one")
+    goes_on(rank, folder / "one", folder / "of one", make, parts, reference)
+
+
+def in_one_go(rank, folder, plain):
+    reference = Resumable(plain(), None, folder / f"reference{rank}")
+    reference.folder = folder / f"reference{rank}"
+    reference.train(FIRST + SECOND)
+    require(reference.guard.summary().acted == 0, f"the guard acted: {reference.guard.summary()}")
+    return reference
+
+
+def goes_on(rank, folder, saved, make, parts, reference):
+    """Go on from a checkpoint, in the log of those who wrote it."""
+    both = Resumable(make(), parts, folder)
+    both.load(saved)
     both.train(SECOND)
     both.monitor.close()
-    compare(both, reference, folder / "one", rank, "one to two")
+    compare(both, reference, folder, rank, f"{saved.name} to {torch.distributed.get_world_size()}")
+
+
+def of_another_size(rank, folder, make, plain, parts):
+    """Go on from what a world of another size has left, if one has, and leave something for the next one."""
+    size = torch.distributed.get_world_size()
+    own, other = folder / f"of {size}", folder / f"of {6 - size}"
+    if other.exists():
+        reference = None if rank else in_one_go(rank, folder / f"in {size}", plain)
+        goes_on(rank, folder / f"log {other.name}", other, make, parts, reference)
+    found = own.exists()
+    torch.distributed.barrier()
+    if not found:
+        begun = Resumable(make(), parts, folder / f"log {own.name}")
+        begun.train(FIRST)
+        begun.save(own)
+        begun.monitor.close()
