@@ -85,10 +85,7 @@ def reproduce(
     kept, target = results or out / "results", docs or out / "pages"
     try:
         if jobs > 1 and name not in ("map", "forks"):
-            raise ValueError(
-                f"--jobs {jobs} is for map and forks; the seeds of {name} are run one after the other: leave "
-                "it out"
-            )
+            raise ValueError(f"--jobs {jobs} is for map and forks; {name} runs in one process: leave it out")
         if name == "map":
             _survey(console, scale, range(first_seed, first_seed + (seeds or 2)), kept, settings or [], jobs)
         elif name == "forks":
