@@ -1,4 +1,4 @@
-"""How often snapshots are taken: by what they cost and the usual length of steps, at alarms within a bound."""
+"""How often snapshots are taken: by what they cost and how long steps are, at alarms within a bound."""
 
 from types import SimpleNamespace
 
@@ -37,7 +37,9 @@ def test_a_pause_is_no_reason_for_more_snapshots(clock):
         found.see()
         taken(found, clock, 0.02)
     assert found.spacing(0.005) == 40
-    assert found.share == pytest.approx(6 * 0.02 / (6 * 30 * 0.1), rel=0.02)
+    assert found.share == pytest.approx(6 * 0.02 / (6 * 31 * 0.1), rel=0.02), (
+        "six minutes are none of its steps"
+    )
 
 
 def test_what_writing_takes_leaves_less_for_alarms(clock):
@@ -73,7 +75,7 @@ def test_alarms_make_snapshots_denser_within_the_share(clock):
     rare = train(clock, alarm=lambda step: 1000 <= step < 1100, seconds=0.02)
     always = train(clock, alarm=lambda _: True, seconds=0.02)
     assert at_rest.share == pytest.approx(0.005, rel=0.1)
-    assert 1000 < max(rare.steps)
+    assert max(rare.steps) > 1000
     assert rare.taken >= at_rest.taken + 5, "100 steps with ten snapshots, and not two or three"
     assert at_rest.share < always.share <= 0.0101
     own = train(clock, alarm=lambda _: True, seconds=0.02, every=40, count=400)
