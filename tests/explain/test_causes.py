@@ -336,7 +336,7 @@ def test_the_climb_to_the_edge_of_noise_has_parts(decay, said, postponed, tmp_pa
     [found] = explain_run(write(tmp_path, **log))
     [cause] = found.causes
     assert cause.name == "gradient noise"
-    assert f"it had risen 3-fold since step {AT - 50:,}, of which {said}" in cause.words
+    assert f"the ratio had risen 3-fold since step {AT - 50:,}, of which {said}" in cause.words
     assert any("may only postpone" in advice for advice in found.advice) is postponed
 
 

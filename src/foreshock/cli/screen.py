@@ -13,6 +13,7 @@ from rich.text import Text
 
 from foreshock.cli.console import natural_width
 from foreshock.report.text import unreadable
+from foreshock.representation import short_line
 from foreshock.runlog.labels import cut
 from foreshock.words import count, first_few, number, percent
 
@@ -34,6 +35,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 _WIDE = 52  # columns from which on a label and its words share a line
 _LONGEST_NAME, _SHORT_NAME, _SHORTEST_NAME = 48, 20, 8
 _HEIGHT = "Spikes, how high"
+_DEPARTURES = 3  # of ranks that are said in full
 # What a narrow terminal goes without, the first first.
 _SPARE = (
     "Last write",
@@ -168,9 +170,15 @@ def _rows(status: RunStatus) -> list[tuple[str, str]]:
 def _ranks(status: RunStatus) -> list[tuple[str, str]]:
     if status.ranks is None:
         return []
-    behind = first_few(status.ranks_behind)
-    words = f", of which {behind} ended or wrote no log: see foreshock report" if behind else ""
-    return [("ranks", f"{status.ranks:,}{words}")]
+    behind, found = first_few(status.ranks_behind), status.departures
+    if found is None:
+        words = f", of which {behind} ended or wrote no log: see foreshock report" if behind else ""
+        return [("ranks", f"{status.ranks:,}{words}")]
+    if not found:
+        return [("ranks", f"{status.ranks:,}, which agree")]
+    more = f"; {count(len(found) - _DEPARTURES, 'more departure')}: see foreshock report"
+    rows = [("ranks", f"{status.ranks:,}, not all alike" + (more if len(found) > _DEPARTURES else ""))]
+    return [*rows, *(("", short_line(one)) for one in found[:_DEPARTURES])]
 
 
 def _step(status: RunStatus) -> str:

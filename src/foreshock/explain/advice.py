@@ -78,7 +78,7 @@ _REMEDIES: Mapping[Name, str] = MappingProxyType(
 
 _SHARPENING = (
     " Before {at} it was the curvature of the batches that rose, so larger batches alone may only postpone "
-    "it: a lower learning rate, or less weight decay, stops the rise."
+    "it: a lower learning rate, or less weight decay, acts on the rise itself."
 )
 _GUARDED = (
     "The guard was at work and did not prevent what happened at {at}: the learning rate may be too high in "

@@ -110,8 +110,8 @@ class _Climb:
         of_rate = f", the learning rate {rate}" if self.rate > 0 else ""
         times = number(math.exp(min(self.total, _LARGEST)))
         return (
-            f"; it had risen {times}-fold since step {self.first:,}, of which v made about {v}{of_rate} and "
-            f"the curvature of the batches {curvature}"
+            f"; the ratio had risen {times}-fold since step {self.first:,}, of which v made about "
+            f"{v}{of_rate} and the curvature of the batches {curvature}"
         )
 
     def facts(self) -> tuple[Fact, ...]:

@@ -12,19 +12,24 @@ import numpy as np
 
 from foreshock.forecast import NOISY_EDGE
 from foreshock.live.headline import State
+from foreshock.report.ranks import compare_ranks
 from foreshock.report.severity import Worst, worst_of
 from foreshock.representation import printable, short_line
+from foreshock.runlog.folders import rank_files, rank_of
 from foreshock.runlog.numbers import as_number, as_share
 from foreshock.runlog.ranks import rank_logs
+from foreshock.runlog.reader import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from foreshock.live.run import LiveRun
 
 NEEDED = ("loss",)
 """Fields of step records that a status is made of: whoever shows nothing else need not read the others."""
 
+_LOOK = "But ranks are not all alike: foreshock report says what to do about it."
 _BEHIND = 20  # steps: each rank writes what it has every ten steps or so
 _MEAN_SQUARE, _STABILITY = "typical mean-square ratio", "stability ratio"
 
@@ -84,6 +89,8 @@ class RunStatus:
         idle_seconds: Seconds since the log was last written.
         ranks: Number of ranks; null for a run of one process.
         ranks_behind: Ranks without a log, or whose log ends over 20 steps before that of another.
+        departures: In what ranks depart from the others, a sentence each as in the report; null where that
+            was not looked at, as in lists of runs.
     """
 
     name: str
@@ -131,14 +138,18 @@ class RunStatus:
     idle_seconds: float
     ranks: int | None
     ranks_behind: tuple[int, ...]
+    departures: tuple[str, ...] | None = None
 
 
-def status_of(run: LiveRun, *, last: int | None = None) -> RunStatus:
+def status_of(
+    run: LiveRun, *, last: int | None = None, departures: tuple[str, ...] | None = None
+) -> RunStatus:
     """Return how a run is doing, as far as its log was read.
 
     Args:
         run: The run.
         last: Of alarms, spikes and failures only those of so many last steps count; None for all.
+        departures: In what ranks depart from the others; see `departures_in`.
     """
     ranks = _ranks(run)  # reads the ends of other logs, for which those who follow this one need not wait
     with run.lock:
@@ -150,7 +161,7 @@ def status_of(run: LiveRun, *, last: int | None = None) -> RunStatus:
             log=printable(str(run.path)),
             state=words.state,
             words=words.words,
-            advice=words.advice,
+            advice=f"{words.advice} {_LOOK}" if departures else words.advice,
             step=step,
             steps=_whole(as_number(run.meta.get("steps"))),
             **_losses(run),
@@ -164,7 +175,26 @@ def status_of(run: LiveRun, *, last: int | None = None) -> RunStatus:
             created=run.created,
             idle_seconds=max(time.time() - run.written, 0.0) if run.written else math.nan,
             **ranks,
+            departures=departures,
         )
+
+
+def departures_in(path: Path) -> tuple[str, ...] | None:
+    """Return in what ranks depart from the others, as the report says it; None for a run of one process.
+
+    The logs of all ranks are read.
+
+    Args:
+        path: The log of one of them.
+
+    Raises:
+        OSError: If it can't be read.
+        ValueError: If it is no run log.
+    """
+    if rank_of(path) is None or len(rank_files(path.parent)) < 2:
+        return None
+    found = compare_ranks(read_run(path))
+    return None if found is None else tuple(map(str, found.departures))
 
 
 def _ranks(run: LiveRun) -> dict[str, Any]:

@@ -231,7 +231,13 @@ class RunSummary:
         return float(np.median(self.leads)) if self.leads else math.nan
 
 
-def summarise(run: Run, definition: EventDefinition | None = None, *, with_ranks: bool = True) -> RunSummary:
+def summarise(
+    run: Run,
+    definition: EventDefinition | None = None,
+    *,
+    with_ranks: bool = True,
+    ranks: Ranks | None = None,
+) -> RunSummary:
     """Return a run in numbers.
 
     Args:
@@ -239,13 +245,14 @@ def summarise(run: Run, definition: EventDefinition | None = None, *, with_ranks
         definition: What counts as an event of the loss; by default that of `foreshock.spikes.detect_events`.
         with_ranks: Whether to read the logs of the other ranks too, and compare them: with several, that is
             most of the time it takes.
+        ranks: What an earlier comparison found, where the logs are not read again.
     """
     definition = definition or EventDefinition()
     steps, losses = recorded_losses(run)
     finite = losses[np.isfinite(losses)]
     found = detect_events(steps.tolist(), losses.tolist(), definition)
     limit, reader = age_limit(run), EvidenceReader(run)
-    ranks = compare_ranks(run) if with_ranks else None
+    ranks = compare_ranks(run) if with_ranks else ranks
     sudden = [event for event in found if event.kind != "climb"]
     result = score(
         sudden,

@@ -155,11 +155,26 @@ class MediumCnnConfig(MediumConfig):
         path: Where the images are.
     """
 
+    examples: int = 1000
+    probe_examples: int = 1000
     side: int = 16
     hidden: int = 256
     loss: str = "mse"
     data: str = "auto"
     path: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            ValueError: If one is impossible.
+        """
+        super().__post_init__()
+        if self.probe_examples < self.examples:
+            raise ValueError(
+                f"probe_examples is {self.probe_examples}, examples {self.examples}; the images are sorted "
+                "by class, so that the first of them lack some classes: pass at least as many"
+            )
 
 
 def _transformer(config: MediumTransformerConfig) -> tuple[LongPlan, tuple[str, ...]]:
@@ -317,7 +332,7 @@ MEDIUM: Mapping[str, Experiment] = MappingProxyType(
                     examples=1000,
                     probe_every=30,
                     direction_every=3,
-                    probe_examples=500,
+                    probe_examples=1000,
                     events=3,
                 ),
                 _cnn,
