@@ -65,6 +65,15 @@ def test_what_is_damaged_is_refused_and_the_one_before_taken(snapshot, tmp_path,
         load_snapshot(newer)
 
 
+def test_a_rank_without_a_snapshot_is_told_how_many_wrote_theirs(snapshot, tmp_path):
+    for rank in (0, 1):
+        write_snapshot(snapshot, tmp_path / "snapshots", rank=rank)
+    with pytest.raises(
+        FileNotFoundError, match=r"of rank 2, but of 0, 1: .* as many processes .*Checkpointed"
+    ):
+        load_snapshot(tmp_path, rank=2)
+
+
 def test_a_manifest_of_another_format_is_refused(snapshot, tmp_path):
     path = write_snapshot(snapshot, tmp_path)
     manifest = json.loads((path / "manifest.json").read_text())

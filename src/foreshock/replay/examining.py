@@ -15,10 +15,9 @@ from foreshock.explain import Examination, Explanation
 from foreshock.isolation import RandomState, several_processes
 from foreshock.recorder import Snapshot
 from foreshock.replay.changes import parse_change
-from foreshock.replay.examination import changes_to_test, examine, steps_to_train
+from foreshock.replay.examination import examine, window_of
 from foreshock.replay.loop import Loop
 from foreshock.replay.outcome import ReplayOutcome
-from foreshock.replay.recorded import losses_of, rate_factor_at
 from foreshock.replay.window import replay
 from foreshock.runlog import Run
 
@@ -61,26 +60,24 @@ def examine_event(
             "afterwards, in a process of its own: foreshock explain RUN --step … --model … --data …"
         )
     _check(build, batches)
-    recorded, steps = losses_of(run), steps_to_train(event, snapshot.step)
-    factor = rate_factor_at(run, snapshot.step)
-    changes = changes_to_test(event, snapshot.step)
+    window = window_of(run, event, snapshot.step)
 
     def replayed(change: str = "", perturbed: int | None = None) -> ReplayOutcome:
         return replay(
             snapshot,
             _built(build, live),
             batches() if callable(batches) else batches,
-            steps=steps,
+            steps=window.steps,
             change=parse_change(change) if change else None,
-            recorded=recorded,
+            recorded=window.recorded,
             perturbed=perturbed,
-            rate_factor=factor,
+            rate_factor=window.rate_factor,
         )
 
     with _left_alone(live):
         unchanged, perturbed = replayed(), replayed(perturbed=1)
-        tested = [attempted(change, snapshot.step, partial(replayed, change)) for change in changes]
-    return examine(event, unchanged, tested, perturbed=perturbed, recorded=recorded)
+        tested = [attempted(change, snapshot.step, partial(replayed, change)) for change in window.changes]
+    return examine(event, unchanged, tested, perturbed=perturbed, recorded=window.recorded)
 
 
 def attempted(change: str, start: int, run: Callable[[], ReplayOutcome]) -> ReplayOutcome:
