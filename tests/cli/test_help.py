@@ -37,6 +37,7 @@ COMMANDS = [
     ("bench", "causes"),
     ("bench", "rewind"),
     ("bench", "advice"),
+    ("bench", "rates"),
     ("reproduce",),
 ]
 HEAVY = ("torch", "numpy", "matplotlib", "jinja2", "sklearn", "starlette", "uvicorn")

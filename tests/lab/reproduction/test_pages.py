@@ -54,6 +54,7 @@ def test_a_file_that_is_no_result(tmp_path, content):
 @dataclasses.dataclass(frozen=True)
 class Settings:
     steps: int = 3
+    path: str | None = None
 
 
 def experiment(ran):
@@ -81,6 +82,13 @@ def test_seeds_that_are_there_are_not_run_again(tmp_path):
     assert more.notes == ["Seed 0."]
     run_order(dataclasses.replace(order, config=Settings(4)), start=start)
     assert ran == [0, 1, 2, 0, 1]
+
+
+def test_a_result_does_not_say_where_a_file_lay(tmp_path):
+    config = Settings(path=str(tmp_path / "images.tar.xz"))
+    order = Order(experiment([]), "cpu", config, range(1), tmp_path, "cmd")
+    result = run_order(order, start=lambda name, seed: lambda done, total: None)
+    assert result.settings == {"steps": 3, "path": "images.tar.xz"}
 
 
 def test_an_interrupted_seed_is_run_anew(tmp_path):

@@ -9,7 +9,7 @@ import math
 import platform
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ def run_order(order: Order, *, start: Start) -> Result:
     return Result(
         experiment=order.experiment.name,
         scale=order.scale,
-        settings=dataclasses.asdict(order.config),
+        settings=_published(dataclasses.asdict(order.config)),
         command=order.command,
         seeds=list(order.seeds),
         measured={name: [_number(one["measured"].get(name)) for one in kept] for name in names},
@@ -145,3 +145,9 @@ def _encode(value: float) -> float | str | None:
 
 def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
+
+
+def _published(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with files by their names: where they lay on a machine is nobody's business."""
+    files = {name: Path(settings[name]).name for name in ("path", "text") if settings.get(name)}
+    return {**settings, **files}
