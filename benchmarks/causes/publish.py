@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.causes import noise
 from benchmarks.causes.reproductions import RESULTS as REPRODUCED
 from benchmarks.causes.reproductions import section
 from benchmarks.markdown import table
@@ -89,6 +90,8 @@ def write_page() -> None:
     text = page(json.loads(RESULTS.read_text(encoding="utf-8")))
     if REPRODUCED.exists():
         text += section(json.loads(REPRODUCED.read_text(encoding="utf-8")))
+    if noise.RESULTS.exists():
+        text += noise.section(json.loads(noise.RESULTS.read_text(encoding="utf-8")))
     PAGE.write_text(text, encoding="utf-8")
 
 

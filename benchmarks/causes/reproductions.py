@@ -4,13 +4,17 @@ Run from the root of the repository::
 
     foreshock reproduce quadratic --out runs/reproduction
     foreshock reproduce cause --set events=12 --seeds 2 --out runs/reproduction
+    foreshock reproduce cause --set events=12 --seeds 1 --first-seed 3 --out runs/reproduction
+    foreshock reproduce cnn --seeds 1 --out runs/reproduction
+    foreshock reproduce cnn --seeds 1 --first-seed 3 --out runs/reproduction
+    ...  # so too transformer and llm
     python -m benchmarks.causes.reproductions runs/reproduction
 
 The demo is trained here, since what it has to be judged by is not kept: the growth of λ_max(Ĥ) over the climb
 that an explanation names, measured again with v, and with H, frozen at its beginning. Of the other runs the
-experiment *cause* has measured that, over the forty steps before the crossing that a spike follows; and a
-quadratic has no landscape that could change. What is found is kept as JSON beside this file, and the page is
-written from it.
+experiment *cause* has measured that, over the forty steps before the crossing that a spike follows; the runs
+of *cnn*, *transformer* and *llm* are the same trainings, measured more often, and longer. A quadratic has no
+landscape that could change. What is found is kept as JSON beside this file, and the page is written from it.
 """
 
 from __future__ import annotations
@@ -29,8 +33,10 @@ from foreshock.demo import digits_cnn, stdlib_transformer
 from foreshock.demo.run import train_watched
 from foreshock.demo.workload import Workload
 from foreshock.explain import NOT_EXPLAINED, Explanation, History, explain_run
+from foreshock.explain.noise import LAGGED
 from foreshock.explain.slow import measure_rise
 from foreshock.lab.jobs import write_json
+from foreshock.lab.reproduction.experiments.llm import LlmConfig
 from foreshock.lab.reproduction.frozen import Growth, Point, point_of, split_growth
 from foreshock.lab.reproduction.plan import Moment
 from foreshock.runlog import read_run
@@ -42,6 +48,7 @@ _FAR, _AFTER = 150, 5  # steps from the crossing whose growth was split to the o
 _EVERY = 5  # steps from one point of the demo that is kept to the next
 _LEAST = 0.01  # growth of ln λ_max(Ĥ) below which neither part says anything
 _DEMO = {"demo: digits": digits_cnn.DigitsConfig, "demo: Transformer": stdlib_transformer.TransformerConfig}
+_OWN = ("cnn", "transformer", "llm")  # experiments whose own runs are longer than those of *cause*
 _NAMES = {
     "fnn-1d": "network in one dimension",
     "fnn-50d": "network in 50 dimensions",
@@ -56,12 +63,15 @@ The first cause that is named for each event of the runs of `foreshock reproduce
 against what made λ_max(Ĥ) grow before it, measured with v or with H frozen (*not split*: it was not measured
 for this one, or neither part made it grow). *Explain* had been tried on such runs before; its test for logs
 without a measured growth was mended after 52 of the 171 spikes of the quadratic had come out as *not
-explained*. In mini-batches *gradient noise* says which edge was passed, and freezing what made the curvature
-grow: there both can be true.
+explained*. In mini-batches *gradient noise* says which edge was passed, and in its second half what made the
+ratio rise to it; there that half is compared with freezing. It was added after three spikes of the
+Transformer had been named noise alone, against freezing ([below](#noise-or-the-landscape)). *Whole run*: the
+run of the experiment itself, which goes on for longer and was measured more often.
 """
 _TAIL = """Made by `foreshock reproduce quadratic --out runs/reproduction`, `foreshock reproduce cause --set
-events=12 --seeds 2 --out runs/reproduction` and `python -m benchmarks.causes.reproductions
-runs/reproduction`.
+events=12 --seeds 2 --out runs/reproduction`, the same with `--first-seed 3 --seeds 1`, `foreshock reproduce
+NAME --seeds 1 --out runs/reproduction` for cnn, transformer and llm, the same with `--first-seed 3`, and
+`python -m benchmarks.causes.reproductions runs/reproduction`.
 """
 
 Row = dict[str, Any]
@@ -87,11 +97,30 @@ def trained(folder: Path) -> Iterator[Row]:
     for seed in sorted(folder.glob("cpu/cause/seed*")):
         kept = json.loads((seed / "growths.json").read_text(encoding="utf-8"))
         for name, growths in kept.items():
-            split = [Growth(**growth) for growth in growths]
-            for event in explain_run(read_run(seed / name)):
-                near = [one for one in split if -_AFTER <= event.onset - one.step <= _FAR]
-                split = [one for one in split if one not in near]  # each is of one spike, the first after it
-                yield _row(_NAMES[name], seed.name, event, _share(near[-1] if near else None))
+            yield from _events(seed / name, _NAMES[name], seed.name, growths)
+
+
+def whole(folder: Path) -> Iterator[Row]:
+    """Yield the events of the runs of *cnn*, *transformer* and *llm*, with what *cause* found on each.
+
+    Args:
+        folder: Folder of the runs.
+    """
+    for name in _OWN:
+        for seed in sorted(folder.glob(f"cpu/{name}/seed*")):
+            found = folder / "cpu" / "cause" / seed.name / "growths.json"
+            kept = json.loads(found.read_text(encoding="utf-8")).get(name, []) if found.exists() else []
+            run = seed / f"beta2-{LlmConfig().beta2:g}" if name == "llm" else seed
+            yield from _events(run, f"{_NAMES[name]}: whole run", seed.name, kept)
+
+
+def _events(run: Path, group: str, name: str, growths: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
+    """Yield the events of a run, each with the growth that was split before it."""
+    split = [Growth(**growth) for growth in growths]
+    for event in explain_run(read_run(run)):
+        near = [one for one in split if -_AFTER <= event.onset - one.step <= _FAR]
+        split = [one for one in split if one not in near]  # each is of one spike, the first after it
+        yield _row(group, name, event, _share(near[-1] if near else None))
 
 
 def demo(folder: Path) -> Iterator[Row]:
@@ -155,17 +184,28 @@ def _row(group: str, run: str, event: Explanation, share: float | None) -> Row:
         "onset": event.onset,
         "named": [cause.name for cause in event.causes] or [NOT_EXPLAINED],
         "share": share,
+        "of v": _said_of_v(event),
     }
+
+
+def _said_of_v(event: Explanation) -> float | None:
+    """Return the share of v in the rise to the edge of noise, as explained; None if nothing is said."""
+    facts = event.causes[0].facts if event.causes and event.causes[0].name == "gradient noise" else ()
+    return next((fact.value for fact in facts if fact.words == LAGGED), None)
 
 
 def agrees(row: Mapping[str, Any]) -> bool | None:
     """Return whether the first cause is what had the larger part with the other frozen; None if unknown.
+
+    Of noise, what counts is what the explanation says made the ratio rise to its edge.
 
     Args:
         row: An event.
     """
     if row["share"] is None:
         return None
+    if row["of v"] is not None:
+        return bool((row["of v"] >= 0.5) == (row["share"] >= 0.5))
     return bool(row["named"][0] == ("preconditioner lag" if row["share"] >= 0.5 else "landscape"))
 
 
@@ -203,10 +243,17 @@ def _others(rows: Sequence[Mapping[str, Any]]) -> str:
         return ""
     said = [
         f"- {row['group']}, {row['run']}, step {row['onset']:,}: *{' and '.join(row['named'])}*, and v had "
-        f"{100 * row['share']:.0f} % of the growth"
+        f"{100 * row['share']:.0f} % of the growth{_silent(row)}"
         for row in rows
     ]
     return "The others:\n\n" + "\n".join(said)
+
+
+def _silent(row: Mapping[str, Any]) -> str:
+    """Return what the words on an event lack, if they do."""
+    if row["named"][0] != "gradient noise" or row["of v"] is not None:
+        return ""
+    return "; its log, with the noise measured every 25 steps, shows no rise of the ratio to explain"
 
 
 def main() -> None:
@@ -214,7 +261,7 @@ def main() -> None:
     from benchmarks.causes import publish
 
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/reproduction")
-    rows = [*quadratic(folder), *trained(folder)]
+    rows = [*quadratic(folder), *trained(folder), *whole(folder)]
     if not rows:
         raise SystemExit(f"{folder} has no runs: see the head of {__file__} for the commands that make them")
     rows += demo(folder)

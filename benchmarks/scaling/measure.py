@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.scaling.model import SHARDS
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -33,8 +34,8 @@ import gpt_distributed as example
 
 WAYS: dict[int, tuple[str, ...]] = {
     1: ("alone", "fsdp2"),
-    2: ("ddp", "fsdp2", "fsdp2-tp"),
-    4: ("ddp", "fsdp2", "fsdp2-tp"),
+    2: ("ddp", "fsdp2", SHARDS, "fsdp2-tp"),
+    4: ("ddp", "fsdp2", SHARDS, "fsdp2-tp"),
 }
 """How the model is shared, by the number of processes; of two, tensor parallelism takes both."""
 
@@ -137,10 +138,20 @@ def set_up(way: str, examples: int) -> Watched:
     torch.manual_seed(0)
     layers = (torch.nn.Embedding(256, example.WIDTH), torch.nn.Sequential(example.Block(), example.Block()))
     gpt = torch.nn.Sequential(*layers, torch.nn.Linear(example.WIDTH, 256))
-    model, part, _ = (gpt, 0, 1) if way == "alone" else example.spread(gpt, way, "cpu")
+    model, part, _ = (gpt, 0, 1) if way == "alone" else example.spread(gpt, mode_of(way), "cpu")
     draw = torch.Generator().manual_seed(part)
     rows = torch.randint(256, (examples, example.CONTEXT + 1), generator=draw)
     return Watched(model, torch.optim.AdamW(model.parameters(), lr=1e-3), (rows[:, :-1], rows[:, 1:]))
+
+
+def mode_of(way: str) -> str:
+    """Return how the example calls a way to share the model."""
+    return "fsdp2" if way == SHARDS else way
+
+
+def method_of(way: str) -> str:
+    """Return how Hessian products are made; exactly where memory of the machine would decide it."""
+    return {"alone": "auto", "ddp": "auto", SHARDS: "difference"}.get(way, "exact")
 
 
 def watched_run(way: str, folder: Path) -> dict[str, Any]:
@@ -150,7 +161,13 @@ def watched_run(way: str, folder: Path) -> dict[str, Any]:
     """
     run = set_up(way, _BATCHES[-1])
     monitor = foreshock.Monitor(
-        run.model, run.optimizer, example.loss_fn, run=folder, probe_every=_EVERY, full_batch=True
+        run.model,
+        run.optimizer,
+        example.loss_fn,
+        run=folder,
+        probe_every=_EVERY,
+        full_batch=True,
+        hvp=method_of(way),
     )
     sums = Sums(monitor)
     steps: list[float] = []
@@ -229,7 +246,12 @@ def memory(way: str, examples: int) -> dict[str, int]:
     """Return the peaks of a training step and of a probe, beyond what is there between steps."""
     run = set_up(way, examples)
     monitor = foreshock.Monitor(
-        run.model, run.optimizer, example.loss_fn, probe_every=_EVERY, full_batch=True
+        run.model,
+        run.optimizer,
+        example.loss_fn,
+        probe_every=_EVERY,
+        full_batch=True,
+        hvp=method_of(way),
     )
     peaks: dict[str, int] = {}
     for step in range(_COUNTED + 1):

@@ -3,6 +3,8 @@ r"""What probes cost at any size: counts of the code, measured constants, and a 
 For n trained parameters, N processes of which D have batches of their own and T share layers (N = D·T), a
 product of shared parameters sums two vectors of n/T numbers of four bytes over the D processes, and in a
 ring each process sends 2(D − 1)/D of what is summed. Behind DistributedDataParallel it is one vector of n.
+Where products are differences of gradients on shards it is none: a product is two training steps, whose
+gathering and averaging is that of training and is not counted, as it isn't for a step.
 """
 
 from __future__ import annotations
@@ -14,6 +16,9 @@ from typing import Any
 from foreshock.operators.cost import GRAPH_PASSES, PRODUCT_PASSES
 
 _NUMBER = 4  # bytes of an entry of a vector: float32 at least
+_GROUPS = 3  # of parameters that the measured model gathers at once: two blocks and the rest
+SHARDS = "fsdp2, in shards"
+"""As fsdp2, with products by differences of gradients: no process ever has all parameters."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,10 @@ class Measured:
         products: Products of a probe that starts warm.
         short: Short messages of a probe of shared parameters.
         short_bytes: Bytes of each.
+        shard_product: Time of one product by differences on shards over that of a training step.
+        shard_vectors: Vectors of the size of a process's shards that such a probe holds beside products and
+            their directions.
+        shard_short: Short messages of such a product for each group of parameters that is gathered at once.
     """
 
     product: float
@@ -38,6 +47,9 @@ class Measured:
     products: float
     short: float
     short_bytes: float
+    shard_product: float
+    shard_vectors: float
+    shard_short: float
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,7 @@ class Run:
         shared: Whether ``fully_shard`` shares the parameters; else each process has a copy.
         weight_bytes: Bytes of a gathered parameter: 2 with a mixed precision of bfloat16.
         checkpointed: Whether activations are computed again in the backward pass.
+        in_shards: Whether products are differences of gradients on shards.
     """
 
     name: str
@@ -86,6 +99,7 @@ class Run:
     shared: bool = True
     weight_bytes: int = 2
     checkpointed: bool = False
+    in_shards: bool = False
 
     @property
     def processes(self) -> int:
@@ -162,12 +176,31 @@ def cost_of(run: Run, measured: Measured, machine: Machine, *, budget: float = 0
     # Weights, gradients and two moments in float32, and what a layer has gathered.
     training = 16 * shard + activations(run) + (run.weight_bytes * own / run.layers if run.shared else 0)
     kept = 34.0 * run.tokens * run.width * run.layers / run.tensor  # double backward keeps what is recomputed
+    doublings = math.ceil(math.log2(max(run.processes, 2)))
+    interval = passes_of(measured.products) / budget
+    if run.in_shards:
+        # What a step holds of activations it has given back by then: the gradients of a probe take no more.
+        product = measured.shard_product * step
+        messages = measured.shard_short * (run.layers + 1) * machine.latency * doublings
+        seconds = measured.products * (product + messages) + step
+        interval = (1 + 2 * measured.products) / budget
+        return Cost(
+            step_seconds=step,
+            training_memory=training,
+            probe_memory=_NUMBER * (2 * measured.products + measured.shard_vectors) * shard,
+            host_memory=0.0,
+            sent=0.0,
+            product_compute=product,
+            product_exchange=messages,
+            probe_seconds=seconds,
+            interval=interval,
+            share=seconds / (interval * step),
+        )
     vectors = 2 * measured.products + measured.shards
     probe = _NUMBER * (vectors * shard + (measured.whole * own if run.shared else 0)) + measured.graph * kept
     sums = 2 if run.shared else 1
     ring = 2 * (run.data - 1) / run.data
     sent = sums * ring * _NUMBER * own
-    doublings = math.ceil(math.log2(max(run.processes, 2)))
     # Between accelerator and host each vector goes there and back.
     exchange = sent / machine.network + sums * 2 * _NUMBER * own / machine.host_link
     short = measured.short if run.shared else 0.0
@@ -176,7 +209,6 @@ def cost_of(run: Run, measured: Measured, machine: Machine, *, budget: float = 0
     probe_seconds = (
         measured.products * (compute + exchange + per_product) + GRAPH_PASSES * step + exchange / 2
     )
-    interval = passes_of(measured.products) / budget
     return Cost(
         step_seconds=step,
         training_memory=training,
@@ -212,6 +244,13 @@ def measured_from(results: dict[str, Any]) -> Measured:
         for world, row in several.items()
     ]
     counted = several[max(several)]["counted"]
+    split = {int(world): ways[SHARDS] for world, ways in results.items() if SHARDS in ways}
+    in_shards = split[max(split)]
+    each = [
+        _split(row["memory"], "probe")[0] * world / n - 2 * row["counted"]["products"]
+        for world, row in split.items()
+    ]
+    seconds = in_shards["timed"]["seconds"] / in_shards["step_seconds"] - 1
     return Measured(
         product=product,
         graph=probe_slope / step_slope,
@@ -220,6 +259,9 @@ def measured_from(results: dict[str, Any]) -> Measured:
         products=alone["timed"]["products"],
         short=counted["short"] / counted["products"] * alone["timed"]["products"],
         short_bytes=counted["short_bytes"] / counted["short"],
+        shard_product=seconds / in_shards["timed"]["products"],
+        shard_vectors=sum(each) / len(each),
+        shard_short=in_shards["counted"]["short"] / in_shards["counted"]["products"] / _GROUPS,
     )
 
 
@@ -234,9 +276,12 @@ RUNS = (
     Run("GPT-2 124M, DDP on 8", 124e6, 8, 1, 12, 768, 16_384, shared=False, weight_bytes=4),
     Run("1.3B, DDP on 8", 1.3e9, 8, 1, 24, 2048, 4_096, shared=False, weight_bytes=4),
     Run("1.3B, FSDP2 on 8", 1.3e9, 8, 1, 24, 2048, 4_096),
+    Run("1.3B, FSDP2 on 8, in shards", 1.3e9, 8, 1, 24, 2048, 4_096, in_shards=True),
     Run("7B, FSDP2 on 64", 7e9, 64, 1, 32, 4096, 4_096),
+    Run("7B, FSDP2 on 64, in shards", 7e9, 64, 1, 32, 4096, 4_096, in_shards=True),
     Run("7B, FSDP2 × TP on 64 (16 × 4)", 7e9, 16, 4, 32, 4096, 4_096),
     Run("70B, FSDP2 × TP on 512 (64 × 8)", 70e9, 64, 8, 80, 8192, 4_096, checkpointed=True),
+    Run("70B, FSDP2 on 512, in shards", 70e9, 512, 1, 80, 8192, 4_096, checkpointed=True, in_shards=True),
     Run("1T, FSDP2 × TP on 4,096 (512 × 8)", 1e12, 512, 8, 128, 25_600, 4_096, checkpointed=True),
 )
 """The runs of the page."""

@@ -9,12 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import table
-from benchmarks.scaling.model import RUNS, Cost, Machine, Measured, Run, cost_of, measured_from, passes_of
+from benchmarks.scaling.model import (
+    RUNS,
+    SHARDS,
+    Cost,
+    Machine,
+    Measured,
+    Run,
+    cost_of,
+    measured_from,
+    passes_of,
+)
 
 RESULTS = Path(__file__).parent / "results" / "scaling.json"
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks" / "scaling.md"
 _TEMPLATE = Path(__file__).with_name("template.md")
-_NAMES = {"alone": "one process", "ddp": "DDP", "fsdp2": "FSDP2", "fsdp2-tp": "FSDP2 × TP"}
+_NAMES = {
+    "alone": "one process",
+    "ddp": "DDP",
+    "fsdp2": "FSDP2",
+    SHARDS: "FSDP2, in shards",
+    "fsdp2-tp": "FSDP2 × TP",
+}
 
 
 def render(record: Mapping[str, Any]) -> str:
@@ -36,6 +52,7 @@ def render(record: Mapping[str, Any]) -> str:
         "PRODUCTS": f"{measured.products:g}",
         "INTERVAL": f"{passes_of(measured.products) / 0.05:,.0f}",
         "WORLDS": ", ".join(results),
+        "SHARD_VECTORS": f"{measured.shard_vectors:.0f}",
         "WHOLE": f"{measured.whole:.0f}",
         "FITS": ", ".join(run.name for run, cost in costs if cost.fits(machine)) or "none",
         "MISFITS": ", ".join(run.name for run, cost in costs if not cost.fits(machine)) or "none",

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from benchmarks.scaling.model import (
     RUNS,
+    SHARDS,
     Machine,
     Measured,
     Run,
@@ -19,7 +20,18 @@ from benchmarks.scaling.model import (
 )
 from benchmarks.scaling.page import PAGE, RESULTS, render
 
-MEASURED = Measured(product=2.0, graph=3.0, shards=5.0, whole=4.0, products=4, short=40, short_bytes=600.0)
+MEASURED = Measured(
+    product=2.0,
+    graph=3.0,
+    shards=5.0,
+    whole=4.0,
+    products=4,
+    short=40,
+    short_bytes=600.0,
+    shard_product=2.5,
+    shard_vectors=6.0,
+    shard_short=7.0,
+)
 MACHINE = Machine(memory=80e9, speed=1e12, host_link=1e9, network=1e8, latency=1e-3)
 
 
@@ -42,7 +54,9 @@ def test_the_published_counts_are_those_of_the_code(record):
             one = probe["products"] + 2 if way == "ddp" else 0
             # Each vector is gathered and its product averaged; the gradient is averaged.
             two = 2 * probe["products"] + 1 if way == "fsdp2" and world != "1" else one
-            if way in ("alone", "ddp", "fsdp2"):
+            if way == SHARDS:  # gathering, gathering again, averaging: of each group, in each gradient
+                assert probe["groups"] % 6 == 0, f"{world} {way}: {probe}"
+            if way in ("alone", "ddp", "fsdp2", SHARDS):
                 assert probe["long"] == two, f"{world} {way}: {probe}"
 
 
@@ -68,6 +82,18 @@ def test_copies_send_one_vector_and_hold_all_of_it():
     assert cost.probe_memory == pytest.approx(4 * 13 * 1e6 + 3 * activations(run))
 
 
+def test_products_of_shards_by_hand():
+    run = Run("", 1e6, data=4, tensor=1, layers=2, width=10, tokens=100, in_shards=True)
+    cost = cost_of(run, MEASURED, MACHINE)
+    step = 6 * 1e6 * 100 / 1e12
+    assert cost.probe_memory == pytest.approx(4 * (8 + 6) * 2.5e5)
+    assert cost.sent == cost.host_memory == 0
+    assert cost.product_compute == pytest.approx(2.5 * step)
+    assert cost.product_exchange == pytest.approx(7 * 3 * 1e-3 * 2)
+    assert cost.probe_seconds == pytest.approx(4 * (2.5 * step + 7 * 3 * 1e-3 * 2) + step)
+    assert cost.interval == pytest.approx(9 / 0.05)
+
+
 def test_more_processes_hold_less_and_send_no_more_than_twice():
     run = Run("", 1e9, data=2, tensor=1, layers=24, width=2048, tokens=2048)
     costs = [cost_of(replace(run, data=data), MEASURED, Machine()) for data in (2, 8, 64, 4096)]
@@ -81,3 +107,5 @@ def test_the_largest_runs_of_the_page_do_not_fit(record):
     fits = {run.name: cost_of(run, measured, Machine()).fits(Machine()) for run in RUNS}
     assert not fits["1T, FSDP2 × TP on 4,096 (512 × 8)"]
     assert fits["GPT-2 124M, DDP on 8"]
+    assert fits["7B, FSDP2 on 64, in shards"]
+    assert not fits["7B, FSDP2 on 64"]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -232,3 +233,13 @@ def test_names_in_the_head_of_a_table_are_text(capsys, width):
     print_table(Console(width=width), table)
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("cnn[adam]", "x[/y]", "[1]"))
+
+
+def test_spikes_of_losses_below_zero_are_compared_by_their_rise(tmp_path):
+    """One from a level above zero has a multiple, and is not the highest for that."""
+    losses = np.concatenate([np.full(400, 1.0), np.full(400, -2.0)])
+    losses[[300, 600]] = 5.0, 38.0
+    rows = [("step", {"step": step, "loss": float(loss)}) for step, loss in enumerate(losses)]
+    write(tmp_path / "base", rows)
+    assert "2, the last at step 600, up to +40" in run("status", tmp_path / "base").stdout
+    assert "(+40)" in run("runs", tmp_path, COLUMNS="200").stdout

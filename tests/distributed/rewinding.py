@@ -223,6 +223,29 @@ def a_grid_goes_back_together(rank, folder):
     require(line.parts() == before, "something was changed")
 
 
+def a_snapshot_of_two_is_refused_in_four(rank, folder):
+    """In all of them at once, with what to do instead; nothing is changed."""
+    pairs = init_device_mesh("cpu", (2, 2), mesh_dim_names=("pair", "within"))["within"]
+    training = Training(rank, wrap=lambda model: fully_shard(model, mesh=pairs))
+    if rank < 2:  # as if these had been all
+        recorder = Recorder()
+        recorder.attach(training.model, [training.optimizer])
+        training.go(3)
+        recorder.take(3)
+        recorder.write(folder, reason="by hand", rank=rank)
+        recorder.close()
+    torch.distributed.barrier()
+    other = Training(rank, wrap=sharded)
+    before, words = other.parts(), ""
+    try:
+        load_snapshot(folder, rank=rank).restore(other.model, other.optimizer)
+    except (OSError, ValueError) as error:
+        words = str(error)
+    for part in ("as many processes", "torch.distributed.checkpoint", "foreshock.Checkpointed(monitor)"):
+        require(all(part in one for one in everyones(words)), words)
+    require(other.parts() == before, "something was changed")
+
+
 def flat(values):
     return [x for one in values for x in flat(one)] if isinstance(values, list) else [values]
 

@@ -1,11 +1,12 @@
 """Models that several processes hold together: measured as one process would; run as a script.
 
-usage: sharded.py FOLDER SCENARIO [PROCESSES [COUNT]], with a function of this file as SCENARIO, all, or four
+usage: sharded.py FOLDER SCENARIO [PROCESSES [COUNT]]; SCENARIO is a function of this file, all, four or sizes
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import datetime as dt
 import gc
 import os
@@ -23,6 +24,7 @@ from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 from torch.distributed.tensor import distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -43,28 +45,31 @@ from distributed.processes import (
     start,
     start_apart,
 )
-from distributed.resumed import resumed
+from distributed.resumed import of_another_size, resumed
 from foreshock.batches import split_batch
-from foreshock.curvature import Prober
+from foreshock.curvature import Prober, ProbeSettings
+from foreshock.curvature.choosing import Sharing
 from foreshock.curvature.form import spread_over
 from foreshock.distributed import Channel, joint_probe, training_peers, why_not_spread
 from foreshock.eigen import StoppingRule
 from foreshock.failures import ProbeRefusedError
 from foreshock.guarding import MeanSquare
-from foreshock.operators import HessianOperator, ReducedOperator
+from foreshock.operators import BackendChoice, HessianOperator, ReducedOperator
+from foreshock.operators.backend import SHARD_DIFFERENCES
 from foreshock.preconditioner import read_preconditioner
 from foreshock.runlog import read_run
 from foreshock.vectors import flatten, local, split
 from oracles import dense_hessian
 
 ONE_CALL = StoppingRule(relative_tolerance=1e-9, max_products=200)
+NEAR = StoppingRule(relative_tolerance=5e-4, far_tolerance=5e-4, threshold=1.0, max_products=14)
 RATIOS = ["stability_ratio", "gradient_stability_ratio", "update_stability_ratio", "predicted_loss_change"]
 
 
 class Network(nn.Module):
     """Rows that two or four processes can't share evenly, a scalar parameter, and one that is frozen."""
 
-    def __init__(self, *, checkpointed=False):
+    def __init__(self, *, checkpointed=False, dropped=0.0):
         super().__init__()
         torch.manual_seed(0)
         # Before what tensor parallelism divides, or nothing would need derivatives through its inputs.
@@ -75,11 +80,12 @@ class Network(nn.Module):
             nn.Parameter(torch.ones(1)),
             nn.Parameter(torch.ones(3), requires_grad=False),
         )
-        self.checkpointed = checkpointed
+        self.checkpointed, self.dropped = checkpointed, dropped
         self.double()
 
     def forward(self, inputs):
         hidden = self.first(self.entry(inputs).tanh()).tanh()
+        hidden = nn.functional.dropout(hidden, self.dropped, training=self.dropped > 0)
         if self.checkpointed:
             hidden = checkpoint(self.second, hidden, use_reentrant=False)
         else:
@@ -374,13 +380,31 @@ SHARDED = {
 }
 
 
+IN_SHARDS = {
+    "noise of shards": (
+        lambda: divided(fully(Network(dropped=0.2), reshard_after_forward=False)),
+        {"hvp": "difference", "constant": False, "probe_every": 10, "steps": 12},
+    ),
+    "half precision": (
+        lambda: fully(Network(checkpointed=True).float(), mp_policy=HALF),
+        {"hvp": "difference", "probe_every": 10, "accumulated": True, "steps": 12},
+    ),
+}
+
+
+def divided(model):
+    """A model whose user divides gradients by another number than that of processes."""
+    model.set_gradient_divide_factor(3.0)
+    return model
+
+
 def watched(rank, folder, kinds=SHARDED, parts=None):
     """Training stays bitwise, and readings are those of one process on all batches."""
     parts = mine(rank) if parts is None else parts
     for name, (make, options) in kinds.items():
         half = name == "half precision"
         plain, _ = trained(
-            make, rank, parts=parts, **{k: v for k, v in options.items() if k != "probe_every"}
+            make, rank, parts=parts, **{k: v for k, v in options.items() if k not in ("probe_every", "hvp")}
         )
         own = folder / name
         quiet = "probe_every" not in options
@@ -391,16 +415,22 @@ def watched(rank, folder, kinds=SHARDED, parts=None):
         kind, value = ("noise", "mean") if noisy else ("curvature", "stability_ratio")
         require(log[kind], f"{name}: {log['event']}")
         alike([(one["step"], one[value]) for one in log[kind]], f"{name}: readings")
-        # Behind the last meeting, at step 20, the sums are not known exactly.
-        known = [one for one in log["step"] if one["step"] <= 20]
+        # Behind the last meeting, the sums are not known exactly.
+        met = 20 if options.get("steps", 22) > 20 else 10
+        known = [one for one in log["step"] if one["step"] <= met]
         alike([(one["step"], one["gradient_norm"], one["instant_lag"]) for one in known], f"{name}: steps")
         alike(str(forecast), f"{name}: forecasts")
+        shards_only = "hvp" in options
+        require(
+            all(("shards" in one["backend"]) == shards_only for one in log["curvature"]),
+            f"{name}: {log['curvature']}",
+        )
         bad = [one for one in log["event"] if "failed" in one["name"] or one["name"] == "no probe"]
         require(not bad, f"{name}: {bad}")
-        if half or name == "defaults" or rank:  # all have the same readings by now
+        if half or name == "defaults" or options.get("steps") or rank:  # all have the same readings by now
             continue
         alone = folder / f"{name}, one process, {rank}"
-        options = {key: one for key, one in options.items() if key != "accumulated"}
+        options = {key: one for key, one in options.items() if key not in ("accumulated", "hvp")}
         trained(Network, rank, alone, parts=slice(0, 16), **options)
         like_one_process(log, read_run(alone, rank=rank).records, kind, value, name)
 
@@ -446,13 +476,142 @@ def guarded(rank, folder):
     require(apart <= 1e-6, f"weights are {apart} apart")
 
 
+def layerwise(rank, folder):
+    """Products, ratios and noise of shards alone are those of one process, and nobody has whole vectors."""
+    agree_in_shards(Network(), mine(rank), name="double", tolerance=1e-6)
+    agree_in_shards(Network().float(), mine(rank, uneven=True), name="float", tolerance=1e-4)
+    watched(rank, folder, IN_SHARDS)
+    raises(rank, folder / "raises", ways=("loss",), at=(9,), steps=16, hvp="difference")
+
+
+def agree_in_shards(model, parts, *, name, tolerance):
+    whole, run = Training(model), Training(fully(copy.deepcopy(model)))
+    for one in (whole, run):
+        one.whole = tuple(tensor.to(next(model.parameters()).dtype) for tensor in one.whole)
+    batch = tuple(one[parts] for one in whole.whole)
+    share = batch[0].shape[0] / 16
+    train_in_shards(whole, run, batch, share)
+    trained = [one for one in run.model.parameters() if one.requires_grad]
+    before, kept, drawn = shards(run.model, run.optimizer), settings(run.model), torch.get_rng_state()
+    gradients = [one.grad for one in trained]
+    longest = LongestTensor(sum(one.numel() for one in trained))
+    with meeting(run.model, trained, f"shards, {name}", share) as joint:
+        product_in_shards(whole, run, batch, joint, name=name, tolerance=tolerance, watch=longest)
+        prober = Prober(run.model, loss_fn, hvp="difference")
+        step = spread_over(read_preconditioner(run.optimizer), joint)
+        if name == "float":  # what users have
+            probe_in_shards(whole, prober, step, joint, batch, watch=longest)
+        noise_in_shards(whole, prober, step, joint, batch, name=name, watch=longest)
+    require(longest.seen, "no tensor was looked at")
+    same(before, shards(run.model, run.optimizer), name)
+    require(kept == settings(run.model), f"{name}: FSDP2 has other settings")
+    require(torch.equal(drawn, torch.get_rng_state()), f"{name}: random numbers were drawn")
+    require(all(a is b.grad for a, b in zip(gradients, trained, strict=True)), f"{name}: other gradients")
+
+
+def probe_in_shards(whole, prober, step, joint, batch, *, watch):
+    """A probe and its refresh: λ_max and what else it reads, of the batches of all."""
+    expected = Prober(whole.model, loss_fn).probe(
+        whole.whole, read_preconditioner(whole.optimizer), step=1, stop=NEAR
+    )
+    with watch, joint:
+        found = prober.probe(batch, step, step=1, stop=NEAR, joint=joint)
+    require(found.backend == "central differences of shards", found.backend)
+    require(prober.backend.verified and "asked for" in prober.backend.reason, str(prober.backend))
+    for ratio in RATIOS:
+        close(getattr(found, ratio), getattr(expected, ratio), 1e-3, ratio)
+    require([b.name for b in found.blocks] == [b.name for b in expected.blocks], f"{found.blocks}")
+    with joint:
+        again = prober.refresh(batch, step, step=2, joint=joint)
+    close(again.stability_ratio, expected.stability_ratio, 1e-3, "refreshed")
+
+
+def train_in_shards(whole, run, batch, share):
+    """Let both make some steps on the same data, and stand before the next one, whatever the shares are."""
+    for step in range(4):
+        for one in (whole, run):
+            one.optimizer.zero_grad()
+        loss_fn(whole.model, whole.whole).backward()
+        # FSDP2 takes the mean of means; training with unequal batches weighs its losses.
+        (loss_fn(run.model, batch) * share * 2).backward()
+        if step < 3:
+            whole.optimizer.step()
+            run.optimizer.step()
+
+
+def product_in_shards(whole, run, batch, joint, *, name, tolerance, watch):
+    trained = [one for one in run.model.parameters() if one.requires_grad]
+    plain = [one for one in whole.model.parameters() if one.requires_grad]
+    dense = dense_hessian(lambda: loss_fn(whole.model, whole.whole), plain)
+    vector = torch.randn(dense.shape[0], generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    own, expected = (cut(one, plain, trained) for one in (vector, dense.double() @ vector))
+    backend = BackendChoice(SHARD_DIFFERENCES, "", 0.0, verified=True, precision=plain[0].dtype)
+    with watch, joint:
+        layer = Sharing("difference").of(joint, run.model, trained)
+        with layer.inside(run.model):
+            probed = ProbeSettings(backend, model=run.model, joint=layer)
+            with probed.operator(lambda: loss_fn(run.model, batch), trained) as hessian:
+                product = hessian(layer.vector(own))
+            length = float(torch.linalg.vector_norm(product))
+            apart = float(torch.linalg.vector_norm(product - layer.vector(expected)))
+        joint.end()
+    close(float(hessian.loss), loss_fn(whole.model, whole.whole).item(), 1e-5, f"{name}: loss")
+    sys.stderr.write(f"{name}: a product is {apart / length} off\n")
+    require(apart <= tolerance * length, f"{name}: a product is {apart / length} off")
+
+
+def noise_in_shards(whole, prober, step, joint, batch, *, name, watch):
+    """The noise is that of two parts: the first halves of all batches, and the second ones."""
+    halves = everyones_halves(batch)
+    counts = [one[0].shape[0] for one in halves]
+    expected = Prober(whole.model, loss_fn).probe_noise(
+        foreshock.MicroBatches(halves, counts=counts), read_preconditioner(whole.optimizer), step=1
+    )
+    with watch, joint:
+        found = prober.probe_noise(batch, step, step=1, joint=joint)
+    require(found.parts == 2 and found.examples == 16, f"{name}: {found}")
+    for one in ("mean", "variance", "variance_along", "gradient_signal", "gradient_noise", "noise_factor"):
+        close(getattr(found, one), getattr(expected, one), 1e-4, f"{name}: {one}")
+    alike(str([found.mean, found.variance]), f"{name}: noise")
+
+
+def everyones_halves(batch):
+    """The first halves of the batches of all processes, and the second ones."""
+    found = everyones(list(split_batch(batch).batches))
+    return [tuple(torch.cat(one) for one in zip(*half, strict=True)) for half in zip(*found, strict=True)]
+
+
+def cut(flat, plain, trained):
+    """Return what this process has of a vector over all parameters."""
+    pairs = zip(split(flat.to(plain[0].dtype), plain), trained, strict=True)
+    return flatten([distribute_tensor(one, p.device_mesh, p.placements) for one, p in pairs], trained)
+
+
+class LongestTensor(TorchDispatchMode):
+    """Refuse tensors as long as all parameters, and count what was looked at."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.limit, self.seen = limit, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(hasattr(one, "to_local") for one in types):
+            return NotImplemented
+        found = func(*args, **(kwargs or {}))
+        for one in tree_leaves(found):
+            if isinstance(one, torch.Tensor):
+                self.seen += 1
+                require(one.numel() < self.limit, f"{func} made a tensor of {one.numel()} entries")
+        return found
+
+
 def quarters_of(batch):
     """The halves of what each of two data groups has of a batch."""
     own = [tuple(one[begin : begin + 8] for one in batch) for begin in (0, 8)]
     return [half for one in own for half in split_batch(one).batches]
 
 
-def raises(rank, folder, make=fully, parts=None):
+def raises(rank, folder, make=fully, parts=None, *, ways=("loss", "memory"), at=(1, 9, 20), **options):
     """A rank that fails in its loss, in the middle of a model or where parameters are gathered."""
     parts = mine(rank) if parts is None else parts
     last = torch.distributed.get_world_size() - 1
@@ -460,7 +619,7 @@ def raises(rank, folder, make=fully, parts=None):
 
     def failing(model, batch):
         calls.append(1)
-        if rank == last and len(calls) in (1, 9, 20):
+        if rank == last and len(calls) in at:
             model.norm.register_forward_pre_hook(broken, prepend=True) if len(calls) > 1 else broken()
         return loss_fn(model, batch)
 
@@ -469,7 +628,7 @@ def raises(rank, folder, make=fully, parts=None):
             module._forward_pre_hooks.clear()
         raise RuntimeError("only here")
 
-    plain, _ = trained(make, rank, parts=parts)
+    plain, _ = trained(make, rank, parts=parts, steps=options.get("steps", 22))
     gathering = FSDPParamGroup.unshard
 
     def short(group, *arguments, **options):
@@ -480,7 +639,7 @@ def raises(rank, folder, make=fully, parts=None):
             raise torch.OutOfMemoryError("no memory here")
         return gathering(group, *arguments, **options)
 
-    for way in ("loss", "memory"):
+    for way in ways:
         calls.clear()
         seen = []
         loss = failing if way == "loss" else loss_fn
@@ -490,7 +649,7 @@ def raises(rank, folder, make=fully, parts=None):
             else contextlib.nullcontext()
         )
         with unshard:
-            ended, _ = trained(make, rank, folder / way, parts=parts, loss=loss, probe_every=5)
+            ended, _ = trained(make, rank, folder / way, parts=parts, loss=loss, probe_every=5, **options)
         same(plain, ended, way)
         log = read_run(folder / way, rank=rank).records
         events = [one for one in log["event"] if one["name"] == "probe failed"]
@@ -502,6 +661,8 @@ def raises(rank, folder, make=fully, parts=None):
         require(all(said in one["message"] for one in events), f"{way}: {events}")
         require(len(log["curvature"]) >= 2, f"{way}: {log['curvature']}")
         alike([(one["step"], one["stability_ratio"]) for one in log["curvature"]], f"{way}: readings")
+        if way == "memory":
+            require("shards" in log["curvature"][-1]["backend"], f"{log['curvature'][-1]}")
 
 
 def called_apart(rank, folder):
@@ -644,6 +805,8 @@ def on_four(rank, folder):
     close(found.value, expected, 1e-6, "replicated")
     watched(rank, folder, {"both": (both, {"probe_every": 10})}, pair(rank))
     watched(rank, folder, {"replicated": (replicated, {"probe_every": 10})})
+    in_shards = {"probe_every": 10, "hvp": "difference", "steps": 12}
+    watched(rank, folder, {"both in shards": (both, in_shards)}, pair(rank))
     raises(rank, folder / "raises", both, pair(rank))
 
 
@@ -657,8 +820,66 @@ def resumed_by_others(rank, folder):
     resumed(rank, folder, fully, Network, mine(rank))
 
 
+def sizes(rank, folder):
+    """In worlds of two, four and two processes in turn: a checkpoint of each goes on in the other."""
+    of_another_size(rank, folder, fully, Network, mine(rank))
+
+
+def uneven(rank, folder):
+    """Batches of ten and six in training: what probes and a guard measure is weighted by examples."""
+    parts = mine(rank, uneven=True)
+    run, whole = Training(fully(), parts=parts), Training(Network())
+    folders = [folder, folder / f"alone {rank}"]
+    options = {"probe_every": 10, "full_batch": True, "hvp": "difference"}
+    pairs = zip((run, whole), folders, strict=True)
+    monitors = [foreshock.Monitor(a.model, a.optimizer, loss_fn, run=b, **options) for a, b in pairs]
+    step_unevenly(run, whole, parts, steps=12, monitors=monitors)
+    log, alone = (read_run(one, rank=rank if one is folders[0] else None).records for one in folders)
+    [found] = log["curvature"]
+    [expected] = [one for one in alone["curvature"] if one["step"] == found["step"]]
+    for name in RATIOS[1:]:  # λ_max itself is known to a percent or two
+        close(found[name], expected[name], 1e-5, f"{name} of step {found['step']}")
+    for found, expected in zip(log["step"][:11], alone["step"][:11], strict=True):
+        close(found["loss"], expected["loss"], 1e-6, f"loss of step {found['step']}")
+    run, whole = Training(noisy_network(), parts=parts, rate=0.3), Training(network(), rate=0.3)
+    guards = [foreshock.guard(one.optimizer, MeanSquare()) for one in (run, whole)]
+    step_unevenly(run, whole, parts, steps=40, guards=guards)
+    found, expected = (one.mean_square_ratio for one in guards)
+    require(found > 0, f"the guard measured {found}")
+    close(found, expected, 1e-6, "mean-square ratio of a guard")
+
+
+def step_unevenly(run, whole, parts, *, steps, monitors=(), guards=()):
+    """Train both in the same way: FSDP2 takes the mean of means, whatever the numbers of examples."""
+    for step in range(steps):
+        batch = run.whole if monitors else run.batches[step % len(run.batches)]
+        own = tuple(one[parts] for one in batch)
+        several = [tuple(one[k] for one in batch) for k in (slice(0, 10), slice(10, 16))]
+        for one in (run, whole):
+            one.optimizer.zero_grad()
+        loss = loss_fn(run.model, own)
+        loss.backward()
+        (sum(loss_fn(whole.model, one) for one in several) / 2).backward()
+        if monitors:
+            monitors[0].observe(own, loss)
+            monitors[1].observe(batch, loss_fn(whole.model, batch).detach())
+        if guards:
+            guards[0].measure(run.model, loss_fn, own, every=2)
+            halves = [half for one in several for half in split_batch(one).batches]
+            counts = [half[0].shape[0] for half in halves]
+            with mock.patch("foreshock.guarding.pair_prober.several_processes", return_value=False):
+                quarters = foreshock.MicroBatches(halves, counts=counts)
+                guards[1].measure(whole.model, loss_fn, quarters, every=2)
+        run.optimizer.step()
+        whole.optimizer.step()
+    for one in monitors:
+        one.close()
+
+
 SCENARIOS = (
     exact,
+    uneven,
+    layerwise,
     watched,
     guarded,
     raises,
@@ -681,7 +902,7 @@ def check(rank, folder, name, processes, count):
         world_size=processes,
         timeout=dt.timedelta(seconds=TIMEOUT),
     )
-    chosen = {"all": SCENARIOS, "four": (on_four,)}.get(name)
+    chosen = {"all": SCENARIOS, "four": (on_four,), "sizes": (sizes,)}.get(name)
     for scenario in chosen or [one for one in (*SCENARIOS, *APART) if one.__name__ == name]:
         if not rank:
             sys.stderr.write(
@@ -701,4 +922,9 @@ if __name__ == "__main__":
     count = int(rest[1]) if len(rest) > 1 else None
     if name in [one.__name__ for one in APART]:
         start_apart(check, folder, name)
-    start(check, (folder, name, processes, count), processes)
+    if name != "sizes":
+        start(check, (folder, name, processes, count), processes)
+    # In the same start of Python, which takes as long as one of these worlds.
+    for world in (2, 4, 2) if name in ("four", "sizes") else ():
+        Path(folder, "meeting").unlink(missing_ok=True)
+        start(check, (folder, "sizes", world, count), world)

@@ -18,11 +18,12 @@ _SCENARIOS = (
     "one_that_goes_back_alone_is_told_so",
     "a_single_watched_process_goes_on",
 )
+_OF_FOUR = ("a_grid_goes_back_together", "a_snapshot_of_two_is_refused_in_four")
 
 
 # In one start, which would be most of the time; the last "scenario" that is printed is the one that failed.
 @pytest.mark.distributed
-@pytest.mark.parametrize(("processes", "scenarios"), [(2, _SCENARIOS), (4, ("a_grid_goes_back_together",))])
+@pytest.mark.parametrize(("processes", "scenarios"), [(2, _SCENARIOS), (4, _OF_FOUR)])
 def test_processes_go_back_together(processes, scenarios, tmp_path):
     found = subprocess.run(
         [sys.executable, str(_SCRIPT), str(tmp_path), str(processes), *scenarios],

@@ -313,6 +313,58 @@ def test_where_batches_differ_v_alone_is_no_evidence(tmp_path):
     assert found.causes == ()
 
 
+def climbing_noise():
+    """A mean-square ratio that triples over forty steps, to past the edge."""
+    records = [("noise", {"step": AT - 50, "mean": 0.2, "variance": 0.1})]
+    for at, typical in ((50, 0.3), (40, 0.4), (30, 0.5), (20, 0.7), (10, 0.9)):
+        records.append(("forecast", {"step": AT - at, "typical_mean_square_ratio": typical, "lag": 4.0}))
+    return {"loss": grown(), "gradient_norm": grown_norm(), "records": records}
+
+
+@pytest.mark.parametrize(
+    ("decay", "said", "postponed"),
+    [
+        (0.0, "v made about 0 % and the curvature of the batches 100 %", True),
+        (2 * np.log(3) / 40, "v made about 100 % and the curvature of the batches 0 %", False),
+        (1.2 * np.log(3) / 40, "v made about 60 % and the curvature of the batches 40 %", False),
+        (-np.log(3) / 40, "v made about 0 % and the curvature of the batches 100 %", True),
+    ],
+    ids=["v that stays", "v that makes it all", "both", "v that grows"],
+)
+def test_the_climb_to_the_edge_of_noise_has_parts(decay, said, postponed, tmp_path):
+    log = climbing_noise() | {"second_moment": np.exp(-decay * np.arange(STEPS))}
+    [found] = explain_run(write(tmp_path, **log))
+    [cause] = found.causes
+    assert cause.name == "gradient noise"
+    assert f"the ratio had risen 3-fold since step {AT - 50:,}, of which {said}" in cause.words
+    assert any("may only postpone" in advice for advice in found.advice) is postponed
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"records": noise(0.9)},
+        {"records": [*noise(0.85, before=40), *noise(0.9)]},
+        {"second_moment": np.full(STEPS, np.nan)},
+        {"second_moment": np.zeros(STEPS)},
+        {"records": [*noise(1e-300, before=40), *noise(1e300)]},
+    ],
+    ids=["one reading", "it hardly rose", "v unknown", "no v", "beyond all numbers"],
+)
+def test_a_climb_that_is_not_known_has_no_parts(changed, tmp_path):
+    log = climbing_noise() | {"second_moment": np.ones(STEPS)} | changed
+    [found] = explain_run(write(tmp_path, **log))
+    assert found.cause == "gradient noise"
+    assert "risen" not in found.causes[0].words
+
+
+def test_what_the_learning_rate_made_of_the_climb_to_the_edge_of_noise_is_said(tmp_path):
+    slowly = np.geomspace(1.0, 1.25, STEPS)  # too little for a cause of its own
+    log = climbing_noise() | {"second_moment": np.ones(STEPS), "learning_rate": 1e-3 * slowly}
+    [found] = explain_run(write(tmp_path, **log))
+    assert ", the learning rate " in found.causes[0].words
+
+
 def test_past_the_edge_of_noise_other_data_are_blamed_second(tmp_path):
     beginning = stays(3.0)
     beginning[AT + 8 : AT + 23] = np.geomspace(3, 40, 15)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import foreshock
 from foreshock.cli.app import app
-from foreshock.explain import TensorRow, choose, compare_runs, explain_run, make_table
+from foreshock.explain import TensorRow, advise, choose, compare_runs, explain_run, make_table
 from foreshock.runlog import RunLogWriter
 from logs_of_explain import AT, NAN, STEPS, calm, grown, grown_norm, ratio, write
 
@@ -260,3 +260,45 @@ def test_a_log_can_not_command_the_terminal(options, tmp_path):
     assert all(one.isprintable() for one in result.output.replace("\n", ""))
     if options:
         assert json.loads(result.output)["result"][0]["ids"] == [name]
+
+
+def test_a_run_that_made_up_for_it_is_not_sent_back_to_a_checkpoint(tmp_path):
+    """A loss that stayed up at first, and came below its old level later."""
+    high = np.concatenate([calm()[:AT], np.full(1, 9.0), calm(200, 8.0)])
+    lost = explain_run(write(tmp_path / "lost", loss=high))[0]
+    later = explain_run(write(tmp_path / "later", loss=np.concatenate([high, calm(200, 0.5)])))[0]
+    assert (lost.recovery.outcome, lost.recovery.regained) == ("catastrophic", None)
+    assert lost.advice[0].startswith(f"Go back to a checkpoint from before step {AT}")
+    assert len(high) <= later.recovery.regained <= len(high) + 40, later.recovery
+    assert f"by step {later.recovery.regained} it was below its level" in later.recovery.words
+    assert not any("checkpoint from before" in words for words in later.advice), later.advice
+
+
+def test_a_loss_that_is_neutral_by_its_noise_alone_is_said_to_be(tmp_path):
+    noisy = 1 + 0.3 * np.random.default_rng(1).standard_normal(STEPS + 200)
+    noisy[AT : AT + 3] = 9.0
+    noisy[AT + 3 :] += 0.4
+    [found] = explain_run(write(tmp_path, loss=noisy))
+    assert found.recovery.outcome == "neutral"
+    assert "the loss is, within the noise of 0." in found.recovery.words
+
+
+def test_jumps_at_regular_steps_point_at_what_the_training_does_then(tmp_path):
+    """As where a target network is updated; the same at other steps says nothing of that."""
+    said = {}
+    for name, jumps in (("regular", range(150, 651, 100)), ("others", (150, 250, 370, 450, 610, 650))):
+        loss = calm(720)
+        loss[list(jumps)] = 9.0
+        norm = np.where(loss > 5, 9.0, 1.0)
+        said[name] = advise(explain_run(write(tmp_path / name, loss=loss, gradient_norm=norm)))
+    [words] = [one for one in said["regular"] if "100 steps apart" in one]
+    assert words.startswith("Steps 150, 250, 350, 450, 550 and 1 more are")
+    assert not any("steps apart" in one for one in said["others"])
+
+
+def test_of_a_loss_that_was_never_finite_no_curvature_is_missed(tmp_path):
+    overflow = ("overflow", {"step": 5, "what": "weight", "names": ["0.weight"], "batch": True})
+    [found] = explain_run(write(tmp_path, loss=np.full(50, NAN), records=[overflow]))
+    assert found.missing == ("No loss before it was finite, so nothing could be measured.",)
+    assert "the batch of step 5 itself has numbers that are not finite" in found.why[0]
+    assert any("torch.isfinite" in words for words in found.advice)

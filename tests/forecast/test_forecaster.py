@@ -170,3 +170,32 @@ def test_a_probability_comes_first_in_the_sentence():
 def test_bad_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(("measured", "says"), [(None, ""), (75, ""), (40, ", measured 60 steps ago")])
+def test_a_ratio_of_long_ago_is_not_shown_as_one_of_now(measured, says):
+    forecast = Forecast(100, 0.9, 0.0, 0.0, math.inf, 0.002, "armed", "a line", measured=measured)
+    assert str(forecast) == f"stability ratio 0.900{says}, armed"
+    noisy = replace(forecast, typical_mean_square_ratio=0.7, basis="past the edge")
+    assert str(noisy) == f"typical mean-square ratio 0.70 (edge 0.6){says}, armed: past the edge"
+
+
+def test_a_date_that_has_come_since_is_said():
+    forecast = Forecast(100, 0.9, 40.0, 10.0, math.inf, 0.002, "edge", "a line").at(150)
+    assert str(forecast) == "stability ratio 0.900, edge, unstable from about now on"
+
+
+@pytest.mark.parametrize(
+    ("chances", "says"),
+    [
+        ((0.003, 0.001, 0.012), "<1% (<1%–1%)"),
+        ((0.0, 0.0, 0.2), "0% (0%–20%)"),
+        ((0.997, 0.5, 0.999), ">99% (50%–>99%)"),
+    ],
+)
+def test_what_is_improbable_is_not_called_impossible(chances, says):
+    names = ("probability", "probability_low", "probability_high")
+    forecast = Forecast(10, 0.9, 50.0, 40.0, 60.0, 0.002, "edge", "a line", horizon=50)
+    found = replace(forecast, **dict(zip(names, chances, strict=True)))
+    assert str(found).startswith(f"a spike within 50 steps: {says}; stability ratio")
+    assert says.partition(" ")[0].replace("<", "&lt;").replace(">", "&gt;") in found._repr_html_()

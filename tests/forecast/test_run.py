@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from foreshock.forecast import EdgeReading, RunForecaster
+from foreshock.forecast import FLAT, EdgeReading, RunForecaster
 
 QUIET = {"loss": 1.0, "squared_gradient": 0.01, "second_moment": 1.0}
 
@@ -212,7 +212,7 @@ def test_a_reading_that_is_too_old_is_unknown_and_says_how_old():
     old = run.forecast(219, constant=True)
     assert (old.state, old.measured, old.age) == ("unknown", 118, 101)
     assert old.basis == "the curvature was last measured 101 steps ago, at step 118"
-    assert str(old).endswith(f"nothing measured: {old.basis}")
+    assert str(old).endswith(f", from loss and gradient alone; state unknown: {old.basis}")
     # Followed from v alone it lives longer, but not for ever.
     for step in range(120, 600, 10):
         run.record_curvature(step, EdgeReading(0.5, learning_rate=1e-3, measured=118))
@@ -281,3 +281,20 @@ def test_of_a_loss_that_is_not_finite_nothing_is_probable(loss):
     assert str(forecast) == f"nothing measured: the loss is {loss}"
     run.record_step(**QUIET)
     assert run.forecast(122, constant=False).probability > 0
+
+
+def test_a_flat_loss_is_not_called_unmeasured():
+    run = a_run()
+    for step in range(100, 120, 2):
+        run.record_curvature(step, EdgeReading(0.5, learning_rate=1e-3))
+    run.record_curvature(300, EdgeReading(0.0, learning_rate=1e-3, relative_error=math.inf))
+    resumed = a_run()
+    resumed.load_state_dict(json.loads(json.dumps(run.state_dict())))
+    for one in (run, resumed):
+        forecast = one.forecast(310, constant=True)
+        assert (forecast.state, forecast.basis) == (
+            "unknown",
+            f"{FLAT}, as measured 10 steps ago, at step 300",
+        )
+    run.record_curvature(320, EdgeReading(0.5, learning_rate=1e-3))
+    assert FLAT not in run.forecast(700, constant=True).basis

@@ -197,7 +197,14 @@ def test_an_input_that_is_not_finite_is_no_overflow_of_the_model():
     model, _ = make()
     x = torch.ones(2, 3)
     x[1, 2] = math.nan
-    assert locate_overflow(0, model, loss_fn, (x, torch.ones(2, 1))).what == "input"
+    found = locate_overflow(0, model, loss_fn, (x, torch.ones(2, 1)))
+    assert (found.what, found.batch) == ("input", True)
+    # After a step the weights are lost as well: which came first is known of the batch alone.
+    with torch.no_grad():
+        next(model.parameters()).fill_(math.nan)
+    found = locate_overflow(5, model, loss_fn, (x, torch.ones(2, 1)))
+    assert (found.what, found.batch) == ("weight", True)
+    assert not locate_overflow(5, model, loss_fn, (torch.ones(2, 3), torch.ones(2, 1))).batch
 
 
 def test_looking_for_an_overflow_leaves_what_the_loss_function_reaches_alone():

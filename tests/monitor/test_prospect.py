@@ -17,14 +17,17 @@ from foreshock.runlog import read_run
 class Training:
     """A regression with a loss function that the monitor has, and batches that may change."""
 
-    def __init__(self, run=None, *, rungs=("skip", "raise v", "lower rate", "rewind", "stop"), **options):
+    def __init__(self, run=None, *, ladder=None, **options):
         torch.manual_seed(0)
         self.model = nn.Sequential(
             nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Dropout(0.1), nn.Linear(16, 1)
         )
         self.optimizer = optim.Adam(self.model.parameters(), lr=3e-3)
         self.data, self.step, self.broken = torch.Generator().manual_seed(1), 0, ""
-        options = {"recorder": Recorder(every=5), "recovery": Ladder(rungs, window=300)} | options
+        options = {
+            "recorder": Recorder(every=5),
+            "recovery": Ladder(**{"window": 300} | (ladder or {})),
+        } | options
         self.monitor = Monitor(
             self.model, self.optimizer, self.loss_fn, run=run, full_batch=False, budget=0, **options
         )
@@ -36,7 +39,7 @@ class Training:
             return loss / (loss.detach() - loss.detach())
         return loss + (loss * 0).sqrt() if self.broken == "gradient" else loss
 
-    def go(self, count, *, broken="", scale=1.0, rows=16, spoil=False):
+    def go(self, count, *, broken="", scale=1.0, rows=16, spoil=False, skips=False):
         self.broken = broken
         for _ in range(count):
             x = torch.randn(rows, 8, generator=self.data)
@@ -46,7 +49,8 @@ class Training:
             loss = loss * math.nan if spoil else loss
             loss.backward()
             self.monitor.observe(batch, loss)
-            self.optimizer.step()
+            if not skips:  # as a gradient scaler does
+                self.optimizer.step()
             self.step += 1
         return self
 
@@ -56,11 +60,15 @@ class Training:
     [
         ({"broken": "forward"}, "a loss of inf, too: look at what can overflow in the forward pass"),
         ({"broken": "gradient"}, "a gradient that is not finite, too: look at roots"),
-        ({"scale": 8.0}, "the data or the loss function are others than before"),
+        (
+            {"scale": 8.0, "ladder": {"elsewhere": "stop"}},
+            "the data or the loss function are others than before",
+        ),
     ],
 )
 def test_what_is_not_in_the_weights_is_said_before_anything_is_tried(options, words, tmp_path):
-    training = Training(tmp_path).go(45)
+    options = dict(options)
+    training = Training(tmp_path, ladder=options.pop("ladder", {})).go(45)
     with pytest.raises(RecoveryFailedError, match=words):
         training.go(40, **options)
     assert [one.measure for one in training.monitor.rewinds] == ["stop"]
@@ -72,11 +80,39 @@ def test_what_is_not_in_the_weights_is_said_before_anything_is_tried(options, wo
 
 
 def test_without_stop_it_is_said_and_the_training_is_left_alone(tmp_path):
-    training = Training(tmp_path, rungs=("skip",)).go(45).go(30, scale=8.0)
+    training = Training(tmp_path, ladder={"rungs": ("skip",)}).go(45).go(30, scale=8.0)
     assert training.monitor.rewinds == ()
     training.monitor.close()
     given_up = [row for row in read_run(tmp_path).records["event"] if row["name"] == "recovery given up"]
     assert len(given_up) == 1
+
+
+@pytest.mark.parametrize("options", [{"scale": 8.0}, {"broken": "forward", "skips": True}])
+def test_by_default_a_training_whose_weights_are_whole_goes_on(options, tmp_path):
+    """Also on the whole ladder: another mixture of data is no reason to end a run."""
+    watched = Training(tmp_path).go(45).go(30, **options)
+    plain = Training(recorder=None, recovery=None).go(45).go(30, **options)
+    watched.monitor.close()
+    [said] = [row for row in read_run(tmp_path).records["event"] if row["name"].startswith("recovery")]
+    assert said["name"] == "recovery given up"
+    assert said["message"].endswith("nothing was tried. Training goes on as it is")
+    assert watched.monitor.rewinds == ()
+    for one, other in zip(
+        watched.model.state_dict().values(), plain.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+def test_a_slight_rise_counts_where_batches_have_another_size(tmp_path):
+    for rows, count in ((4, 1), (16, 0)):
+        run = tmp_path / str(rows)
+        training = Training(run).go(60).go(60, rows=rows, scale=1.12)
+        training.monitor.close()
+        said = [
+            row["message"] for row in read_run(run).records["event"] if row["name"] == "recovery given up"
+        ]
+        assert len(said) == count
+    assert all("rise of the loss from step 60 on" in one for one in said)
 
 
 @pytest.mark.parametrize(("first", "count"), [(30, 1), (30, 2), (34, 1), (39, 2)])
@@ -97,7 +133,7 @@ def test_what_is_in_the_weights_is_brought_back():
 
 def test_trying_leaves_no_trace_in_the_training(tmp_path):
     """The run that was tried and found hopeless goes on as the one that nobody watched."""
-    watched = Training(tmp_path, rungs=("skip",)).go(45).go(30, scale=8.0)
+    watched = Training(tmp_path, ladder={"rungs": ("skip",)}).go(45).go(30, scale=8.0)
     plain = Training(recorder=None, recovery=None).go(45).go(30, scale=8.0)
     watched.monitor.close()
     names = [row["name"] for row in read_run(tmp_path).records["event"]]
@@ -158,6 +194,31 @@ def test_batches_of_another_size_are_named_and_varied_ones_are_not():
     other = BatchSizes()
     other.load_state_dict(sizes.state_dict())
     assert other.changed(48) == sizes.changed(48)
+
+
+def test_another_size_lasts_only_if_it_stays_and_is_new():
+    sizes, varied = BatchSizes(), BatchSizes()
+    lasting, of_varied = [], []
+    for step in range(100):
+        sizes.see(step, 160 if step < 50 else 16)
+        varied.see(step, [160, 40][step // 25 % 2])  # buckets, each for a while
+        lasting.append(sizes.lasting(step))
+        of_varied.append(varied.lasting(step))
+    assert lasting == [None] * 70 + [50] * 30
+    assert set(of_varied[75:]) == {None}
+
+
+def test_a_slight_rise_after_a_change_is_more_than_noise():
+    torch.manual_seed(0)
+    noise = 0.05 * torch.randn(1000, 60)
+    for rise, all_or_none in ((0.2, True), (0.0, False), (-0.2, False)):
+        found = []
+        for losses in (1 + noise[:50]).tolist():
+            watch = LossWatch()
+            for step, loss in enumerate(losses):
+                watch.rises(step, loss + rise * (step >= 35))
+            found.append(watch.is_higher(35))
+        assert set(found) == {all_or_none}
 
 
 def test_the_bar_of_losses_is_that_of_the_time_before():

@@ -14,6 +14,7 @@ from foreshock.monitor import RecoveryFailedError
 from foreshock.monitor.ladder import Climb
 from foreshock.monitor.losswatch import LossWatch
 from foreshock.monitor.rates import RateFactor
+from foreshock.recorder import list_snapshots
 from foreshock.report import summarise, to_text
 from foreshock.runlog import read_run
 
@@ -259,6 +260,24 @@ def test_one_of_several_processes_is_not_rewound():
         assert training.monitor.rewinds == ()
         with pytest.raises(ValueError, match="one of several processes is not rewound by itself"):
             training.monitor.rewind()
+
+
+def test_a_damaged_snapshot_leads_to_the_one_before_it(tmp_path, caplog):
+    training = Training(run=tmp_path, recorder=Recorder(every=5)).go(31)
+    recorder = training.monitor.recorder
+    for before in (20, 31):
+        recorder.write(tmp_path, reason="a test", before=before)
+    training.monitor.close()
+    older, newer = list_snapshots(tmp_path)
+    recording = training.monitor._rewinding.recording
+    assert recording.newest(tmp_path, before=31).step == 30
+    (newer / "tensors.safetensors").write_bytes(b"torn")
+    assert recording.newest(tmp_path, before=31).step == 15
+    assert f"{newer} is damaged" in caplog.text
+    assert "it is passed over" in caplog.text
+    (older / "state.json").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match="before step 31: there is none at all"):
+        recording.newest(tmp_path, before=31)
 
 
 def test_there_are_at_most_so_many_measures_in_a_window():

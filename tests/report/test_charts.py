@@ -1,14 +1,19 @@
 import json
+import math
 
 import numpy as np
 import pytest
 
 from foreshock.forecast import NOISY_EDGE, RunForecaster
+from foreshock.live.log import ratios
 from foreshock.report.charts import action_spans, charts, step_range, to_mapping
 from foreshock.report.decimation import POINTS
 from foreshock.report.forecasts import fans
 from foreshock.report.summary import summarise
 from foreshock.runlog import RunLogWriter, read_run
+from foreshock.runlog.reader import rows_of
+from foreshock.runlog.values import drawn_ratios
+from summaries import reading, state
 
 ALL = [
     *("loss", "probability", "ratio", "countdown", "directions", "alignment"),
@@ -146,3 +151,23 @@ def test_a_long_run_keeps_every_point_around_its_spike(tmp_path):
     assert near == list(range(19_975, 20_031))
     [thin] = charts(run)
     assert len([step for step in thin["x"] if 19_975 <= step <= 20_030]) < 40
+
+
+def test_a_line_does_not_bridge_steps_at_which_the_ratio_was_not_known(log):
+    """A forecast that waits for more readings breaks none: its reading is fresh."""
+    run = log(
+        reading(10, 0.4),
+        state(10, "unknown", measured=10),
+        state(20, "unknown", measured=10),
+        reading(30, 0.5),
+        state(30, "stable", 0.5, measured=30),
+        state(140, "unknown", 0.5, measured=30),
+        state(150, "unknown", math.nan),
+        reading(200, 0.9),
+        state(200, "unknown", 0.9, measured=200),
+    )
+    steps, values = drawn_ratios(run)
+    assert steps.tolist() == [10, 30, 140, 150, 200]
+    assert np.isnan(values).tolist() == [False, False, True, True, False]
+    live = np.sort(np.concatenate([ratios(kind, rows_of(run, kind), 0)[0] for kind in run.records], axis=1))
+    assert np.isnan(live[1]).sum() == 2

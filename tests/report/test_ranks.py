@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from foreshock.live.status import status_of
+from foreshock.cli.status import status
+from foreshock.live import analysis
+from foreshock.live.analysis import Analysis
+from foreshock.live.status import departures_in, status_of
+from foreshock.live.views import details
 from foreshock.live.watched import WatchedFolder
 from foreshock.report import summarise, to_text, verdict, write_figure, write_html, write_picture
 from foreshock.report.markdown import to_markdown
@@ -301,6 +305,59 @@ def test_the_page_has_the_ranks(tmp_path):
     page = write_html([read_run(tmp_path)], tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Ranks that depart from the others" in page
     assert "<dt>ranks</dt><dd>4</dd>" in page
+
+
+def test_status_says_what_the_report_says_of_ranks(tmp_path, capsys):
+    losses = losses_of(2)
+    losses[40:] *= 1.5
+    found = ranks_of(tmp_path / "odd", losses=losses)
+    ranks_of(tmp_path / "even")
+    assert departures_in(tmp_path / "odd" / "rank0.jsonl") == tuple(map(str, found.departures))
+    status(tmp_path / "odd")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "4, not all alike" in said
+    assert "But ranks are not all alike" in said
+    assert f"{found.departures[0]}" in said
+    status(tmp_path / "even")
+    assert "4, which agree" in capsys.readouterr().out
+    assert departures_in(tmp_path / "even" / "rank0.jsonl") == ()
+
+
+def test_the_live_page_compares_ranks_rarely_and_again_at_the_end(tmp_path, monkeypatch):
+    losses = losses_of(2)
+    losses[40:] *= 1.5
+    ranks_of(tmp_path / "run", losses=losses)
+    watched = WatchedFolder(tmp_path)
+    while watched.look():
+        pass
+    [run] = watched.all_runs()
+    compared, now = [], [100.0]
+    monkeypatch.setattr(analysis, "compare_ranks", lambda of: compared.append(of) or compare_ranks(of))
+    monkeypatch.setattr(analysis.time, "monotonic", lambda: now[0])
+    desk = Analysis(watched)
+
+    def look():
+        now[0] += 2.0
+        watched.look()
+        desk.of(run)
+        while desk.round():
+            pass
+        return desk.of(run)
+
+    [_, _, table] = details(run, look())["tables"]
+    assert table["rows"][0][:2] == ("2", "loss")
+    with (tmp_path / "run" / "rank0.jsonl").open("a") as log:
+        for step in range(STEPS, STEPS + 4):  # one at each look, two seconds apart
+            log.write(f'{{"kind": "step", "step": {step}, "loss": 2.0}}\n')
+            log.flush()
+            assert look().summary.last_step == step
+    assert len(compared) == 1
+    now[0] += 10.0
+    assert look().summary.ranks.departures[-1].what == "ends early"  # without news of its own
+    assert len(compared) == 2
+    now[0] += 1000.0
+    look()
+    assert len(compared) == 2
 
 
 def test_status_and_the_list_of_runs_have_one_run_of_many_ranks(tmp_path):

@@ -183,3 +183,17 @@ def test_of_very_many_events_the_first_and_the_last_are_kept(log):
     events = summarise(log(*rows)).events
     assert len(events) == 1000
     assert (events[0].step, events[499].step, events[500].step, events[-1].step) == (0, 499, 1000, 1499)
+
+
+def test_an_alarm_after_which_nothing_was_measured_counts_as_false(log):
+    """Where batches differ no curvature is read: the last alarm of a run was never over."""
+    said = [("forecast", {"step": step, "state": "stable", "level": ""}) for step in range(200, 600, 10)]
+    said[10:12] = [("forecast", {"step": 300 + k, "state": "armed", "level": "alarm"}) for k in (0, 10)]
+    summary = summarise(log(*losses([1.0] * 600), *said))
+    assert [(one.start, one.end) for one in summary.false_alarms] == [(300, 310)]
+
+
+def test_the_oldest_reading_is_told_beside_the_mean(log):
+    said = [state(step, "stable", measured=measured) for step, measured in ((0, 0), (100, 100), (190, 100))]
+    found = summarise(log(*losses([1.0] * 200), *said)).coverage
+    assert (found.age, found.oldest) == (49.5, 99.0)

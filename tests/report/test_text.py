@@ -68,7 +68,8 @@ def test_the_text_leads_with_what_happened_why_and_what_to_do():
 
 
 def test_the_age_of_the_readings_is_said_where_it_is_known():
-    assert "readings 14.2 steps old on average." in to_text(changed(coverage=Coverage(0.1, 0.1, 14.2)))
+    text = to_text(changed(coverage=Coverage(0.1, 0.1, 14.2, 60.0)))
+    assert "readings 14.2 steps old on average, 60 at most." in text
     assert "old on average" not in to_text(SUMMARY)
 
 

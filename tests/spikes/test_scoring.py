@@ -128,3 +128,10 @@ def test_episodes_are_counted_whatever_came_of_them():
     alarms = readings([(40, 60), (75, 95), (200, 210)])
     assert alarm_episodes(alarms) == [(40, 95), (200, 210)]
     assert alarm_episodes(alarms, gap=10) == [(40, 60), (75, 95), (200, 210)]
+
+
+def test_an_alarm_that_ended_before_the_run_is_false_though_nothing_was_measured_since():
+    rare = readings([(20, 50)], last=55)
+    assert score([], rare).false_alarms == ()  # the run may end there
+    assert [alarm.start for alarm in score([], rare, last=200).false_alarms] == [20]
+    assert score([], rare, last=60).false_alarms == ()

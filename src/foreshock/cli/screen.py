@@ -13,6 +13,7 @@ from rich.text import Text
 
 from foreshock.cli.console import natural_width
 from foreshock.report.text import unreadable
+from foreshock.representation import short_line
 from foreshock.runlog.labels import cut
 from foreshock.words import count, first_few, number, percent
 
@@ -34,6 +35,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 _WIDE = 52  # columns from which on a label and its words share a line
 _LONGEST_NAME, _SHORT_NAME, _SHORTEST_NAME = 48, 20, 8
 _HEIGHT = "Spikes, how high"
+_DEPARTURES = 3  # of ranks that are said in full
 # What a narrow terminal goes without, the first first.
 _SPARE = (
     "Last write",
@@ -168,9 +170,15 @@ def _rows(status: RunStatus) -> list[tuple[str, str]]:
 def _ranks(status: RunStatus) -> list[tuple[str, str]]:
     if status.ranks is None:
         return []
-    behind = first_few(status.ranks_behind)
-    words = f", of which {behind} ended or wrote no log: see foreshock report" if behind else ""
-    return [("ranks", f"{status.ranks:,}{words}")]
+    behind, found = first_few(status.ranks_behind), status.departures
+    if found is None:
+        words = f", of which {behind} ended or wrote no log: see foreshock report" if behind else ""
+        return [("ranks", f"{status.ranks:,}{words}")]
+    if not found:
+        return [("ranks", f"{status.ranks:,}, which agree")]
+    more = f"; {count(len(found) - _DEPARTURES, 'more departure')}: see foreshock report"
+    rows = [("ranks", f"{status.ranks:,}, not all alike" + (more if len(found) > _DEPARTURES else ""))]
+    return [*rows, *(("", short_line(one)) for one in found[:_DEPARTURES])]
 
 
 def _step(status: RunStatus) -> str:
@@ -207,7 +215,7 @@ def _ratio(status: RunStatus) -> str:
         words += f", measured {count(max(status.step - status.ratio_step, 0), 'step')} ago"
     if math.isfinite(status.edge_at) and status.step is not None and status.edge_at > status.step:
         high = f"{status.edge_high:,.0f}" if math.isfinite(status.edge_high) else "open"
-        words += f"; expected at step {status.edge_at:,.0f} ({status.edge_low:,.0f} – {high})"
+        words += f"; the edge is expected at step {status.edge_at:,.0f} ({status.edge_low:,.0f} – {high})"
     return words
 
 
@@ -220,7 +228,14 @@ def _watches(status: RunStatus) -> str:
 
 
 def _height(status: RunStatus) -> str:
-    return f", up to {number(status.highest)}×" if math.isfinite(status.highest) else ""
+    height = _high(status)
+    return f", up to {height}" if height else ""
+
+
+def _high(status: RunStatus) -> str:
+    if math.isfinite(status.highest_rise):
+        return f"+{number(status.highest_rise)}"
+    return f"{number(status.highest)}×" if math.isfinite(status.highest) else ""
 
 
 def _guard(status: RunStatus) -> str:
@@ -249,7 +264,8 @@ def _grid(rows: Sequence[tuple[str, str]], console: Console) -> RenderableType:
     if console.width < _WIDE:
         return Group(*(Text.assemble((f"{label}: ", "dim"), words) for label, words in rows))
     if not console.is_terminal:  # where a table would end its lines with blanks
-        return Group(*(Text(f"{label:17}  {words}") for label, words in rows))
+        width = max(len(label) for label, _ in rows)
+        return Group(*(Text(f"{label:{width}}  {words}") for label, words in rows))
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -270,7 +286,7 @@ def _cells(status: RunStatus, longest: int) -> dict[str, Text]:
         "Ratio": _known(status.ratio),
         "Alarms": f"{status.alarms:,}",
         "Watches": f"{status.watches:,}",
-        "Spikes": f"{status.spikes:,}" + (f" ({number(status.highest)}×)" if status.spikes else ""),
+        "Spikes": f"{status.spikes:,}" + (f" ({_high(status)})" if _high(status) else ""),
         "Failed": f"{status.failures:,}",
         "Guard": f"{status.guard_steps:,}" if status.guard or status.guard_steps else "–",
         "Last write": ago(status.idle_seconds),

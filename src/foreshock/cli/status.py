@@ -32,16 +32,17 @@ def status(
     did, what measuring cost. The log is read once; `foreshock top` goes on looking.
     """
     from foreshock.cli.screen import screen
-    from foreshock.live.status import status_of
+    from foreshock.live.status import departures_in, status_of
 
     console = make_console()
     try:
         followed = _read(run)
         if followed.error:
             raise ValueError(followed.error)
+        departures = departures_in(followed.path)
     except (OSError, ValueError) as error:
         raise stopped(error) from error
-    found = status_of(followed, last=last)
+    found = status_of(followed, last=last, departures=departures)
     if as_json:
         print_result("status", found)
     else:

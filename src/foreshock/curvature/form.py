@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -11,27 +10,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from foreshock.distributed import ALONE, Joint, ShardedProbe, part_of
-from foreshock.distributed.joint import CHOICE, POINT
+from foreshock.distributed.joint import POINT
 from foreshock.eigen import EigenResults, StoppingRule, largest_eigenvalues
 from foreshock.operators import (
-    BackendChoice,
-    DifferenceOperator,
-    DifferenceScheme,
     GradientFunction,
-    HessianOperator,
     LinearOperator,
     Loss,
-    LossTerm,
     PreconditionedOperator,
-    choose_backend,
     normalised_terms,
 )
-from foreshock.operators.backend import CENTRAL_DIFFERENCES, DOUBLE_BACKWARD, tolerance_in
-from foreshock.operators.graph import GraphEvidence, read_graph
 from foreshock.preconditioner import Preconditioner, as_optimizers, moving_parameters, read_preconditioner
 from foreshock.vectors import (
     flatten,
-    is_sharded,
     local_size,
     placed_as,
     random_like,
@@ -142,75 +132,6 @@ def gathered_step(step: Preconditioner, joint: Joint) -> Preconditioner:
         for one, above, below in zip(step.steps, numerators, denominators, strict=True)
     )
     return Preconditioner(whole, steps, joint.gathered_vector)
-
-
-def choose_together(
-    loss: Loss, parameters: Sequence[Tensor], *, model: nn.Module, joint: Joint
-) -> BackendChoice:
-    """Return a backend that all processes take: differences, if one of them can't do without.
-
-    Cost: see `choose_backend`; under tensor parallelism 6 F.
-
-    Args:
-        loss: Returns the mean loss; or one `LossTerm` per micro-batch.
-        parameters: The tensors to differentiate with respect to, as the optimizer has them.
-        model: The model that the loss evaluates.
-        joint: The processes that measure together; inside of its block.
-    """
-    whole = joint.whole(parameters)
-    if isinstance(joint, ShardedProbe) and is_sharded(whole):
-        choice = _compared(loss, parameters, model=model, joint=joint)
-    else:
-        choice = choose_backend(loss, whole, model=model)
-    if joint is ALONE:
-        return choice
-    mine = float(choice.name == CENTRAL_DIFFERENCES)
-    (differences,) = joint.everyones(mine, topic=CHOICE)
-    if not differences or mine:
-        return choice
-    why = f"{differences:.0f} of {joint.size} processes can't differentiate their part of the batch twice"
-    return replace(choice, name=CENTRAL_DIFFERENCES, reason=why)
-
-
-def _compared(
-    loss: Loss, parameters: Sequence[Tensor], *, model: nn.Module, joint: ShardedProbe
-) -> BackendChoice:
-    """Return double backward if it agrees with differences of gradients, under tensor parallelism."""
-    whole, term = joint.whole(parameters), normalised_terms(loss)[0]
-    graphs: list[GraphEvidence] = []
-
-    def closure() -> Tensor:
-        found = term.closure()
-        if not graphs:
-            graphs.append(read_graph(found))
-        return found
-
-    random = joint.gathered_vector(joint.gather(random_start(parameters, joint=joint)))
-    with HessianOperator([LossTerm(closure)], whole, model=model) as hessian:
-        gradient = joint.gathered_vector(hessian.gradient)
-        length = torch.linalg.vector_norm(gradient)
-        direction = random / torch.linalg.vector_norm(random) + gradient / length.clamp(min=1e-30)
-        exact = joint.gathered_vector(hessian(part_of(direction)))
-    size = float(torch.linalg.vector_norm(exact))
-    gain = size / float(torch.linalg.vector_norm(direction))
-    scheme = DifferenceScheme(precision=graphs[0].precision, gain=gain if 0 < gain < math.inf else None)
-    differences = DifferenceOperator([term], whole, model=model, scheme=scheme)
-    apart = exact - joint.gathered_vector(differences(part_of(direction)))
-    (total,) = joint.everyones(float(torch.linalg.vector_norm(apart)) / max(size, 1e-30), topic=CHOICE)
-    discrepancy, passes = total / joint.size, hessian.passes + differences.passes
-    agrees, kinks = discrepancy <= tolerance_in(graphs[0].precision), ", ".join(graphs[0].kinks)
-    why = f"under tensor parallelism it and differences of gradients are {discrepancy:.2g} apart"
-    if not agrees:
-        hidden = "a part of the model hides its second derivative from double backward"
-        why += f", where differences see kinks ({kinks})" if kinks else f": {hidden}"
-    return BackendChoice(
-        name=DOUBLE_BACKWARD if agrees or kinks else CENTRAL_DIFFERENCES,
-        reason=why,
-        discrepancy=discrepancy,
-        verified=agrees or not kinks,
-        precision=graphs[0].precision,
-        passes=passes,
-    )
 
 
 def trained_parameters(model: nn.Module, only: Iterable[Tensor] | None = None) -> list[Tensor]:

@@ -7,19 +7,18 @@ All functions restore the model, its gradients and the random number generators.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from foreshock.batches import MicroBatches, count_examples
 from foreshock.curvature.blocks import BlockShare, block_shares
+from foreshock.curvature.choosing import choose_together
 from foreshock.curvature.density import SpectralDensity, spectral_density
 from foreshock.curvature.form import (
-    choose_together,
     gathered_step,
     next_step,
     one_call_solve,
@@ -30,16 +29,14 @@ from foreshock.curvature.form import (
 from foreshock.curvature.noise import measure_noise
 from foreshock.curvature.one_call import names_of, one_call
 from foreshock.curvature.probe import CurvatureReading, ProbeSettings, probe_curvature
+from foreshock.curvature.terms import LossFunction, loss_terms, part_terms
 from foreshock.distributed.joint import COUNTS
 from foreshock.dynamics import population_factor
 from foreshock.eigen import EigenResults, StoppingRule
-from foreshock.isolation import fresh, plain_module
-from foreshock.operators import BackendChoice, Loss, LossTerm
+from foreshock.operators import BackendChoice
 from foreshock.operators.cost import GRADIENT_PASSES
 from foreshock.preconditioner import as_optimizers, moving_parameters
 from foreshock.representation import short_repr
-
-LossFunction = Callable[[nn.Module, Any], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -152,30 +149,6 @@ class MeanSquareStability:
             ("all together", str(self.curvature)),
         )
         return Card(f"Mean-square ratio = {self.ratio:.4g}", rows)._repr_html_()
-
-
-def loss_terms(model: nn.Module, loss_fn: LossFunction, batch: Any) -> Loss:
-    """Return the loss to differentiate: that of a batch, or of micro-batches weighted by their counts.
-
-    Args:
-        model: The model.
-        loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
-        batch: A batch, or `MicroBatches`.
-    """
-    if not isinstance(batch, MicroBatches):
-        return lambda: loss_fn(plain_module(model), fresh(batch))
-    return part_terms(model, loss_fn, batch)
-
-
-def part_terms(model: nn.Module, loss_fn: LossFunction, batch: MicroBatches) -> list[LossTerm]:
-    """Return the mean losses of micro-batches, weighted by their counts.
-
-    Args:
-        model: The model.
-        loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
-        batch: The micro-batches.
-    """
-    return [_term(model, loss_fn, part, count) for part, count in batch.weighted()]
 
 
 def sharpness(
@@ -418,7 +391,3 @@ def spectrum(
             operator = hessian if preconditioner is None else symmetric_form(hessian, preconditioner)
             start = random_start(chosen, joint=joint)
             return spectral_density(operator, start, probes=probes, steps=steps)
-
-
-def _term(model: nn.Module, loss_fn: LossFunction, batch: Any, count: float) -> LossTerm:
-    return LossTerm(lambda: loss_fn(plain_module(model), fresh(batch)), count)

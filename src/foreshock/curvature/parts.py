@@ -22,9 +22,9 @@ from foreshock.batches import (
 )
 from foreshock.batches.splitting import is_ambiguous
 from foreshock.batches.structure import is_list_of_samples, usual_size
-from foreshock.curvature.measurement import LossFunction, part_terms
 from foreshock.curvature.noise import is_same_state
 from foreshock.curvature.remarks import Remark, Remarks
+from foreshock.curvature.terms import LossFunction, part_terms
 from foreshock.curvature.weights import PartLosses, PartWeights
 from foreshock.distributed import ChannelError, LeftOutError, OtherRankError
 from foreshock.failures import ProbeRefusedError

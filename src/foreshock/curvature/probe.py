@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from foreshock.curvature.blocks import BlockShare, block_shares, name_parameters
+from foreshock.curvature.choosing import shared_terms
 from foreshock.curvature.form import random_start, symmetric_form
-from foreshock.distributed import ALONE, Joint
+from foreshock.distributed import ALONE, Joint, LayerwiseProbe
 from foreshock.eigen import EigenResult, StoppingRule, largest_eigenvalue
 from foreshock.operators import (
     BackendChoice,
@@ -180,11 +181,12 @@ class ProbeSettings:
             gain: ‖Hv‖/‖v‖ of the last probe, for finite differences.
         """
         found: LossOperator
-        whole = self.joint.whole(parameters)
+        whole, loss = self.joint.whole(parameters), shared_terms(loss, self.joint)
         if self.backend is None:
             found = HessianOperator(loss, whole, model=self.model)
         else:
-            found = hessian_operator(self.backend, loss, whole, model=self.model, gain=gain)
+            spread = self.joint.vector if isinstance(self.joint, LayerwiseProbe) else None
+            found = hessian_operator(self.backend, loss, whole, model=self.model, gain=gain, spread=spread)
         return found if self.joint is ALONE else ReducedOperator(found, self.joint)
 
 

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from foreshock.batches import MicroBatches, SplitFunction
+from foreshock.curvature.choosing import ProductMethod, Sharing
 from foreshock.curvature.followed import FollowedRatio, refresh_curvature
-from foreshock.curvature.form import choose_together, gathered_step
-from foreshock.curvature.measurement import LossFunction, loss_terms, part_terms
+from foreshock.curvature.form import gathered_step
 from foreshock.curvature.noise import NoiseReading, at_usual_size, measure_noise
+from foreshock.curvature.own_parts import OwnParts
 from foreshock.curvature.parts import Divider
 from foreshock.curvature.probe import CurvatureReading, ProbeMemory, ProbeSettings, probe_curvature
 from foreshock.curvature.remarks import Remark, weighting_remarks
+from foreshock.curvature.terms import LossFunction, loss_terms, part_terms
 from foreshock.curvature.weights import Weighing
 from foreshock.distributed import ALONE, Joint, LeftOutError, part_of
 from foreshock.eigen import StoppingRule
@@ -30,6 +33,7 @@ from foreshock.operators.loss import evaluate
 from foreshock.preconditioner import Preconditioner
 from foreshock.vectors import local_size
 
+_TRIES = 2  # where it only turns out afterwards how parts of shared parameters make up a batch
 _LOGGER = logging.getLogger("foreshock")
 
 
@@ -38,10 +42,12 @@ class NoiseProber:
 
     Args:
         split: ``split(batch, parts)`` → the parts, for batches of an unusual structure.
+        sharing: Whether parameters that processes share are made whole; None to find out.
     """
 
-    def __init__(self, *, split: SplitFunction | None = None) -> None:
+    def __init__(self, *, split: SplitFunction | None = None, sharing: Sharing | None = None) -> None:
         self._direction: Tensor | None = None
+        self._sharing = sharing or Sharing()
         self._divider = Divider(split)
         self._weighing = Weighing()
         self._moved = MovedMemory()
@@ -95,28 +101,40 @@ class NoiseProber:
         model, last = plain_module(model), self._direction
         if last is not None and last.numel() != local_size(preconditioner.parameters):
             last = None
-        with isolated(model, loss_fn, self._moved), joint.inside(model):
+        with (
+            self._sharing.probe(joint, model, preconditioner.parameters) as joint,
+            isolated(model, loss_fn, self._moved),
+            joint.inside(model),
+        ):
             parts = self._divider.divide(model, loss_fn, batch, usual=usual)
             if parts is None:
                 if joint is not ALONE:
                     raise LeftOutError  # by all
                 return None
             made = not (isinstance(batch, MicroBatches) and len(batch.batches) > 1)
-            terms = part_terms(model, loss_fn, parts)
             if made and math.isnan(loss) and self._weighing.wants_loss:
                 # With its graph: a loss may differentiate inside, as that of a differential equation does.
                 loss = float(evaluate(LossTerm(lambda: loss_fn(model, fresh(batch)))).detach())
-            reading, direction = measure_noise(
-                terms,
-                gathered_step(preconditioner, joint),
-                step=step,
-                direction=None if last is None else joint.gather(last),
-                model=model,
-                loss=loss,
-                weigh=lambda found: self._weighing.weigh(found, parts, made=made),
-                keep=keep,
-                joint=joint,
-            )
+            joint.between_passes(model)
+            terms, step_taken = part_terms(model, loss_fn, parts), gathered_step(preconditioner, joint)
+            w = None if last is None else joint.gather(last)
+            for _ in range(_TRIES):
+                rule = self._weighing.rule
+                own = OwnParts(terms, self._weighing, parts, joint, whole=loss, made=made)
+                reading, direction = measure_noise(
+                    own.terms,
+                    step_taken,
+                    step=step,
+                    direction=w,
+                    model=model,
+                    loss=own.loss,
+                    weigh=own.weigh,
+                    keep=keep,
+                    joint=joint,
+                )
+                if not own.outdated(rule):
+                    break
+            reading = own.completed(reading)
         reading, examples, usual_examples = _of_all(
             reading, joint, self._divider.examples, self._divider.usual
         )
@@ -153,6 +171,8 @@ class Prober:
         model: The model.
         loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
         split: ``split(batch, parts)`` → the parts of a batch; see `NoiseProber`.
+        hvp: How Hessian products are made: by double backward (``"exact"``), by differences of gradients
+            (``"difference"``), or as it turns out to work (``"auto"``).
 
     Attributes:
         noise: What measures the noise, and has remarks on the batches.
@@ -160,12 +180,18 @@ class Prober:
     """
 
     def __init__(
-        self, model: nn.Module, loss_fn: LossFunction, *, split: SplitFunction | None = None
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        *,
+        split: SplitFunction | None = None,
+        hvp: ProductMethod = "auto",
     ) -> None:
         self._model = plain_module(model)
         self._loss_fn = loss_fn
         self._memory: ProbeMemory | None = None
-        self.noise = NoiseProber(split=split)
+        self._sharing = Sharing(hvp)
+        self.noise = NoiseProber(split=split, sharing=self._sharing)
         self._moved = MovedMemory()
         self._followed: FollowedRatio | None = None
         self._evaluation: Evaluation | None = None
@@ -207,11 +233,11 @@ class Prober:
         chosen, self.backend = self.backend, None
         size = _size(preconditioner)
         known = self._memory if size == self._size else None
-        with isolated(self._model, self._loss_fn, self._moved), joint.inside(self._model):
+        with self._in_probe(preconditioner, joint) as joint:
             spent = 0.0
-            if chosen is None:
+            if chosen is None or not self._sharing.fits(chosen, joint):
                 parameters = preconditioner.parameters
-                chosen = choose_together(loss, parameters, model=self._model, joint=joint)
+                chosen = self._sharing.choose(loss, parameters, model=self._model, joint=joint)
                 spent = chosen.passes
             settings = ProbeSettings(chosen, stop, model=self._model, joint=joint)
             reading, memory = probe_curvature(
@@ -265,7 +291,9 @@ class Prober:
             )
         self.backend = None  # unset until it succeeds, as in `probe`
         loss = loss_terms(self._model, self._loss_fn, batch)
-        with isolated(self._model, self._loss_fn, self._moved), joint.inside(self._model):
+        with self._in_probe(preconditioner, joint) as joint:
+            if not self._sharing.fits(chosen, joint):
+                chosen = self._sharing.choose(loss, preconditioner.parameters, model=self._model, joint=joint)
             settings = ProbeSettings(chosen, model=self._model, joint=joint)
             reading, direction, found = refresh_curvature(
                 loss, preconditioner, step=step, direction=direction, settings=settings, gain=memory.gain
@@ -276,6 +304,16 @@ class Prober:
         self._remember(starts, found, preconditioner)
         self._follow(reading, direction, preconditioner)
         return replace(reading, passes=passes)
+
+    @contextmanager
+    def _in_probe(self, preconditioner: Preconditioner, joint: Joint) -> Iterator[Joint]:
+        """Run a block in which the model may be evaluated, by this process or by all that share it."""
+        with (
+            self._sharing.probe(joint, self._model, preconditioner.parameters) as found,
+            isolated(self._model, self._loss_fn, self._moved),
+            found.inside(self._model),
+        ):
+            yield found
 
     def follow(self, preconditioner: Preconditioner) -> float | None:
         """Return the last stability ratio with the present v and learning rate; None if there is none.
@@ -405,8 +443,8 @@ def _of_all(
     known = joint is ALONE or examples > 0
     *sums, examples, usual = joint.end(
         *(getattr(reading, name) for name in names),
-        examples if known else math.nan,
-        usual if known else math.nan,
+        joint.batches * examples if known else math.nan,
+        joint.batches * usual if known else math.nan,
     )
     unknown = math.isnan(examples)
     found: dict[str, Any] = dict(zip(names, sums, strict=True))

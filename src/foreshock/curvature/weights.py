@@ -168,6 +168,21 @@ class Weighing:
         self.mismatch = chosen.mismatch(found)
         return self._keep(chosen)
 
+    def present(self, shares: Sequence[float], parts: MicroBatches, *, made: bool = True) -> PartWeights:
+        """Return the weights of the parts of one batch by what is known, before any loss is.
+
+        Args:
+            shares: p_j, the share of each part in the examples.
+            parts: The parts.
+            made: Whether Foreshock split the batch.
+        """
+        if self.rule == EXAMPLES or (not made and parts.counts is not None):
+            return PartWeights.of_mean(shares)
+        if self.rule == SUM:
+            return PartWeights.of_sum(shares)
+        counts = part_counts(parts).get(self.rule)
+        return PartWeights.of_mean(shares if counts is None else counts)
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, as plain values."""
         return {

@@ -9,8 +9,11 @@ very message that the others wait for, so that all leave the probe at the same p
 from foreshock.distributed.channel import Channel, ChannelError
 from foreshock.distributed.checkpointed import Checkpointed
 from foreshock.distributed.joint import ALONE, Joint, JointProbe, LeftOutError, OtherRankError
+from foreshock.distributed.layerwise import LayerwiseProbe
+from foreshock.distributed.passes import reduce_dtypes, why_no_passes
 from foreshock.distributed.peers import Peers, all_peers, training_peers
 from foreshock.distributed.pieces import Grid, is_spread, why_not_spread
+from foreshock.distributed.room import why_not_whole
 from foreshock.distributed.sharded import ShardedProbe
 from foreshock.distributed.shards import ShardVector, part_of
 from foreshock.distributed.together import Meeting, Together, joint_probe
@@ -23,6 +26,7 @@ __all__ = [
     "Grid",
     "Joint",
     "JointProbe",
+    "LayerwiseProbe",
     "LeftOutError",
     "Meeting",
     "OtherRankError",
@@ -34,6 +38,9 @@ __all__ = [
     "is_spread",
     "joint_probe",
     "part_of",
+    "reduce_dtypes",
     "training_peers",
+    "why_no_passes",
     "why_not_spread",
+    "why_not_whole",
 ]

@@ -63,7 +63,7 @@ def sharded_parameters(model: nn.Module) -> list[ShardedParameter]:
         []
     """
     found = []
-    for group in _groups(model):
+    for group in groups_of(model):
         for one in group.fsdp_params:
             info = one.mesh_info
             found.append(
@@ -88,7 +88,7 @@ def why_not_gathered(model: nn.Module) -> str:
         model: The model.
     """
     try:
-        groups = _groups(model)
+        groups = groups_of(model)
         for group in groups:
             if group.fsdp_params[0].offload_to_cpu:
                 return (
@@ -96,7 +96,7 @@ def why_not_gathered(model: nn.Module) -> str:
                     "probe needs them whole on the device: leave offload_policy out, or watch without a "
                     "loss_fn"
                 )
-        for state in _states(model):
+        for state in states_of(model):
             _ = state._training_state
         if groups:
             from torch.distributed.fsdp._fully_shard._fsdp_common import TrainingState
@@ -125,8 +125,8 @@ def gathered(model: nn.Module) -> Iterator[None]:
     modules: list[Any] = [
         one for one in model.modules() if hasattr(one, "_get_fsdp_state") and hasattr(one, "unshard")
     ]
-    sharded = [group for group in _groups(model) if not group.is_unsharded]
-    states = _states(model)
+    sharded = [group for group in groups_of(model) if not group.is_unsharded]
+    states = states_of(model)
     saved = [(one, one._training_state, set(getattr(one, "_modules_to_run_forward", ()))) for one in states]
     handle = None
     try:
@@ -165,7 +165,12 @@ def _inputs_moved(model: nn.Module, device: torch.device) -> Any:
     return model.register_forward_pre_hook(move, with_kwargs=True, prepend=True)
 
 
-def _states(model: nn.Module) -> list[Any]:
+def states_of(model: nn.Module) -> list[Any]:
+    """Return FSDP2's own records of the modules that it manages, each once.
+
+    Args:
+        model: The model.
+    """
     found: list[Any] = []
     for module in model.modules():
         get: Any = getattr(module, "_get_fsdp_state", None)
@@ -176,9 +181,14 @@ def _states(model: nn.Module) -> list[Any]:
     return found
 
 
-def _groups(model: nn.Module) -> list[Any]:
+def groups_of(model: nn.Module) -> list[Any]:
+    """Return FSDP2's groups of parameters that are gathered at once.
+
+    Args:
+        model: The model.
+    """
     found: list[Any] = []
-    for state in _states(model):
+    for state in states_of(model):
         several = getattr(state, "_fsdp_param_groups", None)
         if several is None:  # torch before 2.11 has one group for each module
             one = state._fsdp_param_group

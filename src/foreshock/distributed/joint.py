@@ -53,6 +53,16 @@ class Joint(Protocol):
         """Number of processes with batches of their own."""
         ...
 
+    @property
+    def factor(self) -> float:
+        """What the loss of this process is multiplied by before it is differentiated."""
+        ...
+
+    @property
+    def batches(self) -> int:
+        """Number of batches that the results of one process are of."""
+        ...
+
     def inside(self, model: nn.Module) -> AbstractContextManager[None]:
         """Return a block in which this process may evaluate the model.
 
@@ -101,6 +111,14 @@ class Joint(Protocol):
         """
         ...
 
+    def between_passes(self, model: nn.Module) -> None:
+        """Follow a forward pass that is not differentiated.
+
+        Args:
+            model: The model.
+        """
+        ...
+
     def everyones(self, *scalars: float, topic: int) -> tuple[float, ...]:
         """Return the plain sums of scalars over all batches.
 
@@ -133,6 +151,7 @@ class _Alone:
     """One process: nothing is exchanged."""
 
     share, size = 1.0, 1
+    factor, batches = 1.0, 1
 
     def inside(self, model: nn.Module) -> AbstractContextManager[None]:
         reason = why_not_spread(model) if is_spread(model) else ""
@@ -154,6 +173,9 @@ class _Alone:
 
     def over(self, parameters: Sequence[Tensor]) -> None:
         del parameters
+
+    def between_passes(self, model: nn.Module) -> None:
+        del model
 
     def everyones(self, *scalars: float, topic: int) -> tuple[float, ...]:
         del topic

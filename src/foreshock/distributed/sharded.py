@@ -35,7 +35,7 @@ _APART = 8  # numbers that each data group sums for itself in one message
 class ShardedProbe(JointProbe):
     """A measurement of all processes that hold a model together; use it in a ``with`` block.
 
-    What is sent is allocated here, before anyone waits for it: a vector over all parameters.
+    The message of a whole vector is allocated before anyone waits for it: where it is filled.
 
     Args:
         channel: The connection of all.
@@ -75,7 +75,8 @@ class ShardedProbe(JointProbe):
         self._gathered_sizes = [one.shape.numel() for one in self._pieces]
         self._gathered_spread: Spread | None = None
         self.gathered_size = size_of(self._pieces)
-        self._buffer = torch.empty(self.gathered_size, dtype=vector_dtype(parameters))
+        self._dtype = vector_dtype(parameters)
+        self._long: Tensor | None = None
         device, size = parameters[0].device, sum(one.numel() for one in parameters)
         weights = _each([one.weight for one in self._pieces], self._sizes, device)
         self._spread = Spread(weights, self._total, self._draw, size)
@@ -88,8 +89,20 @@ class ShardedProbe(JointProbe):
             model: The model.
         """
         parallel = twice_through_tensor_parallelism() if self._grid.copies > 1 else nullcontext()
-        with AgreedCollectives(self._agree), gathered(model), parallel:
+        with AgreedCollectives(self.agree), gathered(model), parallel:
             yield
+
+    @property
+    def is_managed(self) -> bool:
+        """Whether ``fully_shard`` has parameters that a probe would gather."""
+        return bool(self._grid.parameters)
+
+    @property
+    def _buffer(self) -> Tensor:
+        """A message of a whole vector, made before the first: who only has shards never needs it."""
+        if self._long is None:
+            self._long = torch.empty(self.gathered_size, dtype=self._dtype)
+        return self._long
 
     def whole(self, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return parameters as the model has them inside of the block.
@@ -135,12 +148,12 @@ class ShardedProbe(JointProbe):
             vector: The part of this process.
         """
         part = part_of(vector)
-        self._buffer.zero_()
-        for piece, into, values in zip(self._pieces, self._split(self._buffer), self._own(part), strict=True):
+        buffer = self._buffer.zero_()
+        for piece, into, values in zip(self._pieces, self._split(buffer), self._own(part), strict=True):
             if piece.speaks:
                 target = piece.of(into)
                 target.copy_(values.view(target.shape))
-        self._agree(GATHER)
+        self.agree(GATHER)
         if self._data is not None:
             self._data.sum(self._buffer)
         return self._buffer.to(part.device, copy=True)
@@ -187,7 +200,15 @@ class ShardedProbe(JointProbe):
         """
         return tuple(one / self._grid.copies for one in self._exchange(scalars, topic))
 
-    def _agree(self, topic: int = COLLECTIVE) -> None:
+    def agree(self, topic: int = COLLECTIVE) -> None:
+        """Wait until all processes have come to the same place.
+
+        Args:
+            topic: What comes then.
+
+        Raises:
+            OtherRankError: If another process failed, or is somewhere else.
+        """
         self._exchange((), topic)
 
     def _total(self, sums: Tensor) -> Tensor:

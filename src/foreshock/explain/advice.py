@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from foreshock.explain.noise import SHARPENED
+from foreshock.explain.rhythm import find_period
 from foreshock.words import first_few, listed
 
 if TYPE_CHECKING:
-    from foreshock.explain.record import Explanation, Name
+    from foreshock.explain.record import Cause, Explanation, Name
 
 GUARDED_AGAINST: tuple[Name, ...] = ("preconditioner lag", "gradient noise")
 """Causes against which a guard helps: where one is at work it is not advised."""
@@ -56,7 +58,8 @@ _REMEDIES: Mapping[Name, str] = MappingProxyType(
             "Lower the learning rate by the same factor, or move in small steps."
         ),
         "forward overflow": (
-            "Look for what can overflow in the forward pass, at the module that is named if one is: exp, log "
+            "See whether inputs and labels are finite (torch.isfinite). Then look for what can overflow in "
+            "the forward pass, at the module that is named if one is: exp, log "
             "of zero, division by a zero spread, products in float16. bfloat16 has the range of float32; "
             "normalise or clamp before it. Weights that were not finite already were written by the update "
             "before, or by what else writes weights: a checkpoint, an average."
@@ -73,6 +76,10 @@ _REMEDIES: Mapping[Name, str] = MappingProxyType(
     }
 )
 
+_SHARPENING = (
+    " Before {at} it was the curvature of the batches that rose, so larger batches alone may only postpone "
+    "it: a lower learning rate, or less weight decay, acts on the rise itself."
+)
 _GUARDED = (
     "The guard was at work and did not prevent what happened at {at}: the learning rate may be too high in "
     "itself."
@@ -85,6 +92,10 @@ _NOTHING_BEFORE = "The log has no good step to go back to: change what caused it
 _LOST = "Look at the batch and the weights of {at}; in half precision, at what can overflow."
 _CLIMBED = "Try a lower learning rate from before {at} on, and see whether the data changed there."
 _RECOVERED = "The run recovered: nothing needs to be done for it, only against the next one."
+_REGULAR = (
+    "{at} are {period:,} steps apart, or multiples of that: look at what the training does at such steps – "
+    "a target network or teacher that is updated, an epoch or file that begins, a stage of a curriculum."
+)
 _OF_THE_DATA = ("bad batch", "data change")
 _IDS, _NAMED = 8, 3  # examples that are named, and events whose examples are
 
@@ -99,9 +110,10 @@ def advise(found: Sequence[Explanation], *, guarded: bool = False) -> tuple[str,
     if not found:
         return ()
     said = list(_go_back(found))
-    if all(one.recovery.outcome in ("neutral", "benign") for one in found):
+    recovered = ("neutral", "benign")
+    if all(one.recovery.outcome in recovered or one.recovery.regained is not None for one in found):
         said.append(_RECOVERED)
-    return (*said, *_examples(found), *_against(found, guarded=guarded))
+    return (*said, *_regular(found), *_examples(found), *_against(found, guarded=guarded))
 
 
 def remedy(name: Name, steps: Sequence[int] = ()) -> str:
@@ -114,23 +126,34 @@ def remedy(name: Name, steps: Sequence[int] = ()) -> str:
     return _REMEDIES[name].replace("{at}", listed(list(steps)) if steps else "that step")
 
 
-def go_back(onset: int) -> str:
+def go_back(onset: int, *, level: float) -> str:
     """Return what an event asks for from which a run does not recover.
 
     Args:
         onset: Its first high step.
+        level: Level of the loss before it; NaN if there was none.
     """
+    if math.isnan(level):
+        return _NOTHING_BEFORE
     return f"Go back to a checkpoint from before step {onset:,}, and change what caused it first."
 
 
 def _go_back(found: Sequence[Explanation]) -> list[str]:
-    for one in found:
+    lost = [one for one in found if one.recovery.regained is None]
+    for one in lost:
         if one.recovery.outcome == "catastrophic":
-            return [_NOTHING_BEFORE if math.isnan(one.reference) else go_back(one.onset)]
-    for one in found:
+            return [go_back(one.onset, level=one.reference)]
+    for one in lost:
         if one.recovery.outcome == "malignant":
             return [f"If a checkpoint from before step {one.onset:,} is near, it is worth going back to it."]
     return []
+
+
+def _regular(found: Sequence[Explanation]) -> list[str]:
+    """Return what else to look at where what the data are blamed for comes at regular steps."""
+    steps = [one.onset for one in found if not one.causes or any(c.name in _OF_THE_DATA for c in one.causes)]
+    period = find_period(steps)
+    return [] if period is None else [_REGULAR.format(at=f"S{listed(steps)[1:]}", period=period)]
 
 
 def _examples(found: Sequence[Explanation]) -> list[str]:
@@ -149,7 +172,7 @@ def _against(found: Sequence[Explanation], *, guarded: bool) -> list[str]:
     unknown: dict[str, list[int]] = {}
     for one in found:
         for cause in one.causes:
-            words = _REMEDIES[cause.name]
+            words = _REMEDIES[cause.name] + (_SHARPENING if _sharpened(cause) else "")
             if guarded and cause.name in GUARDED_AGAINST:
                 words = _GUARDED
             step = cause.step if cause.name in _OF_THE_DATA and cause.step is not None else one.onset
@@ -159,6 +182,11 @@ def _against(found: Sequence[Explanation], *, guarded: bool) -> list[str]:
             unknown.setdefault(words, []).append(one.onset)
     ranked = sorted(at.items(), key=lambda item: -len(item[1]))
     return [_at(words, sorted(set(steps))) for words, steps in (*ranked, *unknown.items())]
+
+
+def _sharpened(cause: Cause) -> bool:
+    """Return whether noise was past its edge since the curvature of the batches had risen."""
+    return any(fact.words == SHARPENED and fact.value > fact.limit for fact in cause.facts)
 
 
 def _at(words: str, steps: list[int]) -> str:

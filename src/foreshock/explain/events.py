@@ -154,7 +154,10 @@ def _ids(history: History, event: LossEvent, causes: tuple[Cause, ...]) -> tuple
 
 def _missing(history: History, event: LossEvent, causes: tuple[Cause, ...]) -> list[str]:
     found = []
-    if not history.rows("curvature", event.onset - 300, event.peak) and not history.noisy:
+    begins_lost = event.first_non_finite is not None and math.isnan(event.reference)
+    if begins_lost:
+        found.append("No loss before it was finite, so nothing could be measured.")
+    elif not history.rows("curvature", event.onset - 300, event.peak) and not history.noisy:
         what = "pass loss_fn to Monitor, and a larger budget"
         if "imported_from" in history.run.meta:
             what = "the log was imported, and other tools measure none"

@@ -96,6 +96,8 @@ def _forward_overflow(history: History, at: int) -> Cause:
             words += f"; the first output that is not finite is that of {names[0]}, in {row.get('dtype')}"
         elif row.get("what") == "weight" and row["step"] == step and isinstance(names, list):
             words += f"; {', '.join(map(str, names[:3]))} had entries that were not finite before the update"
-        elif row.get("what") == "input":
-            words += "; the batch itself has numbers that are not finite"
+        if row.get("what") == "input" or row.get("batch"):
+            when = "" if row["step"] == step else f" of step {row['step']:,}"
+            words += f"; the batch{when} itself has numbers that are not finite"
+            break
     return Cause("forward overflow", 0.9 if before <= CALM else 0.6, words, tuple(facts), step)

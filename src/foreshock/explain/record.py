@@ -118,6 +118,8 @@ class Recovery:
         expected: Level that the trend before it led one to expect after it; NaN if unknown.
         after: Level after the event; NaN if it has not ended.
         steps: Steps from the onset until the loss was back; None if it was not.
+        regained: Step by which the loss was below its level before after all, later than the outcome is
+            judged; None if it never was, or nothing was lost.
     """
 
     outcome: Outcome
@@ -126,6 +128,7 @@ class Recovery:
     expected: float = math.nan
     after: float = math.nan
     steps: int | None = None
+    regained: int | None = None
 
 
 @dataclass(frozen=True)

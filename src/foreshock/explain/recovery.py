@@ -13,6 +13,9 @@ benign       A < E − m: the run is better off than its trend had been
 neutral      between them: as if nothing had happened
 ============ ==================================================================================
 
+A run that lost something may make up for it later: that is said beside the outcome, and then nobody is sent
+back to a checkpoint from before.
+
 The paper judges by test loss as well; a log has the loss of training, so a spike that helps or harms
 generalisation alone is neutral here.
 """
@@ -38,6 +41,7 @@ _LEVEL = 10  # steps before an event that its level is of
 _SETTLED, _FEWEST, _JUDGED = 150, 20, 50  # steps after an event; that are needed; whose median counts
 _STAYED, _MARGIN, _SIGMAS = 0.5, 0.1, 2.0
 _BACK = 0.1  # of the rise: below it the loss is back
+_LONGEST = 20_000  # steps after which it is no longer looked for whether a loss came back
 
 
 def judge_recovery(history: History, event: LossEvent) -> Recovery:
@@ -58,13 +62,17 @@ def judge_recovery(history: History, event: LossEvent) -> Recovery:
     if event.kind == "divergence":
         ended = "settled far above its level, or was high when the run ended"
         level = float(np.median(finite)) if finite.size else math.nan
-        return Recovery("catastrophic", f"the loss {ended}", before, expected, level)
+        regained = _regained(history, event, end)
+        words = f"the loss {ended}{_by(regained)}"
+        return Recovery("catastrophic", words, before, expected, level, regained=regained)
     if finite.size < _FEWEST:
         words = _unfinished(history, event)
         return Recovery("not known yet", words, before, expected)
     level = float(np.median(finite[-_JUDGED:]))
     outcome, words = _judged(event, expected, halfway, level)
-    return Recovery(outcome, words, before, expected, level, _steps_until_back(history, event))
+    regained = _regained(history, event, end + _SETTLED) if outcome in ("catastrophic", "malignant") else None
+    words += _by(regained)
+    return Recovery(outcome, words, before, expected, level, _steps_until_back(history, event), regained)
 
 
 def _judged(event: LossEvent, expected: float, halfway: float, level: float) -> tuple[Outcome, str]:
@@ -80,7 +88,9 @@ def _judged(event: LossEvent, expected: float, halfway: float, level: float) -> 
         return "malignant", f"the loss came back, but higher: {numbers}"
     if level < expected - margin:
         return "benign", f"the run is better off: {numbers}"
-    return "neutral", f"the loss is where its trend would have brought it: {numbers}"
+    # A noisy loss may be far off its trend and say nothing by that.
+    within = "" if level <= halfway + _MARGIN * abs(level) else f", within the noise of {number(margin)},"
+    return "neutral", f"the loss is{within} where its trend would have brought it: {numbers}"
 
 
 def _expected(history: History, event: LossEvent, at: int, *, share: float) -> float:
@@ -114,6 +124,20 @@ def _steps_until_back(history: History, event: LossEvent) -> int | None:
     bar = event.reference + _BACK * event.rise if math.isfinite(event.rise) else event.reference
     back = np.flatnonzero(history.loss[start : history.at(event.end) + _SETTLED] <= bar)
     return int(history.steps[start + int(back[0])]) - event.onset if back.size else None
+
+
+def _regained(history: History, event: LossEvent, start: int) -> int | None:
+    """Return the first step from an index on by which twenty losses in a row lie below the level before."""
+    for at in range(start, len(history.loss) - _FEWEST + 1, _FEWEST):
+        if float(np.median(history.loss[at : at + _FEWEST])) <= event.reference:
+            return int(history.steps[at + _FEWEST - 1])
+        if at - start > _LONGEST:
+            break
+    return None
+
+
+def _by(regained: int | None) -> str:
+    return "" if regained is None else f"; by step {regained:,} it was below its level before the event again"
 
 
 def _unfinished(history: History, event: LossEvent) -> str:

@@ -93,7 +93,7 @@ def measure_rise(history: History, event: LossEvent) -> Rise | None:
     if not steps.size:
         return None
     top = _top(steps, ratios, event)
-    low = _low_before(ratios, top)
+    low = low_before(ratios, top)
     first, last = int(steps[low]), int(steps[top])
     total = logarithm(quotient(ratios[top], ratios[low]))
     if not end:
@@ -103,7 +103,7 @@ def measure_rise(history: History, event: LossEvent) -> Rise | None:
         history.growth[end - 1]
     ]
     landscape = float(sum(_landscape_part(row, first, last) for row in growth))
-    rate = _rate_growth(history, first, last)
+    rate = rate_growth(history, first, last)
     ahead = _ahead(growth[-1], event.onset - last)
     if ahead > 0 and _share_of_landscape(growth[-1]) > 0:
         part = _share_of_landscape(growth[-1]) * ahead
@@ -126,7 +126,7 @@ def _by_sums(
     if not alone and (moments.size < _FEWEST_STEPS or not middle(exponents) >= _PURE):
         return None
     decay = 0.5 * logarithm(quotient(moments[0], moments[-1]))
-    rate = _rate_growth(history, first, last)
+    rate = rate_growth(history, first, last)
     if not math.isfinite(decay):
         return None
     return Rise(first, last, decay, total - decay - rate, rate, ratio, measured=False)
@@ -151,8 +151,13 @@ def _top(steps: NDArray[np.int64], ratios: NDArray[np.float64], event: LossEvent
     return int(near[np.argmax(ratios[near])]) if near.size else len(steps) - 1
 
 
-def _low_before(ratios: NDArray[np.float64], top: int) -> int:
-    """Return the index at which the climb to a ratio began: before it, the ratio had been higher."""
+def low_before(ratios: NDArray[np.float64], top: int) -> int:
+    """Return the index at which the climb to a ratio began: before it, the ratio had been higher.
+
+    Args:
+        ratios: The ratios, in order, shape (n,).
+        top: Index of the one that the climb leads to.
+    """
     low = top
     for i in reversed(range(top)):
         if ratios[i] < ratios[low]:
@@ -204,6 +209,8 @@ def slow_causes(history: History, event: LossEvent, jump: Jump | None) -> list[C
     causes = []
     shares = quotient(rise.preconditioner, rise.total), quotient(rise.landscape, rise.total)
     span = f"between steps {rise.first:,} and {rise.last:,}"
+    if rise.first == rise.last:  # the only reading near: what it rose from was measured long before
+        span = f"by step {rise.last:,}"
     if shares[0] >= _SHARE and decay.exponent > 0 and decay.fell > _FELL:
         made = f"{'' if rise.measured else 'about '}{100 * shares[0]:.0f} %"
         words = (
@@ -312,7 +319,7 @@ def _decay(history: History, event: LossEvent, rise: Rise | None) -> Decay:
 
 def _without_readings(history: History, event: LossEvent, decay: Decay) -> list[Cause]:
     """What v alone says: it decayed, blind to a small gradient, and then the gradient grew for some steps."""
-    rising = _rate_growth(history, event.onset - _WINDOW, event.onset) > _HARDLY
+    rising = rate_growth(history, event.onset - _WINDOW, event.onset) > _HARDLY
     measured = bool(np.searchsorted(history.growth_steps, event.onset + _NEAR, side="right"))
     # Where batches differ it is their noise that is measured, and holding v removes few of those spikes.
     if (
@@ -345,12 +352,18 @@ def was_disturbed(history: History, event: LossEvent) -> bool:
     before = history.ratio_before(int(changed[0]["step"]) - 1, event.onset - _OLDEST) if changed else None
     if changed and not (before is not None and before[1] >= 1):
         return True
-    rate = _rate_growth(history, event.onset - REACH, event.onset)
+    rate = rate_growth(history, event.onset - REACH, event.onset)
     return rate > _STEADY or shape_change(history, event) is not None
 
 
-def _rate_growth(history: History, first: int, last: int) -> float:
-    """Return ln of the learning rate at a step over that at an earlier one; 0 where one is unknown or 0."""
+def rate_growth(history: History, first: int, last: int) -> float:
+    """Return ln of the learning rate at a step over that at an earlier one; 0 where one is unknown or 0.
+
+    Args:
+        history: The run.
+        first: The earlier step.
+        last: The later one.
+    """
     i, j = (min(max(history.at(step), 0), len(history.rate) - 1) for step in (first, last))
     before, after = float(history.rate[i]), float(history.rate[j])
     growth = logarithm(quotient(after, before))

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from foreshock.forecast.alarms import ALARM_AT, Alarm, AlarmBook
 from foreshock.forecast.forecaster import Forecaster
-from foreshock.forecast.noise import LAGGING, NOISE_INTERVAL, NOISY_EDGE, NoiseAverage, noise_interval
-from foreshock.forecast.record import EdgeReading, Forecast, Level, State, unknown
+from foreshock.forecast.noise import LAGGING, NOISE_INTERVAL, NoiseAverage, noise_interval
+from foreshock.forecast.record import FLAT, NOISY_EDGE, EdgeReading, Forecast, Level, State, unknown
 from foreshock.forecast.run import RunForecaster
 from foreshock.forecast.spike import Outlook, outlook
 
 __all__ = [
     "ALARM_AT",
+    "FLAT",
     "LAGGING",
     "NOISE_INTERVAL",
     "NOISY_EDGE",

@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from foreshock.forecast.record import Forecast, State
+from foreshock.forecast.record import NOISY_EDGE, Forecast, State
 
 NOISE_INTERVAL = 10
 """Steps between two measurements of the noise while v lags, unless the user says otherwise."""
@@ -35,10 +35,7 @@ FEWEST_TYPICAL = 3
 
 _FEWEST = 5
 
-# The edge of the *typical* mean-square ratio, which lies below the ratio that theory puts at one: the noise
-# has a heavy tail. Both thresholds were chosen on the development runs of SpikeBench, where .5 to .7 and 1.5
-# to 2 serve alike; at a lag of 2.5 tall spikes are missed.
-NOISY_EDGE = 0.6
+# Chosen on the development runs of SpikeBench, where 1.5 to 2 serve alike; at 2.5 tall spikes are missed.
 LAGGING = 2.0
 
 _MEMORY = 8

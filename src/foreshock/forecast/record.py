@@ -13,7 +13,15 @@ State = Literal["unknown", "stable", "rising", "edge", "armed", "spike", "recove
 Level = Literal["watch", "alarm"]
 Raised = Literal["", "watch", "alarm"]
 
+# Chosen on the development runs of SpikeBench, where .5 to .7 serve alike.
+NOISY_EDGE = 0.6
+"""Edge of the *typical* mean-square ratio, below the one of theory: the noise has a heavy tail."""
+
+FLAT = "the curvature is zero along what was the sharpest direction"
+"""Basis of a forecast where the last measurement gave nothing that a forecast could follow."""
+
 _DATED = 5  # horizons: beyond them a date without an upper end is only said by its lower one
+_RECENT = 25  # steps: half the usual horizon, beyond which the age of a ratio is said beside it
 
 
 @dataclass(frozen=True)
@@ -144,8 +152,7 @@ class Forecast:
     def _rows(self) -> tuple[tuple[str, str], ...]:
         spike = ""
         if not math.isnan(self.probability):
-            spike = f"{self.probability:.0%} within {self.horizon:.0f} steps "
-            spike += f"({self.probability_low:.0%}–{self.probability_high:.0%})"
+            spike = f"{self._probability} within {self.horizon:.0f} steps ({self._interval})"
         age = "" if self.age is None else f"{self.age:,} steps ago"
         return (
             ("a spike", spike),
@@ -194,26 +201,42 @@ class Forecast:
         """Return one line for people."""
         if math.isnan(self.probability):
             return self._measured
-        within = f"a spike within {self.horizon:.0f} steps: {self.probability:.0%}"
-        return f"{within} ({self.probability_low:.0%}–{self.probability_high:.0%}); {self._measured}"
+        blind = ", from loss and gradient alone" if self.state == "unknown" else ""
+        within = f"a spike within {self.horizon:.0f} steps: {self._probability} ({self._interval}){blind}"
+        return f"{within}; {self._measured}"
+
+    @property
+    def _probability(self) -> str:
+        return _percent(self.probability)
+
+    @property
+    def _interval(self) -> str:
+        return f"{_percent(self.probability_low)}–{_percent(self.probability_high)}"
 
     @property
     def _measured(self) -> str:
-        if math.isfinite(self.typical_mean_square_ratio):
-            ratio = self.typical_mean_square_ratio
-            if self.state == "unknown":
-                return f"nothing measured: {self.basis}"
-            return f"typical mean-square ratio {ratio:.2f}, {self.state}: {self.basis}"
+        noisy = math.isfinite(self.typical_mean_square_ratio)
+        if self.state == "unknown":
+            # What was measured once and says nothing now was measured all the same.
+            return f"{'nothing measured' if self.measured is None else 'state unknown'}: {self.basis}"
+        if noisy:
+            ratio = f"typical mean-square ratio {self.typical_mean_square_ratio:.2f} (edge {NOISY_EDGE:g})"
+            return f"{ratio}{self._aged}, {self.state}: {self.basis}"
         if not math.isfinite(self.stability_ratio):
             return f"nothing measured: {self.basis}"
-        if self.state == "unknown":
-            return f"nothing measured: {self.basis}"
-        return f"stability ratio {self.stability_ratio:.3f}, {self.state}{self._date}"
+        return f"stability ratio {self.stability_ratio:.3f}{self._aged}, {self.state}{self._date}"
+
+    @property
+    def _aged(self) -> str:
+        age = self.age
+        return f", measured {age:,} steps ago" if age is not None and age > _RECENT else ""
 
     @property
     def _date(self) -> str:
         """When the edge is reached, as far as that is known: a guess beyond all evidence is none."""
         ahead, low, high = self.steps_to_instability, self.interval_low, self.interval_high
+        if ahead == 0 and self.state == "edge":
+            return ", unstable from about now on"  # the date has come since it was forecast
         if not (math.isfinite(ahead) and ahead > 0):
             return ""
         if low <= 0 and math.isinf(high):
@@ -222,6 +245,13 @@ class Forecast:
             return f", unstable in {low:.0f} steps at the earliest"
         latest = "∞" if math.isinf(high) else f"{high:.0f}"
         return f", unstable in about {ahead:.0f} steps ({low:.0f}–{latest})"
+
+
+def _percent(share: float) -> str:
+    """Return a probability in a column's width: what is not 0 or 1 is never said to be."""
+    if 0 < share < 0.005:
+        return "<1%"
+    return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
 
 
 def unknown(step: int, basis: str, *, stability_ratio: float = math.nan) -> Forecast:

@@ -19,9 +19,9 @@ from foreshock.dynamics import SignalTracker, StageTracker, instant_lag
 from foreshock.dynamics.threshold import LearningRates
 from foreshock.forecast.alarms import ALARM_AT, Alarm, AlarmBook
 from foreshock.forecast.forecaster import Forecaster
-from foreshock.forecast.noise import NOISY_EDGE, NoiseAverage, judge_noise
+from foreshock.forecast.noise import NoiseAverage, judge_noise
 from foreshock.forecast.probability import spike_probability
-from foreshock.forecast.record import EdgeReading, Forecast, State, unknown
+from foreshock.forecast.record import FLAT, NOISY_EDGE, EdgeReading, Forecast, State, unknown
 from foreshock.forecast.signs import SPIKE, Signs
 from foreshock.forecast.spike import cause_hint, measured_cause, outlook
 from foreshock.representation import changed
@@ -75,6 +75,7 @@ class RunForecaster:
         self._noise_seen: int | None = None  # step of the last measurement of the noise
         self._read: int | None = None  # step of the last reading of the curvature
         self._missing = ""  # why nothing could be measured since the last reading
+        self._flat: int | None = None  # step since the last reading at which the curvature was zero
         self._signals = SignalTracker()
         self._stages = StageTracker()
         self._book = AlarmBook(alarm_at)
@@ -145,6 +146,8 @@ class RunForecaster:
             ValueError: If `step` does not increase.
         """
         if not reading.relative_error <= _LARGEST_ERROR:
+            if reading.stability_ratio == 0:
+                self._flat = step
             return  # too far off to say anything; what was known before gets older
         forecast = self._crossing.update(
             step,
@@ -155,7 +158,7 @@ class RunForecaster:
         )
         measured = step if reading.measured is None else reading.measured
         self._last = changed(self._with_outlook(forecast, reading), measured=measured)
-        self._read, self._missing = step, ""
+        self._read, self._missing, self._flat = step, "", None
         self._signs.record_ratio(step, reading.stability_ratio)
         if math.isfinite(self._last.severity):
             self._heights.append(self._last.severity)
@@ -260,6 +263,7 @@ class RunForecaster:
             "noise_seen": self._noise_seen,
             "read": self._read,
             "missing": self._missing,
+            "flat": self._flat,
             "stages": self._stages.state_dict(),
             "heights": list(self._heights),
             "signals": self._signals.state_dict(),
@@ -284,7 +288,7 @@ class RunForecaster:
         self._heights = deque(state["heights"], maxlen=_HEIGHTS)
         self._last, self._trigger = Forecast(**state["last"]), str(state["trigger"])
         self._landscape_growth = float(state["landscape_growth"])
-        self._doubt = str(state.get("doubt", ""))
+        self._doubt, self._flat = str(state.get("doubt", "")), state.get("flat")
         if "signs" in state:  # of this version on
             self._signs.load_state_dict(state["signs"])
             self._constant, self._step = state["constant"], state["step"]
@@ -378,6 +382,8 @@ class RunForecaster:
         if fresh and step - measured <= _MEASUREMENT_LIVES * self.horizon:
             return forecast
         basis = f"the curvature was last measured {step - measured} steps ago, at step {measured}"
+        if self._flat is not None:
+            basis = f"{FLAT}, as measured {step - self._flat} steps ago, at step {self._flat}"
         return changed(unknown(step, basis, stability_ratio=forecast.stability_ratio), measured=measured)
 
 

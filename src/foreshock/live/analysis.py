@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from foreshock.report.ranks import Ranks, compare_ranks
 from foreshock.report.summary import RunSummary, summarise
+from foreshock.runlog.folders import rank_files, rank_of
 
 if TYPE_CHECKING:
     import threading
@@ -20,6 +23,9 @@ _LOGGER = logging.getLogger("foreshock")
 _WAIT = 0.1  # seconds
 _EVERY = 1.0  # seconds at least between two summaries of a run, and ten times what the last one took
 _REST = 10
+# Between two comparisons of all ranks, which read all their logs: seconds at least, and so many times what
+# the last one took.
+_RANKS_EVERY, _RANKS_REST = 10.0, 30
 _OPEN_FOR = 30.0  # seconds after the last request for its details a run counts as open
 
 
@@ -62,6 +68,9 @@ class _Desk:
     asked: float
     due: float = 0.0
     found: Analysed | None = None
+    ranks: Ranks | None = None
+    ranks_due: float = 0.0
+    compared: tuple[int, int] = (-1, -1)  # bytes of all logs, and generation, when the ranks were compared
 
 
 class Analysis:
@@ -102,6 +111,8 @@ class Analysis:
                 del self._desks[key]
             elif now >= desk.due and (desk.found is None or desk.found.version != run.version):
                 self._summarise(run, desk)
+            elif now >= desk.ranks_due and desk.compared != _extent(run):
+                self._summarise(run, desk)  # others have gone on, and this log has not
         return any(scans)
 
     def _scan(self, run: LiveRun) -> bool:
@@ -122,8 +133,28 @@ class Analysis:
             except ValueError:  # the page shows why, as the state of the run
                 return
         try:
-            desk.found = Analysed(snapshot, summarise(snapshot), generation, version)
+            self._compare(run, snapshot, desk)
+            summary = summarise(snapshot, with_ranks=False, ranks=desk.ranks)
+            desk.found = Analysed(snapshot, summary, generation, version)
         except Exception:  # one odd log must not end the page of all others
             _LOGGER.exception("the verdict on %s could not be made", run.path)
         now = time.monotonic()
         desk.due = now + max(_EVERY, _REST * (now - began))
+
+    def _compare(self, run: LiveRun, snapshot: Run, desk: _Desk) -> None:
+        """Compare the ranks, if that is due: it reads the logs of all of them anew."""
+        began, extent = time.monotonic(), _extent(run)
+        if extent == desk.compared or (began < desk.ranks_due and extent[1] == desk.compared[1]):
+            return
+        desk.ranks, desk.compared = compare_ranks(snapshot), extent
+        now = time.monotonic()
+        desk.ranks_due = now + max(_RANKS_EVERY, _RANKS_REST * (now - began))
+
+
+def _extent(run: LiveRun) -> tuple[int, int]:
+    """Return how many bytes the logs of all ranks have, and the generation of the run."""
+    sizes = 0
+    for path in rank_files(run.path.parent) if rank_of(run.path) is not None else ():
+        with suppress(OSError):
+            sizes += path.stat().st_size
+    return sizes, run.generation

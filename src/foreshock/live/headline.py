@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from foreshock.explain import GUARDED_AGAINST, go_back, remedy
+from foreshock.forecast import FLAT
+from foreshock.report.advice import GIVE_LOSS, WATCH_FLAT, WATCH_NEXT
 from foreshock.report.evidence import OLDEST
 from foreshock.report.verdict import OBSERVE, failure
 from foreshock.report.words import announced, count, height, number, percent
@@ -116,7 +118,7 @@ def _diverged(now: Situation, last_step: int) -> Headline | None:
         lost = bool(finite.size) and float(np.median(finite)) > event.reference + _STAYED * event.rise
     if not lost:
         return None
-    advice = f"{go_back(event.onset)} {_against(now, event)}".strip()
+    advice = f"{go_back(event.onset, level=event.reference)} {_against(now, event)}".strip()
     return Headline("diverged", f"{failure(event, last_step)}{_named(now, event)}", advice)
 
 
@@ -134,7 +136,11 @@ def _spiked(now: Situation, last_step: int) -> Headline | None:
     wait = "Wait for it to come back before you judge it. " if now.going_on is not None else ""
     if now.guarded and not _against(now, event):
         return Headline("spiked", words, "The guard is at work: see what it did below.")
-    advice = _against(now, event) or "foreshock explain says what was known before it."
+    advice = _against(now, event) or (
+        "foreshock explain says what was known before it."
+        if _named(now, event)
+        else "foreshock explain says what caused it, as far as the log knows."
+    )
     return Headline("spiked", words, wait + advice)
 
 
@@ -158,9 +164,8 @@ def _foreseen(now: Situation, last_step: int) -> Headline:
     forecast = now.forecast
     if forecast is None:
         if now.imported:
-            return Headline("unknown", "Imported: only what was logged is known", _WATCH)
-        why = "Give the monitor a loss_fn: without curvature nothing is forecast."
-        return Headline("unknown", "No forecast yet: only the loss is known", why)
+            return Headline("unknown", "Imported: only what was logged is known", WATCH_NEXT)
+        return Headline("unknown", "No forecast yet: only the loss is known", GIVE_LOSS)
     age = last_step - forecast["step"]
     state = str(forecast.get("state"))
     if age > now.reach:
@@ -169,7 +174,8 @@ def _foreseen(now: Situation, last_step: int) -> Headline:
         basis = short_line(str(forecast.get("basis") or "the readings don't say"))
         failed = basis.startswith("the probe failed")
         at = f" at step {forecast['step']:,}" if age else ""  # what is so many steps ago was so by then
-        return Headline("unknown", f"Not known{at}: {basis}", _MEND if failed else _MEASURE)
+        advice = WATCH_FLAT if FLAT in basis else _MEND if failed else _MEASURE
+        return Headline("unknown", f"Not known{at}: {basis}", advice)
     ratio = _ratio(forecast, last_step)
     if _is_danger(forecast, state):
         words = "; ".join(filter(None, (f"In danger: {_odds(now, forecast)}", ratio, _date(now, forecast))))
@@ -191,7 +197,6 @@ def _is_danger(forecast: Mapping[str, Any], state: str) -> bool:
     return state in ("edge", "armed", "spike")
 
 
-_WATCH = "Watch the next run with foreshock.Monitor: forecasts need curvature."
 _MEASURE = "Not known is not safe: measure more often (budget=, probe_every=)."
 _MEND = "Not known is not safe: mend the probe; foreshock report says what failed."
 

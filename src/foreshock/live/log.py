@@ -10,6 +10,7 @@ import numpy as np
 from foreshock.live.charts import COLUMNS
 from foreshock.report.layermaps import named
 from foreshock.report.readings import CHANGES_NOTHING
+from foreshock.runlog.values import is_blank
 from foreshock.spikes.scoring import signs
 
 if TYPE_CHECKING:
@@ -105,13 +106,17 @@ def ratios(kind: str, rows: Rows, start: int) -> list[NDArray[np.float64]]:
         start: Records before this place are left out.
 
     Returns:
-        Nothing, or an array of shape (2, n): steps, and ratios.
+        Nothing, or an array of shape (2, n): steps, and ratios, NaN where a forecast says that none is known.
     """
     if kind not in ("forecast", "curvature"):
         return []
     found = np.stack([rows.numbers_or_nan(name, start=start) for name in ("step", "stability_ratio")])
     if kind == "forecast":
         values = (rows.values(name, start=start) for name in ("measured", "state"))
-        known = [at is not None and state != "unknown" for at, state in zip(*values, strict=True)]
-        found = found[:, np.array(known, dtype=np.bool_)]
+        rows_of = zip(found[0].tolist(), *values, strict=True)
+        said = [(is_blank({"step": s, "measured": at, "state": now}), at, now) for s, at, now in rows_of]
+        blank = np.array([one[0] for one in said], dtype=np.bool_)
+        known = np.array([at is not None and now != "unknown" for _, at, now in said], dtype=np.bool_)
+        found[1, blank] = np.nan  # a line must not bridge what was not known
+        found = found[:, known | blank]
     return [found] if found.size else []

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,18 +16,16 @@ import numpy as np
 from foreshock.explain import History, explain_event
 from foreshock.live.charts import CHARTS, COLUMNS
 from foreshock.live.curve import Curve
+from foreshock.live.happened import Happened
 from foreshock.live.headline import Headline, Situation, headline
 from foreshock.live.log import KEPT, Log, columns_of, ratios
+from foreshock.live.speed import Speed
 from foreshock.live.tail import CHUNK, LogTail
 from foreshock.representation import short_line
 from foreshock.runlog.decoding import is_count
 from foreshock.runlog.numbers import as_number, as_share
 from foreshock.runlog.reader import check_readable, joined, rows_of, run_of, up_to
 from foreshock.runlog.rows import Rows
-from foreshock.spikes.detection import first_size
-from foreshock.spikes.events import EventDefinition
-from foreshock.spikes.scan import EventScan
-from foreshock.spikes.scoring import announced_at, episode_gap
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -39,11 +36,8 @@ if TYPE_CHECKING:
     from foreshock.runlog import Run
     from foreshock.spikes import LossEvent
 
-_SCANNED_AT_ONCE = 2000  # steps: what waits for the lock waits some hundredths of a second
-_SPEED_OVER = 30.0  # seconds over which steps a second are counted
 _KNOWN_AFTER = 60  # steps after an event: what comes later says no more of its cause
 _FEWEST = 2  # values that make a line
-_FORECASTS = 64  # new ones after which it is worked out anew what was announced
 
 
 class LiveRun:
@@ -88,11 +82,8 @@ class LiveRun:
         self._before_at: object = None
         self._seen: dict[str, int] = {}
         self._drawn: Counter[str] = Counter()
-        self._scan: EventScan | None = None
-        self._scanned, self._scanned_step = 0, -1
-        self._speeds: deque[tuple[float, int]] = deque()
+        self._happened, self._speed = Happened(), Speed()
         self._news: tuple[tuple[int, bool, bool] | None, Explanation | None] = (None, None)
-        self._lead: tuple[object, int | None] = (None, None)
 
     # ------------------------------------------------------------------ what the threads do
 
@@ -147,24 +138,9 @@ class LiveRun:
     def scan(self) -> bool:
         """Look for spikes in losses that were not looked at yet; return whether there are more."""
         with self.lock:
-            curve = self.curves["step"]
-            end = min(len(curve), self._scanned + _SCANNED_AT_ONCE)
-            if self._scanned == end:
-                return False
-            if self._scan is None:
-                self._scan = EventScan(EventDefinition(), first_size(curve.column("loss")))
-            before = self._scan.events, self._scan.going_on
-            part = slice(self._scanned, end)
-            measured = curve.column("measured")[part].astype(bool)
-            steps, losses = curve.steps[part][measured], curve.column("loss")[part][measured]
-            new = steps > np.maximum.accumulate(np.append(self._scanned_step, steps))[:-1]
-            self._scan.see_all(steps[new].astype(np.int64), losses[new])
-            if new.any():
-                self._scanned_step = int(steps[new][-1])
-            self._scanned = end
-            if before != (self._scan.events, self._scan.going_on):
-                self.version += 1
-            return end < len(curve)
+            changed, more = self._happened.look(self.curves["step"])
+            self.version += changed
+            return more
 
     def explain_news(self) -> None:
         """Find out why the last event of the loss happened: when it begins, when it is over, and once more.
@@ -175,8 +151,8 @@ class LiveRun:
             events = self.events
             if not events or self._tail.behind or self.last_step is None:
                 return
-            event, generation, after = events[-1], self.generation, self._end_before(events[-1])
-            over = self._scan is not None and self._scan.going_on is None
+            event, generation, after = events[-1], self.generation, self._happened.end_before(events[-1])
+            over = self._happened.going_on is None
             version = (event.onset, over, self.last_step >= event.end + _KNOWN_AFTER)
             if version == self._news[0]:
                 return
@@ -215,15 +191,12 @@ class LiveRun:
     def events(self) -> list[LossEvent]:
         """What happened to the loss as far as it was looked at, the one that goes on last."""
         with self.lock:
-            if self._scan is None:
-                return []
-            ongoing = self._scan.going_on
-            return [*self._scan.events, *([] if ongoing is None else [ongoing])]
+            return self._happened.events
 
     def events_by_now(self) -> list[LossEvent]:
         """Return what happened to the loss if the run ended now: what goes on may have diverged already."""
         with self.lock:
-            return [] if self._scan is None else copy.deepcopy(self._scan).finish()
+            return self._happened.by_now()
 
     def lead_of(self, event: LossEvent) -> int | None:
         """Return how many steps before an event the alarm began that was on, as the report counts them.
@@ -235,14 +208,7 @@ class LiveRun:
             Steps from that alarm to the first step of the event; None if it was not announced.
         """
         with self.lock:
-            forecasts, after = self.curves["forecast"], self._end_before(event)
-            key = event.onset, after, self.generation, len(forecasts) // _FORECASTS
-            if key != self._lead[0]:
-                gap = episode_gap(forecasts.steps)
-                said = forecasts.column("said")
-                began = announced_at(event.onset, forecasts.steps, said, after=after, gap=gap)
-                self._lead = key, None if began is None else event.onset - int(began)
-            return self._lead[1]
+            return self._happened.lead_of(event, self.curves["forecast"])
 
     @property
     def skipped(self) -> int:
@@ -329,16 +295,16 @@ class LiveRun:
             if self.error:
                 return Headline("unreadable", self.error[:1].upper() + self.error[1:], "")
             losses, measured = (self.curves["step"].column(name) for name in ("loss", "measured"))
-            scan, events, alarms = self._scan, self.events, self.log.alarms
+            happened, alarms = self._happened, self.log.alarms
             return headline(
                 Situation(
                     last_step=self.reached,
                     losses=losses[-100:].copy(),
-                    events=scan.events if scan is not None else (),
-                    going_on=scan.going_on if scan is not None else None,
+                    events=happened.over,
+                    going_on=happened.going_on,
                     explained=self._news[1],
                     forecast=self.log.forecast,
-                    lead=self.lead_of(events[-1]) if events else None,
+                    lead=self.lead_of(happened.events[-1]) if happened.events else None,
                     alarm=alarms[-1]["step"] if alarms else None,
                     measured=bool(measured.any()),
                     horizon=as_number(self.meta.get("horizon")),
@@ -351,10 +317,7 @@ class LiveRun:
     @property
     def steps_a_second(self) -> float:
         """Steps that came a second of late; NaN if none did while the log was watched."""
-        if len(self._speeds) < 2 or time.monotonic() - self._speeds[-1][0] > _SPEED_OVER:
-            return math.nan
-        (begin, first), (end, last) = self._speeds[0], self._speeds[-1]
-        return (last - first) / (end - begin) if end > begin else math.nan
+        return self._speed.now(time.monotonic())
 
     def status(self) -> dict[str, Any]:
         """Return what the list of runs shows of this one: plain JSON values."""
@@ -389,11 +352,6 @@ class LiveRun:
 
     # ------------------------------------------------------------------ inside
 
-    def _end_before(self, event: LossEvent) -> float:
-        """Return the last step of the sudden event before another one."""
-        ends = (one.end for one in self.events if one.kind != "climb" and one.onset < event.onset)
-        return max(ends, default=-math.inf)
-
     def _fail(self, why: str) -> None:
         if why != self.error:
             self.error = why
@@ -405,8 +363,7 @@ class LiveRun:
             curve.clear()
         self.log, self._drawn, self._seen = Log(), Counter(), {}
         self.first_step = None
-        self._scan, self._scanned, self._scanned_step = None, 0, -1
-        self._speeds.clear()
+        self._happened, self._speed = Happened(), Speed()
         self._news = None, None
         self.generation += 1
 
@@ -426,10 +383,7 @@ class LiveRun:
             self._note_seen()
         self.error = ""
         if self.last_step is not None and not self._tail.behind:
-            now = time.monotonic()
-            self._speeds.append((now, self.last_step))
-            while now - self._speeds[0][0] > _SPEED_OVER:
-                self._speeds.popleft()
+            self._speed.note(time.monotonic(), self.last_step)
 
     def _note_seen(self) -> None:
         sessions = self._tail.sessions
@@ -478,7 +432,9 @@ class LiveRun:
         if not self.curves[kind].extend(steps, columns):
             self.generation += 1
             if kind == "step":
-                self._scan, self._scanned, self._scanned_step = None, 0, -1
+                self._happened = Happened()
+            elif kind == "forecast":
+                self._happened.forget_announced()
 
 
 def _plain(value: float) -> float | str | None:

@@ -12,19 +12,24 @@ import numpy as np
 
 from foreshock.forecast import NOISY_EDGE
 from foreshock.live.headline import State
+from foreshock.report.ranks import compare_ranks
 from foreshock.report.severity import Worst, worst_of
 from foreshock.representation import printable, short_line
+from foreshock.runlog.folders import rank_files, rank_of
 from foreshock.runlog.numbers import as_number, as_share
 from foreshock.runlog.ranks import rank_logs
+from foreshock.runlog.reader import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from foreshock.live.run import LiveRun
 
 NEEDED = ("loss",)
 """Fields of step records that a status is made of: whoever shows nothing else need not read the others."""
 
+_LOOK = "But ranks are not all alike: foreshock report says what to do about it."
 _BEHIND = 20  # steps: each rank writes what it has every ten steps or so
 _MEAN_SQUARE, _STABILITY = "typical mean-square ratio", "stability ratio"
 
@@ -62,7 +67,9 @@ class RunStatus:
         watches: Number of watches, the level below an alarm.
         last_alarm: Step of the last alarm; null without one.
         spikes: Number of spikes.
-        highest: Height of the highest spike, a multiple of the level before; NaN without one.
+        highest: Height of the highest spike, a multiple of the level before; NaN without one, and where a
+            level is not positive, so that there is no such multiple.
+        highest_rise: There the largest rise of a spike above its level; else NaN.
         last_spike: First step of the last spike; null without one.
         lead: Steps from the beginning of the alarm that was on before the last spike to its onset; null if it
             was not announced.
@@ -82,6 +89,8 @@ class RunStatus:
         idle_seconds: Seconds since the log was last written.
         ranks: Number of ranks; null for a run of one process.
         ranks_behind: Ranks without a log, or whose log ends over 20 steps before that of another.
+        departures: In what ranks depart from the others, a sentence each as in the report; null where that
+            was not looked at, as in lists of runs.
     """
 
     name: str
@@ -111,6 +120,7 @@ class RunStatus:
     last_alarm: int | None
     spikes: int
     highest: float
+    highest_rise: float
     last_spike: int | None
     lead: int | None
     failures: int
@@ -128,14 +138,18 @@ class RunStatus:
     idle_seconds: float
     ranks: int | None
     ranks_behind: tuple[int, ...]
+    departures: tuple[str, ...] | None = None
 
 
-def status_of(run: LiveRun, *, last: int | None = None) -> RunStatus:
+def status_of(
+    run: LiveRun, *, last: int | None = None, departures: tuple[str, ...] | None = None
+) -> RunStatus:
     """Return how a run is doing, as far as its log was read.
 
     Args:
         run: The run.
         last: Of alarms, spikes and failures only those of so many last steps count; None for all.
+        departures: In what ranks depart from the others; see `departures_in`.
     """
     ranks = _ranks(run)  # reads the ends of other logs, for which those who follow this one need not wait
     with run.lock:
@@ -147,7 +161,7 @@ def status_of(run: LiveRun, *, last: int | None = None) -> RunStatus:
             log=printable(str(run.path)),
             state=words.state,
             words=words.words,
-            advice=words.advice,
+            advice=f"{words.advice} {_LOOK}" if departures else words.advice,
             step=step,
             steps=_whole(as_number(run.meta.get("steps"))),
             **_losses(run),
@@ -161,7 +175,26 @@ def status_of(run: LiveRun, *, last: int | None = None) -> RunStatus:
             created=run.created,
             idle_seconds=max(time.time() - run.written, 0.0) if run.written else math.nan,
             **ranks,
+            departures=departures,
         )
+
+
+def departures_in(path: Path) -> tuple[str, ...] | None:
+    """Return in what ranks depart from the others, as the report says it; None for a run of one process.
+
+    The logs of all ranks are read.
+
+    Args:
+        path: The log of one of them.
+
+    Raises:
+        OSError: If it can't be read.
+        ValueError: If it is no run log.
+    """
+    if rank_of(path) is None or len(rank_files(path.parent)) < 2:
+        return None
+    found = compare_ranks(read_run(path))
+    return None if found is None else tuple(map(str, found.departures))
 
 
 def _ranks(run: LiveRun) -> dict[str, Any]:
@@ -211,14 +244,17 @@ def _happened(run: LiveRun, from_step: int) -> dict[str, Any]:
     # Older logs have other levels: what is no watch counts.
     recent = [row for row in run.log.alarms if row["step"] >= from_step]
     alarms = [row["step"] for row in recent if row.get("level") != "watch"]
-    heights = [event.height for event in spikes if math.isfinite(event.height)]
+    # One that has no multiple may be the highest of all: then all are compared by their rise.
+    measurable = all(math.isfinite(event.height) for event in spikes)
+    rises = [event.rise for event in spikes if math.isfinite(event.rise)]
     return {
         "worst": worst_of((event.kind for event in events), alarms=bool(alarms)),
         "alarms": len(alarms),
         "watches": len(recent) - len(alarms),
         "last_alarm": max(alarms, default=None),
         "spikes": len(spikes),
-        "highest": max(heights, default=math.nan),
+        "highest": max((event.height for event in spikes), default=math.nan) if measurable else math.nan,
+        "highest_rise": math.nan if measurable else max(rises, default=math.nan),
         "last_spike": spikes[-1].onset if spikes else None,
         "lead": run.lead_of(spikes[-1]) if spikes else None,
         "failures": len(events) - len(spikes),

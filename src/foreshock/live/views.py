@@ -15,7 +15,7 @@ from foreshock.live.charts import CHARTS
 from foreshock.live.marks import marks
 from foreshock.report.html import tiles
 from foreshock.report.layermaps import layer_maps
-from foreshock.report.tables import Table, alarm_table, spike_table
+from foreshock.report.tables import Table, alarm_table, rank_table, spike_table
 from foreshock.report.text import notes
 from foreshock.report.verdict import verdict
 from foreshock.representation import short_line
@@ -108,7 +108,8 @@ def details(run: LiveRun, analysed: Analysed | None) -> dict[str, Any]:
             "verdict": {"happened": said.happened, "why": said.why, "advice": said.advice},
             "tiles": tiles(summary),
             "notes": notes(summary),
-            "tables": [_table(spike_table(summary)), _table(alarm_table(summary))],
+            # The page links the rows of the first to its charts.
+            "tables": [_table(of(summary)) for of in (spike_table, alarm_table, rank_table)],
             "onsets": [outcome.spike.onset for outcome in summary.outcomes],
         }
     return found

@@ -86,8 +86,8 @@ def explain_lack_of_memory(error: Exception) -> Exception:
     first = ". ".join(str(error).strip().split(". ")[:2]).rstrip(".")
     return torch.OutOfMemoryError(
         f"{first}. A probe needs more memory than a step: it was left out, and its memory is free again. "
-        "Pass the batch as foreshock.MicroBatches, whose graphs are in memory one at a time, or budget=0 to "
-        "measure nothing"
+        "Pass the batch as foreshock.MicroBatches, whose graphs are in memory one at a time, "
+        "hvp='difference', which needs no more than a step and a few vectors, or budget=0 to measure nothing"
     )
 
 

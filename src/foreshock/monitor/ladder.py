@@ -26,7 +26,8 @@ class Ladder:
 
     With a loss function it is found out before whether that can help: the present batch is tried with the
     weights of the snapshot. What is as bad with them on three batches in a row is not in the weights; then
-    nothing is tried, and the run stops with the reason, or, without ``stop``, is left as it is.
+    nothing is tried, the log says why, and training goes on as it is. Only where its weights are no longer
+    finite, or with ``elsewhere="stop"``, ``stop`` follows.
 
     ============== ====================================================================================
     rung           what else it does
@@ -47,6 +48,8 @@ class Ladder:
             `rungs` has ``stop``.
         raise_by: Factor on v, > 1.
         rate_factor: Factor on the learning rate, in (0, 1).
+        elsewhere: What follows where the trouble is not in the weights but in the data, the loss function or
+            the size of batches: ``"go on"`` or ``"stop"``.
 
     Raises:
         ValueError: If an argument lies outside.
@@ -63,6 +66,7 @@ class Ladder:
     most: int = 6
     raise_by: float = 4.0
     rate_factor: float = 0.5
+    elsewhere: Literal["go on", "stop"] = "go on"
 
     def __post_init__(self) -> None:
         """Refuse what is no ladder."""
@@ -71,6 +75,10 @@ class Ladder:
             raise ValueError(f"rungs is {self.rungs!r}; it has some of {', '.join(map(repr, RUNGS))}")
         if self.at not in ("spike", "alarm"):
             raise ValueError(f"at is {self.at!r}; it must be 'spike' or 'alarm'")
+        if self.elsewhere not in ("go on", "stop"):
+            raise ValueError(f"elsewhere is {self.elsewhere!r}; it must be 'go on' or 'stop'")
+        if self.elsewhere == "stop" and "stop" not in self.rungs:
+            raise ValueError(f"elsewhere is 'stop', and rungs, {self.rungs!r}, has no 'stop': add it")
         if not (self.window >= 1 and self.most >= 1):
             raise ValueError(f"window is {self.window!r} and most {self.most!r}; both must be 1 or more")
         if not self.raise_by > 1 or not 0 < self.rate_factor < 1:

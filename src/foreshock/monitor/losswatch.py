@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from statistics import fmean, median
+from statistics import fmean, median, stdev
 from typing import Any
 
 _USUAL, _FEWEST, _FEW = 60, 30, 10  # losses that set the level
 _LATEST = 5
 _DEVIATIONS, _RISE, _JUMP = 6.0, 0.3, 12.0
+_LASTING, _ERRORS, _SLIGHT = 20, 3.0, 0.1  # of losses after a change
 _OF_NORMAL = 1.4826  # standard deviation of a normal over its median absolute deviation
 
 
@@ -52,6 +53,23 @@ class LossWatch:
         high |= jump > max(_JUMP * spread, abs(level))
         before, self._high = self._high, high
         return self._high and not before
+
+    def is_higher(self, since: int) -> bool:
+        """Return whether the losses from a step on, at which something changed, are higher than those before.
+
+        Their mean must exceed the level by a tenth, and by three standard errors: too little to be noticed
+        where nothing changed.
+
+        Args:
+            since: The step.
+        """
+        usual = [value for step, value in self._losses if step < since]
+        latest = [value for step, value in self._losses if step >= since]
+        if len(usual) < _FEWEST or len(latest) < _LASTING:
+            return False
+        level, spread = _level_and_spread(usual)
+        error = math.hypot(spread / math.sqrt(len(usual)), stdev(latest) / math.sqrt(len(latest)))
+        return fmean(latest) - level > max(_ERRORS * error, _SLIGHT * abs(level))
 
     def bar(self, since: int) -> float:
         """Return the loss from which on a single one is high; NaN if too few are known.

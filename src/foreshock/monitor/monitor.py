@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from foreshock.batches import BatchWatch
 from foreshock.cards import Card
-from foreshock.curvature import LossFunction, name_parameters
+from foreshock.curvature import LossFunction, ProductMethod, name_parameters, require_method
 from foreshock.distributed import Together, training_peers
 from foreshock.explain import Explanation, TensorTable, choose, explain_run
 from foreshock.forecast import ALARM_AT, Alarm, Forecast, RunForecaster
@@ -77,6 +77,10 @@ class Monitor:
             pass in twenty steps, and about 5 % of the time. They are counted, not timed, so that a run can be
             repeated. 0 measures nothing but the free signals.
         probe_every: Probe every so many steps instead, whatever it costs.
+        hvp: How Hessian products are made: ``"exact"`` by double backward, ``"difference"`` by differences of
+            gradients, which need no more memory than a training step and a few vectors – shards of them where
+            ``fully_shard`` shares the parameters. ``"auto"`` is exact where that works and fits into memory,
+            as far as it can be known, and differences otherwise; the log says which, and why.
         log_every: Steps from one reading back of their numbers to the next, ≥ 1.
         horizon: Steps that the probability of a spike speaks of, > 0.
         alarm_at: Probability of a spike within the horizon from which on there is an alarm, in (0, 1). Less
@@ -99,7 +103,8 @@ class Monitor:
         sinks: Where the records go besides the log, see `foreshock.sinks`: TensorBoard, W&B, a webhook …
 
     Raises:
-        TypeError: If the optimizer's class is not registered, or `loss_fn` is not callable.
+        TypeError: If the optimizer's class is not registered, or `loss_fn` can't be called with a model
+            and a batch.
         ValueError: If the optimizer has parameters that are not the model's, or an argument lies outside
             its interval.
         OSError: If the run folder can't be written.
@@ -132,6 +137,7 @@ class Monitor:
         run: str | os.PathLike[str] | None = None,
         budget: float = 0.05,
         probe_every: int | None = None,
+        hvp: ProductMethod = "auto",
         log_every: int = 10,
         horizon: float = 50,
         alarm_at: float = ALARM_AT,
@@ -149,6 +155,7 @@ class Monitor:
             raise ValueError(f"log_every is {log_every!r}; it is a number of steps, 1 or more")
         self._subject = Subject(model, as_optimizers(optimizer), loss_fn, examples, learning_rate_at)
         schedule = ProbeSchedule(budget=budget, every=probe_every)
+        method = require_method(hvp)
         self._run = self._forecasts_by(horizon=horizon, beta2=self._subject.beta2, alarm_at=alarm_at)
         self._batches = BatchWatch(constant=full_batch)
         self._signals = FreeSignals(self._subject.optimizers, copy_weights(self._subject))
@@ -180,7 +187,8 @@ class Monitor:
             run=self._run,
             guard=self._guard,
             journal=self._journal,
-            company=_company(self._subject, schedule, log_every, header),
+            company=_company(self._subject, schedule, log_every, header | {"hvp": method}),
+            hvp=method,
         )
         self._evidence = EvidenceRecorder(self._subject, self._journal, self._signals)
         self._rewinding = Rewinding(
@@ -762,7 +770,7 @@ def _company(
     peers = training_peers(subject.model) if subject.loss_fn is not None and schedule.measures else None
     if peers is None or subject.is_parted:
         return None
-    options = {name: header.get(name) for name in ("optimizer", "parameters", "groups", "guard")}
+    options = {name: header.get(name) for name in ("optimizer", "parameters", "groups", "guard", "hvp")}
     options |= {"budget": schedule.budget.passes_per_step, "every": schedule.every, "log_every": log_every}
     # Ranks may train other parameters of the same number.
     names = name_parameters(subject.model, moving_parameters(subject.optimizers))

@@ -33,6 +33,7 @@ class Overflow:
         names: The weights; for a forward pass the first module whose output is not finite.
         dtype: Type of that output, such as ``float16``; empty if unknown.
         largest: Largest modulus among what went into that module; NaN if unknown.
+        batch: Whether the batch has numbers that are not finite, whatever else has.
         double_loss: The loss of the step in double precision; NaN if it is NaN or was not computed. A finite
             one proves that precision is the matter, and not the weights.
     """
@@ -43,6 +44,7 @@ class Overflow:
     dtype: str = ""
     largest: float = math.nan
     double_loss: float = math.nan
+    batch: bool = False
 
     __repr__ = short_repr
 
@@ -64,10 +66,11 @@ def locate_overflow(step: int, model: nn.Module, loss_fn: LossFunction | None, b
         ('forward', ('0',), True)
     """
     lost = tuple(name for name, one in model.named_parameters() if not _finite(one))
+    odd = not all(_finite(one) for one in tensors_in(batch))
     if lost:
-        return Overflow(step, "weight", lost[:_NAMED])
-    if not all(_finite(one) for one in tensors_in(batch)):
-        return Overflow(step, "input")
+        return Overflow(step, "weight", lost[:_NAMED], batch=odd)
+    if odd:
+        return Overflow(step, "input", batch=True)
     if loss_fn is None:
         return Overflow(step, "")
     plain = plain_module(model)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foreshock.curvature import CurvatureReading, FollowedRatio, NoiseReading, Prober
+from foreshock.curvature import CurvatureReading, FollowedRatio, NoiseReading, Prober, ProductMethod
 from foreshock.curvature.form import spread_over
 from foreshock.distributed import ALONE, Joint, JointProbe, LeftOutError, Meeting, Together, is_spread
 from foreshock.dynamics import population_factor
@@ -91,6 +91,7 @@ class ProbeRunner:
         guard: The guard, if there is one, which gets them too.
         journal: The log.
         company: The processes that train together with this one, if they may measure together.
+        hvp: How Hessian products are made; see `foreshock.Monitor`.
 
     Attributes:
         schedule: When to probe.
@@ -105,6 +106,7 @@ class ProbeRunner:
         guard: Guard | None,
         journal: Journal,
         company: Together | None = None,
+        hvp: ProductMethod = "auto",
     ) -> None:
         self._subject, self.schedule, self._company = subject, schedule, company
         self._run, self._guard, self._journal = run, guard, journal
@@ -112,7 +114,7 @@ class ProbeRunner:
         self._is_spread = is_spread(subject.model)
         self._parts: tuple[float, ...] | None = None  # sums over all processes over those of this one
         loss_fn = subject.loss_fn
-        self._prober = None if loss_fn is None else Prober(subject.model, loss_fn)
+        self._prober = None if loss_fn is None else Prober(subject.model, loss_fn, hvp=hvp)
         self._failures = Failures("monitor")
         self._budget_checked = False
         self._company_noted: bool | None = None  # whether it was said that this process measures together

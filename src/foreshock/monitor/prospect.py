@@ -25,6 +25,7 @@ from foreshock.recorder.model_state import check_model, model_tensors
 from foreshock.recorder.state import bare
 
 _USUAL, _FEWEST, _LATEST = 60, 10, 5  # steps whose batches are compared
+_LASTING = 20  # steps: then it is no longer one bucket of several
 _OTHER = 2.0  # times as many values, or as few: a batch of another size
 
 
@@ -83,6 +84,7 @@ class BatchSizes:
 
     def __init__(self) -> None:
         self._sizes: deque[tuple[int, int]] = deque(maxlen=2 * _USUAL)
+        self._since: int | None = None  # first step of those that are like the last one
 
     def see(self, step: int, elements: int | None) -> None:
         """Take the batch of a step into account.
@@ -91,8 +93,22 @@ class BatchSizes:
             step: Step number.
             elements: How many values its tensors have; None if unknown.
         """
-        if elements:
-            self._sizes.append((step, elements))
+        if not elements:
+            return
+        before = self._sizes[-1][1] if self._sizes else elements
+        if not before / _OTHER < elements < before * _OTHER:
+            self._since = step
+        self._sizes.append((step, elements))
+
+    def lasting(self, step: int) -> int | None:
+        """Return the step from which on batches have another size, if that has lasted for some time.
+
+        Args:
+            step: The present step.
+        """
+        if self._since is None or step - self._since < _LASTING:
+            return None
+        return self._since if self.changed(self._since - 1) else None
 
     def changed(self, since: int) -> str:
         """Return in words that all of the last batches are far smaller or larger; empty if they are not.

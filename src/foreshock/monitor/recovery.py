@@ -26,6 +26,7 @@ BEFORE_SPIKE = 5
 """Steps: the mean of five losses shows a spike up to so many later."""
 _CAUSED, _CHANGES = 100, 20  # steps from a change to its spike at most, and changes that are remembered
 _SURE, _PATIENCE = 3, 5  # batches that are as bad with other weights, and times that one waits for a next one
+IdsBetween = Callable[[int, int], tuple[int | str, ...]]
 _UNKNOWN, _FINE, _BAD, _WAIT = 0.0, 1.0, 2.0, 3.0  # what a process says of going back
 
 
@@ -57,6 +58,7 @@ class Recovery:
         self._rate = RateFactor(optimizers)
         self._watch = LossWatch()
         self._sizes = BatchSizes()
+        self._size_told: int | None = None  # step from which on batches have another size, and the loss rose
         self._changed: deque[int] = deque(maxlen=_CHANGES)
         self._rewound_at = -1
         self._trouble: _Trouble | None = None
@@ -101,6 +103,10 @@ class Recovery:
         if self._watch.rises(seen.step, seen.loss):
             words = f"rise of the loss at step {seen.step}"
             self.trouble(seen.step - BEFORE_SPIKE, words, seen=seen.step)
+        since = self._sizes.lasting(seen.step)
+        if since not in (None, self._size_told) and self._watch.is_higher(since):
+            self._size_told = since
+            self.trouble(since, f"rise of the loss from step {since} on", seen=seen.step)
 
     def changed(self, step: int) -> None:
         """Note that options of the optimizer, or what it trains, are others from a step on.
@@ -125,7 +131,7 @@ class Recovery:
         step: int,
         onset: int,
         *,
-        ids: Callable[[int, int], tuple[int | str, ...]],
+        ids: IdsBetween,
         stays: Callable[[Snapshot, float], str] | None = None,
     ) -> Snapshot | None:
         """Do what the ladder says about a trouble; return the snapshot that was put back.
@@ -148,8 +154,12 @@ class Recovery:
             return None
         self._trouble, self._bad, self._waited = None, 0, 0
         if hopeless:
-            self._do_not_try(step, onset, f"the run can't be brought back from the {what}: {hopeless}")
-            return None
+            words = f"the run can't be brought back from the {what}: {hopeless}"
+            if self._goes_on():
+                self._give_up(step, f"{words}. Training goes on as it is")
+                return None
+            snapshot = self._rewinder.find(onset, measure=RUNGS.index("stop"))
+            self._stop(step, words, snapshot, "it can't be brought back", ids)
         rung = self._climb.next_rung(step, left_out=self._impossible())
         further = self._climb.further if rung == "rewind" else 0
         snapshot = self._rewinder.find(onset, further=further, measure=[*RUNGS, GIVE_UP].index(rung))
@@ -157,18 +167,15 @@ class Recovery:
             failure = self._rewinder.failure if snapshot is None else ""
             self._give_up(step, _why_not(onset, what, snapshot) + failure)
             return None
+        if rung == "stop":
+            self._stop(step, _why_not(onset, what, snapshot), snapshot, what, ids)
         lower = self._lower(rung, snapshot)
         skipped, factor = ids(snapshot.step + 1, step), self._rate.factor * lower
         try:
             self._rewinder.back(snapshot, step, ids=skipped, measure=rung, reason=what, rate_factor=factor)
         except RewindRefusedError as error:  # of another shape than the training has by now
-            words = f"the snapshot of step {snapshot.step} can't be put back: {error}"
-            if rung == "stop":
-                self._stop(step, words)
-            self._give_up(step, words)
+            self._give_up(step, _refused(snapshot, error))
             return None
-        if rung == "stop":
-            self._stop(step, _why_not(onset, what, snapshot))
         if rung == "raise v":
             raise_second_moments(self._optimizers, self.ladder.raise_by)
         self._rate.lower(lower)
@@ -211,18 +218,13 @@ class Recovery:
             return _UNKNOWN
         return _BAD if self._stays else _FINE
 
-    def _do_not_try(self, step: int, onset: int, words: str) -> None:
-        """Say that it can't be brought back; stop, with the weights of before, if that is on the ladder."""
+    def _goes_on(self) -> bool:
+        """Return whether a training that no snapshot can help is left as it is, in all processes."""
         if "stop" not in self.ladder.rungs:
-            self._give_up(step, words)
-            return
-        snapshot = self._rewinder.find(onset, measure=RUNGS.index("stop"))
-        if snapshot is not None:
-            try:
-                self._rewinder.back(snapshot, step, measure="stop", reason="it can't be brought back")
-            except RewindRefusedError as error:
-                words = f"{words}; and the snapshot of step {snapshot.step} can't be put back: {error}"
-        self._stop(step, words)
+            return True
+        if self.ladder.elsewhere == "stop":
+            return False
+        return self._rewinder.agreement.all(self._rewinder.is_finite())
 
     @property
     def rate_factor(self) -> float:
@@ -270,13 +272,28 @@ class Recovery:
         raising = any(find_reader(one).raise_second_moment is not None for one in self._optimizers)
         return () if raising else ("raise v",)
 
-    def _stop(self, step: int, words: str) -> NoReturn:
+    def _stop(
+        self, step: int, words: str, snapshot: Snapshot | None, reason: str, ids: IdsBetween
+    ) -> NoReturn:
+        """End the training with the weights of before, if they can be put back."""
+        if snapshot is not None:
+            skipped, factor = ids(snapshot.step + 1, step), self._rate.factor
+            try:
+                self._rewinder.back(
+                    snapshot, step, ids=skipped, measure="stop", reason=reason, rate_factor=factor
+                )
+            except RewindRefusedError as error:
+                words = f"{words}; and {_refused(snapshot, error)}"
         self._journal.event(step, "recovery failed", words)
         raise RecoveryFailedError(words)
 
     def _give_up(self, step: int, words: str) -> None:
         self._quiet_until = step + self.ladder.window
         self._journal.event(step, "recovery given up", words)
+
+
+def _refused(snapshot: Snapshot, error: RewindRefusedError) -> str:
+    return f"the snapshot of step {snapshot.step} can't be put back: {error}"
 
 
 def _why_not(onset: int, what: str, snapshot: Snapshot | None) -> str:

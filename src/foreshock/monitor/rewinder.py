@@ -90,6 +90,10 @@ class Rewinder:
         """
         return self._recorder.newest(before)
 
+    def is_finite(self) -> bool:
+        """Return whether the training of this process can go on as it is, see `Recorder.is_finite`."""
+        return self._recorder.is_finite()
+
     def find(self, before: int | None, *, further: int = 0, measure: int = 0) -> Snapshot | None:
         """Return the newest snapshot from before a step that all processes have; None if there is none.
 

@@ -17,7 +17,7 @@ from foreshock.monitor.journal import Journal, process_rank
 from foreshock.monitor.ladder import Ladder
 from foreshock.monitor.observation import StepObservation
 from foreshock.monitor.prospect import what_stays
-from foreshock.monitor.recovery import Recovery
+from foreshock.monitor.recovery import IdsBetween, Recovery
 from foreshock.monitor.rewinder import Rewind, Rewinder
 from foreshock.monitor.subject import Subject
 from foreshock.recorder import Recorder, Snapshot, list_snapshots, load_snapshot
@@ -25,8 +25,6 @@ from foreshock.recorder.files import step_of
 
 _APART = 20  # steps from one trouble that is written to the next of the same sort
 _LATELY = 200  # steps after a trouble from which on `rewind` does not go back behind it
-
-IdsBetween = Callable[[int, int], tuple[int | str, ...]]
 
 
 class Rewinding:
@@ -325,7 +323,7 @@ class Recording:
             self.recorder.write(path.parent, reason=reason, before=before, rank=process_rank())
 
     def newest(self, folder: Path, *, before: int) -> Snapshot:
-        """Return the newest snapshot from before a step, in memory or on the disk.
+        """Return the newest whole snapshot from before a step, in memory or on the disk.
 
         Args:
             folder: The run's folder.
@@ -336,12 +334,18 @@ class Recording:
         """
         held = None if self.recorder is None else self.recorder.newest(before)
         written = list_snapshots(folder, rank=process_rank())
-        fitting = [one for one in written if step_of(one) < before]
-        if fitting and (held is None or step_of(fitting[-1]) > held.step):
-            return load_snapshot(fitting[-1])
+        damaged = set[int]()
+        for one in reversed(written):
+            if step_of(one) >= before or (held is not None and step_of(one) <= held.step):
+                continue
+            try:
+                return load_snapshot(one)
+            except ValueError as error:
+                damaged.add(step_of(one))
+                logging.getLogger("foreshock").warning("%s: it is passed over", error)
         if held is not None:
             return held
-        steps = sorted({step_of(one) for one in written} | set(self._steps()))
+        steps = sorted({step_of(one) for one in written} - damaged | set(self._steps()))
         there = f"there are those of steps {', '.join(map(str, steps))}" if steps else "there is none at all"
         raise FileNotFoundError(
             f"no snapshot was taken before step {before}: {there}. Pass recorder=foreshock.Recorder() to "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from foreshock.curvature import LossFunction
+from foreshock.curvature import LossFunction, check_loss_function
 from foreshock.distributed import Grid, is_spread, training_peers, why_not_spread
 from foreshock.isolation import several_processes
 from foreshock.preconditioner import find_reader, live_groups, moving_parameters, unwrap
@@ -32,7 +32,8 @@ class Subject:
         learning_rate_at: The schedule's learning rate at a step number; None for a rate that stays.
 
     Raises:
-        TypeError: If an optimizer's class is not registered, or `loss_fn` is not callable.
+        TypeError: If an optimizer's class is not registered, or `loss_fn` can't be called with a
+            model and a batch.
         ValueError: If `examples` is below one, or the optimizers have parameters that are not the model's, or
             none to train, or complex ones.
     """
@@ -45,8 +46,8 @@ class Subject:
 
     def __post_init__(self) -> None:
         """Refuse what can't be watched: before training, an error is cheap."""
-        if self.loss_fn is not None and not callable(self.loss_fn):
-            raise TypeError(f"loss_fn is {self.loss_fn!r}; pass a function loss_fn(model, batch) -> loss")
+        if self.loss_fn is not None:
+            check_loss_function(self.loss_fn)
         if self.examples is not None and not self.examples >= 1:
             raise ValueError(f"examples is {self.examples!r}; pass the size of the training set, or None")
         for optimizer in self.optimizers:

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,6 +51,7 @@ from foreshock.vectors import is_sharded
 
 DOUBLE_BACKWARD = "double backward"
 CENTRAL_DIFFERENCES = "central differences"
+SHARD_DIFFERENCES = "central differences of shards"
 
 _TOLERANCE, _SUSPICIOUS_TOLERANCE, _HALF_PRECISION_TOLERANCE = 0.01, 0.001, 0.1
 _FINER = 4  # the second quotient's ρ is smaller by this factor
@@ -62,7 +63,8 @@ class BackendChoice:
     """Which backend to use for a model, and why.
 
     Attributes:
-        name: "double backward" or "central differences".
+        name: "double backward", "central differences", or "central differences of shards" where no process
+            ever has all parameters.
         reason: The reason, in one sentence.
         discrepancy: Relative distance of the two products that were compared; NaN if there was only one.
         verified: Whether the two agree, or the other backend is ruled out. If not, the value may be off by
@@ -129,6 +131,7 @@ def hessian_operator(
     *,
     model: nn.Module | None = None,
     gain: float | None = None,
+    spread: Callable[[Tensor], Tensor] | None = None,
 ) -> LossOperator:
     """Return the Hessian of a loss by the chosen backend; use it in a ``with`` block.
 
@@ -138,6 +141,7 @@ def hessian_operator(
         parameters: The tensors to differentiate with respect to.
         model: The model that the loss evaluates.
         gain: ‖Hv‖/‖v‖ of the last probe (`DifferenceOperator.gain`), from which differences take their step.
+        spread: For differences of shards; see `DifferenceOperator`.
 
     Raises:
         TypeError: If the loss is not a tensor.
@@ -155,7 +159,7 @@ def hessian_operator(
             loss, parameters, model=model, keep_graph=choice.keep_graph, eager=choice.eager
         )
     scheme = DifferenceScheme(precision=choice.precision, gain=gain)
-    return DifferenceOperator(loss, parameters, model=model, scheme=scheme)
+    return DifferenceOperator(loss, parameters, model=model, scheme=scheme, spread=spread)
 
 
 @dataclass(frozen=True)

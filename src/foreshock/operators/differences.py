@@ -13,7 +13,7 @@ for ρ of the order ε^{1/3} or ε^{1/2} (Nocedal and Wright 2006, §8.1); the f
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,6 +83,9 @@ class DifferenceOperator(Closing):
         scheme: How differences are taken.
         start: Loss and gradient at the present parameters, from the random numbers that come next; None
             computes them, at 1 F.
+        spread: Returns a vector whose sums are over all processes, of the part that this one has of it; None
+            if it has all, or for sums by the process groups of the parameters. All must then call the
+            operator at the same place.
 
     Raises:
         TypeError: If the loss is not a tensor.
@@ -104,6 +107,7 @@ class DifferenceOperator(Closing):
         model: nn.Module | None = None,
         scheme: DifferenceScheme | None = None,
         start: Evaluation | None = None,
+        spread: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         scheme = scheme or DifferenceScheme()
         self.products = 0
@@ -113,18 +117,19 @@ class DifferenceOperator(Closing):
         self._used = 0.0
         self._closed = False
         self._central = scheme.central
-        self._parameters = tuple(parameters)
+        self._parameters, self._spread = tuple(parameters), spread
         self._target = scheme.target(self._parameters)
         self._gradient_at = GradientFunction(normalised_terms(loss), self._parameters, model)
         start = start or self._evaluate()
         self.loss, self.gradient = start.loss, start.gradient
         self._gradient_norm = self._norm(self.gradient)
-        self._size = self._norm(flatten(self._parameters, self._parameters)) or 1.0
+        self._size = self._norm(self._spread_out(flatten(self._parameters, self._parameters))) or 1.0
 
     @property
     def backend(self) -> str:
         """How products are computed, as written to the log."""
-        return "central differences" if self._central else "one-sided differences"
+        name = "central differences" if self._central else "one-sided differences"
+        return name if self._spread is None else f"{name} of shards"
 
     @property
     def passes(self) -> float:
@@ -180,14 +185,18 @@ class DifferenceOperator(Closing):
         return ahead.sub_(behind).div_(2 * h)
 
     def _norm(self, vector: Tensor) -> float:
-        if not is_sharded(self._parameters):
+        if self._spread is not None or not is_sharded(self._parameters):
             return float(torch.linalg.vector_norm(vector))
         # The norm over the shards of all processes, since every process must find the same h.
         return math.sqrt(float(inner_product(vector, vector, self._parameters)))
 
     def _evaluate(self) -> Evaluation:
         self.evaluations += 1
-        return self._gradient_at()
+        found = self._gradient_at()
+        return Evaluation(found.loss, self._spread_out(found.gradient))
+
+    def _spread_out(self, vector: Tensor) -> Tensor:
+        return vector if self._spread is None else self._spread(vector)
 
     def _first_distance(self) -> float:
         if self.gain is not None:

@@ -132,6 +132,8 @@ def encode(value: Any, place: str, tensors: NamedTensors, *, depth: int = _DEPTH
 
 
 def _encode_key(key: Any, place: str) -> Any:
+    if type(key) in _PLAIN:  # nearly all
+        return key
     # A tensor is found by its identity, which no snapshot can give back.
     found = NamedTensors()
     encoded = encode(key, f"{place} (a key)", found)

@@ -27,6 +27,7 @@ from foreshock._version import __version__
 from foreshock.recorder.encoding import UnsupportedStateError, dtype_of
 from foreshock.recorder.form import check_form
 from foreshock.recorder.snapshot import Snapshot
+from foreshock.recorder.spread import REMEDY
 
 FORMAT = 1
 FOLDER = "snapshots"
@@ -127,6 +128,12 @@ def load_snapshot(path: str | os.PathLike[str], *, before: int | None = None, ra
         except ValueError as error:
             _LOGGER.warning("%s: it is passed over", error)
     where = f" from before step {before}" if before is not None else ""
+    others = _other_ranks(place, rank)
+    if others and not found:
+        raise FileNotFoundError(
+            f"{place} has no snapshot of rank {rank}{where}, but of {', '.join(map(str, others))}: each "
+            f"process restores its own, in a run of as many processes as wrote them. {REMEDY}"
+        )
     raise FileNotFoundError(
         f"{place} has no whole snapshot{where}: pass the folder of a run that was trained with "
         "Monitor(..., run=…, recorder=Recorder()) and had an alarm, or of one of its snapshots"
@@ -147,6 +154,12 @@ def list_snapshots(run: str | os.PathLike[str], *, rank: int = 0) -> tuple[Path,
             key=lambda one: (step_of(one), len(one.name), one.name),
         )
     )
+
+
+def _other_ranks(run: Path, rank: int) -> list[int]:
+    names = {one.parent.name for one in Path(run, FOLDER).glob(f"rank*-step*/{_MANIFEST}")}
+    ranks = {name.removeprefix("rank").partition("-step")[0] for name in names}
+    return sorted({int(one) for one in ranks if one.isdecimal()} - {rank})
 
 
 def oldest(snapshots: Sequence[Path], *, but: int) -> list[Path]:

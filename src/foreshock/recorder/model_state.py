@@ -16,7 +16,7 @@ from foreshock.recorder.encoding import (
     refuse_unusual,
     written,
 )
-from foreshock.recorder.spread import Layout, as_spread, layout_of, own_part
+from foreshock.recorder.spread import REMEDY, Layout, as_spread, layout_of, own_part
 
 
 def model_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -147,7 +147,7 @@ def check_model(
         if layout != layouts.get(name):
             raise UnsupportedStateError(
                 f"{name} was spread over processes as {layouts.get(name)}, and is so now as {layout}: a "
-                "snapshot goes back into a run of as many processes, spread in the same way"
+                f"snapshot goes back into a run of as many processes, spread in the same way. {REMEDY}"
             )
         if tensor.shape != part.shape or tensor.dtype != part.dtype:
             raise UnsupportedStateError(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +15,12 @@ from torch.optim import Optimizer
 from foreshock.failures import Failures
 from foreshock.isolation import several_processes
 from foreshock.recorder.encoding import UnsupportedStateError, encode
-from foreshock.recorder.ring import Ids, Ring
+from foreshock.recorder.pace import FIRST, Pace
+from foreshock.recorder.ring import Ids, Ring, size_of
 from foreshock.recorder.snapshot import BATCH, LOSS, Snapshot, named_others
 from foreshock.recorder.state import Restoration, Training, capture, check
 from foreshock.recorder.writing import PATIENCE, SnapshotWriter
 
-_FEWEST, _MOST = 5, 2000  # steps from one snapshot to the next, where time decides
-_FIRST = 10  # steps to the second, from which on it is known how long a snapshot takes
 _DENSER = 4  # times as often while there is an alarm
 _SPARED = 0.5  # part of the share of time that is used at rest; the rest is for alarms
 _FIXED = 50  # steps, where several processes may not choose by their own clocks
@@ -41,7 +38,8 @@ class RecorderSummary:
         every: Steps from one snapshot to the next at present.
         taken: How many were taken so far.
         seconds: Time that taking them took of the training, in all.
-        share: That over the time since the first step.
+        share: That over the time of all steps, as long as they usually are.
+        writing: Processor time of the thread that writes, seconds; the training goes on meanwhile.
         written: Folders of those that were written.
         notes: What could not be done, and why.
     """
@@ -54,6 +52,7 @@ class RecorderSummary:
     taken: int
     seconds: float
     share: float
+    writing: float
     written: tuple[Path, ...]
     notes: tuple[str, ...]
 
@@ -67,7 +66,8 @@ class RecorderSummary:
             f"one every {self.every} steps, {self.taken} so far, {self.share:.2%} of the time; "
             f"{len(self.written)} written"
         )
-        return "; ".join([words, *self.notes])
+        beside = f" ({self.writing:.1f} s of processor time beside the training)" if self.written else ""
+        return "; ".join([words + beside, *self.notes])
 
 
 class Recorder:
@@ -79,7 +79,7 @@ class Recorder:
     that are used again; those that are written go to ``RUN/snapshots`` from a thread of their own.
 
     Ages about double from one snapshot to the next. While there is an alarm they are taken four
-    times as often.
+    times as often, as far as `share` has room for it.
 
     Args:
         last: Snapshots in memory, at most, ≥ 2.
@@ -87,7 +87,8 @@ class Recorder:
             the parameters, or the part of them that this process has.
         every: Steps from one to the next; None: as often as `share` allows. In several processes, None is 50,
             so that all have the same steps.
-        share: Part of the time that taking snapshots may cost, in (0, 1). Half of it is used at rest.
+        share: Part of the time that snapshots may cost, in (0, 1). Half of it is used at rest; the other half
+            is saved for alarms, what writing takes of the processor included.
         scheduler: The learning-rate scheduler, or several.
         scaler: The gradient scaler.
         others: Whatever else has ``state_dict()`` and ``load_state_dict()``, or is a generator of random
@@ -142,8 +143,8 @@ class Recorder:
         self._others = named_others(scheduler, scaler, others)
         self._training: Training | None = None
         self._failures = Failures("recorder")
-        self._clock = _Clock()
-        self._spacing = every or _FIRST
+        self._pace = Pace()
+        self._spacing = every or FIRST
         self._writer = SnapshotWriter(keep)
         self._step = self._taken_at = -1
 
@@ -200,8 +201,9 @@ class Recorder:
             note: Returns what comes along in memory, called if one is taken.
         """
         self._step = step
-        self._clock.see()
-        spacing = max(self._spacing // _DENSER, 1) if dense else self._spacing
+        self._pace.see()
+        denser = dense and self._may_be_denser()
+        spacing = max(self._spacing // _DENSER, 1) if denser else self._spacing
         due = self._taken_at < 0 or step - self._taken_at >= spacing
         if not due or not self.ready:
             return
@@ -213,9 +215,9 @@ class Recorder:
             self._failures.failed(f"no snapshot of step {step}", error)
         else:
             self._failures.succeeded()
-        self._clock.took(time.perf_counter() - began, step)
+        self._pace.took(time.perf_counter() - began)
         if self._every is None:
-            self._spacing = self._clock.spacing(self._share * _SPARED)
+            self._spacing = self._pace.spacing(self._share * _SPARED)
         self._ring.reach = self._spacing * 2 ** (self._ring.last - 1)
 
     def newest(self, before: int | None = None) -> Snapshot | None:
@@ -289,6 +291,21 @@ class Recorder:
         check(snapshot.tree, snapshot.tensors, self._training)
         return Restoration(snapshot.tree, snapshot.tensors, self._training, without=without)
 
+    def is_finite(self) -> bool:
+        """Return whether the training that is recorded is worth going on with, whatever its gradients are.
+
+        Parameters and the optimizer's state are finite, and no buffer is NaN.
+        """
+        if self._training is None:
+            return False
+        _, tensors = capture(self._training)
+        numbers = {name: one for name, one in tensors.items() if one.is_floating_point() or one.is_complex()}
+        kept = [one for name, one in numbers.items() if name.startswith(("parameter/", "optimizer/"))]
+        buffers = [one for name, one in numbers.items() if name.startswith("buffer/")]
+        return all(bool(one.isfinite().all()) for one in kept) and not any(
+            bool(one.isnan().any()) for one in buffers
+        )
+
     def rewound(self, step: int) -> None:
         """Forget the snapshots that were taken after a step to which the training went back.
 
@@ -307,9 +324,10 @@ class Recorder:
             bytes=self._ring.bytes,
             snapshot_bytes=slots[-1].bytes if slots else 0,
             every=self._spacing,
-            taken=self._clock.taken,
-            seconds=self._clock.spent,
-            share=self._clock.share,
+            taken=self._pace.taken,
+            seconds=self._pace.spent,
+            share=self._pace.share,
+            writing=self._writer.seconds,
             written=tuple(self._writer.written),
             notes=(*self._failures.notes, *self._writer.failures.notes),
         )
@@ -318,6 +336,10 @@ class Recorder:
         """Wait until what is being written is on the disk, a minute at most, and give the memory back."""
         self._writer.wait(PATIENCE)
         self._ring.clear()
+
+    def _may_be_denser(self) -> bool:
+        """Return whether there is time left for more snapshots; it is, where the user says how many."""
+        return self._every is not None or self._pace.spares(self._share, besides=self._writer.seconds)
 
     def _take(
         self, step: int, loss: Tensor | float | None, batch: Any, ids: Ids, note: Callable[[], Any] | None
@@ -331,49 +353,9 @@ class Recorder:
             tree[BATCH] = encode(batch, BATCH, tensors)
         if self._ring.put(step, tree, tensors, ids, None if note is None else note()):
             return
-        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        size = size_of(tensors)
         if size > self._ring.max_bytes:
             raise UnsupportedStateError(
                 f"one takes {size:,} bytes, and max_bytes is {self._ring.max_bytes:,}: pass a larger one"
             )
         # All are being written: the next one will find room.
-
-
-class _Clock:
-    """How long steps and snapshots take."""
-
-    def __init__(self) -> None:
-        self._began: float | None = None
-        self._steps = self.taken = 0
-        self.spent = 0.0
-        self._lately: deque[float] = deque(maxlen=5)
-
-    def see(self) -> None:
-        """Count a step."""
-        if self._began is None:
-            self._began = time.perf_counter()
-        else:
-            self._steps += 1
-
-    def took(self, seconds: float, step: int) -> None:
-        """Account for a snapshot."""
-        del step
-        self.taken += 1
-        self.spent += seconds
-        if self.taken > 2:  # the first two take memory
-            self._lately.append(seconds)
-
-    def spacing(self, share: float) -> int:
-        """Return the steps from one snapshot to the next that cost a share of the time."""
-        if not self._lately or not self._steps or self._began is None:
-            return _FIRST
-        step = max((time.perf_counter() - self._began - self.spent) / self._steps, 1e-9)
-        return min(
-            max(math.ceil(sorted(self._lately)[len(self._lately) // 2] / (share * step)), _FEWEST), _MOST
-        )
-
-    @property
-    def share(self) -> float:
-        """Time of snapshots over the time since the first step."""
-        passed = 0.0 if self._began is None else time.perf_counter() - self._began
-        return self.spent / passed if passed > 0 else 0.0

@@ -26,6 +26,7 @@ class Slot:
         ids: Of its examples.
         note: What comes along, in memory only.
         in_use: How many are reading it; it is not overwritten meanwhile.
+        bytes: How much memory it takes.
         ready: Event that says that copies from a CUDA device have arrived; None if nothing is waited for.
     """
 
@@ -35,12 +36,8 @@ class Slot:
     ids: Ids = ()
     note: Any = None
     in_use: int = 0
+    bytes: int = 0
     ready: Any = None
-
-    @property
-    def bytes(self) -> int:
-        """How much memory it takes."""
-        return size_of(self.buffers)
 
     def snapshot(self) -> Snapshot:
         """Return what it holds; the tensors are the slot's own."""
@@ -71,6 +68,7 @@ class Slot:
                 [self.buffers[name] for name in tensors], list(tensors.values()), non_blocking=away
             )
         self.ready = torch.cuda.current_stream().record_event() if away else None
+        self.bytes = size_of(self.buffers)
 
 
 class Ring:

@@ -16,6 +16,11 @@ Layout = Mapping[str, Any]
 """How a tensor is spread: ``shape`` of all of it, ``offset`` of this process's part, ``placements`` in words,
 ``mesh``, the shape of the grid of processes."""
 
+REMEDY = (
+    "For another number, go on from a checkpoint of torch.distributed.checkpoint, in which "
+    "foreshock.Checkpointed(monitor) is what the monitor knows"
+)
+
 
 def is_spread(tensor: Any) -> bool:
     """Return whether a tensor is a DTensor.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,22 @@ PATIENCE = 60.0  # seconds that the end of a run waits for the disk
 
 
 class SnapshotWriter:
-    """Write snapshots from a thread, one after the other; a failure is noted and never raised."""
+    """Write snapshots from a thread, one after the other; a failure is noted and never raised.
+
+    Args:
+        keep: Snapshots on disk, at most.
+
+    Attributes:
+        written: Folders of those that were written.
+        failures: What could not be written.
+        seconds: Processor time that writing took.
+    """
 
     def __init__(self, keep: int) -> None:
         self._keep = keep
         self._asked: set[tuple[Path, int]] = set()
         self.written: list[Path] = []
+        self.seconds = 0.0
         self.failures = Failures("recorder")
         self._begin_anew()
 
@@ -75,6 +86,7 @@ class SnapshotWriter:
             self._write(*job)
 
     def _write(self, slot: Slot, step: int, folder: Path, reason: str, rank: int) -> None:
+        began = time.thread_time()
         try:
             path = write_snapshot(slot.snapshot(), folder / FOLDER, reason=reason, rank=rank)
             self.written.append(path)
@@ -88,3 +100,4 @@ class SnapshotWriter:
             self._done.put((step, f"written to {path} ({reason})"))
         finally:
             slot.in_use -= 1
+            self.seconds += time.thread_time() - began

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from foreshock.report.summary import RunSummary
 
 _LOW = 3.0  # times the level: what a guard leaves below it does no harm
-_WATCH = "Watch the next run with foreshock.Monitor: an imported log has no curvature, which forecasts need."
+WATCH_NEXT = (
+    "Watch the next run with foreshock.Monitor: an imported log has no curvature, which forecasts need."
+)
+GIVE_LOSS = "Give the monitor a loss_fn: without curvature nothing is forecast."
+WATCH_FLAT = (
+    "More measurements say no more while the loss is flat. v decays meanwhile, so the first gradients after "
+    "it make large steps."
+)
 _OFTEN = 0.5  # share of the steps from which an alarm, or not knowing, is the rule
 
 
@@ -72,13 +79,12 @@ def _measure_more(summary: RunSummary) -> Iterator[str]:
         which = "most" if probes.count + probes.noise else "all"
         yield f"Mend the probes, {which} of which failed: {probes.last_error.rstrip('.')}."
     elif not probes.count + probes.noise and not summary.non_finite_losses:
-        yield (
-            _WATCH
-            if summary.imported
-            else "Give the monitor a loss_fn: without curvature nothing is forecast."
-        )
+        yield WATCH_NEXT if summary.imported else GIVE_LOSS
     elif coverage.unknown > _OFTEN and not summary.non_finite_losses:
         share = percent(coverage.unknown)
+        if summary.flat:
+            yield WATCH_FLAT
+            return
         yield f"Measure more often (budget=, probe_every=): for {share} of the steps nothing was known."
     if coverage.in_alarm > _OFTEN:
         share = percent(coverage.in_alarm)

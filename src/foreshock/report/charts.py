@@ -14,7 +14,7 @@ from foreshock.report.readings import guard_steps
 from foreshock.report.series import Chart, Line, Style, chart, digits
 from foreshock.report.words import height
 from foreshock.runlog.numbers import as_number
-from foreshock.runlog.values import numbers, ratios_of, recorded_losses
+from foreshock.runlog.values import drawn_ratios, numbers, recorded_losses
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -153,7 +153,7 @@ def _learning_rate(run: Run, windows: Windows) -> Chart | None:
 
 
 def _ratio(run: Run, windows: Windows) -> Chart | None:
-    steps, values = ratios_of(run)
+    steps, values = drawn_ratios(run)
     ratio = Line("λ_max(Ĥ) ÷ (2/η)", "ratio", values)
     style = Style(log=True, threshold=1.0, fans=tuple(fans(run)), clip=ratio_range(ratio.values))
     return chart("ratio", steps, [ratio], style, windows=windows)

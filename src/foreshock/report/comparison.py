@@ -13,7 +13,7 @@ from foreshock.report.charts import is_logarithmic, ratio_range
 from foreshock.report.series import Chart, Line, Style, chart
 from foreshock.report.tables import Table
 from foreshock.report.words import number
-from foreshock.runlog.values import numbers, ratios_of, recorded_losses
+from foreshock.runlog.values import drawn_ratios, numbers, recorded_losses
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,7 +58,7 @@ _CHARTS = (
         recorded_losses,
     ),
     AlignedChart(
-        "ratio", "The stability ratio of the runs that see the same data at each step.", ratios_of, 1.0
+        "ratio", "The stability ratio of the runs that see the same data at each step.", drawn_ratios, 1.0
     ),
     AlignedChart(
         "noise",

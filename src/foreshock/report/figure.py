@@ -45,7 +45,7 @@ from foreshock.report.summary import RunSummary, summarise
 from foreshock.report.words import count, height
 from foreshock.representation import short_line
 from foreshock.runlog.labels import labels_of
-from foreshock.runlog.values import numbers, ratios_of, recorded_losses
+from foreshock.runlog.values import drawn_ratios, numbers, recorded_losses
 
 if TYPE_CHECKING:
     import os
@@ -308,7 +308,7 @@ def _logged(run: Run, kind: str) -> str:
 
 def _edge(run: Run) -> Series:
     ratio = decisive_ratio(run)
-    return ratios_of(run) if ratio is None else (ratio.steps, ratio.values)
+    return drawn_ratios(run) if ratio is None else (ratio.steps, ratio.values)
 
 
 _SERIES: Mapping[str, Callable[[Run], Series]] = MappingProxyType(

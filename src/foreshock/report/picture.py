@@ -30,7 +30,7 @@ from foreshock.report.forecasts import Fan, fans
 from foreshock.report.summary import RunSummary, summarise
 from foreshock.report.verdict import verdict
 from foreshock.report.words import height, number
-from foreshock.runlog.values import numbers, ratios_of, recorded_losses
+from foreshock.runlog.values import drawn_ratios, numbers, recorded_losses
 
 if TYPE_CHECKING:
     import os
@@ -121,7 +121,7 @@ def decisive_ratio(run: Run) -> Ratio | None:
     if limits is not None:
         limits = (min(limits[0], 0.9 * NOISY_EDGE), limits[1])
         return Ratio("mean-square ratio", run.steps("forecast"), typical, NOISY_EDGE, limits)
-    steps, values = ratios_of(run)
+    steps, values = drawn_ratios(run)
     limits = ratio_range(values)
     if limits is None:
         return None

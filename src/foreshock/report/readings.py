@@ -34,11 +34,13 @@ class Coverage:
             is always on announces every spike and says nothing.
         unknown: Share of the steps at which the state was unknown, or nothing had been forecast yet.
         age: Mean number of steps since the reading that the forecast rested on; NaN if it was not logged.
+        oldest: The largest such number.
     """
 
     in_alarm: float = math.nan
     unknown: float = math.nan
     age: float = math.nan
+    oldest: float = math.nan
 
 
 def readings_of(run: Run, ends: Sequence[int] = ()) -> Readings:
@@ -123,6 +125,7 @@ def coverage(run: Run) -> Coverage:
         in_alarm=float(in_alarm.mean()),
         unknown=float(unknown.mean()),
         age=float(known.mean()) if len(known) else math.nan,
+        oldest=float(known.max()) if len(known) else math.nan,
     )
 
 

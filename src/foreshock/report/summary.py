@@ -10,6 +10,7 @@ import numpy as np
 
 from foreshock.explain import Explanation
 from foreshock.explain.events import explain_events
+from foreshock.forecast import FLAT
 from foreshock.report.evidence import Evidence, EvidenceReader, age_limit
 from foreshock.report.ranks import Ranks, compare_ranks
 from foreshock.report.readings import (
@@ -144,6 +145,7 @@ class RunSummary:
         earlier: Logs of earlier runs in the same folder, which this report leaves out.
         explanations: What happened at each event of the loss, in order; see ``foreshock.explain``.
         tradeoffs: What other thresholds of alarm would have done; empty with fewer than five spikes.
+        flat: Whether the last measurement found no curvature, so that there was nothing to forecast.
         ranks: The other ranks of the run, and which of them departs; None for a run of one process, or
             if they were not to be read.
     """
@@ -179,6 +181,7 @@ class RunSummary:
     earlier: tuple[str, ...] = ()
     explanations: tuple[Explanation, ...] = ()
     tradeoffs: tuple[Tradeoff, ...] = ()
+    flat: bool = False
     ranks: Ranks | None = None
 
     @property
@@ -228,7 +231,13 @@ class RunSummary:
         return float(np.median(self.leads)) if self.leads else math.nan
 
 
-def summarise(run: Run, definition: EventDefinition | None = None, *, with_ranks: bool = True) -> RunSummary:
+def summarise(
+    run: Run,
+    definition: EventDefinition | None = None,
+    *,
+    with_ranks: bool = True,
+    ranks: Ranks | None = None,
+) -> RunSummary:
     """Return a run in numbers.
 
     Args:
@@ -236,13 +245,14 @@ def summarise(run: Run, definition: EventDefinition | None = None, *, with_ranks
         definition: What counts as an event of the loss; by default that of `foreshock.spikes.detect_events`.
         with_ranks: Whether to read the logs of the other ranks too, and compare them: with several, that is
             most of the time it takes.
+        ranks: What an earlier comparison found, where the logs are not read again.
     """
     definition = definition or EventDefinition()
     steps, losses = recorded_losses(run)
     finite = losses[np.isfinite(losses)]
     found = detect_events(steps.tolist(), losses.tolist(), definition)
     limit, reader = age_limit(run), EvidenceReader(run)
-    ranks = compare_ranks(run) if with_ranks else None
+    ranks = compare_ranks(run) if with_ranks else ranks
     sudden = [event for event in found if event.kind != "climb"]
     result = score(
         sudden,
@@ -252,6 +262,7 @@ def summarise(run: Run, definition: EventDefinition | None = None, *, with_ranks
         judged_from=int(steps[min(definition.window, len(steps) - 1)]) if len(steps) else 0,
         actions=guard_steps(run),
         oldest=limit,
+        last=int(steps[-1]) if len(steps) else None,
     )
     return RunSummary(
         name=short_line(run.name),
@@ -285,8 +296,14 @@ def summarise(run: Run, definition: EventDefinition | None = None, *, with_ranks
         earlier=tuple(printable(str(path)) for path in run.earlier),
         explanations=explain_events(run, found),
         tradeoffs=tuple(tradeoffs(run, [one.spike for one in result.outcomes if one.spike.kind == "spike"])),
+        flat=_flat(run),
         ranks=ranks,
     )
+
+
+def _flat(run: Run) -> bool:
+    rows = run.records.get("forecast", [])
+    return bool(rows) and FLAT in str(rows[-1].get("basis") or "")
 
 
 def _guard(run: Run) -> tuple[str, int] | None:

@@ -81,11 +81,13 @@ def counts(summary: RunSummary) -> str:
     probes, age = summary.probes, summary.coverage.age
     words = f"{summary.steps:,} steps, loss {number(summary.first_loss)} → {number(summary.last_loss)}"
     words += "" if summary.ranks is None else f"; {summary.ranks}"
-    words += f"; {count(probes.count, 'probe')}"
-    if probes.noise:
-        words += f", {count(probes.noise, 'measurement')} of noise"
+    made = [count(probes.count, "probe")] if probes.count or not probes.noise else []
+    made += [count(probes.noise, "measurement") + " of noise"] if probes.noise else []
+    words += f"; {', '.join(made)}"
     # NaN, where no age was logged, is not above zero.
-    return words + (f"; readings {number(age)} steps old on average." if age >= 0 else ".")
+    if not age >= 0:
+        return f"{words}."
+    return f"{words}; readings {number(age)} steps old on average, {number(summary.coverage.oldest)} at most."
 
 
 def _of_the_log(summary: RunSummary) -> list[str]:

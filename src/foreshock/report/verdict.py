@@ -141,7 +141,8 @@ def _why(summary: RunSummary) -> Iterator[str]:
         first = "" if len(members) == 1 or not members[0].causes else ", by the numbers of the first"
         yield f"{at[0].upper()}{at[1:]}{first}: {'; '.join(members[0].why)}.{_missing(members)}"
     if len(ranked) > _CAUSES_SHOWN:
-        yield f"{count(len(ranked) - _CAUSES_SHOWN, 'more cause')} in the table."
+        more = len(ranked) - _CAUSES_SHOWN
+        yield f"{count(more, 'other cause')} {'is' if more == 1 else 'are'} in the table of causes."
 
 
 def _missing(members: Sequence[Explanation]) -> str:

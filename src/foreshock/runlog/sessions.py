@@ -100,7 +100,8 @@ class Sessions:
         columns = None if pattern is None else pattern.columns(steps)
         if pattern is None or columns is None:
             return False
-        others = [self._decoder.decode(line, old=False) for line in lines if not line.startswith(STEP)]
+        rest = [] if len(steps) == len(lines) else [line for line in lines if not line.startswith(STEP)]
+        others = [self._decoder.decode(line, old=False) for line in rest]
         if any(found is None or isinstance(found, Header) for found in others):
             return False
         self._last_step = int(columns[pattern.place][-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+
+_FRESH = 50  # steps after a measurement: of one so new a forecast may wait for more, and the ratio is known
 
 
 class Recorded(Protocol):
@@ -74,6 +78,32 @@ def recorded_losses(run: Recorded) -> tuple[NDArray[np.int64], NDArray[np.float6
     steps, losses = steps[order], losses[order]
     last = np.append(steps[1:] != steps[:-1], np.ones(min(len(steps), 1), dtype=np.bool_))
     return steps[last], losses[last]
+
+
+def is_blank(row: Mapping[str, Any]) -> bool:
+    """Return whether a forecast says that the ratio is not known: what was measured is too old, or nothing.
+
+    Of a forecast that waits for more readings the last one is fresh, and known.
+
+    Args:
+        row: A record of kind forecast.
+    """
+    if row.get("state") != "unknown":
+        return False
+    measured = as_number(row.get("measured"))
+    return not row["step"] - measured <= _FRESH
+
+
+def drawn_ratios(run: Recorded) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return what `ratios_of` does, with NaN where the ratio was not known: a line must not bridge it.
+
+    Args:
+        run: A run as read from its log.
+    """
+    known = dict.fromkeys((row["step"] for row in run.records.get("forecast", []) if is_blank(row)), math.nan)
+    known |= dict(zip(*(column.tolist() for column in ratios_of(run)), strict=True))
+    steps = sorted(known)
+    return np.array(steps, dtype=np.int64), np.array([known[step] for step in steps], dtype=np.float64)
 
 
 def ratios_of(run: Recorded) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -177,6 +177,7 @@ def score(
     judged_from: int = 0,
     actions: Sequence[int] = (),
     oldest: float = math.inf,
+    last: int | None = None,
 ) -> Score[Event]:
     """Match announcements with spikes.
 
@@ -190,6 +191,8 @@ def score(
         actions: Steps on which a guard changed something.
         oldest: A ratio that was last seen above one more than so many steps before an onset has no part in
             that spike, and did not cross for it.
+        last: Last step of the run; None if its last reading was made there. Where readings are few, or none
+            where batches differ, an episode may be over long before the run is, without a reading after it.
 
     Returns:
         The score. An episode that is still open where the run ends is neither hit nor false; nor is one
@@ -215,7 +218,7 @@ def score(
     for spike in spikes:
         outcomes.append(_outcome(spike, readings, gap=gap, after=previous_end, since=spike.onset - oldest))
         previous_end = spike.end
-    quiet = [one for one in _without_spike(spikes, readings, gap) if one.end >= judged_from]
+    quiet = [one for one in _without_spike(spikes, readings, gap, last) if one.end >= judged_from]
     acted = np.asarray(sorted(actions), dtype=np.int64)
     answered = [bool(((acted >= one.start) & (acted <= one.end + gap)).any()) for one in quiet]
     return Score(
@@ -263,14 +266,18 @@ def _began(onset: int, announcing: NDArray[Any], gap: int) -> int | None:
     return episodes[-1][0] if episodes and onset - episodes[-1][1] <= gap else None
 
 
-def _without_spike(spikes: Sequence[Event], readings: Readings, gap: int) -> list[Episode]:
+def _without_spike(
+    spikes: Sequence[Event], readings: Readings, gap: int, last_step: int | None
+) -> list[Episode]:
     found = []
+    ended = int(readings.steps[-1]) if readings.steps.size else 0
+    ended = ended if last_step is None else last_step
     ends = [-math.inf, *(spike.end for spike in spikes)]
     onsets = [*(spike.onset for spike in spikes), math.inf]
     for end, onset in zip(ends, onsets, strict=True):
         inside = (readings.steps > end) & (readings.steps <= onset)
         for first, last in _episodes(readings.steps[inside & readings.announces], gap):
-            still_open = last + gap >= min(onset, readings.steps[-1])
+            still_open = last + gap >= min(onset, ended)
             echo = last <= end + gap
             if not still_open and not echo:
                 during = (readings.steps >= first) & (readings.steps <= last)

@@ -9,7 +9,7 @@ import torch
 
 from foreshock.lab.reproduction.experiments import EXPERIMENTS, find_experiment
 from foreshock.lab.reproduction.medium.apart import BRANCHES, Scene, take_apart
-from foreshock.lab.reproduction.medium.experiments import MEDIUM, MediumConfig
+from foreshock.lab.reproduction.medium.experiments import MEDIUM, MediumCnnConfig, MediumConfig
 from foreshock.lab.reproduction.medium.longrun import (
     BACK,
     CHECKPOINT,
@@ -182,6 +182,7 @@ def test_the_pattern_of_a_made_up_run():
     assert (found["lag before spikes"], found["decay_exponent"]) == pytest.approx((4, 0.8))
     # The second event has no rise to divide, and is a matter of chance.
     assert (found["share"], found["frozen_removed"], found["floor_removed"]) == (0.2, 0, 1)
+    assert [found[f"peak, {name}"] for name in ("displaced", "v frozen", "v ≥ g²")] == [5, 4, 1]
     assert found["landscape, % a step"] == pytest.approx(1)
     assert found["shorter_ratio"] == 1
     assert math.isnan(medium_pattern(Recorded(trace_of(100), [], 0.0), None, beta2=0.9)["share"])
@@ -189,7 +190,7 @@ def test_the_pattern_of_a_made_up_run():
 
 @pytest.mark.parametrize("name", MEDIUM)
 def test_a_tiny_run_at_the_middle_scale(name, tmp_path):
-    tiny = ["steps=110", "warmup_steps=5", "examples=24", "batch_size=6", "probe_examples=12"]
+    tiny = ["steps=110", "warmup_steps=5", "examples=24", "batch_size=6", "probe_examples=24"]
     tiny += ["probe_every=100", "direction_every=100"]
     tiny += ["side=8", "data=digits"] if name == "cnn" else ["layers=1", "width=8", "heads=2", "length=4"]
     config = with_settings(MEDIUM[name].scales["medium"], tiny)
@@ -205,6 +206,8 @@ def test_impossible_settings_are_refused():
         MediumConfig(batch_size=2000)
     with pytest.raises(ValueError, match="it must be a β₂ below beta2"):
         MediumConfig(shorter=0.9995)
+    with pytest.raises(ValueError, match="the first of them lack some classes"):
+        MediumCnnConfig(examples=1000, probe_examples=500)
     with pytest.raises(ValueError, match="must be a multiple of 10"):
         dataclasses.replace(PLAN, probe_every=15)
     with pytest.raises(ValueError, match=r"no experiment 'fnn-1d' at scale medium; there are transformer"):

@@ -366,6 +366,24 @@ def test_the_command(monkeypatch, tmp_path):
     assert "the map has one size and no settings" in refused.output
 
 
+def test_the_command_trains_cells_side_by_side(monkeypatch, tmp_path):
+    tiny(monkeypatch, [FULL])
+    passed, here = [], surveys.run_missing
+
+    def run_here(*arguments, jobs, **options):
+        passed.append(jobs)
+        return here(*arguments, **options)  # another process would not know of the tiny cells
+
+    monkeypatch.setattr(surveys, "run_missing", run_here)
+    options = ["--seeds", "1", "--jobs", "3", "--out", str(tmp_path)]
+    shown = CliRunner().invoke(app, ["reproduce", "map", *options])
+    assert shown.exit_code == 0, shown.output
+    assert passed == [3]
+    refused = CliRunner().invoke(app, ["reproduce", "quadratic", *options])
+    assert refused.exit_code == 1
+    assert "--jobs 3 is for map and forks" in " ".join(refused.output.split())
+
+
 def test_pairs_differ_in_beta2_alone():
     short, long = (Cell("mlp", "full", beta2, 0.0, 0.01) for beta2 in (0.95, 0.999))
     lines = [line(short, 0, 0.9), line(long, 0, 0.9), line(long, 1, 0.9), line(FULL, 0, 0.9)]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from foreshock.interrupts import saying_what_is_kept
 from foreshock.lab.commands.errors import stopped
+from foreshock.lab.commands.progress import counter, print_places, resumable
+from foreshock.lab.commands.rates import rates
 
 if TYPE_CHECKING:
     from foreshock.explain import Name
@@ -91,8 +91,8 @@ def forecast(
         runs = [run for run in runs if run not in missing]
     elif missing:
         console.print(f"{len(missing)} of {len(runs)} runs to record, {jobs} at a time")
-        with _resumable(folder):
-            record_suite(runs, folder, jobs=jobs, on_done=_counter(console, len(missing)))
+        with resumable(folder):
+            record_suite(runs, folder, jobs=jobs, on_done=counter(console, len(missing)))
     try:
         scores = score([Trace.load(trace_path(folder, run)) for run in runs])
         path = save_scores(scores, out / "scores.json")
@@ -101,7 +101,7 @@ def forecast(
         raise stopped(error) from error
     for split in scores["rules"]["scores"]:
         typer.echo(f"\n## {split}\n\n{summary(scores, split)}")
-    _print_places(console, path, pages)
+    print_places(console, path, pages)
 
 
 @bench.command()
@@ -134,8 +134,8 @@ def tapes(
                 raise ValueError(f"--budget is {one}; it is passes a step, above 0: 0.05 is usual")
         missing = absent([(run, one) for one in budgets for run in runs], out)
         console.print(f"{len(missing)} of {len(runs) * len(budgets)} tapes to record, {jobs} at a time")
-        with _resumable(out):
-            record_tapes(runs, out, budgets=budgets, jobs=jobs, on_done=_counter(console, len(missing)))
+        with resumable(out):
+            record_tapes(runs, out, budgets=budgets, jobs=jobs, on_done=counter(console, len(missing)))
     except (ImportError, ValueError) as error:
         raise stopped(error) from error
     console.print(f"Tapes: {out.resolve()}", soft_wrap=True)
@@ -171,7 +171,7 @@ def probability(
     split = "test" if release else "development"
     folders = (tapes or [out / "tapes"], traces or [out / "traces"])
     try:
-        with _resumable(out):
+        with resumable(out):
             path, scores = score_folders(*folders, out, split=split, jobs=jobs, note=console.print)
     except (OSError, ValueError) as error:
         raise stopped(error) from error
@@ -255,8 +255,8 @@ def guard(
             trials = [trial for trial in trials if trial not in missing]
         elif missing:
             console.print(f"{len(missing)} of {len(trials)} trainings to run, {jobs} at a time")
-            with _resumable(folder):
-                run_suite(trials, folder, jobs=jobs, on_done=_counter(console, len(missing)))
+            with resumable(folder):
+                run_suite(trials, folder, jobs=jobs, on_done=counter(console, len(missing)))
         scores = compare(load_result(result_path(folder, trial)) for trial in trials)
         scores["costs"] = saved_costs(out / "costs.json", measure=not (partial or method))
         path = write_json(scores, out / "scores.json")
@@ -270,7 +270,10 @@ def guard(
         raise stopped(error) from error
     for half in scores["scores"]:
         typer.echo(f"\n## {half}\n\n{summary(scores, half)}")
-    _print_places(console, path, pages)
+    print_places(console, path, pages)
+
+
+bench.command()(rates)
 
 
 @bench.command()
@@ -296,9 +299,9 @@ def causes(
     missing = [
         one for one in wanted if not (out / f"{one[0].replace(' ', '-')}-{one[1]}/truth.json").exists()
     ]
-    done = _counter(console, len(missing))
+    done = counter(console, len(missing))
     try:
-        with _resumable(out):
+        with resumable(out):
             for path in finished(record_spike, [(*one, out) for one in missing], jobs=jobs):
                 done(path.parent)
         scores = {split: score_spikes(out, split=split) for split in splits}
@@ -348,13 +351,13 @@ def rewind(
     chosen = drawn(count, release=release)
     wanted = [(*one, start) for start in range(starts) for one in chosen]
     try:
-        with _resumable(out):
+        with resumable(out):
             if not partial:
                 _record_spikes(console, chosen, spikes, jobs)
                 wanted = [one for one in wanted if is_recorded(*one[:2], spikes)]
                 missing = [one for one in wanted if not result_file(*one, out).exists()]
                 console.print(f"{len(missing)} of {len(wanted)} runs to train, {jobs} at a time")
-                done = _counter(console, len(missing))
+                done = counter(console, len(missing))
                 for path in finished(record_recovery, [(*one, spikes, out) for one in missing], jobs=jobs):
                     done(path)
         results = _some(results_of(wanted, out), out)
@@ -373,7 +376,7 @@ def _record_spikes(console: Console, chosen: Sequence[tuple[Name, int]], spikes:
     from foreshock.lab.jobs import finished
 
     unknown = [(*one, spikes) for one in chosen if not is_recorded(*one, spikes)]
-    done = _counter(console, len(unknown))
+    done = counter(console, len(unknown))
     try:
         for path in finished(record_spike, unknown, jobs=jobs):
             done(path.parent)
@@ -400,7 +403,7 @@ def advice(
     console = Console(highlight=False)
     try:
         if not partial:
-            with _resumable(out):
+            with resumable(out):
                 _train_advised(console, out, starts, jobs)
         results = _some(results_of(out), out)
         path = write_json({"score": score_advice(results), "results": results}, out / "results.json")
@@ -418,7 +421,7 @@ def _train_advised(console: Console, out: Path, starts: int, jobs: int) -> None:
     wanted = advised_runs()
     calls = [(*one, starts, out) for one in wanted if not is_complete(*one, starts, out)]
     console.print(f"{len(calls)} of {len(wanted)} trainings to record, advise and follow, {jobs} at a time")
-    done = _counter(console, len(calls))
+    done = counter(console, len(calls))
     for path in finished(train_advised, calls, jobs=jobs):
         done(path)
 
@@ -427,20 +430,3 @@ def _some(results: list[dict[str, Any]], out: Path) -> list[dict[str, Any]]:
     if not results:
         raise ValueError(f"there is no result in {out}: leave out --partial, or name another folder by --out")
     return results
-
-
-def _resumable(folder: Path) -> AbstractContextManager[None]:
-    """Return what says at Ctrl-C that nothing that was finished is lost."""
-    kept = f"What was finished is kept in {folder.resolve()}: the same command goes on from there"
-    return saying_what_is_kept(lambda: kept)
-
-
-def _counter(console: Console, total: int) -> Callable[[Path], None]:
-    """Return what prints a line for each file that is done."""
-    done = iter(range(1, total + 1))
-    return lambda path: console.print(f"  {next(done)}/{total}  {path.stem}")
-
-
-def _print_places(console: Console, scores: Path, pages: Sequence[Path]) -> None:
-    console.print(f"Scores: {scores.resolve()}", soft_wrap=True)
-    console.print(f"Tables and figures: {pages[0].parent.resolve()}", soft_wrap=True)

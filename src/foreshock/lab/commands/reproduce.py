@@ -61,7 +61,9 @@ def reproduce(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda or auto, for experiments that have such a setting.")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that train side by side, for forks.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Processes that train side by side, for map and forks.")
+    ] = 1,
     out: Annotated[Path, typer.Option(help="Folder for runs, results and pages.")] = Path(
         "runs/reproduction"
     ),
@@ -82,8 +84,13 @@ def reproduce(
     console = Console(highlight=False)
     kept, target = results or out / "results", docs or out / "pages"
     try:
+        if jobs > 1 and name not in ("map", "forks"):
+            raise ValueError(
+                f"--jobs {jobs} is for map and forks; the seeds of {name} are run one after the other: leave "
+                "it out"
+            )
         if name == "map":
-            _survey(console, scale, range(first_seed, first_seed + (seeds or 2)), kept, settings or [])
+            _survey(console, scale, range(first_seed, first_seed + (seeds or 2)), kept, settings or [], jobs)
         elif name == "forks":
             if scale != Scale.CPU:
                 raise ValueError("forks have one scale: leave out --scale")
@@ -104,7 +111,7 @@ def reproduce(
         console.print(f"Page: {page.resolve()}", soft_wrap=True)
 
 
-def _survey(console: Console, scale: Scale, seeds: range, kept: Path, settings: list[str]) -> None:
+def _survey(console: Console, scale: Scale, seeds: range, kept: Path, settings: list[str], jobs: int) -> None:
     """Run the cells of the map that are missing, a line in the terminal and one in the file each."""
     from foreshock.lab.reproduction.filling import MAP
     from foreshock.lab.reproduction.spikemap.survey import CELLS, survey
@@ -124,7 +131,7 @@ def _survey(console: Console, scale: Scale, seeds: range, kept: Path, settings: 
     path = kept / MAP / CELLS
     finished = f"Cells that were finished are kept in {path.resolve()}: the same command goes on from there"
     with saying_what_is_kept(lambda: finished):
-        survey(path, seeds, on_cell=told)
+        survey(path, seeds, jobs=jobs, on_cell=told)
 
 
 def _fork(console: Console, seeds: range, kept: Path, settings: list[str], jobs: int) -> None:

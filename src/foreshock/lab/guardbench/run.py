@@ -231,7 +231,10 @@ def _bare_code(source: str) -> str:
 
 def _train_named(config: str, seed: int, named: str, start: int, folder: Path) -> Path:
     """Train by name: functions and read-only mappings can't be sent to another process."""
+    from foreshock.lab.guardbench.rates.suite import FACTORS, TASKS, at_rate  # which imports this module
+
     configs = {one.name: one for name in SUITES for one in suite(name)}
+    configs |= {one.name: one for task in TASKS for one in (at_rate(task, factor) for factor in FACTORS)}
     return train_one(Trial(configs[config], seed, method(named), start), folder)
 
 

@@ -32,7 +32,8 @@ _INTRODUCTION = """# The paper's experiments, reproduced
 **confirmed** if every seed reaches the bar, **confirmed with limits** if the median over seeds reaches
 the weaker bar, **not confirmed** otherwise, **not decided** where fewer than half of the seeds had anything
 to measure. Where the paper leaves a set-up open, each section says what was chosen; a verdict holds for
-the set-up described there.
+the set-up described there. The claims are in our words; *recalled* marks what is quoted of the paper from
+memory and was not looked up.
 
 This page is written by `foreshock reproduce page{option} --results {results} --docs docs` from the results
 kept there. {scale}
@@ -63,9 +64,10 @@ _SCALES = {
 }
 _MEDIUM = """ Beside them stands a middle scale (`foreshock reproduce all --scale
 medium`): networks of up to seven million weights in mini-batches, hours on two cores, minutes on a GPU. The
-claims are the same for all of its trainings; what the same claim gave at CPU scale stands in its table. η and
-decay are the first of five pairs with which seed 0 spiked twice within a thousand steps or so, or once if
-none did; the strides of the measurements are what three seeds could have in eight minutes of one GPU."""
+claims are the same for all of its trainings; what the same claim gave at CPU scale stands in its table. Of
+the Transformer and the bytes, η and decay are the first of five pairs with which seed 0 spiked twice within a
+thousand steps or so, or once if none did; the strides of the measurements are what three seeds could have in
+eight minutes of one GPU. How the CNN's setting was found its section says."""
 
 
 def write_page(

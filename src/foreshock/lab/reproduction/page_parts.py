@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib.resources import files
+from typing import Any
 
 UNKNOWN = "–"
 _FIELD = re.compile(r"\{\{(.*?)\}\}")
@@ -47,6 +48,34 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int =
     rule = [*["---"] * texts, *["---:"] * (len(headers) - texts)]
     lines = [headers, rule, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def coverage(lines: Collection[Mapping[str, Any]], *, cells: int, every: int, across: str) -> dict[str, str]:
+    """Return how much of a survey there is: trainings, cells, seeds, minutes, and what is missing.
+
+    Args:
+        lines: Lines of the survey, one a training.
+        cells: Cells that have one.
+        every: Cells in all.
+        across: What the cells differ in, in the plural.
+
+    Example:
+        >>> found = coverage([{"seed": 0, "seconds": 90.0}], cells=1, every=2, across="settings")
+        >>> found["cells"], found["all cells"], found["missing"][:28]
+        ('1', '2', '1 cells have not been run: t')
+    """
+    missing = (
+        f"{every - cells} cells have not been run: the order is mixed, so that what is there covers all "
+        f"{across} thinly, and the command goes on where it stopped."
+    )
+    return {
+        "trainings": str(len(lines)),
+        "cells": str(cells),
+        "all cells": str(every),
+        "seeds": " and ".join(str(seed) for seed in sorted({line["seed"] for line in lines})),
+        "minutes": f"{sum(line['seconds'] for line in lines) / 60:.0f}",
+        "missing": missing if cells < every else "",
+    }
 
 
 def template(name: str) -> str:

@@ -37,8 +37,9 @@ def build_cnn(
     activation: str = "gelu",
     pool: str = "max",
     batch_norm: bool = False,
+    hidden: int = HIDDEN,
 ) -> Task:
-    """Build two 3×3 convolutions of 8 and 16 channels, each pooled 2×2, and a hidden layer of 32.
+    """Build two 3×3 convolutions of 8 and 16 channels, each pooled 2×2, and a hidden layer.
 
     Args:
         batch_size: Images in a batch; None for all.
@@ -51,6 +52,7 @@ def build_cnn(
         activation: "gelu" or "relu".
         pool: "max" or "average".
         batch_norm: Whether batch normalisation follows each convolution.
+        hidden: Units of the hidden layer.
 
     Raises:
         ValueError: If an option is out of range.
@@ -63,6 +65,7 @@ def build_cnn(
     check_choice("pool", pool, POOLS)
     check_count("images", images)
     check_count("side", side, least=4)
+    check_count("hidden", hidden)
     if side % 4:
         raise ValueError(f"side is {side}; it must be a multiple of 4, as the network halves it twice.")
     if data == "digits" and path is not None:
@@ -72,7 +75,8 @@ def build_cnn(
     return Task(
         name="cnn",
         model=build_seeded(
-            lambda: _network(pixels.shape[1:], ACTIVATIONS[activation], POOLS[pool], batch_norm), seed=seed
+            lambda: _network(pixels.shape[1:], ACTIVATIONS[activation], POOLS[pool], batch_norm, hidden),
+            seed=seed,
         ),
         loss_fn=LABEL_LOSSES[loss],
         batches=stream_batches((pixels, labels), batch_size=batch_size, seed=seed),
@@ -112,6 +116,7 @@ def _network(
     activation: type[nn.Module],
     pool: type[nn.Module],
     batch_norm: bool,  # noqa: FBT001
+    hidden: int,
 ) -> nn.Module:
     channels, side, _ = shape
     layers: list[nn.Module] = []
@@ -123,5 +128,5 @@ def _network(
         channels = following
     flat = channels * (side // 4) ** 2
     return nn.Sequential(
-        *layers, nn.Flatten(), nn.Linear(flat, HIDDEN), activation(), nn.Linear(HIDDEN, CLASSES)
+        *layers, nn.Flatten(), nn.Linear(flat, hidden), activation(), nn.Linear(hidden, CLASSES)
     )

@@ -93,3 +93,20 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
     with pytest.raises(ImportError, match=r"ADOPT is from pytorch_optimizer.*foreshock\[bench\]"):
         method("adopt").build(nn.Linear(1, 1), CONFIG)
+
+
+def test_soap_is_adam_in_the_basis_of_the_gradients():
+    """The first gradient only makes the basis; of a gradient diagonal in it SOAP is Adam there."""
+    pytest.importorskip("pytorch_optimizer")
+    left, right = (
+        torch.linalg.qr(torch.tensor(rows, dtype=torch.float64))[0]
+        for rows in ([[1.0, 2.0], [3.0, -1.0]], [[1.0, -1.0], [0.5, 2.0]])
+    )
+    model = nn.Linear(2, 2, bias=False, dtype=torch.float64)
+    nn.init.zeros_(model.weight)
+    optimizer = method("soap").build(model, OptimizerConfig("adam", 0.1, eps=1e-8))
+    model.weight.grad = left @ torch.diag(torch.tensor([3.0, 0.01], dtype=torch.float64)) @ right.T
+    optimizer.step()
+    assert torch.count_nonzero(model.weight) == 0
+    optimizer.step()  # whatever the singular values, a step of η along each pair of vectors
+    assert torch.allclose(model.weight, -0.1 * left @ right.T, rtol=0, atol=1e-6)

@@ -141,7 +141,7 @@ def test_zclip_keeps_the_norm_after_clipping_in_its_means():
 
 def test_every_method_has_a_name_and_says_where_it_is_from():
     names = [one.name for one in METHODS]
-    assert len(set(names)) == len(names) == 27
+    assert len(set(names)) == len(names) == 32
     assert names[0] == "adam"
     assert all(one.citation for one in METHODS)
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-.") for name in names)
@@ -150,3 +150,21 @@ def test_every_method_has_a_name_and_says_where_it_is_from():
 def test_unknown_method():
     with pytest.raises(ValueError, match="no method 'magic'; there are adam,"):
         method("magic")
+
+
+def test_kourkoutas_beta():
+    """Against a loop that keeps β₂ within .88 and .999 by the norm over its running mean."""
+    weight = torch.full((2, 3), 0.5, dtype=torch.float64)
+    first, second, mean_norm = 0.0, 0.0, 0.0
+    memories = []
+    for t, (g, found) in enumerate(zip(gradients(), trained("kourkoutas-beta"), strict=True), start=1):
+        mean_norm = 0.93 * mean_norm + 0.07 * g.norm()
+        ratio = g.norm() / (mean_norm + 1e-9)
+        memories.append(0.999 - 0.119 * ratio / (1 + ratio))
+        first = 0.8 * first + 0.2 * g
+        second = memories[-1] * second + (1 - memories[-1]) * g**2
+        direction = first / (1 - 0.8**t) / ((second / (1 - 0.999**t)).sqrt() + CONFIG.eps)
+        weight = (1 - 0.05 * 0.1) * weight - 0.05 * direction
+        assert torch.allclose(found, weight, rtol=0, atol=1e-12)
+    assert all(0.88 < memory < 0.999 for memory in memories)
+    assert min(memories) == memories[0]  # the first norm is 14 times its running mean

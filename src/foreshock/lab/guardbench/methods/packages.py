@@ -74,4 +74,11 @@ PEERS = (
         "Wang et al. 2025",
         build=build_peer("AdaGC", **_DECOUPLED),
     ),
+    Method(
+        "soap",
+        "pytorch_optimizer",
+        "Vyas et al. 2024",
+        "its own β₁ = β₂ = .95; a new basis every ten steps",
+        build=build_peer("SOAP", betas=(0.95, 0.95)),
+    ),
 )

@@ -8,10 +8,22 @@ from foreshock.lab.guardbench.methods.adam_variants import ADAM_VARIANTS, PLAIN
 from foreshock.lab.guardbench.methods.cdat import CDAT
 from foreshock.lab.guardbench.methods.clipping import CLIPPING
 from foreshock.lab.guardbench.methods.guards import GUARDS
+from foreshock.lab.guardbench.methods.kourkoutas import KOURKOUTAS
 from foreshock.lab.guardbench.methods.method import Method
+from foreshock.lab.guardbench.methods.muon import MUON
 from foreshock.lab.guardbench.methods.packages import PEERS
+from foreshock.lab.guardbench.methods.windows import WINDOWS
 
-METHODS: tuple[Method, ...] = (*ADAM_VARIANTS, *PEERS, *CLIPPING, CDAT, *GUARDS)
+METHODS: tuple[Method, ...] = (
+    *ADAM_VARIANTS,
+    *PEERS,
+    MUON,
+    KOURKOUTAS,
+    *CLIPPING,
+    *WINDOWS,
+    CDAT,
+    *GUARDS,
+)
 """Plain Adam comes first."""
 
 

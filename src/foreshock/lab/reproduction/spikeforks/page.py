@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from foreshock.lab.reproduction.page_parts import UNKNOWN, filled, percent, shown, table, template
+from foreshock.lab.reproduction.page_parts import UNKNOWN, coverage, filled, percent, shown, table, template
 from foreshock.lab.reproduction.skill import discrimination
 from foreshock.lab.reproduction.spikeforks.cells import KINDS, all_cells
 from foreshock.lab.reproduction.spikeforks.findings import (
@@ -82,12 +82,8 @@ def write_harm(
 
 
 def _facts(findings: Findings) -> dict[str, str]:
-    lines, every = findings.lines, len(all_cells())
-    there = len({cell_of(line) for line in lines})
-    missing = (
-        f"{every - there} cells have not been run: the order is mixed, so that what is there covers all "
-        "kinds thinly, and the command goes on where it stopped."
-    )
+    lines = findings.lines
+    cells = len({cell_of(line) for line in lines})
     named = "; ".join(
         f"{kind.network.title} (η = {' or '.join(f'{rate:g}' for rate in kind.network.rates)}, decoupled "
         f"weight decay {' or '.join(f'{decay:g}' for decay in kind.decays)})"
@@ -96,12 +92,7 @@ def _facts(findings: Findings) -> dict[str, str]:
     sizes = lines[-1]["sizes"]
     after = sorted({kind.after if sizes["after"] is None else sizes["after"] for kind in KINDS.values()})
     return {
-        "trainings": str(len(lines)),
-        "cells": str(there),
-        "all cells": str(every),
-        "seeds": " and ".join(str(seed) for seed in sorted({line["seed"] for line in lines})),
-        "minutes": f"{sum(line['seconds'] for line in lines) / 60:.0f}",
-        "missing": missing if there < every else "",
+        **coverage(lines, cells=cells, every=len(all_cells()), across="kinds"),
         "after": " to ".join(dict.fromkeys((str(after[0]), str(after[-1])))),
         "kinds": f"{named[0].upper()}{named[1:]}.",
         "copies": str(sizes["copies"]),

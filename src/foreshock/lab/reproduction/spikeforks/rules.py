@@ -84,8 +84,8 @@ class Threshold:
 
     @property
     def pull(self) -> float:
-        """The threshold of η × weight decay, of a rule on its logarithm `PULL`."""
-        return math.exp(self.at) - LEAST_PULL
+        """The threshold of η × weight decay, of a rule on its logarithm `PULL`, as it is quoted."""
+        return float(f"{math.exp(self.at) - LEAST_PULL:.2g}")
 
     def __str__(self) -> str:
         """Return the rule as a text; that of the pull of weight decay without its logarithm."""

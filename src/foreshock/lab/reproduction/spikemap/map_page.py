@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from foreshock.lab.reproduction.page_parts import filled, percent, shown, table, template
+from foreshock.lab.reproduction.page_parts import coverage, filled, percent, shown, table, template
 from foreshock.lab.reproduction.patterns import median
 from foreshock.lab.reproduction.spikemap.cells import DECAYS, KINDS, MEMORIES, all_cells
 from foreshock.lab.reproduction.spikemap.findings import (
@@ -72,21 +72,11 @@ def write_map(lines: Lines, target: Path, *, kept: str, pictures: Path) -> Path:
 
 
 def _facts(lines: Lines, numbers: Numbers) -> dict[str, str]:
-    every, there = len(all_cells()), int(numbers["cells"])
-    missing = (
-        f"{every - there} cells have not been run: the order is mixed, so that what is there covers all "
-        "settings thinly, and the command goes on where it stopped."
-    )
     return {
+        **coverage(lines, cells=int(numbers["cells"]), every=len(all_cells()), across="settings"),
         "kinds": str(len(KINDS)),
         "memories": ", ".join(f"{beta2:g}" for beta2 in MEMORIES),
         "decays": " or ".join(f"{decay:g}" for decay in DECAYS),
-        "all cells": str(every),
-        "runs": str(len(lines)),
-        "cells": str(there),
-        "seeds": " and ".join(str(seed) for seed in sorted({line["seed"] for line in lines})),
-        "minutes": f"{sum(line['seconds'] for line in lines) / 60:.0f}",
-        "missing": missing if there < every else "",
         "spikes": str(int(numbers["spikes"])),
         **_speeds(numbers),
         "compared": str(sum("outcome" in spike for spike in spikes_of(lines))),
@@ -140,6 +130,8 @@ def _decides(spikes: Sequence[Spike], numbers: Numbers) -> str:
 
 def _groups(numbers: Numbers) -> str:
     names = {
+        "plain": "no decay",
+        "decay": "decay 0.3",
         "full plain": "full batch, no decay",
         "full decay": "full batch, decay 0.3",
         "mini plain": "mini-batches, no decay",

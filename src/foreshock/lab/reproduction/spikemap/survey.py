@@ -36,19 +36,22 @@ FACTOR = 3.0
 _WATCHED = 50  # steps before and after the onset in which a branch's spike counts as the same one
 
 
-def survey(path: Path, seeds: Iterable[int], *, on_cell: Callable[[int, int, Line], None]) -> list[Line]:
+def survey(
+    path: Path, seeds: Iterable[int], *, jobs: int = 1, on_cell: Callable[[int, int, Line], None]
+) -> list[Line]:
     """Run what is missing and return all lines of these seeds.
 
     Args:
         path: The file of lines; made if missing. It is whole after each cell, and an interrupted command
             goes on where it stopped.
         seeds: The seeds of each cell.
+        jobs: Processes that train side by side.
         on_cell: Called with cells done, cells in all, and the new line.
     """
     wanted = [(cell, seed) for cell in all_cells() for seed in seeds]
     keys = [fingerprint(cell.config(), seed) for cell, seed in wanted]
     calls = {key: partial(measure_cell, *one) for key, one in zip(keys, wanted, strict=True)}
-    return run_missing(path, load_lines(path), calls, on_line=on_cell)
+    return run_missing(path, load_lines(path), calls, on_line=on_cell, jobs=jobs)
 
 
 def load_lines(path: Path) -> list[Line]:

@@ -1,0 +1,1 @@
+"""Loss against learning rate: each method at its own best rate."""

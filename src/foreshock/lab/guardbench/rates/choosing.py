@@ -1,0 +1,283 @@
+"""Results → each method at its own best rate, chosen on other seeds than it is scored on."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from foreshock._version import __version__
+from foreshock.lab.guardbench.methods import METHODS, PLAIN
+from foreshock.lab.guardbench.rates.suite import TASKS
+
+QUANTITIES = ("loss", "validation")
+"""What is compared: the training loss over the second half, and the early-stopped validation loss."""
+
+NEAR = 1.5
+"""A rate is tolerated if its loss is at most this multiple of the least."""
+
+GUARDS = ("guard-auto", "guard-alone")
+TARGET = 0.7
+"""Share of the tasks on which a guard should be better than a peer."""
+
+Run = Mapping[str, Any]
+Curve = Mapping[int, Mapping[float, Run]]
+"""The runs of one task and method, by seed and factor."""
+
+
+def collect(results: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Put results together: all that the page is made of, and JSON can hold it.
+
+    Args:
+        results: What `foreshock.lab.guardbench.run.load_result` read.
+
+    Returns:
+        ``foreshock``, the version; ``methods`` and ``tasks``, what is known of each; and ``runs``, one entry
+        a training: task, method, seed, factor, loss and validation (None where infinite), spikes, diverged,
+        seconds of processor time.
+
+    Raises:
+        ValueError: If there is no result, or one is of another suite.
+    """
+    runs = [_entry(one) for one in results]
+    if not runs:
+        raise ValueError("there is no result yet: run `foreshock bench rates` without --partial first")
+    there = {run["task"] for run in runs}
+    trained = {run["method"] for run in runs}
+    return {
+        "foreshock": __version__,
+        "methods": {
+            one.name: {"source": one.source, "citation": one.citation, "note": one.note}
+            for one in METHODS
+            if one.name in trained
+        },
+        "tasks": {
+            task.name: {
+                "split": task.split,
+                "group": task.group,
+                "steps": task.steps,
+                "rate": task.optimizer.learning_rate,
+            }
+            for task in TASKS
+            if task.name in there
+        },
+        "runs": runs,
+    }
+
+
+def _entry(result: Mapping[str, Any]) -> dict[str, Any]:
+    task, _, factor = str(result["config"]).rpartition("-x")
+    if task not in {one.name for one in TASKS}:
+        raise ValueError(f"{result['config']!r} is no result of `foreshock bench rates`")
+    return {
+        "task": task,
+        "method": result["method"],
+        "seed": result["seed"],
+        "factor": float(factor),
+        "loss": _finite(result["mean_loss"]),
+        "validation": _finite(result["best_validation"]),
+        "spikes": len(result["spikes"]),
+        "diverged": bool(result["diverged"]),
+        "seconds": result["seconds"],
+    }
+
+
+def curves(data: Mapping[str, Any]) -> dict[str, dict[str, dict[int, dict[float, Run]]]]:
+    """Return the runs by task, method, seed and factor.
+
+    A seed of a task counts only if every method was trained at every rate on it: where training was stopped,
+    no method has an easier or harder part than another.
+
+    Args:
+        data: What `collect` returned.
+    """
+    factors = {run["factor"] for run in data["runs"]}
+    found: dict[str, dict[str, dict[int, dict[float, Run]]]] = {
+        task: {name: {} for name in data["methods"]} for task in data["tasks"]
+    }
+    for run in data["runs"]:
+        found[run["task"]][run["method"]].setdefault(run["seed"], {})[run["factor"]] = run
+    for methods in found.values():
+        seeds = {seed for curve in methods.values() for seed in curve}
+        for seed in seeds:
+            if any(curve.get(seed, {}).keys() != factors for curve in methods.values()):
+                for curve in methods.values():
+                    curve.pop(seed, None)
+    return found
+
+
+def best_factor(curve: Curve, seeds: Iterable[int], quantity: str) -> float:
+    """Return the multiple of the base rate with the least loss, as geometric mean over some seeds.
+
+    Args:
+        curve: The runs of one task and method.
+        seeds: The seeds to look at, at least one; no other is.
+        quantity: "loss" or "validation".
+    """
+    looked = [curve[seed] for seed in seeds]
+    means = {factor: mean([one[factor][quantity] for one in looked]) for factor in sorted(looked[0])}
+    return min(means, key=lambda factor: means[factor])
+
+
+def at_best(curve: Curve, quantity: str) -> list[Run]:
+    """Return for each seed its run at the rate that is best on all other seeds.
+
+    Args:
+        curve: The runs of one task and method.
+        quantity: What the rate is chosen by, "loss" or "validation".
+
+    Returns:
+        One run a seed; none if there is only one seed.
+    """
+    seeds = sorted(curve)
+    if len(seeds) < 2:
+        return []
+    others = {seed: [one for one in seeds if one != seed] for seed in seeds}
+    return [curve[seed][best_factor(curve, others[seed], quantity)] for seed in seeds]
+
+
+def compare(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Score each method at its own best rate.
+
+    Args:
+        data: What `collect` returned.
+
+    Returns:
+        ``tasks``, those with two seeds or more, each with the number of ``seeds`` and by method what
+        `_in_task` says; ``methods``, over all tasks; and ``pairs``, by guard, peer and quantity on how many
+        tasks the guard is better.
+
+    Raises:
+        ValueError: If no task has two whole seeds, or plain Adam is missing.
+    """
+    found = curves(data)
+    tasks = {
+        task: {"seeds": len(next(iter(methods.values()))), "methods": _in_task(methods)}
+        for task, methods in found.items()
+        if len(next(iter(methods.values()))) >= 2
+    }
+    if not tasks or PLAIN not in data["methods"]:
+        raise ValueError(
+            "no task was trained with plain Adam and every method at every rate from two seeds: a rate is "
+            "chosen on one seed and scored on another; train on"
+        )
+    names = list(data["methods"])
+    runs = {name: _runs(found, name) for name in names}
+    plain = sum(run["seconds"] for run in runs[PLAIN])
+    return {
+        "tasks": tasks,
+        "methods": {
+            name: {
+                **_overall(tasks, name),
+                "diverged": statistics.fmean(run["diverged"] for run in runs[name]),
+                "time": sum(run["seconds"] for run in runs[name]) / plain,
+            }
+            for name in names
+        },
+        "pairs": {
+            guard: {peer: _pair(tasks, guard, peer) for peer in names if peer not in GUARDS}
+            for guard in GUARDS
+            if guard in names
+        },
+    }
+
+
+def _in_task(methods: Mapping[str, Curve]) -> dict[str, dict[str, Any]]:
+    """Return each method's losses at its best rate, the rate's factors, spikes, and its tolerance."""
+    return {name: _of_curve(curve) for name, curve in methods.items()}
+
+
+def _of_curve(curve: Curve) -> dict[str, Any]:
+    scored = {quantity: at_best(curve, quantity) for quantity in QUANTITIES}
+    factors = sorted(next(iter(curve.values())))
+    chosen = [run["factor"] for run in scored["loss"]]
+    return {
+        **{quantity: mean([run[quantity] for run in runs]) for quantity, runs in scored.items()},
+        "factor": mean(chosen),
+        "edge": any(factor in (factors[0], factors[-1]) for factor in chosen),
+        "spikes": sum(run["spikes"] for run in scored["loss"]),
+        "tolerance": tolerance(curve),
+        "highest": mean([one[factors[-1]]["loss"] for one in curve.values()]),
+    }
+
+
+def tolerance(curve: Curve) -> float:
+    """Return the highest ÷ the lowest of the rates beside the best whose loss is at most 1.5 × the least.
+
+    The loss is the geometric mean over all seeds; between two rates nothing is assumed, so that a lone best
+    rate has tolerance 1.
+
+    Args:
+        curve: The runs of one task and method.
+    """
+    factors = sorted(next(iter(curve.values())))
+    means = [mean([one[factor]["loss"] for one in curve.values()]) for factor in factors]
+    best = low = high = means.index(min(means))
+    limit = NEAR * means[best]
+    while low > 0 and means[low - 1] <= limit:
+        low -= 1
+    while high + 1 < len(means) and means[high + 1] <= limit:
+        high += 1
+    return factors[high] / factors[low]
+
+
+def _overall(tasks: Mapping[str, Any], name: str) -> dict[str, Any]:
+    entries = [(task["methods"][name], task["methods"][PLAIN]) for task in tasks.values()]
+    ours = [entry for entry, _ in entries]
+    ratios = {
+        quantity: [_ratio(entry[quantity], plain[quantity]) for entry, plain in entries]
+        for quantity in QUANTITIES
+    }
+    return {
+        **{quantity: mean(found) for quantity, found in ratios.items()},
+        "medians": {quantity: statistics.median(found) for quantity, found in ratios.items()},
+        "factor": mean([entry["factor"] for entry in ours]),
+        "edge": sum(entry["edge"] for entry in ours),
+        "spikes": sum(entry["spikes"] for entry in ours),
+        "tolerance": mean([entry["tolerance"] for entry in ours]),
+        "highest": mean([_ratio(entry["highest"], plain["loss"]) for entry, plain in entries]),
+    }
+
+
+def _pair(tasks: Mapping[str, Any], guard: str, peer: str) -> dict[str, Any]:
+    """Return by quantity on how many tasks the guard is better, and on how many the two are equal."""
+    both = [(task["methods"][guard], task["methods"][peer]) for task in tasks.values()]
+    return {
+        quantity: {
+            "better": sum(ours[quantity] < theirs[quantity] for ours, theirs in both),
+            "equal": sum(ours[quantity] == theirs[quantity] for ours, theirs in both),
+        }
+        for quantity in QUANTITIES
+    }
+
+
+def _runs(found: Mapping[str, Mapping[str, Curve]], name: str) -> list[Run]:
+    """Return a method's runs, over all tasks, seeds and rates."""
+    return [run for methods in found.values() for by in methods[name].values() for run in by.values()]
+
+
+def mean(values: Sequence[float | None]) -> float:
+    """Return the geometric mean of values ≥ 0; None stands for infinity, which JSON lacks.
+
+    Args:
+        values: The values, at least one.
+
+    Example:
+        >>> mean([1.0, 4.0]), mean([1.0, None])
+        (2.0, inf)
+    """
+    numbers = [math.inf if value is None else value for value in values]
+    if math.inf in numbers:
+        return math.inf
+    return math.exp(statistics.fmean(math.log(value) for value in numbers)) if min(numbers) > 0 else 0.0
+
+
+def _ratio(value: float, plain: float) -> float:
+    if math.isinf(plain):
+        return 1.0 if math.isinf(value) else 0.0
+    return value / plain if plain > 0 else math.inf
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
