@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foreshock.dynamics import LagWindow, SecondMomentSums, SignalTracker, instant_lag, second_moment_lag
+from foreshock.dynamics.signals import RunningMedian
 
 
 @given(
@@ -116,3 +117,14 @@ def test_squares_whose_sum_no_float_holds_end_no_training():
     tracker = SignalTracker()
     for _ in range(60):
         tracker.update(loss=1.0, squared_gradient=1e308, second_moment=1e308)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=40))
+def test_the_largest_of_a_window_are_those_of_its_last_values(values):
+    running = RunningMedian(7)
+    for value in values:
+        running.append(value)
+    last = sorted(values[-7:], reverse=True)
+    assert [running.largest(rank) for rank in range(1, len(last) + 1)] == last
+    with pytest.raises(IndexError, match="out of range"):
+        running.largest(len(last) + 1)

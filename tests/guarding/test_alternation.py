@@ -34,6 +34,29 @@ def test_small_tensors_are_compared_as_wholes(shapes):
         assert found[i].with_second_last == pytest.approx(cosine(flat[i], flat[i - 2]), abs=1e-6)
 
 
+def test_samples_of_a_single_process_are_what_sums_over_several_would_give():
+    """Alone nothing is computed at the first of several steps; a resumed run goes on with the same bits."""
+    torch.manual_seed(0)
+    keys = [torch.zeros(shape) for shape in [(3,), (SAMPLED * 3, 2), ()]]
+    alone, together, resumed = GradientSamples(), GradientSamples(), GradientSamples()
+    for step in range(5):
+        gradients = [torch.randn_like(key) for key in keys]
+        found = alone.follow(keys, gradients)
+        assert str(together.follow(keys, gradients, columns)) == str(found)
+        assert str(resumed.follow(keys, gradients)) == str(found)
+        assert math.isnan(found.with_last) == (step == 0)
+        state, resumed = resumed.state_dict(keys), GradientSamples()
+        resumed.load_state_dict(state, keys)
+
+
+def test_a_sample_of_parameters_of_other_sizes_is_not_gone_on_from():
+    key, samples = torch.zeros(4), GradientSamples()
+    samples.follow([key], [torch.ones(4)])
+    state, other, resumed = samples.state_dict([key]), torch.zeros(6), GradientSamples()
+    resumed.load_state_dict(state, [other])
+    assert math.isnan(resumed.follow([other], [torch.ones(6)]).with_last)
+
+
 def test_large_matrices_are_sampled_over_rows_and_columns():
     """Gradients that differ in one column, or in one row, are seen to differ."""
     torch.manual_seed(0)

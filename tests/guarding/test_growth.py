@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import itertools
 import math
 from functools import partial
 
@@ -53,6 +54,35 @@ def test_the_gradient_surges_where_it_doubles_against_all_of_the_last_steps():
     assert not after().growing_fast
     assert not after(1.0).growing_fast
     assert not after(0.0, 1.0).growing_fast
+
+
+def test_what_is_followed_is_what_the_last_steps_give_and_what_a_resumed_run_has():
+    generator = torch.Generator().manual_seed(0)
+    growth, squares, mean = Growth(), [], math.nan
+    for step in range(300):
+        square = float(torch.randn((), generator=generator).mul(2).exp()) * (step % 17 != 3)
+        square = math.nan if step % 41 == 40 else square
+        growth.update(square)
+        if math.isnan(square):
+            squares = []
+            continue
+        if squares:
+            mean = squares[-1] if math.isnan(mean) else mean + (squares[-1] - mean) / 30
+        squares.append(square)
+        last, before = squares[-4:], squares[-9:-1]
+        factors = [now / old for old, now in itertools.pairwise(last)] if min(last) > 0 else []
+        assert growth.sustained == (
+            min(factors) if len(factors) == 3 else pytest.approx(math.nan, nan_ok=True)
+        )
+        assert growth.growing_fast == (bool(before) and square >= 2 * max(before) > 0)
+        if before and min(before) > 0:
+            assert growth.climb == (square / min(before) if square > 2 * mean else 1.0)
+        else:
+            assert math.isnan(growth.climb)
+        resumed = Growth()
+        resumed.load_state_dict(growth.state_dict())
+        for name in ("latest", "sustained", "climb", "growing_fast"):
+            assert str(getattr(resumed, name)) == str(getattr(growth, name)), name
 
 
 def test_the_climb_is_from_the_lowest_of_eight_steps():

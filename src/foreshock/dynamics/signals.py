@@ -185,7 +185,7 @@ class LagWindow:
         leaves = len(self._lags) == _WINDOW and self._lags[0] == self.lag
         self._lags.append(lag)
         if leaves or math.isnan(self.lag):
-            self.lag = max((one for one in self._lags if not math.isnan(one)), default=math.nan)
+            self.lag = max([one for one in self._lags if one == one], default=math.nan)  # without NaN
         elif lag > self.lag:
             self.lag = lag
 
@@ -270,6 +270,17 @@ class RunningMedian:
         if count % 2:
             return self._sorted[middle]
         return (self._sorted[middle - 1] + self._sorted[middle]) / 2
+
+    def largest(self, rank: int) -> float:
+        """Return the largest value, or one of the next.
+
+        Args:
+            rank: 1 for the largest, at most the number of values.
+
+        Raises:
+            IndexError: If there are fewer values.
+        """
+        return self._sorted[-rank]
 
 
 class Burst:

@@ -51,7 +51,15 @@ UNKNOWN = Alternation()
 
 class _Sample(NamedTuple):
     keys: tuple[Tensor, ...]
-    values: Tensor  # one row a parameter, filled up with zeros
+    values: Tensor  # of one parameter after the other
+    sizes: tuple[int, ...]
+
+    @property
+    def rows(self) -> Tensor:
+        """One row a parameter, filled up with zeros."""
+        if not self.sizes:
+            return torch.zeros(0, 0)
+        return pad_sequence(list(torch.split(self.values, list(self.sizes))), batch_first=True)
 
 
 class GradientSamples:
@@ -60,7 +68,7 @@ class GradientSamples:
     Example:
         >>> weight, samples = torch.zeros(2), GradientSamples()
         >>> for gradient in ([1.0, 1.0], [1.0, -1.0], [-2.0, 2.0]):
-        ...     found = samples.follow([weight], [torch.tensor(gradient)], lambda rows: rows[0])
+        ...     found = samples.follow([weight], [torch.tensor(gradient)])
         >>> [round(cosine, 6) for cosine in found]
         [-1.0, 0.0]
     """
@@ -68,17 +76,23 @@ class GradientSamples:
     def __init__(self) -> None:
         self._kept: list[_Sample] = []  # the latest first
 
-    def follow(self, keys: Sequence[Tensor], gradients: Sequence[Tensor], total: Total) -> Alternation:
+    def follow(
+        self, keys: Sequence[Tensor], gradients: Sequence[Tensor], total: Total | None = None
+    ) -> Alternation:
         """Compare a gradient with those of the last two calls, and keep a sample of it.
 
         Args:
             keys: The parameters.
             gradients: Their gradients, of any scale.
-            total: Adds up columns over parameters and processes.
+            total: Adds up columns over parameters and processes; None where this process has all of them.
         """
-        now = _Sample(tuple(keys), _sampled(gradients))
-        numbers = total(_products(now, self._kept))
-        self._kept = [now, *self._kept][:_STEPS]
+        now, kept = _sampled(tuple(keys), gradients), self._kept
+        self._kept = [now, *kept][:_STEPS]
+        # Of every few steps one grows a little, and seldom the next one as well. Where others have to be
+        # waited for, all of them compare whenever one does.
+        if total is None and not kept:
+            return UNKNOWN
+        numbers = (total or _columns)(_products(now, kept))
         square, last, last_square, second, second_square = numbers
         return Alternation(_cosine(last, last_square, square), _cosine(second, second_square, square))
 
@@ -94,7 +108,7 @@ class GradientSamples:
         """
         places = {parameter: place for place, parameter in enumerate(parameters)}
         return [
-            {"keys": [places[key] for key in one.keys], "values": one.values.clone()}
+            {"keys": [places[key] for key in one.keys], "values": one.rows}
             for one in self._kept
             if all(key in places for key in one.keys)
         ]
@@ -111,32 +125,48 @@ class GradientSamples:
             if max(one["keys"], default=len(parameters)) >= len(parameters):
                 break
             keys = tuple(parameters[place] for place in one["keys"])
-            self._kept.append(_Sample(keys, one["values"].to(keys[0].device, copy=True)))
+            sizes = tuple(len(_places(as_real(key))) for key in keys)
+            rows = one["values"]
+            if rows.shape != (len(keys), max(sizes, default=0)):
+                break
+            values = [row[:size] for row, size in zip(rows, sizes, strict=True)]
+            self._kept.append(_Sample(keys, torch.cat(values).to(keys[0].device), sizes))
 
 
-def _sampled(gradients: Sequence[Tensor]) -> Tensor:
-    """Return one row a tensor."""
+def _places(whole: Tensor) -> range:
+    """Return the coordinates of a tensor that are sampled."""
+    count = whole.numel()
+    # Odd, so that not the same few columns of a matrix are met again and again.
+    return range(0, count, max(-(-count // SAMPLED), 1) | 1)
+
+
+def _sampled(keys: tuple[Tensor, ...], gradients: Sequence[Tensor]) -> _Sample:
     rows = []
     for gradient in gradients:
         whole = as_real(gradient).reshape(-1)
-        # Odd, so that not the same few columns of a matrix are met again and again.
-        stride = max(-(-whole.numel() // SAMPLED), 1) | 1
-        rows.append(whole[::stride])
-    device = rows[0].device if rows else None
-    alike = [row.to(device, torch.float32) for row in rows]
-    return pad_sequence(alike, batch_first=True) if alike else torch.zeros(0, 0)
+        stride = _places(whole).step
+        rows.append(whole if stride == 1 else whole[::stride])
+    if len({(row.dtype, row.device) for row in rows}) > 1:
+        rows = [row.to(rows[0].device, torch.float32) for row in rows]
+    values = torch.cat(rows).float() if rows else torch.zeros(0)
+    return _Sample(keys, values, tuple([row.numel() for row in rows]))
 
 
 def _products(now: _Sample, kept: Sequence[_Sample]) -> list[list[float]]:
     """Return of each parameter gᵀg, and of each step before its product with g and with itself."""
-    columns = [now.values * now.values]
+    rows = now.rows
+    columns = [rows * rows]
     for i in range(_STEPS):
-        fits = i < len(kept) and _same(kept[i].keys, now.keys) and kept[i].values.shape == now.values.shape
+        fits = i < len(kept) and _same(kept[i].keys, now.keys) and kept[i].sizes == now.sizes
         # What is missing in one process is missing in the sum, and so in all of them.
-        before = kept[i].values if fits else torch.full_like(now.values, math.nan)
-        columns += [now.values * before, before * before]
-    rows: list[list[float]] = torch.stack(columns).sum(dim=2).T.tolist()
-    return rows
+        before = kept[i].rows if fits else torch.full_like(rows, math.nan)
+        columns += [rows * before, before * before]
+    products: list[list[float]] = torch.stack(columns).sum(dim=2).T.tolist()
+    return products
+
+
+def _columns(rows: Sequence[Sequence[float]]) -> list[float]:
+    return [math.fsum(column) for column in zip(*rows, strict=True)]
 
 
 def _same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:

@@ -96,7 +96,7 @@ class Displacement:
         self._bundles, self._moved = bundle(slots, alone=self._apart()), []
         self.empty = not slots
         # Memory that is of no use any more is freed before any new is taken.
-        named = {_name(slot.key for slot in members): members for members in self._bundles}
+        named = {_name([slot.key for slot in members]): members for members in self._bundles}
         self._backs = {name: self._backs[name] for name in named if self._has_room(name, named[name])}
         reused: list[Tensor] = []
         sources: list[Tensor] = []
@@ -118,13 +118,13 @@ class Displacement:
         There is none if no step was begun.
         """
         bundles, self._bundles = self._bundles, []
-        slots = [slot for members in bundles for slot in members]
         # A learning rate may be a tensor on an accelerator: one transfer for each group.
-        rates = per_group(slots, lambda slot: float(slot.group["lr"]))
+        rates = per_group([members[0] for members in bundles], lambda slot: float(slot.group["lr"]))
         for members in bundles:
             parameters = flat(members, lambda slot: slot.parameter)
-            back = self._backs[_name(slot.key for slot in members)].sub_(parameters)
-            self._moved.append(_moved(members, back, parameters, rate=rates[id(members[0].group)]))
+            keys = tuple([slot.key for slot in members])
+            back = self._backs[_name(keys)].sub_(parameters)
+            self._moved.append(_moved(members, keys, back, parameters, rate=rates[id(members[0].group)]))
 
     def forget(self) -> None:
         """Forget the last displacement: another step is made that is not remembered."""
@@ -138,12 +138,13 @@ class Displacement:
         Args:
             slots: The parameters that have a gradient and a state.
         """
-        places = {slot.key: place for place, slot in enumerate(slots)}
+        # By identity: to hash a tensor is a call of Python.
+        places = {id(slot.key): place for place, slot in enumerate(slots)}
         found = []
         for moved in self._moved:
-            missing = [key for key in moved.keys if key not in places]
+            missing = [key for key in moved.keys if id(key) not in places]
             if not missing:
-                found.append((moved, tuple(places[key] for key in moved.keys)))
+                found.append((moved, tuple([places[id(key)] for key in moved.keys])))
             elif len(moved.keys) > 1:
                 self._alone += map(weakref.ref, missing)
         return found
@@ -236,8 +237,10 @@ def _name(keys: Iterable[Tensor]) -> tuple[int, ...]:
     return tuple(map(id, keys))
 
 
-def _moved(members: Bundle, back: Tensor, parameters: Tensor, *, rate: float) -> Moved:
-    first, keys = members[0], tuple(slot.key for slot in members)
+def _moved(
+    members: Bundle, keys: tuple[Tensor, ...], back: Tensor, parameters: Tensor, *, rate: float
+) -> Moved:
+    first = members[0]
     # The products with this step's gradient are taken now: it is gone when the next one is there. A fused
     # optimizer has divided the scale of mixed precision out of ``.grad`` by now.
     product = inner(flat(members, lambda slot: slot.gradient), back)

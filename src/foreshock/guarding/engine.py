@@ -15,7 +15,7 @@ from foreshock.guarding.alternation import UNKNOWN
 from foreshock.guarding.directional import find_directions
 from foreshock.guarding.families import find_family
 from foreshock.guarding.parameters import all_parameters
-from foreshock.guarding.policies import Decision, GuardSignals, Policy
+from foreshock.guarding.policies import Decision, GuardSignals, Measure, Policy
 from foreshock.guarding.record import GuardAction
 from foreshock.guarding.step_measurer import StepMeasurer
 from foreshock.guarding.sums import Measured
@@ -64,7 +64,7 @@ class Engine:
         measured = self._measurer.measure(
             wanted, step=self.step, unclipped=self.memory.clips.undoing, exact_above=exact_above
         )
-        actions = [] if measured is None else self._guard(measured)
+        actions = [] if measured is None else self._guard(measured, wanted)
         self._measurer.record(
             measured,
             wanted=wanted,
@@ -149,7 +149,7 @@ class Engine:
         if not rate == shortened == 1:
             self._held.hold({"lr": rate, "weight_decay": shortened})
 
-    def _guard(self, measured: Measured) -> list[GuardAction]:
+    def _guard(self, measured: Measured, wanted: frozenset[Measure]) -> list[GuardAction]:
         """Remember what was measured, decide, and act."""
         memory = self.memory
         if not measured.finite:
@@ -163,7 +163,7 @@ class Engine:
             beta2=measured.beta2,
             second_moment=self._measurer.second_moment_total,
         )
-        decisions = self._policy.decide(self._signals(measured))
+        decisions = self._policy.decide(self._signals(measured, wanted))
         if not decisions:
             return []  # on nearly all steps; nothing below is computed for them
         slots = self._measurer.slots
@@ -176,11 +176,11 @@ class Engine:
         done = self._applier.apply(decisions, ComingStep(slots, self._measurer.reduction, directions))
         return [self._action(decision) for decision in done]
 
-    def _signals(self, measured: Measured) -> GuardSignals:
+    def _signals(self, measured: Measured, wanted: frozenset[Measure]) -> GuardSignals:
         grown = self.memory.growth
         growing = grown.sustained >= _GROWN or grown.growing_fast
         turned = UNKNOWN
-        if "secant" in self._policy.needs:
+        if "secant" in wanted:
             turned = self._measurer.alternation(growing=grown.latest >= _GROWN)
         return GuardSignals(
             step=self.step,

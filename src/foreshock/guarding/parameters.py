@@ -165,7 +165,7 @@ def as_real(tensor: Tensor) -> Tensor:
     Args:
         tensor: Any tensor.
     """
-    here = local(tensor)
+    here = tensor if type(tensor) is Tensor else local(tensor)
     return torch.view_as_real(here) if here.is_complex() else here
 
 
@@ -190,19 +190,19 @@ def bundle(slots: Sequence[Slot], *, alone: Collection[Tensor] = ()) -> list[Bun
     # Only what the same formula holds for goes together: the same options, t, device and type.
     apart = {id(parameter) for parameter in alone}
     full: list[list[Slot]] = []
-    open_: dict[object, tuple[list[Slot], int]] = {}
+    open_: dict[object, list[Slot]] = {}
+    taken: dict[object, int] = {}
     for slot in slots:
         size = slot.parameter.numel()
         if size > SMALL or id(slot.key) in apart or slot.sharded:
             full.append([slot])
             continue
         alike = _alike(slot)
-        members, taken = open_.get(alike, ([], 0))
-        if not members or taken + size > LARGEST:
-            members, taken = [], 0
-            full.append(members)
-        members.append(slot)
-        open_[alike] = (members, taken + size)
+        if alike not in taken or taken[alike] + size > LARGEST:
+            full.append([])
+            open_[alike], taken[alike] = full[-1], 0
+        open_[alike].append(slot)
+        taken[alike] += size
     return [tuple(members) for members in full]
 
 

@@ -50,7 +50,7 @@ class StepHooks:
         # Where step() is compiled, tracing the guard would take minutes, and again at each new number.
         untraced: Any = torch.compiler.disable
         self._before, self._after, self._reading = untraced(before), untraced(after), reading
-        self._pre_hooks = inner._optimizer_step_pre_hooks
+        self._pre_hooks, self._watching = inner._optimizer_step_pre_hooks, False
         # torch calls hooks in the order of their registration: what one that is registered later does to the
         # gradients, the guard does not see.
         self._handles: list[Any] = [
@@ -99,14 +99,20 @@ class StepHooks:
 
     def _watch_later_hooks(self) -> None:
         """Have options put back where a hook raises that runs after the guard: the step is not made then."""
+        own = self._handles[0].id
+        if next(reversed(self._pre_hooks)) == own:
+            return
         keys = list(self._pre_hooks)
-        own = [key for key in keys if getattr(self._pre_hooks[key], "__self__", None) is self]
-        for key in keys[keys.index(own[0]) + 1 :]:
+        for key in keys[keys.index(own) + 1 :]:
             # torch looks each hook up when it is its turn, so that it finds the watched one.
             if not isinstance(self._pre_hooks[key], _Watched):
                 self._pre_hooks[key] = _Watched(self._pre_hooks[key], self._broken_off)
+        self._watching = True
 
     def _release_later_hooks(self) -> None:
+        if not self._watching:
+            return
+        self._watching = False
         for key, hook in list(self._pre_hooks.items()):
             if isinstance(hook, _Watched):
                 self._pre_hooks[key] = hook.hook

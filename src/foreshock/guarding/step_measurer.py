@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,6 @@ from foreshock.guarding.sums import (
     Measured,
     Pair,
     Reduction,
-    columns,
     energies,
     lengths,
     secant_columns,
@@ -46,32 +45,42 @@ _STRIDE, _FAR = 8, 1 / 3
 class GradientNormCache:
     """What the last full reading leaves for the steps after it, so that ‖g‖² needs no state of the optimizer.
 
-    Ask `matches` before `measure` and `slots`.
+    Ask for the `gradients` before `measure` and `slots`.
+
+    Attributes:
+        keys: The parameters that had a gradient; the others are resting.
     """
 
     def __init__(self) -> None:
         self._slots: list[Slot] = []
-        self._keys: list[Tensor] = []
-        self._members: list[Tensor] = []
+        self.keys: list[Tensor] = []
+        self._resting: list[Tensor] = []
+        self._held: list[Mapping[str, Any]] = []  # the states of `keys`
         self._groups: list[dict[str, Any]] = []
-        self._states: list[Any] = []
+        self._members: list[list[Tensor]] = []  # the parameters of each group
+        self._states: list[Any] = []  # of all parameters
         self._ahead, self._coordinates = 0, 0
 
-    def matches(self, optimizer: Optimizer) -> bool:
-        """Return whether the last full reading was of the parameters, states and groups that there are now.
+    def gradients(self, optimizer: Optimizer) -> list[Tensor] | None:
+        """Return the gradients, if the last full reading was of the parameters, states and groups of now.
 
         Args:
             optimizer: The optimizer, unwrapped.
         """
         # All by identity, which costs nothing: load_state_dict makes new states and groups. Looking up each
         # parameter's state would cost more than its norm, since hashing a tensor is a call of Python.
-        if not self._slots or not _same(optimizer.param_groups, self._groups):
-            return False
-        members = [parameter for group in self._groups for parameter in group["params"]]
-        if not (_same(members, self._members) and _same(optimizer.state.values(), self._states)):
-            return False
-        moving = [one for one in members if one.requires_grad and one.grad is not None]
-        return _same(moving, self._keys) and all(slot.state for slot in self._slots)
+        groups = optimizer.param_groups
+        if not self.keys or not _same(groups, self._groups):
+            return None
+        for group, members in zip(groups, self._members, strict=True):
+            if not _same(group["params"], members):
+                return None
+        if not (_same(optimizer.state.values(), self._states) and all(self._held)):
+            return None
+        if any(one.grad is not None and one.requires_grad for one in self._resting):
+            return None
+        found = [grad for key in self.keys if (grad := key.grad) is not None and key.requires_grad]
+        return found if len(found) == len(self.keys) else None
 
     def remember(self, slots: Sequence[Slot], optimizer: Optimizer, *, step: int, summed: bool) -> None:
         """Go on from a full reading, if all parameters are real, have a state and are whole in this process.
@@ -89,25 +98,29 @@ class GradientNormCache:
             return
         # The gradient is not held: it may be freed before the next step.
         self._slots = [slot._replace(gradient=slot.key, parameter=slot.key) for slot in slots]
-        self._keys = [slot.key for slot in slots]
-        self._groups, self._members = list(optimizer.param_groups), all_parameters(optimizer)
+        self.keys, self._held = [slot.key for slot in slots], [slot.state for slot in slots]
+        self._groups = list(optimizer.param_groups)
+        self._members = [list(group["params"]) for group in self._groups]
+        moving = set(map(id, self.keys))
+        self._resting = [one for one in all_parameters(optimizer) if id(one) not in moving]
         self._states = list(optimizer.state.values())
         self._ahead = max(slot.updates for slot in slots) - step
         self._coordinates = sum(slot.key.numel() for slot in slots)
 
     def forget(self) -> None:
         """Have everything read at the next step."""
-        self._slots, self._keys, self._members, self._groups, self._states = [], [], [], [], []
+        self._slots, self.keys, self._resting, self._held = [], [], [], []
+        self._groups, self._members, self._states = [], [], []
 
-    def measure(self, family: Family, *, step: int, scale: float) -> Measured:
+    def measure(self, gradients: Sequence[Tensor], family: Family, *, step: int, scale: float) -> Measured:
         """Return ‖g‖², and what is known besides without reading anything.
 
         Args:
+            gradients: What `gradients` returned.
             family: How to read the optimizer.
             step: Number of the step.
             scale: What ``.grad`` still has to be divided by.
         """
-        gradients = [key.grad for key in self._keys if key.grad is not None]
         squared = math.fsum([(norm / scale) ** 2 for norm in fetch(norms(gradients))])
         return Measured(
             squared_gradient=squared,
@@ -116,11 +129,6 @@ class GradientNormCache:
             updates=step + self._ahead,
             beta2=_beta2(family, self._slots[0]),
         )
-
-    def gradients(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the parameters with a gradient, and their gradients."""
-        pairs = [(key, key.grad) for key in self._keys if key.grad is not None]
-        return [key for key, _ in pairs], [gradient for _, gradient in pairs]
 
     def slots(self, *, step: int, scale: float) -> list[Slot]:
         """Return all parameters with a gradient as a full reading would.
@@ -154,7 +162,8 @@ class StepMeasurer:
         self._wait = 0  # steps until the secant is measured again
         self._alert = 0  # steps for which it is measured at each, whatever it is
         self._step, self._scale = 0, 1.0
-        self._slots: Sequence[Slot] | None = None  # of the coming step; None while they were not read
+        self._gradients: list[Tensor] = []  # of the coming step; and its slots, None while they were not read
+        self._slots: list[Slot] | None = None
 
     def measure(
         self,
@@ -179,22 +188,26 @@ class StepMeasurer:
         # What torch.amp.GradScaler leaves to the own step of a fused optimizer.
         scale = getattr(self._optimizer, "grad_scale", None)
         self._step, self._scale, self._slots = step, 1.0 if scale is None else float(scale), None
-        known = self._cache.matches(self._optimizer)
+        gradients = self._cache.gradients(self._optimizer)
         # All processes have to branch alike, or some would wait in a sum for the others: where sums go over
         # processes nothing is ever known, see `GradientNormCache.remember`.
-        if known and not needs & _NEED_STATE:
-            return self._cache.measure(self._family, step=step, scale=self._scale)
-        self._slots = self._read_all(known=known)
-        if not self.slots:
+        if gradients is None:
+            self._read_all()
+        elif needs.isdisjoint(_NEED_STATE):
+            self._gradients = gradients
+            return self._cache.measure(gradients, self._family, step=step, scale=self._scale)
+        slots = self.slots
+        if not slots:
             return None
-        return self._measure_sums(self.slots, needs, unclipped=unclipped, exact_above=exact_above)
+        return self._measure_sums(slots, needs, unclipped=unclipped, exact_above=exact_above)
 
     @property
     def slots(self) -> list[Slot]:
         """The parameters that the coming step will move and that have a state."""
         if self._slots is None:
             self._slots = self._cache.slots(step=self._step, scale=self._scale)
-        return [slot for slot in self._slots if slot.state]
+        slots = self._slots
+        return slots if all(slot.state for slot in slots) else [slot for slot in slots if slot.state]
 
     @property
     def reduction(self) -> Reduction:
@@ -235,10 +248,10 @@ class StepMeasurer:
             self._samples.forget()
         self._sampled = self._step
         if self._slots is None:  # then they are whole, and sums go over no processes
-            return self._samples.follow(*self._cache.gradients(), columns)
-        slots = self.slots
+            return self._samples.follow(self._cache.keys, self._gradients)
+        slots, reduction = self.slots, self.reduction
         keys, gradients = [slot.key for slot in slots], [slot.gradient for slot in slots]
-        return self._samples.follow(keys, gradients, self.reduction.total)
+        return self._samples.follow(keys, gradients, None if reduction.local else reduction.total)
 
     def record(
         self, measured: Measured | None, *, wanted: frozenset[Measure], growing_fast: bool, exact_above: float
@@ -254,7 +267,7 @@ class StepMeasurer:
         if measured is not None and not measured.finite:
             # A gradient scaler skips such a step: the last displacement stays the last, t does not go on.
             self._cache.forget()
-            self._slots = None
+            self._slots, self._gradients = None, []
             return
         # The secant of a step needs the displacement of the one before: recording begins a step early.
         begins = "secant" in wanted and self._wait <= 1
@@ -269,7 +282,7 @@ class StepMeasurer:
             self.displacement.begin(self.slots if self._slots is None else self._slots)
         elif not self.displacement.empty:
             self.displacement.forget()
-        self._slots = None  # gradients are not held until the next step
+        self._slots, self._gradients = None, []  # gradients are not held until the next step
 
     def after_step(self) -> None:
         """Finish the record of the step that was made."""
@@ -285,7 +298,8 @@ class StepMeasurer:
 
     def forget(self) -> None:
         """Forget all steps so far."""
-        self.displacement, self._slots, self._wait, self._alert = Displacement(), None, 0, 0
+        self.displacement, self._wait, self._alert = Displacement(), 0, 0
+        self._slots, self._gradients = None, []
         self._cache.forget()
         self._samples.forget()
 
@@ -313,18 +327,15 @@ class StepMeasurer:
         self._samples.load_state_dict(state.get("gradients", ()), parameters)  # earlier versions had none
         return self.displacement.load_state_dict(state["displacement"], parameters)
 
-    def _read_all(self, *, known: bool) -> list[Slot]:
-        """Return the parameters with a gradient."""
-        if known:
-            return self._cache.slots(step=self._step, scale=self._scale)
-        slots = read_slots(
+    def _read_all(self) -> None:
+        """Read the parameters with a gradient."""
+        self._slots = slots = read_slots(
             self._optimizer,
             scale=self._scale,
             decoupled=self._family.reader.decoupled_decay,
             plain_adam=self._family.plain_adam,
         )
         self._cache.remember(slots, self._optimizer, step=self._step, summed=self._group is not None)
-        return slots
 
     def _measure_sums(
         self,
@@ -335,7 +346,7 @@ class StepMeasurer:
         exact_above: float,
     ) -> Measured:
         moved = self.displacement.pairs(slots) if "secant" in needs else []
-        total = self.reduction.total
+        total = Reduction(slots, self._group).total
         squared, coordinates, change, length, bundles = total(self._rows(slots, moved, unclipped))
         secant, energy = _quotient(change, length), math.nan
         finite = math.isfinite(squared) and not math.isinf(change)
@@ -368,11 +379,13 @@ class StepMeasurer:
         """
         sizes = norms([slot.gradient for slot in slots])
         products = secant_products(slots, moved)
-        fetched = iter(fetch([*sizes, *itertools.chain(*products)]))
+        numbers = fetch([*sizes, *itertools.chain(*products)])
         rows = [
-            [(next(fetched) / slot.scale) ** 2, float(slot.gradient.numel()), 0.0, 0.0, 0.0] for slot in slots
+            [(norm / slot.scale) ** 2, float(slot.gradient.numel()), 0.0, 0.0, 0.0]
+            for norm, slot in zip(numbers, slots, strict=False)
         ]
-        rates = per_group(slots, self._family.rate)
+        fetched = iter(numbers[len(slots) :])
+        rates = per_group([slots[places[0]] for _, places in moved], self._family.rate)
         for (one, (place, *_)), tensors in zip(moved, products, strict=True):
             numbers, slot = [next(fetched) for _ in tensors], slots[place]
             rate = rates[id(slot.group)]
@@ -411,10 +424,14 @@ def fetch(values: Sequence[Tensor]) -> list[float]:
     """
     if not values:
         return []
-    if len({value.dtype for value in values}) > 1 or len({value.device for value in values}) > 1:
-        like = values[0]
-        values = [value.to(like.device, like.dtype) for value in values]
-    return list(torch.stack(tuple(values)).tolist())
+    like = values[0]
+    if len({value.dtype for value in values}) > 1:
+        values = [value.to(like.dtype) for value in values]
+    try:
+        stacked = torch.stack(tuple(values))
+    except RuntimeError:  # several devices: to ask each scalar for its own takes as long as the stack
+        stacked = torch.stack([value.to(like.device) for value in values])
+    return list(stacked.tolist())
 
 
 def norms(gradients: Sequence[Tensor]) -> list[Tensor]:
@@ -436,7 +453,6 @@ def norms(gradients: Sequence[Tensor]) -> list[Tensor]:
     return [torch.linalg.vector_norm(g, dtype=dtype) for g, dtype in zip(gradients, wide, strict=True)]
 
 
-def _same(some: Iterable[Any], known: Sequence[Any]) -> bool:
+def _same(some: Collection[Any], known: Sequence[Any]) -> bool:
     """Return whether both have the same objects in the same order."""
-    found = list(some)
-    return len(found) == len(known) and all(map(operator.is_, found, known))
+    return len(some) == len(known) and all(map(operator.is_, some, known))

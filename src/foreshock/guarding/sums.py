@@ -67,6 +67,11 @@ class Reduction:
         self._group = group
         self._device = slots[0].parameter.device if slots else torch.device("cpu")
 
+    @property
+    def local(self) -> bool:
+        """Whether this process has all of the parameters, so that nothing is added up over processes."""
+        return self._here and self._group is None
+
     def total(self, rows: Sequence[Sequence[float]]) -> list[float]:
         """Return the sums of columns over parameters and processes.
 

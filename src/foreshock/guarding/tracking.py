@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import statistics
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -96,6 +97,13 @@ class Growth:
     ‖g‖² with its square once that part outweighs the rest of the gradient. That is long before it outweighs
     the rest of the last displacement, where the secant would show it.
 
+    Attributes:
+        latest: The last factor; NaN before there is one.
+        sustained: The smallest of the last three factors; NaN before there are three.
+        growing_fast: Whether ‖g‖² is at least twice what it was at any of the last eight steps.
+        climb: ‖g‖² over its smallest value of the last eight steps; NaN before there is one. One while ‖g‖²
+            is below twice its mean of 30 steps: what comes back from a dip climbs as well.
+
     Example:
         >>> growth = Growth()
         >>> for square in (1.0, 3.0, 12.0, 36.0):
@@ -107,6 +115,7 @@ class Growth:
     def __init__(self) -> None:
         self._squares: deque[float] = deque(maxlen=_WINDOW + 1)
         self._mean = math.nan  # of the steps before the last one
+        self._follow()
 
     def update(self, squared_gradient: float) -> None:
         """Take one step into account; one with a gradient that is not finite starts again.
@@ -116,49 +125,18 @@ class Growth:
         """
         if not math.isfinite(squared_gradient):
             self._squares.clear()
+            self._follow()
             return
         if self._squares:
             before = self._squares[-1]
             self._mean = before if math.isnan(self._mean) else self._mean + (before - self._mean) / _USUAL
         self._squares.append(squared_gradient)
-
-    @property
-    def sustained(self) -> float:
-        """The smallest of the last three factors; NaN before there are three."""
-        return self._least(SUSTAINED)
-
-    @property
-    def growing_fast(self) -> bool:
-        """Whether ‖g‖² is at least twice what it was at any of the last eight steps."""
-        *before, now = self._recent
-        return bool(before) and now >= _FAST * max(before) > 0
-
-    @property
-    def latest(self) -> float:
-        """The last factor."""
-        return self._least(1)
-
-    @property
-    def climb(self) -> float:
-        """‖g‖² over its smallest value of the last eight steps; NaN before there is one.
-
-        One while ‖g‖² is below twice its mean of 30 steps: what comes back from a dip climbs as well.
-        """
-        *before, now = self._recent
-        lowest = min(before, default=math.nan)
-        if not lowest > 0:
-            return math.nan
-        return now / lowest if now > _FAST * self._mean else 1.0
+        self._follow()
 
     @property
     def noise(self) -> float:
         """`usual_change` of ‖g‖² over the last 50 steps."""
         return usual_change(self._squares)
-
-    @property
-    def _recent(self) -> list[float]:
-        recent = itertools.islice(reversed(self._squares), _BEFORE + 1)
-        return list(recent)[::-1] or [math.nan]
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, as plain values."""
@@ -170,13 +148,25 @@ class Growth:
         self._squares.clear()
         self._squares.extend(map(float, squares))
         self._mean = float(mean)
+        self._follow()
 
-    def _least(self, steps: int) -> float:
+    def _follow(self) -> None:
+        """Compute what is read of the last steps, once for all who read it."""
+        self.latest = self.sustained = self.climb = math.nan
+        self.growing_fast = False
+        if len(self._squares) < 2:
+            return
+        now, *before = itertools.islice(reversed(self._squares), _BEFORE + 1)
+        highest, lowest = max(before), min(before)
+        self.growing_fast = now >= _FAST * highest > 0
+        if lowest > 0:
+            self.climb = now / lowest if now > _FAST * self._mean else 1.0
         # A gradient of zero makes no factor.
-        squares = list(self._squares)[-steps - 1 :]
-        if len(squares) <= steps or not min(squares) > 0:
-            return math.nan
-        return min(now / before for before, now in itertools.pairwise(squares))
+        if now > 0 and before[0] > 0:
+            self.latest = now / before[0]
+            steps = before[:SUSTAINED]
+            if len(steps) == SUSTAINED and min(steps) > 0:
+                self.sustained = min(self.latest, *map(operator.truediv, steps, steps[1:]))
 
 
 class ActiveParameters:

@@ -163,7 +163,8 @@ def updates_made(states: Sequence[Mapping[str, Any]]) -> list[int]:
     for place, count in enumerate(counts):
         if isinstance(count, Tensor):
             # By attribute, as in `foreshock.vectors.local`: of a sharded tensor what this process holds.
-            here = count.to_local() if hasattr(count, "to_local") else count
+            plain = type(count) is Tensor or not hasattr(count, "to_local")
+            here = count if plain else count.to_local()  # type: ignore[attr-defined]
             together.setdefault((here.device, here.dtype), {})[place] = here
     for tensors in together.values():
         fetched = torch.stack(list(tensors.values())).flatten().tolist()

@@ -11,17 +11,18 @@ running statistics of the Euclidean norm.
 from __future__ import annotations
 
 import math
-import statistics
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from foreshock.dynamics.signals import RunningMedian
 from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure, require_threshold
 
 _WINDOW = 100
 _FEWEST = 50  # sizes before any is an outlier
 _IN_A_ROW = 3
+_PRECONDITIONED: frozenset[Measure] = frozenset({"preconditioned gradient"})
+_NORM: frozenset[Measure] = frozenset({"norm"})
 _ALONE = 5  # steps after an outlier within which another one is no coincidence
 
 
@@ -64,8 +65,8 @@ class Outlier:
     repeats: bool = field(default=False, init=False, repr=False, compare=False)
     name: ClassVar[str] = "outlier"
     scales_decay: ClassVar[bool] = False
-    _sizes: deque[float] = field(
-        default_factory=lambda: deque(maxlen=_WINDOW), init=False, repr=False, compare=False
+    _sizes: RunningMedian = field(
+        default_factory=lambda: RunningMedian(_WINDOW), init=False, repr=False, compare=False
     )
     _row: list[float] = field(default_factory=list, init=False, repr=False, compare=False)
     _last: float = field(default=0.0, init=False, repr=False, compare=False)
@@ -86,7 +87,7 @@ class Outlier:
     @property
     def needs(self) -> frozenset[Measure]:
         """The preconditioned gradient, or nothing besides the norm."""
-        return frozenset({"preconditioned gradient"} if self.size == "preconditioned" else {"norm"})
+        return _PRECONDITIONED if self.size == "preconditioned" else _NORM
 
     @property
     def exact_above(self) -> float:
@@ -110,14 +111,14 @@ class Outlier:
         self.repeats = large and self.alone and (before > level or self._quiet < _ALONE)
         self._quiet = 0 if large else self._quiet + 1
         if not large or self.repeats:
-            self._sizes.extend([*self._row, size] if self.repeats else [size])
+            for one in (*self._row, size) if self.repeats else (size,):
+                self._sizes.append(one)
             self._row = []
             return ()
         # Outside of the history: a few outliers would make the next one look usual.
         self._row.append(size)
         if len(self._row) > _IN_A_ROW:
-            self._sizes.clear()
-            self._sizes.extend(self._row)
+            self._sizes = RunningMedian(_WINDOW, self._row)
             self._row = []
             return ()
         times = size / level
@@ -128,7 +129,7 @@ class Outlier:
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed policy needs, as plain values."""
         return {
-            "sizes": list(self._sizes),
+            "sizes": list(self._sizes.values),
             "row": list(self._row),
             "last": self._last,
             "quiet": self._quiet,
@@ -136,14 +137,13 @@ class Outlier:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        self._sizes.clear()
-        self._sizes.extend(state["sizes"])
+        self._sizes = RunningMedian(_WINDOW, state["sizes"])
         self._row = list(state["row"])
         # Earlier versions remembered neither.
         self._last, self._quiet = float(state.get("last", 0.0)), int(state.get("quiet", _ALONE))
 
     def _level(self) -> float:
         """Return the usual size; NaN, which no size exceeds, while there are too few."""
-        if len(self._sizes) < _FEWEST:
+        if len(self._sizes.values) < _FEWEST:
             return math.nan
-        return statistics.median(self._sizes) if self.reference == "median" else sorted(self._sizes)[-3]
+        return self._sizes.median if self.reference == "median" else self._sizes.largest(3)
