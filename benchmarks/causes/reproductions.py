@@ -243,10 +243,17 @@ def _others(rows: Sequence[Mapping[str, Any]]) -> str:
         return ""
     said = [
         f"- {row['group']}, {row['run']}, step {row['onset']:,}: *{' and '.join(row['named'])}*, and v had "
-        f"{100 * row['share']:.0f} % of the growth"
+        f"{100 * row['share']:.0f} % of the growth{_silent(row)}"
         for row in rows
     ]
     return "The others:\n\n" + "\n".join(said)
+
+
+def _silent(row: Mapping[str, Any]) -> str:
+    """Return what the words on an event lack, if they do."""
+    if row["named"][0] != "gradient noise" or row["of v"] is not None:
+        return ""
+    return "; its log, with the noise measured every 25 steps, shows no rise of the ratio to explain"
 
 
 def main() -> None:

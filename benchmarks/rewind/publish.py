@@ -85,7 +85,8 @@ def page(results: list[dict[str, Any]]) -> str:
             f"Of {count} runs {back} come back and {said} say beforehand that they can't, together "
             f"{(back + said) / count:.0%}; {late} say so after the ladder, "
             f"{count - back - said - late} never. "
-            f"Left alone, {alone} come back.\n",
+            f"Left alone, {alone} come back"
+            f"{_harmed(results)}.\n",
             table(list(HEADERS), tally(results)),
             _NOTE,
             "\n## Each draw\n",
@@ -97,6 +98,13 @@ def page(results: list[dict[str, Any]]) -> str:
             _TAIL,
         ]
     )
+
+
+def _harmed(results: list[dict[str, Any]]) -> str:
+    """Say which runs would have come back by themselves and did not, with recovery."""
+    found = [one for one in results if came_back_by_itself(one) and outcome(one) != "back"]
+    names = ", ".join(f"*{one['cause']} {one['index']}*" for one in found)
+    return f"; of these {len(found)} does not with recovery: {names}" if found else ", with recovery, too"
 
 
 def _starts(count: int) -> str:

@@ -182,6 +182,7 @@ def test_the_pattern_of_a_made_up_run():
     assert (found["lag before spikes"], found["decay_exponent"]) == pytest.approx((4, 0.8))
     # The second event has no rise to divide, and is a matter of chance.
     assert (found["share"], found["frozen_removed"], found["floor_removed"]) == (0.2, 0, 1)
+    assert [found[f"peak, {name}"] for name in ("displaced", "v frozen", "v ≥ g²")] == [5, 4, 1]
     assert found["landscape, % a step"] == pytest.approx(1)
     assert found["shorter_ratio"] == 1
     assert math.isnan(medium_pattern(Recorded(trace_of(100), [], 0.0), None, beta2=0.9)["share"])

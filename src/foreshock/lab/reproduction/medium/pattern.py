@@ -18,6 +18,8 @@ from foreshock.spikes import SpikeEvent
 LEAST_GROWTH = 0.03
 """Growth of ln λ_max(Ĥ) below which there is no rise to divide."""
 _BEFORE = 100
+_PEAKS = {"displaced": "displaced", "frozen": "v frozen", "floor": "v ≥ g²"}
+"""Branches, and what they are called on the page."""
 
 
 def medium_pattern(recorded: Recorded, plain: Recorded | None, *, beta2: float) -> dict[str, float]:
@@ -84,6 +86,7 @@ def _apart(events: Sequence[Event]) -> dict[str, float]:
         "robust": float(len(robust)),
         "frozen_removed": float(np.mean([removed(e["frozen"]) for e in robust])) if robust else math.nan,
         "floor_removed": float(np.mean([removed(e["floor"]) for e in robust])) if robust else math.nan,
+        **{f"peak, {words}": median([event[name] for event in robust]) for name, words in _PEAKS.items()},
     }
 
 
