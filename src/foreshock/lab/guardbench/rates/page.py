@@ -40,17 +40,17 @@ luck; each seed is left out once. {note}Made by `{command}`, Foreshock {version}
 [How to run it](../how-to/compare-guards.md#at-each-methods-own-learning-rate).
 
 - **loss**: geometric mean of the training loss over the second half of a run, at the method's own best rate,
-  ÷ Adam's at its best rate; the geometric mean over the tasks. **early-stopped validation**: the same of the
-  lowest validation loss of 40 evaluations; the rate is that which is best for it. **median**: over the tasks;
-  where a task is learnt by heart, one ratio of a hundredth moves the mean.
-- **best rate**: geometric mean of the chosen multiples of the base rate. **at the edge**: on how many tasks
-  the lowest or highest rate was chosen for a seed: a rate outside may be better.
+  ÷ Adam's at its best rate; the geometric mean over the tasks. **validation**: the same of the lowest of 40
+  validation losses of a run, as with early stopping, at the rate that is best for it. **median**: over the
+  tasks; where a task is learnt by heart, one ratio of a hundredth moves the mean.
+- **best rate**: geometric mean of the chosen multiples of the base rate. **at edge**: on how many tasks the
+  lowest or highest rate was chosen for a seed: a rate outside may be better.
 - **spikes**: losses above 3 × the median of the 100 steps before, in all runs at the best rate.
 - **tolerance**: the highest ÷ the lowest of neighbouring rates whose loss is at most 1.5 × the least;
-  geometric mean over the tasks. **loss at the highest rate**: what becomes of who chose it too high, ÷ Adam's
-  loss at its best rate. **diverged**: share of all runs, at all rates, whose loss overflowed or ended above
-  where it began. **time**: processor time of all runs ÷ Adam's, on steps of a few milliseconds, where what a
-  method adds weighs most: the losses are those after the same number of steps, not the same time.
+  geometric mean over the tasks. **too high**: the training loss at the highest rate of all, ÷ Adam's at its
+  best rate. **diverged**: share of all runs, at all rates, whose loss overflowed or ended above its start.
+- **time**: processor time of all runs ÷ Adam's, on steps of a few milliseconds, where what a method adds
+  weighs most: the losses are those after the same number of steps, not the same time.
 
 ## The guard against each method
 

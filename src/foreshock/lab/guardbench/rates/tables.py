@@ -44,15 +44,15 @@ def overview_table(scores: Mapping[str, Any]) -> str:
     """
     header = (
         "method",
-        "loss ÷ Adam's",
+        "loss",
         "median",
-        "early-stopped validation ÷ Adam's",
+        "validation",
         "median",
         "best rate",
-        "at the edge",
+        "at edge",
         "spikes",
         "tolerance",
-        "loss at the highest rate",
+        "too high",
         "diverged",
         "time",
     )
