@@ -3,7 +3,7 @@ r"""What probes cost at any size: counts of the code, measured constants, and a 
 For n trained parameters, N processes of which D have batches of their own and T share layers (N = D·T), a
 product of shared parameters sums two vectors of n/T numbers of four bytes over the D processes, and in a
 ring each process sends 2(D − 1)/D of what is summed. Behind DistributedDataParallel it is one vector of n.
-Where products are differences of gradients on shards it is none: a product is two training steps, whose
+Where products are differences of gradients on shards it is none: a product is two gradients and more, whose
 gathering and averaging is that of training and is not counted, as it isn't for a step.
 """
 
@@ -38,6 +38,7 @@ class Measured:
         shard_vectors: Vectors of the size of a process's shards that such a probe holds beside products and
             their directions.
         shard_short: Short messages of such a product for each group of parameters that is gathered at once.
+        shard_gradients: Gradients of such a probe: two a product, and those of a step size that did not fit.
     """
 
     product: float
@@ -50,6 +51,7 @@ class Measured:
     shard_product: float
     shard_vectors: float
     shard_short: float
+    shard_gradients: float
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ def cost_of(run: Run, measured: Measured, machine: Machine, *, budget: float = 0
         product = measured.shard_product * step
         messages = measured.shard_short * (run.layers + 1) * machine.latency * doublings
         seconds = measured.products * (product + messages) + step
-        interval = (1 + 2 * measured.products) / budget
+        interval = measured.shard_gradients / budget
         return Cost(
             step_seconds=step,
             training_memory=training,
@@ -262,6 +264,7 @@ def measured_from(results: dict[str, Any]) -> Measured:
         shard_product=seconds / in_shards["timed"]["products"],
         shard_vectors=sum(each) / len(each),
         shard_short=in_shards["counted"]["short"] / in_shards["counted"]["products"] / _GROUPS,
+        shard_gradients=in_shards["timed"]["passes"],
     )
 
 
