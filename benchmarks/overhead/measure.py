@@ -47,7 +47,6 @@ def alternate(
     full_batch: bool,
     steps: int,
     copies: tuple[Training, Training] | None = None,
-    beside: Watcher | None = None,
 ) -> dict[str, Timings]:
     """Train both copies and return their timings by clock.
 
@@ -58,25 +57,21 @@ def alternate(
         full_batch: Whether every step sees the same data.
         steps: Watched steps; rounded up to whole blocks.
         copies: The plain and the watched training; made from the case if None.
-        beside: Who watches the first copy, so that only what the other one does more is compared; None for
-            nobody.
     """
     plain, watched = two_copies(case) if copies is None else copies
     seen = batches(case, full_batch=full_batch)
     found = {clock: Timings(case.block, case.plain_block) for clock in CLOCKS}
     watching = watcher.open(watched, folder)
-    other = nobody() if beside is None else beside.open(plain, folder / "beside")
     try:
         for pair in range(-(-steps // case.block)):
             sides = [
-                _Side(plain, other, pair * case.plain_block, case.plain_block, is_watched=False),
+                _Side(plain, nobody(), pair * case.plain_block, case.plain_block, is_watched=False),
                 _Side(watched, watching, pair * case.block, case.block, is_watched=True),
             ]
             for side in sides if pair % 2 == 0 else reversed(sides):
                 side.run(seen, found)
     finally:
         watching.close()
-        other.close()
     return found
 
 
