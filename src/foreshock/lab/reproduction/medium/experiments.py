@@ -317,14 +317,14 @@ MEDIUM: Mapping[str, Experiment] = MappingProxyType(
                 "The convolutions of `cnn` at CPU scale and a hidden layer of 256, on 1,000 images of "
                 "CIFAR-10 reduced to 16 × 16, in mini-batches of 500; squared error to the one-hot label "
                 "summed over classes, no decay. Of 26 settings that were scanned on seed 0, over 1,400 to "
-                "4,900 steps (one over 844), it is the one that spiked (twice). Those that did not: "
-                "the same in batches of 250; in batches of 100 with η from 0.003 to 0.02, and decay 0.3 at 0.01; "
-                "in batches of 25 with η = 0.02; and, with a hidden layer of 32, 18 settings between batches of 50 and 250, η "
-                "of 0.003 and 0.03, decay 0 and 1, on 16 × 16 or 32 × 32 pixels, with squared error or "
-                "cross-entropy. A scan is "
-                "`foreshock reproduce cnn --scale medium --seeds 1 --set events=0`, with `--set` for "
-                "batch_size, learning_rate, weight_decay, hidden, side, loss and steps. The curvature along "
-                "the gradient is read at every third step.",
+                "4,900 steps (one over 844), it is the one that spiked (twice). Those that did not: the "
+                "same in batches of 250; in batches of 100 with η from 0.003 to 0.02, and decay 0.3 at "
+                "0.01; in batches of 25 with η = 0.02; and, with a hidden layer of 32, 18 settings "
+                "between batches of 50 and 250, η of 0.003 and 0.03, decay 0 and 1, on 16 × 16 or 32 × 32 "
+                "pixels, with squared error or cross-entropy. A scan is `foreshock reproduce cnn --scale "
+                "medium --seeds 1 --set events=0`, with `--set` for batch_size, learning_rate, "
+                "weight_decay, hidden, side, loss and steps. The curvature along the gradient is read at "
+                "every third step.",
                 MediumCnnConfig(
                     steps=1400,
                     learning_rate=1e-2,
