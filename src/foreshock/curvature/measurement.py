@@ -241,6 +241,7 @@ def preconditioned_sharpness(
     Example:
         Gradient descent at η = 0.1 with λ_max = 4 is at 4·0.1/2 = 0.2 of the edge:
 
+        >>> import torch
         >>> model = torch.nn.Linear(2, 1, bias=False)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> loss_fn = lambda model, batch: (model(batch) ** 2).mean()
@@ -367,6 +368,7 @@ def spectrum(
             too few, or if `parameters` has none to measure.
 
     Example:
+        >>> import torch
         >>> model = torch.nn.Linear(2, 1, bias=False)
         >>> batch = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
         >>> found = spectrum(model, lambda model, batch: (model(batch) ** 2).mean(), batch)
