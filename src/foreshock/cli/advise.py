@@ -116,14 +116,26 @@ def advise(
         print_result("advise", Advised(task.snapshot, found))
     else:
         _print(console, found)
-        if shown[""].failure:
-            console.print(f"[yellow]As it was, {escape(shown[''].failure)}.[/]", soft_wrap=True)
+        ended = _ended(shown[""], found.steps, steps, length)
+        if ended:
+            console.print(escape(ended), soft_wrap=True)
         if output is not None:
             console.print(f"Picture: {printable_path(output)}", soft_wrap=True)
     if not found.has_trouble:
         raise typer.Exit(4)
     if found.chosen is None:
         raise typer.Exit(3)
+
+
+def _ended(unchanged: ReplayOutcome, came: int, asked: int, length: int) -> str:
+    """Return why the window is shorter than asked for; empty if it isn't."""
+    if not unchanged.failure:
+        return ""
+    if not unchanged.ran_out:
+        return f"As it was, {unchanged.failure}."
+    at_end = unchanged.start + 1 + len(unchanged.losses) == length
+    what = "the run ends there" if at_end else unchanged.failure
+    return f"The window has {came:,} steps and not {asked:,}: {what}."
 
 
 def _task_of(task: Replay, attempt: Attempt, length: int) -> Replay:
