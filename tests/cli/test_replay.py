@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from foreshock.cli.advise import _print
 from foreshock.cli.app import app
+from foreshock.cli.console import make_console
 from foreshock.cli.replay import agreement
 from foreshock.replay import Departure, ReplayOutcome
+from foreshock.replay.advice import Advice, Candidate, Trial
 
 SCRIPT = """
 import pathlib
@@ -244,6 +247,13 @@ def test_a_window_that_the_run_ends_is_said_to_be_shorter(command):
     assert "the batches end" not in found.output
     found = command("replay", "--from=110", "--steps=100", "--set=lr=x0.5", data="to_the_end")
     assert "unchanged, lr=x0.5: the batches end before step 160." in found.output
+
+
+def test_one_start_and_one_spike_are_not_several(capsys):
+    trial = Trial(Candidate("lr=x0.5", 1, "half the rate"), "no help", (1,), 9.0, 80, 1.0, 0.5)
+    _print(make_console(), Advice(None, (trial,), (1,), 184))
+    assert "184 steps, 1 start; as it was: 1 spike" in (said := capsys.readouterr().out)
+    assert "1 spikes" not in said
 
 
 def test_a_damaged_snapshot_is_passed_over(command, folder, caplog):

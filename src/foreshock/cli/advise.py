@@ -167,7 +167,7 @@ def _usual_norms(run: Run, snapshot: Path) -> list[float]:
 
 def _print(console: Console, found: Advice) -> None:
     from foreshock.report.tables import Table
-    from foreshock.words import number
+    from foreshock.words import count, number
 
     def words(value: float) -> str:
         return "–" if math.isnan(value) else number(value)
@@ -189,8 +189,10 @@ def _print(console: Console, found: Advice) -> None:
         for trial in found.trials
     )
     headers = ("Change", "Effect", "Spikes", "First", "Late loss", "Ratio", "Starts")
+    spikes = _spread(found.unchanged)
     title = (
-        f"{found.steps:,} steps, {len(found.unchanged)} starts; as it was: {_spread(found.unchanged)} spikes"
+        f"{count(found.steps, 'step')}, {count(len(found.unchanged), 'start')}; as it was: {spikes} "
+        f"{'spike' if spikes == '1' else 'spikes'}"
     )
     print_table(console, Table(title, headers, rows))
 
