@@ -41,6 +41,7 @@ COMPARED = (
     "clip-update-norm",
     "guard-auto",
     "guard-alone",
+    "guard-muon",
 )
 """Methods that are compared if none is named."""
 
