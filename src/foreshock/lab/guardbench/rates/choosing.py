@@ -17,7 +17,7 @@ QUANTITIES = ("loss", "validation")
 NEAR = 1.5
 """A rate is tolerated if its loss is at most this multiple of the least."""
 
-GUARDS = ("guard-auto", "guard-alone")
+GUARDS = ("guard-auto", "guard-alone", "guard-muon")
 TARGET = 0.7
 """Share of the tasks on which a guard should be better than a peer."""
 

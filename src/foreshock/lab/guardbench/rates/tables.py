@@ -32,7 +32,7 @@ def verdict(scores: Mapping[str, Any]) -> str:
         said = (
             f"At its best rate `{best}` has the least {name}: {_fine(value[best])} × Adam's at Adam's best."
         )
-        sentences.append(" ".join([said, f"{' and '.join(guards)}." if guards else ""]).strip())
+        sentences.append(" ".join([said, f"{'; '.join(guards)}." if guards else ""]).strip())
     return "\n".join(sentences)
 
 
