@@ -42,8 +42,9 @@ def rates(
     from foreshock.lab.guardbench.methods import chosen_methods
     from foreshock.lab.guardbench.rates.choosing import collect, compare
     from foreshock.lab.guardbench.rates.page import write_rates
-    from foreshock.lab.guardbench.rates.suite import COMPARED, chosen_tasks, rate_trials
+    from foreshock.lab.guardbench.rates.suite import COMPARED, chosen_tasks
     from foreshock.lab.guardbench.rates.tables import overview_table, pair_table, verdict
+    from foreshock.lab.guardbench.rates.trials import rate_trials
     from foreshock.lab.guardbench.run import is_done, load_result, result_path, run_suite
     from foreshock.lab.jobs import write_json
 
