@@ -165,7 +165,7 @@ def as_real(tensor: Tensor) -> Tensor:
     Args:
         tensor: Any tensor.
     """
-    here = tensor if type(tensor) is Tensor else local(tensor)
+    here = local(tensor)
     return torch.view_as_real(here) if here.is_complex() else here
 
 
