@@ -7,6 +7,7 @@ of dot products, on an accelerator of as many kernels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -136,6 +137,15 @@ def all_parameters(optimizer: Optimizer) -> list[Tensor]:
         optimizer: The optimizer, unwrapped.
     """
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def columns(rows: Sequence[Sequence[float]]) -> list[float]:
+    """Return the sums of the columns.
+
+    Args:
+        rows: Sums over the coordinates of each tensor, a row a tensor.
+    """
+    return [math.fsum(column) for column in zip(*rows, strict=True)]
 
 
 def per_group(slots: Sequence[Slot], compute: Callable[[Slot], float]) -> dict[int, float]:
