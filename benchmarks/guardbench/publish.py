@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.guardbench.merging import merge
+from benchmarks.markdown import replace_between
 
 from foreshock.lab.guardbench.publication import load_scores, page_of, write_pages
 from foreshock.lab.guardbench.starts import MORE, short_table
@@ -156,10 +157,9 @@ def _save(scores: dict[str, Any], path: Path) -> None:
 
 def _write_table(scores: dict[str, Any]) -> None:
     """Put the table of the held-out half into the explanation of the guard."""
-    before, _, rest = EXPLANATION.read_text("utf-8").partition(_BEGIN)
-    _, _, after = rest.partition(_END)
     table = short_table(scores, "held-out")
-    EXPLANATION.write_text(f"{before}{_BEGIN}\n\n{table}\n\n{_END}{after}", encoding="utf-8")
+    text = replace_between(EXPLANATION.read_text("utf-8"), _BEGIN, _END, table)
+    EXPLANATION.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
