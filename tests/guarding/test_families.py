@@ -164,6 +164,10 @@ REFUSED = {
     "adadelta": (lambda p: optim.Adadelta(p), "itself an average"),
     "sparse": (lambda p: optim.SparseAdam(p), "SparseAdam"),
     "lbfgs": (lambda p: optim.LBFGS(p), "LBFGS can't be guarded: its step is not diagonal"),
+    "muon": (
+        lambda p: optim.Muon([one for one in p if one.ndim == 2]),
+        "Muon can't be guarded: .* guard the AdamW beside it on its own",
+    ),
     "asgd": (lambda p: optim.ASGD(p), "ASGD can't be guarded: it has a step of its own"),
 }
 
@@ -171,6 +175,8 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_can_not_be_guarded_is_refused_with_the_reason(name):
     make, reason = REFUSED[name]
+    if name == "muon" and not hasattr(optim, "Muon"):
+        pytest.skip("this torch has no Muon")
     with pytest.raises(TypeError, match=reason):
         guard(make(list(network().parameters())))
 
