@@ -117,8 +117,8 @@ def in_flight(rank, folder, make, shards):
     require(log["curvature"] and failed, f"in flight: {log['curvature']}, {log['event']}")
     whole = {one["step"]: one for one in read_run(folder / "whole", rank=rank).records["curvature"]}
     for one in log["curvature"]:
-        name = "gradient_stability_ratio"
-        close(one[name], whole[one["step"]][name], 1e-4, f"in flight: {name}")
+        name = "stability_ratio"  # known to two percent
+        close(one[name], whole[one["step"]][name], 0.03, f"in flight: {name}")
 
 
 def accumulating(rank, folder, hvp, make, shards):
@@ -137,13 +137,16 @@ def accumulating(rank, folder, hvp, make, shards):
     if folder is not None:
         options = {"run": folder, "probe_every": 2, "hvp": hvp}
         monitor = foreshock.Monitor(model, optimizer, failing, **options)
-    for _ in range(8):
+    for step in range(8):
         optimizer.zero_grad(set_to_none=False)
         model.set_requires_gradient_sync(False)
         model.set_reshard_after_backward(False)
-        loss_fn(model, batch).backward()
         value = loss_fn(model, batch)
-        if monitor is not None:
+        value.backward()
+        if monitor is not None and step % 4 == 0:  # all is gathered
+            monitor.observe(batch, value)
+        value = loss_fn(model, batch)
+        if monitor is not None and step % 4:
             monitor.observe(batch, value)
         model.set_requires_gradient_sync(True)
         model.set_reshard_after_backward(True)
