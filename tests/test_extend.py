@@ -37,6 +37,7 @@ class MyOptimizer(torch.optim.Optimizer):
 @pytest.fixture
 def names(monkeypatch):
     monkeypatch.setattr("foreshock.preconditioner.registry._READERS", {})
+    monkeypatch.setattr("foreshock.preconditioner.registry._STEP_OF", {})
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)).double()
     return {
@@ -55,7 +56,7 @@ def run(source: str, names: dict[str, object]) -> None:
 
 
 def test_the_page_has_just_the_blocks_that_are_run_here():
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
 
 
 def test_an_optimizer_is_registered_monitored_and_checked_against_its_own_step(names):
@@ -78,10 +79,27 @@ def test_an_optimizer_is_registered_monitored_and_checked_against_its_own_step(n
         torch.testing.assert_close(names["moved"], names["predicted"])
 
 
+def test_a_subclass_that_takes_the_step_of_its_base_is_monitored_and_guarded(names):
+    logged = []
+    names["log"] = logged.append
+    run(BLOCKS[2], names)
+    model, batch = names["model"], names["batch"]
+    optimizer = names["Logged"](model.parameters(), lr=1e-3)
+    monitor = foreshock.Monitor(model, optimizer, names["loss_fn"], probe_every=1, guard="auto")
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = names["loss_fn"](model, batch)
+        loss.backward()
+        forecast = monitor.observe(batch, loss)
+        optimizer.step()
+    assert forecast.stability_ratio > 0
+    assert monitor.guard.step == len(logged) == 3
+
+
 def test_a_policy_acts_where_it_says_and_takes_its_memory_along(names):
     model = names["model"]
     names["optimizer"] = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    run(BLOCKS[2], names)
+    run(BLOCKS[3], names)
     guard = names["guard"]
     for step in range(20):
         names["optimizer"].zero_grad()
@@ -98,7 +116,7 @@ def test_a_policy_acts_where_it_says_and_takes_its_memory_along(names):
         model, torch.optim.AdamW(model.parameters()), names["loss_fn"], guard=names["HalveOutliers"]()
     )
     assert monitor.guard.policy.name == "halve outliers"
-    run(BLOCKS[3], names)
+    run(BLOCKS[4], names)
     assert names["guard"] is not guard
     assert type(names["guard"].policy) is names["HalveOutliers"]
     by_name = foreshock.Monitor(
@@ -108,6 +126,6 @@ def test_a_policy_acts_where_it_says_and_takes_its_memory_along(names):
 
 
 def test_an_operator_of_ones_own_has_its_largest_eigenvalue_found(names):
-    run(BLOCKS[4], names)
+    run(BLOCKS[5], names)
     assert names["found"].value == pytest.approx(5, rel=5e-3)
     assert names["found"].converged

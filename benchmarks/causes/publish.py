@@ -15,9 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.causes import noise
-from benchmarks.causes.reproductions import RESULTS as REPRODUCED
-from benchmarks.causes.reproductions import section
+from benchmarks.causes.sections import FORKED, SPLIT, forked_section, split_section
 from benchmarks.markdown import table
 
 from foreshock.lab.causes.scoring import confusion_table, right
@@ -88,10 +86,10 @@ def page(scores: dict[str, Any]) -> str:
 def write_page() -> None:
     """Write the page from the results that are kept."""
     text = page(json.loads(RESULTS.read_text(encoding="utf-8")))
-    if REPRODUCED.exists():
-        text += section(json.loads(REPRODUCED.read_text(encoding="utf-8")))
-    if noise.RESULTS.exists():
-        text += noise.section(json.loads(noise.RESULTS.read_text(encoding="utf-8")))
+    if SPLIT.exists():
+        text += split_section(json.loads(SPLIT.read_text(encoding="utf-8")))
+    if FORKED.exists():
+        text += forked_section(json.loads(FORKED.read_text(encoding="utf-8")))
     PAGE.write_text(text, encoding="utf-8")
 
 

@@ -22,12 +22,12 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.markdown import table
+from benchmarks.causes.publish import write_page
+from benchmarks.causes.sections import SPLIT, split_section
 
 from foreshock.demo import digits_cnn, stdlib_transformer
 from foreshock.demo.run import train_watched
@@ -43,7 +43,6 @@ from foreshock.runlog import read_run
 from foreshock.runlog.values import recorded_losses
 from foreshock.spikes import detect_events
 
-RESULTS = Path(__file__).parent / "results" / "reproductions.json"
 _FAR, _AFTER = 150, 5  # steps from the crossing whose growth was split to the onset of its spike
 _EVERY = 5  # steps from one point of the demo that is kept to the next
 _LEAST = 0.01  # growth of ln λ_max(Ĥ) below which neither part says anything
@@ -56,23 +55,6 @@ _NAMES = {
     "transformer": "Transformer, mini-batches",
     "llm": "bytes, mini-batches",
 }
-
-_HEAD = """## The paper's experiments and the demo
-
-The first cause that is named for each event of the runs of `foreshock reproduce` and `foreshock demo`,
-against what made λ_max(Ĥ) grow before it, measured with v or with H frozen (*not split*: it was not measured
-for this one, or neither part made it grow). *Explain* had been tried on such runs before; its test for logs
-without a measured growth was mended after 52 of the 171 spikes of the quadratic had come out as *not
-explained*. In mini-batches *gradient noise* says which edge was passed, and in its second half what made the
-ratio rise to it; there that half is compared with freezing. It was added after three spikes of the
-Transformer had been named noise alone, against freezing ([below](#noise-or-the-landscape)). *Whole run*: the
-run of the experiment itself, which goes on for longer and was measured more often.
-"""
-_TAIL = """Made by `foreshock reproduce quadratic --out runs/reproduction`, `foreshock reproduce cause --set
-events=12 --seeds 2 --out runs/reproduction`, the same with `--first-seed 3 --seeds 1`, `foreshock reproduce
-NAME --seeds 1 --out runs/reproduction` for cnn, transformer and llm, the same with `--first-seed 3`, and
-`python -m benchmarks.causes.reproductions runs/reproduction`.
-"""
 
 Row = dict[str, Any]
 
@@ -194,80 +176,16 @@ def _said_of_v(event: Explanation) -> float | None:
     return next((fact.value for fact in facts if fact.words == LAGGED), None)
 
 
-def agrees(row: Mapping[str, Any]) -> bool | None:
-    """Return whether the first cause is what had the larger part with the other frozen; None if unknown.
-
-    Of noise, what counts is what the explanation says made the ratio rise to its edge.
-
-    Args:
-        row: An event.
-    """
-    if row["share"] is None:
-        return None
-    if row["of v"] is not None:
-        return bool((row["of v"] >= 0.5) == (row["share"] >= 0.5))
-    return bool(row["named"][0] == ("preconditioner lag" if row["share"] >= 0.5 else "landscape"))
-
-
-def section(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the section of the page.
-
-    Args:
-        rows: The events.
-    """
-    named = Counter(row["named"][0] for row in rows)
-    headers = ["run", "spikes", *named, "v or H frozen: says so", "says otherwise", "not split"]
-    cells = []
-    for group in dict.fromkeys(row["group"] for row in rows):
-        of = [row for row in rows if row["group"] == group]
-        first = Counter(row["named"][0] for row in of)
-        judged = Counter(agrees(row) for row in of)
-        seeds = len({row["run"] for row in of})
-        cells.append(
-            [
-                f"{group}, {seeds} seed{'s' if seeds > 1 else ''}",
-                str(len(of)),
-                *(str(first[name] or "") for name in named),
-                *(str(judged[key] or "") for key in (True, False, None)),
-            ]
-        )
-    judged = Counter(agrees(row) for row in rows)
-    known = judged[True] + judged[False]
-    others = [row for row in rows if agrees(row) is False]
-    said = f"Of {known} that were split, {judged[True]} are named as freezing says. {_others(others)}"
-    return f"\n{_HEAD}\n{table(headers, cells)}\n\n{said.strip()}\n\n{_TAIL}"
-
-
-def _others(rows: Sequence[Mapping[str, Any]]) -> str:
-    if not rows:
-        return ""
-    said = [
-        f"- {row['group']}, {row['run']}, step {row['onset']:,}: *{' and '.join(row['named'])}*, and v had "
-        f"{100 * row['share']:.0f} % of the growth{_silent(row)}"
-        for row in rows
-    ]
-    return "The others:\n\n" + "\n".join(said)
-
-
-def _silent(row: Mapping[str, Any]) -> str:
-    """Return what the words on an event lack, if they do."""
-    if row["named"][0] != "gradient noise" or row["of v"] is not None:
-        return ""
-    return "; its log, with the noise measured every 25 steps, shows no rise of the ratio to explain"
-
-
 def main() -> None:
     """Explain what is there, train the demo, keep what was found and write the page."""
-    from benchmarks.causes import publish
-
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/reproduction")
     rows = [*quadratic(folder), *trained(folder), *whole(folder)]
     if not rows:
         raise SystemExit(f"{folder} has no runs: see the head of {__file__} for the commands that make them")
     rows += demo(folder)
-    write_json(rows, RESULTS)
-    publish.write_page()
-    sys.stdout.write(section(rows))
+    write_json(rows, SPLIT)
+    write_page()
+    sys.stdout.write(split_section(rows))
 
 
 if __name__ == "__main__":

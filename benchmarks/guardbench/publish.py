@@ -8,7 +8,9 @@ With ``--keep`` methods that were not trained in that folder keep the rows that 
 method can be added without training the others again. The scores are kept beside this file, and those of the
 first scoring of the held-out half. With ``--perturbed`` the folder holds trainings of the present
 guard from perturbed starts, kept as `perturbed.json`: they stand first on the pages, and in the table of
-`docs/explanation/guard.md`, until the whole suite is run again. Without a folder the pages are written again
+`docs/explanation/guard.md`, until the whole suite is run again. With ``--more`` it holds trainings with the
+full batch from many more starts, made by ``foreshock bench guard --suite full --release --group full --starts
+10 --method guard-alone``, which are put beside those. Without a folder the pages are written again
 from the published scores, for example after their wording has changed::
 
     python -m benchmarks.guardbench.publish --suite normalised
@@ -22,12 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.guardbench.merging import merge
+from benchmarks.markdown import replace_between
 
 from foreshock.lab.guardbench.publication import load_scores, page_of, write_pages
-from foreshock.lab.guardbench.starts import short_table
+from foreshock.lab.guardbench.starts import MORE, short_table
 from foreshock.lab.guardbench.suite import SUITES
 from foreshock.lab.guardbench.tables import method_table, methods_run
 from foreshock.lab.spikebench.page import GROUPS
+from foreshock.lab.spikebench.suite import HELD_OUT
 
 RESULTS = Path(__file__).parent / "results"
 PERTURBED = RESULTS / "perturbed.json"
@@ -35,6 +39,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGES = DOCS / "benchmarks"
 EXPLANATION = DOCS / "explanation" / "guard.md"
 _BEGIN, _END = "<!-- Table of benchmarks/guardbench/publish.py -->", "<!-- End of the table -->"
+_NOTE_OF_MORE = "\n\n*More starts*: "
 _OF_EARLIER_GUARD = """\
 The guards of this page are those before clipping was for gradients that come alone, before v was raised when
 the gradient grows, and before the policy `rising`. The present ones are not scored on these tasks yet."""
@@ -121,6 +126,30 @@ def keep_perturbed(folder: Path, *, note: str) -> None:
     _save({**scores, "costs": None, "command": command, "note": note}, PERTURBED)
 
 
+def add_starts(folder: Path, *, note: str) -> None:
+    """Put full-batch runs from more starts beside the scores from perturbed starts that are kept.
+
+    Args:
+        folder: What ``foreshock bench guard --release --group full --starts …`` wrote.
+        note: Where and how far they were made, in sentences.
+
+    Raises:
+        ValueError: If it has no full-batch run of the held-out half from a perturbed start.
+    """
+    more = load_scores(folder / "scores.json").get("perturbed", {}).get(HELD_OUT, {})
+    if "full" not in more:
+        raise ValueError(
+            f"{folder} has no full-batch training of the held-out half from a perturbed start: run it with "
+            "--release --group full --starts 10"
+        )
+    kept = load_scores(PERTURBED)
+    kept["perturbed"][HELD_OUT][MORE] = more["full"]
+    _save(
+        {**kept, "note": f"{kept['note'].partition(_NOTE_OF_MORE)[0].rstrip()}{_NOTE_OF_MORE}{note}"},
+        PERTURBED,
+    )
+
+
 def _save(scores: dict[str, Any], path: Path) -> None:
     text = json.dumps(scores, allow_nan=False, separators=(",", ":")).replace('{"config":', '\n{"config":')
     path.write_text(text + "\n", encoding="utf-8")
@@ -128,10 +157,9 @@ def _save(scores: dict[str, Any], path: Path) -> None:
 
 def _write_table(scores: dict[str, Any]) -> None:
     """Put the table of the held-out half into the explanation of the guard."""
-    before, _, rest = EXPLANATION.read_text("utf-8").partition(_BEGIN)
-    _, _, after = rest.partition(_END)
     table = short_table(scores, "held-out")
-    EXPLANATION.write_text(f"{before}{_BEGIN}\n\n{table}\n\n{_END}{after}", encoding="utf-8")
+    text = replace_between(EXPLANATION.read_text("utf-8"), _BEGIN, _END, table)
+    EXPLANATION.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
@@ -149,8 +177,14 @@ if __name__ == "__main__":
         metavar="NOTE",
         help="the folder holds the present guard from perturbed starts; the note says where it was run",
     )
+    parser.add_argument(
+        "--more", metavar="NOTE", help="the folder holds full-batch runs from more starts; the note as before"
+    )
     given = parser.parse_args()
     if given.perturbed is not None:
         keep_perturbed(given.folder, note=given.perturbed)
+        given.folder = None
+    if given.more is not None:
+        add_starts(given.folder, note=given.more)
         given.folder = None
     publish(given.folder, suite=given.suite, keep=given.keep)

@@ -14,6 +14,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import replace_between
+
 from foreshock.lab.guardbench.rates.choosing import compare
 from foreshock.lab.guardbench.rates.page import load_rates, write_rates
 from foreshock.lab.guardbench.rates.tables import overview_table
@@ -37,11 +39,7 @@ def with_table(text: str, data: dict[str, Any]) -> str:
     Raises:
         ValueError: If the page has no place for it.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page has no lines {BEGIN!r} and {END!r}, between which the table stands")
-    return f"{before}{BEGIN}\n\n{overview_table(compare(data))}\n\n{END}{after}"
+    return replace_between(text, BEGIN, END, overview_table(compare(data)))
 
 
 def publish(folder: Path | None, *, note: str | None = None) -> list[Path]:

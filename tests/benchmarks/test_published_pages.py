@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.causes import publish as publish_causes
-from benchmarks.causes.reproductions import agrees
+from benchmarks.causes.sections import FORKED, SPLIT, agrees, forked_section, split_section
 from benchmarks.spikebench import definitions, publish
 
 from foreshock.lab.reproduction.filling import filled_template
@@ -76,13 +76,9 @@ def test_the_page_of_definitions_is_made_of_the_kept_counts():
 
 def test_the_page_of_causes_is_made_of_the_published_scores():
     scores = json.loads(publish_causes.RESULTS.read_text(encoding="utf-8"))
-    reproduced = json.loads(publish_causes.REPRODUCED.read_text(encoding="utf-8"))
-    forked = json.loads(publish_causes.noise.RESULTS.read_text(encoding="utf-8"))
-    made = (
-        publish_causes.page(scores)
-        + publish_causes.section(reproduced)
-        + publish_causes.noise.section(forked)
-    )
+    split = json.loads(SPLIT.read_text(encoding="utf-8"))
+    forked = json.loads(FORKED.read_text(encoding="utf-8"))
+    made = publish_causes.page(scores) + split_section(split) + forked_section(forked)
     assert made == publish_causes.PAGE.read_text(encoding="utf-8")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from foreshock.cli.advise import _print
 from foreshock.cli.app import app
+from foreshock.cli.console import make_console
 from foreshock.cli.replay import agreement
 from foreshock.replay import Departure, ReplayOutcome
+from foreshock.replay.advice import Advice, Candidate, Trial
 
 SCRIPT = """
 import pathlib
@@ -63,6 +67,9 @@ def short():
         yield batch
 
 SHORT = 111
+
+def to_the_end():
+    return [batch for step, batch in zip(range(160), batches())]
 
 def three():
     return [next(batches())] * 3
@@ -232,6 +239,37 @@ def test_data_that_end_at_the_snapshot_leave_nothing_to_try(command):
     found = command("advise", "--from=110", "--steps=100", "--repeats=1", data="short")
     assert found.exit_code == 1
     assert "there is no step to try: the batches end before step 111" in found.output
+
+
+def test_a_window_that_the_run_ends_is_said_to_be_shorter(command):
+    found = command("advise", "--from=110", "--steps=100", "--repeats=1", "--no-whole", data="to_the_end")
+    assert "The window has 49 steps and not 100: the run ends there." in found.output
+    assert "the batches end" not in found.output
+    found = command("replay", "--from=110", "--steps=100", "--set=lr=x0.5", data="to_the_end")
+    assert "unchanged, lr=x0.5: the batches end before step 160." in found.output
+
+
+def test_one_start_and_one_spike_are_not_several(capsys):
+    trial = Trial(Candidate("lr=x0.5", 1, "half the rate"), "no help", (1,), 9.0, 80, 1.0, 0.5)
+    _print(make_console(), Advice(None, (trial,), (1,), 184))
+    assert "184 steps, 1 start; as it was: 1 spike" in (said := capsys.readouterr().out)
+    assert "1 spikes" not in said
+
+
+def test_a_damaged_snapshot_is_passed_over(command, folder, caplog):
+    for step in (115, 116):
+        copy = shutil.copytree(
+            folder / "run/snapshots/rank0-step00000110", folder / f"run/snapshots/rank0-step00000{step}"
+        )
+        (copy / "tensors.safetensors").write_bytes(b"torn")
+    try:
+        found = command("replay", "--from=116", "--steps=3", "--json")
+        assert found.exit_code == 0
+        assert json.loads(found.stdout)["result"]["snapshot"].endswith("step00000110")
+        assert caplog.text.count("is damaged") == 2
+    finally:
+        for step in (115, 116):
+            shutil.rmtree(folder / f"run/snapshots/rank0-step00000{step}")
 
 
 def test_two_processes_come_to_the_same(command):

@@ -11,7 +11,7 @@ from torch import nn, optim
 
 from foreshock.guarding import guard
 from foreshock.guarding.alternation import SAMPLED, GradientSamples
-from foreshock.guarding.sums import columns
+from foreshock.guarding.parameters import columns
 from foreshock.stability import growth_factor
 from guarding.test_growth import far_above_the_edge
 from guarding.training import Script

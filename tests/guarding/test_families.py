@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -163,6 +164,10 @@ REFUSED = {
     "adadelta": (lambda p: optim.Adadelta(p), "itself an average"),
     "sparse": (lambda p: optim.SparseAdam(p), "SparseAdam"),
     "lbfgs": (lambda p: optim.LBFGS(p), "LBFGS can't be guarded: its step is not diagonal"),
+    "muon": (
+        lambda p: optim.Muon([one for one in p if one.ndim == 2]),
+        "Muon can't be guarded: .* guard the AdamW beside it on its own",
+    ),
     "asgd": (lambda p: optim.ASGD(p), "ASGD can't be guarded: it has a step of its own"),
 }
 
@@ -170,6 +175,8 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_can_not_be_guarded_is_refused_with_the_reason(name):
     make, reason = REFUSED[name]
+    if name == "muon" and not hasattr(optim, "Muon"):
+        pytest.skip("this torch has no Muon")
     with pytest.raises(TypeError, match=reason):
         guard(make(list(network().parameters())))
 
@@ -191,9 +198,64 @@ def test_an_overridden_step_is_not_guarded_and_a_mere_subclass_is(monkeypatch):
         assert str(refused.value) == (
             "Other can't be guarded: it has a step of its own, and how to raise its second moment is not "
             "known: say so in the raise_second_moment of its Reader, foreshock.register_preconditioner(cls, "
-            "Reader(...)). What can be: Adafactor, Adam, AdamW, Adamax, NAdam, RAdam, RMSprop, and "
+            "Reader(...)); if its step() calls that of AdamW and leaves the update as it is, "
+            "foreshock.register_preconditioner(Other, torch.optim.AdamW) is enough. What can be: "
+            "Adafactor, Adam, AdamW, Adamax, NAdam, RAdam, RMSprop, and "
             "subclasses of them that don't override step"
         )
+
+
+class Counted(optim.AdamW):
+    """An AdamW with a step of its own, which it takes within: every fifth time it is interrupted before."""
+
+    calls = 0
+
+    def step(self, closure=None):
+        self.calls += 1
+        if self.calls % 5 == 0:
+            raise InterruptedError
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("with_closure", [False, True])
+def test_a_step_within_a_step_is_guarded_once(monkeypatch, with_closure):
+    monkeypatch.setattr("foreshock.preconditioner.registry._STEP_OF", {})
+    foreshock.register_preconditioner(Counted, optim.AdamW)
+    optim.AdamW(network().parameters())  # from its first object on torch calls hooks for AdamW.step, too
+    found = []
+    for cls in (Counted, optim.AdamW):
+        model, batch = network(), data()
+        optimizer = cls(model.parameters(), lr=0.01)
+        # At no step that is interrupted: what is done before it stays.
+        policy = Script({number: asked("raise all", 2.0) for number in range(1, 20, 4)})
+        watched = guard(optimizer, policy)
+        for number in range(1, 25):
+
+            def closure(model=model, batch=batch, optimizer=optimizer):
+                optimizer.zero_grad()
+                loss = squared(model, batch)
+                loss.backward()
+                return loss
+
+            if cls is optim.AdamW and number % 5 == 0:
+                continue
+            with contextlib.suppress(InterruptedError):
+                if with_closure:
+                    optimizer.step(closure)
+                else:
+                    closure()
+                    optimizer.step()
+        found.append(
+            (
+                torch.cat([one.flatten() for one in weights(model)]),
+                [action.remedy for action in watched.actions],
+                watched.step,
+            )
+        )
+    assert found[0][1]
+    assert found[0][2] == 20
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1:] == found[1][1:]
 
 
 def test_a_parameter_in_half_precision_is_measured_in_single():

@@ -250,3 +250,57 @@ def test_a_second_moment_that_was_not_loaded_is_said(tmp_path):
         ]
         assert len(said) == (0 if kept else 1)
     assert "v was not loaded" in said[0]
+
+
+@pytest.mark.parametrize("every", [5, 500])
+def test_another_size_of_batches_is_not_rewound_however_old_the_snapshot_is(every, tmp_path):
+    training = Training(tmp_path, recorder=Recorder(every=every)).go(130).go(50, rows=4, scale=1.5)
+    training.monitor.close()
+    assert training.monitor.rewinds == ()
+    [said] = [row for row in read_run(tmp_path).records["event"] if row["name"].startswith("recovery")]
+    assert "from step 130 on batches have 36 values and not 144" in said["message"]
+
+
+def test_a_smaller_last_batch_of_each_epoch_is_no_other_size(tmp_path):
+    training = Training(tmp_path)
+    for _ in range(6):
+        training.go(24).go(1, rows=4)
+    with torch.no_grad():
+        training.model[-1].weight.mul_(300)
+    training.go(20)
+    assert [one.measure for one in training.monitor.rewinds] == ["skip"]
+
+
+def test_a_loss_that_is_no_number_is_undone_soon_after_another_trouble_was_given_up():
+    """The batches are others since, so that what was usual before says nothing of the next trouble."""
+    training = Training().go(45).go(30, scale=8.0)
+    assert training.monitor.rewinds == ()
+    training.go(1, scale=8.0, spoil=True).go(24, scale=8.0)
+    [done] = training.monitor.rewinds
+    assert (done.measure, done.to < 75 <= done.step) == ("skip", True)
+    assert all(bool(p.isfinite().all()) for p in training.model.parameters())
+
+
+def test_what_can_not_be_helped_is_said_once_also_where_the_loss_is_no_number(tmp_path):
+    training = Training(tmp_path).go(45).go(60, broken="forward", skips=True)
+    training.monitor.close()
+    [_] = [row for row in read_run(tmp_path).records["event"] if row["name"].startswith("recovery")]
+
+
+def test_who_goes_back_by_hand_in_the_middle_is_not_taken_back_again():
+    training = Training().go(45)
+    while not training.monitor._rewinding.recovery.in_doubt:
+        training.go(1, scale=8.0)
+    done = training.monitor.rewind()
+    training.go(40)
+    assert training.monitor.rewinds == (done,)
+
+
+def test_sizes_that_changed_before_a_resume_are_known_after_it():
+    sizes, resumed = BatchSizes(), BatchSizes()
+    for step in range(65):
+        sizes.see(step, 160 if step < 50 else 16)
+    resumed.load_state_dict(sizes.state_dict())
+    for step in range(65, 75):
+        resumed.see(step, 16)
+    assert resumed.lasting(74) == 50

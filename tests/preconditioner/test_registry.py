@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from foreshock.preconditioner import (
     read_preconditioner,
     read_second_moment_sums,
     register_preconditioner,
+    stock_name,
 )
 from preconditioner.stepping import largest_error, moving, parameters, predicted, set_gradients
 
@@ -98,6 +100,46 @@ def test_a_registered_reader_is_used(monkeypatch):
     assert find_reader(optim.Adam(parameters())) is reader
     with pytest.raises(TypeError, match="not a subclass"):
         register_preconditioner(int, reader)
+
+
+def test_a_class_can_be_said_to_take_the_step_of_its_base(monkeypatch):
+    class Announced(optim.AdamW):
+        def step(self, closure=None):
+            self.announced = True
+            return super().step(closure)
+
+    class Heir(Announced):
+        pass
+
+    monkeypatch.setattr("foreshock.preconditioner.registry._READERS", {})
+    monkeypatch.setattr("foreshock.preconditioner.registry._STEP_OF", {})
+    enough = re.escape("foreshock.register_preconditioner(Announced, torch.optim.AdamW) is enough")
+    with pytest.raises(TypeError, match=f"calls that of AdamW and leaves the update as it is, {enough}"):
+        find_reader(Announced(parameters()))
+    register_preconditioner(Announced, optim.AdamW)
+    for cls in (Announced, Heir):
+        optimizer = cls(parameters(), lr=0.1)
+        assert find_reader(optimizer) is find_reader(optim.AdamW(parameters()))
+        assert stock_name(optimizer) == "torch.optim.AdamW"
+        assert largest_error(optimizer, steps=6) < 1e-6
+    reader = Reader(lambda live: None)
+    register_preconditioner(Announced, reader)
+    assert find_reader(Announced(parameters())) is reader
+    assert stock_name(Announced(parameters())) is None
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        (optim.SGD, "OtherAdam can't take the step of SGD, which is not a base class of it"),
+        (OtherAdam, "OtherAdam can't take the step of OtherAdam, which is not a base class"),
+        (object, "can't take the step of object"),
+        (optim.Optimizer, "the step of Optimizer, which OtherAdam is said to take, can't be read"),
+    ],
+)
+def test_what_a_class_can_not_take_the_step_of(base, message):
+    with pytest.raises(TypeError, match=message):
+        register_preconditioner(OtherAdam, base)
 
 
 @pytest.mark.parametrize("cls", [optim.Adam, optim.SGD, optim.Adagrad])

@@ -98,3 +98,44 @@ def test_a_training_is_finite_whatever_its_gradients_are():
         assert not made.is_finite()
         tensor.copy_(before)
     assert made.is_finite()
+
+
+def test_steps_that_become_longer_do_not_wait_for_a_snapshot_that_was_due_after_thousands(clock):
+    made, model = Recorder(), nn.Linear(2, 1)
+    made.attach(model, [torch.optim.Adam(model.parameters())])
+    take = made._take
+
+    def slow(*given):
+        clock.seconds += 0.02
+        take(*given)
+
+    made._take = slow
+    for step in range(400):
+        made.take(step)
+        clock.seconds += 0.001 if step < 100 else 0.1
+    assert made.summary().every == 40
+    assert made.summary().steps[-1] >= 360
+
+
+@pytest.mark.parametrize("every", [None, 10])
+def test_processes_have_common_steps_although_one_has_alarms(every, monkeypatch):
+    monkeypatch.setattr(recorder, "several_processes", lambda: True)
+    found = []
+    for alarms in (range(70, 90), range(0)):
+        made, model = Recorder(every=every), nn.Linear(2, 1)
+        made.attach(model, [torch.optim.Adam(model.parameters())])
+        for step in range(170):
+            made.take(step, dense=step in alarms)
+        found.append(made.summary())
+    assert found[0].taken > found[1].taken, "more at its alarms"
+    assert found[0].steps[-1] == found[1].steps[-1], "and the newest is the same"
+    assert len({*found[0].steps} & {*found[1].steps}) >= 3
+
+
+def test_a_state_that_can_not_be_read_ends_no_training():
+    model = nn.Linear(2, 1)
+    scheduler = SimpleNamespace(state_dict=dict, load_state_dict=lambda state: None)
+    made = Recorder(scheduler=scheduler)
+    made.attach(model, [torch.optim.Adam(model.parameters())])
+    scheduler.state_dict = lambda: 1 / 0
+    assert made.is_finite()

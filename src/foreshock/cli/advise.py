@@ -116,14 +116,26 @@ def advise(
         print_result("advise", Advised(task.snapshot, found))
     else:
         _print(console, found)
-        if shown[""].failure:
-            console.print(f"[yellow]As it was, {escape(shown[''].failure)}.[/]", soft_wrap=True)
+        ended = _ended(shown[""], found.steps, steps, length)
+        if ended:
+            console.print(escape(ended), soft_wrap=True)
         if output is not None:
             console.print(f"Picture: {printable_path(output)}", soft_wrap=True)
     if not found.has_trouble:
         raise typer.Exit(4)
     if found.chosen is None:
         raise typer.Exit(3)
+
+
+def _ended(unchanged: ReplayOutcome, came: int, asked: int, length: int) -> str:
+    """Return why the window is shorter than asked for; empty if it isn't."""
+    if not unchanged.failure:
+        return ""
+    if not unchanged.ran_out:
+        return f"As it was, {unchanged.failure}."
+    at_end = unchanged.start + 1 + len(unchanged.losses) == length
+    what = "the run ends there" if at_end else unchanged.failure
+    return f"The window has {came:,} steps and not {asked:,}: {what}."
 
 
 def _task_of(task: Replay, attempt: Attempt, length: int) -> Replay:
@@ -155,7 +167,7 @@ def _usual_norms(run: Run, snapshot: Path) -> list[float]:
 
 def _print(console: Console, found: Advice) -> None:
     from foreshock.report.tables import Table
-    from foreshock.words import number
+    from foreshock.words import count, number
 
     def words(value: float) -> str:
         return "–" if math.isnan(value) else number(value)
@@ -177,8 +189,10 @@ def _print(console: Console, found: Advice) -> None:
         for trial in found.trials
     )
     headers = ("Change", "Effect", "Spikes", "First", "Late loss", "Ratio", "Starts")
+    spikes = _spread(found.unchanged)
     title = (
-        f"{found.steps:,} steps, {len(found.unchanged)} starts; as it was: {_spread(found.unchanged)} spikes"
+        f"{count(found.steps, 'step')}, {count(len(found.unchanged), 'start')}; as it was: {spikes} "
+        f"{'spike' if spikes == '1' else 'spikes'}"
     )
     print_table(console, Table(title, headers, rows))
 

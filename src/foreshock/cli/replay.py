@@ -261,9 +261,9 @@ def print_outcomes(console: Console, outcomes: list[ReplayOutcome]) -> None:
         )
     end = max(one.start + len(one.losses) for one in outcomes)
     print_table(console, Table(f"Steps {outcomes[0].start + 1:,} to {end:,}", headers, tuple(rows)))
-    for one in outcomes:
-        if one.failure:
-            console.print(f"[yellow]{escape(one.change)}: {escape(one.failure)}.[/]", soft_wrap=True)
+    for failure in dict.fromkeys(one.failure for one in outcomes if one.failure):
+        named = ", ".join(one.change for one in outcomes if one.failure == failure)
+        console.print(f"[yellow]{escape(named)}: {escape(failure)}.[/]", soft_wrap=True)
 
 
 def spikes_in_words(outcome: ReplayOutcome) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -86,6 +87,8 @@ def choose_snapshot(
 ) -> Path:
     """Return the folder of the last snapshot that was taken at a step or before, or of the last of all.
 
+    Damaged ones are passed over.
+
     Args:
         run: The run.
         step: The step; None for the last of all.
@@ -93,7 +96,7 @@ def choose_snapshot(
             returned whose window has a spike.
 
     Raises:
-        FileNotFoundError: If there is none, with those that there are.
+        FileNotFoundError: If there is none that is whole, with those that there are.
     """
     found = list_snapshots(run.path.parent)
     if not found:
@@ -101,16 +104,29 @@ def choose_snapshot(
             f"{run.path.parent} has no snapshot: train with Monitor(…, run=…, recorder=Recorder()); they "
             "are written when an alarm begins, and at a spike"
         )
-    steps = [step_of(one) for one in found]
-    fitting = [one for one, taken in zip(found, steps, strict=True) if step is None or taken <= step]
-    if step is None and spikes is not None:
-        return found[choose_start(steps, *spikes)]
-    if not fitting:
+    left = [one for one in found if step is None or step_of(one) <= step]
+    if not left:
         raise FileNotFoundError(
             f"no snapshot was taken at step {step} or before; there are those of steps "
-            f"{', '.join(map(str, steps))}"
+            f"{', '.join(str(step_of(one)) for one in found)}"
         )
-    return fitting[-1]
+    damaged = None
+    while left:
+        place = -1
+        if step is None and spikes is not None:
+            place = choose_start([step_of(one) for one in left], *spikes)
+        try:
+            load_snapshot(left[place])
+        except ValueError as error:
+            logging.getLogger("foreshock").warning("%s: it is passed over", error)
+            damaged = error
+            del left[place]
+        else:
+            return left[place]
+    raise FileNotFoundError(
+        f"none of the snapshots of {run.path.parent} that are asked for is whole: the last that was tried "
+        f"says {damaged}"
+    )
 
 
 def run_replay(task: Replay) -> ReplayOutcome:

@@ -153,7 +153,7 @@ def _regular(found: Sequence[Explanation]) -> list[str]:
     """Return what else to look at where what the data are blamed for comes at regular steps."""
     steps = [one.onset for one in found if not one.causes or any(c.name in _OF_THE_DATA for c in one.causes)]
     period = find_period(steps)
-    return [] if period is None else [_REGULAR.format(at=f"S{listed(steps)[1:]}", period=period)]
+    return [] if period is None else [_REGULAR.format(at=listed(steps).capitalize(), period=period)]
 
 
 def _examples(found: Sequence[Explanation]) -> list[str]:

@@ -127,7 +127,7 @@ def _steps_until_back(history: History, event: LossEvent) -> int | None:
 
 
 def _regained(history: History, event: LossEvent, start: int) -> int | None:
-    """Return the first step from an index on by which twenty losses in a row lie below the level before."""
+    """Return the first step from an index on by which the median of twenty losses is at the level before."""
     for at in range(start, len(history.loss) - _FEWEST + 1, _FEWEST):
         if float(np.median(history.loss[at : at + _FEWEST])) <= event.reference:
             return int(history.steps[at + _FEWEST - 1])

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from foreshock.guarding.parameters import as_real
+from foreshock.guarding.parameters import as_real, columns
 
 SAMPLED = 1024
 """Coordinates of each tensor that are compared, evenly spread: a copy of two gradients would be too large."""
@@ -92,7 +92,7 @@ class GradientSamples:
         # waited for, all of them compare whenever one does.
         if total is None and not kept:
             return UNKNOWN
-        numbers = (total or _columns)(_products(now, kept))
+        numbers = (total or columns)(_products(now, kept))
         square, last, last_square, second, second_square = numbers
         return Alternation(_cosine(last, last_square, square), _cosine(second, second_square, square))
 
@@ -155,18 +155,14 @@ def _sampled(keys: tuple[Tensor, ...], gradients: Sequence[Tensor]) -> _Sample:
 def _products(now: _Sample, kept: Sequence[_Sample]) -> list[list[float]]:
     """Return of each parameter gᵀg, and of each step before its product with g and with itself."""
     rows = now.rows
-    columns = [rows * rows]
+    made = [rows * rows]
     for i in range(_STEPS):
         fits = i < len(kept) and _same(kept[i].keys, now.keys) and kept[i].sizes == now.sizes
         # What is missing in one process is missing in the sum, and so in all of them.
         before = kept[i].rows if fits else torch.full_like(rows, math.nan)
-        columns += [rows * before, before * before]
-    products: list[list[float]] = torch.stack(columns).sum(dim=2).T.tolist()
+        made += [rows * before, before * before]
+    products: list[list[float]] = torch.stack(made).sum(dim=2).T.tolist()
     return products
-
-
-def _columns(rows: Sequence[Sequence[float]]) -> list[float]:
-    return [math.fsum(column) for column in zip(*rows, strict=True)]
 
 
 def _same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:

@@ -26,8 +26,8 @@ def guard(
 
     Args:
         optimizer: Adam, AdamW, NAdam, RAdam, Adamax, RMSprop or Adafactor of ``torch.optim``, a subclass that
-            doesn't override ``step``, a wrapper around one, or another one whose registered
-            `foreshock.Reader` has a `raise_second_moment`.
+            doesn't override ``step`` or is registered as taking that of its base, a wrapper around one, or
+            another one whose registered `foreshock.Reader` has a `raise_second_moment`.
         policy: ``"auto"``, the name of another policy (`foreshock.register_policy` adds to them), or a policy
             with options such as ``foreshock.guarding.Secant(threshold=0.85)``, which is copied.
         on_action: Called with each `GuardAction`. What it raises ends the training step.

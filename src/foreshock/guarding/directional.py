@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 
 from foreshock.guarding.displacement import Displacement
-from foreshock.guarding.parameters import Slot
+from foreshock.guarding.parameters import Slot, columns
 from foreshock.guarding.step_measurer import fetch
-from foreshock.guarding.sums import columns
 from foreshock.vectors import split
 
 _TOLERANCE = 1e-6

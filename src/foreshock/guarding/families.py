@@ -22,6 +22,7 @@ from foreshock.preconditioner import (
     SecondMoment,
     Write,
     find_raising_reader,
+    if_step_is_taken,
     raising_names,
     stock_name,
     unwrap,
@@ -138,7 +139,7 @@ def find_family(optimizer: Optimizer) -> Family:
 def _reason(inner: Optimizer, name: str | None) -> str:
     cls = type(inner)
     public = f"torch.optim.{cls.__name__}" if cls.__module__.startswith("torch.optim.") else ""
-    return _REFUSED.get(name or public, _UNKNOWN)
+    return _REFUSED.get(name or public) or f"{_UNKNOWN}{if_step_is_taken(cls)}"
 
 
 def _adam_metric(slots: Sequence[Slot]) -> Metric:

@@ -7,6 +7,7 @@ of dot products, on an accelerator of as many kernels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -138,6 +139,15 @@ def all_parameters(optimizer: Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
+def columns(rows: Sequence[Sequence[float]]) -> list[float]:
+    """Return the sums of the columns.
+
+    Args:
+        rows: Sums over the coordinates of each tensor, a row a tensor.
+    """
+    return [math.fsum(column) for column in zip(*rows, strict=True)]
+
+
 def per_group(slots: Sequence[Slot], compute: Callable[[Slot], float]) -> dict[int, float]:
     """Return a number for each parameter group, by its id: options may be tensors on an accelerator.
 
@@ -165,7 +175,7 @@ def as_real(tensor: Tensor) -> Tensor:
     Args:
         tensor: Any tensor.
     """
-    here = tensor if type(tensor) is Tensor else local(tensor)
+    here = local(tensor)
     return torch.view_as_real(here) if here.is_complex() else here
 
 

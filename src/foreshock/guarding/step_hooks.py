@@ -4,10 +4,15 @@ In their order: *before* a step, once its gradients are known, the guard measure
 torch's own update runs; *after* it, options that were changed for the step are put back. A step that raises
 skips the second hook, so that options are also put back before the next step and before the state is saved;
 where a later hook raises, at once.
+
+torch calls the hooks of an optimizer once for each class of it whose ``step`` it has wrapped: where a
+subclass calls ``super().step()``, that may be twice a step. The guard then acts around the outermost.
 """
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -51,6 +56,7 @@ class StepHooks:
         untraced: Any = torch.compiler.disable
         self._before, self._after, self._reading = untraced(before), untraced(after), reading
         self._pre_hooks, self._watching = inner._optimizer_step_pre_hooks, False
+        self._nests = _steps_nest(inner)
         # torch calls hooks in the order of their registration: what one that is registered later does to the
         # gradients, the guard does not see.
         self._handles: list[Any] = [
@@ -76,6 +82,8 @@ class StepHooks:
         self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Call `before`; of a step with a closure, once that has computed the gradients."""
+        if self._nests and _is_nested():
+            return None
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
             self._before()
@@ -94,6 +102,8 @@ class StepHooks:
         return (args[0], with_guard, *args[2:]), kwargs
 
     def _after_step(self, *_: Any) -> None:
+        if self._nests and _is_nested():
+            return
         self._release_later_hooks()
         self._after()
 
@@ -140,6 +150,27 @@ class _Watched:
         except BaseException:
             self._failed()
             raise
+
+
+def _steps_nest(optimizer: Optimizer) -> bool:
+    """Return whether a step of an optimizer may be made of another one: a class and a base both have one."""
+    steps = [vars(base)["step"] for base in type(optimizer).__mro__ if "step" in vars(base)]
+    return len({inspect.unwrap(step) for step in steps} - {Optimizer.step}) > 1
+
+
+def _is_nested() -> bool:
+    """Return whether a hook was called for a step inside another step of the same optimizer.
+
+    What tells is the stack, which an exception leaves as it should be, and a counter would not.
+    """
+    torch_step = sys._getframe(2)  # the frame of torch that called the hook
+    optimizer = torch_step.f_locals.get("self")
+    frame = torch_step.f_back
+    while frame is not None:
+        if frame.f_code is torch_step.f_code and frame.f_locals.get("self") is optimizer:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def is_captured() -> bool:

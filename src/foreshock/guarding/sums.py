@@ -17,7 +17,7 @@ from torch import Tensor
 
 from foreshock.guarding.displacement import Moved, inner
 from foreshock.guarding.families import Metric
-from foreshock.guarding.parameters import Bundle, Slot, flat
+from foreshock.guarding.parameters import Bundle, Slot, columns, flat
 from foreshock.vectors import shard_groups
 
 Pair = tuple[Moved, tuple[int, ...]]
@@ -174,15 +174,6 @@ def energies(slots: Sequence[Slot], metric: Metric) -> list[Tensor]:
     used = [slot.used_gradient.to(d.dtype) for slot, d in zip(slots, metric.denominators, strict=True)]
     ratios = torch._foreach_div(used, metric.denominators)
     return [inner(ratio, gradient) for ratio, gradient in zip(ratios, used, strict=True)]
-
-
-def columns(rows: Sequence[Sequence[float]]) -> list[float]:
-    """Return the sums of the columns.
-
-    Args:
-        rows: Sums over the coordinates of each tensor, a row a tensor.
-    """
-    return [math.fsum(column) for column in zip(*rows, strict=True)]
 
 
 def _bound(slot: Slot, moved: Moved, products: Sequence[float], *, rate: float) -> float:

@@ -92,6 +92,15 @@ class LossWatch:
         kept = [one for one in self._losses if one[0] <= step]
         self._losses, self._high = deque(kept, maxlen=self._losses.maxlen), False
 
+    def forget_before(self, step: int) -> None:
+        """Forget the losses from before a step, from which on another level is usual.
+
+        Args:
+            step: Step number.
+        """
+        kept = [one for one in self._losses if one[0] >= step]
+        self._losses, self._high = deque(kept, maxlen=self._losses.maxlen), False
+
     def state_dict(self) -> dict[str, Any]:
         """Return the losses that it remembers, as plain values."""
         return {"losses": [list(one) for one in self._losses], "high": self._high}

@@ -674,7 +674,7 @@ class Monitor:
                 self._journal.event(seen.step, "non-finite loss", message)
                 self._run.mark_unavailable(seen.step, f"the loss is {seen.loss}")
                 words = f"loss of {seen.loss} at step {seen.step}"
-                self._rewinding.trouble(seen.step, words, seen=seen.step)
+                self._rewinding.trouble(seen.step, words, seen=seen.step, finite=False)
             if self._run.spiking and not spiking:
                 self._evidence.want_table("spike")
                 self._rewinding.recording.write("spike", before=seen.step)

@@ -110,12 +110,17 @@ class BatchSizes:
             return None
         return self._since if self.changed(self._since - 1) else None
 
-    def changed(self, since: int) -> str:
+    def changed(self, since: int, *, onset: int | None = None) -> str:
         """Return in words that all of the last batches are far smaller or larger; empty if they are not.
 
         Args:
             since: Step up to which batches are usual.
+            onset: Step at which a trouble began. If they got another size right before, those from before
+                that are usual: none that is remembered may be as old as `since`.
         """
+        at = self._since
+        if onset is not None and at is not None and onset - at <= _LATEST:
+            since = at - 1
         usual = [size for step, size in self._sizes if step <= since][-_USUAL:]
         latest = [(step, size) for step, size in self._sizes if step > since]
         low, high = min(usual, default=0) / _OTHER, max(usual, default=0) * _OTHER
@@ -128,7 +133,7 @@ class BatchSizes:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sizes that it remembers, as plain values."""
-        return {"sizes": [list(one) for one in self._sizes]}
+        return {"sizes": [list(one) for one in self._sizes], "since": self._since}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`.
@@ -137,3 +142,4 @@ class BatchSizes:
             state: What `state_dict` returned.
         """
         self._sizes = deque(((int(step), int(size)) for step, size in state["sizes"]), maxlen=2 * _USUAL)
+        self._since = state.get("since")

@@ -36,6 +36,7 @@ class _Trouble(NamedTuple):
     onset: int
     what: str
     seen: int | None
+    finite: bool
 
 
 class Recovery:
@@ -64,7 +65,7 @@ class Recovery:
         self._trouble: _Trouble | None = None
         self._bad = self._waited = 0  # batches of this trouble that were tried, or waited for
         self._stays = ""  # what the last of them came to, in words
-        self._quiet_until = -math.inf
+        self._quiet_until, self._all_quiet = -math.inf, True
 
     @property
     def onset(self) -> int | None:
@@ -82,16 +83,20 @@ class Recovery:
         """Whether it is being found out if going back can help, so that the next step is waited for."""
         return self._trouble is not None and self._bad + self._waited > 0
 
-    def trouble(self, step: int, what: str, *, seen: int | None = None) -> None:
+    def trouble(self, step: int, what: str, *, seen: int | None = None, finite: bool = True) -> None:
         """Note a trouble; the first since the last call of `act` counts.
+
+        One that was given up is not told again for some time; a loss that is not finite is another one.
 
         Args:
             step: Step at which it began.
             what: What it is, in words.
             seen: Step of the loss that showed it; None for a forecast.
+            finite: Whether that loss is finite.
         """
-        if self._trouble is None and step > self._quiet_until:
-            self._trouble = _Trouble(step, what, seen)
+        quiet = step <= self._quiet_until and (finite or self._all_quiet)
+        if self._trouble is None and not quiet:
+            self._trouble = _Trouble(step, what, seen, finite)
 
     def judge(self, seen: StepObservation) -> None:
         """Take the loss and the batch of a step into account.
@@ -116,6 +121,17 @@ class Recovery:
         """
         if step > self._rewound_at + 1:  # at that one they are what they were
             self._changed.append(step)
+
+    def went_back(self, to: int, step: int) -> None:
+        """Note that the training was brought back, so that nothing is left to do about what led to it.
+
+        Args:
+            to: Step of the snapshot.
+            step: The present step.
+        """
+        self._trouble, self._bad, self._waited = None, 0, 0
+        self._rewound_at = step
+        self._watch.back_to(to)
 
     def lost(self, step: int, words: str) -> None:
         """Write down that there is nothing to go back to.
@@ -148,7 +164,8 @@ class Recovery:
         Raises:
             RecoveryFailedError: If it says to stop.
         """
-        what = "trouble of another process" if self._trouble is None else self._trouble.what
+        trouble = self._trouble
+        what = "trouble of another process" if trouble is None else trouble.what
         hopeless = self._hopeless(step, onset, stays)
         if hopeless is None:
             return None
@@ -156,7 +173,9 @@ class Recovery:
         if hopeless:
             words = f"the run can't be brought back from the {what}: {hopeless}"
             if self._goes_on():
-                self._give_up(step, f"{words}. Training goes on as it is")
+                self._give_up(step, f"{words}. Training goes on as it is", trouble)
+                if trouble is not None and trouble.finite:
+                    self._watch.forget_before(onset)  # what is usual is another level from here on
                 return None
             snapshot = self._rewinder.find(onset, measure=RUNGS.index("stop"))
             self._stop(step, words, snapshot, "it can't be brought back", ids)
@@ -165,7 +184,7 @@ class Recovery:
         snapshot = self._rewinder.find(onset, further=further, measure=[*RUNGS, GIVE_UP].index(rung))
         if rung == GIVE_UP or snapshot is None:
             failure = self._rewinder.failure if snapshot is None else ""
-            self._give_up(step, _why_not(onset, what, snapshot) + failure)
+            self._give_up(step, _why_not(onset, what, snapshot) + failure, trouble)
             return None
         if rung == "stop":
             self._stop(step, _why_not(onset, what, snapshot), snapshot, what, ids)
@@ -174,13 +193,12 @@ class Recovery:
         try:
             self._rewinder.back(snapshot, step, ids=skipped, measure=rung, reason=what, rate_factor=factor)
         except RewindRefusedError as error:  # of another shape than the training has by now
-            self._give_up(step, _refused(snapshot, error))
+            self._give_up(step, _refused(snapshot, error), trouble)
             return None
         if rung == "raise v":
             raise_second_moments(self._optimizers, self.ladder.raise_by)
         self._rate.lower(lower)
-        self._rewound_at = step
-        self._watch.back_to(snapshot.step)
+        self.went_back(snapshot.step, step)
         return snapshot
 
     def _hopeless(self, step: int, onset: int, stays: Callable[[Snapshot, float], str] | None) -> str | None:
@@ -202,7 +220,8 @@ class Recovery:
         snapshot = self._rewinder.newest(onset)
         if snapshot is None:
             return _UNKNOWN
-        self._stays = self._sizes.changed(snapshot.step)
+        began = onset if self._trouble is None else self._trouble.onset
+        self._stays = self._sizes.changed(snapshot.step, onset=began)
         if self._stays:
             return _BAD
         if stays is None or (self._trouble is not None and self._trouble.seen is None):
@@ -238,8 +257,10 @@ class Recovery:
             "rate_factor": self._rate.factor,
             "losses": self._watch.state_dict(),
             "sizes": self._sizes.state_dict(),
+            "size_told": self._size_told,
             "changed": list(self._changed),
             "rewound_at": self._rewound_at,
+            "all_quiet": self._all_quiet,
             "quiet_until": None if math.isinf(self._quiet_until) else self._quiet_until,
         }
 
@@ -254,10 +275,12 @@ class Recovery:
         self._watch.load_state_dict(state["losses"])
         if "sizes" in state:
             self._sizes.load_state_dict(state["sizes"])
+        self._size_told = state.get("size_told")
         self._changed = deque(state["changed"], maxlen=_CHANGES)
         self._rewound_at = state["rewound_at"]
         quiet = state["quiet_until"]
         self._quiet_until = -math.inf if quiet is None else quiet
+        self._all_quiet = state.get("all_quiet", True)
         self._trouble = None
 
     def _lower(self, rung: str, snapshot: Snapshot) -> float:
@@ -287,8 +310,9 @@ class Recovery:
         self._journal.event(step, "recovery failed", words)
         raise RecoveryFailedError(words)
 
-    def _give_up(self, step: int, words: str) -> None:
+    def _give_up(self, step: int, words: str, trouble: _Trouble | None = None) -> None:
         self._quiet_until = step + self.ladder.window
+        self._all_quiet = trouble is None or not trouble.finite
         self._journal.event(step, "recovery given up", words)
 
 

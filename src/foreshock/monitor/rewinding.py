@@ -90,17 +90,18 @@ class Rewinding:
             self.recovery.judge(seen)
         self.recording.judge(seen.step, finite=math.isfinite(seen.loss + seen.gradient_norm))
 
-    def trouble(self, step: int, what: str, *, seen: int | None = None) -> None:
+    def trouble(self, step: int, what: str, *, seen: int | None = None, finite: bool = True) -> None:
         """Note a trouble.
 
         Args:
             step: Step at which it began.
             what: What it is, in words.
             seen: Step of the loss that showed it; None for a forecast.
+            finite: Whether that loss is finite.
         """
         self._onset = step if self._onset is None else self._onset
         if self.recovery is not None:
-            self.recovery.trouble(step, what, seen=seen)
+            self.recovery.trouble(step, what, seen=seen, finite=finite)
 
     def changed(self, step: int) -> None:
         """Note that options of the optimizer, or what it trains, are others from a step on.
@@ -196,6 +197,8 @@ class Rewinding:
         factor = 1.0 if self.recovery is None else self.recovery.rate_factor
         done = rewinder.back(snapshot, step, ids=ids(snapshot.step + 1, step), rate_factor=factor)
         self._onset = None
+        if self.recovery is not None:
+            self.recovery.went_back(snapshot.step, step)
         return done, snapshot
 
     def close(self, step: int) -> None:

@@ -26,6 +26,7 @@ from foreshock.preconditioner.record import ParameterStep, Preconditioner
 from foreshock.preconditioner.registry import (
     find_raising_reader,
     find_reader,
+    if_step_is_taken,
     raising_names,
     register_preconditioner,
     stock_name,
@@ -41,6 +42,7 @@ __all__ = [
     "as_optimizers",
     "find_raising_reader",
     "find_reader",
+    "if_step_is_taken",
     "live_groups",
     "moving_parameters",
     "raising_names",

@@ -28,17 +28,21 @@ class Pace:
         self.taken, self.spent = 0, 0.0
         self._last: float | None = None  # when the last step, or the snapshot in it, was seen
         self._steps: deque[float] = deque(maxlen=_LATELY)
-        self._since = 0  # steps since the last snapshot
-        self._usual = self._trained = 0.0  # seconds: of a step, and of all up to the last snapshot
+        self._since = 0  # steps that are not among those trained
+        self._usual = self._trained = 0.0  # seconds: of a step, and of all but these
         self._snapshots: deque[float] = deque(maxlen=5)
 
-    def see(self) -> None:
-        """Count a step."""
+    def see(self) -> bool:
+        """Count a step; return whether it is known anew how long steps are, without a snapshot in between."""
         now = time.perf_counter()
         if self._last is not None:
             self._steps.append(now - self._last)
             self._since += 1
         self._last = now
+        if self._since < _LATELY:
+            return False
+        self._settle()
+        return True
 
     def took(self, seconds: float) -> None:
         """Account for a snapshot that was just taken.
@@ -50,10 +54,8 @@ class Pace:
         self.spent += seconds
         if self.taken > 2:  # the first two take memory
             self._snapshots.append(seconds)
-        if self._steps:
-            self._usual = median(self._steps)
-        self._trained += self._since * self._usual
-        self._since, self._last = 0, time.perf_counter()
+        self._settle()
+        self._last = time.perf_counter()
 
     def spacing(self, share: float) -> int:
         """Return the steps from one snapshot to the next that cost a share of the time.
@@ -73,6 +75,13 @@ class Pace:
             besides: Seconds of processor time that writing took.
         """
         return self.spent + besides < share * (self._trained + self._since * self._usual)
+
+    def _settle(self) -> None:
+        """Find out how long steps are by now."""
+        if self._steps:
+            self._usual = median(self._steps)
+        self._trained += self._since * self._usual
+        self._since = 0
 
     @property
     def share(self) -> float:

@@ -79,14 +79,14 @@ class Recorder:
     that are used again; those that are written go to ``RUN/snapshots`` from a thread of their own.
 
     Ages about double from one snapshot to the next. While there is an alarm they are taken four
-    times as often, as far as `share` has room for it.
+    times as often: as far as `share` has room for it, or in any case where the steps are fixed.
 
     Args:
         last: Snapshots in memory, at most, ≥ 2.
         max_bytes: Memory that they may take together, in this process. With Adam a snapshot takes four times
             the parameters, or the part of them that this process has.
         every: Steps from one to the next; None: as often as `share` allows. In several processes, None is 50,
-            so that all have the same steps.
+            and snapshots are of its multiples, so that all have the same steps.
         share: Part of the time that snapshots may cost, in (0, 1). Half of it is used at rest; the other half
             is saved for alarms, what writing takes of the processor included.
         scheduler: The learning-rate scheduler, or several.
@@ -145,6 +145,7 @@ class Recorder:
         self._failures = Failures("recorder")
         self._pace = Pace()
         self._spacing = every or FIRST
+        self._together = False
         self._writer = SnapshotWriter(keep)
         self._step = self._taken_at = -1
 
@@ -169,7 +170,8 @@ class Recorder:
         training = Training(model, tuple(optimizers), self._others)
         capture(training)  # refused before training, where it costs nothing
         self._training = training
-        if self._every is None and several_processes():
+        self._together = several_processes()
+        if self._every is None and self._together:
             self._every = self._spacing = _FIXED
 
     def detach(self) -> None:
@@ -201,11 +203,9 @@ class Recorder:
             note: Returns what comes along in memory, called if one is taken.
         """
         self._step = step
-        self._pace.see()
-        denser = dense and self._may_be_denser()
-        spacing = max(self._spacing // _DENSER, 1) if denser else self._spacing
-        due = self._taken_at < 0 or step - self._taken_at >= spacing
-        if not due or not self.ready:
+        if self._pace.see():
+            self._space()
+        if not self.ready or not self._is_due(step, dense=dense):
             return
         self._taken_at = step
         began = time.perf_counter()
@@ -216,9 +216,7 @@ class Recorder:
         else:
             self._failures.succeeded()
         self._pace.took(time.perf_counter() - began)
-        if self._every is None:
-            self._spacing = self._pace.spacing(self._share * _SPARED)
-        self._ring.reach = self._spacing * 2 ** (self._ring.last - 1)
+        self._space()
 
     def newest(self, before: int | None = None) -> Snapshot | None:
         """Return the newest snapshot in memory that training can go on from; None if there is none.
@@ -300,7 +298,7 @@ class Recorder:
             return False
         try:
             _, tensors = capture(self._training)
-        except UnsupportedStateError:  # such as layers that were added since
+        except Exception:  # noqa: BLE001 - layers that were added since, or a scheduler whose state fails
             return True
         numbers = {name: one for name, one in tensors.items() if one.is_floating_point() or one.is_complex()}
         kept = [one for name, one in numbers.items() if name.startswith(("parameter/", "optimizer/"))]
@@ -339,6 +337,22 @@ class Recorder:
         """Wait until what is being written is on the disk, a minute at most, and give the memory back."""
         self._writer.wait(PATIENCE)
         self._ring.clear()
+
+    def _space(self) -> None:
+        if self._every is None:
+            self._spacing = self._pace.spacing(self._share * _SPARED)
+        self._ring.reach = self._spacing * 2 ** (self._ring.last - 1)
+
+    def _is_due(self, step: int, *, dense: bool) -> bool:
+        spacings = [self._spacing]
+        if dense and self._may_be_denser():
+            spacings.append(max(self._spacing // _DENSER, 1))
+        if self._taken_at < 0:
+            return True
+        if self._together:
+            # At multiples: an alarm of one process alone must not leave it with steps that no other has.
+            return any(step // one > self._taken_at // one for one in spacings)
+        return step - self._taken_at >= min(spacings)
 
     def _may_be_denser(self) -> bool:
         """Return whether there is time left for more snapshots; it is, where the user says how many."""

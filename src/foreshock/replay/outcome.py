@@ -15,7 +15,7 @@ from foreshock.spikes import LossEvent, detect_events
 _SETTLED = 20  # losses whose median is what a loss has come to
 _ROUNDING = 1e-4  # a first difference below this, relative, is one of arithmetic
 
-
+RAN_OUT = "the batches end before step"
 HORIZONS = (50, 200, 500)
 
 
@@ -78,6 +78,11 @@ class ReplayOutcome:
     def spikes(self) -> tuple[LossEvent, ...]:
         """The events that are spikes, divergences or losses that are no numbers; not slow climbs."""
         return tuple(event for event in self.events if event.kind != "climb")
+
+    @property
+    def ran_out(self) -> bool:
+        """Whether it ended early since there were no more batches, as at the end of a run."""
+        return self.failure.startswith(RAN_OUT)
 
     @property
     def height(self) -> float:

@@ -20,7 +20,7 @@ from foreshock.recorder import Snapshot
 from foreshock.replay.changes import PRECISIONS, Change
 from foreshock.replay.held import cast_training, hold_second_moment
 from foreshock.replay.loop import Loop
-from foreshock.replay.outcome import ReplayOutcome, departure, events_after
+from foreshock.replay.outcome import RAN_OUT, ReplayOutcome, departure, events_after
 
 _SIXTH_DIGIT = 1e-6
 
@@ -188,7 +188,7 @@ def train(
         for step in range(first, first + steps):
             following = next(batches, _END)
             if following is _END:
-                failure = f"the batches end before step {step}"
+                failure = f"{RAN_OUT} {step}"
                 break
             batch, before = _batch_of(step, following, before, change)
             try:

@@ -9,7 +9,7 @@ import pytest
 from foreshock.lab.guardbench.comparison import compare, interval
 from foreshock.lab.guardbench.goals import goals
 from foreshock.lab.guardbench.publication import summary, write_pages
-from foreshock.lab.guardbench.starts import short_table, starts_section
+from foreshock.lab.guardbench.starts import MORE, short_table, starts_section
 from lab.guardbench.results import result
 
 TASKS = ("one", "two")
@@ -154,6 +154,22 @@ def test_the_short_table_has_what_each_guard_leaves_of_adam_s_spikes():
     assert [row[-1] for row in rows] == ["0", "0.2", "0", "0.2"]
     with pytest.raises(ValueError, match="no run of the held-out half"):
         short_table(compare(runs()), "held-out")
+
+
+def test_full_batches_from_more_starts_have_a_row_and_judge_the_goals():
+    scores = compare(runs())
+    many = [one | {"seed": seed} for seed in range(20) for one in runs(spiking={("two", 3)})]
+    groups = scores["perturbed"]["development"]
+    groups[MORE] = compare(many)["perturbed"]["development"]["full"]
+    rows = short_table(scores, "development").splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows] == [
+        "Full batch: 8, of 2 tasks",
+        "Full batch, more starts: 160, of 2 tasks",
+        "All: 8, of 2 tasks",
+    ]
+    assert "**Full batch, more starts**" in starts_section(scores, "development")
+    judged = [goal for goal in goals(scores, "development") if goal.aim == "no run has a spike > 8×"]
+    assert [(goal.runs, goal.met) for goal in judged] == [("Full batch, `guard-alone`, 160 runs", False)]
 
 
 def test_the_present_guard_stands_before_what_was_scored_of_an_earlier_one(tmp_path):

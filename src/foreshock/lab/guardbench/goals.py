@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from foreshock.lab.guardbench.comparison import unbounded
 from foreshock.lab.guardbench.methods import PLAIN
-from foreshock.lab.guardbench.starts import spiking
+from foreshock.lab.guardbench.starts import MORE, spiking
 from foreshock.lab.spikebench.page import GROUPS
 from foreshock.lab.spikebench.tables import number, share, table
 
@@ -124,9 +124,10 @@ def _at_most_peers(mean: float, peers: Mapping[str, float], runs: str) -> list[G
 def _over_starts(groups: Mapping[str, Any]) -> list[Goal]:
     """Return the goals that are about runs from perturbed starts."""
     found: list[Goal] = []
+    full = groups.get(MORE) or groups.get("full", {})
     for name in (ALONE, GUARD):
-        if name in groups.get("full", {}):
-            found += _few_runs(groups["full"][name], _runs(GROUPS["full"], name, groups["full"]))
+        if name in full:
+            found += _few_runs(full[name], _runs(GROUPS["full"], name, full))
     for group, (name, aim) in itertools.product(("mini", "language"), ((ALONE, 0.6), (GUARD, 0.95))):
         if name in groups.get(group, {}):
             runs, entry = _runs(GROUPS[group], name, groups[group]), groups[group][name]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from foreshock.lab.guardbench.methods import METHODS, PLAIN, Method, method
+from foreshock.lab.guardbench.rates.suite import FACTORS, TASKS, at_rate
 from foreshock.lab.guardbench.suite import SECTIONS, SUITES, section, suite
 from foreshock.lab.guardbench.training import train
 from foreshock.lab.jobs import finished, write_json
@@ -231,8 +232,6 @@ def _bare_code(source: str) -> str:
 
 def _train_named(config: str, seed: int, named: str, start: int, folder: Path) -> Path:
     """Train by name: functions and read-only mappings can't be sent to another process."""
-    from foreshock.lab.guardbench.rates.suite import FACTORS, TASKS, at_rate  # which imports this module
-
     configs = {one.name: one for name in SUITES for one in suite(name)}
     configs |= {one.name: one for task in TASKS for one in (at_rate(task, factor) for factor in FACTORS)}
     return train_one(Trial(configs[config], seed, method(named), start), folder)

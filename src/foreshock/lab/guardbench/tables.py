@@ -28,7 +28,7 @@ _METHODS = (
 _WORDS = {
     "torch": "torch",
     "pytorch_optimizer": "pytorch_optimizer",
-    "own": "own, from the paper",
+    "own": "own, from paper or code",
     "foreshock": "Foreshock",
 }
 
@@ -133,10 +133,17 @@ def source_table(scores: Mapping[str, Any]) -> str:
         scores: What `compare` returned.
     """
     run = methods_run(scores)
+    return about_methods({name: about for name, about in scores["methods"].items() if name in run})
+
+
+def about_methods(methods: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the same of methods by name.
+
+    Args:
+        methods: Of each its ``source``, ``citation`` and ``note``.
+    """
     rows = [
-        (name, _WORDS[about["source"]], about["citation"], about["note"])
-        for name, about in scores["methods"].items()
-        if name in run
+        (name, _WORDS[about["source"]], about["citation"], about["note"]) for name, about in methods.items()
     ]
     header = ("method", "code", "proposed in", "how it was run")
     return table(header, rows, words=header)

@@ -63,11 +63,11 @@ _SCALES = {
     "paper": "These are runs at the paper's sizes.",
 }
 _MEDIUM = """ Beside them stands a middle scale (`foreshock reproduce all --scale
-medium`): networks of up to seven million weights in mini-batches, hours on two cores, minutes on a GPU. The
-claims are the same for all of its trainings; what the same claim gave at CPU scale stands in its table. Of
-the Transformer and the bytes, η and decay are the first of five pairs with which seed 0 spiked twice within a
-thousand steps or so, or once if none did; the strides of the measurements are what three seeds could have in
-eight minutes of one GPU. How the CNN's setting was found its section says."""
+medium`): networks of up to seven million weights in mini-batches, hours on two cores, minutes on a GPU. All
+of its trainings are judged by the same claims; what a claim gave at CPU scale stands beside it. For the
+Transformer and for bytes, η and decay are the first of five pairs with which seed 0 spiked twice within about
+a thousand steps, or once if none spiked twice; curvature was measured as often as three seeds allow in eight
+minutes of one GPU. The section of the CNN says how its setting was found."""
 
 
 def write_page(

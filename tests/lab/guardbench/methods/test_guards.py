@@ -8,6 +8,7 @@ from torch import nn
 
 from foreshock.lab.guardbench.methods import METHODS, Subject, method
 from foreshock.lab.guardbench.methods.guards import CountedLoss
+from foreshock.lab.tasks import OptimizerConfig
 
 GUARDS = [one.name for one in METHODS if one.source == "foreshock"]
 
@@ -48,6 +49,18 @@ def test_every_guard_runs_and_lets_go(name):
     helper.close()
     assert not optimizer._optimizer_step_pre_hooks
     assert not optimizer._optimizer_step_post_hooks
+
+
+def test_beside_muon_adamw_is_guarded():
+    pytest.importorskip("torch", minversion="2.9")
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 1))
+    chosen = method("guard-muon")
+    optimizer = chosen.build(model, OptimizerConfig("adamw", 0.01))
+    helper = chosen.intervene(Subject(model, optimizer, loss_fn))
+    hooked = {type(part).__name__: bool(part._optimizer_step_pre_hooks) for part in optimizer.parts}
+    assert hooked == {"AdamW": True, "Muon": False}
+    assert not optimizer._optimizer_step_pre_hooks
+    helper.close()
 
 
 def test_pairs_cost_what_the_loss_function_was_asked_for():

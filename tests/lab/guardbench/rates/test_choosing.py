@@ -17,8 +17,9 @@ from foreshock.lab.guardbench.rates.choosing import (
     mean,
     tolerance,
 )
-from foreshock.lab.guardbench.rates.suite import FACTORS, TASKS, chosen_tasks, rate_trials
+from foreshock.lab.guardbench.rates.suite import FACTORS, TASKS, chosen_tasks
 from foreshock.lab.guardbench.rates.tables import wins
+from foreshock.lab.guardbench.rates.trials import rate_trials
 
 FIRST, SECOND = TASKS[0].name, TASKS[1].name
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from foreshock.cli.app import app
-from foreshock.lab.guardbench.rates import choosing, suite
+from foreshock.lab.guardbench.rates import choosing, suite, trials
 from foreshock.lab.guardbench.rates.choosing import collect, compare
 from foreshock.lab.guardbench.rates.page import load_rates, rates_page, write_rates
 from foreshock.lab.guardbench.rates.tables import verdict
@@ -47,7 +47,7 @@ def test_the_verdict_names_the_best_and_the_guards_places():
     table = TABLE | {"guard-alone": {0: (9.0, 9.0, 9.0), 1: (9.0, 9.0, 9.0)}}
     text = verdict(compare(collect(made(table))))
     assert "`guard-auto` has the least training loss: 0.209 × Adam's" in text
-    assert "`guard-auto` is first of 4 with 0.209 × and `guard-alone` is 4th of 4 with 3.18 ×." in text
+    assert "`guard-auto` is first of 4 with 0.209 ×; `guard-alone` is 4th of 4 with 3.18 ×." in text
 
 
 def test_another_file_is_refused(tmp_path):
@@ -67,7 +67,7 @@ def tiny(monkeypatch):
     for module in (suite, choosing):
         monkeypatch.setattr(module, "TASKS", tasks)
     monkeypatch.setattr(suite, "COMPARED", ("adam", "guard-alone"))
-    monkeypatch.setattr(suite.rate_trials, "__kwdefaults__", {"seeds": 2, "factors": (1.0, 2.0)})
+    monkeypatch.setattr(trials.rate_trials, "__kwdefaults__", {"seeds": 2, "factors": (1.0, 2.0)})
 
 
 def test_the_command_trains_what_is_missing_and_compares(tmp_path, tiny):
@@ -98,7 +98,7 @@ def test_other_processes_find_the_tasks(tmp_path):
     """Trainings of a real task, sent by name; of three steps' cost, since only the name matters."""
     from foreshock.lab.guardbench import run
 
-    trial = suite.rate_trials(suite.TASKS[:1], [run.method("adam")])[0]
+    trial = trials.rate_trials(suite.TASKS[:1], [run.method("adam")])[0]
     sent = []
     original, run.train_one = run.train_one, lambda found, folder: sent.append((found, folder)) or folder
     try:

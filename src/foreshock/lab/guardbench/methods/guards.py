@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 
 import foreshock
 from foreshock.batches import count_examples
 from foreshock.guarding import GuardAction
 from foreshock.lab.guardbench.methods.adam_variants import with_short_memory
 from foreshock.lab.guardbench.methods.method import Method, Subject
+from foreshock.lab.guardbench.methods.muon import build_muon
 from foreshock.runlog import read_run
 
 PROBE_EVERY = 10
@@ -68,13 +71,21 @@ class Guarding(Watched):
         subject: What is trained.
         policy: Name of the policy.
         pairs: Every how many steps it may measure pairs on the batches that it is offered; None for never.
+        guarded: Which optimizer it guards, of the one that trains.
     """
 
-    def __init__(self, subject: Subject, *, policy: str, pairs: int | None) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        *,
+        policy: str,
+        pairs: int | None,
+        guarded: Callable[[Optimizer], Optimizer] = lambda optimizer: optimizer,
+    ) -> None:
         self._subject, self._pairs = subject, pairs
         self._loss_fn = CountedLoss(subject.loss_fn)
         super().__init__()
-        self._guard = foreshock.guard(subject.optimizer, policy=policy, on_action=self.see)
+        self._guard = foreshock.guard(guarded(subject.optimizer), policy=policy, on_action=self.see)
 
     @property
     def passes(self) -> float:
@@ -147,6 +158,16 @@ def _guard(policy: str, note: str = "", *, pairs: int | None = None) -> Method:
     return Method(name, "foreshock", "Foreshock", note, intervene=attach, code=_CODE)
 
 
+def adamw_of(optimizer: Optimizer) -> Optimizer:
+    """Return the AdamW among several optimizers; one that is alone itself.
+
+    Args:
+        optimizer: What `build_muon` returned, or another optimizer.
+    """
+    parts: tuple[Optimizer, ...] = getattr(optimizer, "parts", ())
+    return next((part for part in parts if isinstance(part, AdamW)), optimizer)
+
+
 _AUTO = _guard("auto", _OFFERED, pairs=PROBE_EVERY)
 GUARDS = (
     _AUTO,
@@ -173,6 +194,14 @@ GUARDS = (
         name="guard-auto-beta2-0.95",
         note="on Adam with β₂ = .95: to be compared with beta2-0.95",
         configure=with_short_memory,
+    ),
+    replace(
+        _AUTO,
+        name="guard-muon",
+        note="`foreshock.guard(adamw)` of the AdamW beside Muon: to be compared with muon",
+        build=build_muon,
+        intervene=partial(Guarding, policy="auto", pairs=None, guarded=adamw_of),
+        code=(*_CODE, "foreshock.lab.guardbench.methods.muon"),
     ),
     Method(
         "guard-curvature",

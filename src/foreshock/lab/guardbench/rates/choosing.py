@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from foreshock._version import __version__
@@ -14,10 +15,15 @@ from foreshock.lab.guardbench.rates.suite import TASKS
 QUANTITIES = ("loss", "validation")
 """What is compared: the training loss over the second half, and the early-stopped validation loss."""
 
+NAMES: Mapping[str, str] = MappingProxyType(
+    {"loss": "training loss", "validation": "early-stopped validation loss"}
+)
+"""What these are called on the page and in the figures."""
+
 NEAR = 1.5
 """A rate is tolerated if its loss is at most this multiple of the least."""
 
-GUARDS = ("guard-auto", "guard-alone")
+GUARDS = ("guard-auto", "guard-alone", "guard-muon")
 TARGET = 0.7
 """Share of the tasks on which a guard should be better than a peer."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foreshock.lab.guardbench.methods import PLAIN
-from foreshock.lab.guardbench.rates.choosing import Curve, curves, mean
+from foreshock.lab.guardbench.rates.choosing import NAMES, Curve, curves, mean
 from foreshock.report.appearance import BLUE, INK, SOFT, dress, label
 from foreshock.report.drawing import figure_class, save_figure
 
@@ -36,7 +36,6 @@ _OURS: dict[str, dict[str, Any]] = {
     "guard-auto": {"color": BLUE, "linewidth": 2.2},
     "guard-alone": {"color": BLUE, "linewidth": 2.0, "linestyle": (0, (3, 1.5))},
 }
-_NAMES = {"loss": "training loss", "validation": "early-stopped validation loss"}
 
 
 def write_curves(data: Mapping[str, Any], quantity: str, path: str | os.PathLike[str]) -> Path:
@@ -66,7 +65,7 @@ def write_curves(data: Mapping[str, Any], quantity: str, path: str | os.PathLike
         _draw(axis, methods, quantity)
         label(axis, title=task)
     for axis in axes[::columns]:
-        axis.set_ylabel(_NAMES[quantity], color=SOFT, fontsize=9)
+        axis.set_ylabel(NAMES[quantity], color=SOFT, fontsize=9)
     figure.supxlabel("learning rate ÷ the task's base rate", color=SOFT, fontsize=10)
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(

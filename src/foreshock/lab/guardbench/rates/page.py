@@ -18,7 +18,7 @@ from foreshock.lab.guardbench.rates.tables import (
     task_table,
     verdict,
 )
-from foreshock.lab.guardbench.tables import source_table
+from foreshock.lab.guardbench.tables import about_methods
 from foreshock.lab.spikebench.tables import share
 
 PAGE = "rates"
@@ -42,7 +42,7 @@ luck; each seed is left out once. {note}Made by `{command}`, Foreshock {version}
 - **loss**: geometric mean of the training loss over the second half of a run, at the method's own best rate,
   ÷ Adam's at its best rate; the geometric mean over the tasks. **validation**: the same of the lowest of 40
   validation losses of a run, as with early stopping, at the rate that is best for it. **median**: over the
-  tasks; where a task is learnt by heart, one ratio of a hundredth moves the mean.
+  tasks; where a task is learnt by heart, a single ratio of .01 moves the mean, not the median.
 - **best rate**: geometric mean of the chosen multiples of the base rate. **at edge**: on how many tasks the
   lowest or highest rate was chosen for a seed: a rate outside may be better.
 - **spikes**: losses above 3 × the median of the 100 steps before, in all runs at the best rate.
@@ -51,6 +51,8 @@ luck; each seed is left out once. {note}Made by `{command}`, Foreshock {version}
   best rate. **diverged**: share of all runs, at all rates, whose loss overflowed or ended above its start.
 - **time**: processor time of all runs ÷ Adam's, on steps of a few milliseconds, where what a method adds
   weighs most: the losses are those after the same number of steps, not the same time.
+- **guard-alone** is `foreshock.guard(optimizer)`, which sees no batch; **guard-auto** is also offered each
+  batch (`guard.measure`), and measures the noise every ten steps.
 
 ## The guard against each method
 
@@ -128,7 +130,7 @@ def rates_page(data: Mapping[str, Any], *, command: str, drawn: Mapping[str, str
         tasks_loss=task_table(scores, "loss"),
         tasks_validation=task_table(scores, "validation"),
         about_tasks=about_table(data, scores),
-        sources=source_table({**data, "scores": {"both": {"all": data["methods"]}}}),
+        sources=about_methods(data["methods"]),
     )
 
 

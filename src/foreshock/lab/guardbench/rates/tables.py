@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from foreshock.lab.guardbench.methods import PLAIN
-from foreshock.lab.guardbench.rates.choosing import GUARDS, QUANTITIES, TARGET
+from foreshock.lab.guardbench.rates.choosing import GUARDS, NAMES, QUANTITIES, TARGET
 from foreshock.lab.spikebench.page import GROUPS
 from foreshock.lab.spikebench.tables import share, table
 
@@ -20,7 +20,7 @@ def verdict(scores: Mapping[str, Any]) -> str:
         scores: What `foreshock.lab.guardbench.rates.choosing.compare` returned.
     """
     sentences = []
-    for quantity, name in (("loss", "training loss"), ("validation", "early-stopped validation loss")):
+    for quantity, name in NAMES.items():
         order = _order(scores, quantity)
         value = {one: scores["methods"][one][quantity] for one in order}
         best = order[0]
@@ -32,7 +32,7 @@ def verdict(scores: Mapping[str, Any]) -> str:
         said = (
             f"At its best rate `{best}` has the least {name}: {_fine(value[best])} × Adam's at Adam's best."
         )
-        sentences.append(" ".join([said, f"{' and '.join(guards)}." if guards else ""]).strip())
+        sentences.append(" ".join([said, f"{'; '.join(guards)}." if guards else ""]).strip())
     return "\n".join(sentences)
 
 
@@ -87,7 +87,10 @@ def pair_table(scores: Mapping[str, Any]) -> str:
         header += [f"{guard}: loss", "early-stopped validation"]
     pairs: Mapping[str, Any] = scores["pairs"]
     rows = [
-        (peer, *(_half(found[peer][quantity]) for found in pairs.values() for quantity in QUANTITIES))
+        (
+            peer,
+            *(f"{_better(one[peer][quantity]):g}" for one in pairs.values() for quantity in QUANTITIES),
+        )
         for peer in next(iter(pairs.values()), ())
     ]
     means = [share(wins(scores, guard, quantity)) for guard in scores["pairs"] for quantity in QUANTITIES]
@@ -103,12 +106,12 @@ def wins(scores: Mapping[str, Any], guard: str, quantity: str) -> float:
         quantity: "loss" or "validation".
     """
     found = [entry[quantity] for entry in scores["pairs"][guard].values()]
-    return statistics.fmean((one["better"] + one["equal"] / 2) / len(scores["tasks"]) for one in found)
+    return statistics.fmean(_better(one) / len(scores["tasks"]) for one in found)
 
 
-def _half(entry: Mapping[str, int]) -> str:
-    count = entry["better"] + entry["equal"] / 2
-    return f"{count:g}"
+def _better(entry: Mapping[str, int]) -> float:
+    """Return on how many tasks a guard is better than a peer; equal losses count as half."""
+    return entry["better"] + entry["equal"] / 2
 
 
 def reached(scores: Mapping[str, Any]) -> str:
@@ -119,12 +122,12 @@ def reached(scores: Mapping[str, Any]) -> str:
     """
     said = []
     for guard, found in scores["pairs"].items():
-        for quantity, name in zip(QUANTITIES, ("loss", "early-stopped validation"), strict=True):
-            good = [
-                (one[quantity]["better"] + one[quantity]["equal"] / 2) / len(scores["tasks"]) >= TARGET
-                for one in found.values()
-            ]
-            said.append(f"`{guard}` reaches it against {sum(good)} of {len(good)} methods in {name}")
+        good = {
+            name: sum(_better(one[quantity]) / len(scores["tasks"]) >= TARGET for one in found.values())
+            for quantity, name in NAMES.items()
+        }
+        counts = " and ".join(f"{number} in {name}" for name, number in good.items())
+        said.append(f"of {len(found)} methods `{guard}` reaches it against {counts}")
     return f": {'; '.join(said)}" if said else ""
 
 
