@@ -30,6 +30,7 @@ from torch.utils.checkpoint import checkpoint
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import foreshock
+from distributed.beside import differences_of_columns, in_flight, unmanaged
 from distributed.processes import (
     EXACT,
     TIMEOUT,
@@ -484,6 +485,13 @@ def layerwise(rank, folder):
     raises(rank, folder / "raises", ways=("loss",), at=(9,), steps=16, hvp="difference")
 
 
+def beside(rank, folder):
+    """What stands beside shards: other parameters, gradients that accumulate, tensor parallelism."""
+    unmanaged(rank, meeting)
+    in_flight(rank, folder, fully, shards)
+    differences_of_columns(rank, meeting, tensor_parallel)
+
+
 def agree_in_shards(model, parts, *, name, tolerance):
     whole, run = Training(model), Training(fully(copy.deepcopy(model)))
     for one in (whole, run):
@@ -880,6 +888,7 @@ SCENARIOS = (
     exact,
     uneven,
     layerwise,
+    beside,
     watched,
     guarded,
     raises,

@@ -53,6 +53,17 @@ def test_where_a_log_has_levels_they_decide(state, level, expected):
     assert said(500, state, level=level).state == expected
 
 
+@pytest.mark.parametrize("state", ["stable", "rising", "edge", "recovery", "unknown"])
+def test_nothing_is_calm_while_a_rank_departs(state):
+    alone, found = said(500, state), said(500, state, departing=[3, 1, 3])
+    calm = alone.state in ("calm", "recovering")
+    assert found.state == ("departing" if calm else alone.state)
+    assert "anks 1, 3 depart from the others" in found.words
+    assert alone.words.partition(": ")[2] in found.words
+    assert "Nothing" not in found.advice
+    assert found.advice.endswith("foreshock report says what to do about it.")
+
+
 def test_danger_has_probability_date_and_what_to_do():
     found = said(
         500,

@@ -312,11 +312,13 @@ def test_status_says_what_the_report_says_of_ranks(tmp_path, capsys):
     losses[40:] *= 1.5
     found = ranks_of(tmp_path / "odd", losses=losses)
     ranks_of(tmp_path / "even")
-    assert departures_in(tmp_path / "odd" / "rank0.jsonl") == tuple(map(str, found.departures))
+    assert departures_in(tmp_path / "odd" / "rank0.jsonl") == found.departures
     status(tmp_path / "odd")
     said = " ".join(capsys.readouterr().out.split())
     assert "4, not all alike" in said
-    assert "But ranks are not all alike" in said
+    assert "Rank 2 departs from the others; the stability ratio is 0.3 of the edge" in said
+    assert "Ranks are not all alike: foreshock report says what to do about it." in said
+    assert "Nothing needs to be done" not in said
     assert f"{found.departures[0]}" in said
     status(tmp_path / "even")
     assert "4, which agree" in capsys.readouterr().out
@@ -345,6 +347,7 @@ def test_the_live_page_compares_ranks_rarely_and_again_at_the_end(tmp_path, monk
         return desk.of(run)
 
     [_, _, table] = details(run, look())["tables"]
+    assert (run.status()["state"], run.status()["words"][:6]) == ("departing", "Rank 2")
     assert table["rows"][0][:2] == ("2", "loss")
     with (tmp_path / "run" / "rank0.jsonl").open("a") as log:
         for step in range(STEPS, STEPS + 4):  # one at each look, two seconds apart

@@ -28,6 +28,7 @@ STATE_STYLES = {
     "spiked": "bold red",
     "danger": "bold red",
     "rising": "yellow",
+    "departing": "yellow",
     "recovering": "cyan",
     "calm": "green",
 }

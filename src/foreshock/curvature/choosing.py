@@ -23,6 +23,7 @@ from foreshock.distributed import (
     Joint,
     LayerwiseProbe,
     ShardedProbe,
+    let_go,
     part_of,
     reduce_dtypes,
     why_no_passes,
@@ -121,6 +122,7 @@ class Sharing:
         self._reason = self._reason or "another process has no memory for whole parameters"
         if refusal:
             raise ProbeRefusedError(refusal)
+        let_go(model)
         return LayerwiseProbe(joint)
 
     @contextmanager
@@ -182,6 +184,9 @@ def shared_terms(loss: Loss, joint: Joint) -> Loss:
         loss: Returns the mean loss; or one `LossTerm` per micro-batch.
         joint: The processes that measure together.
 
+    Raises:
+        ValueError: If the processes have other numbers of micro-batches, where FSDP2 averages.
+
     Example:
         >>> from foreshock.distributed import ALONE
         >>> terms = [LossTerm(lambda: torch.ones(()))]
@@ -191,6 +196,7 @@ def shared_terms(loss: Loss, joint: Joint) -> Loss:
     if not isinstance(joint, LayerwiseProbe):
         return loss
     terms = normalised_terms(loss)
+    joint.require_as_many(len(terms))
     return [LossTerm(scaled(one.closure, joint.factor * one.weight * len(terms))) for one in terms]
 
 
@@ -235,21 +241,22 @@ def choose_differences(
             graphs.append(read_graph(found))
         return found
 
-    term, spread = LossTerm(closure), joint.vector if in_shards else None
+    term, spread = LossTerm(closure), joint.reduced if in_shards else None
     here = GradientFunction([term], whole, model)()
-    gradient = here.gradient if spread is None else spread(here.gradient)
-    start = Evaluation(here.loss, gradient)
+    gradient = _seen(here.gradient if spread is None else spread(here.gradient), joint)
+    start = Evaluation(here.loss, gradient if in_shards else here.gradient)
     averaged = reduce_dtypes(model) if in_shards else []
     precision = _coarsest([graphs[0].precision, *averaged], joint)
     scheme = DifferenceScheme(precision=precision)
     coarse = DifferenceOperator([term], whole, model=model, scheme=scheme, start=start, spread=spread)
     direction = _random(gradient, parameters, joint)
-    product = coarse(direction)
+    product = _seen(coarse(_passed(direction, joint)), joint)
     finer = replace(scheme, change=scheme.target(whole) / _FINER, gain=coarse.gain)
     fine = DifferenceOperator([term], whole, model=model, scheme=finer, start=start, spread=spread)
     size = float(torch.linalg.vector_norm(product))
     least = coarse.resolution * float(torch.linalg.vector_norm(direction))
-    apart = float(torch.linalg.vector_norm(product - fine(direction))) / max(size, least, 1e-30)
+    again = _seen(fine(_passed(direction, joint)), joint)
+    apart = float(torch.linalg.vector_norm(product - again)) / max(size, least, 1e-30)
     agrees, kinks = apart <= tolerance_in(precision), ", ".join(graphs[0].kinks)
     reason = f"{why}; products with two step sizes "
     reason += f"agree to {apart:.1g}" if agrees else f"are {apart:.2g} apart"
@@ -272,9 +279,19 @@ def _coarsest(found: Sequence[torch.dtype], joint: Joint) -> torch.dtype:
     return known[0] if known else torch.float32
 
 
+def _seen(vector: Tensor, joint: Joint) -> Tensor:
+    """Return a vector over the parameters in the block, whose sums are over all that have parts of it."""
+    return joint.gathered_vector(vector) if isinstance(joint, ShardedProbe) else vector
+
+
+def _passed(vector: Tensor, joint: Joint) -> Tensor:
+    """Return such a vector as an operator takes it."""
+    return vector if isinstance(joint, LayerwiseProbe) else part_of(vector)
+
+
 def _random(gradient: Tensor, parameters: Sequence[Tensor], joint: Joint) -> Tensor:
     """Return a random unit vector plus the unit gradient; see `foreshock.operators.backend`."""
-    noise = joint.gather(random_start(parameters, joint=joint))
+    noise = _seen(joint.gather(random_start(parameters, joint=joint)), joint)
     noise.div_(torch.linalg.vector_norm(noise))
     length = float(torch.linalg.vector_norm(gradient))
     return noise.add_(gradient / length) if length > 0 else noise

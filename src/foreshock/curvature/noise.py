@@ -292,6 +292,7 @@ class _Spread:
 
     @classmethod
     def of(cls, vectors: list[Tensor], weights: PartWeights, joint: Joint, topic: int) -> _Spread:
+        vectors = [joint.reduced(vector) for vector in vectors]
         if any(scale != 1 for scale in weights.scales):
             vectors = [vector * scale for vector, scale in zip(vectors, weights.scales, strict=True)]
         mean = vectors[0] * weights.shares[0]

@@ -100,13 +100,8 @@ class OwnParts:
         return replace(reading, loss_mismatch=self._joint.factor * abs(self._weighing.mismatch))
 
     def _of_all(self) -> tuple[LossTerm, ...]:
-        count = float(len(self._own))
-        mean, square = self._joint.everyones(count, count**2, topic=COUNTS)
-        if square != mean**2:
-            raise ValueError(
-                f"this process has {count:g} micro-batches and others have {mean:g} on the mean: where "
-                "parameters stay shards, pass as many in each process"
-            )
+        if isinstance(self._joint, LayerwiseProbe):
+            self._joint.require_as_many(len(self._own))
         weights = self._weighing.present([one.weight for one in self._own], self._parts, made=self._made)
         own = [self._joint.factor * one for one in weights.shares]
         shares: list[float] = []

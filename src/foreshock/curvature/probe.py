@@ -185,7 +185,7 @@ class ProbeSettings:
         if self.backend is None:
             found = HessianOperator(loss, whole, model=self.model)
         else:
-            spread = self.joint.vector if isinstance(self.joint, LayerwiseProbe) else None
+            spread = self.joint.reduced if isinstance(self.joint, LayerwiseProbe) else None
             found = hessian_operator(self.backend, loss, whole, model=self.model, gain=gain, spread=spread)
         return found if self.joint is ALONE else ReducedOperator(found, self.joint)
 

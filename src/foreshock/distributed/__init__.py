@@ -10,7 +10,7 @@ from foreshock.distributed.channel import Channel, ChannelError
 from foreshock.distributed.checkpointed import Checkpointed
 from foreshock.distributed.joint import ALONE, Joint, JointProbe, LeftOutError, OtherRankError
 from foreshock.distributed.layerwise import LayerwiseProbe
-from foreshock.distributed.passes import reduce_dtypes, why_no_passes
+from foreshock.distributed.passes import let_go, reduce_dtypes, why_no_passes
 from foreshock.distributed.peers import Peers, all_peers, training_peers
 from foreshock.distributed.pieces import Grid, is_spread, why_not_spread
 from foreshock.distributed.room import why_not_whole
@@ -37,6 +37,7 @@ __all__ = [
     "all_peers",
     "is_spread",
     "joint_probe",
+    "let_go",
     "part_of",
     "reduce_dtypes",
     "training_peers",

@@ -103,6 +103,15 @@ class Joint(Protocol):
         """
         ...
 
+    def reduced(self, gradient: Tensor) -> Tensor:
+        """Return a gradient as those of all batches together, where passes have averaged a part of it.
+
+        Args:
+            gradient: What a backward pass of this process left, over the parameters inside of the block; may
+                be changed in place.
+        """
+        ...
+
     def over(self, parameters: Sequence[Tensor]) -> None:
         """Let the vectors be over other parameters from here on.
 
@@ -170,6 +179,9 @@ class _Alone:
 
     def own(self, vector: Tensor) -> Tensor:
         return vector
+
+    def reduced(self, gradient: Tensor) -> Tensor:
+        return gradient
 
     def over(self, parameters: Sequence[Tensor]) -> None:
         del parameters

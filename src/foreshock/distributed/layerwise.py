@@ -6,7 +6,8 @@ with batches of their own, each multiplies its loss by D·p_r, so that the mean 
 
 .. math:: g = \frac1D \sum_r D\,p_r\, g_r = \sum_r p_r\, g_r .
 
-To a solver all processes are one, whose batch is all of theirs: each comes to the same numbers.
+Of parameters that ``fully_shard`` does not manage each process has a gradient of its own, and the mean is
+taken here. To a solver all processes are one, whose batch is all of theirs: each comes to the same numbers.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from foreshock.distributed.collectives import AgreedCollectives
+from foreshock.distributed.joint import COUNTS
 from foreshock.distributed.passes import own_passes, reset_passes
 from foreshock.distributed.sharded import ShardedProbe
 
@@ -82,6 +84,14 @@ class LayerwiseProbe:
         """
         return self._whole.vector(vector)
 
+    def reduced(self, gradient: Tensor) -> Tensor:
+        """Return a gradient in which also that of parameters which FSDP2 does not manage is averaged.
+
+        Args:
+            gradient: What a backward pass left; changed in place.
+        """
+        return self._whole.averaged(gradient)
+
     def over(self, parameters: Sequence[Tensor]) -> None:
         """Let the vectors be over other parameters from here on.
 
@@ -97,6 +107,22 @@ class LayerwiseProbe:
             model: The model.
         """
         reset_passes(model)
+
+    def require_as_many(self, terms: int) -> None:
+        """Refuse micro-batches of which other processes have another number: their passes would come apart.
+
+        Args:
+            terms: Number of micro-batches of this process.
+
+        Raises:
+            ValueError: If others have more or fewer.
+        """
+        mean, square = self.everyones(terms, terms**2, topic=COUNTS)
+        if square != mean**2:
+            raise ValueError(
+                f"this process has {terms} micro-batches and others have {mean:g} on the mean: where "
+                "parameters stay shards, pass as many in each process"
+            )
 
     def everyones(self, *scalars: float, topic: int) -> tuple[float, ...]:
         """Return the means of scalars over all processes.

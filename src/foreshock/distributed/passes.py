@@ -47,7 +47,8 @@ def why_no_passes(model: nn.Module) -> str:
             "fully_shard has an all-reduce hook (set_all_reduce_hook), which would see the gradients of "
             "probes: leave it out, or measure with whole parameters by hvp='exact'"
         )
-    found = [one.sharded_param for group in groups for one in group.fsdp_params]
+    # One of a parameter that fully_shard does not manage is enough: what runs none is no backward() at all.
+    found = [*model.parameters(), *(one.sharded_param for group in groups for one in group.fsdp_params)]
     if any(getattr(one, "_post_accumulate_grad_hooks", None) for one in found):
         return (
             "parameters have hooks that run after accumulation (an optimizer that steps inside of "
@@ -71,9 +72,25 @@ def reduce_dtypes(model: nn.Module) -> list[torch.dtype]:
     return [one for one in found if one is not None]
 
 
+def let_go(model: nn.Module) -> None:
+    """Free what was gathered and is still held, as where training accumulates; nothing is exchanged.
+
+    Displaced are the shards: what was gathered before is of others, and would be used instead. It is before
+    anything is noted of the model that is to be restored: what is freed here can't be read any more. Who
+    needs it in training gathers it again.
+
+    Args:
+        model: The model.
+    """
+    for group in groups_of(model):
+        group.reshard()
+
+
 @contextmanager
 def own_passes(model: nn.Module) -> Iterator[None]:
     """Run a block whose passes are FSDP2's own, averaged over all processes, and leave no trace in training.
+
+    Call `let_go` before.
 
     Args:
         model: The model. In all processes, at the same place.
@@ -91,9 +108,6 @@ def own_passes(model: nn.Module) -> Iterator[None]:
     try:
         for one, _ in gradients:
             one.grad = None
-        for group in groups:
-            # Displaced are the shards: what was gathered before is of others, and would be used instead.
-            group.reshard()
         yield
         failed = False
     finally:

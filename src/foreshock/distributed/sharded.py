@@ -73,6 +73,7 @@ class ShardedProbe(JointProbe):
         # Known once for all products: the entries of each tensor in this process, as a part and gathered.
         self._sizes = [one.of(torch.empty(one.shape, device="meta")).numel() for one in self._pieces]
         self._gathered_sizes = [one.shape.numel() for one in self._pieces]
+        self._unmanaged = [id(one) not in self._grid.parameters for one in parameters]
         self._gathered_spread: Spread | None = None
         self.gathered_size = size_of(self._pieces)
         self._dtype = vector_dtype(parameters)
@@ -167,6 +168,25 @@ class ShardedProbe(JointProbe):
         parts = self._split(part_of(vector))
         cut = [piece.of(one) for piece, one in zip(self._pieces, parts, strict=True)]
         return self.vector(torch.cat([one.reshape(-1) for one in cut]))
+
+    def averaged(self, gradient: Tensor) -> Tensor:
+        """Average, in place, what ``fully_shard`` has not averaged: the gradient of what it does not manage.
+
+        Cost: nothing where it manages all parameters; else one short sum, and one of the others' entries.
+
+        Args:
+            gradient: What a backward pass of this process left, in shards.
+        """
+        parts = zip(self._own(part_of(gradient)), self._unmanaged, strict=True)
+        own = [part for part, unmanaged in parts if unmanaged]
+        if own and self._data is not None:
+            message = torch.cat(own).to("cpu", copy=True)
+            self.agree(GATHER)
+            self._data.sum(message)
+            means = torch.split(message.div_(self.size), [len(one) for one in own])
+            for part, mean in zip(own, means, strict=True):
+                part.copy_(mean)
+        return self.vector(gradient)
 
     def mean(self, vector: Tensor, *scalars: float, topic: int) -> tuple[Tensor, tuple[float, ...]]:
         """Return the mean of a vector over batches, weighted by the shares, and sums of scalars over them.

@@ -147,6 +147,7 @@ class Analysis:
         if extent == desk.compared or (began < desk.ranks_due and extent[1] == desk.compared[1]):
             return
         desk.ranks, desk.compared = compare_ranks(snapshot), extent
+        run.note_departing(() if desk.ranks is None else desk.ranks.departures)
         now = time.monotonic()
         desk.ranks_due = now + max(_RANKS_EVERY, _RANKS_REST * (now - began))
 

@@ -16,6 +16,7 @@ from foreshock.report.verdict import OBSERVE, failure
 from foreshock.report.words import announced, count, height, number, percent
 from foreshock.representation import short_line
 from foreshock.runlog.numbers import as_number, as_share
+from foreshock.words import first_few
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +27,16 @@ if TYPE_CHECKING:
     from foreshock.spikes import LossEvent
 
 State = Literal[
-    "waiting", "unreadable", "diverged", "spiked", "danger", "rising", "recovering", "calm", "unknown"
+    "waiting",
+    "unreadable",
+    "diverged",
+    "spiked",
+    "danger",
+    "rising",
+    "departing",
+    "recovering",
+    "calm",
+    "unknown",
 ]
 _STAYED = 0.5  # share of a rise: a loss that has lost more of it has come back
 
@@ -65,6 +75,7 @@ class Situation:
         guarded: Whether a guard is at work.
         steps_a_second: Speed of the run; NaN if unknown.
         imported: Whether the log was made from that of another tool.
+        departing: Ranks that depart from the others, as far as they were compared.
     """
 
     last_step: int | None
@@ -80,6 +91,7 @@ class Situation:
     guarded: bool = False
     steps_a_second: float = math.nan
     imported: bool = False
+    departing: Sequence[int] = ()
 
     @property
     def reach(self) -> int:
@@ -100,12 +112,28 @@ def headline(now: Situation) -> Headline:
     """
     if now.last_step is None:
         return Headline("waiting", "Waiting for the first step", "")
-    happened = _diverged(now, now.last_step) or _spiked(now, now.last_step)
-    foreseen = happened or _foreseen(now, now.last_step)
+    found = _of_one_log(now, now.last_step)
+    return found if not now.departing else _of_all_ranks(found, sorted(set(now.departing)))
+
+
+def _of_one_log(now: Situation, last_step: int) -> Headline:
+    happened = _diverged(now, last_step) or _spiked(now, last_step)
+    foreseen = happened or _foreseen(now, last_step)
     if now.measured or foreseen.state in ("danger", "rising"):
         return foreseen
     last = "" if now.alarm is None else f"; the last alarm was at step {now.alarm:,}"
     return Headline("unknown", f"Not known: no losses were recorded{last}", OBSERVE)
+
+
+def _of_all_ranks(found: Headline, ranks: Sequence[int]) -> Headline:
+    """Return the state of a run of which some ranks depart from the others: it is not calm."""
+    who = f"rank {ranks[0]} departs" if len(ranks) == 1 else f"ranks {first_few(ranks)} depart"
+    if found.state in ("calm", "recovering"):
+        words = f"{who[:1].upper()}{who[1:]} from the others; {found.words.partition(': ')[2]}"
+        return Headline("departing", words, _LOOK)
+    advice = found.advice.removeprefix("Nothing yet: ")
+    words = f"{found.words}; {who} from the others"
+    return Headline(found.state, words, f"{advice[:1].upper()}{advice[1:]} {_LOOK}".strip())
 
 
 def _diverged(now: Situation, last_step: int) -> Headline | None:
@@ -197,6 +225,7 @@ def _is_danger(forecast: Mapping[str, Any], state: str) -> bool:
     return state in ("edge", "armed", "spike")
 
 
+_LOOK = "Ranks are not all alike: foreshock report says what to do about it."
 _MEASURE = "Not known is not safe: measure more often (budget=, probe_every=)."
 _MEND = "Not known is not safe: mend the probe; foreshock report says what failed."
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from foreshock.explain import Explanation
+    from foreshock.report.ranks import Departure
     from foreshock.runlog import Run
     from foreshock.spikes import LossEvent
 
@@ -76,6 +77,7 @@ class LiveRun:
         self.first_step: int | None = None
         self.label = ""
         self._place = name
+        self._departing: tuple[int, ...] = ()
         self._tail = LogTail(path, only=only)
         self._begun = self._starts = 0
         self._before: Run | None = None
@@ -164,6 +166,17 @@ class LiveRun:
             if generation == self.generation:
                 self._news = version, found
                 self.version += 1
+
+    def note_departing(self, departures: Sequence[Departure]) -> None:
+        """Have the headline name the ranks that depart from the others: who compared them says so.
+
+        Args:
+            departures: In what they depart; empty if they agree.
+        """
+        with self.lock:
+            found = tuple(sorted({one.rank for one in departures}))
+            self.version += found != self._departing
+            self._departing = found
 
     def call(self, label: str) -> None:
         """Give the run a label.
@@ -311,6 +324,7 @@ class LiveRun:
                     guarded=bool(self.meta.get("guard")) or bool(self.log.actions),
                     steps_a_second=self.steps_a_second,
                     imported="imported_from" in self.meta,
+                    departing=self._departing,
                 )
             )
 
@@ -364,7 +378,7 @@ class LiveRun:
         self.log, self._drawn, self._seen = Log(), Counter(), {}
         self.first_step = None
         self._happened, self._speed = Happened(), Speed()
-        self._news = None, None
+        self._news, self._departing = (None, None), ()
         self.generation += 1
 
     def _take_new(self) -> None:

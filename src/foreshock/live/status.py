@@ -12,7 +12,7 @@ import numpy as np
 
 from foreshock.forecast import NOISY_EDGE
 from foreshock.live.headline import State
-from foreshock.report.ranks import compare_ranks
+from foreshock.report.ranks import Departure, compare_ranks
 from foreshock.report.severity import Worst, worst_of
 from foreshock.representation import printable, short_line
 from foreshock.runlog.folders import rank_files, rank_of
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 NEEDED = ("loss",)
 """Fields of step records that a status is made of: whoever shows nothing else need not read the others."""
 
-_LOOK = "But ranks are not all alike: foreshock report says what to do about it."
 _BEHIND = 20  # steps: each rank writes what it has every ten steps or so
 _MEAN_SQUARE, _STABILITY = "typical mean-square ratio", "stability ratio"
 
@@ -43,7 +42,8 @@ class RunStatus:
         place: Where it is: its folder below the one that was named, or that of the log.
         log: Path of the log.
         state: ``waiting`` for the first step, ``unreadable``, ``diverged``, ``spiked``, ``danger``,
-            ``rising``, ``recovering``, ``calm``, or ``unknown``, which is not calm.
+            ``rising``, ``departing`` where it would be calm but for ranks that depart from the others,
+            ``recovering``, ``calm``, or ``unknown``, which is not calm.
         words: The state in one sentence without a full stop, with its numbers.
         advice: What to do, in a sentence or two; empty where that is plain.
         worst: The worst that happened: ``none``, ``alarm``, ``spike`` or ``divergence``; the last also stands
@@ -142,7 +142,7 @@ class RunStatus:
 
 
 def status_of(
-    run: LiveRun, *, last: int | None = None, departures: tuple[str, ...] | None = None
+    run: LiveRun, *, last: int | None = None, departures: Sequence[Departure] | None = None
 ) -> RunStatus:
     """Return how a run is doing, as far as its log was read.
 
@@ -153,6 +153,8 @@ def status_of(
     """
     ranks = _ranks(run)  # reads the ends of other logs, for which those who follow this one need not wait
     with run.lock:
+        if departures is not None:
+            run.note_departing(departures)
         words, step = run.headline(), run.reached
         from_step = -1 if last is None or step is None else step - last
         return RunStatus(
@@ -161,7 +163,7 @@ def status_of(
             log=printable(str(run.path)),
             state=words.state,
             words=words.words,
-            advice=f"{words.advice} {_LOOK}" if departures else words.advice,
+            advice=words.advice,
             step=step,
             steps=_whole(as_number(run.meta.get("steps"))),
             **_losses(run),
@@ -175,12 +177,12 @@ def status_of(
             created=run.created,
             idle_seconds=max(time.time() - run.written, 0.0) if run.written else math.nan,
             **ranks,
-            departures=departures,
+            departures=None if departures is None else tuple(map(str, departures)),
         )
 
 
-def departures_in(path: Path) -> tuple[str, ...] | None:
-    """Return in what ranks depart from the others, as the report says it; None for a run of one process.
+def departures_in(path: Path) -> tuple[Departure, ...] | None:
+    """Return in what ranks depart from the others, as the report has it; None for a run of one process.
 
     The logs of all ranks are read.
 
@@ -194,7 +196,7 @@ def departures_in(path: Path) -> tuple[str, ...] | None:
     if rank_of(path) is None or len(rank_files(path.parent)) < 2:
         return None
     found = compare_ranks(read_run(path))
-    return None if found is None else tuple(map(str, found.departures))
+    return None if found is None else found.departures
 
 
 def _ranks(run: LiveRun) -> dict[str, Any]:

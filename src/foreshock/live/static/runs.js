@@ -6,7 +6,7 @@ import { runColour } from "/assets/charts.js";
 const { format } = foreshockAxes;
 export const STATES = {
   waiting: "waiting", unreadable: "unreadable", diverged: "diverged", spiked: "spiked", danger: "in danger",
-  rising: "rising", recovering: "recovering", calm: "calm", unknown: "not known",
+  rising: "rising", departing: "ranks differ", recovering: "recovering", calm: "calm", unknown: "not known",
 };
 const INITIAL = 12; // runs that are overlaid before anybody chose
 
