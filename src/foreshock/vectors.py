@@ -65,8 +65,6 @@ def local(tensor: Tensor) -> Tensor:
     Args:
         tensor: A tensor, distributed or not.
     """
-    if type(tensor) is Tensor:  # most are, at each step of a guard: no attribute is looked for
-        return tensor
     # By attribute: importing DTensor takes long, and is needed by few.
     shard: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return shard

@@ -262,6 +262,16 @@ def test_one_of_several_processes_is_not_rewound():
             training.monitor.rewind()
 
 
+@pytest.mark.parametrize("several", [True, False])
+def test_an_alarm_of_one_process_alone_leaves_snapshots_where_all_have_them(several, monkeypatch):
+    training = Training(recorder=Recorder(every=20)).go(30)
+    monkeypatch.setattr("foreshock.monitor.probing.several_processes", lambda: several)
+    training.monitor._last = mock.Mock(wraps=training.monitor._last, level="alarm")
+    with mock.patch.object(training.monitor.recorder, "take") as take:
+        training.go(1)
+    assert take.call_args.kwargs["dense"] is not several
+
+
 def test_a_damaged_snapshot_leads_to_the_one_before_it(tmp_path, caplog):
     training = Training(run=tmp_path, recorder=Recorder(every=5)).go(31)
     recorder = training.monitor.recorder

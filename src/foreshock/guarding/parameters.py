@@ -175,7 +175,7 @@ def as_real(tensor: Tensor) -> Tensor:
     Args:
         tensor: Any tensor.
     """
-    here = local(tensor)
+    here = tensor if type(tensor) is Tensor else local(tensor)
     return torch.view_as_real(here) if here.is_complex() else here
 
 

@@ -307,7 +307,7 @@ class Monitor:
         )
         if changed:
             self._rewinding.changed(step)
-        dense = self._last.level == "alarm"
+        dense = self._last.level == "alarm" and self._probes.is_shared  # or none else has these steps
         self._rewinding.recording.see(step, value, batch, ids, dense=dense, note=self._run.state_dict)
         self._probes.sample(step)
         constant = self._batches.constant

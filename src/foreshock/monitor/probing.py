@@ -320,6 +320,11 @@ class ProbeRunner:
         )
 
     @property
+    def is_shared(self) -> bool:
+        """Whether all processes measure, and so forecast, the same; or there is only one."""
+        return (self._company is not None and not self._company.alone) or not several_processes()
+
+    @property
     def _guarded(self) -> Guard | None:
         """The guard, if it may see what is measured: what one process reads must not decide what it does."""
         return self._guard if self._joint is not None or not several_processes() else None

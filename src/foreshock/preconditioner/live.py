@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 
 from foreshock.preconditioner.record import ParameterStep
 from foreshock.representation import short_repr
-from foreshock.vectors import local
 
 # Optimizers that wrap another one, and where: known by name, so that nothing has to be imported.
 _INNER: Mapping[str, str] = MappingProxyType(
@@ -163,7 +162,9 @@ def updates_made(states: Sequence[Mapping[str, Any]]) -> list[int]:
     together: dict[tuple[torch.device, torch.dtype], dict[int, Tensor]] = {}
     for place, count in enumerate(counts):
         if isinstance(count, Tensor):
-            here = local(count)
+            # By attribute, as in `foreshock.vectors.local`: of a sharded tensor what this process holds.
+            plain = type(count) is Tensor or not hasattr(count, "to_local")
+            here = count if plain else count.to_local()  # type: ignore[attr-defined]
             together.setdefault((here.device, here.dtype), {})[place] = here
     for tensors in together.values():
         fetched = torch.stack(list(tensors.values())).flatten().tolist()
