@@ -49,7 +49,7 @@ def test_harm_is_seen(effect, monkeypatch):
     """With the isolation of probes taken away."""
     for module in ("foreshock.curvature.prober.isolated", "foreshock.operators.gradients.Replay"):
         monkeypatch.setattr(module, lambda *_: _Nothing())
-    monkeypatch.setattr("foreshock.curvature.measurement.fresh", lambda batch: batch)
+    monkeypatch.setattr("foreshock.curvature.terms.fresh", lambda batch: batch)
     case = Case(3, "perceptron", "Adam", "curvature", effect, "", frozenset(), same_data=True)
     assert compare(case).different
 
