@@ -57,7 +57,8 @@ EXPECTED = {
         r"stability ratio λ_max\(Ĥ\)·η/2 +\d",
     ],
     "custom_optimizer.py": [
-        rf"^after 300 steps: a spike within 50 steps: <?\d+% \(<?\d+%–<?\d+%\); stability ratio {NUMBER}, \w+",
+        r"^after 300 steps: a spike within 50 steps: <?\d+% \(<?\d+%–<?\d+%\); "
+        rf"stability ratio {NUMBER}, \w+",
         r"^predicted and real step differ by \de-1[2-7]$",
         r"^guard 'secant': acted on \d+ of 300 steps",
     ],
