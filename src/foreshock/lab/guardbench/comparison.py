@@ -10,7 +10,7 @@ from typing import Any
 
 from foreshock._version import __version__
 from foreshock.lab.guardbench.judging import HEIGHTS
-from foreshock.lab.guardbench.methods import METHODS, PLAIN
+from foreshock.lab.guardbench.methods import METHODS, PLAIN, Method
 
 Result = Mapping[str, Any]
 HARM = 1.1
@@ -48,13 +48,20 @@ def compare(results: Iterable[Result]) -> dict[str, Any]:
     return {
         "foreshock": __version__,
         "seeds": sorted({one["seed"] for one, _ in paired}),
-        "methods": {
-            one.name: {"source": one.source, "citation": one.citation, "note": one.note} for one in METHODS
-        },
+        "methods": described(METHODS),
         "tasks": _tasks(paired),
         "scores": _by_group(paired, aggregate),
         "perturbed": _by_group(_repeated(everything), over_starts) if len(everything) > len(paired) else {},
     }
+
+
+def described(methods: Iterable[Method]) -> dict[str, dict[str, str]]:
+    """Return by name where each method is from.
+
+    Args:
+        methods: The methods.
+    """
+    return {one.name: {"source": one.source, "citation": one.citation, "note": one.note} for one in methods}
 
 
 Pair = tuple[Result, Result]
@@ -113,7 +120,7 @@ def over_starts(pairs: Sequence[Pair]) -> dict[str, Any]:
             for height, found in spiking.items()
         },
         "share": {height: interval(len(found), len(runs)) for height, found in spiking.items()},
-        "worst_ratio": _bounded(max(one["worst_ratio"] for one in runs)),
+        "worst_ratio": bounded(max(one["worst_ratio"] for one in runs)),
         "ratios": {name: _spread([one[name] for one in scored]) for name in (*_RATIOS, _BEST)},
         "acted": statistics.fmean(acted) if acted else None,
         "passes": statistics.fmean(one["passes"] for one in runs),
@@ -167,7 +174,7 @@ def aggregate(pairs: Sequence[Pair]) -> dict[str, Any]:
         "plain_diverged": sum(plain["diverged"] for _, plain in pairs),
         "spikes": _counts([one for one, _ in pairs]),
         "plain_spikes": _counts([plain for _, plain in pairs]),
-        "worst_ratio": _bounded(max(one["worst_ratio"] for one, _ in pairs)),
+        "worst_ratio": bounded(max(one["worst_ratio"] for one, _ in pairs)),
         "ratios": {name: _spread([one[name] for one in scored]) for name in _RATIOS},
         "harmed": sum(max(one["mean_loss"], one["mean_validation"]) > HARM for one in scored),
         "acted": statistics.fmean(acted) if acted else None,
@@ -183,7 +190,7 @@ def compared(one: Result, plain: Result) -> dict[str, float]:
         plain: Plain Adam's of the same configuration and seed.
     """
     # Results of earlier versions have no lowest validation loss.
-    return {name: _ratio(one[name], plain[name]) for name in (*_RATIOS, _BEST) if name in one}
+    return {name: ratio(one[name], plain[name]) for name in (*_RATIOS, _BEST) if name in one}
 
 
 def _start(one: Result) -> int:
@@ -254,7 +261,17 @@ def _count(one: Result, height: float) -> int:
     return sum(spike > height for spike in one["spikes"])
 
 
-def _ratio(value: float, plain: float) -> float:
+def ratio(value: float, plain: float) -> float:
+    """Return a loss ÷ plain Adam's: one where both are zero or infinite, and infinite where only it is.
+
+    Args:
+        value: The loss.
+        plain: Plain Adam's.
+
+    Example:
+        >>> ratio(3.0, 2.0), ratio(math.inf, math.inf), ratio(1.0, 0.0)
+        (1.5, 1.0, inf)
+    """
     if not math.isfinite(plain):
         return 1.0 if not math.isfinite(value) else 0.0
     if plain == 0:
@@ -264,13 +281,25 @@ def _ratio(value: float, plain: float) -> float:
 
 def _spread(ratios: Sequence[float]) -> dict[str, float | None]:
     """Return median, worst and geometric mean; None where infinite, as JSON has no such number."""
-    logs = [math.log(ratio) if ratio > 0 else -math.inf for ratio in ratios]
-    mean = math.exp(statistics.fmean(logs)) if max(logs) < math.inf else math.inf
     return {
-        "median": _bounded(statistics.median(ratios)),
-        "worst": _bounded(max(ratios)),
-        "mean": _bounded(mean),
+        "median": bounded(statistics.median(ratios)),
+        "worst": bounded(max(ratios)),
+        "mean": bounded(geometric_mean(ratios)),
     }
+
+
+def geometric_mean(ratios: Sequence[float]) -> float:
+    """Return the geometric mean of some ratios: zero if one is, and infinite if one is.
+
+    Args:
+        ratios: The ratios, at least one, none below zero.
+
+    Example:
+        >>> [geometric_mean(ratios) for ratios in ([1.0, 4.0], [0.0, 4.0], [1.0, math.inf])]
+        [2.0, 0.0, inf]
+    """
+    logs = [math.log(one) if one > 0 else -math.inf for one in ratios]
+    return math.exp(statistics.fmean(logs)) if max(logs) < math.inf else math.inf
 
 
 def unbounded(value: float | None) -> float:
@@ -282,5 +311,10 @@ def unbounded(value: float | None) -> float:
     return math.inf if value is None else value
 
 
-def _bounded(value: float) -> float | None:
+def bounded(value: float) -> float | None:
+    """Return a ratio as scores hold it, see `unbounded`.
+
+    Args:
+        value: The ratio.
+    """
     return value if math.isfinite(value) else None

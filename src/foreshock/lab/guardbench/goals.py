@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import math
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from foreshock.lab.guardbench.comparison import unbounded
+from foreshock.lab.guardbench.comparison import geometric_mean, unbounded
 from foreshock.lab.guardbench.methods import PLAIN
 from foreshock.lab.guardbench.starts import MORE, spiking
 from foreshock.lab.spikebench.page import GROUPS
@@ -197,8 +195,9 @@ def _high_rates(tasks: Sequence[Mapping[str, Any]]) -> list[Goal]:
         / unbounded(low["plain_loss"])
         for high, low in pairs
     ]
-    mean = math.exp(statistics.fmean(map(math.log, ratios)))
-    found = f"{calm} of {len(pairs)} tasks; mean loss {number(mean)} × Adam's at the base rate"
+    found = (
+        f"{calm} of {len(pairs)} tasks; mean loss {number(geometric_mean(ratios))} × Adam's at the base rate"
+    )
     return [Goal("High rates", "no spike > 3× where Adam has some", found, calm == len(pairs))]
 
 

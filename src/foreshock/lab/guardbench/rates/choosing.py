@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from foreshock._version import __version__
+from foreshock.lab.guardbench.comparison import bounded, described, geometric_mean, ratio, unbounded
 from foreshock.lab.guardbench.methods import METHODS, PLAIN
 from foreshock.lab.guardbench.rates.suite import TASKS
 
@@ -53,11 +53,7 @@ def collect(results: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     trained = {run["method"] for run in runs}
     return {
         "foreshock": __version__,
-        "methods": {
-            one.name: {"source": one.source, "citation": one.citation, "note": one.note}
-            for one in METHODS
-            if one.name in trained
-        },
+        "methods": described(one for one in METHODS if one.name in trained),
         "tasks": {
             task.name: {
                 "split": task.split,
@@ -81,8 +77,8 @@ def _entry(result: Mapping[str, Any]) -> dict[str, Any]:
         "method": result["method"],
         "seed": result["seed"],
         "factor": float(factor),
-        "loss": _finite(result["mean_loss"]),
-        "validation": _finite(result["best_validation"]),
+        "loss": bounded(result["mean_loss"]),
+        "validation": bounded(result["best_validation"]),
         "spikes": len(result["spikes"]),
         "diverged": bool(result["diverged"]),
         "seconds": result["seconds"],
@@ -232,7 +228,7 @@ def _overall(tasks: Mapping[str, Any], name: str) -> dict[str, Any]:
     entries = [(task["methods"][name], task["methods"][PLAIN]) for task in tasks.values()]
     ours = [entry for entry, _ in entries]
     ratios = {
-        quantity: [_ratio(entry[quantity], plain[quantity]) for entry, plain in entries]
+        quantity: [ratio(entry[quantity], plain[quantity]) for entry, plain in entries]
         for quantity in QUANTITIES
     }
     return {
@@ -242,7 +238,7 @@ def _overall(tasks: Mapping[str, Any], name: str) -> dict[str, Any]:
         "edge": sum(entry["edge"] for entry in ours),
         "spikes": sum(entry["spikes"] for entry in ours),
         "tolerance": mean([entry["tolerance"] for entry in ours]),
-        "highest": mean([_ratio(entry["highest"], plain["loss"]) for entry, plain in entries]),
+        "highest": mean([ratio(entry["highest"], plain["loss"]) for entry, plain in entries]),
     }
 
 
@@ -273,17 +269,4 @@ def mean(values: Sequence[float | None]) -> float:
         >>> mean([1.0, 4.0]), mean([1.0, None])
         (2.0, inf)
     """
-    numbers = [math.inf if value is None else value for value in values]
-    if math.inf in numbers:
-        return math.inf
-    return math.exp(statistics.fmean(math.log(value) for value in numbers)) if min(numbers) > 0 else 0.0
-
-
-def _ratio(value: float, plain: float) -> float:
-    if math.isinf(plain):
-        return 1.0 if math.isinf(value) else 0.0
-    return value / plain if plain > 0 else math.inf
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return geometric_mean([unbounded(value) for value in values])
