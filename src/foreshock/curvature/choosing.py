@@ -46,6 +46,7 @@ from foreshock.operators import (
 from foreshock.operators.backend import (
     CENTRAL_DIFFERENCES,
     DOUBLE_BACKWARD,
+    FINER,
     SHARD_DIFFERENCES,
     tolerance_in,
 )
@@ -56,7 +57,6 @@ ProductMethod = Literal["auto", "exact", "difference"]
 """How a user wants Hessian products to be made."""
 
 _ASKED = "asked for by hvp='difference'"
-_FINER = 4  # the second quotient's ρ is smaller by this factor
 _PRECISIONS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)  # the coarsest first
 
 
@@ -233,15 +233,8 @@ def choose_differences(
     """
     in_shards = isinstance(joint, LayerwiseProbe)
     whole, first = joint.whole(parameters), normalised_terms(shared_terms(loss, joint))[0]
-    graphs: list[GraphEvidence] = []
-
-    def closure() -> Tensor:
-        found = first.closure()
-        if not graphs and isinstance(found, Tensor) and found.requires_grad:
-            graphs.append(read_graph(found))
-        return found
-
-    term, spread = LossTerm(closure), joint.reduced if in_shards else None
+    term, graphs = _read_once(first)
+    spread = joint.reduced if in_shards else None
     here = GradientFunction([term], whole, model)()
     gradient = _seen(here.gradient if spread is None else spread(here.gradient), joint)
     start = Evaluation(here.loss, gradient if in_shards else here.gradient)
@@ -251,7 +244,7 @@ def choose_differences(
     coarse = DifferenceOperator([term], whole, model=model, scheme=scheme, start=start, spread=spread)
     direction = _random(gradient, parameters, joint)
     product = _seen(coarse(_passed(direction, joint)), joint)
-    finer = replace(scheme, change=scheme.target(whole) / _FINER, gain=coarse.gain)
+    finer = replace(scheme, change=scheme.target(whole) / FINER, gain=coarse.gain)
     fine = DifferenceOperator([term], whole, model=model, scheme=finer, start=start, spread=spread)
     size = float(torch.linalg.vector_norm(product))
     least = coarse.resolution * float(torch.linalg.vector_norm(direction))
@@ -270,6 +263,19 @@ def choose_differences(
         precision=precision,
         passes=term.weight * (1 + coarse.passes + fine.passes),
     )
+
+
+def _read_once(term: LossTerm) -> tuple[LossTerm, list[GraphEvidence]]:
+    """Return a loss that reads its own graph the first time it has one, and where it leaves what it read."""
+    graphs: list[GraphEvidence] = []
+
+    def closure() -> Tensor:
+        found = term.closure()
+        if not graphs and isinstance(found, Tensor) and found.requires_grad:
+            graphs.append(read_graph(found))
+        return found
+
+    return LossTerm(closure), graphs
 
 
 def _coarsest(found: Sequence[torch.dtype], joint: Joint) -> torch.dtype:
@@ -330,19 +336,9 @@ def _compared(
 ) -> BackendChoice:
     """Return double backward if it agrees with differences of gradients, under tensor parallelism."""
     whole, term = joint.whole(parameters), normalised_terms(loss)[0]
-    graphs: list[GraphEvidence] = []
-
-    def closure() -> Tensor:
-        found = term.closure()
-        if not graphs:
-            graphs.append(read_graph(found))
-        return found
-
-    random = joint.gathered_vector(joint.gather(random_start(parameters, joint=joint)))
-    with HessianOperator([LossTerm(closure)], whole, model=model) as hessian:
-        gradient = joint.gathered_vector(hessian.gradient)
-        length = torch.linalg.vector_norm(gradient)
-        direction = random / torch.linalg.vector_norm(random) + gradient / length.clamp(min=1e-30)
+    read, graphs = _read_once(term)
+    with HessianOperator([read], whole, model=model) as hessian:
+        direction = _random(joint.gathered_vector(hessian.gradient), parameters, joint)
         exact = joint.gathered_vector(hessian(part_of(direction)))
     size = float(torch.linalg.vector_norm(exact))
     gain = size / float(torch.linalg.vector_norm(direction))

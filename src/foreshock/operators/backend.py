@@ -53,8 +53,10 @@ DOUBLE_BACKWARD = "double backward"
 CENTRAL_DIFFERENCES = "central differences"
 SHARD_DIFFERENCES = "central differences of shards"
 
+FINER = 4
+"""By what factor ρ of a second quotient of differences is smaller than that of the first."""
+
 _TOLERANCE, _SUSPICIOUS_TOLERANCE, _HALF_PRECISION_TOLERANCE = 0.01, 0.001, 0.1
-_FINER = 4  # the second quotient's ρ is smaller by this factor
 _CONVICTING = 4  # how much better the quotients must agree with each other than with double backward
 
 
@@ -232,7 +234,7 @@ class _Comparison:
 
     def _disagreement(self, exact: _Exact, coarse: Tensor, differences: DifferenceOperator) -> BackendChoice:
         """Choose by rules 3 and 4, from the differences that disagree and from finer ones."""
-        change = DifferenceScheme(precision=self._evidence.precision).target(self._parameters) / _FINER
+        change = DifferenceScheme(precision=self._evidence.precision).target(self._parameters) / FINER
         start = Evaluation(differences.loss, differences.gradient)
         finer = self._differences(DifferenceScheme(change=change, gain=differences.gain), start)
         fine = finer(exact.direction)
