@@ -76,12 +76,14 @@ def test_what_is_followed_is_what_the_last_steps_give_and_what_a_resumed_run_has
         )
         assert growth.growing_fast == (bool(before) and square >= 2 * max(before) > 0)
         if before and min(before) > 0:
-            assert growth.climb == (square / min(before) if square > 2 * mean else 1.0)
+            assert growth.rise == square / min(before)
+            assert growth.climb == (growth.rise if square > 2 * mean else 1.0)
         else:
+            assert math.isnan(growth.rise)
             assert math.isnan(growth.climb)
         resumed = Growth()
         resumed.load_state_dict(growth.state_dict())
-        for name in ("latest", "sustained", "climb", "growing_fast"):
+        for name in ("latest", "sustained", "rise", "climb", "growing_fast"):
             assert str(getattr(resumed, name)) == str(getattr(growth, name)), name
 
 
@@ -95,6 +97,7 @@ def test_the_climb_is_from_the_lowest_of_eight_steps():
 
 def test_what_comes_back_from_a_dip_is_no_climb():
     assert after(*[4.0] * 40, 0.1, 1.0, 7.0).climb == 1.0
+    assert after(*[4.0] * 40, 0.1, 1.0, 7.0).rise == pytest.approx(70.0)
     assert after(*[4.0] * 40, 0.1, 1.0, 9.0).climb == pytest.approx(90.0)
     grown = [1.0] * 60 + [1.3**step for step in range(12)]
     assert after(*grown).climb == pytest.approx(1.3**8)
@@ -118,7 +121,7 @@ def test_growth_goes_on_after_loading():
     [(0.5, 3.0, True), (0.5, 1.2, False), (0.2, 3.0, False), (0.5, math.nan, False), (math.nan, 3.0, False)],
 )
 def test_growth_raises_v_once_the_displacement_shows_the_direction(secant, growth, acts):
-    seen = dataclasses.replace(TURNING, secant=secant, growth=growth, grown_ratio=1.4, climb=5.0)
+    seen = dataclasses.replace(TURNING, secant=secant, growth=growth, grown_ratio=1.4, rise=5.0)
     decisions = Secant().decide(seen)
     assert bool(decisions) == acts
     if acts:
@@ -129,7 +132,7 @@ def test_growth_raises_v_once_the_displacement_shows_the_direction(secant, growt
 
 
 @pytest.mark.parametrize(
-    ("growth", "climb", "lag", "surge", "acts"),
+    ("growth", "rise", "lag", "surge", "acts"),
     [
         (1.3, 7.0, 7.0, False, True),
         (1.3, 5.0, 7.0, False, False),
@@ -141,8 +144,23 @@ def test_growth_raises_v_once_the_displacement_shows_the_direction(secant, growt
         (0.8, math.nan, 20.0, True, False),
     ],
 )
-def test_growth_that_no_displacement_shows_counts_where_v_does_not_see_it(growth, climb, lag, surge, acts):
-    seen = dataclasses.replace(TURNING, growth=growth, climb=climb, lag=lag, surge=surge, grown_ratio=1.2)
+def test_growth_that_no_displacement_shows_counts_where_v_does_not_see_it(growth, rise, lag, surge, acts):
+    seen = dataclasses.replace(TURNING, growth=growth, rise=rise, lag=lag, surge=surge, grown_ratio=1.2)
+    assert [one.along for one in Secant().decide(seen)] == ["gradient"] * acts
+
+
+@pytest.mark.parametrize(
+    ("with_last", "with_second_last", "climb", "acts"),
+    [(-0.7, 0.85, 1.0, True), (-0.5, 0.85, 1.0, False), (-0.7, 0.75, 1.0, False), (-0.5, 0.85, 9.0, True)],
+)
+def test_growth_below_what_was_usual_counts_where_the_gradient_clearly_turns_round(
+    with_last, with_second_last, climb, acts
+):
+    """After the gradient fell, its mean of 30 steps is far above it; the loss may have a wall before that."""
+    angles = {"with_last": with_last, "with_second_last": with_second_last}
+    seen = dataclasses.replace(
+        TURNING, growth=1.5, rise=9.0, climb=climb, lag=20.0, grown_ratio=1.2, **angles
+    )
     assert [one.along for one in Secant().decide(seen)] == ["gradient"] * acts
 
 
@@ -162,7 +180,9 @@ def test_growth_that_no_displacement_shows_counts_where_v_does_not_see_it(growth
 )
 def test_growth_without_a_gradient_that_turns_round_is_that_of_the_data(changes, acts):
     """A single surge may be that of a wall: there the curvature along the displacement shows it."""
-    seen = dataclasses.replace(TURNING, growth=1.5, climb=30.0, lag=20.0, grown_ratio=1.2, **changes)
+    seen = dataclasses.replace(
+        TURNING, growth=1.5, rise=30.0, climb=30.0, lag=20.0, grown_ratio=1.2, **changes
+    )
     assert [one.along for one in Secant().decide(seen)] == ["gradient"] * acts
 
 
@@ -170,21 +190,23 @@ def test_growth_raises_v_tenfold_at_most_in_a_hundred_steps_and_a_resumed_policy
     policy, asked = Secant(), []
     for step in range(99, 104):
         seen = dataclasses.replace(
-            TURNING, step=step, growth=1.5, climb=30.0, lag=20.0, grown_ratio=2.1, secant=0.1
+            TURNING, step=step, growth=1.5, rise=30.0, climb=30.0, lag=20.0, grown_ratio=2.1, secant=0.1
         )
         asked += [one.factor for one in policy.decide(seen)]
         resumed = Secant()
         resumed.load_state_dict(policy.state_dict())
         policy = resumed
     assert asked == pytest.approx([3, 3, 10 / 9])
-    again = dataclasses.replace(TURNING, step=199, growth=1.5, climb=30.0, lag=20.0, grown_ratio=2.1)
+    again = dataclasses.replace(
+        TURNING, step=199, growth=1.5, rise=30.0, climb=30.0, lag=20.0, grown_ratio=2.1
+    )
     assert [one.factor for one in policy.decide(again)] == pytest.approx([3])
     policy.load_state_dict({})  # as earlier versions saved it
     assert [one.factor for one in policy.decide(again)] == pytest.approx([3])
 
 
 def test_of_the_secant_and_the_growth_the_larger_one_counts():
-    seen = dataclasses.replace(TURNING, secant=1.2, growth=1.5, climb=3.0, grown_ratio=1.05)
+    seen = dataclasses.replace(TURNING, secant=1.2, growth=1.5, rise=3.0, grown_ratio=1.05)
     [decision] = Secant().decide(seen)
     assert decision.factor == pytest.approx(1.2 / 0.9)
     assert decision.along == "gradient"

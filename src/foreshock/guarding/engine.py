@@ -192,6 +192,7 @@ class Engine:
             mean_square=self.memory.mean_square,
             curvature=self.curvature[0],
             growth=grown.sustained,
+            rise=grown.rise,
             climb=grown.climb,
             surge=grown.growing_fast,
             with_last=turned.with_last,

@@ -101,8 +101,9 @@ class Growth:
         latest: The last factor; NaN before there is one.
         sustained: The smallest of the last three factors; NaN before there are three.
         growing_fast: Whether ‖g‖² is at least twice what it was at any of the last eight steps.
-        climb: ‖g‖² over its smallest value of the last eight steps; NaN before there is one. One while ‖g‖²
-            is below twice its mean of 30 steps: what comes back from a dip climbs as well.
+        rise: ‖g‖² over its smallest value of the last eight steps; NaN before there is one.
+        climb: The same, but one while ‖g‖² is below twice its mean of 30 steps: what comes back from a dip
+            rises as well.
 
     Example:
         >>> growth = Growth()
@@ -152,7 +153,7 @@ class Growth:
 
     def _follow(self) -> None:
         """Compute what is read of the last steps, once for all who read it."""
-        self.latest = self.sustained = self.climb = math.nan
+        self.latest = self.sustained = self.rise = self.climb = math.nan
         self.growing_fast = False
         if len(self._squares) < 2:
             return
@@ -160,7 +161,8 @@ class Growth:
         highest, lowest = max(before), min(before)
         self.growing_fast = now >= _FAST * highest > 0
         if lowest > 0:
-            self.climb = now / lowest if now > _FAST * self._mean else 1.0
+            self.rise = now / lowest
+            self.climb = self.rise if now > _FAST * self._mean else 1.0
         # A gradient of zero makes no factor.
         if now > 0 and before[0] > 0:
             self.latest = now / before[0]

@@ -38,7 +38,8 @@ class GuardSignals:
         mean_square: Mean-square ratio from the pairs measured so far.
         curvature: λ_max, if it was measured for this very step.
         growth: Smallest factor by which ‖g‖² grew in each of the last three steps.
-        climb: ‖g‖² over its smallest value of the last eight steps; 1 below twice its mean of 30 steps.
+        rise: ‖g‖² over its smallest value of the last eight steps.
+        climb: The same; 1 below twice its mean of 30 steps.
         surge: Whether ‖g‖² is at least twice what it was at any of the last eight steps.
         with_last: Cosine of the angle between g and the gradient of the last step; known where ‖g‖² grew by a
             quarter in both.
@@ -57,6 +58,7 @@ class GuardSignals:
     mean_square: float = math.nan
     curvature: float = math.nan
     growth: float = math.nan
+    rise: float = math.nan
     climb: float = math.nan
     surge: bool = False
     with_last: float = math.nan

@@ -49,7 +49,16 @@ _SURGE_CLIMB, _SURGE_LAG = 20.0, 10.0  # of a single factor that is large
 _TURNED, _BACK = -0.4, 0.8
 _NOISE = 0.55
 
-_MOST = 10.0  # product of the raises by growth in 100 steps; two or three are usual, of 1.5 each
+# What comes back from a dip rises as well, and is asked about only above twice what was usual. Waiting costs
+# the few steps that there are before a wall of the loss, and is not needed where the angles are so clear.
+_CLEARLY_TURNED = -0.6
+
+# A gradient that hardly changes from step to step, and then doubles and turns against the last one: of new data
+# it would point anywhere. At a wall of the loss there is no time for a second look.
+_QUIET, _AGAINST = 0.1, -0.3
+
+_MOST = 100.0  # product of the raises by growth in 100 steps; two or three are usual, of 1.5 each
+_LARGEST_GROWN = 30.0  # at a wall ‖g‖² grows a thousandfold in a step
 
 # The momentum of several steps is on its way by then, and the curvature rises with the amplitude.
 _GROWN_TO = 0.7
@@ -101,7 +110,7 @@ class Secant:
             return ()
         growing = _is_growing(signals)
         if growing and not signals.grown_ratio < signals.secant:
-            asked = min(max(signals.grown_ratio / _GROWN_TO, 1.0), _LARGEST_RAISE)
+            asked = min(max(signals.grown_ratio / _GROWN_TO, 1.0), _LARGEST_GROWN)
             factor = self._limit.grant(signals.step, asked)
             if factor > 1:
                 return (
@@ -125,7 +134,7 @@ class Secant:
 
 
 def _reason(signals: GuardSignals) -> str:
-    where = f"‖g‖² is {signals.climb:.3g} × what it was within eight steps"
+    where = f"‖g‖² is {signals.rise:.3g} × what it was within eight steps"
     return f"{where}, and v is {signals.lag:.3g} × g²"
 
 
@@ -135,6 +144,10 @@ def _is_growing(signals: GuardSignals) -> bool:
     alternates = signals.with_last < _TURNED and signals.with_second_last > _BACK
     turns = alternates and signals.noise < _NOISE
     curved = signals.secant > _SOME_CURVATURE
-    surges = signals.surge and signals.climb > _SURGE_CLIMB and signals.lag > _SURGE_LAG
-    unseen = signals.climb > _CLIMB and signals.lag > _LAG
+    climb = signals.rise if alternates and signals.with_last < _CLEARLY_TURNED else signals.climb
+    surges = signals.surge and climb > _SURGE_CLIMB and signals.lag > _SURGE_LAG
+    unseen = climb > _CLIMB and signals.lag > _LAG
+    abrupt = signals.surge and signals.noise < _QUIET and signals.with_last < _AGAINST
+    if abrupt and signals.rise > _CLIMB and signals.lag > _LAG:
+        return True
     return (surges and (turns or curved)) or (signals.growth > _GROWING and turns and (unseen or curved))

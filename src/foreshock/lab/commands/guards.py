@@ -27,6 +27,7 @@ class GuardSuite(StrEnum):
     QUICK = "quick"
     FULL = "full"
     NORMALISED = "normalised"
+    DRAWN = "drawn"
 
 
 class GuardGroup(StrEnum):
@@ -42,7 +43,10 @@ class GuardGroup(StrEnum):
 def guard(
     suite: Annotated[
         GuardSuite,
-        typer.Option(help="quick: minutes; full: hours, resumable; normalised: with BatchNorm, an hour."),
+        typer.Option(
+            help="quick: minutes; full: hours, resumable; normalised: with BatchNorm, an hour; drawn: tasks "
+            "drawn at random, hours."
+        ),
     ] = GuardSuite.QUICK,
     out: Annotated[Path, typer.Option(help="Folder for results, scores, tables and figures.")] = Path(
         "runs/guardbench"

@@ -13,6 +13,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from foreshock.lab.guardbench.drawn import drawn
 from foreshock.lab.spikebench.suite import DEVELOPMENT, HELD_OUT, RunConfig, adam, adamw, configure
 
 
@@ -201,7 +202,7 @@ _NORMALISED = (
     ),
 )
 _SUITES: Mapping[str, tuple[RunConfig, ...]] = MappingProxyType(
-    {"full": _FULL, "quick": _QUICK, "normalised": _NORMALISED}
+    {"full": _FULL, "quick": _QUICK, "normalised": _NORMALISED, "drawn": drawn()}
 )
 SUITES = tuple(_SUITES)
 """Names of the suites."""
@@ -229,8 +230,9 @@ def suite(name: str = "full") -> tuple[RunConfig, ...]:
     """Return the configurations of a suite.
 
     Args:
-        name: "full"; "quick", fewer and shorter runs, for one seed; or "normalised", networks with batch
-            normalisation, whose halves of a batch are not what the whole is made of.
+        name: "full"; "quick", fewer and shorter runs, for one seed; "normalised", networks with batch
+            normalisation, whose halves of a batch are not what the whole is made of; or "drawn", tasks drawn
+            at random.
 
     Raises:
         ValueError: If there is no such suite.
