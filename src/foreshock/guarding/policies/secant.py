@@ -17,6 +17,7 @@ raised along D⁻¹g, by the ratio that follows from the growth.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -29,6 +30,7 @@ from foreshock.guarding.policies.policy import (
     require_threshold,
     secant_reason,
 )
+from foreshock.guarding.record import Remedy
 from foreshock.guarding.policies.raise_limit import RaiseLimit
 
 # Near the edge a few percent are needed, after a sudden rise of the learning rate a factor of up to two: what
@@ -59,6 +61,8 @@ _QUIET, _AGAINST = 0.1, -0.3
 
 _MOST = 100.0  # product of the raises by growth in 100 steps; two or three are usual, of 1.5 each
 _LARGEST_GROWN = 30.0  # at a wall ‖g‖² grows a thousandfold in a step
+import os
+_AGAIN=int(os.environ.get("AGAIN","10")); _VIOLENT=float(os.environ.get("VIOL","2")); _ALL=float(os.environ.get("ALLF","2")); _MOST_OF_ALL=float(os.environ.get("MALL","8"))
 
 # The momentum of several steps is on its way by then, and the curvature rises with the amplitude.
 _GROWN_TO = 0.7
@@ -90,6 +94,10 @@ class Secant:
     _limit: RaiseLimit = field(
         default_factory=lambda: RaiseLimit(_MOST), init=False, repr=False, compare=False
     )
+    _all: RaiseLimit = field(
+        default_factory=lambda: RaiseLimit(_MOST_OF_ALL), init=False, repr=False, compare=False
+    )
+    _grew: float = field(default=-math.inf, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse impossible options."""
@@ -110,19 +118,30 @@ class Secant:
             return ()
         growing = _is_growing(signals)
         if growing and not signals.grown_ratio < signals.secant:
-            asked = min(max(signals.grown_ratio / _GROWN_TO, 1.0), _LARGEST_GROWN)
-            factor = self._limit.grant(signals.step, asked)
-            if factor > 1:
-                return (
-                    Decision(
-                        "raise along", factor, _reason(signals), signals.grown_ratio, _GROWN_TO, "gradient"
-                    ),
-                )
+            decisions = self._against_growth(signals)
+            if decisions:
+                return decisions
         if not signals.secant > self.threshold:
             return ()
         factor, reason = min(signals.secant / self.threshold, _LARGEST_RAISE), secant_reason(signals)
         along: Direction = "gradient" if growing else "displacement"
         return (Decision("raise along", factor, reason, signals.secant, self.threshold, along),)
+
+    def _against_growth(self, signals: GuardSignals) -> Sequence[Decision]:
+        """Return raises for a gradient that grows, as far as the limits leave some."""
+        step, ratio = signals.step, signals.grown_ratio
+        again = 0 <= step - self._grew < _AGAIN
+        self._grew = step
+        asked: list[tuple[Remedy, float]] = []
+        along = min(max(ratio / _GROWN_TO, 1.0), _LARGEST_GROWN)
+        asked.append(("raise along", self._limit.grant(step, along)))
+        if again or ratio > _VIOLENT:
+            asked.append(("raise all", self._all.grant(step, _ALL)))
+        return [
+            Decision(remedy, factor, _reason(signals), ratio, _GROWN_TO, "gradient")
+            for remedy, factor in asked
+            if factor > 1
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed policy needs, as plain values."""
