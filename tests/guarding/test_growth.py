@@ -186,23 +186,70 @@ def test_growth_without_a_gradient_that_turns_round_is_that_of_the_data(changes,
     assert [one.along for one in Secant().decide(seen)] == ["gradient"] * acts
 
 
-def test_growth_raises_v_tenfold_at_most_in_a_hundred_steps_and_a_resumed_policy_knows():
-    policy, asked = Secant(), []
-    for step in range(99, 104):
-        seen = dataclasses.replace(
-            TURNING, step=step, growth=1.5, rise=30.0, climb=30.0, lag=20.0, grown_ratio=2.1, secant=0.1
-        )
-        asked += [one.factor for one in policy.decide(seen)]
+ABRUPT = GuardSignals(
+    step=99,
+    updates=100,
+    with_last=-0.4,
+    noise=0.05,
+    surge=True,
+    rise=7.0,
+    climb=7.0,
+    lag=7.0,
+    grown_ratio=1.4,
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "acts"),
+    [
+        ({}, True),
+        ({"with_last": -0.2}, False),
+        ({"with_last": math.nan}, False),
+        ({"noise": 0.2}, False),
+        ({"surge": False}, False),
+        ({"rise": 5.0}, False),
+        ({"lag": 5.0}, False),
+    ],
+)
+def test_a_gradient_that_was_quiet_and_turns_against_the_last_one_has_met_a_wall(changes, acts):
+    assert bool(Secant().decide(dataclasses.replace(ABRUPT, **changes))) == acts
+
+
+def growth_of(step, ratio):
+    return dataclasses.replace(
+        TURNING, step=step, growth=1.5, rise=30.0, climb=30.0, lag=20.0, grown_ratio=ratio, secant=0.1
+    )
+
+
+def test_the_raises_of_a_hundred_steps_are_limited_and_a_resumed_policy_knows():
+    policy, along, everywhere = Secant(), [], []
+    for step in range(99, 106):
+        for one in policy.decide(growth_of(step, 2.1)):
+            (along if one.remedy == "raise along" else everywhere).append(one.factor)
         resumed = Secant()
         resumed.load_state_dict(policy.state_dict())
         policy = resumed
-    assert asked == pytest.approx([3, 3, 10 / 9])
-    again = dataclasses.replace(
-        TURNING, step=199, growth=1.5, rise=30.0, climb=30.0, lag=20.0, grown_ratio=2.1
-    )
-    assert [one.factor for one in policy.decide(again)] == pytest.approx([3])
+    assert along == pytest.approx([3, 3, 3, 3, 100 / 81])
+    assert everywhere == pytest.approx([2, 2, 2])
+    assert [one.factor for one in policy.decide(growth_of(199, 2.1))] == pytest.approx([3, 2])
     policy.load_state_dict({})  # as earlier versions saved it
-    assert [one.factor for one in policy.decide(again)] == pytest.approx([3])
+    assert [one.factor for one in policy.decide(growth_of(199, 2.1))] == pytest.approx([3, 2])
+
+
+def test_all_of_v_is_raised_at_a_wall_and_where_growth_goes_on():
+    def remedies(policy, step, ratio):
+        return [one.remedy for one in policy.decide(growth_of(step, ratio))]
+
+    assert remedies(Secant(), 99, 1.3) == ["raise along"]
+    assert remedies(Secant(), 99, 2.1) == ["raise along", "raise all"]
+    policy = Secant()
+    assert remedies(policy, 99, 1.3) == ["raise along"]
+    assert remedies(policy, 108, 1.3) == ["raise along", "raise all"]
+    assert remedies(policy, 118, 1.3) == ["raise along"]
+    # After a return to an earlier checkpoint.
+    assert remedies(policy, 115, 1.3) == ["raise along"]
+    [decision, _] = Secant().decide(growth_of(99, 1e3))
+    assert decision.factor == 30
 
 
 def test_of_the_secant_and_the_growth_the_larger_one_counts():
