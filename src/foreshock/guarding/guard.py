@@ -341,7 +341,7 @@ class Guard:
             # Recorded before its callbacks run: one that raises must not hide what was done.
             self.actions.append(action)
             self._tally.add(action)
-            if action.remedy == "cooldown":
+            if action.remedy == "cooldown" and self._tally.cooldowns == 1:  # the summary says how often
                 _LOGGER.warning("guard: %s", action.reason)
             for callback in self._callbacks:
                 callback(action)

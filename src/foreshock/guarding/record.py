@@ -21,7 +21,7 @@ _WORDS: Mapping[Remedy, str] = {
     "epsilon": "raised ε",
     "beta2": "lowered β₂",
     "learning rate": "lowered the learning rate",
-    "cooldown": "paused raising v",
+    "cooldown": "found the learning rate too high",
     "none": "left a step alone whose gradient was not finite",
 }
 
@@ -35,8 +35,8 @@ class GuardAction:
         policy: Name of the policy that decided.
         remedy: What was changed: ``"raise along"``, v of the coordinates that carry the unstable direction;
             ``"raise all"``, all of v; ``"clip"``, the gradient; ``"epsilon"``, ``"beta2"`` and ``"learning
-            rate"``, that option. Nothing by ``"cooldown"``, after which v is not raised for a while because
-            it does not help, and by ``"none"``: the gradient was not finite.
+            rate"``, that option. Nothing by ``"cooldown"``, which says why all of v is raised: it had to be
+            raised again and again; and by ``"none"``: the gradient was not finite.
         reason: Why, in words.
         value: What was measured.
         threshold: What it was compared with.
@@ -139,7 +139,7 @@ class GuardSummary:
         remedies: How often each remedy was used.
         largest_raise: The largest factor on √v in one step; 1 if v was never raised.
         strongest_clip: The smallest factor on a gradient; 1 if none was clipped.
-        cooldowns: How often it paused raising v for a while.
+        cooldowns: How often it found the learning rate too high in itself.
         not_finite: Episodes of gradients that were not finite, which the guard leaves alone.
         notes: What the guard could not do, and why.
     """
@@ -164,7 +164,7 @@ class GuardSummary:
             ("did", ", ".join(f"{_WORDS[remedy]} {count:,} ×" for remedy, count in self.remedies.items())),
             ("largest factor on √v", f"{self.largest_raise:.3g}" if self.largest_raise > 1 else ""),
             ("smallest on a gradient", f"{self.strongest_clip:.3g}" if self.strongest_clip < 1 else ""),
-            ("paused", f"{self.cooldowns:,} ×" if self.cooldowns else ""),
+            ("learning rate too high", f"{self.cooldowns:,} ×" if self.cooldowns else ""),
             ("gradients not finite", f"{self.not_finite:,} ×" if self.not_finite else ""),
             ("notes", "; ".join(self.notes)),
         )
@@ -209,6 +209,11 @@ class Tally:
         """Whether v was ever raised."""
         return self._raise > 1
 
+    @property
+    def cooldowns(self) -> int:
+        """How often the learning rate was found too high in itself."""
+        return self._counts["cooldown"]
+
     def add(self, action: GuardAction) -> None:
         """Take one action into account; several of one step count as one step acted on."""
         self._counts[action.remedy] += 1
@@ -240,7 +245,7 @@ class Tally:
             remedies=remedies,
             largest_raise=self._raise,
             strongest_clip=self._clip,
-            cooldowns=self._counts["cooldown"],
+            cooldowns=self.cooldowns,
             not_finite=self._counts["none"],
             notes=(*([self._cooldown] if self._cooldown else []), *notes),
         )

@@ -1,4 +1,4 @@
-"""The default policy: all that acts on v, clipping of gradients that come alone, and when to pause."""
+"""The default policy: all that acts on v, clipping of gradients that come alone, and what if that goes on."""
 
 from __future__ import annotations
 
@@ -20,55 +20,49 @@ from foreshock.guarding.policies.secant import Secant
 _NOVEL = 4.0
 _AFTER_OUTLIER = 2  # steps whose secant an outlier spoils: Δg has its gradient in this step and the next
 
-WINDOW, MOST, COOLDOWN = 100, 50, 200
-"""After raises on more than 50 of the last 100 steps, none for 200."""
+WINDOW, MOST = 100, 50
+"""After raises on more than 50 of the last 100 steps the learning rate is too high in itself."""
 
-_PAUSE = Decision(
-    "cooldown",
-    1.0,
+EPISODE, TIMES = 1000, 3
+"""All of v is raised for that three times in 1,000 steps at most."""
+
+_COOLING = 2.0  # factor on √v
+_WORDS = (
     f"v was to be raised on more than {MOST} of the last {WINDOW} steps: the learning rate is too high in "
-    f"itself. Lower it, or warm it up for longer; nothing but outliers is acted on for {COOLDOWN} steps",
-    (MOST + 1) / WINDOW,
-    MOST / WINDOW,
+    "itself. Lower it, or warm it up for longer"
+)
+_COOLDOWN = tuple(
+    Decision(remedy, factor, f"{_WORDS}; meanwhile √v is doubled", (MOST + 1) / WINDOW, MOST / WINDOW)
+    for remedy, factor in (("raise all", _COOLING), ("cooldown", 1.0))
 )
 
 
 class Cooldown:
-    """Follow on which steps v was raised, and say when to pause.
+    """Follow on which steps v was raised, and say when to raise all of it.
 
-    Where v has to be raised again and again, raising it is not what helps: a learning rate that is far too
-    high from the first step needs more than what v forgot.
+    Where v has to be raised again and again, to give back what it forgot is not what helps: a learning rate
+    that is far too high needs all steps to be smaller.
 
     Example:
         >>> cooldown = Cooldown()
         >>> [cooldown.starts(step, raises=True) for step in range(51)].index(True)
         50
-        >>> cooldown.active(50), cooldown.active(249), cooldown.active(250)
-        (True, True, False)
     """
 
     def __init__(self) -> None:
         self._raised: deque[int] = deque()
-        self._until = 0
-
-    def active(self, step: int) -> bool:
-        """Return whether a step lies in a cooldown.
-
-        Args:
-            step: Its number.
-        """
-        # From both sides: after a return to an earlier checkpoint, `until` is of steps that are made again.
-        return self._until - COOLDOWN <= step < self._until
+        self._started: deque[int] = deque(maxlen=TIMES)
 
     def starts(self, step: int, *, raises: bool) -> bool:
-        """Take a step into account, and return whether a cooldown starts with it.
+        """Take a step into account, and return whether all of v is to be raised on it.
 
         Args:
             step: Its number.
             raises: Whether v is to be raised.
         """
-        if self._raised and self._raised[-1] >= step:
-            self._raised.clear()  # those were the steps of another run
+        for steps in (self._raised, self._started):
+            if steps and steps[-1] >= step:
+                steps.clear()  # those were the steps of another run
         while self._raised and self._raised[0] <= step - WINDOW:
             self._raised.popleft()
         if raises:
@@ -76,17 +70,19 @@ class Cooldown:
         if len(self._raised) <= MOST:
             return False
         self._raised.clear()
-        self._until = step + COOLDOWN
+        if len(self._started) == TIMES and self._started[0] > step - EPISODE:
+            return False
+        self._started.append(step)
         return True
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, as plain values."""
-        return {"raised": list(self._raised), "until": self._until}
+        return {"raised": list(self._raised), "started": list(self._started)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self._raised = deque(state["raised"])
-        self._until = int(state["until"])
+        self._started = deque(state.get("started", ()), maxlen=TIMES)  # earlier versions had none
 
 
 @dataclass
@@ -96,8 +92,8 @@ class Auto:
     A gradient counts as an outlier only above four times the third *largest* of the last 100 steps, and only
     if it comes alone: what grows or repeats is an instability, which clipping would feed. An outlier is
     scaled down to that third largest. It spoils the secant of its own step and of the next, on which the
-    secant is ignored. Where v would have to be raised on more than half of the last 100 steps, the learning
-    rate is too high in itself: v is not raised for 200 steps, which is reported as a cooldown.
+    secant is ignored. Where v had to be raised on more than half of the last 100 steps, the learning rate is
+    too high in itself: √v is doubled everywhere, which is reported as a cooldown.
 
     Attributes:
         secant: Against spikes of the full batch.
@@ -158,10 +154,8 @@ class Auto:
         measured = self.curvature.decide(signals)
         asked += measured if measured or spoiled else self.secant.decide(signals)
         others = [one for one in asked if not one.remedy.startswith("raise")]
-        if self._cooldown.active(step):
-            return others
         if self._cooldown.starts(step, raises=len(others) < len(asked)):
-            return [*others, _PAUSE]
+            return [*others, *_COOLDOWN]
         return asked
 
     def state_dict(self) -> dict[str, Any]:
