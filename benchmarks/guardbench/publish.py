@@ -38,7 +38,10 @@ PERTURBED = RESULTS / "perturbed.json"
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = DOCS / "benchmarks"
 EXPLANATION = DOCS / "explanation" / "guard.md"
-_BEGIN, _END = "<!-- Table of benchmarks/guardbench/publish.py -->", "<!-- End of the table -->"
+_TABLES = {
+    "full": ("<!-- Table of benchmarks/guardbench/publish.py -->", "<!-- End of the table -->"),
+    "drawn": ("<!-- Table of the drawn tasks -->", "<!-- End of the table of the drawn tasks -->"),
+}
 _NOTE_OF_MORE = "\n\n*More starts*: "
 _OF_EARLIER_GUARD = """\
 The guards of this page are those before clipping was for gradients that come alone, before v was raised when
@@ -93,9 +96,10 @@ def publish(folder: Path | None, *, suite: str = "full", keep: bool = False) -> 
         scores = merge(scores, load_scores(published))
     _save(scores, published)
     present = load_scores(PERTURBED) if suite == "full" and not scores.get("perturbed") else None
-    if suite == "full":
-        _write_table(scores if present is None else present)
-    command = f"foreshock bench guard --suite {suite} --release{_chosen(scores)}"
+    if suite in _TABLES:
+        _write_table(scores if present is None else present, *_TABLES[suite])
+    made = f"foreshock bench guard --suite {suite} --release{_chosen(scores)}"
+    command = scores.get("command", made) if suite == "drawn" else made
     earlier = history(load_scores(RESULTS / "first.json")) if suite == "full" else ""
     write_pages(
         scores,
@@ -155,10 +159,10 @@ def _save(scores: dict[str, Any], path: Path) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _write_table(scores: dict[str, Any]) -> None:
-    """Put the table of the held-out half into the explanation of the guard."""
+def _write_table(scores: dict[str, Any], begin: str, end: str) -> None:
+    """Put the table of the held-out half into the explanation of the guard, between two comments."""
     table = short_table(scores, "held-out")
-    text = replace_between(EXPLANATION.read_text("utf-8"), _BEGIN, _END, table)
+    text = replace_between(EXPLANATION.read_text("utf-8"), begin, end, table)
     EXPLANATION.write_text(text, encoding="utf-8")
 
 

@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 
+from foreshock.lab.guardbench.drawn import RANGES, draw
 from foreshock.lab.guardbench.suite import SUITES, both_rates, suite
 from foreshock.lab.spikebench import suite as spikebench
 from foreshock.lab.spikebench.suite import DEVELOPMENT, adam, configure
@@ -99,3 +100,21 @@ def test_the_suite_with_batch_normalisation_has_full_and_mini_batches_on_both_si
     found = {(c.group, c.split) for c in suite("normalised") if c.options["batch_norm"]}
     assert found == set(itertools.product(("full", "mini"), SPLITS))
     assert {c.batch_size for c in suite("normalised")} == {None, 25, 128}
+
+
+def test_what_is_drawn_is_the_same_each_time_and_of_all_kinds():
+    configs = suite("drawn")
+    assert {(c.group, c.split) for c in configs} == set(itertools.product(("full", "mini", "language"), SPLITS))
+    assert {c.family for c in configs} == set(RANGES)
+    assert [c.name for c in configs[:2]] == ["mlp-drawn-000", "cnn-drawn-001"]
+    first, second = configs[0].optimizer, configs[1].optimizer
+    assert (first.learning_rate, first.betas) == (pytest.approx(0.0132462, rel=1e-4), (0.9, 0.999))
+    assert (second.learning_rate, configs[1].batch_size) == (pytest.approx(0.0081628, rel=1e-4), 25)
+    assert draw("cnn", DEVELOPMENT, 1) == configs[1]
+
+
+def test_drawn_rates_are_within_five_times_the_usual_one():
+    for config in suite("drawn"):
+        usual = RANGES[config.family].rate
+        assert usual <= config.optimizer.learning_rate <= 5 * usual
+        assert (config.optimizer.weight_decay > 0) == RANGES[config.family].decays

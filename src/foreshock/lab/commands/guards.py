@@ -113,12 +113,12 @@ def guard(
         trials = _trained(console, trials, folder, partial=partial, jobs=jobs)
         scores = compare(load_result(result_path(folder, trial)) for trial in trials)
         scores["costs"] = saved_costs(out / "costs.json", measure=not (partial or method))
-        path = write_json(scores, out / "scores.json")
         command = f"foreshock bench guard --suite {suite.value}{' --release' if release else ''}"
         command += "".join(f" --method {name}" for name in method or ())
         command += "".join(f" --group {one.value}" for one in group or ())
         command += "" if seeds is None else f" --seeds {seeds}"
         command += "" if starts is None else f" --starts {starts}"
+        path = write_json({**scores, "command": command}, out / "scores.json")
         pages = write_pages(scores, out / "pages", command=command, name=page_of(suite.value))
     except (ImportError, OSError, ValueError) as error:
         raise stopped(error) from error

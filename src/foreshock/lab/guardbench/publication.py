@@ -32,9 +32,13 @@ PAGE = "guard"
 NORMALISED = "guard-normalised"
 """The same of the suite with batch normalisation."""
 
+DRAWN = "guard-drawn"
+"""The same of the suite of tasks that were drawn at random."""
+
 _TITLES = {
     PAGE: "Methods against loss spikes",
     NORMALISED: "Methods against loss spikes, with batch normalisation",
+    DRAWN: "Guards on tasks drawn at random",
 }
 _RATES = "[Each method at its own best learning rate](rates.md)."
 _PEERS = ("torch", "pytorch_optimizer", "own")
@@ -120,7 +124,7 @@ def main_page(
         command: The command that the page names.
         others: Halves that have a page of their own.
         history: Markdown to put at the end, with a heading: how the held-out half was scored before.
-        name: `PAGE` or `NORMALISED`.
+        name: `PAGE`, `NORMALISED` or `DRAWN`.
         present: Scores of the present guard where `scores` are of an earlier one; ``command`` and ``note``
             in it say how they were made.
         caution: Sentences to put first.
@@ -357,7 +361,7 @@ def page_of(suite: str) -> str:
     Args:
         suite: Name of the suite.
     """
-    return NORMALISED if suite == "normalised" else PAGE
+    return {"normalised": NORMALISED, "drawn": DRAWN}.get(suite, PAGE)
 
 
 def summary(scores: Mapping[str, Any], split: str) -> str:
