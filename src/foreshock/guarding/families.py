@@ -104,13 +104,6 @@ class Family:
         """Return a parameter's v_{t−1} and β₂; None if it has no decaying average of g²."""
         return self.reader.second_moment(slot.state, slot.group)
 
-    def beta2(self, slot: Slot) -> float | None:
-        """Return β₂ of a parameter's coming step; None without a decaying average of g²."""
-        if self.plain_adam:
-            return float(slot.group["betas"][1])
-        moment = self.second_moment(slot)
-        return None if moment is None else moment.beta2
-
     def raised(self, slot: Slot, factor: Tensor | float) -> Sequence[Write]:
         """Return what to write so that v_t of a parameter is k times what it would be.
 

@@ -19,8 +19,8 @@ from foreshock.guarding.families import Family
 from foreshock.guarding.parameters import Slot, all_parameters, renew_slots
 from foreshock.guarding.sums import Measured
 
-# Relative. Rounding makes 1e-6 on an accelerator, and 1e-5 on a CPU that adds up ten million squares in
-# float32. Where it makes more, the norm is computed. No rule asks for so small a change of ‖g‖².
+# Relative. Rounding makes 4e-7 of a hundred thousand coordinates, and 1e-5 of ten million whose squares a CPU
+# adds up in float32; where it makes more, the norm is computed. No rule notices such a change of ‖g‖².
 _ROUNDING = 1e-4
 
 # Steps for which a reported norm is taken without a comparison: as many as the secant waits for.
@@ -35,10 +35,10 @@ class ReportedNorm:
     have agreed with what was measured, which is compared every eighth step. One that differs is the last.
 
     Args:
-        agreed: Whether reports agreed with what was measured; None before the first comparison.
+        agreed: What to begin with, as of a run that is resumed.
 
     Attributes:
-        agreed: The same as it is now.
+        agreed: Whether reports agreed with what was measured; None before the first comparison.
 
     Example:
         >>> gradients, reported = [torch.tensor([3.0, 4.0])], ReportedNorm()
@@ -191,7 +191,7 @@ class GradientNormCache:
             coordinates=self._coordinates,
             finite=math.isfinite(squared),
             updates=step + self._ahead,
-            beta2=family.beta2(self._slots[0]),
+            beta2=coming_beta2(family, self._slots[0]),
         )
 
     def slots(self, *, step: int, scale: float) -> list[Slot]:
@@ -204,6 +204,19 @@ class GradientNormCache:
         slots = renew_slots(self._slots, scale=scale)
         self._ahead = max(slot.updates for slot in slots) - step
         return slots
+
+
+def coming_beta2(family: Family, slot: Slot) -> float | None:
+    """Return β₂ of the coming step; None without a decaying average of g².
+
+    Args:
+        family: How to read the optimizer.
+        slot: A parameter with a state.
+    """
+    if family.plain_adam:
+        return float(slot.group["betas"][1])
+    moment = family.second_moment(slot)
+    return None if moment is None else moment.beta2
 
 
 def fetch(values: Sequence[Tensor]) -> list[float]:

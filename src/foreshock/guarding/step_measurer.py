@@ -1,8 +1,8 @@
 """What to measure of the step about to be taken, and when.
 
-Most steps need ‖g‖² only, which takes no state of the optimizer: t and β₂ follow from the last step at which
-everything was read. The secant needs the last displacement and products with it. It is measured at every step
-near the threshold, and at every eighth step while it is far below, unless the gradient grows fast.
+Most steps need ‖g‖² only, which takes no state of the optimizer: see the module `gradient_norms`. The secant
+needs the last displacement and products with it. It is measured at every step near the threshold, and at
+every eighth step while it is far below, unless the gradient grows fast.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ from torch.optim import Optimizer
 from foreshock.guarding.alternation import UNKNOWN, Alternation, GradientSamples
 from foreshock.guarding.displacement import Displacement
 from foreshock.guarding.families import Family, Metric
-from foreshock.guarding.gradient_norms import GradientNormCache, ReportedNorm, fetch, norms
+from foreshock.guarding.gradient_norms import (
+    GradientNormCache,
+    ReportedNorm,
+    coming_beta2,
+    fetch,
+    norms,
+)
 from foreshock.guarding.parameters import Slot, all_parameters, per_group, read_slots
 from foreshock.guarding.policies import Measure
 from foreshock.guarding.sums import (
@@ -296,7 +302,7 @@ class StepMeasurer:
             coordinates=coordinates,
             finite=finite,
             updates=max(slot.updates for slot in slots),
-            beta2=self._family.beta2(slots[0]),
+            beta2=coming_beta2(self._family, slots[0]),
             secant=secant,
             preconditioned_gradient=energy,
         )
