@@ -90,7 +90,7 @@ class ReportedNorm:
             measured: ‖.grad‖.
             gradients: All gradients of the coming step.
         """
-        if self.agreed is False or not self._is_of(gradients):
+        if not self._is_of(gradients):
             return None
         self._uncompared = 0
         self.agreed = abs(self._norm - measured) <= _ROUNDING * self._norm  # False of NaN and infinity
