@@ -381,6 +381,7 @@ def test_the_same_is_done_with_a_reported_norm(policy, limit):
     assert given == pytest.approx(found, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_report_from_a_compiled_loop_compiles_nothing_at_each_step():
     model = network()
     watched = guard(optim.AdamW(model.parameters(), lr=0.01), Script(needs=("norm",)))
