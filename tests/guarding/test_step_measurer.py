@@ -13,7 +13,7 @@ import torch
 from torch import nn, optim
 
 from foreshock.guarding import guard, step_measurer
-from foreshock.guarding.step_measurer import norms
+from foreshock.guarding.gradient_norms import norms
 from guarding.training import ADAMS, OTHERS, Script, asked, data, network, scaled_training, train, weights
 
 ALL = ADAMS | OTHERS

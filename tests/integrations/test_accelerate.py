@@ -73,4 +73,5 @@ def test_a_watched_loop_is_the_same_and_its_loss_is_measured(tmp_path, accumulat
 def test_a_guard_leaves_with_the_monitor(tmp_path):
     *_, watch = train(tmp_path, guard=True)
     assert watch.monitor.guard.step == 9
+    assert watch.monitor.guard.state_dict()["engine"]["measurer"]["agreed"]  # the clipped norm is used
     assert foreshock.guard(watch.monitor.guard.optimizer).step == 0  # an optimizer has one guard at most

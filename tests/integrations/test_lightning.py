@@ -230,4 +230,5 @@ def test_a_guard_gets_the_norm_before_clipping_and_leaves_with_the_training(tmp_
     assert added.monitor.guard.step == 12
     assert len(told) == 12
     assert max(told) > 0.5
+    assert added.monitor.guard.state_dict()["engine"]["measurer"]["agreed"]  # that norm is used
     assert foreshock.guard(trainer.optimizers[0]).step == 0  # an optimizer has one guard at most

@@ -205,6 +205,7 @@ def test_a_guard_is_told_what_was_clipped_and_leaves_with_the_training(tmp_path)
     trainer = train(tmp_path / "out", callback)
     guard = callback.monitor.guard
     assert guard.step == 8
+    assert guard.state_dict()["engine"]["measurer"]["agreed"]  # that norm is used
     assert foreshock.read_run(tmp_path / "run").meta["guard"] == "auto"
     assert foreshock.guard(trainer.optimizer).step == 0  # an optimizer has one guard at most
 

@@ -14,10 +14,10 @@ from torch.optim import Optimizer
 
 from foreshock.guarding.directional import raise_factors
 from foreshock.guarding.families import Family
+from foreshock.guarding.gradient_norms import fetch
 from foreshock.guarding.parameters import Slot
 from foreshock.guarding.policies import Decision
 from foreshock.guarding.record import Remedy
-from foreshock.guarding.step_measurer import fetch
 from foreshock.guarding.sums import Reduction
 from foreshock.guarding.tracking import RunMemory
 from foreshock.preconditioner import Write

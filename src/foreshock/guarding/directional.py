@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from foreshock.guarding.displacement import Displacement
+from foreshock.guarding.gradient_norms import fetch
 from foreshock.guarding.parameters import Slot, columns
-from foreshock.guarding.step_measurer import fetch
 from foreshock.vectors import split
 
 _TOLERANCE = 1e-6

@@ -53,6 +53,13 @@ class Engine:
         self._loaded = False  # a state was loaded, and no step made since
         self.skipped = False
 
+    def clipped(self, total_norm: float, *, max_norm: float) -> None:
+        """Take into account that the gradients of the coming step were clipped, see `Guard.clipped`."""
+        # The factor as torch.nn.utils.clip_grad_norm_ computes it, with its 1e-6.
+        factor = min(1.0, max_norm / (total_norm + 1e-6))
+        self.memory.clips.set_clip_factor(factor)
+        self._measurer.report_norm(factor * total_norm)
+
     def before(self) -> list[GuardAction]:
         """Guard the coming step: everything until the optimizer moves. Return what was done."""
         self.restore()  # the last step may have raised, so that `after` was not called

@@ -61,6 +61,9 @@ class Guard:
         if not max_actions >= 1:
             raise ValueError(f"max_actions is {max_actions!r}; keep at least one action")
         self._engine = Engine(optimizer, policy, group=group)
+        # In a loop that is compiled, the identities of gradients would be compiled anew at each step.
+        untraced: Any = torch.compiler.disable
+        self._take_norm = untraced(self._engine.clipped)
         self._optimizer, self.policy = optimizer, policy
         self.actions = ActionLog(max_actions)
         # What a copy is made with.
@@ -103,9 +106,14 @@ class Guard:
         """Report that the gradients of the coming step were clipped by their norm.
 
         The secant compares the gradients of two steps, which clipping falsifies; with this call it is undone.
+        Call it after clipping: ‖g‖ is then known, and the guard doesn't compute it again on most steps. It
+        does where this norm is not that of the gradients that it sees, as where some of the parameters were
+        clipped, or where the gradients are changed afterwards; also in half precision and over several
+        processes that share the parameters.
 
         Args:
-            total_norm: The norm before clipping, as ``torch.nn.utils.clip_grad_norm_`` returns it.
+            total_norm: The norm of ``.grad`` before clipping, as ``torch.nn.utils.clip_grad_norm_`` returns
+                it.
             max_norm: What it was clipped to.
 
         Example:
@@ -115,8 +123,7 @@ class Guard:
             >>> weight.square().sum().backward()
             >>> watched.clipped(torch.nn.utils.clip_grad_norm_([weight], 1.0), max_norm=1.0)
         """
-        # The factor as torch.nn.utils.clip_grad_norm_ computes it, with its 1e-6.
-        self._engine.memory.clips.set_clip_factor(min(1.0, max_norm / (float(total_norm) + 1e-6)))
+        self._take_norm(float(total_norm), max_norm=max_norm)
 
     def measure(
         self,

@@ -1,26 +1,31 @@
 """What to measure of the step about to be taken, and when.
 
-Most steps need ‖g‖² only, which takes no state of the optimizer: t and β₂ follow from the last step at which
-everything was read. The secant needs the last displacement and products with it. It is measured at every step
-near the threshold, and at every eighth step while it is far below, unless the gradient grows fast.
+Most steps need ‖g‖² only, which takes no state of the optimizer: see the module `gradient_norms`. The secant
+needs the last displacement and products with it. It is measured at every step near the threshold, and at
+every eighth step while it is far below, unless the gradient grows fast.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import operator
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from foreshock.guarding.alternation import UNKNOWN, Alternation, GradientSamples
 from foreshock.guarding.displacement import Displacement
 from foreshock.guarding.families import Family, Metric
-from foreshock.guarding.parameters import Slot, all_parameters, per_group, read_slots, renew_slots
+from foreshock.guarding.gradient_norms import (
+    GradientNormCache,
+    ReportedNorm,
+    coming_beta2,
+    fetch,
+    norms,
+)
+from foreshock.guarding.parameters import Slot, all_parameters, per_group, read_slots
 from foreshock.guarding.policies import Measure
 from foreshock.guarding.sums import (
     Measured,
@@ -42,106 +47,6 @@ _NEED_STATE: frozenset[Measure] = frozenset({"secant", "preconditioned gradient"
 _STRIDE, _FAR = 8, 1 / 3
 
 
-class GradientNormCache:
-    """What the last full reading leaves for the steps after it, so that ‖g‖² needs no state of the optimizer.
-
-    Ask for the `gradients` before `measure` and `slots`.
-
-    Attributes:
-        keys: The parameters that had a gradient; the others are resting.
-    """
-
-    def __init__(self) -> None:
-        self._slots: list[Slot] = []
-        self.keys: list[Tensor] = []
-        self._resting: list[Tensor] = []
-        self._held: list[Mapping[str, Any]] = []  # the states of `keys`
-        self._groups: list[dict[str, Any]] = []
-        self._members: list[list[Tensor]] = []  # the parameters of each group
-        self._states: list[Any] = []  # of all parameters
-        self._ahead, self._coordinates = 0, 0
-
-    def gradients(self, optimizer: Optimizer) -> list[Tensor] | None:
-        """Return the gradients, if the last full reading was of the parameters, states and groups of now.
-
-        Args:
-            optimizer: The optimizer, unwrapped.
-        """
-        # All by identity, which costs nothing: load_state_dict makes new states and groups. Looking up each
-        # parameter's state would cost more than its norm, since hashing a tensor is a call of Python.
-        groups = optimizer.param_groups
-        if not self.keys or not _same(groups, self._groups):
-            return None
-        for group, members in zip(groups, self._members, strict=True):
-            if not _same(group["params"], members):
-                return None
-        if not (_same(optimizer.state.values(), self._states) and all(self._held)):
-            return None
-        if any(one.grad is not None and one.requires_grad for one in self._resting):
-            return None
-        found = [grad for key in self.keys if (grad := key.grad) is not None and key.requires_grad]
-        return found if len(found) == len(self.keys) else None
-
-    def remember(self, slots: Sequence[Slot], optimizer: Optimizer, *, step: int, summed: bool) -> None:
-        """Go on from a full reading, if all parameters are real, have a state and are whole in this process.
-
-        Args:
-            slots: All parameters with a gradient.
-            optimizer: The optimizer, unwrapped.
-            step: Number of the step.
-            summed: Whether sums are added up over processes.
-        """
-        # Shards and complex numbers are converted at each reading, and sums over processes need all slots.
-        whole = not summed and not any(slot.sharded or slot.key.is_complex() for slot in slots)
-        if not (slots and whole and all(slot.state for slot in slots)):
-            self.forget()
-            return
-        # The gradient is not held: it may be freed before the next step.
-        self._slots = [slot._replace(gradient=slot.key, parameter=slot.key) for slot in slots]
-        self.keys, self._held = [slot.key for slot in slots], [slot.state for slot in slots]
-        self._groups = list(optimizer.param_groups)
-        self._members = [list(group["params"]) for group in self._groups]
-        moving = set(map(id, self.keys))
-        self._resting = [one for one in all_parameters(optimizer) if id(one) not in moving]
-        self._states = list(optimizer.state.values())
-        self._ahead = max(slot.updates for slot in slots) - step
-        self._coordinates = sum(slot.key.numel() for slot in slots)
-
-    def forget(self) -> None:
-        """Have everything read at the next step."""
-        self._slots, self.keys, self._resting, self._held = [], [], [], []
-        self._groups, self._members, self._states = [], [], []
-
-    def measure(self, gradients: Sequence[Tensor], family: Family, *, step: int, scale: float) -> Measured:
-        """Return ‖g‖², and what is known besides without reading anything.
-
-        Args:
-            gradients: What `gradients` returned.
-            family: How to read the optimizer.
-            step: Number of the step.
-            scale: What ``.grad`` still has to be divided by.
-        """
-        squared = math.fsum([(norm / scale) ** 2 for norm in fetch(norms(gradients))])
-        return Measured(
-            squared_gradient=squared,
-            coordinates=self._coordinates,
-            finite=math.isfinite(squared),
-            updates=step + self._ahead,
-            beta2=_beta2(family, self._slots[0]),
-        )
-
-    def slots(self, *, step: int, scale: float) -> list[Slot]:
-        """Return all parameters with a gradient as a full reading would.
-
-        Args:
-            step: Number of the step.
-            scale: What ``.grad`` still has to be divided by.
-        """
-        slots = renew_slots(self._slots, scale=scale)
-        self._ahead = max(slot.updates for slot in slots) - step
-        return slots
-
-
 class StepMeasurer:
     """Measure the steps of one optimizer: `measure` before a step, `record` after what the guard did to it.
 
@@ -156,7 +61,7 @@ class StepMeasurer:
 
     def __init__(self, optimizer: Optimizer, family: Family, *, group: Any = None) -> None:
         self._optimizer, self._family, self._group = optimizer, family, group
-        self.displacement, self._cache = Displacement(), GradientNormCache()
+        self.displacement, self._cache, self._reported = Displacement(), GradientNormCache(), ReportedNorm()
         self._samples = GradientSamples()
         self._sampled = -1  # the last step of which a sample was kept
         self._wait = 0  # steps until the secant is measured again
@@ -164,6 +69,17 @@ class StepMeasurer:
         self._step, self._scale = 0, 1.0
         self._gradients: list[Tensor] = []  # of the coming step; and its slots, None while they were not read
         self._slots: list[Slot] | None = None
+
+    def report_norm(self, norm: float) -> None:
+        """Take note of what the training loop knows of the gradients as they are now.
+
+        Args:
+            norm: ‖.grad‖ over all parameters, clipped.
+        """
+        if self._group is not None:
+            return
+        parameters = [one for one in all_parameters(self._optimizer) if one.requires_grad]
+        self._reported.take(norm, [grad for one in parameters if (grad := one.grad) is not None])
 
     def measure(
         self,
@@ -195,7 +111,7 @@ class StepMeasurer:
             self._read_all()
         elif needs.isdisjoint(_NEED_STATE):
             self._gradients = gradients
-            return self._cache.measure(gradients, self._family, step=step, scale=self._scale)
+            return self._cache.measure(self._squared_norm(gradients), self._family, step=step)
         slots = self.slots
         if not slots:
             return None
@@ -268,6 +184,7 @@ class StepMeasurer:
             # A gradient scaler skips such a step: the last displacement stays the last, t does not go on.
             self._cache.forget()
             self._slots, self._gradients = None, []
+            self._reported.drop()
             return
         # The secant of a step needs the displacement of the one before: recording begins a step early.
         begins = "secant" in wanted and self._wait <= 1
@@ -283,6 +200,7 @@ class StepMeasurer:
         elif not self.displacement.empty:
             self.displacement.forget()
         self._slots, self._gradients = None, []  # gradients are not held until the next step
+        self._reported.drop()
 
     def after_step(self) -> None:
         """Finish the record of the step that was made."""
@@ -302,6 +220,7 @@ class StepMeasurer:
         self._slots, self._gradients = None, []
         self._cache.forget()
         self._samples.forget()
+        self._reported = ReportedNorm()
 
     def state_dict(self, *, vectors: bool = True) -> dict[str, Any]:
         """Return what a resumed run needs, with or without the last displacement and gradients."""
@@ -316,11 +235,13 @@ class StepMeasurer:
             "displacement": displacement,
             "gradients": gradients,
             "sampled": self._sampled,
+            "agreed": self._reported.agreed,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> str:
         """Continue from `state_dict()`; return why the last displacement does not fit, nothing if it does."""
         self._cache.forget()
+        self._reported = ReportedNorm(agreed=state.get("agreed"))  # earlier versions took no reports
         self._wait, self._alert = int(state["wait"]), int(state.get("alert", 0))
         parameters = all_parameters(self._optimizer)
         self._sampled = int(state.get("sampled", -1))
@@ -337,6 +258,21 @@ class StepMeasurer:
         )
         self._cache.remember(slots, self._optimizer, step=self._step, summed=self._group is not None)
 
+    def _squared_norm(self, gradients: Sequence[Tensor]) -> float:
+        """Return ‖g‖², from what was reported where that was shown to be right."""
+        known = self._reported.known(gradients) if self._cache.precise else None
+        if known is not None:
+            return (known / self._scale) ** 2
+        squares = [(norm / self._scale) ** 2 for norm in fetch(norms(gradients))]
+        return self._compared(math.fsum(squares), gradients)
+
+    def _compared(self, squared: float, gradients: Sequence[Tensor]) -> float:
+        """Return the ‖g‖² that counts of a measured one: from what was reported, if that agrees."""
+        agreeing = None
+        if self._cache.precise:
+            agreeing = self._reported.agreeing(math.sqrt(squared) * self._scale, gradients)
+        return squared if agreeing is None else (agreeing / self._scale) ** 2
+
     def _measure_sums(
         self,
         slots: Sequence[Slot],
@@ -348,6 +284,7 @@ class StepMeasurer:
         moved = self.displacement.pairs(slots) if "secant" in needs else []
         total = Reduction(slots, self._group).total
         squared, coordinates, change, length, bundles = total(self._rows(slots, moved, unclipped))
+        squared = self._compared(squared, [slot.gradient for slot in slots])
         secant, energy = _quotient(change, length), math.nan
         finite = math.isfinite(squared) and not math.isinf(change)
         # Only sums over all processes may decide here: whoever goes on below waits there for all others.
@@ -365,7 +302,7 @@ class StepMeasurer:
             coordinates=coordinates,
             finite=finite,
             updates=max(slot.updates for slot in slots),
-            beta2=_beta2(self._family, slots[0]),
+            beta2=coming_beta2(self._family, slots[0]),
             secant=secant,
             preconditioned_gradient=energy,
         )
@@ -393,14 +330,6 @@ class StepMeasurer:
         return rows
 
 
-def _beta2(family: Family, slot: Slot) -> float | None:
-    """Return β₂ of the coming step; None without a decaying average of g²."""
-    if family.plain_adam:
-        return float(slot.group["betas"][1])
-    moment = family.second_moment(slot)
-    return None if moment is None else moment.beta2
-
-
 def _lengths(slots: Sequence[Slot], moved: Sequence[Pair], metric: Metric) -> list[list[float]]:
     """Return dᵀA⁻¹d of each parameter; 0 of one that did not move or has no learning rate."""
     squares, rates = lengths(moved, metric), metric.rates
@@ -410,49 +339,3 @@ def _lengths(slots: Sequence[Slot], moved: Sequence[Pair], metric: Metric) -> li
 
 def _quotient(change: float, length: float) -> float:
     return change / length if length > 0 else math.nan
-
-
-def fetch(values: Sequence[Tensor]) -> list[float]:
-    """Return scalar tensors as numbers, in one transfer: each makes the host wait for the device.
-
-    Args:
-        values: Scalars, of any devices and types; the type of the first must do for all.
-
-    Example:
-        >>> fetch([torch.tensor(1.0), torch.tensor(2)])
-        [1.0, 2.0]
-    """
-    if not values:
-        return []
-    like = values[0]
-    if len({value.dtype for value in values}) > 1:
-        values = [value.to(like.dtype) for value in values]
-    try:
-        stacked = torch.stack(tuple(values))
-    except RuntimeError:  # several devices: to ask each scalar for its own takes as long as the stack
-        stacked = torch.stack([value.to(like.device) for value in values])
-    return list(stacked.tolist())
-
-
-def norms(gradients: Sequence[Tensor]) -> list[Tensor]:
-    """Return the Euclidean norm of each tensor, in float32 at least.
-
-    Args:
-        gradients: Tensors of any shapes and types.
-
-    Example:
-        >>> [float(norm) for norm in norms([torch.tensor([3.0, 4.0]), torch.tensor([[2.0]])])]
-        [5.0, 2.0]
-    """
-    if not gradients:
-        return []
-    if all(dtype.itemsize >= 4 for dtype in {gradient.dtype for gradient in gradients}):
-        return list(torch._foreach_norm(list(gradients)))
-    # In half precision the square of an entry overflows or vanishes long before the entry does.
-    wide = [None if gradient.dtype.itemsize >= 4 else torch.float32 for gradient in gradients]
-    return [torch.linalg.vector_norm(g, dtype=dtype) for g, dtype in zip(gradients, wide, strict=True)]
-
-
-def _same(some: Collection[Any], known: Sequence[Any]) -> bool:
-    """Return whether both have the same objects in the same order."""
-    return len(some) == len(known) and all(map(operator.is_, some, known))
