@@ -6,7 +6,7 @@ import pytest
 from benchmarks.step_path import guarded_step, observed_step
 
 
-@pytest.mark.parametrize(("idle", "most"), [(True, 12), (False, 18)])
+@pytest.mark.parametrize(("idle", "most"), [(True, 13), (False, 19)])
 def test_a_guarded_step_passes_through_few_files(idle, most):
     files = guarded_step(idle=idle).files
     assert "guarding/guard.py" in files

@@ -104,7 +104,8 @@ def test_the_suite_with_batch_normalisation_has_full_and_mini_batches_on_both_si
 
 def test_what_is_drawn_is_the_same_each_time_and_of_all_kinds():
     configs = suite("drawn")
-    assert {(c.group, c.split) for c in configs} == set(itertools.product(("full", "mini", "language"), SPLITS))
+    groups = ("full", "mini", "language")
+    assert {(c.group, c.split) for c in configs} == set(itertools.product(groups, SPLITS))
     assert {c.family for c in configs} == set(RANGES)
     assert [c.name for c in configs[:2]] == ["mlp-drawn-000", "cnn-drawn-001"]
     first, second = configs[0].optimizer, configs[1].optimizer
