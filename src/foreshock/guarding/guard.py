@@ -13,9 +13,8 @@ from torch.optim import Optimizer
 
 from foreshock.curvature import LossFunction
 from foreshock.failures import Failures
-from foreshock.forecast import NOISE_INTERVAL
 from foreshock.guarding.engine import Engine
-from foreshock.guarding.pair_prober import APART, PairProber
+from foreshock.guarding.pair_prober import APART, PAIR_INTERVAL, PairProber
 from foreshock.guarding.policies import Policy
 from foreshock.guarding.record import ActionLog, GuardAction, GuardSummary, Tally
 from foreshock.guarding.step_hooks import StepHooks, is_captured
@@ -131,12 +130,12 @@ class Guard:
         loss_fn: LossFunction,
         batch: Any,
         *,
-        every: int = NOISE_INTERVAL,
+        every: int = PAIR_INTERVAL,
         gradient_scale: float = 1.0,
     ) -> bool:
         """Measure the noise of mini-batches, if that is due. Call it between ``backward()`` and ``step()``.
 
-        Two gradients of each half of the batch, 2 F, every ten steps while v lags and every fifty otherwise:
+        Two gradients of each half of the batch, 2 F, every 20 steps while v lags and every 100 otherwise:
         2/`every` F a step at most. Nothing where every step sees the same data, or where the policy needs no
         pairs. Training is left as it was.
 

@@ -15,7 +15,7 @@ from foreshock.curvature import LossFunction, NoiseProber, NoiseReading
 from foreshock.curvature.form import spread_over
 from foreshock.distributed import ALONE, JointProbe, LeftOutError, Together, training_peers
 from foreshock.failures import Failures
-from foreshock.forecast import NOISE_INTERVAL, noise_interval
+from foreshock.forecast import noise_interval
 from foreshock.guarding.parameters import all_parameters
 from foreshock.isolation import several_processes
 from foreshock.preconditioner import moving_parameters, read_preconditioner, unwrap
@@ -28,6 +28,8 @@ APART = (
     "what follows from the gradients that they share is guarded. Give each process the same guard.measure() "
     "or Monitor, with the model that DistributedDataParallel or fully_shard returned"
 )
+PAIR_INTERVAL = 20
+"""Steps between two measurements while v lags, unless the user says otherwise."""
 
 
 class PairProber:
@@ -71,7 +73,7 @@ class PairProber:
         step: int,
         lag: float,
         gradient_scale: float,
-        every: int = NOISE_INTERVAL,
+        every: int = PAIR_INTERVAL,
         able: bool = True,
     ) -> NoiseReading | None:
         """Return a reading if one is due and can be made.

@@ -14,6 +14,7 @@ from torch.optim import AdamW, Optimizer
 import foreshock
 from foreshock.batches import count_examples
 from foreshock.guarding import GuardAction
+from foreshock.guarding.pair_prober import PAIR_INTERVAL
 from foreshock.lab.guardbench.methods.adam_variants import with_short_memory
 from foreshock.lab.guardbench.methods.method import Method, Subject
 from foreshock.lab.guardbench.methods.muon import build_muon
@@ -22,7 +23,7 @@ from foreshock.runlog import read_run
 PROBE_EVERY = 10
 _CODE = ("foreshock.guarding",)
 RARELY = 40
-_OFFERED = "is offered each batch and measures pairs every ten steps"
+_OFFERED = f"is offered each batch and measures pairs every {PAIR_INTERVAL} steps"
 
 
 class CountedLoss:
@@ -168,7 +169,7 @@ def adamw_of(optimizer: Optimizer) -> Optimizer:
     return next((part for part in parts if isinstance(part, AdamW)), optimizer)
 
 
-_AUTO = _guard("auto", _OFFERED, pairs=PROBE_EVERY)
+_AUTO = _guard("auto", _OFFERED, pairs=PAIR_INTERVAL)
 GUARDS = (
     _AUTO,
     replace(
@@ -178,7 +179,7 @@ GUARDS = (
         intervene=partial(Guarding, policy="auto", pairs=None),
     ),
     _guard("secant"),
-    _guard("mean_square", _OFFERED, pairs=PROBE_EVERY),
+    _guard("mean_square", _OFFERED, pairs=PAIR_INTERVAL),
     _guard("outlier"),
     _guard("epsilon", "the remedy of Bai et al. 2025"),
     _guard("beta2"),
@@ -186,7 +187,7 @@ GUARDS = (
     replace(
         _AUTO,
         name=f"guard-auto-every-{RARELY}",
-        note=f"the same, but measures pairs every {RARELY} steps: a quarter of the passes",
+        note=f"the same, but measures pairs every {RARELY} steps: half of the passes",
         intervene=partial(Guarding, policy="auto", pairs=RARELY),
     ),
     replace(
