@@ -7,6 +7,7 @@ has gathered there is fetched in one transfer, from which Σv of all these steps
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -165,7 +166,8 @@ class FollowedSums:
             norms = list(_foreach_norm(_gradients(self._parameters)))
             if self._factors is not None:
                 torch._foreach_mul_(norms, self._factors)
-            size = GradientSize(scale=size.scale)
+            if size.norm is not None:
+                size = GradientSize(scale=size.scale)
         else:
             norm = torch.as_tensor(size.norm).detach().reshape(())
             norms = [norm if norm.dtype.itemsize >= 4 else norm.float()]
@@ -208,7 +210,7 @@ class FollowedSums:
         each = () if size.norm is not None else tuple(one / size.scale for one in values)
         for count in self._sizes if size.norm is None else [1]:
             parts = values[first : first + count]
-            squares.append(total(_square(size.seen_by_optimizer(one)) for one in parts))
+            squares.append(total([_square(size.seen_by_optimizer(one)) for one in parts]))
             first += count
         norm = math.sqrt(total(squares))
         if not (self._sound and math.isfinite(norm)):
@@ -226,7 +228,7 @@ class FollowedSums:
         followed = zip(self._groups, self._members, self._decays, self._states, strict=True)
         for (optimizer, group), members, decays, state in followed:
             now = _with_gradient(group)
-            if len(now) != len(members) or any(a is not b for a, b in zip(now, members, strict=True)):
+            if len(now) != len(members) or not all(map(operator.is_, now, members)):
                 return False
             if _decays(group) != decays or _state(optimizer, members) is not state:
                 return False
@@ -268,7 +270,8 @@ def _with_gradient(group: Mapping[str, Any]) -> list[Tensor]:
 
 
 def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
-    return [local(p.grad) for p in parameters if p.grad is not None]
+    gradients = [p.grad for p in parameters]
+    return [local(gradient) for gradient in gradients if gradient is not None]
 
 
 def _foreach_norm(gradients: list[Tensor]) -> Sequence[Tensor]:

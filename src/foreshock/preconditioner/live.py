@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -330,5 +331,6 @@ def _chain(optimizer: Optimizer) -> list[Optimizer]:
     return chain
 
 
+@lru_cache(maxsize=64)
 def _inner_name(cls: type) -> str | None:
     return next((_INNER[name] for base in cls.__mro__ if (name := qualified_name(base)) in _INNER), None)
