@@ -219,6 +219,11 @@ class Replay:
             tensors = [*tensors, *self._state.tensors]
         self.start = RandomState.capture(tensors, () if self._state is None else self._state.generators)
 
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The parameters of the model."""
+        return [] if self._state is None else self._state.parameters
+
     @contextmanager
     def __call__(self) -> Iterator[None]:
         """Run one block from the random numbers and modules of the start."""

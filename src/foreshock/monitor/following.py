@@ -173,7 +173,8 @@ class FollowedSums:
             norms = [norm if norm.dtype.itemsize >= 4 else norm.float()]
         apart: Tensor | float | None = loss
         if isinstance(loss, Tensor):
-            value = loss.detach() if loss.ndim == 0 else loss.detach().reshape(())
+            value = loss.detach() if loss.requires_grad else loss
+            value = value if value.ndim == 0 else value.reshape(())
             if value.dtype == norms[0].dtype and value.device == norms[0].device:
                 norms.append(value)
                 apart = None
@@ -206,12 +207,15 @@ class FollowedSums:
 
     def _advance(self, values: list[float], apart: Tensor | float | None, size: GradientSize) -> FollowedStep:
         loss = values.pop() if apart is None else float(apart)
-        squares, first = [], 0
-        each = () if size.norm is not None else tuple(one / size.scale for one in values)
-        for count in self._sizes if size.norm is None else [1]:
-            parts = values[first : first + count]
-            squares.append(total([_square(size.seen_by_optimizer(one)) for one in parts]))
-            first += count
+        each: tuple[float, ...] = ()
+        if size.norm is not None:
+            seen = size.seen_by_optimizer(values[0])
+            squares = [seen * seen]  # ** raises where the product is infinite
+        else:
+            each, squares, first = tuple([one / size.scale for one in values]), [], 0
+            for count in self._sizes:
+                squares.append(total([one * one for one in each[first : first + count]]))
+                first += count
         norm = math.sqrt(total(squares))
         if not (self._sound and math.isfinite(norm)):
             self._sound = False
@@ -258,10 +262,6 @@ def merged(sums: Sequence[SecondMomentSums]) -> tuple[SecondMomentSums, ...]:
         )
         for (beta2, step), parts in shared.items()
     )
-
-
-def _square(size: float) -> float:
-    return size * size  # ** raises where the product is infinite
 
 
 def _with_gradient(group: Mapping[str, Any]) -> list[Tensor]:

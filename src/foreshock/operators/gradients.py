@@ -53,10 +53,9 @@ class GradientFunction:
     ) -> None:
         self._terms = tuple(terms)
         self._parameters = tuple(parameters)
-        others = () if model is None else tuple(model.parameters())
-        # By identity: a tensor's own hash takes ten times as long.
-        self._leaves = {id(one): one for one in (*self._parameters, *others)}
         self._replay = Replay(model, self._parameters)
+        # By identity: a tensor's own hash takes ten times as long.
+        self._leaves = {id(one): one for one in (*self._parameters, *self._replay.parameters)}
 
     @property
     def start(self) -> RandomState:
