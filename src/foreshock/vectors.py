@@ -71,7 +71,7 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def _here(tensor: Tensor) -> Tensor:
-    """Return what this process holds of a tensor, for its shape: outside of any graph if it is distributed."""
+    """Return what this process holds of a tensor, for its shape: outside of any graph if distributed."""
     return local(tensor.detach()) if hasattr(tensor, "to_local") else tensor
 
 

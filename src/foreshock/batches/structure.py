@@ -87,7 +87,7 @@ def tensors_in(batch: Any) -> Iterator[Tensor]:
 
 
 def _tensors(batch: Any, outside: tuple[int, ...]) -> list[Tensor]:
-    """Return the tensors in a container: as `named_tensors`, without the names, which take most of its time."""
+    """Return the tensors in a container: as `named_tensors`, without names, which take most of its time."""
     found: list[Tensor] = []
     if isinstance(batch, MicroBatches):
         return _tensors(batch.batches, outside)

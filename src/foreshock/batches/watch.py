@@ -157,7 +157,7 @@ class BatchWatch:
             self._by_identity = False
             self._judge(same=False)
         elif previous and all(
-            [a() is b() and one == other for (a, one), (b, other) in zip(previous, present, strict=True)]
+            a() is b() and one == other for (a, one), (b, other) in zip(previous, present, strict=True)
         ):
             self._content = before  # what was read of it holds on
             self._by_identity = True

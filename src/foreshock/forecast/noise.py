@@ -158,7 +158,7 @@ def _usable(measurements: Iterable[tuple[float, float]]) -> list[tuple[float, fl
 
 
 def _typical_of(measurements: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    """Return the geometric means of the usable ratios and of their means; NaN if there are fewer than three."""
+    """Return the geometric means of the usable ratios and of their means; NaN of fewer than three."""
     usable = _usable(measurements)
     if len(usable) < FEWEST_TYPICAL:
         return math.nan, math.nan
@@ -182,7 +182,9 @@ def judge_noise(forecast: Forecast, noise: NoiseAverage, *, step: int, lag: floa
         basis = f"{noise.usable} of {FEWEST_TYPICAL} usable measurements of the noise of mini-batches"
     else:
         state, words = _noisy_state(typical, lag)
-        basis = f"{words}; {noise.curvature_share:.0%} of the mean-square ratio is curvature, the rest its noise"
+        basis = (
+            f"{words}; {noise.curvature_share:.0%} of the mean-square ratio is curvature, the rest its noise"
+        )
     return changed(
         forecast,
         step=step,

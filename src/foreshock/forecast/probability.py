@@ -86,7 +86,6 @@ class Sign:
         part = (value - knots[i - 1]) / (knots[i] - knots[i - 1])
         return points[i - 1] + part * (points[i] - points[i - 1])
 
-
     def across(self, value: float) -> Sequence[float]:
         """Return the points of a value for each of `HORIZONS`.
 

@@ -326,7 +326,7 @@ def moving_parameters(optimizers: Sequence[Optimizer]) -> list[Tensor]:
 
 def _chain(optimizer: Optimizer) -> list[Optimizer]:
     chain = [optimizer]
-    while (name := _inner_name(type(chain[-1]))) is not None:
+    while (name := _inner_name(type(chain[-1]))) is not None:  # type: ignore[arg-type]
         chain.append(getattr(chain[-1], name))
     return chain
 
