@@ -19,6 +19,25 @@ def test_split_undoes_flatten_and_gives_views():
     assert vector[-4:].tolist() == [7, 7, 7, 7]
 
 
+@pytest.mark.parametrize("missing", [(), (1,), (0, 1, 2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_flatten_makes_a_new_vector_without_a_graph(missing, dtype):
+    like = [torch.zeros(2, 2), torch.zeros(3, 0), torch.zeros(())]
+    given = [torch.ones_like(one, dtype=dtype, requires_grad=True) for one in like]
+    vector = flatten([None if place in missing else one for place, one in enumerate(given)], like)
+    assert vector.tolist() == [1.0 * (0 not in missing)] * 4 + [1.0 * (2 not in missing)]
+    assert vector.dtype == torch.float32
+    assert not vector.requires_grad
+    vector.add_(1)
+    assert all(bool((one == 1).all()) for one in given)
+
+
+def test_flatten_copies_a_tensor_that_comes_alone():
+    alone = torch.ones(3)
+    flatten([alone], [alone]).zero_()
+    assert alone.tolist() == [1, 1, 1]
+
+
 def test_flatten_takes_channels_last_tensors_in_logical_order():
     image = torch.arange(16.0).view(1, 4, 2, 2)
     flat = flatten([image.to(memory_format=torch.channels_last)], [image])

@@ -42,6 +42,39 @@ def test_two_readings_give_what_conditioning_the_joint_distribution_gives():
     np.testing.assert_allclose(bank.covariances[0], covariance, rtol=1e-8, atol=1e-16)
 
 
+def test_the_future_of_a_bank_is_where_it_has_moved_to():
+    regimes = Regimes(
+        *(np.array(pair) for pair in ((0.01, 0.02), (0.002, 0), (20.0, 5), (0.003, 0.1), (0.1, 1)))
+    )
+    bank = started((0.7, 0.3)).moved(regimes, 5).corrected(-0.45, np.array([1e-4, 2e-4]), weigh=True)
+    weights, means, deviations = bank.future(regimes.ahead(np.array([0.0, 12.0])))
+    for place, gap in enumerate((0, 12)):
+        later = bank.moved(regimes, gap)
+        np.testing.assert_allclose(means[:, place], later.means[:, 0], rtol=1e-12)
+        np.testing.assert_allclose(deviations[:, place] ** 2, later.covariances[:, 0, 0], rtol=1e-9)
+    np.testing.assert_allclose(weights, bank.weights, rtol=1e-12)
+
+
+def test_filters_of_negligible_weight_have_no_part_in_the_future():
+    bank = started((1 - 1e-6, 1e-6))
+    regimes = Regimes(*(np.array([value, value]) for value in (0.01, 0.002, 20.0, 0.003, 0.0)))
+    weights, means, _ = bank.future(regimes.ahead(np.array([0.0, 12.0])))
+    assert weights.tolist() == [1.0]
+    assert means.shape == (1, 2)
+
+
+def test_moments_are_those_of_the_mixture_in_every_direction():
+    bank = started((0.7, 0.3)).moved(
+        Regimes(*(np.array([v, 2 * v]) for v in (0.01, 0.002, 20.0, 0.003, 0.1))), 5
+    )
+    bank = bank.corrected(-0.2, np.array([1e-4, 2e-4]), weigh=True)
+    for found, direction in ((bank.level, (1, 0, 0)), (bank.slope, (0, 0, 1)), (bank.growth, (0, 1, 1))):
+        means = bank.means @ direction
+        mean = bank.weights @ means
+        inside = np.einsum("nij,i,j->n", bank.covariances, direction, direction)
+        assert found == pytest.approx((mean, bank.weights @ (inside + (means - mean) ** 2)), rel=1e-12)
+
+
 def test_mixing_leaves_filters_that_agree_as_they_are_and_draws_the_others_together():
     same = started((0.7, 0.3)).mixed()
     np.testing.assert_allclose(same.covariances, started((0.7, 0.3)).covariances, rtol=1e-12)

@@ -38,9 +38,17 @@ def test_the_level_wanders_as_a_simulation_does():
 
 def test_loadings_are_the_first_row_of_the_transition():
     gaps = np.array([0.0, 3.0, 50.0])
-    loadings = REGIMES.loadings(gaps)
+    loadings = REGIMES.ahead(gaps).loadings
     for i, gap in enumerate(gaps):
-        np.testing.assert_allclose(loadings[:, i], REGIMES.transition(gap)[:, 0], rtol=1e-12)
+        np.testing.assert_allclose(loadings[:, :, i], REGIMES.transition(gap)[:, 0], rtol=1e-12)
+
+
+def test_what_is_computed_once_for_all_readings_is_what_each_would_compute_anew():
+    gaps, kept = np.array([0.0, 3.0, 50.0]), np.array([False, True])
+    for slope in (0.01, -0.2):
+        anew = REGIMES.level_variance(gaps, slope)
+        np.testing.assert_array_equal(REGIMES.ahead(gaps).level_variance(slope), anew)
+        np.testing.assert_array_equal(REGIMES.ahead(gaps).of(kept).level_variance(slope), anew[kept])
 
 
 def test_every_standard_regime_is_different():

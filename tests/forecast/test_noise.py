@@ -95,3 +95,19 @@ def test_a_resumed_average_goes_on():
 def test_noise_is_measured_five_times_as_often_while_v_lags():
     assert [noise_interval(lag) for lag in (0.5, 1.5, 1.6, math.nan)] == [50, 50, 10, 50]
     assert [noise_interval(lag, every=4) for lag in (1.0, 2.0)] == [20, 4]
+
+
+def test_the_typical_ratio_is_that_of_the_present_measurements():
+    """It is computed once for many steps: whatever changes them must change it."""
+    average = NoiseAverage()
+    for mean in (0.1, 0.2, 0.4):
+        average.update(mean=mean, variance=0.0, noise_factor=19.0)
+    assert average.typical_ratio == pytest.approx(0.2)
+    saved = average.state_dict()
+    average.lower(2.0)
+    assert average.typical_ratio == pytest.approx(0.1)
+    average.update(mean=1.6, variance=0.0, noise_factor=19.0)
+    assert average.typical_ratio == pytest.approx((0.05 * 0.1 * 0.2 * 1.6) ** 0.25)
+    average.load_state_dict(saved)
+    assert average.typical_ratio == pytest.approx(0.2)
+    assert average.curvature_share == pytest.approx(1)

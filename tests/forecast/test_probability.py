@@ -181,3 +181,14 @@ def test_steps_that_were_not_observed_count():
     for name in ("rise 10", "rise 20", "rise 40"):
         assert tenth[name] == pytest.approx(each[name], rel=0.02)
     assert each["rise 40"] == pytest.approx(0.08, rel=0.02)
+
+
+@given(st.data())
+def test_odds_at_all_horizons_are_those_of_each(data):
+    number = st.one_of(st.just(math.nan), st.floats(-20, 20))
+    for card in load_cards().values():
+        names = sorted({*card.signs, "ratio", "growth"} - {"ahead"})
+        signs = {name: data.draw(number, label=name) for name in names}
+        if math.isnan(signs["growth"]):
+            signs["growth"] = 0.0
+        assert card.odds(signs) == {steps: card.log_odds(signs, steps) for steps in HORIZONS}

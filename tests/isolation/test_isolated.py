@@ -134,3 +134,35 @@ def test_an_attribute_under_another_name_is_put_back():
         model.second = None
     assert "second" not in vars(model)
     assert model.first is None
+
+
+@pytest.mark.parametrize("normal", [False, True])
+def test_a_state_that_is_read_again_sees_what_was_drawn_in_between(normal):
+    """numpy's state is read anew only where it has changed, as far as that can be seen."""
+    np.random.seed(3)
+    start = RandomState.capture([torch.zeros(1)])
+    unchanged = start.now()
+    assert unchanged.numpy is start.numpy
+    assert unchanged.python == start.python
+    np.random.normal() if normal else np.random.random(1)
+    random.random()
+    torch.rand(1)
+    drawn = start.now()
+    expected = np.random.normal(size=3), random.random(), torch.rand(1)
+    for state, same in ((drawn, True), (start, False)):
+        state.restore()
+        again = np.random.normal(size=3), random.random(), torch.rand(1)
+        assert np.array_equal(again[0], expected[0]) == same
+        assert (again[1:] == expected[1:]) == same
+
+
+def test_a_state_is_read_again_with_or_without_generators_of_modules():
+    own = np.random.default_rng(0)
+    start = RandomState.capture([], [own])
+    first = own.random()
+    [(generator, state)] = start.now().others
+    assert generator is own
+    assert state == own.bit_generator.state
+    assert list(start.now(others=False).others) == []
+    start.restore()
+    assert own.random() == first

@@ -20,7 +20,8 @@ _RARELY = 500  # where batches differ, which seldom ends
 _SIZES = 20
 _SIZES_TOLD = 5
 
-_Tensors = list[tuple[weakref.ref[Tensor], int, tuple[int, ...], Any]]
+_Tensors = list[tuple[weakref.ref[Tensor], int]]
+_Layout = list[tuple[tuple[int, ...], Any]]
 
 
 class BatchWatch:
@@ -52,6 +53,7 @@ class BatchWatch:
     def __init__(self, *, constant: bool | None = None) -> None:
         self._known = constant
         self._previous: _Tensors | None = None
+        self._layout: _Layout | None = None  # of its tensors
         self._content: Content | None = None  # of the last batch, if it was read
         self._reference: Content | None = None  # what was read last
         self._by_identity = False  # whether the last batch came in the tensors of the one before
@@ -96,18 +98,19 @@ class BatchWatch:
         """
         # Weak references keep no batch alive. The version counter notices data that are written in place into
         # the same tensor, as loaders with a static buffer do.
-        present: _Tensors = [
-            (weakref.ref(tensor), _version(tensor), shape_of(tensor), tensor.dtype)
-            for tensor in tensors_in(batch)
-        ]
+        tensors = list(tensors_in(batch))
+        present: _Tensors = [(weakref.ref(tensor), _version(tensor)) for tensor in tensors]
+        layout: _Layout = [(shape_of(tensor), tensor.dtype) for tensor in tensors]
+        before, self._layout = self._layout, layout
+        alike = before == layout
         # Batches of the same shapes have as many examples, which most steps are.
-        if self._previous is None or [one[2] for one in present] != [one[2] for one in self._previous]:
+        if before is None or not (alike or [one[0] for one in layout] == [one[0] for one in before]):
             self._count(batch)
-            self.elements = sum(math.prod(one[2]) for one in present) or None
+            self.elements = sum(math.prod(shape) for shape, _ in layout) or None
         else:
             self._count_again()
         if self._known is None and present:
-            self._compare(batch, present)
+            self._compare(batch, present, alike=alike)
         self._previous = present
         self._steps += 1
 
@@ -147,14 +150,14 @@ class BatchWatch:
         if before is not None:
             self._change = f"the batch has {self.examples} examples; the one before had {before}"
 
-    def _compare(self, batch: Any, present: _Tensors) -> None:
+    def _compare(self, batch: Any, present: _Tensors, *, alike: bool) -> None:
         """Compare a batch with the one before, as far as that is due."""
         previous, before, self._content = self._previous, self._content, None
-        if previous and [one[2:] for one in previous] != [one[2:] for one in present]:
+        if previous and not alike:
             self._by_identity = False
             self._judge(same=False)
         elif previous and all(
-            a[0]() is b[0]() and a[1] == b[1] for a, b in zip(previous, present, strict=True)
+            a() is b() and one == other for (a, one), (b, other) in zip(previous, present, strict=True)
         ):
             self._content = before  # what was read of it holds on
             self._by_identity = True

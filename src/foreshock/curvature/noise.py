@@ -245,21 +245,19 @@ class _Part:
     @classmethod
     def start(cls, term: LossTerm, preconditioner: Preconditioner, model: nn.Module | None) -> _Part:
         """Evaluate a part, and leave the generators where the next part should go on."""
-        devices = [*preconditioner.parameters, *(() if model is None else model.parameters())]
-        before = RandomState.capture(devices)
         after: list[RandomState] = []
 
         def closure() -> Tensor:
             loss = term.closure()
             if not after:  # the second evaluation draws the same numbers
-                after.append(RandomState.capture(devices))
+                after.append(gradient_at.start.now(others=False))
             return loss
 
         alone = LossTerm(closure)
         gradient_at = GradientFunction((alone,), preconditioner.parameters, model)
         here = gradient_at()
         after[0].restore()
-        return cls(gradient_at, here, random=not is_same_state(before, after[0]))
+        return cls(gradient_at, here, random=not is_same_state(gradient_at.start, after[0]))
 
 
 def is_same_state(one: RandomState, other: RandomState) -> bool:
@@ -273,7 +271,10 @@ def is_same_state(one: RandomState, other: RandomState) -> bool:
         torch.equal(one.torch_cpu, other.torch_cpu)
         and all(torch.equal(state, other.torch_cuda[index]) for index, state in one.torch_cuda.items())
         and one.python == other.python
-        and all(np.array_equal(a, b) for a, b in zip(one.numpy, other.numpy, strict=True))
+        and (
+            one.numpy is other.numpy
+            or all(np.array_equal(a, b) for a, b in zip(one.numpy, other.numpy, strict=True))
+        )
     )
 
 

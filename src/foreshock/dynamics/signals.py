@@ -108,10 +108,10 @@ def second_moment_lag(sums: Sequence[SecondMomentSums]) -> SecondMomentLag:
         (inf, 1.0)
     """
     # Sums first, quotient then: a mean of quotients would be decided by coordinates that hardly move.
-    above = instant_lag(sum(part.corrected for part in sums), sum(part.squared_gradient for part in sums))
-    current = sum(part.current for part in sums)
-    previous = sum(part.previous for part in sums)
-    decayed = sum(part.beta2 * part.previous for part in sums)
+    above = instant_lag(sum([part.corrected for part in sums]), sum([part.squared_gradient for part in sums]))
+    current = sum([part.current for part in sums])
+    previous = sum([part.previous for part in sums])
+    decayed = sum([part.beta2 * part.previous for part in sums])
     # Near the smallest floats β₂v is v itself, or zero.
     if not (0 < decayed < previous and 0 < current < math.inf):
         return SecondMomentLag(above, math.nan)

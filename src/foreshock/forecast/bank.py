@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from foreshock.forecast.motion import Array, Regimes
+from foreshock.forecast.motion import Ahead, Array, Regimes
 
 _SWITCH = 0.03  # share of each filter that the mean of all replaces, a reading
 _CLIP = 9.0  # squared standard deviations; a single reading further off pulls no more than this one does
 _NEGLIGIBLE = 1e-4  # weight
+_ARRAYS = ("means", "covariances", "weights", "outlying")
 
 
 @dataclass(frozen=True)
@@ -49,20 +51,22 @@ class Bank:
         means = np.repeat(rows[:1], count, axis=0)
         return cls(step, means, rows[1:, :, None] * np.eye(3), weights, np.zeros(count))
 
-    @property
+    @cached_property
     def slope(self) -> tuple[float, float]:
         """Mean and variance of the lasting slope."""
-        return self._moments(np.array([0.0, 0.0, 1.0]))
+        return self._moments(self.means[:, 2].copy(), self.covariances[:, 2, 2])
 
     @property
     def growth(self) -> tuple[float, float]:
         """Mean and variance of the whole slope."""
-        return self._moments(np.array([0.0, 1.0, 1.0]))
+        inside = self.covariances
+        variances = inside[:, 1, 1] + inside[:, 1, 2] + inside[:, 2, 1] + inside[:, 2, 2]
+        return self._moments(self.means[:, 1] + self.means[:, 2], variances)
 
     @property
     def level(self) -> tuple[float, float]:
         """Mean and variance of the level."""
-        return self._moments(np.array([1.0, 0.0, 0.0]))
+        return self._moments(self.means[:, 0].copy(), self.covariances[:, 0, 0])
 
     def mixed(self) -> Bank:
         """Return the bank with a small share of each filter replaced by the mean of all, weights alike."""
@@ -112,21 +116,28 @@ class Bank:
         outlying = np.sign(surprise) * (squared > _CLIP)
         return Bank(self.step, means, covariances, weights, outlying)
 
-    def future(self, regimes: Regimes, gaps: Array) -> tuple[Array, Array, Array]:
+    def future(self, ahead: Ahead) -> tuple[Array, Array, Array]:
         """Return weights (k,), means (k, m) and deviations (k, m) of the level after each of the gaps (m,).
 
         Filters of negligible weight are left out.
+
+        Args:
+            ahead: The gaps, under the regimes of the filters.
         """
         kept = self.weights > _NEGLIGIBLE
-        loadings = regimes.loadings(gaps)[kept]
-        means = np.einsum("nmi,ni->nm", loadings, self.means[kept])
-        variances = np.einsum("nmi,nij,nmj->nm", loadings, self.covariances[kept], loadings, optimize=True)
-        variances = variances + regimes.level_variance(gaps, self.slope[0])[kept]
+        near, gaps = ahead.of(kept), ahead.gaps
+        # Sums of three products, written out: an einsum takes five times as long to find out how.
+        level, passing, lasting = self.means[kept].T[:, :, None]
+        means = level + lasting * gaps + passing * near.loadings[:, 1]
+        half = self.covariances[kept] @ near.loadings
+        variances = half[:, 0] + half[:, 1] * near.loadings[:, 1] + half[:, 2] * gaps
+        variances = variances + near.level_variance(self.slope[0])
         return self.weights[kept] / self.weights[kept].sum(), means, np.sqrt(np.maximum(variances, 1e-18))
 
     def as_plain(self) -> dict[str, Any]:
         """Return the fields as numbers and lists."""
-        return {name: value if name == "step" else value.tolist() for name, value in vars(self).items()}
+        arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
+        return {"step": self.step, **arrays}
 
     @classmethod
     def from_plain(cls, state: dict[str, Any]) -> Bank:
@@ -134,10 +145,8 @@ class Bank:
         arrays = {name: np.array(value) for name, value in state.items() if name != "step"}
         return cls(step=int(state["step"]), **arrays)
 
-    def _moments(self, direction: Array) -> tuple[float, float]:
-        means = self.means @ direction
+    def _moments(self, means: Array, variances: Array) -> tuple[float, float]:
         mean = float(self.weights @ means)
-        variances = np.einsum("nij,i,j->n", self.covariances, direction, direction)
         return mean, float(self.weights @ (variances + (means - mean) ** 2))
 
 

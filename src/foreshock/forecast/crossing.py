@@ -16,13 +16,14 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from foreshock.forecast.bank import Bank, normal_distribution
 from foreshock.forecast.calibration import LEADS, Calibration
-from foreshock.forecast.motion import Array, Regimes
+from foreshock.forecast.motion import Ahead, Array, Regimes
 
 AHEAD: Array = np.unique(np.concatenate((np.arange(32), np.round(np.geomspace(32, 1e5, 200)))))
 """Steps ahead at which a forecast is evaluated, ascending from 0; no forecast is longer."""
@@ -66,7 +67,7 @@ class CrossingModel:
         self.beta2 = beta2
         self.readings = 0
         self.falls = 0
-        self._regimes = Regimes.standard()
+        self._regimes = _regimes()
         self._bank: Bank | None = None
         self._calibration = Calibration()
         self._slopes: deque[tuple[int, float, float]] = deque(maxlen=8)
@@ -121,7 +122,7 @@ class CrossingModel:
         """
         if self._bank is None:
             raise ValueError("there is no reading to forecast from; call update first")
-        weights, means, deviations = self._bank.future(self._regimes, AHEAD)
+        weights, means, deviations = self._bank.future(_ahead())
         mean = weights @ means
         spread = np.sqrt(weights @ (deviations**2 + (means - mean) ** 2))
         self._calibration.keep(
@@ -184,6 +185,16 @@ class CrossingModel:
             np.append(lasting[0], np.full(len(weights), lasting[1])),
             weights,
         )
+
+
+@cache
+def _regimes() -> Regimes:
+    return Regimes.standard()
+
+
+@cache
+def _ahead() -> Ahead:
+    return _regimes().ahead(AHEAD)
 
 
 def first_reach(x: Array) -> float:

@@ -80,20 +80,77 @@ class Regimes:
     def level_variance(self, gaps: Array, slope: float) -> Array:
         """Return the variance of what x wanders in each of the gaps (m,), of shape (n, m).
 
-        The passing slope is an Ornstein–Uhlenbeck process that starts at a known value; its integral has the
-        variance σ²τ²(2Δ/τ − 3 + 4e^{−Δ/τ} − e^{−2Δ/τ}).
+        Args:
+            gaps: Steps.
+            slope: The present lasting slope, of which `drift` is a share.
+        """
+        return _level_variance(self._turmoil(gaps), self._walk(gaps), self._bend(slope), gaps**3)
+
+    def ahead(self, gaps: Array) -> Ahead:
+        """Return what holds of the steps after each of the gaps (m,) whatever the readings are."""
+        passing = self.relaxation[:, None] * -np.expm1(-gaps / self.relaxation[:, None])
+        loadings = np.stack([np.ones_like(passing), passing, np.broadcast_to(gaps, passing.shape)], axis=1)
+        return Ahead(gaps, gaps**3, loadings, self._turmoil(gaps), self._walk(gaps), self.drift)
+
+    def _turmoil(self, gaps: Array) -> Array:
+        """Return the variance of what the passing slope adds to x.
+
+        It is an Ornstein–Uhlenbeck process that starts at a known value; its integral has the variance
+        σ²τ²(2Δ/τ − 3 + 4e^{−Δ/τ} − e^{−2Δ/τ}).
         """
         ratio = gaps / self.relaxation[:, None]
         decay = np.exp(-ratio)
         passing = np.maximum(2 * ratio - 3 + 4 * decay - decay**2, 0.0)
-        variance = (self.turmoil * self.relaxation)[:, None] ** 2 * passing
-        variance += self.walk[:, None] ** 2 * gaps + self._bend(slope)[:, None] * gaps**3 / 3
-        return np.asarray(variance)
+        return np.asarray((self.turmoil * self.relaxation)[:, None] ** 2 * passing)
 
-    def loadings(self, gaps: Array) -> Array:
-        """Return what (x, s, b) contribute to x after each of the gaps (m,), of shape (n, m, 3)."""
-        passing = self.relaxation[:, None] * -np.expm1(-gaps / self.relaxation[:, None])
-        return np.stack([np.ones_like(passing), passing, np.broadcast_to(gaps, passing.shape)], axis=2)
+    def _walk(self, gaps: Array) -> Array:
+        return np.asarray(self.walk[:, None] ** 2 * gaps)
 
     def _bend(self, slope: float) -> Array:
-        return np.asarray((self.drift * slope) ** 2 / 100)
+        return _bend(self.drift, slope)
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What holds of m steps ahead under n regimes whatever the readings are: computed once, used at each.
+
+    Attributes:
+        gaps: Steps ahead, shape (m,).
+        cubes: Their cubes.
+        loadings: What (x, s, b) contribute to x after each gap, shape (n, 3, m).
+        turmoil: Variance that the passing slope adds, shape (n, m).
+        walk: Variance that the random walk adds, shape (n, m).
+        drift: As in `Regimes`, shape (n,).
+    """
+
+    gaps: Array
+    cubes: Array
+    loadings: Array
+    turmoil: Array
+    walk: Array
+    drift: Array
+
+    def of(self, kept: NDArray[np.bool_]) -> Ahead:
+        """Return the same of some of the regimes.
+
+        Args:
+            kept: Which of them, shape (n,).
+        """
+        rows = self.loadings[kept], self.turmoil[kept], self.walk[kept], self.drift[kept]
+        return Ahead(self.gaps, self.cubes, *rows)
+
+    def level_variance(self, slope: float) -> Array:
+        """Return the variance of what x wanders in each of the gaps, of shape (n, m).
+
+        Args:
+            slope: The present lasting slope, of which `drift` is a share.
+        """
+        return _level_variance(self.turmoil, self.walk, _bend(self.drift, slope), self.cubes)
+
+
+def _bend(drift: Array, slope: float) -> Array:
+    return np.asarray((drift * slope) ** 2 / 100)
+
+
+def _level_variance(turmoil: Array, walk: Array, bend: Array, cubes: Array) -> Array:
+    return np.asarray(turmoil + (walk + bend[:, None] * cubes / 3))

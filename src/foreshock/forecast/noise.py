@@ -21,11 +21,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from foreshock.forecast.record import NOISY_EDGE, Forecast, State
+from foreshock.representation import changed
 
 NOISE_INTERVAL = 10
 """Steps between two measurements of the noise while v lags, unless the user says otherwise."""
@@ -78,6 +78,7 @@ class NoiseAverage:
     def __init__(self) -> None:
         self._mean = self._variance = self._noise_factor = math.nan
         self._last: deque[tuple[float, float]] = deque(maxlen=_LAST)  # single ratios and their means
+        self._typical = math.nan, math.nan  # of these, see `_typical_of`: asked for at each step
         self.count = 0
 
     def update(self, *, mean: float, variance: float, noise_factor: float) -> None:
@@ -90,6 +91,7 @@ class NoiseAverage:
         """
         single = mean + noise_factor * variance / mean if mean > 0 else math.nan
         self._last.append((single, mean))
+        self._typical = _typical_of(self._last)
         if not (math.isfinite(mean) and math.isfinite(variance)):
             return
         self.count += 1
@@ -109,17 +111,17 @@ class NoiseAverage:
     @property
     def typical_ratio(self) -> float:
         """Geometric mean of the last five single ratios; NaN if fewer than three of them are usable."""
-        return self._typical(0)
+        return self._typical[0]
 
     @property
     def curvature_share(self) -> float:
         """What of the typical ratio is mean curvature, in (0, 1], the rest being noise; NaN if unknown."""
-        return self._typical(1) / self._typical(0)
+        return self._typical[1] / self._typical[0]
 
     @property
     def usable(self) -> int:
         """How many of the last five measurements have a positive mean curvature, hence a ratio."""
-        return sum(0 < ratio < math.inf for ratio, _ in self._last)
+        return len(_usable(self._last))
 
     def lower(self, factor: float) -> None:
         """Take into account that √v was multiplied: μ falls by the factor, σ² by its square.
@@ -131,6 +133,7 @@ class NoiseAverage:
         self._variance /= factor**2
         ratios = [(ratio / factor, mean / factor) for ratio, mean in self._last]
         self._last = deque(ratios, maxlen=_LAST)
+        self._typical = _typical_of(self._last)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed average needs, as plain values."""
@@ -147,12 +150,20 @@ class NoiseAverage:
         self._mean, self._variance = float(state["mean"]), float(state["variance"])
         self._noise_factor, self.count = float(state["noise_factor"]), int(state["count"])
         self._last = deque(((float(r), float(m)) for r, m in state["last"]), maxlen=_LAST)
+        self._typical = _typical_of(self._last)
 
-    def _typical(self, place: int) -> float:
-        if self.usable < FEWEST_TYPICAL:
-            return math.nan
-        logarithms = [math.log(one[place]) for one in self._last if 0 < one[0] < math.inf]
-        return math.exp(math.fsum(logarithms) / len(logarithms))
+
+def _usable(measurements: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    return [one for one in measurements if 0 < one[0] < math.inf]
+
+
+def _typical_of(measurements: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """Return the geometric means of the usable ratios and of their means; NaN of fewer than three."""
+    usable = _usable(measurements)
+    if len(usable) < FEWEST_TYPICAL:
+        return math.nan, math.nan
+    ratio, mean = (math.fsum(map(math.log, column)) / len(usable) for column in zip(*usable, strict=True))
+    return math.exp(ratio), math.exp(mean)
 
 
 def judge_noise(forecast: Forecast, noise: NoiseAverage, *, step: int, lag: float) -> Forecast:
@@ -165,7 +176,16 @@ def judge_noise(forecast: Forecast, noise: NoiseAverage, *, step: int, lag: floa
         lag: v above g².
     """
     nan = math.nan
-    timeless = replace(
+    typical = noise.typical_ratio
+    if math.isnan(typical):
+        state: State = "unknown"
+        basis = f"{noise.usable} of {FEWEST_TYPICAL} usable measurements of the noise of mini-batches"
+    else:
+        state, words = _noisy_state(typical, lag)
+        basis = (
+            f"{words}; {noise.curvature_share:.0%} of the mean-square ratio is curvature, the rest its noise"
+        )
+    return changed(
         forecast,
         step=step,
         stability_ratio=forecast.stability_ratio if forecast.measured == step else nan,
@@ -174,17 +194,13 @@ def judge_noise(forecast: Forecast, noise: NoiseAverage, *, step: int, lag: floa
         interval_high=nan,
         growth_rate=nan,
         mean_square_ratio=noise.ratio,
-        typical_mean_square_ratio=noise.typical_ratio,
+        typical_mean_square_ratio=typical,
         steps_to_spike=nan,
         severity=nan,
         cause_hint="",
+        state=state,
+        basis=basis,
     )
-    if math.isnan(noise.typical_ratio):
-        basis = f"{noise.usable} of {FEWEST_TYPICAL} usable measurements of the noise of mini-batches"
-        return replace(timeless, state="unknown", basis=basis)
-    state, words = _noisy_state(noise.typical_ratio, lag)
-    basis = f"{words}; {noise.curvature_share:.0%} of the mean-square ratio is curvature, the rest its noise"
-    return replace(timeless, state=state, basis=basis)
 
 
 def _noisy_state(ratio: float, lag: float) -> tuple[State, str]:

@@ -86,6 +86,28 @@ class Sign:
         part = (value - knots[i - 1]) / (knots[i] - knots[i - 1])
         return points[i - 1] + part * (points[i] - points[i - 1])
 
+    def across(self, value: float) -> Sequence[float]:
+        """Return the points of a value for each of `HORIZONS`.
+
+        Args:
+            value: The sign; NaN if it is not known.
+
+        Example:
+            >>> sign = Sign([0.0, 1.0], dict.fromkeys(HORIZONS, [-1.0, 3.0]), dict.fromkeys(HORIZONS, 0.5))
+            >>> sign.across(0.25)
+            [0.0, 0.0, 0.0, 0.0]
+        """
+        if math.isnan(value):
+            return [self.unknown[horizon] for horizon in HORIZONS]
+        knots, lines = self.knots, [self.points[horizon] for horizon in HORIZONS]
+        i = bisect_right(knots, value)
+        if i == 0:
+            return [points[0] for points in lines]
+        if i == len(knots):
+            return [points[-1] for points in lines]
+        part = (value - knots[i - 1]) / (knots[i] - knots[i - 1])
+        return [points[i - 1] + part * (points[i] - points[i - 1]) for points in lines]
+
 
 @dataclass(frozen=True)
 class Card:
@@ -108,13 +130,27 @@ class Card:
             signs: What `foreshock.forecast.signs.Signs.at` returns.
             horizon: One of `HORIZONS`.
         """
-        ahead = signs["ratio"] + min(max(signs["growth"], -FASTEST), FASTEST) * horizon
-        known = {**signs, "ahead": ahead}
+        known = {**signs, "ahead": _ahead(signs, horizon)}
         return {name: sign.at(known[name], horizon) for name, sign in self.signs.items()}
 
     def log_odds(self, signs: Mapping[str, float], horizon: int) -> float:
         """Return ln(p/(1 − p)) at one of `HORIZONS`."""
         return self.constants[horizon] + math.fsum(self.points(signs, horizon).values())
+
+    def odds(self, signs: Mapping[str, float]) -> dict[int, float]:
+        """Return ln(p/(1 − p)) at each of `HORIZONS`: as `log_odds`, with one look at each sign.
+
+        Args:
+            signs: What `foreshock.forecast.signs.Signs.at` returns.
+        """
+        rows = [
+            [sign.at(_ahead(signs, horizon), horizon) for horizon in HORIZONS]
+            if name == "ahead"
+            else sign.across(signs[name])
+            for name, sign in self.signs.items()
+        ]
+        sums = map(math.fsum, zip(*rows, strict=True))
+        return {horizon: self.constants[horizon] + one for horizon, one in zip(HORIZONS, sums, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -153,7 +189,7 @@ def spike_probability(signs: Mapping[str, float], *, steady: bool, horizon: floa
         True
     """
     card = load_cards()["full" if steady else "noisy"]
-    odds = {steps: card.log_odds(signs, steps) for steps in HORIZONS}
+    odds = card.odds(signs)
     value, low, high = (
         _within({steps: _probability(one + shift) for steps, one in odds.items()}, horizon)
         for shift in (0.0, -_OUTER * card.deviation, _OUTER * card.deviation)
@@ -184,6 +220,11 @@ def read_card(plain: Mapping[str, Any]) -> Card:
     }
     constants = {int(steps): constant for steps, constant in plain["constants"].items()}
     return Card(constants, signs, plain["deviation"])
+
+
+def _ahead(signs: Mapping[str, float], horizon: int) -> float:
+    """Return ln of the stability ratio at the end of a horizon if it goes on growing as it does."""
+    return signs["ratio"] + min(max(signs["growth"], -FASTEST), FASTEST) * horizon
 
 
 def _probability(log_odds: float) -> float:

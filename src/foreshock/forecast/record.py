@@ -186,15 +186,13 @@ class Forecast:
         passed = step - self.step
         if not passed:
             return self
-        times = (self.steps_to_instability, self.interval_low, self.interval_high, self.steps_to_spike)
-        ahead, low, high, spike = (t if math.isnan(t) else max(t - passed, 0.0) for t in times)
         return changed(
             self,
             step=step,
-            steps_to_instability=ahead,
-            interval_low=low,
-            interval_high=high,
-            steps_to_spike=spike,
+            steps_to_instability=_counted_down(self.steps_to_instability, passed),
+            interval_low=_counted_down(self.interval_low, passed),
+            interval_high=_counted_down(self.interval_high, passed),
+            steps_to_spike=_counted_down(self.steps_to_spike, passed),
         )
 
     def __str__(self) -> str:
@@ -245,6 +243,10 @@ class Forecast:
             return f", unstable in {low:.0f} steps at the earliest"
         latest = "∞" if math.isinf(high) else f"{high:.0f}"
         return f", unstable in about {ahead:.0f} steps ({low:.0f}–{latest})"
+
+
+def _counted_down(time: float, passed: int) -> float:
+    return time if math.isnan(time) else max(time - passed, 0.0)
 
 
 def _percent(share: float) -> str:

@@ -194,7 +194,7 @@ class Signs:
     def _known(self, values: Iterable[tuple[int, float]], *, within: int) -> list[float]:
         """Return those of the last steps that are known."""
         first = self.history.steps - within
-        return [value for step, value in values if step > first and not math.isnan(value)]
+        return [value for step, value in values if step > first and value == value]  # without NaN
 
     def _size_before(self, steps: int) -> float:
         """Return ln of the mean ‖g‖² so many steps ago, or where it was observed before; NaN if unknown."""

@@ -199,6 +199,9 @@ class Replay:
         model: The model that is evaluated; None if it has no buffers.
         tensors: The tensors that the caller moves: they are left alone. Generators of their devices are used.
 
+    Attributes:
+        start: The random numbers that each block starts from.
+
     Example:
         >>> replay = Replay(None)
         >>> with replay():
@@ -214,15 +217,18 @@ class Replay:
         if model is not None:
             self._state = ModuleState(model, leave=lambda tensor: id(tensor) in moved, gradients=False)
             tensors = [*tensors, *self._state.tensors]
-        self._tensors = tuple(tensors)
-        self._generators = () if self._state is None else tuple(self._state.generators)
-        self._start = RandomState.capture(self._tensors, self._generators)
+        self.start = RandomState.capture(tensors, () if self._state is None else self._state.generators)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The parameters of the model."""
+        return [] if self._state is None else self._state.parameters
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
         """Run one block from the random numbers and modules of the start."""
-        outside = RandomState.capture(self._tensors, self._generators)
-        self._start.restore()
+        outside = self.start.now()
+        self.start.restore()
         try:
             yield
         finally:

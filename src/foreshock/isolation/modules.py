@@ -55,6 +55,7 @@ class ModuleState:
         self._parameters: list[tuple[Tensor, bool, Tensor | None]] = []
         self.generators: list[Any] = []
         self._cleared = 0
+        self._managed = False  # whether parameters of any module are distributed tensors
         own = self._unknown(model)
         trained = [
             one
@@ -86,17 +87,19 @@ class ModuleState:
         """Return a module and all below it that are not known yet, as they are."""
         found: list[_SavedModule] = []
         waiting = [("", module)]
-        # FSDP2 exchanges the parameters of a module for whole ones and back, frees the memory of those that
-        # are not in use, and keeps account of it: what a module refers to is its business then.
-        managed = any(hasattr(parameter, "to_local") for parameter in module.parameters())
         while waiting:
             prefix, one = waiting.pop()
             if id(one) in self._known:
                 continue
             self._known.add(id(one))
-            found.append(_SavedModule(one, prefix, managed=managed))
+            found.append(_SavedModule(one, prefix))
             below = [(f"{prefix}{name}.", child) for name, child in one._modules.items() if child is not None]
             waiting += reversed(below)
+        # FSDP2 exchanges the parameters of a module for whole ones and back, frees the memory of those that
+        # are not in use, and keeps account of it: what a module refers to is its business then.
+        self._managed = self._managed or any(map(_has_shards, found))
+        if self._managed and any(hasattr(parameter, "to_local") for parameter in module.parameters()):
+            return [_SavedModule(saved.module, saved.prefix, managed=True) for saved in found]
         return found
 
     def _remember(self, modules: Sequence[_SavedModule], *, owned: bool) -> None:
@@ -139,6 +142,11 @@ class ModuleState:
     def tensors(self) -> list[Tensor]:
         """Parameters, buffers and attributes of all modules."""
         return [tensor for saved in self._modules for _, _, tensor in saved.tensors]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The parameters among them."""
+        return [one for saved in self._modules for kind, _, one in saved.tensors if kind == "parameter"]
 
     def __iter__(self) -> Iterator[nn.Module]:
         """Yield the modules."""
@@ -211,6 +219,10 @@ class _SavedModule:
         for name, value in self._own.items():
             if name not in _LEFT_ALONE and own.get(name, own) is not value:
                 own[name] = value
+
+
+def _has_shards(saved: _SavedModule) -> bool:
+    return any(kind == "parameter" and hasattr(one, "to_local") for kind, _, one in saved.tensors)
 
 
 def _restore_container(container: Any, saved: Any) -> None:

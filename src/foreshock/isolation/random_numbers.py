@@ -59,6 +59,25 @@ class RandomState:
             _checked_bits(numpy_state),
         )
 
+    def now(self, *, others: bool = True) -> Self:
+        """Return the present state of the same generators.
+
+        numpy's is read only where anything was drawn since: that takes as long as all the rest.
+
+        Args:
+            others: Whether to read those beyond torch's, numpy's and Python's.
+        """
+        drawn = self.numpy_bits is None or _numpy_bits() != self.numpy_bits
+        numpy_state = np.random.get_state() if drawn else self.numpy
+        return type(self)(
+            torch.get_rng_state(),
+            {index: torch.cuda.get_rng_state(index) for index in self.torch_cuda},
+            numpy_state,
+            random.getstate(),
+            [(one, generator_state(one)) for one, _ in self.others] if others else (),
+            _checked_bits(numpy_state) if drawn else self.numpy_bits,
+        )
+
     def restore(self) -> None:
         """Set every generator back to this state."""
         torch.set_rng_state(self.torch_cpu)

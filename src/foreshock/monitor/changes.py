@@ -6,6 +6,7 @@ beside the event that says it in words.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -134,7 +135,8 @@ class ChangeWatch:
 def _same(before: Sequence[tuple[Any, ...]], after: Sequence[tuple[Any, ...]]) -> bool:
     # Identity decides at nearly every step: tensors in a group are compared by it, not entry by entry.
     return len(before) == len(after) and all(
-        _equal(a, b) for old, new in zip(before, after, strict=True) for a, b in zip(old, new, strict=True)
+        all(map(operator.is_, old, new)) or all(map(_equal, old, new))
+        for old, new in zip(before, after, strict=True)
     )
 
 

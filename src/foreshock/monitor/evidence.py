@@ -6,12 +6,12 @@ import logging
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from statistics import median
 from typing import Any
 
 from torch import Tensor
 
 from foreshock.curvature import name_parameters
+from foreshock.dynamics.signals import RunningMedian
 from foreshock.explain import TensorTable
 from foreshock.explain.changed import lost_second_moment
 from foreshock.failures import Failures
@@ -49,7 +49,7 @@ class EvidenceRecorder:
         self._changes = ChangeWatch(subject.model, subject.optimizers)
         self._tensors = TensorReader(subject.model, subject.optimizers)
         self._failures = Failures("evidence")
-        self._norms: deque[float] = deque(maxlen=_USUAL)
+        self._norms = RunningMedian(_USUAL)
         self._ids: deque[tuple[int, tuple[Id, ...]]] = deque(maxlen=_KEPT_IDS)
         self._jumped = self._tabled = -math.inf
         self._counts = {"gradients": 0, "tensors": 0, "overflow": 0, "data": 0}
@@ -81,7 +81,7 @@ class EvidenceRecorder:
             self._same = same_data
         if ids is not None:
             self._ids.append((step, as_ids(ids)))
-        return any(change.what in ("options", "parameters") for change in changes)
+        return bool(changes) and any(change.what in ("options", "parameters") for change in changes)
 
     def judge(self, seen: StepObservation) -> str:
         """Take the numbers of a step into account.
@@ -94,8 +94,8 @@ class EvidenceRecorder:
         """
         lost = "" if self._before is None else self._write_resume(self._before, seen)
         norm, finite = seen.gradient_norm, math.isfinite(seen.gradient_norm)
-        known = len(self._norms) >= _FEWEST
-        jumps = known and finite and norm > _JUMP * median(self._norms) > 0
+        known = len(self._norms.values) >= _FEWEST
+        jumps = known and finite and norm > _JUMP * self._norms.median > 0
         if (jumps and seen.step - self._jumped >= _REST) or not finite:
             self._jumped = seen.step if finite else self._jumped
             self._write_gradients(seen.step)
@@ -180,13 +180,13 @@ class EvidenceRecorder:
         """Return what a resumed run compares with, as plain values."""
         last = self._last
         before = {} if last is None else _of(last) | {"updates": self._update_of(last.step)}
-        return {"before": before, "tensors": self._tensors.state_dict(), "norms": list(self._norms)}
+        return {"before": before, "tensors": self._tensors.state_dict(), "norms": list(self._norms.values)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`; the first step is compared with the last one of then."""
         self._before, self._updates = state["before"] or None, None
         self._tensors.load_state_dict(state["tensors"])
-        self._norms = deque(state["norms"], maxlen=_USUAL)
+        self._norms = RunningMedian(_USUAL, state["norms"])
 
     def _write_resume(self, before: Mapping[str, Any], seen: StepObservation) -> str:
         """Write both sides of a resume; return what of the optimizer's state was lost, in words."""

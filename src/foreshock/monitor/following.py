@@ -7,6 +7,7 @@ has gathered there is fetched in one transfer, from which Σv of all these steps
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -165,13 +166,15 @@ class FollowedSums:
             norms = list(_foreach_norm(_gradients(self._parameters)))
             if self._factors is not None:
                 torch._foreach_mul_(norms, self._factors)
-            size = GradientSize(scale=size.scale)
+            if size.norm is not None:
+                size = GradientSize(scale=size.scale)
         else:
             norm = torch.as_tensor(size.norm).detach().reshape(())
             norms = [norm if norm.dtype.itemsize >= 4 else norm.float()]
         apart: Tensor | float | None = loss
         if isinstance(loss, Tensor):
-            value = loss.detach() if loss.ndim == 0 else loss.detach().reshape(())
+            value = loss.detach() if loss.requires_grad else loss
+            value = value if value.ndim == 0 else value.reshape(())
             if value.dtype == norms[0].dtype and value.device == norms[0].device:
                 norms.append(value)
                 apart = None
@@ -204,12 +207,15 @@ class FollowedSums:
 
     def _advance(self, values: list[float], apart: Tensor | float | None, size: GradientSize) -> FollowedStep:
         loss = values.pop() if apart is None else float(apart)
-        squares, first = [], 0
-        each = () if size.norm is not None else tuple(one / size.scale for one in values)
-        for count in self._sizes if size.norm is None else [1]:
-            parts = values[first : first + count]
-            squares.append(total(_square(size.seen_by_optimizer(one)) for one in parts))
-            first += count
+        each: tuple[float, ...] = ()
+        if size.norm is not None:
+            seen = size.seen_by_optimizer(values[0])
+            squares = [seen * seen]  # ** raises where the product is infinite
+        else:
+            each, squares, first = tuple([one / size.scale for one in values]), [], 0
+            for count in self._sizes:
+                squares.append(total([one * one for one in each[first : first + count]]))
+                first += count
         norm = math.sqrt(total(squares))
         if not (self._sound and math.isfinite(norm)):
             self._sound = False
@@ -226,7 +232,7 @@ class FollowedSums:
         followed = zip(self._groups, self._members, self._decays, self._states, strict=True)
         for (optimizer, group), members, decays, state in followed:
             now = _with_gradient(group)
-            if len(now) != len(members) or any(a is not b for a, b in zip(now, members, strict=True)):
+            if len(now) != len(members) or not all(map(operator.is_, now, members)):
                 return False
             if _decays(group) != decays or _state(optimizer, members) is not state:
                 return False
@@ -258,17 +264,14 @@ def merged(sums: Sequence[SecondMomentSums]) -> tuple[SecondMomentSums, ...]:
     )
 
 
-def _square(size: float) -> float:
-    return size * size  # ** raises where the product is infinite
-
-
 def _with_gradient(group: Mapping[str, Any]) -> list[Tensor]:
     """Return the parameters of a group that are about to be moved."""
     return [p for p in group["params"] if p.grad is not None and p.requires_grad]
 
 
 def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
-    return [local(p.grad) for p in parameters if p.grad is not None]
+    gradients = [p.grad for p in parameters]
+    return [local(gradient) for gradient in gradients if gradient is not None]
 
 
 def _foreach_norm(gradients: list[Tensor]) -> Sequence[Tensor]:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,8 +68,7 @@ class StepObservation:
     __repr__ = short_repr
 
 
-@dataclass(frozen=True)
-class _Context:
+class _Context(NamedTuple):
     """What the host knows of a step before anything is read back."""
 
     step: int
@@ -144,7 +144,7 @@ class FreeSignals:
             self._waiting.append(context)
             return
         self._gather()
-        context = replace(context, learning_rate=float(context.learning_rate))
+        context = context._replace(learning_rate=float(context.learning_rate))
         # Of the step about to be taken: v_t with its present gradient, which the optimizer has not seen.
         scale, weights = size.scale, self._weights
         sums = read_second_moment_sums(self._optimizers, gradient_scale=scale, weights=weights)
@@ -224,8 +224,8 @@ class FreeSignals:
 
 def _largest(rates: Sequence[float | Tensor]) -> float | Tensor:
     """Return the largest learning rate, a tensor if there are some: then it may lie on the device."""
-    known = max((one for one in rates if not isinstance(one, Tensor)), default=-math.inf)
     tensors = [one.detach().reshape(()) for one in rates if isinstance(one, Tensor)]
+    known = max([one for one in rates if not isinstance(one, Tensor)], default=-math.inf)
     if not tensors:
         return float(known)
     # A new tensor, also of a single one: a schedule writes into its own.
@@ -241,7 +241,7 @@ def _with_plain_rates(contexts: Sequence[_Context]) -> list[_Context]:
         return list(contexts)
     fetched = iter(torch.stack([one.to(tensors[0]) for one in tensors]).tolist())
     plain = [next(fetched) if isinstance(one, Tensor) else one for one in rates]
-    return [replace(one, learning_rate=rate) for one, rate in zip(contexts, plain, strict=True)]
+    return [one._replace(learning_rate=rate) for one, rate in zip(contexts, plain, strict=True)]
 
 
 def _updates_made(optimizers: Sequence[Optimizer]) -> int | None:
@@ -266,8 +266,8 @@ def _observation(
         instant_lag=lag.instant_lag,
         decay_exponent=lag.decay_exponent,
         # v and g² over the same coordinates, so that their quotient is one where v follows.
-        squared_gradient=total(part.squared_gradient for part in known) if known else norm * norm,
-        second_moment=total(part.corrected for part in known) if known else math.nan,
+        squared_gradient=total([part.squared_gradient for part in known]) if known else norm * norm,
+        second_moment=total([part.corrected for part in known]) if known else math.nan,
         batch_size=context.batch_size,
         batch_elements=context.batch_elements,
     )

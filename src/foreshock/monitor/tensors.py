@@ -75,8 +75,10 @@ class TensorReader:
         Args:
             step: Step number.
         """
+        if self._since is not None:
+            return
         parameters = moving_parameters(self._optimizers)
-        if self._since is not None or not parameters:
+        if not parameters:
             return
         squares = [_wide(local(one)).square().sum() for one in parameters]
         # One transfer, and in double precision, as `read` has them.

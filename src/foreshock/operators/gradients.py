@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from foreshock.isolation import Replay
+from foreshock.isolation import RandomState, Replay
 from foreshock.operators.graph import leaves
 from foreshock.operators.loss import LossTerm, evaluate, reaches, require_dependence
 from foreshock.vectors import accumulate, aligned, flatten, local, split
@@ -53,9 +53,14 @@ class GradientFunction:
     ) -> None:
         self._terms = tuple(terms)
         self._parameters = tuple(parameters)
-        others = () if model is None else tuple(model.parameters())
-        self._leaves = tuple(dict.fromkeys((*self._parameters, *others)))
         self._replay = Replay(model, self._parameters)
+        # By identity: a tensor's own hash takes ten times as long.
+        self._leaves = {id(one): one for one in (*self._parameters, *self._replay.parameters)}
+
+    @property
+    def start(self) -> RandomState:
+        """The random numbers that each evaluation starts from."""
+        return self._replay.start
 
     def __call__(self) -> Evaluation:
         """Return the loss and its gradient. Cost: 1 F.
@@ -65,7 +70,8 @@ class GradientFunction:
             ValueError: If the loss is not a scalar, or does not depend on the parameters.
         """
         # By identity, not content: .grad is set to None below, so that backward() makes a new tensor.
-        saved = {leaf: leaf.grad for leaf in self._leaves}
+        affected = self._leaves.copy()
+        saved = [(leaf, leaf.grad) for leaf in affected.values()]
         losses: list[Tensor] = []
         gradient: Tensor | None = None
         reached = False  # and no list of the gradients, or they would take a vector for each term
@@ -75,8 +81,11 @@ class GradientFunction:
                     loss = evaluate(term)
                     # backward() also writes to leaves outside of the model, such as a head or a second
                     # network.
-                    saved.update({leaf: leaf.grad for leaf in leaves(loss) if leaf not in saved})
-                    parts = self._differentiate(loss, saved)
+                    for leaf in leaves(loss):
+                        if id(leaf) not in affected:
+                            affected[id(leaf)] = leaf
+                            saved.append((leaf, leaf.grad))
+                    parts = self._differentiate(loss, affected.values())
                     reached |= reaches(parts)
                     losses.append(loss.detach() * term.weight)
                     if gradient is None:
@@ -87,7 +96,7 @@ class GradientFunction:
                         accumulate(gradient, parts, self._parameters, weight=term.weight)
                     del parts, loss
         finally:
-            for leaf, grad in saved.items():
+            for leaf, grad in saved:
                 leaf.grad = grad
             # autocast caches casts of the weights; those of displaced weights must not reach training.
             torch.clear_autocast_cache()

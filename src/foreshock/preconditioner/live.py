@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -325,10 +326,11 @@ def moving_parameters(optimizers: Sequence[Optimizer]) -> list[Tensor]:
 
 def _chain(optimizer: Optimizer) -> list[Optimizer]:
     chain = [optimizer]
-    while (name := _inner_name(type(chain[-1]))) is not None:
+    while (name := _inner_name(type(chain[-1]))) is not None:  # type: ignore[arg-type]
         chain.append(getattr(chain[-1], name))
     return chain
 
 
+@lru_cache(maxsize=64)
 def _inner_name(cls: type) -> str | None:
     return next((_INNER[name] for base in cls.__mro__ if (name := qualified_name(base)) in _INNER), None)

@@ -55,7 +55,7 @@ def read_preconditioner(
     """
     parameters: list[Tensor] = []
     steps: list[ParameterStep | None] = []
-    for parameter, step in read_steps(optimizers, gradient_scale=gradient_scale):
+    for parameter, step in _steps(optimizers, gradient_scale):
         parameters.append(parameter)
         steps.append(step)
     # By identity: == compares tensors entry by entry.
@@ -89,6 +89,12 @@ def read_steps(
         >>> [step.gradient for _, step in read_steps(optim.SGD([weight], lr=0.1))]
         [tensor([6., 8.])]
     """
+    yield from _steps(optimizers, gradient_scale)
+
+
+def _steps(
+    optimizers: Optimizer | Sequence[Optimizer], gradient_scale: float
+) -> Iterator[tuple[Tensor, ParameterStep | None]]:
     _require_scale(gradient_scale)
     for optimizer in as_optimizers(optimizers):
         reader, scale = find_reader(optimizer), gradient_scale * _own_scale(optimizer)

@@ -176,15 +176,17 @@ class Preconditioner:
 
     @cached_property
     def _scale_root(self) -> Tensor:
-        vector = self._zeros()
-        for part, step in self._parts(vector):
-            if not step.linear:
-                continue
-            factor = step.momentum_factor * step.learning_rate / 2
-            part.copy_(torch.sqrt(factor / step.denominator.to(part.dtype)))
-            # D = 0 requires ε = 0 and a gradient that was always zero: such a coordinate does not move.
-            part[step.denominator == 0] = 0
-        return self._spread(vector)
+        # D = 0 requires ε = 0 and a gradient that was always zero: such a coordinate does not move.
+        linear = [step if step is not None and step.linear else None for step in self.steps]
+        vector = self._flat([None if step is None else step.denominator for step in linear])
+        still = vector == 0
+        vector.reciprocal_()
+        pairs = zip(split(vector, self.parameters), linear, strict=True)
+        moving = [(part, step) for part, step in pairs if step is not None]
+        factors = [step.momentum_factor * step.learning_rate / 2 for _, step in moving]
+        if moving:
+            torch._foreach_mul_([part for part, _ in moving], factors)
+        return self._spread(vector.sqrt_().masked_fill_(still, 0))
 
     def coupled_decay(self) -> Tensor | None:
         """Return the diagonal that L2 regularisation adds to the Hessian, shape (n,); None without any."""
