@@ -128,3 +128,24 @@ def test_an_option_that_is_as_wanted_already_is_not_told_to_be_changed(remedy, f
     train(model, optimizer, batch, 12)
     assert not watched.actions
     assert watched.summary().notes == ()
+
+
+@pytest.mark.parametrize("frozen", ["all", "one"])
+@pytest.mark.parametrize("along", ["displacement", "gradient"])
+def test_where_the_learning_rate_is_zero_no_direction_is_raised_along(along, frozen):
+    model, batch = network(), data()
+    layers = [{"params": layer.parameters()} for layer in (model[0], model[2])]
+    optimizer = optim.AdamW(layers, lr=0.01)
+    asking = {step: asked("raise along", 1.5, along=along) for step in (8, 9, 10, 12)}
+    watched = guard(optimizer, Script(asking))
+    train(model, optimizer, batch, 7)
+    stopped = optimizer.param_groups if frozen == "all" else optimizer.param_groups[:1]
+    for group in stopped:
+        group["lr"] = 0.0
+    train(model, optimizer, batch, 4)
+    for group in stopped:
+        group["lr"] = 0.01
+    train(model, optimizer, batch, 3)
+    acted = [action.step for action in watched.actions]
+    assert acted == ([12] if frozen == "all" else [8, 9, 10, 12])
+    assert watched.summary().notes == ()

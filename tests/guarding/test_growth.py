@@ -246,6 +246,11 @@ def test_all_of_v_is_raised_at_a_wall_and_where_growth_goes_on():
     assert remedies(policy, 99, 1.3) == ["raise along"]
     assert remedies(policy, 108, 1.3) == ["raise along", "raise all"]
     assert remedies(policy, 118, 1.3) == ["raise along"]
+    assert remedies(policy, 119, 1.2) == ["raise along"], "what the momentum makes of it falls"
+    assert remedies(policy, 120, 1.25) == ["raise along", "raise all"]
+    policy = Secant()
+    assert remedies(policy, 118, 1.9) == ["raise along"]
+    assert remedies(policy, 119, 1.35) == ["raise along", "raise all"]
     # After a return to an earlier checkpoint.
     assert remedies(policy, 115, 1.3) == ["raise along"]
     [decision, _] = Secant().decide(growth_of(99, 1e3))

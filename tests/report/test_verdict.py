@@ -217,3 +217,19 @@ def test_misuse_comes_before_everything_else():
 def test_one_sentence_stands_behind_its_title_and_several_below():
     found = dataclasses.replace(verdict(calm()), why=("A.", "B."), advice=("C.",))
     assert lines(found) == ["Why:", "  - A.", "  - B.", "What to do: C."]
+
+
+def test_a_learning_rate_that_the_guard_found_too_high_is_to_be_lowered():
+    cooldown = RunEvent("guard cooldown", "why", 75, 402, 3)
+    low = outcome(400, 2.0)
+    found = (explained(low.spike, "preconditioner lag"),)
+    for summary in (
+        only(low, explanations=found, events=(cooldown,), guard=("auto", 9)),
+        calm(events=(cooldown,), guard=("auto", 9)),
+    ):
+        said = verdict(summary).advice
+        assert said[0] == (
+            "Lower the learning rate, or warm it up for longer: the guard found it too high in itself "
+            "(steps 75–402, 3 ×)."
+        )
+        assert not any(words.startswith("Nothing needs to be done") for words in said)

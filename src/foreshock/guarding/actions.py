@@ -127,6 +127,9 @@ class ActionApplier:
         if not self._family.reader.elementwise:
             return self._raise_all(decision, step)
         metric = self._family.metric(step.slots)
+        # With a learning rate of zero, as at the end of a schedule, no direction has a length.
+        if not step.reduction.largest(max(metric.rates, default=0.0)) > 0:
+            return False
         weights = []
         for d, part, rate in zip(
             metric.denominators, step.directions[decision.along], metric.rates, strict=True

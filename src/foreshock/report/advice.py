@@ -34,6 +34,7 @@ def advice(summary: RunSummary) -> Iterator[str]:
     """
     yield from misuse(summary)
     yield from _of_ranks(summary)
+    yield from _of_cooldowns(summary)
     yield from _after(summary)
     yield from _measure_more(summary)
     if not summary.explanations and not _has_fault(summary):
@@ -64,10 +65,21 @@ def _of_ranks(summary: RunSummary) -> Iterator[str]:
         yield f"{who} {first_few(ranks)} ({what}): {ADVICE[what]}."
 
 
+def _of_cooldowns(summary: RunSummary) -> Iterator[str]:
+    """Yield what the guard found: where it had to act again and again, it is not what helps."""
+    for event in summary.events:
+        if event.is_cooldown:
+            yield (
+                "Lower the learning rate, or warm it up for longer: the guard found it too high in itself "
+                f"({event.when})."
+            )
+
+
 def _after(summary: RunSummary) -> Iterator[str]:
     """Yield what the events of the loss ask for."""
     acted = summary.guard is not None and summary.guard[1] > 0
-    if acted and summary.explanations and not summary.failures and summary.highest < _LOW:
+    too_high = any(event.is_cooldown for event in summary.events)
+    if acted and not too_high and summary.explanations and not summary.failures and summary.highest < _LOW:
         yield f"Nothing needs to be done: the guard acted, and no spike is above {number(summary.highest)}×."
         return
     yield from advise(summary.explanations, guarded=summary.guard is not None)
@@ -101,6 +113,6 @@ def _has_fault(summary: RunSummary) -> bool:
         not measured
         or summary.probes.failed > measured
         or rare
-        or any(event.is_misuse for event in summary.events)
+        or any(event.is_misuse or event.is_cooldown for event in summary.events)
         or (summary.ranks is not None and bool(summary.ranks.departures))
     )

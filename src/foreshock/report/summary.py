@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from foreshock.runlog import Run
 
 _MISUSE = "misuse"
+_OF_COOLDOWN = "guard cooldown"
 _EVENTS = 500  # listed from the beginning and from the end: a page of any number could not be opened
 
 
@@ -69,6 +70,11 @@ class RunEvent:
     def is_misuse(self) -> bool:
         """Whether it says that Foreshock was not used as it must be: its name begins with ``misuse``."""
         return self.name.startswith(_MISUSE)
+
+    @property
+    def is_cooldown(self) -> bool:
+        """Whether it says that the guard found the learning rate too high in itself."""
+        return self.name == _OF_COOLDOWN
 
     @property
     def when(self) -> str:
@@ -344,7 +350,7 @@ def _events(run: Run, ranks: Ranks | None) -> tuple[RunEvent, ...]:
         for row in run.records.get("event", [])
     ]
     rows += [
-        (row["step"], row["step"], 1, "guard cooldown", row.get("reason"))
+        (row["step"], row["step"], 1, _OF_COOLDOWN, row.get("reason"))
         for row in run.records.get("guard", [])
         if row.get("remedy") == COOLDOWN
     ]

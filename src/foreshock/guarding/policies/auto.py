@@ -14,6 +14,7 @@ from foreshock.guarding.policies.outlier import Outlier
 from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure
 from foreshock.guarding.policies.rising import Rising
 from foreshock.guarding.policies.secant import Secant
+from foreshock.guarding.record import Remedy
 
 # Clipping what is merely large costs progress and prevents no spike that comes from v: only what exceeds all
 # of recent training by far is clipped.
@@ -31,9 +32,10 @@ _WORDS = (
     f"v was to be raised on more than {MOST} of the last {WINDOW} steps: the learning rate is too high in "
     "itself. Lower it, or warm it up for longer"
 )
+_REMEDIES: tuple[tuple[Remedy, float], ...] = (("raise all", _COOLING), ("cooldown", 1.0))
 _COOLDOWN = tuple(
     Decision(remedy, factor, f"{_WORDS}; meanwhile √v is doubled", (MOST + 1) / WINDOW, MOST / WINDOW)
-    for remedy, factor in (("raise all", _COOLING), ("cooldown", 1.0))
+    for remedy, factor in _REMEDIES
 )
 
 

@@ -47,6 +47,7 @@ _MOST = 100.0  # product of the raises along gradients in 100 steps; two or thre
 # Of all of v, √v: in 100 steps, at a ratio that only a wall makes or soon after another raise.
 _OF_ALL, _MOST_OF_ALL = 2.0, 8.0
 _WALL, _SOON = 2.0, 10
+_STILL_GROWING = 1.3
 
 
 def is_growing(signals: GuardSignals) -> bool:
@@ -87,7 +88,7 @@ class AgainstGrowth:
 
     def __init__(self) -> None:
         self._along, self._all = RaiseLimit(_MOST), RaiseLimit(_MOST_OF_ALL)
-        self._last = -math.inf  # the last step on which the gradient grew
+        self._last, self._ratio = -math.inf, math.nan  # of the last step on which the gradient grew
 
     def decide(self, signals: GuardSignals) -> Sequence[Decision]:
         """Return the raises of a step on which the gradient grows, as far as the limits leave some.
@@ -96,8 +97,11 @@ class AgainstGrowth:
             signals: The step about to be taken; `is_growing` holds of it.
         """
         step, ratio = signals.step, signals.grown_ratio
-        # From both sides: after a return to an earlier checkpoint, the last one was of another run.
-        again, self._last = 0 <= step - self._last < _SOON, step
+        # From both sides: after a return to an earlier checkpoint, the last one was of another run. A ratio
+        # that falls to the edge is what the momentum still makes of a growth that a raise has ended.
+        goes_on = ratio > _STILL_GROWING or not ratio < self._ratio
+        again = 0 <= step - self._last < _SOON and goes_on
+        self._last, self._ratio = step, ratio
         wanted = min(max(ratio / _GROWN_TO, 1.0), _LARGEST_RAISE)
         raises: list[tuple[Remedy, float]] = [("raise along", self._along.grant(step, wanted))]
         if again or ratio > _WALL:
@@ -113,12 +117,12 @@ class AgainstGrowth:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed policy needs, as plain values."""
-        last = self._last if math.isfinite(self._last) else None
+        last = (self._last, self._ratio) if math.isfinite(self._last) else None
         return {"factors": self._along.state_dict(), "all": self._all.state_dict(), "last": last}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`, also of versions that kept less."""
         self._along.load_state_dict(state.get("factors", ()))
         self._all.load_state_dict(state.get("all", ()))
-        last = state.get("last")
-        self._last = -math.inf if last is None else int(last)
+        last, ratio = state.get("last") or (-math.inf, math.nan)
+        self._last, self._ratio = last, float(ratio)
