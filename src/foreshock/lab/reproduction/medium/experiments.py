@@ -298,7 +298,8 @@ MEDIUM: Mapping[str, Experiment] = MappingProxyType(
             _experiment(
                 "llm-words",
                 "A LLaMA-like model on words",
-                "As `llm` at this scale, with the 4,000 most frequent words in place of bytes.",
+                "As `llm` at this scale, with the 4,000 most frequent words in place of bytes. The curvature "
+                "along the gradient is read at every fourth step.",
                 MediumLlmConfig(
                     unit="word",
                     steps=600,
@@ -306,8 +307,10 @@ MEDIUM: Mapping[str, Experiment] = MappingProxyType(
                     weight_decay=0.3,
                     batch_size=16,
                     examples=64,
+                    probe_every=40,
+                    direction_every=4,
                     probe_examples=64,
-                    events=3,
+                    events=1,
                 ),
                 _llm,
             ),
