@@ -37,4 +37,6 @@ nitpick_ignore = [
     ("py:class", "foreshock.curvature.weights.PartWeights"),
     # Which processes measure together: the same.
     ("py:class", "foreshock.distributed.joint.Joint"),
+    # What an evaluation starts from: the same.
+    ("py:class", "foreshock.isolation.random_numbers.RandomState"),
 ]
