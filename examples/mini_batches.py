@@ -37,8 +37,9 @@ for _ in range(30):
             (loss_fn(model, part) / len(parts)).backward()
         # For language models, whose mean is over tokens, pass counts= to MicroBatches.
         whole = foreshock.MicroBatches(parts)
-        # Between backward and step. It decides by itself when: often while v lags, rarely otherwise.
-        measured += guard.measure(model, loss_fn, whole)
+        # Between backward and step. It decides by itself when: every 20 steps while v lags and every 100
+        # otherwise, unless you say more often, as for a run as short as this.
+        measured += guard.measure(model, loss_fn, whole, every=10)
         optimizer.step()
 
 summary = guard.summary()

