@@ -27,7 +27,7 @@ from benchmarks.guardbench.merging import merge
 from benchmarks.markdown import replace_between
 
 from foreshock.lab.guardbench.publication import load_scores, page_of, write_pages
-from foreshock.lab.guardbench.starts import MORE, short_table
+from foreshock.lab.guardbench.starts import MORE, short_table, starts_table
 from foreshock.lab.guardbench.suite import SUITES
 from foreshock.lab.guardbench.tables import method_table, methods_run
 from foreshock.lab.spikebench.page import GROUPS
@@ -58,6 +58,26 @@ the steps, and far below the edge the secant is measured every eighth step inste
 of `guard-epsilon`, `guard-beta2` and `guard-auto-beta2-0.95` were made before that.
 Nothing was chosen on the held-out half, but its figures above are no longer those of an untouched one.
 Those of the first scoring, of seed 0, are:"""
+
+_HISTORY_OF_DRAWN = """\
+## How the held-out draws were scored before
+
+The full batches were scored twice. The first score is below. After it one condition was added, because of
+warm restarts that are no task of this suite: all of v is raised soon after another raise only where the
+growth does not fade. The tables above are of the guard with it. The ten families were new to the rules until
+draws for development showed that the guard left a spike in 21 of 100 of them; the rules on walls of the loss,
+and doubling √v instead of pausing, were made on those.
+
+Full batches were trained from four starts, the others, which take longer, from two."""
+
+
+def history_of_drawn(first: dict[str, Any]) -> str:
+    """Return the last section of the page of drawn tasks.
+
+    Args:
+        first: Scores of the first scoring.
+    """
+    return f"{_HISTORY_OF_DRAWN}\n\n{starts_table(first['perturbed'][HELD_OUT]['full'])}"
 
 
 def history(first: dict[str, Any]) -> str:
@@ -101,6 +121,8 @@ def publish(folder: Path | None, *, suite: str = "full", keep: bool = False) -> 
     made = f"foreshock bench guard --suite {suite} --release{_chosen(scores)}"
     command = scores.get("command", made) if suite == "drawn" else made
     earlier = history(load_scores(RESULTS / "first.json")) if suite == "full" else ""
+    if suite == "drawn":
+        earlier = history_of_drawn(json.loads((RESULTS / "drawn_first.json").read_text("utf-8")))
     write_pages(
         scores,
         PAGES,

@@ -113,7 +113,7 @@ def test_every_test_configuration_trains(config):
 
 
 def test_the_test_split_has_families_that_nothing_was_developed_or_looked_at_on():
-    # The drawn tasks of GuardBench have them: no forecast was made for those, and the split was scored before.
+    # The drawn tasks of GuardBench have them: they came after the split was scored.
     others = set(guardbench.SUITES) - {"drawn"}
     guarded = {config.family for name in others for config in guardbench.suite(name)}
     assert families("test").isdisjoint(families("full", "quick") | guarded)
