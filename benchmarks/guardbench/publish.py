@@ -92,6 +92,15 @@ def history(first: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def _history_of(suite: str) -> str:
+    """Return the last section of a suite's page; nothing if its held-out half was scored once."""
+    if suite == "full":
+        return history(load_scores(RESULTS / "first.json"))
+    if suite == "drawn":
+        return history_of_drawn(json.loads((RESULTS / "drawn_first.json").read_text("utf-8")))
+    return ""
+
+
 def _chosen(scores: dict[str, Any]) -> str:
     """Return the options that choose the methods that were run; nothing if all were."""
     run = methods_run(scores)
@@ -114,20 +123,16 @@ def publish(folder: Path | None, *, suite: str = "full", keep: bool = False) -> 
     scores = load_scores(folder / "scores.json" if folder is not None else published)
     if keep:
         scores = merge(scores, load_scores(published))
+        scores.pop("command", None)  # that of the methods that were trained now
     _save(scores, published)
     present = load_scores(PERTURBED) if suite == "full" and not scores.get("perturbed") else None
     if suite in _TABLES:
         _write_table(scores if present is None else present, *_TABLES[suite])
-    made = f"foreshock bench guard --suite {suite} --release{_chosen(scores)}"
-    command = scores.get("command", made) if suite == "drawn" else made
-    earlier = history(load_scores(RESULTS / "first.json")) if suite == "full" else ""
-    if suite == "drawn":
-        earlier = history_of_drawn(json.loads((RESULTS / "drawn_first.json").read_text("utf-8")))
     write_pages(
         scores,
         PAGES,
-        command=command,
-        history=earlier,
+        command=scores.get("command", f"foreshock bench guard --suite {suite} --release{_chosen(scores)}"),
+        history=_history_of(suite),
         name=page_of(suite),
         present=present,
         caution=_OF_EARLIER_GUARD if suite == "normalised" else "",

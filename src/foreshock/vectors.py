@@ -111,10 +111,9 @@ def flatten(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
         torch.zeros(_here(one).shape, dtype=dtype, device=device) if tensor is None else _dense(tensor)
         for tensor, one in zip(tensors, like, strict=True)
     ]
-    if len(parts) > 1 and all(part.dtype == dtype and part.device == device for part in parts):
-        # One operation, where a copy into each part takes forty times as long for small ones.
-        vector: Tensor = torch._C._nn.flatten_dense_tensors(parts)
-        return vector
+    if all(part.dtype == dtype and part.device == device for part in parts):
+        # One operation, where a copy into each part takes many times as long for small ones.
+        return torch.cat([part.reshape(-1) for part in parts])
     vector = torch.empty(local_size(like), dtype=dtype, device=device)
     for place, part in zip(split(vector, like), parts, strict=True):
         place.copy_(part)

@@ -75,16 +75,7 @@ class Sign:
             >>> sign.at(0.25, 50), sign.at(7.0, 50), sign.at(float("nan"), 50)
             (0.0, 3.0, 0.5)
         """
-        if math.isnan(value):
-            return self.unknown[horizon]
-        knots, points = self.knots, self.points[horizon]
-        i = bisect_right(knots, value)
-        if i == 0:
-            return points[0]
-        if i == len(knots):
-            return points[-1]
-        part = (value - knots[i - 1]) / (knots[i] - knots[i - 1])
-        return points[i - 1] + part * (points[i] - points[i - 1])
+        return self._read(self._place(value), horizon)
 
     def across(self, value: float) -> Sequence[float]:
         """Return the points of a value for each of `HORIZONS`.
@@ -97,16 +88,24 @@ class Sign:
             >>> sign.across(0.25)
             [0.0, 0.0, 0.0, 0.0]
         """
+        place = self._place(value)
+        return [self._read(place, horizon) for horizon in HORIZONS]
+
+    def _place(self, value: float) -> tuple[int, float] | None:
+        """Return how many knots lie below a value, and how far on it is to the next; None of NaN."""
         if math.isnan(value):
-            return [self.unknown[horizon] for horizon in HORIZONS]
-        knots, lines = self.knots, [self.points[horizon] for horizon in HORIZONS]
-        i = bisect_right(knots, value)
-        if i == 0:
-            return [points[0] for points in lines]
-        if i == len(knots):
-            return [points[-1] for points in lines]
-        part = (value - knots[i - 1]) / (knots[i] - knots[i - 1])
-        return [points[i - 1] + part * (points[i] - points[i - 1]) for points in lines]
+            return None
+        i, knots = bisect_right(self.knots, value), self.knots
+        inside = 0 < i < len(knots)
+        return i, (value - knots[i - 1]) / (knots[i] - knots[i - 1]) if inside else 0.0
+
+    def _read(self, place: tuple[int, float] | None, horizon: int) -> float:
+        if place is None:
+            return self.unknown[horizon]
+        (i, part), points = place, self.points[horizon]
+        if i in (0, len(points)):
+            return points[max(i - 1, 0)]
+        return points[i - 1] + part * (points[i] - points[i - 1])
 
 
 @dataclass(frozen=True)

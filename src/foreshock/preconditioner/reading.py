@@ -95,6 +95,7 @@ def read_steps(
 def _steps(
     optimizers: Optimizer | Sequence[Optimizer], gradient_scale: float
 ) -> Iterator[tuple[Tensor, ParameterStep | None]]:
+    # `read_steps` without its no_grad, which a generator enters anew for each parameter.
     _require_scale(gradient_scale)
     for optimizer in as_optimizers(optimizers):
         reader, scale = find_reader(optimizer), gradient_scale * _own_scale(optimizer)

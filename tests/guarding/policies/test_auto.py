@@ -8,7 +8,8 @@ import torch
 from torch import nn, optim
 
 from foreshock.guarding import Auto, GuardSignals, guard
-from foreshock.guarding.policies.auto import EPISODE, MOST, TIMES, WINDOW, Cooldown
+from foreshock.guarding.policies.auto import MOST, REST, TIMES, WINDOW, Cooldown
+from foreshock.guarding.policies.raise_limit import RaiseLimit
 from guarding.training import Script, asked
 
 
@@ -23,9 +24,9 @@ def test_half_of_the_steps_are_endured_and_more_are_not():
 
 def test_in_a_thousand_steps_it_happens_three_times_at_most():
     every = [MOST + (MOST + 1) * count for count in range(TIMES)]
-    assert raised(Cooldown(), range(EPISODE)) == every
-    later = raised(Cooldown(), range(2 * EPISODE))[TIMES]
-    assert later - every[0] in range(EPISODE, EPISODE + WINDOW)
+    assert raised(Cooldown(), range(REST)) == every
+    later = raised(Cooldown(), range(2 * REST))[TIMES]
+    assert later - every[0] in range(REST, REST + WINDOW)
 
 
 def test_steps_that_are_long_ago_do_not_count():
@@ -39,9 +40,9 @@ def test_it_goes_on_after_loading():
     other.load_state_dict(cooldown.state_dict())
     assert other.starts(MOST, raises=True)
     spent = Cooldown()
-    raised(spent, range(EPISODE // 2))
+    raised(spent, range(REST // 2))
     other.load_state_dict(spent.state_dict())
-    assert raised(other, range(EPISODE // 2, EPISODE)) == []
+    assert raised(other, range(REST // 2, REST)) == []
 
 
 def test_auto_raises_all_of_v_where_it_raised_again_and_again_and_goes_on():
@@ -59,7 +60,7 @@ def test_a_policy_that_is_handed_on_starts_again():
     cooldown = Cooldown()
     raised(cooldown, range(900, 900 + MOST))
     assert not cooldown.starts(0, raises=True)
-    raised(cooldown, range(EPISODE))
+    raised(cooldown, range(REST))
     assert raised(cooldown, range(MOST + 1)) == [MOST]
 
 
@@ -107,3 +108,10 @@ def test_a_cooldown_doubles_the_root_of_v_and_is_reported(caplog):
     assert sum("too high" in record.message for record in caplog.records) == 1
     reported = [action.remedy for action in watched.actions]
     assert reported.count("cooldown") == 2
+
+
+def test_after_a_return_the_raises_of_the_other_run_do_not_count_and_those_before_do():
+    limit = RaiseLimit(4.0)
+    assert [limit.grant(step, 2.0) for step in (10, 50)] == [2, 2]
+    assert limit.grant(60, 2.0) == 1
+    assert [limit.grant(step, 2.0) for step in (50, 51)] == [2, 1]

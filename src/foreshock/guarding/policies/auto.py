@@ -12,6 +12,7 @@ from foreshock.guarding.policies.curvature import CurvatureDriven
 from foreshock.guarding.policies.mean_square import MeanSquare
 from foreshock.guarding.policies.outlier import Outlier
 from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure
+from foreshock.guarding.policies.raise_limit import RaiseLimit
 from foreshock.guarding.policies.rising import Rising
 from foreshock.guarding.policies.secant import Secant
 from foreshock.guarding.record import Remedy
@@ -24,15 +25,14 @@ _AFTER_OUTLIER = 2  # steps whose secant an outlier spoils: Δg has its gradient
 WINDOW, MOST = 100, 50
 """After raises on more than 50 of the last 100 steps the learning rate is too high in itself."""
 
-EPISODE, TIMES = 1000, 3
-"""All of v is raised for that three times in 1,000 steps at most."""
+COOLING, TIMES, REST = 2.0, 3, 1000
+"""Factor on √v, by which it is raised for that three times in 1,000 steps at most."""
 
-_COOLING = 2.0  # factor on √v
 _WORDS = (
     f"v was to be raised on more than {MOST} of the last {WINDOW} steps: the learning rate is too high in "
     "itself. Lower it, or warm it up for longer"
 )
-_REMEDIES: tuple[tuple[Remedy, float], ...] = (("raise all", _COOLING), ("cooldown", 1.0))
+_REMEDIES: tuple[tuple[Remedy, float], ...] = (("raise all", COOLING), ("cooldown", 1.0))
 _COOLDOWN = tuple(
     Decision(remedy, factor, f"{_WORDS}; meanwhile √v is doubled", (MOST + 1) / WINDOW, MOST / WINDOW)
     for remedy, factor in _REMEDIES
@@ -53,7 +53,7 @@ class Cooldown:
 
     def __init__(self) -> None:
         self._raised: deque[int] = deque()
-        self._started: deque[int] = deque(maxlen=TIMES)
+        self._limit = RaiseLimit(COOLING**TIMES, steps=REST)
 
     def starts(self, step: int, *, raises: bool) -> bool:
         """Take a step into account, and return whether all of v is to be raised on it.
@@ -62,9 +62,8 @@ class Cooldown:
             step: Its number.
             raises: Whether v is to be raised.
         """
-        for steps in (self._raised, self._started):
-            if steps and steps[-1] >= step:
-                steps.clear()  # those were the steps of another run
+        if self._raised and self._raised[-1] >= step:
+            self._raised.clear()  # those were the steps of another run
         while self._raised and self._raised[0] <= step - WINDOW:
             self._raised.popleft()
         if raises:
@@ -72,19 +71,16 @@ class Cooldown:
         if len(self._raised) <= MOST:
             return False
         self._raised.clear()
-        if len(self._started) == TIMES and self._started[0] > step - EPISODE:
-            return False
-        self._started.append(step)
-        return True
+        return self._limit.grant(step, COOLING) > 1
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, as plain values."""
-        return {"raised": list(self._raised), "started": list(self._started)}
+        return {"raised": list(self._raised), "limit": self._limit.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self._raised = deque(state["raised"])
-        self._started = deque(state.get("started", ()), maxlen=TIMES)  # earlier versions had none
+        self._limit.load_state_dict(state.get("limit", ()))  # earlier versions had none
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""How much a rule may raise v within 100 steps, whatever it sees."""
+"""How much a rule may raise v within some steps, whatever it sees."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections import deque
 from collections.abc import Sequence
 
 EPISODE = 100
-"""Steps for which a raise counts against the limit."""
+"""Steps for which a raise counts against the limit, where nothing else is said."""
 
 _LEAST = 1.001  # a smaller factor is what rounding leaves of the limit
 
 
 class RaiseLimit:
-    """Keep the product of the factors of 100 steps below a limit.
+    """Keep the product of the factors of some steps below a limit.
 
     v forgets at its own pace: what was raised too often stays raised for 1/(1 − β₂) steps.
 
     Args:
         most: The limit, > 1.
+        steps: For how many steps a factor counts.
 
     Example:
         >>> limit = RaiseLimit(2.0)
@@ -26,8 +27,8 @@ class RaiseLimit:
         [1.5, 1.333, 1.0, 1.5]
     """
 
-    def __init__(self, most: float) -> None:
-        self._most = most
+    def __init__(self, most: float, *, steps: int = EPISODE) -> None:
+        self._most, self._steps = most, steps
         self._factors: deque[tuple[int, float]] = deque()
 
     def grant(self, step: int, factor: float) -> float:
@@ -37,8 +38,9 @@ class RaiseLimit:
             step: The step about to be taken.
             factor: The factor on √v that is asked for, ≥ 1.
         """
-        # From both sides: after a return to an earlier checkpoint, those were steps of another run.
-        while self._factors and not 0 <= step - self._factors[0][0] < EPISODE:
+        while self._factors and self._factors[-1][0] >= step:
+            self._factors.pop()  # after a return to an earlier checkpoint: steps of another run
+        while self._factors and self._factors[0][0] <= step - self._steps:
             self._factors.popleft()
         left = min(factor, self._most / math.prod(one for _, one in self._factors))
         if not left > _LEAST:
