@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from foreshock.dynamics import (
@@ -82,6 +82,7 @@ def test_spectral_radius_is_one_where_the_ratio_is(recursion, mean, variance):
     st.floats(-0.3, 3),
     st.floats(0, 10),
 )
+@example(adam_recursion(0.9), 6.0, 5e-324, 1.0)
 def test_ratio_is_below_one_exactly_where_the_radius_is(recursion, rate, mean, variance):
     ratio = mean_square_ratio(recursion, learning_rate=rate, mean=mean, variance=variance)
     radius = kronecker_radius(recursion, rate, mean, variance)

@@ -78,10 +78,12 @@ def mean_square_ratio(
     if variance == 0 and mean >= 0:
         return full_batch
     trace, determinant, lower = _characteristic(recursion, learning_rate * mean)
-    if not (lower > 0 and determinant < 1):
+    below_edge = (1 - determinant) * lower * (1 + beta) * shrunk
+    # Of a mean curvature near the smallest float the product is zero.
+    if not (lower > 0 and determinant < 1 and below_edge > 0):
         return 0.0 if learning_rate == 0 else math.inf
     fed_back = learning_rate**2 * _numerator(recursion, trace, determinant)
-    return full_batch + variance * fed_back / ((1 - determinant) * lower * (1 + beta) * shrunk)
+    return full_batch + variance * fed_back / below_edge
 
 
 def noise_gain(recursion: LinearRecursion, *, learning_rate: float, mean: float) -> float:
