@@ -177,6 +177,27 @@ def test_an_idle_guard_changes_nothing(build):
 
 
 @needs_gpu
+def test_in_mini_batches_a_guard_that_may_be_late_does_not_wait_for_the_device():
+    model, batch, loss_fn = regression()
+    optimizer = make_adam(model)
+    guard = foreshock.guard(optimizer, wait=False)
+    measurer, quiet = guard._engine._measurer, 0
+    for step in range(240):
+        optimizer.zero_grad()
+        (loss_fn(model, batch) * (1.0, 1.5, 0.8)[step % 3]).backward()
+        late = step >= 80 and measurer._wait > 0 and not measurer._alert
+        torch.cuda.set_sync_debug_mode("error" if late else "default")
+        try:
+            optimizer.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert not guard._engine.skipped
+        quiet += late
+    assert quiet >= 120
+    assert not guard.summary().notes
+
+
+@needs_gpu
 def test_a_step_that_logs_nothing_does_not_wait_for_the_device():
     model, batch, loss_fn = regression()
     optimizer = make_adam(model)

@@ -42,7 +42,8 @@ def test_samples_of_a_single_process_are_what_sums_over_several_would_give():
     for step in range(5):
         gradients = [torch.randn_like(key) for key in keys]
         found = alone.follow(keys, gradients)
-        assert str(together.follow(keys, gradients, columns)) == str(found)
+        # One sum over all coordinates, or one of each tensor's: they are rounded apart.
+        assert together.follow(keys, gradients, columns) == pytest.approx(found, abs=1e-6, nan_ok=True)
         assert str(resumed.follow(keys, gradients)) == str(found)
         assert math.isnan(found.with_last) == (step == 0)
         state, resumed = resumed.state_dict(keys), GradientSamples()

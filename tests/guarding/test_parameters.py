@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn, optim
 
-from foreshock.guarding import guard
+from foreshock.guarding import displacement, guard
 from foreshock.guarding import parameters as module
 from foreshock.guarding.parameters import bundle, read_slots
 from guarding.training import ADAMS, Script, asked, data, network, train, weights
@@ -68,6 +68,34 @@ def test_the_secant_and_a_raise_are_those_of_tensors_one_by_one(name, decisions,
     assert seen[0] == pytest.approx(seen[1], rel=1e-4 if name != "adamw" else 2e-2)
     for one, other in zip(*ends, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_on_an_accelerator_large_tensors_are_put_together_too():
+    """Starting an operation takes longer there than its work on a million coordinates."""
+    sizes = (2**20, 2**24, 5, 2**24 + 1, 2**24)
+    slots = [
+        slot._replace(parameter=torch.empty(size, device="meta"), gradient=torch.empty(size, device="meta"))
+        for slot, size in zip(slots_of(*[1] * len(sizes)), sizes, strict=True)
+    ]
+    assert sizes_of(slots) == [[2**20, 2**24, 5], [2**24 + 1], [2**24]]
+
+
+def test_the_buffer_of_a_large_bundle_is_used_again(monkeypatch):
+    """With the same secants, bit by bit."""
+    seen = []
+    for largest in (module.LARGEST, 0):
+        monkeypatch.setattr(displacement, "LARGEST", largest)
+        model, script = network(), Script()
+        watched = guard(optim.Adam(model.parameters(), lr=0.01), script)
+        places = []
+        for _ in range(6):
+            train(model, watched.optimizer, data(), 1)
+            places.append([buffer.data_ptr() for buffer in watched.buffers()])
+        assert len(places[-1]) == 1
+        assert largest or len({tuple(place) for place in places[1:]}) == 1
+        seen.append([one.secant for one in script.seen])
+    assert seen[0] == seen[1]
+    assert all(map(math.isfinite, seen[0]))
 
 
 def test_a_resumed_guard_goes_on_with_the_same_displacement():

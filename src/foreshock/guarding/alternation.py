@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from foreshock.guarding.parameters import as_real, columns
+from foreshock.guarding.parameters import as_real
 
 SAMPLED = 1024
 """Coordinates of each tensor that are compared, evenly spread: a copy of two gradients would be too large."""
@@ -92,7 +92,7 @@ class GradientSamples:
         # waited for, all of them compare whenever one does.
         if total is None and not kept:
             return UNKNOWN
-        numbers = (total or columns)(_products(now, kept))
+        numbers = _whole_products(now, kept) if total is None else total(_products(now, kept))
         square, last, last_square, second, second_square = numbers
         return Alternation(_cosine(last, last_square, square), _cosine(second, second_square, square))
 
@@ -143,26 +143,47 @@ def _places(whole: Tensor) -> range:
 def _sampled(keys: tuple[Tensor, ...], gradients: Sequence[Tensor]) -> _Sample:
     rows = []
     for gradient in gradients:
-        whole = as_real(gradient).reshape(-1)
-        stride = _places(whole).step
-        rows.append(whole if stride == 1 else whole[::stride])
+        whole = as_real(gradient)
+        places = _places(whole)
+        if places.step == 1:
+            rows.append(whole.reshape(-1))
+        elif whole.is_contiguous():  # in one call: there may be a hundred of them
+            rows.append(whole.as_strided((len(places),), (places.step,), whole.storage_offset()))
+        else:
+            rows.append(whole.reshape(-1)[:: places.step])
     if len({(row.dtype, row.device) for row in rows}) > 1:
         rows = [row.to(rows[0].device, torch.float32) for row in rows]
     values = torch.cat(rows).float() if rows else torch.zeros(0)
     return _Sample(keys, values, tuple([row.numel() for row in rows]))
 
 
+def _whole_products(now: _Sample, kept: Sequence[_Sample]) -> list[float]:
+    """Return gᵀg, and of each step before its product with g and with itself, over all parameters."""
+    made = [torch.dot(now.values, now.values)]
+    for i in range(_STEPS):
+        before = kept[i].values if _fits(now, kept, i) else torch.full_like(now.values, math.nan)
+        made += [torch.dot(now.values, before), torch.dot(before, before)]
+    products: list[float] = torch.stack(made).tolist()
+    return products
+
+
 def _products(now: _Sample, kept: Sequence[_Sample]) -> list[list[float]]:
-    """Return of each parameter gᵀg, and of each step before its product with g and with itself."""
+    """Return of each parameter the same, to be added up over processes."""
     rows = now.rows
     made = [rows * rows]
     for i in range(_STEPS):
-        fits = i < len(kept) and _same(kept[i].keys, now.keys) and kept[i].sizes == now.sizes
         # What is missing in one process is missing in the sum, and so in all of them.
-        before = kept[i].rows if fits else torch.full_like(rows, math.nan)
+        before = kept[i].rows if _fits(now, kept, i) else torch.full_like(rows, math.nan)
         made += [rows * before, before * before]
     products: list[list[float]] = torch.stack(made).sum(dim=2).T.tolist()
     return products
+
+
+def _fits(now: _Sample, kept: Sequence[_Sample], place: int) -> bool:
+    """Return whether there is a sample before of the same coordinates."""
+    if place >= len(kept):
+        return False
+    return kept[place].sizes == now.sizes and _same(kept[place].keys, now.keys)
 
 
 def _same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:

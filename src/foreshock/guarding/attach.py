@@ -21,6 +21,7 @@ def guard(
     on_action: Callable[[GuardAction], None] | None = None,
     max_actions: int = 1000,
     group: Any = None,
+    wait: bool = True,
 ) -> Guard:
     """Keep an optimizer from making loss spikes, by hooks on its ``step()``.
 
@@ -34,6 +35,9 @@ def guard(
         max_actions: How many of the last actions to keep, ≥ 1.
         group: Process group to add sums up over, where plain tensors are parts of parameters (FSDP1, ZeRO).
             FSDP2 and DistributedDataParallel need none.
+        wait: False where waiting for the device before each step would cost more than it is worth: in
+            mini-batches ‖g‖ is then known one step later on most steps, as long as it does not double. An
+            outlier that comes on such a step is not clipped. Full batches are guarded as with True.
 
     Returns:
         The guard. It acts until `Guard.detach`.
@@ -41,7 +45,8 @@ def guard(
     Raises:
         TypeError: If the optimizer can't be guarded or lacks the option that the policy changes, or if
             `policy` is no policy.
-        ValueError: If there is no such policy, or there are several optimizers.
+        ValueError: If there is no such policy, there are several optimizers, or the policy ``"outlier"``,
+            which has to know a gradient before it is used, is not to wait for it.
 
     Example:
         >>> import torch
@@ -66,7 +71,11 @@ def guard(
     else:
         require_policy(policy)
         chosen = copy.deepcopy(policy)
-    watched = Guard(several[0], chosen, on_action=on_action, max_actions=max_actions, group=group)
+    if chosen.name == "outlier" and not wait:
+        raise ValueError(
+            "the policy 'outlier' clips gradients, which it has to know before the step: leave out wait=False"
+        )
+    watched = Guard(several[0], chosen, on_action=on_action, max_actions=max_actions, group=group, wait=wait)
     _require_option(watched, chosen)
     return watched
 

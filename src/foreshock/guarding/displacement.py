@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from foreshock.guarding.parameters import Bundle, Slot, as_real, bundle, flat, per_group
+from foreshock.guarding.parameters import LARGEST, Bundle, Slot, as_real, bundle, flat, per_group
 from foreshock.vectors import split
 
 _WIDE = (torch.float32, torch.float64)
@@ -102,13 +102,14 @@ class Displacement:
         sources: list[Tensor] = []
         for name, members in named.items():
             buffer = self._backs.get(name)
-            if len(members) > 1:
+            if len(members) > 1 and (buffer is None or buffer.numel() <= LARGEST):
                 self._backs[name] = flat(members, lambda slot: slot.parameter)
             elif buffer is None:  # a large parameter for the first time
                 self._backs[name] = members[0].parameter.clone()
             else:
-                reused.append(buffer)
-                sources.append(members[0].parameter)
+                targets = [slot.parameter for slot in members]
+                reused += split(buffer, targets) if len(members) > 1 else [buffer]
+                sources += targets
         if reused:
             torch._foreach_copy_(reused, sources)
 

@@ -23,6 +23,7 @@ from foreshock.guarding.tracking import RunMemory
 from foreshock.preconditioner import unwrap
 
 _GROWN = 1.25  # ‖g‖²: below, no policy looks at the ratio that growth implies
+_NOISY = 0.1  # usual change of ln ‖g‖² from step to step; below, batches may be the whole set
 
 
 class Engine:
@@ -32,6 +33,7 @@ class Engine:
         optimizer: The optimizer.
         policy: When and how to act.
         group: Process group to add sums up over besides, or None.
+        wait: Whether to know ‖g‖ before each step; else, where batches differ, from the step before.
 
     Attributes:
         memory: What is remembered from step to step.
@@ -40,7 +42,8 @@ class Engine:
         skipped: Whether nothing was measured at the last step because something failed.
     """
 
-    def __init__(self, optimizer: Optimizer, policy: Policy, *, group: Any = None) -> None:
+    def __init__(self, optimizer: Optimizer, policy: Policy, *, group: Any = None, wait: bool = True) -> None:
+        self._wait = wait
         self._optimizer, self._policy = unwrap(optimizer), policy
         self._unused = copy.deepcopy(policy.state_dict())  # what the policy remembers before any run
         family = find_family(optimizer)
@@ -68,10 +71,16 @@ class Engine:
         # shortened afterwards: by how much, follows from what is done to v.
         self._hold(decay=False)
         wanted, exact_above = self._policy.needs, self._policy.exact_above
+        late = None if self._wait else self._measurer.late(step=self.step)
+        actions = [] if late is None else self._guard(late, frozenset(), late=True)
         measured = self._measurer.measure(
-            wanted, step=self.step, unclipped=self.memory.clips.undoing, exact_above=exact_above
+            wanted,
+            step=self.step,
+            unclipped=self.memory.clips.undoing,
+            exact_above=exact_above,
+            late=not self._wait and self._may_be_late(),
         )
-        actions = [] if measured is None else self._guard(measured, wanted)
+        actions += [] if measured is None else self._guard(measured, wanted)
         self._measurer.record(
             measured,
             wanted=wanted,
@@ -156,8 +165,24 @@ class Engine:
         if not rate == shortened == 1:
             self._held.hold({"lr": rate, "weight_decay": shortened})
 
-    def _guard(self, measured: Measured, wanted: frozenset[Measure]) -> list[GuardAction]:
-        """Remember what was measured, decide, and act."""
+    def _may_be_late(self) -> bool:
+        """Return whether ‖g‖ of the coming step may be known one step later.
+
+        Not of full batches: from where their gradient doubles it is two or three steps to the spike. Nor
+        where λ_max of the coming step was measured, which is to be acted on at once.
+        """
+        growth = self.memory.growth
+        return (
+            growth.settled
+            and growth.noise > _NOISY
+            and not growth.growing_fast
+            and math.isnan(self.curvature[0])
+        )
+
+    def _guard(
+        self, measured: Measured, wanted: frozenset[Measure], *, late: bool = False
+    ) -> list[GuardAction]:
+        """Remember what was measured, decide, and act; a gradient of the last step can no longer be clipped."""
         memory = self.memory
         if not measured.finite:
             # One record for the first of a row of such gradients; the step is left to the optimizer.
@@ -169,8 +194,11 @@ class Engine:
             coordinates=measured.coordinates,
             beta2=measured.beta2,
             second_moment=self._measurer.second_moment_total,
+            unclipped=memory.clips.undoing[0 if late else 1],
         )
-        decisions = self._policy.decide(self._signals(measured, wanted))
+        decisions = self._policy.decide(self._signals(measured, wanted, late=late))
+        if late:
+            decisions = [one for one in decisions if one.remedy != "clip"]
         if not decisions:
             return []  # on nearly all steps; nothing below is computed for them
         slots = self._measurer.slots
@@ -183,21 +211,21 @@ class Engine:
         done = self._applier.apply(decisions, ComingStep(slots, self._measurer.reduction, directions))
         return [self._action(decision) for decision in done]
 
-    def _signals(self, measured: Measured, wanted: frozenset[Measure]) -> GuardSignals:
+    def _signals(self, measured: Measured, wanted: frozenset[Measure], *, late: bool) -> GuardSignals:
         grown = self.memory.growth
-        growing = grown.sustained >= _GROWN or grown.growing_fast
+        growing = not late and (grown.sustained >= _GROWN or grown.growing_fast)
         turned = UNKNOWN
         if "secant" in wanted:
             turned = self._measurer.alternation(growing=grown.latest >= _GROWN)
         return GuardSignals(
-            step=self.step,
+            step=self.step - late,
             updates=measured.updates,
             secant=measured.secant,
             squared_gradient=measured.squared_gradient,
             preconditioned_gradient=measured.preconditioned_gradient,
             lag=self.memory.natural.lag,
             mean_square=self.memory.mean_square,
-            curvature=self.curvature[0],
+            curvature=math.nan if late else self.curvature[0],
             growth=grown.sustained,
             rise=grown.rise,
             climb=grown.climb,

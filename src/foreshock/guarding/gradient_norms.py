@@ -112,18 +112,19 @@ class GradientNormCache:
     Attributes:
         keys: The parameters that had a gradient; the others are resting.
         precise: Whether their gradients are of float32 at least.
+        together: Whether their gradients are of one type on one device.
     """
 
     def __init__(self) -> None:
         self._slots: list[Slot] = []
         self.keys: list[Tensor] = []
-        self.precise = False
+        self.precise = self.together = False
         self._resting: list[Tensor] = []
         self._held: list[Mapping[str, Any]] = []  # the states of `keys`
         self._groups: list[dict[str, Any]] = []
         self._members: list[list[Tensor]] = []  # the parameters of each group
         self._states: list[Any] = []  # of all parameters
-        self._ahead, self._coordinates = 0, 0
+        self._ahead, self._coordinates, self._read_at = 0, 0, 0
 
     def gradients(self, optimizer: Optimizer) -> list[Tensor] | None:
         """Return the gradients, if the last full reading was of the parameters, states and groups of now.
@@ -163,19 +164,21 @@ class GradientNormCache:
         # The gradient is not held: it may be freed before the next step.
         self._slots = [slot._replace(gradient=slot.key, parameter=slot.key) for slot in slots]
         self.keys, self._held = [slot.key for slot in slots], [slot.state for slot in slots]
-        self.precise = all(slot.gradient.dtype.itemsize >= 4 for slot in slots)
+        kinds = {(slot.gradient.dtype, slot.gradient.device) for slot in slots}
+        self.precise = all(dtype.itemsize >= 4 for dtype, _ in kinds)
+        self.together = len(kinds) == 1
         self._groups = list(optimizer.param_groups)
         self._members = [list(group["params"]) for group in self._groups]
         moving = set(map(id, self.keys))
         self._resting = [one for one in all_parameters(optimizer) if id(one) not in moving]
         self._states = list(optimizer.state.values())
-        self._ahead = max(slot.updates for slot in slots) - step
+        self._ahead, self._read_at = max(slot.updates for slot in slots) - step, step
         self._coordinates = sum(slot.key.numel() for slot in slots)
 
     def forget(self) -> None:
         """Have everything read at the next step."""
         self._slots, self.keys, self._resting, self._held = [], [], [], []
-        self.precise = False
+        self.precise = self.together = False
         self._groups, self._members, self._states = [], [], []
 
     def measure(self, squared: float, family: Family, *, step: int) -> Measured:
@@ -194,14 +197,15 @@ class GradientNormCache:
             beta2=coming_beta2(family, self._slots[0]),
         )
 
-    def slots(self, *, step: int, scale: float) -> list[Slot]:
+    def slots(self, *, step: int, scale: float, wait: bool = True) -> list[Slot]:
         """Return all parameters with a gradient as a full reading would.
 
         Args:
             step: Number of the step.
             scale: What ``.grad`` still has to be divided by.
+            wait: Whether to wait for the device, if it counts the updates; else each step counts as one.
         """
-        slots = renew_slots(self._slots, scale=scale)
+        slots = renew_slots(self._slots, scale=scale, steps=None if wait else step - self._read_at)
         self._ahead = max(slot.updates for slot in slots) - step
         return slots
 

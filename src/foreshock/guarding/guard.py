@@ -37,6 +37,7 @@ class Guard:
         on_action: Called with each `GuardAction`. What it raises ends the training step.
         max_actions: How many of the last actions to keep, ≥ 1.
         group: Process group to add sums up over, where plain tensors are parts of parameters (FSDP1, ZeRO).
+        wait: Whether to wait at each step until the device has computed ‖g‖, see `foreshock.guard`.
 
     Attributes:
         policy: The policy.
@@ -56,17 +57,18 @@ class Guard:
         on_action: Callable[[GuardAction], None] | None = None,
         max_actions: int = 1000,
         group: Any = None,
+        wait: bool = True,
     ) -> None:
         if not max_actions >= 1:
             raise ValueError(f"max_actions is {max_actions!r}; keep at least one action")
-        self._engine = Engine(optimizer, policy, group=group)
+        self._engine = Engine(optimizer, policy, group=group, wait=wait)
         # In a loop that is compiled, the identities of gradients would be compiled anew at each step.
         untraced: Any = torch.compiler.disable
         self._take_norm = untraced(self._engine.clipped)
         self._optimizer, self.policy = optimizer, policy
         self.actions = ActionLog(max_actions)
         # What a copy is made with.
-        self._arguments = {"on_action": on_action, "max_actions": max_actions, "group": group}
+        self._arguments = {"on_action": on_action, "max_actions": max_actions, "group": group, "wait": wait}
         self._callbacks = [] if on_action is None else [on_action]
         self._tally = Tally(policy.name)
         self._prober = PairProber()

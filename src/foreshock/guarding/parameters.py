@@ -24,6 +24,9 @@ SMALL = 2**16
 LARGEST = 2**20
 """Coordinates of a bundle at most: while it is used, a second copy of it exists."""
 
+SMALL_ON_ACCELERATOR, LARGEST_ON_ACCELERATOR = 2**24, 2**25
+"""The same where starting an operation takes longer than its work on millions of coordinates."""
+
 
 class Slot(NamedTuple):
     """One parameter that has a gradient. Tensors are what this process holds of it.
@@ -116,14 +119,17 @@ def read_slots(
     return slots
 
 
-def renew_slots(slots: Sequence[Slot], *, scale: float) -> list[Slot]:
+def renew_slots(slots: Sequence[Slot], *, scale: float, steps: int | None = None) -> list[Slot]:
     """Return slots of the same parameters, states and groups, with what changed since they were read.
 
     Args:
         slots: Whole, real parameters with a gradient and a state.
         scale: What ``.grad`` still has to be divided by.
+        steps: Steps made since; None to read from the states how many of them were updates, for which the
+            host may have to wait for the device.
     """
-    numbers = updates_made([slot.state for slot in slots])
+    states = [slot.state for slot in slots]
+    numbers = updates_made(states) if steps is None else [slot.updates - 1 + steps for slot in slots]
     return [
         Slot(key, key.data, key.grad, state, group, scale, made + 1, decoupled, plain)  # type: ignore[arg-type]
         for (key, _, _, state, group, _, _, decoupled, plain, _), made in zip(slots, numbers, strict=True)
@@ -204,11 +210,16 @@ def bundle(slots: Sequence[Slot], *, alone: Collection[Tensor] = ()) -> list[Bun
     taken: dict[object, int] = {}
     for slot in slots:
         size = slot.parameter.numel()
-        if size > SMALL or id(slot.key) in apart or slot.sharded:
+        small, largest = (
+            (SMALL, LARGEST)
+            if slot.parameter.device.type == "cpu"
+            else (SMALL_ON_ACCELERATOR, LARGEST_ON_ACCELERATOR)
+        )
+        if size > small or id(slot.key) in apart or slot.sharded:
             full.append([slot])
             continue
         alike = _alike(slot)
-        if alike not in taken or taken[alike] + size > LARGEST:
+        if alike not in taken or taken[alike] + size > largest:
             full.append([])
             open_[alike], taken[alike] = full[-1], 0
         open_[alike].append(slot)

@@ -25,6 +25,7 @@ from foreshock.guarding.gradient_norms import (
     fetch,
     norms,
 )
+from foreshock.guarding.late_norm import LateNorm
 from foreshock.guarding.parameters import Slot, all_parameters, per_group, read_slots
 from foreshock.guarding.policies import Measure
 from foreshock.guarding.sums import (
@@ -62,7 +63,7 @@ class StepMeasurer:
     def __init__(self, optimizer: Optimizer, family: Family, *, group: Any = None) -> None:
         self._optimizer, self._family, self._group = optimizer, family, group
         self.displacement, self._cache, self._reported = Displacement(), GradientNormCache(), ReportedNorm()
-        self._samples = GradientSamples()
+        self._samples, self._late = GradientSamples(), LateNorm()
         self._sampled = -1  # the last step of which a sample was kept
         self._wait = 0  # steps until the secant is measured again
         self._alert = 0  # steps for which it is measured at each, whatever it is
@@ -88,6 +89,7 @@ class StepMeasurer:
         step: int,
         unclipped: tuple[float, float],
         exact_above: float,
+        late: bool = False,
     ) -> Measured | None:
         """Return what a policy needs of the coming step; None if it needs nothing or nothing has a state yet.
 
@@ -96,6 +98,8 @@ class StepMeasurer:
             step: Number of the step.
             unclipped: Factors on the gradients of the last step and of this one that undo clipping.
             exact_above: The secant is exact above this value; below it an upper bound is enough.
+            late: Whether ‖g‖² may be read at the next step, by `late`, where nothing else is needed: None is
+                returned then.
         """
         # ‖g‖² is needed meanwhile, to see growth.
         needs = (wanted - _RARELY) | _MEANWHILE if self._wait else wanted
@@ -111,11 +115,28 @@ class StepMeasurer:
             self._read_all()
         elif needs.isdisjoint(_NEED_STATE):
             self._gradients = gradients
-            return self._cache.measure(self._squared_norm(gradients), self._family, step=step)
+            squared = self._squared_norm(gradients, late=late and scale is None and self._alert == 0)
+            return None if squared is None else self._cache.measure(squared, self._family, step=step)
         slots = self.slots
         if not slots:
             return None
         return self._measure_sums(slots, needs, unclipped=unclipped, exact_above=exact_above)
+
+    def late(self, *, step: int) -> Measured | None:
+        """Return ‖g‖² of the last step, if that was left to be read now. Call it before `measure`.
+
+        Args:
+            step: Number of the coming step.
+        """
+        squared = self._late.take()
+        if squared is None:
+            return None
+        self._step, self._slots = step, None
+        if not self._cache.keys:  # a run that is resumed
+            self._read_all()
+        if self._cache.gradients(self._optimizer) is None:
+            return None  # parameters, states or groups are others now: those of then say nothing of them
+        return self._cache.measure(squared, self._family, step=step - 1)
 
     @property
     def slots(self) -> list[Slot]:
@@ -196,14 +217,18 @@ class StepMeasurer:
         elif self._wait and growing_fast and not begins:
             self._wait, begins = 1, True
         if begins:
+            if self._slots is None and self._late.on_its_way:  # nor are the updates waited for
+                self._slots = self._cache.slots(step=self._step, scale=self._scale, wait=False)
             self.displacement.begin(self.slots if self._slots is None else self._slots)
         elif not self.displacement.empty:
             self.displacement.forget()
-        self._slots, self._gradients = None, []  # gradients are not held until the next step
+        self._slots = None
         self._reported.drop()
 
     def after_step(self) -> None:
         """Finish the record of the step that was made."""
+        # Held until here: for who asks a parameter for its gradient next, torch would make it anew.
+        self._gradients = []
         try:
             if not self.displacement.empty:
                 self.displacement.end()
@@ -220,6 +245,7 @@ class StepMeasurer:
         self._slots, self._gradients = None, []
         self._cache.forget()
         self._samples.forget()
+        self._late.drop()
         self._reported = ReportedNorm()
 
     def state_dict(self, *, vectors: bool = True) -> dict[str, Any]:
@@ -236,12 +262,14 @@ class StepMeasurer:
             "gradients": gradients,
             "sampled": self._sampled,
             "agreed": self._reported.agreed,
+            "late": self._late.peek(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> str:
         """Continue from `state_dict()`; return why the last displacement does not fit, nothing if it does."""
         self._cache.forget()
         self._reported = ReportedNorm(agreed=state.get("agreed"))  # earlier versions took no reports
+        self._late.restore(state.get("late"))
         self._wait, self._alert = int(state["wait"]), int(state.get("alert", 0))
         parameters = all_parameters(self._optimizer)
         self._sampled = int(state.get("sampled", -1))
@@ -258,11 +286,14 @@ class StepMeasurer:
         )
         self._cache.remember(slots, self._optimizer, step=self._step, summed=self._group is not None)
 
-    def _squared_norm(self, gradients: Sequence[Tensor]) -> float:
-        """Return ‖g‖², from what was reported where that was shown to be right."""
+    def _squared_norm(self, gradients: Sequence[Tensor], *, late: bool) -> float | None:
+        """Return ‖g‖², from what was reported where that was shown to be right; None if it comes late."""
         known = self._reported.known(gradients) if self._cache.precise else None
         if known is not None:
             return (known / self._scale) ** 2
+        if late and self._cache.together:
+            self._late.put(norms(gradients))
+            return None
         squares = [(norm / self._scale) ** 2 for norm in fetch(norms(gradients))]
         return self._compared(math.fsum(squares), gradients)
 

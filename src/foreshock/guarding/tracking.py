@@ -135,6 +135,11 @@ class Growth:
         self._follow()
 
     @property
+    def settled(self) -> bool:
+        """Whether there are 50 steps that `noise` is of."""
+        return len(self._squares) > _WINDOW
+
+    @property
     def noise(self) -> float:
         """`usual_change` of ‖g‖² over the last 50 steps."""
         return usual_change(self._squares)
@@ -375,18 +380,20 @@ class RunMemory:
         coordinates: float,
         beta2: float | None,
         second_moment: Callable[[], tuple[float, int]],
+        unclipped: float,
     ) -> None:
-        """Take the gradient of the coming step into account.
+        """Take the gradient of the coming step into account, or that of the last one, which came late.
 
         Args:
             squared_gradient: ‖g‖², finite.
             coordinates: How many coordinates have a gradient, over all processes.
             beta2: β₂ of the step; None without a decaying average of g².
             second_moment: Returns Σv_{t−1} and the updates in it; called where v has to be taken over.
+            unclipped: Factor on the gradient that undoes clipping.
         """
         self.finite, self.beta2 = True, beta2
         # Growth is that of the gradient before clipping: clipped gradients would all have the same norm.
-        self.growth.update(squared_gradient * self.clips.undoing[1] ** 2)
+        self.growth.update(squared_gradient * unclipped**2)
         if beta2 is None:
             return
         if self.natural.is_outdated(coordinates):

@@ -73,6 +73,7 @@ class Guarding(Watched):
         policy: Name of the policy.
         pairs: Every how many steps it may measure pairs on the batches that it is offered; None for never.
         guarded: Which optimizer it guards, of the one that trains.
+        wait: As of `foreshock.guard`.
     """
 
     def __init__(
@@ -82,11 +83,14 @@ class Guarding(Watched):
         policy: str,
         pairs: int | None,
         guarded: Callable[[Optimizer], Optimizer] = lambda optimizer: optimizer,
+        wait: bool = True,
     ) -> None:
         self._subject, self._pairs = subject, pairs
         self._loss_fn = CountedLoss(subject.loss_fn)
         super().__init__()
-        self._guard = foreshock.guard(guarded(subject.optimizer), policy=policy, on_action=self.see)
+        self._guard = foreshock.guard(
+            guarded(subject.optimizer), policy=policy, on_action=self.see, wait=wait
+        )
 
     @property
     def passes(self) -> float:
@@ -177,6 +181,18 @@ GUARDS = (
         name="guard-alone",
         note="`foreshock.guard(optimizer)` and nothing else: it sees no batch",
         intervene=partial(Guarding, policy="auto", pairs=None),
+    ),
+    replace(
+        _AUTO,
+        name="guard-auto-late",
+        note="`wait=False`: in mini-batches it knows ‖g‖ one step later, and clips less",
+        intervene=partial(Guarding, policy="auto", pairs=PAIR_INTERVAL, wait=False),
+    ),
+    replace(
+        _AUTO,
+        name="guard-alone-late",
+        note="`foreshock.guard(optimizer, wait=False)` and nothing else",
+        intervene=partial(Guarding, policy="auto", pairs=None, wait=False),
     ),
     _guard("secant"),
     _guard("mean_square", _OFFERED, pairs=PAIR_INTERVAL),

@@ -1,0 +1,230 @@
+"""A guard that doesn't wait for the device: in mini-batches ‖g‖ is known one step later, full batches as ever."""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn, optim
+
+from foreshock.guarding import guard, parameters, step_measurer
+from guarding import test_growth
+from guarding.training import WAYS, Script, asked
+
+BEGUN = 60
+"""Steps after which gradients are known to be those of mini-batches."""
+
+
+class Fed:
+    """An optimizer whose gradients are given, and its guard."""
+
+    def __init__(self, policy="auto", *, wait=False, way=None):
+        torch.manual_seed(0)
+        self.weight = nn.Parameter(torch.ones(6))
+        self.optimizer = optim.Adam([self.weight], lr=1e-4, **(way or {}))
+        self.guard = guard(self.optimizer, policy, wait=wait)
+        self.generator = torch.Generator().manual_seed(1)
+
+    def step(self, norm):
+        direction = torch.randn(6, generator=self.generator)
+        self.weight.grad = direction / direction.norm() * norm
+        self.optimizer.step()
+
+    def noisy(self, steps, size=1.0):
+        for step in range(steps):
+            self.step(size * (1.0, 1.5, 0.8)[step % 3])
+
+    @property
+    def raises(self):
+        return [action.step for action in self.guard.actions if action.remedy == "raise all"]
+
+
+def steps_with(monkeypatch, *places):
+    """Return the list to which a guard adds the places at which the host waited for the device."""
+    waited = []
+    for module, name in places:
+        was = getattr(module, name)
+
+        def noted(*given, was=was, name=name):
+            waited.append(name)
+            return was(*given)
+
+        monkeypatch.setattr(module, name, noted)
+    return waited
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_in_mini_batches_the_host_waits_at_one_step_of_eight(way, monkeypatch):
+    waited = steps_with(monkeypatch, (step_measurer, "fetch"), (parameters, "updates_made"))
+    for wait, most in ((True, 80 + 2 * 10), (False, 2 * 10)):
+        fed = Fed(wait=wait, way=WAYS[way])
+        fed.noisy(BEGUN)
+        waited.clear()
+        fed.noisy(80)
+        assert len(waited) <= most, wait
+        assert len(waited) >= 10  # the secant is measured all the same
+        assert not fed.guard.actions
+
+
+def test_with_full_batches_all_is_as_ever(monkeypatch):
+    """Far above the edge it acts on the same steps, and makes the same weights bit by bit."""
+    made = []
+    for wait in (True, False):
+        monkeypatch.setattr(test_growth, "guard", partial(guard, wait=wait))
+        distances, watched = test_growth.far_above_the_edge("auto", steps=120, rise=100)
+        made.append((distances, [(one.step, one.factor) for one in watched.actions]))
+    assert made[0][1]
+    assert made[0] == made[1]
+
+
+def test_numbers_are_those_of_the_step_before():
+    script = Script(needs=("secant", "norm"))
+    script.exact_above = 0.9
+    fed = Fed(script)
+    norms = [(1.0, 1.5, 0.8)[step % 3] for step in range(BEGUN + 40)]
+    for norm in norms:
+        fed.step(norm)
+    told = fed.guard.policy.seen
+    seen = {one.step: one for one in told}
+    assert [one.step for one in told] == sorted(seen)  # each step once, in order
+    assert set(range(1, BEGUN + 39)) <= set(seen)
+    for step, signals in seen.items():
+        assert signals.squared_gradient == pytest.approx(norms[step] ** 2)
+        assert signals.updates == step + 1
+    assert told[-1].lag == pytest.approx(1, rel=0.5)
+
+
+def test_a_rise_is_met_one_step_later():
+    found = []
+    for wait in (True, False):
+        fed = Fed("rising", wait=wait)
+        fed.noisy(150, size=10.0)
+        fed.noisy(300, size=1.0)  # v lags
+        for rise in range(12):
+            fed.step(1.3**rise * (1.0, 1.5, 0.8)[rise % 3])
+        found.append(fed.raises)
+    waiting, late = found
+    assert waiting
+    assert late
+    assert min(waiting) <= min(late) <= min(waiting) + 1
+
+
+def test_an_outlier_passes_and_the_next_step_knows_of_it():
+    fed = Fed()
+    fed.noisy(BEGUN + 80)
+    while fed.guard._engine._measurer._wait < 3:
+        fed.noisy(1)
+    before = fed.weight.detach().clone()
+    fed.step(100.0)
+    assert torch.equal(fed.weight.grad.norm().round(), torch.tensor(100.0))
+    assert not torch.equal(before, fed.weight)
+    assert not fed.guard.actions  # not known yet
+    fed.step(1.0)
+    assert not [one for one in fed.guard.actions if one.remedy == "clip"]  # nor clipped afterwards
+    fed.step(1.0)
+    assert fed.guard._engine.memory.growth.rise < 2
+    waiting = Fed(wait=True)
+    waiting.noisy(BEGUN + 80)
+    waiting.step(100.0)
+    assert [one.remedy for one in waiting.guard.actions] == ["clip"]
+
+
+def test_what_was_clipped_counts_unclipped_one_step_later():
+    script = Script(needs=("secant", "norm"))
+    script.exact_above = 0.9
+    fed = Fed(script)
+    for step in range(BEGUN + 20):
+        norm = (1.0, 1.5, 0.8)[step % 3]
+        direction = torch.randn(6, generator=fed.generator, dtype=torch.float64)
+        fed.weight.grad = (direction / direction.norm() * norm).float()
+        fed.guard.clipped(nn.utils.clip_grad_norm_([fed.weight], 0.1), max_norm=0.1)
+        fed.weight.grad.mul_(1.0)  # changed after the report: it says nothing of the norm
+        fed.optimizer.step()
+    squares = list(fed.guard._engine.memory.growth._squares)
+    assert max(squares) == pytest.approx(1.5**2, rel=0.01)
+    assert min(squares) == pytest.approx(0.8**2, rel=0.01)
+
+
+def test_a_reported_norm_is_known_at_once():
+    script = Script(needs=("secant", "norm"))
+    script.exact_above = 0.9
+    fed = Fed(script)
+    for step in range(BEGUN + 20):
+        norm = (1.0, 1.5, 0.8)[step % 3]
+        direction = torch.randn(6, generator=fed.generator)
+        fed.weight.grad = direction / direction.norm() * norm
+        fed.guard.clipped(nn.utils.clip_grad_norm_([fed.weight], 10.0), max_norm=10.0)
+        fed.optimizer.step()
+    assert fed.guard.policy.seen[-1].step == BEGUN + 19
+
+
+def test_curvature_that_a_monitor_measured_is_acted_on_at_once():
+    fed = Fed()
+    fed.noisy(BEGUN + 20)
+    while fed.guard._engine._measurer._wait < 3:
+        fed.noisy(1)
+    fed.guard.record_curvature(2.0, torch.tensor([1.0, 0, 0, 0, 0, 0]))
+    now = fed.guard.step
+    fed.noisy(1)
+    assert [action.step for action in fed.guard.actions] == [now]
+
+
+@pytest.mark.parametrize("cut", range(BEGUN + 12, BEGUN + 22))
+def test_a_resumed_run_goes_on_bit_by_bit(cut):
+    decisions = {step: asked("raise all", 1.2) for step in range(BEGUN + 10, BEGUN + 40, 3)}
+    made = []
+    for resumed in (False, True):
+        script = Script(decisions, needs=("secant", "norm"))
+        script.exact_above = 0.9
+        fed = Fed(script)
+        fed.noisy(cut)
+        if resumed:
+            state, optimizer_state = fed.guard.state_dict(), fed.optimizer.state_dict()
+            fed.guard.detach()
+            fed.optimizer.load_state_dict(optimizer_state)
+            fed.guard = guard(fed.optimizer, script, wait=False)
+            fed.guard.load_state_dict(state)
+        fed.noisy(30)
+        made.append((fed.weight.detach().clone(), fed.optimizer.state[fed.weight]["exp_avg_sq"].clone()))
+    assert torch.equal(made[0][0], made[1][0])
+    assert torch.equal(made[0][1], made[1][1])
+
+
+@pytest.mark.parametrize("change", ["state", "frozen", "group", "gone"])
+def test_what_was_of_other_parameters_is_dropped(change):
+    fed = Fed()
+    other = nn.Parameter(torch.ones(2))
+    fed.optimizer.add_param_group({"params": [other]})
+    for step in range(BEGUN + 20):
+        other.grad = torch.full((2,), 0.1 + 0.01 * step % 3)
+        fed.noisy(1)
+    if change == "state":
+        fed.optimizer.load_state_dict(fed.optimizer.state_dict())
+    elif change == "frozen":
+        other.requires_grad_(False)
+    elif change == "group":
+        fed.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(3))]})
+    else:
+        fed.optimizer.state.pop(other)
+        other.grad = None
+    fed.noisy(20)
+    assert "failed" not in str(fed.guard.summary())
+    assert math.isfinite(fed.guard.lag) or change == "state"
+
+
+def test_a_copy_does_not_wait_either(monkeypatch):
+    fed = copy.deepcopy(Fed())
+    fed.noisy(BEGUN)
+    waited = steps_with(monkeypatch, (step_measurer, "fetch"))
+    fed.noisy(80)
+    assert len(waited) <= 20
+
+
+def test_clipping_alone_cannot_be_late():
+    optimizer = optim.Adam([nn.Parameter(torch.ones(1))])
+    with pytest.raises(ValueError, match="leave out wait=False"):
+        guard(optimizer, "outlier", wait=False)
+    guard(optimizer, "outlier")
