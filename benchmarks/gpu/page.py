@@ -118,6 +118,7 @@ _GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "Eigenvalues and stability ratios are those of a processor in float64",
         ("eigenvalue_is_that", "stability_ratio_is_that"),
     ),
+    ("In mini-batches a guard with `wait=False` never waits between its secants", ("may_be_late",)),
     (
         "A guard that acts does what it does on a processor; idle or measuring it changes nothing",
         ("guard_that_acts", "idle_guard", "guard_that_measures"),

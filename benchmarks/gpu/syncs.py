@@ -69,11 +69,17 @@ def _guard(model: nn.Module, optimizer: torch.optim.Optimizer, folder: str) -> A
     return lambda *_: None
 
 
+def _late_guard(model: nn.Module, optimizer: torch.optim.Optimizer, folder: str) -> Any:  # noqa: ARG001
+    foreshock.guard(optimizer, wait=False)
+    return lambda *_: None
+
+
 WATCHERS: dict[str, Callable[..., Any] | None] = {
     "nobody": None,
     "monitor, budget 0": _monitor(0.0),
     "monitor, budget .05": _monitor(0.05),
     "guard, idle": _guard,
+    "guard, wait=False": _late_guard,
 }
 
 

@@ -1,4 +1,4 @@
-"""A guard that doesn't wait for the device: in mini-batches ‖g‖ is known one step later, full batches as ever."""
+"""A guard that does not wait for the device: in mini-batches ‖g‖ is known one step later."""
 
 from __future__ import annotations
 

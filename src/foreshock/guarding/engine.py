@@ -182,7 +182,7 @@ class Engine:
     def _guard(
         self, measured: Measured, wanted: frozenset[Measure], *, late: bool = False
     ) -> list[GuardAction]:
-        """Remember what was measured, decide, and act; a gradient of the last step can no longer be clipped."""
+        """Remember what was measured, decide, and act; a gradient of the last step can not be clipped."""
         memory = self.memory
         if not measured.finite:
             # One record for the first of a row of such gradients; the step is left to the optimizer.
