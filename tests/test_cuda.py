@@ -194,7 +194,7 @@ def test_in_mini_batches_a_guard_that_may_be_late_does_not_wait_for_the_device()
         assert not guard._engine.skipped
         quiet += late
     assert quiet >= 120
-    assert not guard.summary().notes
+    assert "failed" not in str(guard.summary())
 
 
 @needs_gpu

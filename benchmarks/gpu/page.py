@@ -198,7 +198,7 @@ def _overhead(result: Mapping[str, Any]) -> dict[str, str]:
         "parameters": _millions(result["parameters"]),
         "plain_memory": _gib(result["memory"]),
         "counted": _COUNTED if counted else "",
-        "short": "" if _is_long(result) else _SHORT,
+        "short": "" if _is_long(result) else _SHORT + " ",
         "host": _HOST_BOUND if _utilization(result) < _BUSY else "",
     }
 
