@@ -148,17 +148,51 @@ def test_what_was_clipped_counts_unclipped_one_step_later():
     assert min(squares) == pytest.approx(0.8**2, rel=0.01)
 
 
-def test_a_reported_norm_is_known_at_once():
+@pytest.mark.parametrize("read", [float, lambda norm: norm], ids=["number", "tensor"])
+@pytest.mark.parametrize("limit", [10.0, 0.5], ids=["never", "always"])
+def test_a_reported_norm_is_not_computed_and_a_number_is_known_at_once(read, limit, monkeypatch):
+    """A tensor that its device still computes is read one step later, with the factor of clipping."""
+    computed = steps_with(monkeypatch, (step_measurer, "norms"))
     script = Script(needs=("secant", "norm"))
     script.exact_above = 0.9
     fed = Fed(script)
-    for step in range(BEGUN + 20):
+    for step in range(BEGUN + 60):
+        if step == BEGUN + 10:
+            computed.clear()
         norm = (1.0, 1.5, 0.8)[step % 3]
         direction = torch.randn(6, generator=fed.generator)
         fed.weight.grad = direction / direction.norm() * norm
-        fed.guard.clipped(nn.utils.clip_grad_norm_([fed.weight], 10.0), max_norm=10.0)
+        fed.guard.clipped(read(nn.utils.clip_grad_norm_([fed.weight], limit)), max_norm=limit)
         fed.optimizer.step()
-    assert fed.guard.policy.seen[-1].step == BEGUN + 19
+    assert len(computed) <= 2 + 50 // 8  # with the secants, to compare it
+    last = fed.guard.policy.seen[-1]
+    assert last.step == BEGUN + 59 or (read is not float and last.step == BEGUN + 58)
+    assert last.squared_gradient == pytest.approx(min((1.0, 1.5, 0.8)[last.step % 3], limit) ** 2, rel=1e-5)
+    squares = list(fed.guard._engine.memory.growth._squares)  # as they were before clipping
+    assert max(squares) == pytest.approx(1.5**2, rel=0.01)
+    assert min(squares) == pytest.approx(0.8**2, rel=0.01)
+    assert fed.guard._engine._measurer._reported.agreed
+
+
+def test_a_secant_after_late_clipping_is_that_of_unclipped_gradients():
+    """Clipping of changing strength would falsify them."""
+    seen = []
+    for wait in (True, False):
+        torch.manual_seed(0)
+        weight = nn.Parameter(torch.ones(6))
+        optimizer, script = optim.Adam([weight], lr=1e-3), Script(needs=("secant", "norm"))
+        script.exact_above = 0.9
+        watched = guard(optimizer, script, wait=wait)
+        for step in range(BEGUN + 40):
+            weight.grad = weight.detach() * torch.arange(1.0, 7.0) + (0.0, 3.0, 1.0)[step % 3]
+            watched.clipped(
+                nn.utils.clip_grad_norm_([weight], 0.1 + 0.1 * (step % 5)), max_norm=0.1 + 0.1 * (step % 5)
+            )
+            optimizer.step()
+        seen.append([one.secant for one in watched.policy.seen if not math.isnan(one.secant)])
+    assert len(seen[0]) > 10
+    assert seen[1] == pytest.approx(seen[0][: len(seen[1])])
+    assert len(seen[1]) >= len(seen[0]) - 1
 
 
 def test_curvature_that_a_monitor_measured_is_acted_on_at_once():

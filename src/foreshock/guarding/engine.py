@@ -14,6 +14,7 @@ from foreshock.guarding.actions import ActionApplier, ComingStep, HeldOptions
 from foreshock.guarding.alternation import UNKNOWN
 from foreshock.guarding.directional import find_directions
 from foreshock.guarding.families import find_family
+from foreshock.guarding.late_norm import Clipped, clip_factor
 from foreshock.guarding.parameters import all_parameters
 from foreshock.guarding.policies import Decision, GuardSignals, Measure, Policy
 from foreshock.guarding.record import GuardAction
@@ -54,14 +55,23 @@ class Engine:
         self.step = 0
         self.curvature: tuple[float, Tensor | None] = (math.nan, None)
         self._loaded = False  # a state was loaded, and no step made since
+        self._report: Clipped | None = None  # of the coming step, while its factor is not read
         self.skipped = False
 
-    def clipped(self, total_norm: float, *, max_norm: float) -> None:
+    def clipped(self, total_norm: Tensor | float, *, max_norm: float) -> None:
         """Take into account that the gradients of the coming step were clipped, see `Guard.clipped`."""
-        # The factor as torch.nn.utils.clip_grad_norm_ computes it, with its 1e-6.
-        factor = min(1.0, max_norm / (total_norm + 1e-6))
+        if self._wait or not isinstance(total_norm, Tensor):
+            self._measurer.report_norm(self._set_clipped(float(total_norm), max_norm))
+            return
+        # Read where somebody needs it: on most steps that is the next one.
+        self._report = report = Clipped(total_norm, max_norm)
+        self._measurer.report_norm(lambda: self._set_clipped(float(report.total), max_norm), report)
+
+    def _set_clipped(self, total: float, max_norm: float) -> float:
+        """Remember by what gradients were clipped; return their norm after it."""
+        factor = clip_factor(total, max_norm)
         self.memory.clips.set_clip_factor(factor)
-        self._measurer.report_norm(factor * total_norm)
+        return factor * total
 
     def before(self) -> list[GuardAction]:
         """Guard the coming step: everything until the optimizer moves. Return what was done."""
@@ -71,15 +81,17 @@ class Engine:
         # shortened afterwards: by how much, follows from what is done to v.
         self._hold(decay=False)
         wanted, exact_above = self._policy.needs, self._policy.exact_above
-        late = None if self._wait else self._measurer.late(step=self.step)
-        actions = [] if late is None else self._guard(late, frozenset(), late=True)
+        actions = [] if self._wait else self._guard_late()
         measured = self._measurer.measure(
             wanted,
             step=self.step,
-            unclipped=self.memory.clips.undoing,
+            unclipped=self._undoing,
             exact_above=exact_above,
             late=not self._wait and self._may_be_late(),
         )
+        if not self._measurer.is_late:
+            self._undoing()
+        self._report = None
         actions += [] if measured is None else self._guard(measured, wanted)
         self._measurer.record(
             measured,
@@ -95,6 +107,7 @@ class Engine:
         """Let the coming step pass unguarded; only what was changed for good is kept up."""
         self.restore()
         self.drop()
+        self._report = None
         self._hold(decay=self._policy.scales_decay)
 
     def drop(self) -> None:
@@ -164,6 +177,23 @@ class Engine:
         rate, shortened = self.memory.rate_factor, self.memory.natural.decay_factor if decay else 1.0
         if not rate == shortened == 1:
             self._held.hold({"lr": rate, "weight_decay": shortened})
+
+    def _guard_late(self) -> list[GuardAction]:
+        """Guard by ‖g‖ of the last step, if that comes only now."""
+        late = self._measurer.late(step=self.step)
+        if late is None:
+            return []
+        measured, factor = late
+        if factor is not None:
+            self.memory.clips.last = factor
+        return self._guard(measured, frozenset(), late=True)
+
+    def _undoing(self) -> tuple[float, float]:
+        """Return the factors that undo clipping, what was reported of the coming step included."""
+        report, self._report = self._report, None
+        if report is not None:
+            self._set_clipped(float(report.total), report.max_norm)
+        return self.memory.clips.undoing
 
     def _may_be_late(self) -> bool:
         """Return whether ‖g‖ of the coming step may be known one step later.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,16 +58,18 @@ class ReportedNorm:
     def __init__(self, *, agreed: bool | None = None) -> None:
         self.agreed = agreed
         self._uncompared = 0
-        self.drop()
+        self._norm: float | Callable[[], float] = math.nan
+        self._versions: list[tuple[int, int]] | None = None
 
-    def take(self, norm: float, gradients: Sequence[Tensor]) -> None:
+    def take(self, norm: float | Callable[[], float], gradients: Sequence[Tensor]) -> None:
         """Take a report.
 
         Args:
-            norm: ‖.grad‖ after clipping; one that is not finite is no report.
+            norm: ‖.grad‖ after clipping, or what returns it, called once at most; one that is not finite is
+                no report.
             gradients: All gradients, as they are now.
         """
-        believed = self.agreed is not False and math.isfinite(norm)
+        believed = self.agreed is not False and (callable(norm) or math.isfinite(norm))
         self._norm, self._versions = norm, _versions(gradients) if believed else None
 
     def known(self, gradients: Sequence[Tensor]) -> float | None:
@@ -76,10 +78,21 @@ class ReportedNorm:
         Args:
             gradients: All gradients of the coming step.
         """
-        if not (self.agreed and self._uncompared < _UNCOMPARED and self._is_of(gradients)):
+        if not self.believes(gradients):
             return None
+        norm = self._value()
+        return norm if math.isfinite(norm) else None
+
+    def believes(self, gradients: Sequence[Tensor]) -> bool:
+        """Count a step for which the report is taken, if it is one of these gradients that may be.
+
+        Args:
+            gradients: All gradients of the coming step.
+        """
+        if not (self.agreed and self._uncompared < _UNCOMPARED and self._is_of(gradients)):
+            return False
         self._uncompared += 1
-        return self._norm
+        return True
 
     def agreeing(self, measured: float, gradients: Sequence[Tensor]) -> float | None:
         """Compare the report with what was measured; return it if it agrees, else None.
@@ -90,15 +103,21 @@ class ReportedNorm:
             measured: ‖.grad‖.
             gradients: All gradients of the coming step.
         """
-        if not self._is_of(gradients):
+        norm = self._value() if self._is_of(gradients) else math.nan
+        if not math.isfinite(norm):
             return None
         self._uncompared = 0
-        self.agreed = abs(self._norm - measured) <= _ROUNDING * self._norm  # False of NaN and infinity
-        return self._norm if self.agreed else None
+        self.agreed = abs(norm - measured) <= _ROUNDING * norm  # False of NaN and infinity
+        return norm if self.agreed else None
 
     def drop(self) -> None:
         """Drop the report: its step was made or left out."""
         self._norm, self._versions = math.nan, None
+
+    def _value(self) -> float:
+        if callable(self._norm):
+            self._norm = self._norm()
+        return self._norm
 
     def _is_of(self, gradients: Sequence[Tensor]) -> bool:
         return self._versions is not None and self._versions == _versions(gradients)

@@ -114,7 +114,7 @@ class Guard:
 
         Args:
             total_norm: The norm of ``.grad`` before clipping, as ``torch.nn.utils.clip_grad_norm_`` returns
-                it.
+                it. With ``wait=False`` a tensor is read one step later where that does.
             max_norm: What it was clipped to.
 
         Example:
@@ -124,7 +124,7 @@ class Guard:
             >>> weight.square().sum().backward()
             >>> watched.clipped(torch.nn.utils.clip_grad_norm_([weight], 1.0), max_norm=1.0)
         """
-        self._take_norm(float(total_norm), max_norm=max_norm)
+        self._take_norm(total_norm, max_norm=max_norm)
 
     def measure(
         self,

@@ -9,70 +9,131 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 
+class Clipped(NamedTuple):
+    """What the training loop reported of gradients that it clipped.
+
+    Attributes:
+        total: Their norm before, which its device may still compute.
+        max_norm: What it was clipped to.
+    """
+
+    total: Tensor
+    max_norm: float
+
+
+def clip_factor(total: float, max_norm: float) -> float:
+    """Return by what gradients were multiplied, as ``torch.nn.utils.clip_grad_norm_`` computes it.
+
+    Args:
+        total: Their norm before.
+        max_norm: What it was clipped to.
+
+    Example:
+        >>> round(clip_factor(10.0, 5.0), 6)
+        0.5
+    """
+    return min(1.0, max_norm / (total + 1e-6))
+
+
+class Late(NamedTuple):
+    """What came late.
+
+    Attributes:
+        squared: ‖.grad‖².
+        factor: By what the gradients had been multiplied; None where no clipping came late.
+    """
+
+    squared: float
+    factor: float | None = None
+
+
 class LateNorm:
     """Take norms on their device at one step, and return their sum of squares at the next.
+
+    Attributes:
+        on_its_way: Whether there are norms that nobody has asked for yet.
 
     Example:
         >>> late = LateNorm()
         >>> late.put([torch.tensor(3.0), torch.tensor(4.0)])
         >>> late.take(), late.take()
-        (25.0, None)
+        (Late(squared=25.0, factor=None), None)
+        >>> late.put([], clipped=Clipped(torch.tensor(10.0), 5.0))
+        >>> late.take()
+        Late(squared=24.9999..., factor=0.4999...)
     """
 
     def __init__(self) -> None:
+        self._known: Late | None = None
         self._coming: Tensor | None = None
         self._event: torch.cuda.Event | None = None
-        self._known: float | None = None
+        self._clipped: Clipped | None = None
+        self.on_its_way = False
 
-    @property
-    def on_its_way(self) -> bool:
-        """Whether there are norms that nobody has asked for yet."""
-        return self._coming is not None
-
-    def put(self, norms: Sequence[Tensor]) -> None:
+    def put(self, norms: Sequence[Tensor], *, clipped: Clipped | None = None) -> None:
         """Take the norms of a step; what was there before is dropped.
 
         Args:
-            norms: Scalars of one device, at least one.
+            norms: Scalars of one device; without any that of `clipped` counts, else at least one.
+            clipped: What was reported of the step, with a tensor of any device.
         """
-        stacked, self._known = torch.stack(tuple(norms)), None
+        self.drop()
+        self._clipped, on_device = clipped, list(norms)
+        if clipped is not None:
+            on_device.append(clipped.total.to(norms[0]) if norms else clipped.total)
+        stacked = torch.stack(on_device)
+        self.on_its_way = True
         if not stacked.is_cuda:
-            self._coming, self._event = stacked, None
+            self._coming = stacked
             return
         self._coming = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
         self._coming.copy_(stacked, non_blocking=True)
         self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._event.record(torch.cuda.current_stream(stacked.device))
 
-    def take(self) -> float | None:
-        """Return ‖.grad‖² of the step whose norms are here, and forget it; None if there are none."""
+    def take(self) -> Late | None:
+        """Return what came of the step whose norms are here, and forget it; None if there are none."""
         value = self.peek()
         self.drop()
         return value
 
-    def peek(self) -> float | None:
+    def peek(self) -> Late | None:
         """Return the same without forgetting it."""
         if self._coming is not None:
             if self._event is not None:
                 self._event.synchronize()
-            self._known = math.fsum(norm**2 for norm in self._coming.tolist())
-            self._coming = self._event = None
+            self._known = _read(self._coming.tolist(), self._clipped)
+            self._forget_norms()
         return self._known
 
     def drop(self) -> None:
         """Forget what is here."""
-        self._coming = self._event = self._known = None
+        self._known = None
+        self._forget_norms()
 
-    def restore(self, value: float | None) -> None:
+    def restore(self, value: Sequence[Any] | None) -> None:
         """Continue with what `peek` returned.
 
         Args:
-            value: ‖.grad‖² of the last step, or None.
+            value: What came of the last step, or None.
         """
         self.drop()
-        self._known = value
+        self._known = None if value is None else Late(*value)
+
+    def _forget_norms(self) -> None:
+        self._coming = self._event = self._clipped = None
+        self.on_its_way = False
+
+
+def _read(numbers: Sequence[float], clipped: Clipped | None) -> Late:
+    if clipped is None:
+        return Late(math.fsum(norm**2 for norm in numbers))
+    *norms, total = numbers
+    factor = clip_factor(total, clipped.max_norm)
+    return Late(math.fsum(norm**2 for norm in norms) if norms else (factor * total) ** 2, factor)

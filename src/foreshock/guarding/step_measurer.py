@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -25,7 +25,7 @@ from foreshock.guarding.gradient_norms import (
     fetch,
     norms,
 )
-from foreshock.guarding.late_norm import LateNorm
+from foreshock.guarding.late_norm import Clipped, LateNorm
 from foreshock.guarding.parameters import Slot, all_parameters, per_group, read_slots
 from foreshock.guarding.policies import Measure
 from foreshock.guarding.sums import (
@@ -67,16 +67,19 @@ class StepMeasurer:
         self._sampled = -1  # the last step of which a sample was kept
         self._wait = 0  # steps until the secant is measured again
         self._alert = 0  # steps for which it is measured at each, whatever it is
+        self._clipped: Clipped | None = None
         self._step, self._scale = 0, 1.0
         self._gradients: list[Tensor] = []  # of the coming step; and its slots, None while they were not read
         self._slots: list[Slot] | None = None
 
-    def report_norm(self, norm: float) -> None:
+    def report_norm(self, norm: float | Callable[[], float], clipped: Clipped | None = None) -> None:
         """Take note of what the training loop knows of the gradients as they are now.
 
         Args:
-            norm: ‖.grad‖ over all parameters, clipped.
+            norm: ‖.grad‖ over all parameters, clipped, or what returns it.
+            clipped: The report, if it may be read late.
         """
+        self._clipped = clipped
         if self._group is not None:
             return
         parameters = [one for one in all_parameters(self._optimizer) if one.requires_grad]
@@ -87,7 +90,7 @@ class StepMeasurer:
         wanted: frozenset[Measure],
         *,
         step: int,
-        unclipped: tuple[float, float],
+        unclipped: Callable[[], tuple[float, float]],
         exact_above: float,
         late: bool = False,
     ) -> Measured | None:
@@ -96,7 +99,8 @@ class StepMeasurer:
         Args:
             wanted: What the policy needs.
             step: Number of the step.
-            unclipped: Factors on the gradients of the last step and of this one that undo clipping.
+            unclipped: Returns factors on the gradients of the last step and of this one that undo clipping;
+                called where they are compared.
             exact_above: The secant is exact above this value; below it an upper bound is enough.
             late: Whether ‖g‖² may be read at the next step, by `late`, where nothing else is needed: None is
                 returned then.
@@ -120,23 +124,30 @@ class StepMeasurer:
         slots = self.slots
         if not slots:
             return None
-        return self._measure_sums(slots, needs, unclipped=unclipped, exact_above=exact_above)
+        return self._measure_sums(slots, needs, unclipped=unclipped(), exact_above=exact_above)
 
-    def late(self, *, step: int) -> Measured | None:
-        """Return ‖g‖² of the last step, if that was left to be read now. Call it before `measure`.
+    @property
+    def is_late(self) -> bool:
+        """Whether `measure` left ‖g‖² of the coming step, and how it was clipped, to the next one."""
+        return self._late.on_its_way
+
+    def late(self, *, step: int) -> tuple[Measured, float | None] | None:
+        """Return ‖g‖² of the last step and by what it was clipped, as far as that was left to be read now.
+
+        Call it before `measure`.
 
         Args:
             step: Number of the coming step.
         """
-        squared = self._late.take()
-        if squared is None:
+        came = self._late.take()
+        if came is None:
             return None
         self._step, self._slots = step, None
         if not self._cache.keys:  # a run that is resumed
             self._read_all()
         if self._cache.gradients(self._optimizer) is None:
             return None  # parameters, states or groups are others now: those of then say nothing of them
-        return self._cache.measure(squared, self._family, step=step - 1)
+        return self._cache.measure(came.squared, self._family, step=step - 1), came.factor
 
     @property
     def slots(self) -> list[Slot]:
@@ -205,7 +216,7 @@ class StepMeasurer:
             # A gradient scaler skips such a step: the last displacement stays the last, t does not go on.
             self._cache.forget()
             self._slots, self._gradients = None, []
-            self._reported.drop()
+            self._drop_report()
             return
         # The secant of a step needs the displacement of the one before: recording begins a step early.
         begins = "secant" in wanted and self._wait <= 1
@@ -223,7 +234,11 @@ class StepMeasurer:
         elif not self.displacement.empty:
             self.displacement.forget()
         self._slots = None
+        self._drop_report()
+
+    def _drop_report(self) -> None:
         self._reported.drop()
+        self._clipped = None
 
     def after_step(self) -> None:
         """Finish the record of the step that was made."""
@@ -288,10 +303,16 @@ class StepMeasurer:
 
     def _squared_norm(self, gradients: Sequence[Tensor], *, late: bool) -> float | None:
         """Return ‖g‖², from what was reported where that was shown to be right; None if it comes late."""
-        known = self._reported.known(gradients) if self._cache.precise else None
+        precise, late = self._cache.precise, late and self._cache.together
+        reported = self._reported if precise else None
+        if late and self._clipped is not None:
+            believed = reported is not None and reported.believes(gradients)
+            self._late.put([] if believed else norms(gradients), clipped=self._clipped)
+            return None
+        known = None if reported is None else reported.known(gradients)
         if known is not None:
             return (known / self._scale) ** 2
-        if late and self._cache.together:
+        if late:
             self._late.put(norms(gradients))
             return None
         squares = [(norm / self._scale) ** 2 for norm in fetch(norms(gradients))]
