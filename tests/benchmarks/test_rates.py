@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from benchmarks.guardbench import rates
 
-from foreshock.lab.guardbench.rates.choosing import QUANTITIES
+from foreshock.lab.guardbench.rates.choosing import QUANTITIES, collect
 from foreshock.lab.guardbench.rates.page import load_rates, rates_page
+from foreshock.lab.jobs import write_json
+from lab.guardbench.rates.test_choosing import TABLE, made
 
 
 def test_the_page_is_made_of_its_runs():
@@ -16,6 +18,25 @@ def test_the_page_is_made_of_its_runs():
     assert made == (rates.PAGES / "rates.md").read_text(encoding="utf-8")
     explanation = rates.EXPLANATION.read_text(encoding="utf-8")
     assert rates.with_table(explanation, data) == explanation
+
+
+def test_other_methods_are_put_beside_the_published_ones(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    for name in ("PAGES", "RATES", "EXPLANATION"):
+        monkeypatch.setattr(rates, name, tmp_path / name)
+    (tmp_path / "EXPLANATION").write_text(f"{rates.BEGIN}\n\n{rates.END}", encoding="utf-8")
+    write_json(collect(made(TABLE)), rates.RATES)
+    write_json(collect(made({"adam": TABLE["adam"], "qk-clip": TABLE["soap"]})), tmp_path / "rates.json")
+    with pytest.raises(ValueError, match="there is no note"):
+        rates.publish(tmp_path, beside=True)
+    rates.publish(tmp_path, beside=True, note="In May.")
+    assert "`qk-clip`, with Adam anew" in (rates.PAGES / "rates.md").read_text("utf-8")
+    assert "| qk-clip |" in rates.EXPLANATION.read_text("utf-8")
+    data = load_rates(rates.RATES)
+    assert data["added"][0]["note"] == "In May."
+    assert "note" not in data
+    rates.publish(None, note="Elsewhere.")
+    assert load_rates(rates.RATES) == data | {"note": "Elsewhere."}
 
 
 def test_a_page_without_a_place_for_the_table_is_refused():

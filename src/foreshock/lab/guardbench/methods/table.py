@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from foreshock.lab.guardbench.methods.adam_mini import ADAM_MINI
 from foreshock.lab.guardbench.methods.adam_variants import ADAM_VARIANTS, PLAIN
 from foreshock.lab.guardbench.methods.cdat import CDAT
 from foreshock.lab.guardbench.methods.clipping import CLIPPING
 from foreshock.lab.guardbench.methods.guards import GUARDS
+from foreshock.lab.guardbench.methods.half_life import HALF_LIFE
 from foreshock.lab.guardbench.methods.kourkoutas import KOURKOUTAS
 from foreshock.lab.guardbench.methods.method import Method
 from foreshock.lab.guardbench.methods.muon import MUON
 from foreshock.lab.guardbench.methods.packages import PEERS
+from foreshock.lab.guardbench.methods.qk_clip import QK_CLIP
+from foreshock.lab.guardbench.methods.spectra import SPECTRA
+from foreshock.lab.guardbench.methods.stabilizer import STABILIZER
 from foreshock.lab.guardbench.methods.windows import WINDOWS
 
 METHODS: tuple[Method, ...] = (
@@ -19,8 +24,13 @@ METHODS: tuple[Method, ...] = (
     *PEERS,
     MUON,
     KOURKOUTAS,
+    ADAM_MINI,
+    HALF_LIFE,
     *CLIPPING,
     *WINDOWS,
+    STABILIZER,
+    SPECTRA,
+    QK_CLIP,
     CDAT,
     *GUARDS,
 )

@@ -10,6 +10,7 @@ from typing import Any
 from foreshock._version import __version__
 from foreshock.lab.guardbench.comparison import bounded, described, geometric_mean, ratio, unbounded
 from foreshock.lab.guardbench.methods import METHODS, PLAIN
+from foreshock.lab.guardbench.rates.adding import known, parts
 from foreshock.lab.guardbench.rates.suite import TASKS
 
 QUANTITIES = ("loss", "validation")
@@ -85,19 +86,30 @@ def _entry(result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def curves(data: Mapping[str, Any]) -> dict[str, dict[str, dict[int, dict[float, Run]]]]:
+Curves = dict[str, dict[str, dict[int, dict[float, Run]]]]
+"""The runs by task, method, seed and factor."""
+
+
+def curves(data: Mapping[str, Any]) -> Curves:
     """Return the runs by task, method, seed and factor.
 
     A seed of a task counts only if every method was trained at every rate on it: where training was stopped,
-    no method has an easier or harder part than another.
+    no method has an easier or harder part than another. Plain Adam is that of the first part.
 
     Args:
-        data: What `collect` returned.
+        data: What `collect` or `foreshock.lab.guardbench.rates.adding.add` returned.
     """
+    first, *others = map(_curves, parts(data))
+    for other in others:
+        for task, methods in other.items():
+            first[task] |= {name: curve for name, curve in methods.items() if name != PLAIN}
+    return first
+
+
+def _curves(data: Mapping[str, Any]) -> Curves:
+    """Return the runs of one part."""
     factors = {run["factor"] for run in data["runs"]}
-    found: dict[str, dict[str, dict[int, dict[float, Run]]]] = {
-        task: {name: {} for name in data["methods"]} for task in data["tasks"]
-    }
+    found: Curves = {task: {name: {} for name in data["methods"]} for task in data["tasks"]}
     for run in data["runs"]:
         found[run["task"]][run["method"]].setdefault(run["seed"], {})[run["factor"]] = run
     for methods in found.values():
@@ -142,8 +154,10 @@ def at_best(curve: Curve, quantity: str) -> list[Run]:
 def compare(data: Mapping[str, Any]) -> dict[str, Any]:
     """Score each method at its own best rate.
 
+    Losses of methods that were added are those ÷ Adam's beside them, times Adam's of the first part.
+
     Args:
-        data: What `collect` returned.
+        data: What `collect` or `foreshock.lab.guardbench.rates.adding.add` returned.
 
     Returns:
         ``tasks``, those with two seeds or more, each with the number of ``seeds`` and by method what
@@ -153,35 +167,66 @@ def compare(data: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: If no task has two whole seeds, or plain Adam is missing.
     """
-    found = curves(data)
-    tasks = {
-        task: {"seeds": len(next(iter(methods.values()))), "methods": _in_task(methods)}
-        for task, methods in found.items()
-        if len(next(iter(methods.values()))) >= 2
-    }
-    if not tasks or PLAIN not in data["methods"]:
-        raise ValueError(
-            "no task was trained with plain Adam and every method at every rate from two seeds: a rate is "
-            "chosen on one seed and scored on another; train on"
-        )
-    names = list(data["methods"])
-    runs = {name: _runs(found, name) for name in names}
-    plain = sum(run["seconds"] for run in runs[PLAIN])
+    names = list(known(data))
+    scored = [(_tasks(part), _whole(part)) for part in parts(data)]
+    tasks, whole = scored[0]
+    for others, about in scored[1:]:
+        whole |= {name: one for name, one in about.items() if name != PLAIN}
+        for task, there in others.items():
+            here = tasks[task]["methods"]
+            here |= {
+                name: _beside(entry, there["methods"][PLAIN], here[PLAIN])
+                for name, entry in there["methods"].items()
+                if name != PLAIN
+            }
+    for scores in tasks.values():
+        scores["methods"] = {name: scores["methods"][name] for name in names}
     return {
         "tasks": tasks,
-        "methods": {
-            name: {
-                **_overall(tasks, name),
-                "diverged": statistics.fmean(run["diverged"] for run in runs[name]),
-                "time": sum(run["seconds"] for run in runs[name]) / plain,
-            }
-            for name in names
-        },
+        "methods": {name: {**_overall(tasks, name), **whole[name]} for name in names},
         "pairs": {
             guard: {peer: _pair(tasks, guard, peer) for peer in names if peer not in GUARDS}
             for guard in GUARDS
             if guard in names
         },
+    }
+
+
+def _tasks(part: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the tasks of one part that have two whole seeds or more, as `compare` does."""
+    tasks = {
+        task: {"seeds": len(next(iter(methods.values()))), "methods": _in_task(methods)}
+        for task, methods in _curves(part).items()
+        if len(next(iter(methods.values()))) >= 2
+    }
+    if not tasks or PLAIN not in part["methods"]:
+        raise ValueError(
+            "no task was trained with plain Adam and every method at every rate from two seeds: a rate is "
+            "chosen on one seed and scored on another; train on"
+        )
+    return tasks
+
+
+def _whole(part: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return of each method of one part what is counted over all its runs."""
+    found = _curves(part)
+    runs = {name: _runs(found, name) for name in part["methods"]}
+    plain = sum(run["seconds"] for run in runs[PLAIN])
+    return {
+        name: {
+            "diverged": statistics.fmean(run["diverged"] for run in some),
+            "time": sum(run["seconds"] for run in some) / plain,
+        }
+        for name, some in runs.items()
+    }
+
+
+def _beside(entry: Mapping[str, Any], there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a method's losses as they would be if Adam beside it had had the losses of the first part's."""
+    return {
+        **entry,
+        **{quantity: ratio(entry[quantity], there[quantity]) * here[quantity] for quantity in QUANTITIES},
+        "highest": ratio(entry["highest"], there["loss"]) * here["loss"],
     }
 
 

@@ -74,6 +74,12 @@ def write_curves(data: Mapping[str, Any], quantity: str, path: str | os.PathLike
     return save_figure(figure, path)
 
 
+def _look(place: int) -> dict[str, Any]:
+    """Return the look of a method that is not ours: where the colours are used up, with dashes."""
+    again, colour = divmod(place, len(_COLOURS))
+    return {"color": _COLOURS[colour], "linewidth": 1.1, "linestyle": "--" if again else "-"}
+
+
 def _draw(axis: Axes, methods: Mapping[str, Curve], quantity: str) -> None:
     others = [name for name in methods if name not in _OURS]
     top = 0.0
@@ -83,7 +89,7 @@ def _draw(axis: Axes, methods: Mapping[str, Curve], quantity: str) -> None:
         losses = [mean([one[factor][quantity] for one in curve.values()]) for factor in factors]
         if name == PLAIN:
             top = 10 * max((loss for loss in losses if math.isfinite(loss)), default=1.0)
-        look = _OURS.get(name) or {"color": _COLOURS[others.index(name) % len(_COLOURS)], "linewidth": 1.1}
+        look = _OURS.get(name) or _look(others.index(name))
         axis.plot(factors, losses, label=name, marker="o", markersize=2.2, **look)
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from foreshock.lab.guardbench.methods import PLAIN
+from foreshock.lab.guardbench.rates.adding import known, parts
 from foreshock.lab.guardbench.rates.choosing import QUANTITIES, TARGET, compare, curves
 from foreshock.lab.guardbench.rates.figures import write_curves
 from foreshock.lab.guardbench.rates.tables import (
@@ -36,7 +38,7 @@ methods at rates that suit Adam.
 
 Every method trained {count} tasks at {factors} times their base rate, from {seeds}{incomplete}. **The rate
 is chosen on all seeds but one and the loss is that of the one left out**, so that no method is rewarded for
-luck; each seed is left out once. {note}Made by `{command}`, Foreshock {version}.
+luck; each seed is left out once. {note}{added}Made by `{command}`, Foreshock {version}.
 [How to run it](../how-to/compare-guards.md#at-each-methods-own-learning-rate).
 
 - **loss**: geometric mean of the training loss over the second half of a run, at the method's own best rate,
@@ -90,9 +92,9 @@ development half were looked at when rules were made.
 
 {sources}
 
-Everything but the rate is as the task sets it or as the method's authors propose. Not compared:
-GradientStabilizer, of which no definition was found that one could be sure of; a β₂ that keeps its half-life
-in tokens, which needs a reference batch that these tasks don't have; Adam-mini, which saves memory.
+Everything but the rate is as the task sets it or as the method's authors propose. Not compared: QK-norm,
+which puts a norm into the network, whose losses are then those of another network; MuonClip, QK-clip beside
+Muon, which would be `muon`: no attention logit reaches τ there.
 """
 
 
@@ -119,6 +121,7 @@ def rates_page(data: Mapping[str, Any], *, command: str, drawn: Mapping[str, str
         seeds=_span(counts),
         incomplete=_incomplete(data),
         note=f"{note} " if note else "",
+        added="".join(f"{_added(part)} " for part in data.get("added", ())),
         command=command,
         version=data["foreshock"],
         target=share(TARGET),
@@ -130,7 +133,7 @@ def rates_page(data: Mapping[str, Any], *, command: str, drawn: Mapping[str, str
         tasks_loss=task_table(scores, "loss"),
         tasks_validation=task_table(scores, "validation"),
         about_tasks=about_table(data, scores),
-        sources=about_methods(data["methods"]),
+        sources=about_methods(known(data)),
     )
 
 
@@ -180,16 +183,32 @@ def load_rates(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _factors(data: Mapping[str, Any]) -> str:
-    *most, last = [f"{factor:g}" for factor in sorted({run["factor"] for run in data["runs"]})]
+    return _listed([f"{factor:g}" for factor in sorted({run["factor"] for run in data["runs"]})])
+
+
+def _listed(words: Sequence[str]) -> str:
+    *most, last = words
     return f"{', '.join(most)} and {last}" if most else last
+
+
+def _added(part: Mapping[str, Any]) -> str:
+    """Return which methods were run later, and what they are compared with."""
+    names = _listed([f"`{name}`" for name in part["methods"] if name != PLAIN])
+    return (
+        f"Later came {names}, with Adam anew beside them, by whose losses theirs are divided: {part['note']}"
+    )
 
 
 def _incomplete(data: Mapping[str, Any]) -> str:
     """Return how many runs there are and, where training was stopped, how many of them are used."""
     by_seed = [
-        runs for methods in curves(data).values() for curve in methods.values() for runs in curve.values()
+        runs
+        for part in parts(data)
+        for methods in curves(part).values()
+        for curve in methods.values()
+        for runs in curve.values()
     ]
-    used, total = sum(map(len, by_seed)), len(data["runs"])
+    used, total = sum(map(len, by_seed)), sum(len(part["runs"]) for part in parts(data))
     return f", {total:,} runs" + ("" if used == total else f", {used:,} of them of whole seeds, which count")
 
 

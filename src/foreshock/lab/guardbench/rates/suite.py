@@ -1,6 +1,6 @@
 """The tasks whose learning rate is varied, and which methods are compared on them.
 
-They are small and short: each is trained by a dozen methods at six rates from two seeds. All are tasks of
+They are small and short: each is trained by some twenty methods at six rates from two seeds. All are tasks of
 GuardBench with fewer steps, on the same side of its split, but for two: `mlp-deep` is `mlp-batch-25` with the
 full batch, and in `language-tiny-fresh` no sequence is seen twice, under warm-up and cosine. Each has hidden
 matrices, which Muon needs. Nothing was tuned on them.
@@ -32,11 +32,16 @@ COMPARED = (
     "soap",
     "muon",
     "kourkoutas-beta",
+    "adam-mini",
+    "beta2-half-life",
     "adagc",
     "clip-1",
     "zclip",
     "skip-step",
     "clip-update-norm",
+    "gradient-stabilizer",
+    "spectra",
+    "qk-clip",
     "guard-auto",
     "guard-alone",
     "guard-muon",
