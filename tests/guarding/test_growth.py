@@ -340,14 +340,17 @@ def test_all_of_v_is_raised_at_a_wall_and_where_growth_goes_on():
 
 def test_all_of_v_is_raised_where_the_gradient_grew_and_stays_large():
     def remedies(policy, step, **changes):
-        stays = GuardSignals(step=step, updates=step + 1, rise=150.0, lag=20.0, secant=0.1)
+        stays = GuardSignals(step=step, updates=step + 1, rise=150.0, lag=150.0, secant=0.1)
         return [(one.remedy, one.factor) for one in policy.decide(dataclasses.replace(stays, **changes))]
 
     assert remedies(Secant(), 100) == [], "nothing grew before"
+    jumped = Secant()
+    assert jumped.decide(dataclasses.replace(growth_of(99, 1.3), growth=0.8, surge=True))
+    assert remedies(jumped, 100) == [], "data make it large in one step"
     policy = Secant()
     policy.decide(growth_of(99, 1.3))
     assert remedies(policy, 100, rise=90.0) == []
-    assert remedies(policy, 100, lag=5.0) == []
+    assert remedies(policy, 100, lag=90.0) == []
     assert remedies(policy, 100, rise=math.nan) == []
     assert remedies(policy, 110) == [], "that is later than ten steps"
     assert remedies(policy, 98) == [], "after a return to an earlier checkpoint"
@@ -356,6 +359,8 @@ def test_all_of_v_is_raised_where_the_gradient_grew_and_stays_large():
     resumed.load_state_dict(policy.state_dict())
     assert [remedies(resumed, step) for step in (102, 103)] == [[("raise all", 2.0)]] * 2
     assert remedies(resumed, 104) == [], "√v grows eightfold at most in a hundred steps"
+    resumed.load_state_dict({name: kept for name, kept in policy.state_dict().items() if name != "lasting"})
+    assert remedies(resumed, 102) == [], "as earlier versions saved it"
     # Where the limit is reached the secant still counts.
     assert remedies(resumed, 105, secant=0.99) == [("raise along", pytest.approx(1.1))]
 

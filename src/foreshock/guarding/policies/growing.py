@@ -57,7 +57,8 @@ _MOST = 100.0  # product of the raises along gradients in 100 steps; two or thre
 _OF_ALL, _MOST_OF_ALL = 2.0, 8.0
 _WALL, _SOON = 2.0, 10
 _STILL_GROWING = 1.3
-# A gradient that stays this far above what it was has met a place where more than one direction is unstable.
+# A gradient that stays this far above what it was has met a place where more than one direction is unstable;
+# and v does not see it where it lags by as much.
 _STAYS = 100.0
 
 
@@ -105,6 +106,7 @@ class AgainstGrowth:
     def __init__(self) -> None:
         self._along, self._all = RaiseLimit(_MOST), RaiseLimit(_MOST_OF_ALL)
         self._last, self._ratio = -math.inf, math.nan  # of the last step on which the gradient grew
+        self._lasting = -math.inf  # the last one on which it had grown three times in a row
 
     def decide(self, signals: GuardSignals) -> Sequence[Decision]:
         """Return the raises of a step on which the gradient grows, as far as the limits leave some.
@@ -118,6 +120,8 @@ class AgainstGrowth:
         goes_on = ratio > _STILL_GROWING or not ratio < self._ratio
         again = 0 <= step - self._last < _SOON and goes_on
         self._last, self._ratio = step, ratio
+        if signals.growth > _GROWING:
+            self._lasting = step
         wanted = min(max(ratio / _GROWN_TO, 1.0), _LARGEST_RAISE)
         raises: list[tuple[Remedy, float]] = [("raise along", self._along.grant(step, wanted))]
         if again or ratio > _WALL:
@@ -132,13 +136,14 @@ class AgainstGrowth:
         """Return a raise of all of v where the gradient grew and stays large, as far as the limit leaves one.
 
         After the raise along one direction another one that is unstable may hold ‖g‖² at a hundred times what
-        it was for some steps, and meet a wall of the loss then.
+        it was for some steps, and meet a wall of the loss then. What data make large, as new targets, grows
+        in one step; it must have grown three times in a row.
 
         Args:
             signals: The step about to be taken; `is_growing` does not hold of it.
         """
         step = signals.step
-        if not (0 < step - self._last < _SOON and signals.rise > _STAYS and signals.lag > _LAG):
+        if not (0 < step - self._lasting < _SOON and signals.rise > _STAYS and signals.lag > _STAYS):
             return ()
         factor = self._all.grant(step, _OF_ALL)
         if factor == 1:
@@ -148,7 +153,13 @@ class AgainstGrowth:
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed policy needs, as plain values."""
         last = (self._last, self._ratio) if math.isfinite(self._last) else None
-        return {"factors": self._along.state_dict(), "all": self._all.state_dict(), "last": last}
+        lasting = self._lasting if math.isfinite(self._lasting) else None
+        return {
+            "factors": self._along.state_dict(),
+            "all": self._all.state_dict(),
+            "last": last,
+            "lasting": lasting,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`, also of versions that kept less."""
@@ -156,6 +167,8 @@ class AgainstGrowth:
         self._all.load_state_dict(state.get("all", ()))
         last, ratio = state.get("last") or (-math.inf, math.nan)
         self._last, self._ratio = last, float(ratio)
+        lasting = state.get("lasting")
+        self._lasting = -math.inf if lasting is None else int(lasting)
 
 
 def _reason(signals: GuardSignals) -> str:
