@@ -354,15 +354,24 @@ def test_all_of_v_is_raised_where_the_gradient_grew_and_stays_large():
     assert remedies(policy, 100, rise=math.nan) == []
     assert remedies(policy, 110) == [], "that is later than ten steps"
     assert remedies(policy, 98) == [], "after a return to an earlier checkpoint"
-    assert remedies(policy, 101) == [("raise all", 2.0)]
     resumed = Secant()
     resumed.load_state_dict(policy.state_dict())
-    assert [remedies(resumed, step) for step in (102, 103)] == [[("raise all", 2.0)]] * 2
-    assert remedies(resumed, 104) == [], "√v grows eightfold at most in a hundred steps"
-    resumed.load_state_dict({name: kept for name, kept in policy.state_dict().items() if name != "lasting"})
-    assert remedies(resumed, 102) == [], "as earlier versions saved it"
-    # Where the limit is reached the secant still counts.
-    assert remedies(resumed, 105, secant=0.99) == [("raise along", pytest.approx(1.1))]
+    for one in (policy, resumed):
+        assert remedies(one, 101) == [("raise all", 2.0)]
+        assert remedies(one, 102) == [], "once a growth"
+        assert remedies(one, 103, secant=0.99) == [("raise along", pytest.approx(1.1))]
+    earlier = {name: kept for name, kept in policy.state_dict().items() if name != "lasting"}
+    resumed.load_state_dict(earlier)
+    assert remedies(resumed, 104) == [], "as earlier versions saved it"
+
+
+def test_what_stays_large_is_raised_within_the_limit_of_all():
+    policy, stays = Secant(), GuardSignals(step=0, updates=100, rise=150.0, lag=150.0, secant=0.1)
+    raised = []
+    for step in range(100, 190, 12):
+        policy.decide(growth_of(step, 1.3))
+        raised += [one.factor for one in policy.decide(dataclasses.replace(stays, step=step + 1))]
+    assert raised == [2.0] * 3
 
 
 def test_of_the_secant_and_the_growth_the_larger_one_counts():

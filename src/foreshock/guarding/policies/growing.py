@@ -145,6 +145,7 @@ class AgainstGrowth:
         step = signals.step
         if not (0 < step - self._lasting < _SOON and signals.rise > _STAYS and signals.lag > _STAYS):
             return ()
+        self._lasting = -math.inf  # once a growth: v that is raised too far costs progress until it forgets
         factor = self._all.grant(step, _OF_ALL)
         if factor == 1:
             return ()
