@@ -170,8 +170,8 @@ def test_growth_below_what_was_usual_counts_where_the_gradient_clearly_turns_rou
         ({}, True),
         ({"surge": True}, True),
         ({"with_last": -0.3, "secant": 0.5}, False),
-        ({"with_second_last": 0.7, "secant": 0.5}, False),
-        ({"noise": 0.6, "secant": 0.5}, False),
+        ({"with_last": -0.7, "with_second_last": 0.7, "secant": 0.5}, False),
+        ({"with_last": -0.5, "noise": 0.6, "secant": 0.5}, False),
         ({"with_last": math.nan, "with_second_last": math.nan, "secant": 0.5}, False),
         ({"with_last": 0.9, "surge": True}, False),
         ({"with_last": math.nan, "surge": True, "secant": 0.2}, False),
@@ -184,6 +184,87 @@ def test_growth_without_a_gradient_that_turns_round_is_that_of_the_data(changes,
         TURNING, growth=1.5, rise=30.0, climb=30.0, lag=20.0, grown_ratio=1.2, **changes
     )
     assert [one.along for one in Secant().decide(seen)] == ["gradient"] * acts
+
+
+@pytest.mark.parametrize(
+    ("changes", "acts"),
+    [
+        ({}, True),
+        ({"noise": 1.2}, True),
+        ({"with_last": -0.55}, False),
+        ({"with_second_last": 0.75}, False),
+        ({"growth": 1.2}, False),
+        ({"noise": math.nan, "with_last": math.nan}, False),
+    ],
+)
+def test_a_gradient_that_clearly_turns_round_counts_however_noisy_it_is(changes, acts):
+    """Batches make such angles now and then, but not where ‖g‖² grows three times in a row."""
+    seen = dataclasses.replace(
+        TURNING, with_last=-0.7, noise=0.6, growth=1.5, rise=9.0, lag=20.0, grown_ratio=1.2
+    )
+    assert bool(Secant().decide(dataclasses.replace(seen, **changes))) == acts
+
+
+@pytest.mark.parametrize(
+    ("changes", "acts"),
+    [
+        ({}, True),
+        ({"with_last": -0.75}, False),
+        ({"with_second_last": 0.4}, False),
+        ({"with_second_last": math.nan}, False),
+        ({"climb": 5.0}, False),
+        ({"lag": 5.0}, False),
+        ({"growth": 1.2}, False),
+    ],
+)
+def test_several_unstable_directions_turn_the_gradient_but_not_quite_back(changes, acts):
+    seen = dataclasses.replace(
+        TURNING, with_second_last=0.6, noise=1.0, growth=1.5, rise=9.0, climb=9.0, lag=20.0, grown_ratio=1.2
+    )
+    assert bool(Secant().decide(dataclasses.replace(seen, **changes))) == acts
+
+
+@pytest.mark.parametrize(
+    ("changes", "acts"),
+    [
+        ({}, True),
+        ({"with_last": -0.75}, False),
+        ({"with_last": math.nan}, False),
+        ({"surge": False}, False),
+        ({"secant": 0.2}, False),
+        ({"secant": math.nan}, False),
+        ({"rise": 3.5}, False),
+        ({"lag": 2.5}, False),
+    ],
+)
+def test_one_factor_is_enough_where_gradient_and_displacement_both_show_the_direction(changes, acts):
+    seen = dataclasses.replace(
+        TURNING,
+        with_second_last=math.nan,
+        noise=1.0,
+        surge=True,
+        secant=0.6,
+        rise=5.0,
+        lag=4.0,
+        grown_ratio=1.1,
+    )
+    decisions = Secant().decide(dataclasses.replace(seen, **changes))
+    assert [one.along for one in decisions] == ["gradient"] * acts
+
+
+def test_the_first_step_after_a_jump_goes_too_far_below_the_edge():
+    """x₁ = −(2(1 + β₁)r − 1)·x₀ where the momentum is zero: the turn comes with a factor above one."""
+    beta1, ratio = 0.9, 0.8
+    theta = nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
+    optimizer = optim.Adam([theta], lr=0.1, betas=(beta1, 1 - 1e-12), eps=1e-300)
+    optimizer.state[theta] = {
+        "step": torch.tensor(1e14),
+        "exp_avg": torch.zeros(1).double(),
+        "exp_avg_sq": torch.ones(1).double(),
+    }
+    theta.grad = adam_threshold(0.1, beta1=beta1) * ratio * theta.detach()
+    optimizer.step()
+    assert theta.item() == pytest.approx(1 - 2 * (1 + beta1) * ratio, rel=1e-6)
 
 
 ABRUPT = GuardSignals(
@@ -255,6 +336,42 @@ def test_all_of_v_is_raised_at_a_wall_and_where_growth_goes_on():
     assert remedies(policy, 115, 1.3) == ["raise along"]
     [decision, _] = Secant().decide(growth_of(99, 1e3))
     assert decision.factor == 30
+
+
+def test_all_of_v_is_raised_where_the_gradient_grew_and_stays_large():
+    def remedies(policy, step, **changes):
+        stays = GuardSignals(step=step, updates=step + 1, rise=150.0, lag=150.0, secant=0.1)
+        return [(one.remedy, one.factor) for one in policy.decide(dataclasses.replace(stays, **changes))]
+
+    assert remedies(Secant(), 100) == [], "nothing grew before"
+    jumped = Secant()
+    assert jumped.decide(dataclasses.replace(growth_of(99, 1.3), growth=0.8, surge=True))
+    assert remedies(jumped, 100) == [], "data make it large in one step"
+    policy = Secant()
+    policy.decide(growth_of(99, 1.3))
+    assert remedies(policy, 100, rise=90.0) == []
+    assert remedies(policy, 100, lag=90.0) == []
+    assert remedies(policy, 100, rise=math.nan) == []
+    assert remedies(policy, 110) == [], "that is later than ten steps"
+    assert remedies(policy, 98) == [], "after a return to an earlier checkpoint"
+    resumed = Secant()
+    resumed.load_state_dict(policy.state_dict())
+    for one in (policy, resumed):
+        assert remedies(one, 101) == [("raise all", 2.0)]
+        assert remedies(one, 102) == [], "once a growth"
+        assert remedies(one, 103, secant=0.99) == [("raise along", pytest.approx(1.1))]
+    earlier = {name: kept for name, kept in policy.state_dict().items() if name != "lasting"}
+    resumed.load_state_dict(earlier)
+    assert remedies(resumed, 104) == [], "as earlier versions saved it"
+
+
+def test_what_stays_large_is_raised_within_the_limit_of_all():
+    policy, stays = Secant(), GuardSignals(step=0, updates=100, rise=150.0, lag=150.0, secant=0.1)
+    raised = []
+    for step in range(100, 190, 12):
+        policy.decide(growth_of(step, 1.3))
+        raised += [one.factor for one in policy.decide(dataclasses.replace(stays, step=step + 1))]
+    assert raised == [2.0] * 3
 
 
 def test_of_the_secant_and_the_growth_the_larger_one_counts():

@@ -82,6 +82,9 @@ class Secant:
             decisions = self._growth.decide(signals)
             if decisions:
                 return decisions
+        settling = () if growing else self._growth.settle(signals)
+        if settling:
+            return settling
         if not signals.secant > self.threshold:
             return ()
         factor, reason = min(signals.secant / self.threshold, _LARGEST_RAISE), secant_reason(signals)
