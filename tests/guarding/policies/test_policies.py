@@ -183,8 +183,7 @@ def rise(policy, *, level=5.0, lag=4.0, secant=math.nan, steps=100):
 
 
 def test_a_rise_of_the_gradient_raises_v_only_while_v_lags():
-    assert not rise(Rising(), lag=1.9)
-    assert rise(Rising(), lag=2.1)
+    assert not rise(Rising(), lag=2.9)
     assert not rise(Rising(), level=2.9)
     assert rise(Rising())
     assert rise(Rising(), secant=0.2)
@@ -201,23 +200,8 @@ def test_a_level_that_stays_raises_v_by_a_bounded_factor():
     assert max(factors) == pytest.approx(1.1)
     assert math.prod(factors) == pytest.approx(2.0)
     assert len(factors) == 8
-    # All medians have followed 150 steps later, so that a further rise is one of that level.
-    assert math.prod(rise(Rising(), level=100.0, steps=145)) == pytest.approx(4.0)
-    assert math.prod(rise(Rising(), level=100.0, steps=400)) == pytest.approx(4.0)
-
-
-def test_a_slow_rise_is_seen_by_the_lowest_median_of_a_hundred_steps():
-    def factors(per_step):
-        """Return those asked for while ‖g‖² grows by this factor at each of 150 steps."""
-        policy = Rising()
-        noisy = [1.0, 1.5] * 150
-        squares = [square * per_step ** max(step - 150, 0) for step, square in enumerate(noisy)]
-        asked = [policy.decide(seen(step, squared_gradient=one, lag=9.0)) for step, one in enumerate(squares)]
-        return [one.factor for decisions in asked for one in decisions]
-
-    # In 25 steps, as the median of fifty lies back, 1.03 makes 2.1, and in 125 steps forty.
-    assert factors(1.03)
-    assert not factors(1.005)  # 1.9
+    # Its median has followed by then, so that a further rise is one of that level.
+    assert len(rise(Rising(), level=100.0, steps=300)) == 8
 
 
 def lone_jump(policy, leaps, *, lag=400.0, start=200, secant=0.1):
@@ -255,7 +239,7 @@ def test_a_resumed_policy_knows_of_a_lone_jump_and_one_of_an_earlier_version_of_
     resumed.load_state_dict(state)
     assert lone_jump(resumed, [0.1, 9.0, 0.1], start=205) == [[2.0], [], []]
     earlier = {name: one for name, one in state.items() if name not in ("leap", "of_jumps")}
-    resumed.load_state_dict({**earlier, "means": state["means"][-51:]})
+    resumed.load_state_dict(earlier)
     assert lone_jump(resumed, [0.1, 9.0, 0.1], start=205) == [[], [], [2.0]]
 
 
@@ -301,7 +285,7 @@ def test_auto_takes_no_single_outlier_for_a_rise_and_leaves_rises_to_the_ratio_w
     later = [900.0, *[1.0, 2.0] * 4]
     asked = [policy.decide(seen(150 + k, squared_gradient=square, lag=4.0)) for k, square in enumerate(later)]
     assert [[one.remedy for one in decisions] for decisions in asked] == [["clip"]] + [[]] * 8
-    for mean_square, reasons in ((float("nan"), ["its lowest median"]), (1.2, ["mean-square"])):
+    for mean_square, reasons in ((float("nan"), ["its median"]), (1.2, ["mean-square"])):
         policy = Auto()
         for step in range(150):
             policy.decide(seen(step, squared_gradient=1.0 + step % 2, lag=4.0))

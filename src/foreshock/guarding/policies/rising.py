@@ -1,8 +1,8 @@
 r"""The guard against spikes of mini-batches that sees nothing but ‖g‖: it needs neither batch nor model.
 
-Before such a spike v lags behind g² and the gradients rise for ten to a hundred steps, while no displacement
+Before such a spike v lags behind g² and the gradients rise for ten to twenty steps, while no displacement
 shows an unstable direction. So: where the lag is large and the mean ‖g‖² of five steps is a multiple of its
-lowest median, all of v is raised a little at each step, up to a limit in 100 steps. Where ‖g‖² hardly changes
+median, all of v is raised a little at each step, up to a limit for each rise. Where ‖g‖² hardly changes
 from step to step, or the secant shows a direction, it is the full batch that is unstable: `Secant` does it
 better. A rise that begins with a jump was made by new data, as where the targets are renewed.
 
@@ -28,9 +28,6 @@ from foreshock.guarding.tracking import usual_change
 
 _SETTLED = 100  # updates before v and the median mean anything
 _MEMORY, _WINDOW = 5, 50
-# A rise may take a hundred steps, and a median of fifty follows it: the lowest one of those that ended within
-# as many steps counts. Every tenth is looked at.
-_AGO, _STRIDE = 100, 10
 _CURVED = 0.3  # secant from which growth has a direction, and is the business of `Secant`
 _NOISE = 0.35  # usual change of ln ‖g‖² from step to step; below, batches hardly differ
 # A rise that begins with ‖g‖² at a multiple of all of the last steps was made by new data.
@@ -49,8 +46,7 @@ class Rising:
 
     Attributes:
         lag: Lag of v from which to act, > 0.
-        multiple: Mean ‖g‖² of five steps over the lowest of its medians of fifty, of those that ended within
-            100 steps, from which to act, > 1.
+        multiple: Mean ‖g‖² of five steps over its median of fifty from which to act, > 1.
         largest: Largest factor on √v in one step, > 1.
         most: Largest product of the factors of 100 steps, > 1: a level that stays is no rise.
 
@@ -71,7 +67,7 @@ class Rising:
         ('raise all', 1.1)
     """
 
-    lag: float = 2.0
+    lag: float = 3.0
     multiple: float = 3.0
     largest: float = 1.1
     most: float = 2.0
@@ -82,7 +78,7 @@ class Rising:
         default_factory=lambda: deque(maxlen=_WINDOW + 1), init=False, repr=False, compare=False
     )
     _means: deque[float] = field(
-        default_factory=lambda: deque(maxlen=_WINDOW + _AGO + 1), init=False, repr=False, compare=False
+        default_factory=lambda: deque(maxlen=_WINDOW + 1), init=False, repr=False, compare=False
     )
     _secant: float = field(default=math.nan, init=False, repr=False, compare=False)
     _limit: RaiseLimit = field(init=False, repr=False, compare=False)
@@ -127,9 +123,7 @@ class Rising:
         factor = self._limit.grant(signals.step, min(math.sqrt(times / self.multiple), self.largest))
         if factor == 1:
             return ()
-        reason = (
-            f"‖g‖² is {times:.3g} × its lowest median of {_WINDOW} steps, and v is {signals.lag:.3g} × g²"
-        )
+        reason = f"‖g‖² is {times:.3g} × its median of {_WINDOW} steps, and v is {signals.lag:.3g} × g²"
         return (Decision("raise all", factor, reason, times, self.multiple),)
 
     def _after_jump(self, signals: GuardSignals, leap: float) -> Sequence[Decision]:
@@ -153,13 +147,9 @@ class Rising:
             self._squares.append(square)
 
     def _times(self) -> float:
-        """Return the mean ‖g‖² over the lowest median of those before; NaN where that can't be a rise."""
-        # No median is below the smallest mean, so that on most steps none has to be computed.
-        if len(self._means) <= _WINDOW or not self._means[-1] > self.multiple * min(self._means):
-            return math.nan
+        """Return the mean ‖g‖² over the median of those before; NaN while there are too few."""
         *before, mean = self._means
-        ends = range(len(before), _WINDOW - 1, -_STRIDE)
-        usual = min(statistics.median(before[end - _WINDOW : end]) for end in ends)
+        usual = statistics.median(before) if len(before) == _WINDOW else math.nan
         return mean / usual if usual > 0 else math.nan
 
     def state_dict(self) -> dict[str, Any]:
