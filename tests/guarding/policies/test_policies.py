@@ -183,7 +183,8 @@ def rise(policy, *, level=5.0, lag=4.0, secant=math.nan, steps=100):
 
 
 def test_a_rise_of_the_gradient_raises_v_only_while_v_lags():
-    assert not rise(Rising(), lag=2.9)
+    assert not rise(Rising(), lag=1.9)
+    assert rise(Rising(), lag=2.1)
     assert not rise(Rising(), level=2.9)
     assert rise(Rising())
     assert rise(Rising(), secant=0.2)

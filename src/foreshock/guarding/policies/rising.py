@@ -45,7 +45,7 @@ class Rising:
     After such a jump √v is doubled, eightfold at most in 100 steps.
 
     Attributes:
-        lag: Lag of v from which to act, > 0.
+        lag: Lag of v from which to act, > 0; below about two v follows g².
         multiple: Mean ‖g‖² of five steps over its median of fifty from which to act, > 1.
         largest: Largest factor on √v in one step, > 1.
         most: Largest product of the factors of 100 steps, > 1: a level that stays is no rise.
@@ -67,7 +67,7 @@ class Rising:
         ('raise all', 1.1)
     """
 
-    lag: float = 3.0
+    lag: float = 2.0
     multiple: float = 3.0
     largest: float = 1.1
     most: float = 2.0
