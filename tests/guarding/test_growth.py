@@ -75,6 +75,8 @@ def test_what_is_followed_is_what_the_last_steps_give_and_what_a_resumed_run_has
             min(factors) if len(factors) == 3 else pytest.approx(math.nan, nan_ok=True)
         )
         assert growth.growing_fast == (bool(before) and square >= 2 * max(before) > 0)
+        leap = square / max(before) if before and max(before) > 0 else math.nan
+        assert growth.leap == pytest.approx(leap, nan_ok=True)
         if before and min(before) > 0:
             assert growth.rise == square / min(before)
             assert growth.climb == (growth.rise if square > 2 * mean else 1.0)
@@ -83,7 +85,7 @@ def test_what_is_followed_is_what_the_last_steps_give_and_what_a_resumed_run_has
             assert math.isnan(growth.climb)
         resumed = Growth()
         resumed.load_state_dict(growth.state_dict())
-        for name in ("latest", "sustained", "rise", "climb", "growing_fast"):
+        for name in ("latest", "sustained", "leap", "rise", "climb", "growing_fast"):
             assert str(getattr(resumed, name)) == str(getattr(growth, name)), name
 
 

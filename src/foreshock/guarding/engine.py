@@ -259,6 +259,7 @@ class Engine:
             growth=grown.sustained,
             rise=grown.rise,
             climb=grown.climb,
+            leap=grown.leap,
             surge=grown.growing_fast,
             with_last=turned.with_last,
             with_second_last=turned.with_second_last,

@@ -100,6 +100,7 @@ class Growth:
     Attributes:
         latest: The last factor; NaN before there is one.
         sustained: The smallest of the last three factors; NaN before there are three.
+        leap: ‖g‖² over its largest value of the last eight steps; NaN before there is one.
         growing_fast: Whether ‖g‖² is at least twice what it was at any of the last eight steps.
         rise: ‖g‖² over its smallest value of the last eight steps; NaN before there is one.
         climb: The same, but one while ‖g‖² is below twice its mean of 30 steps: what comes back from a dip
@@ -158,13 +159,15 @@ class Growth:
 
     def _follow(self) -> None:
         """Compute what is read of the last steps, once for all who read it."""
-        self.latest = self.sustained = self.rise = self.climb = math.nan
+        self.latest = self.sustained = self.leap = self.rise = self.climb = math.nan
         self.growing_fast = False
         if len(self._squares) < 2:
             return
         now, *before = itertools.islice(reversed(self._squares), _BEFORE + 1)
         highest, lowest = max(before), min(before)
         self.growing_fast = now >= _FAST * highest > 0
+        if highest > 0:
+            self.leap = now / highest
         if lowest > 0:
             self.rise = now / lowest
             self.climb = self.rise if now > _FAST * self._mean else 1.0

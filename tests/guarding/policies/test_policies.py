@@ -183,7 +183,8 @@ def rise(policy, *, level=5.0, lag=4.0, secant=math.nan, steps=100):
 
 
 def test_a_rise_of_the_gradient_raises_v_only_while_v_lags():
-    assert not rise(Rising(), lag=2.9)
+    assert not rise(Rising(), lag=1.9)
+    assert rise(Rising(), lag=2.1)
     assert not rise(Rising(), level=2.9)
     assert rise(Rising())
     assert rise(Rising(), secant=0.2)
@@ -202,6 +203,56 @@ def test_a_level_that_stays_raises_v_by_a_bounded_factor():
     assert len(factors) == 8
     # Its median has followed by then, so that a further rise is one of that level.
     assert len(rise(Rising(), level=100.0, steps=300)) == 8
+
+
+def lone_jump(policy, leaps, *, lag=400.0, start=200, secant=0.1):
+    """Return the factors asked for at steps with these multiples of the largest ‖g‖² of eight steps."""
+    signals = [
+        seen(start + k, leap=leap, squared_gradient=1.0, lag=lag, secant=secant)
+        for k, leap in enumerate(leaps)
+    ]
+    return [[one.factor for one in policy.decide(step)] for step in signals]
+
+
+def test_after_a_gradient_that_was_large_at_one_step_alone_v_is_doubled():
+    assert lone_jump(Rising(), [0.9, 9.0, 0.2, 1.0]) == [[], [], [2.0], []]
+    assert lone_jump(Rising(), [9.0, 0.2], secant=0.5) == [[], [2.0]]  # a few examples may be unstable
+    # What was not that large, what stays, and what v still sees.
+    assert lone_jump(Rising(), [7.9, 0.2]) == [[], []]
+    assert lone_jump(Rising(), [9.0, 0.23]) == [[], []]
+    assert lone_jump(Rising(), [9.0, 0.2], lag=99.0) == [[], []]
+    assert lone_jump(Rising(), [9.0, 0.2], start=90) == [[], []]
+    # Where a single ‖g‖² was not finite there is no multiple for a while.
+    assert lone_jump(Rising(), [9.0, math.nan, 0.2]) == [[], [], []]
+
+
+def test_lone_jumps_raise_v_eightfold_at_most_in_a_hundred_steps():
+    policy = Rising()
+    factors = [one for step in lone_jump(policy, [9.0, 0.1] * 40) for one in step]
+    assert factors == [2.0] * 3
+    assert lone_jump(policy, [9.0, 0.1], start=310) == [[], [2.0]]
+
+
+def test_a_resumed_policy_knows_of_a_lone_jump_and_one_of_an_earlier_version_of_none():
+    policy, resumed = Rising(), Rising()
+    lone_jump(policy, [9.0, 0.1] * 2 + [9.0])
+    state = policy.state_dict()
+    resumed.load_state_dict(state)
+    assert lone_jump(resumed, [0.1, 9.0, 0.1], start=205) == [[2.0], [], []]
+    earlier = {name: one for name, one in state.items() if name not in ("leap", "of_jumps")}
+    resumed.load_state_dict(earlier)
+    assert lone_jump(resumed, [0.1, 9.0, 0.1], start=205) == [[], [], [2.0]]
+
+
+def test_auto_sees_a_lone_jump_that_it_clips():
+    policy = Auto()
+    for step in range(200):
+        assert not policy.decide(seen(step, squared_gradient=1.0, leap=1.0, lag=400.0))
+    asked = [
+        policy.decide(seen(step, squared_gradient=square, leap=leap, lag=400.0))
+        for step, square, leap in ((200, 900.0, 900.0), (201, 1.0, 1 / 900))
+    ]
+    assert [[one.remedy for one in decisions] for decisions in asked] == [["clip"], ["raise all"]]
 
 
 def jumped(policy, squares, *, start=150):

@@ -40,6 +40,7 @@ class GuardSignals:
         growth: Smallest factor by which ‖g‖² grew in each of the last three steps.
         rise: ‖g‖² over its smallest value of the last eight steps.
         climb: The same; 1 below twice its mean of 30 steps.
+        leap: ‖g‖² over its largest value of the last eight steps, both before clipping.
         surge: Whether ‖g‖² is at least twice what it was at any of the last eight steps.
         with_last: Cosine of the angle between g and the gradient of the last step; known where ‖g‖² grew by a
             quarter in both.
@@ -60,6 +61,7 @@ class GuardSignals:
     growth: float = math.nan
     rise: float = math.nan
     climb: float = math.nan
+    leap: float = math.nan
     surge: bool = False
     with_last: float = math.nan
     with_second_last: float = math.nan

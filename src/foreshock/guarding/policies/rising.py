@@ -2,9 +2,14 @@ r"""The guard against spikes of mini-batches that sees nothing but ‖g‖: it n
 
 Before such a spike v lags behind g² and the gradients rise for ten to twenty steps, while no displacement
 shows an unstable direction. So: where the lag is large and the mean ‖g‖² of five steps is a multiple of its
-median, all of v is raised a little at each step, up to a limit for each rise. Where ‖g‖² hardly changes from
-step to step, or the secant shows a direction, it is the full batch that is unstable: `Secant` does it better.
-A rise that begins with a jump was made by new data, as where the targets are renewed.
+median, all of v is raised a little at each step, up to a limit for each rise. Where ‖g‖² hardly changes
+from step to step, or the secant shows a direction, it is the full batch that is unstable: `Secant` does it
+better. A rise that begins with a jump was made by new data, as where the targets are renewed.
+
+Where ‖g‖² is calm and v far above g², the first sign is a lone jump: one step has a multiple of ‖g‖², and the
+next is as before. Something has passed the edge on a few examples, or while a router sends them another way;
+a few such steps later the loss itself jumps, often a hundredfold. v hardly sees a single gradient, and is
+raised at once, by a larger factor. New data would stay.
 """
 
 from __future__ import annotations
@@ -27,14 +32,20 @@ _CURVED = 0.3  # secant from which growth has a direction, and is the business o
 _NOISE = 0.35  # usual change of ln ‖g‖² from step to step; below, batches hardly differ
 # A rise that begins with ‖g‖² at a multiple of all of the last steps was made by new data.
 _JUMP, _CALM, _ACCUSTOM = 8.0, 8, 15  # the multiple, the steps before, and those for which it is left alone
+# After a lone jump ‖g‖² is below this multiple of what it was. Corrupted batches make such jumps as well; but
+# nearly all that announced a spike came where v was that of gradients more than ten times as large.
+_BACK, _FORGOTTEN = 2.0, 100.0
+_OF_JUMP, _MOST_OF_JUMPS = 2.0, 8.0  # factor on √v for each, and their product in 100 steps
 
 
 @dataclass
 class Rising:
-    """Raise all of v while the gradients rise and v lags.
+    """Raise all of v while the gradients rise and v lags, and after a lone jump of ‖g‖².
+
+    After such a jump √v is doubled, eightfold at most in 100 steps.
 
     Attributes:
-        lag: Lag of v from which to act, > 0.
+        lag: Lag of v from which to act, > 0; below about two v follows g².
         multiple: Mean ‖g‖² of five steps over its median of fifty from which to act, > 1.
         largest: Largest factor on √v in one step, > 1.
         most: Largest product of the factors of 100 steps, > 1: a level that stays is no rise.
@@ -56,7 +67,7 @@ class Rising:
         ('raise all', 1.1)
     """
 
-    lag: float = 3.0
+    lag: float = 2.0
     multiple: float = 3.0
     largest: float = 1.1
     most: float = 2.0
@@ -72,6 +83,10 @@ class Rising:
     _secant: float = field(default=math.nan, init=False, repr=False, compare=False)
     _limit: RaiseLimit = field(init=False, repr=False, compare=False)
     _jumped: int | None = field(default=None, init=False, repr=False, compare=False)
+    _leap: float = field(default=math.nan, init=False, repr=False, compare=False)
+    _of_jumps: RaiseLimit = field(
+        default_factory=lambda: RaiseLimit(_MOST_OF_JUMPS), init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         """Refuse impossible options."""
@@ -86,13 +101,19 @@ class Rising:
         return math.inf
 
     def decide(self, signals: GuardSignals) -> Sequence[Decision]:
-        """Return a raise of v if the gradients rise while v lags.
+        """Return a raise of v if the gradients rise while v lags, or one jumped alone.
 
         Args:
             signals: The step about to be taken.
         """
+        before, self._leap = self._leap, signals.leap
         self._update(signals)
-        if signals.updates <= _SETTLED or not signals.lag > self.lag or self._secant > _CURVED:
+        if signals.updates <= _SETTLED or not signals.lag > self.lag:
+            return ()
+        # The largest of the eight steps before is the jump itself: the product is over those before it.
+        if before > _JUMP and before * signals.leap < _BACK and signals.lag > _FORGOTTEN:
+            return self._after_jump(signals, before)
+        if self._secant > _CURVED:
             return ()
         if self._jumped is not None and 0 <= signals.step - self._jumped < _ACCUSTOM:
             return ()
@@ -104,6 +125,13 @@ class Rising:
             return ()
         reason = f"‖g‖² is {times:.3g} × its median of {_WINDOW} steps, and v is {signals.lag:.3g} × g²"
         return (Decision("raise all", factor, reason, times, self.multiple),)
+
+    def _after_jump(self, signals: GuardSignals, leap: float) -> Sequence[Decision]:
+        factor = self._of_jumps.grant(signals.step, _OF_JUMP)
+        if factor == 1:
+            return ()
+        reason = f"‖g‖² was {leap:.3g} × all of {_CALM} steps at one step alone, v is {signals.lag:.3g} × g²"
+        return (Decision("raise all", factor, reason, leap, _JUMP),)
 
     def _update(self, signals: GuardSignals) -> None:
         """Take ‖g‖² and the secant into account; where that is not measured, the last one counts."""
@@ -133,6 +161,8 @@ class Rising:
             "secant": self._secant,
             "factors": factors,
             "jumped": self._jumped,
+            "leap": self._leap,
+            "of_jumps": self._of_jumps.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -143,5 +173,7 @@ class Rising:
         self._means.extend(state["means"])
         self._secant = float(state["secant"])
         self._limit.load_state_dict(state["factors"])
-        jumped = state.get("jumped")  # earlier versions had none
+        jumped = state.get("jumped")  # earlier versions had neither this nor the following
         self._jumped = None if jumped is None else int(jumped)
+        self._leap = float(state.get("leap", math.nan))
+        self._of_jumps.load_state_dict(state.get("of_jumps", ()))
