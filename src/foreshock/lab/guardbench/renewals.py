@@ -1,7 +1,7 @@
 """Which spikes the renewed targets of a value regression make alone, and which the training adds to.
 
 Run it as ``python -m foreshock.lab.guardbench.renewals --first 800 --last 1399``: it trains full-batch draws
-of the development half and prints a table. The held-out ones: ``--split held-out --first 1000 --last 1255``.
+of the development half and prints a table. The held-out ones: ``--split held-out --first 3000 --last 3255``.
 
 The targets come from a copy of the network that is renewed every 50 or 100 steps. At that step the loss jumps
 before any step is taken on the new targets, with whatever optimizer: with the weights held it is as high. How
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from foreshock.demo.threads import one_thread
-from foreshock.lab.guardbench.drawn import RANGES, draw
+from foreshock.lab.guardbench.drawn import FIRST, RANGES, draw
 from foreshock.lab.guardbench.judging import HEIGHTS
 from foreshock.lab.guardbench.methods import method
 from foreshock.lab.guardbench.training import MethodRun
@@ -205,8 +205,8 @@ def full_draws(split: Literal["development", "held-out"], first: int, last: int)
         first: The first number.
         last: The last one.
     """
-    # Each family has every sixteenth number, and the held-out ones begin at 1000; see `drawn`.
-    place = list(RANGES).index(FAMILY) + (1000 if split == HELD_OUT else 0)
+    # Each family has every sixteenth number.
+    place = list(RANGES).index(FAMILY) + FIRST[split]
     for number in range(first, last + 1):
         if (number - place) % len(RANGES) == 0 and (config := draw(FAMILY, split, number)).full_batch:
             yield config
