@@ -73,7 +73,7 @@ ROUNDS: Mapping[Literal["development", "held-out"], int] = {DEVELOPMENT: 2, HELD
 """How often each family is drawn."""
 
 FIRST: Mapping[Literal["development", "held-out"], int] = {DEVELOPMENT: 0, HELD_OUT: 3000}
-"""Number of the first draw. Held-out ones from 1000 on were scored with earlier rules, and told what to do."""
+"""Number of the first draw. Held-out ones from 1000 on were scored with earlier rules, and are known."""
 
 
 def drawn() -> tuple[RunConfig, ...]:
