@@ -176,6 +176,20 @@ def test_a_reported_norm_is_not_computed_and_a_number_is_known_at_once(read, lim
     assert fed.guard._engine._measurer._reported.agreed
 
 
+def test_without_a_secant_a_reported_norm_is_compared_all_the_same(monkeypatch):
+    computed = steps_with(monkeypatch, (step_measurer, "norms"))
+    fed, late = Fed("rising"), 0
+    for step in range(BEGUN + 80):
+        if step == BEGUN:
+            computed.clear()
+        fed.weight.grad = torch.full((6,), (1.0, 1.5, 0.8)[step % 3])
+        fed.guard.clipped(nn.utils.clip_grad_norm_([fed.weight], 1.0), max_norm=1.0)
+        fed.optimizer.step()
+        late += step >= BEGUN and fed.guard._engine._measurer.is_late
+    assert len(computed) == 10
+    assert late == 70
+
+
 def test_a_secant_after_late_clipping_is_that_of_unclipped_gradients():
     """Clipping of changing strength would falsify them."""
     seen = []

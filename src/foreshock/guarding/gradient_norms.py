@@ -94,6 +94,15 @@ class ReportedNorm:
         self._uncompared += 1
         return True
 
+    def is_due(self, gradients: Sequence[Tensor]) -> bool:
+        """Return whether the report is to be compared now, if it is one of these gradients.
+
+        Args:
+            gradients: All gradients of the coming step.
+        """
+        due = self.agreed is None or (self.agreed and self._uncompared >= _UNCOMPARED)
+        return due and self._is_of(gradients)
+
     def agreeing(self, measured: float, gradients: Sequence[Tensor]) -> float | None:
         """Compare the report with what was measured; return it if it agrees, else None.
 

@@ -314,8 +314,9 @@ class StepMeasurer:
 
     def _squared_norm(self, gradients: Sequence[Tensor], *, late: bool) -> float | None:
         """Return ‖g‖², from what was reported where that was shown to be right; None if it comes late."""
-        precise, late = self._cache.precise, late and self._cache.together
-        reported = self._reported if precise else None
+        reported = self._reported if self._cache.precise else None
+        # Where no secant is measured now and then, a report would never be compared.
+        late = late and self._cache.together and not (reported is not None and reported.is_due(gradients))
         if late and self._clipped is not None:
             believed = reported is not None and reported.believes(gradients)
             self._late.put([] if believed else norms(gradients), clipped=self._clipped)
