@@ -23,16 +23,18 @@ BEGUN = 60
 class Fed:
     """An optimizer whose gradients are given, and its guard."""
 
-    def __init__(self, policy="auto", *, wait=False, way=None):
+    def __init__(self, policy="auto", *, wait=False, way=None, limit=None):
         torch.manual_seed(0)
         self.weight = nn.Parameter(torch.ones(6))
         self.optimizer = optim.Adam([self.weight], lr=1e-4, **(way or {}))
         self.guard = guard(self.optimizer, policy, wait=wait)
-        self.generator = torch.Generator().manual_seed(1)
+        self.generator, self.limit = torch.Generator().manual_seed(1), limit
 
     def step(self, norm):
         direction = torch.randn(6, generator=self.generator)
         self.weight.grad = direction / direction.norm() * norm
+        if self.limit is not None:
+            self.guard.clipped(nn.utils.clip_grad_norm_([self.weight], self.limit), max_norm=self.limit)
         self.optimizer.step()
 
     def noisy(self, steps, size=1.0):
@@ -222,14 +224,17 @@ def test_curvature_that_a_monitor_measured_is_acted_on_at_once():
     assert [action.step for action in fed.guard.actions] == [now]
 
 
+@pytest.mark.parametrize("needs", [("secant", "norm"), ("norm",)], ids=" ".join)
+@pytest.mark.parametrize("limit", [None, 1.0], ids=["", "clipped"])
 @pytest.mark.parametrize("cut", range(BEGUN + 12, BEGUN + 22))
-def test_a_resumed_run_goes_on_bit_by_bit(cut):
-    decisions = {step: asked("raise all", 1.2) for step in range(BEGUN + 10, BEGUN + 40, 3)}
+def test_a_resumed_run_goes_on_bit_by_bit(cut, limit, needs):
+    """What is known one step later in one run is so in the other: it is acted on at the same steps."""
+    decisions = {step: asked("raise all", 1.02) for step in range(BEGUN + 10, BEGUN + 40)}
     made = []
     for resumed in (False, True):
-        script = Script(decisions, needs=("secant", "norm"))
+        script = Script(decisions, needs=needs)
         script.exact_above = 0.9
-        fed = Fed(script)
+        fed = Fed(script, limit=limit)
         fed.noisy(cut)
         if resumed:
             state, optimizer_state = fed.guard.state_dict(), fed.optimizer.state_dict()

@@ -117,8 +117,10 @@ class StepMeasurer:
         # processes nothing is ever known, see `GradientNormCache.remember`.
         if gradients is None:
             self._read_all()
-        elif needs.isdisjoint(_NEED_STATE):
-            self._gradients = gradients
+            # A run that is resumed is late where the other one was.
+            gradients = self._cache.gradients(self._optimizer) if late else None
+        if gradients is not None and needs.isdisjoint(_NEED_STATE):
+            self._slots, self._gradients = None, gradients
             squared = self._squared_norm(gradients, late=late and scale is None and self._alert == 0)
             return None if squared is None else self._cache.measure(squared, self._family, step=step)
         slots = self.slots
@@ -288,13 +290,15 @@ class StepMeasurer:
             "gradients": gradients,
             "sampled": self._sampled,
             "agreed": self._reported.agreed,
+            "uncompared": self._reported.uncompared,
             "late": None if late is None else tuple(late),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> str:
         """Continue from `state_dict()`; return why the last displacement does not fit, nothing if it does."""
         self._cache.forget()
-        self._reported = ReportedNorm(agreed=state.get("agreed"))  # earlier versions took no reports
+        # Earlier versions took no reports.
+        self._reported = ReportedNorm(agreed=state.get("agreed"), uncompared=int(state.get("uncompared", 0)))
         self._late.restore(state.get("late"))
         self._wait, self._alert = int(state["wait"]), int(state.get("alert", 0))
         parameters = all_parameters(self._optimizer)
