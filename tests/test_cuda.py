@@ -198,6 +198,19 @@ def test_in_mini_batches_a_guard_that_may_be_late_does_not_wait_for_the_device()
 
 
 @needs_gpu
+def test_a_guard_that_may_be_late_bears_a_default_device():
+    model, batch, loss_fn = regression()
+    optimizer = make_adam(model)
+    guard = foreshock.guard(optimizer, wait=False)
+    with torch.device(DEVICE):
+        for step in range(80):
+            optimizer.zero_grad()
+            (loss_fn(model, batch) * (1.0, 1.5, 0.8)[step % 3]).backward()
+            optimizer.step()
+    assert "failed" not in str(guard.summary())
+
+
+@needs_gpu
 def test_a_step_that_logs_nothing_does_not_wait_for_the_device():
     model, batch, loss_fn = regression()
     optimizer = make_adam(model)

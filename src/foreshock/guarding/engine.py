@@ -60,11 +60,14 @@ class Engine:
 
     def clipped(self, total_norm: Tensor | float, *, max_norm: float) -> None:
         """Take into account that the gradients of the coming step were clipped, see `Guard.clipped`."""
-        if self._wait or not isinstance(total_norm, Tensor):
+        # Of a DTensor all processes may have to add up parts, at once; and sums over them never come late.
+        if self._wait or type(total_norm) is not Tensor:
+            self._report = None
             self._measurer.report_norm(self._set_clipped(float(total_norm), max_norm))
             return
-        # Read where somebody needs it: on most steps that is the next one.
-        self._report = report = Clipped(total_norm, max_norm)
+        # Read where somebody needs it: on most steps that is the next one. A copy: the loop may write to its
+        # own, as where it averages what it logs over processes.
+        self._report = report = Clipped(total_norm.detach().clone().reshape(()), max_norm)
         self._measurer.report_norm(lambda: self._set_clipped(float(report.total), max_norm), report)
 
     def _set_clipped(self, total: float, max_norm: float) -> float:
@@ -77,11 +80,22 @@ class Engine:
         """Guard the coming step: everything until the optimizer moves. Return what was done."""
         self.restore()  # the last step may have raised, so that `after` was not called
         self.skipped = False
+        actions = self._guard_late()
+        try:
+            return actions + self._guard_coming()
+        except Exception as error:
+            if not actions:
+                raise
+            self.skip()
+            self._applier.failure = error  # what was done is reported first
+            return actions
+
+    def _guard_coming(self) -> list[GuardAction]:
+        """Measure the coming step, and guard by that."""
         # What is measured belongs to the learning rate with which the step will be made. Weight decay is
         # shortened afterwards: by how much, follows from what is done to v.
         self._hold(decay=False)
         wanted, exact_above = self._policy.needs, self._policy.exact_above
-        actions = [] if self._wait else self._guard_late()
         measured = self._measurer.measure(
             wanted,
             step=self.step,
@@ -92,7 +106,7 @@ class Engine:
         if not self._measurer.is_late:
             self._undoing()
         self._report = None
-        actions += [] if measured is None else self._guard(measured, wanted)
+        actions = [] if measured is None else self._guard(measured, wanted)
         self._measurer.record(
             measured,
             wanted=wanted,
@@ -179,14 +193,14 @@ class Engine:
             self._held.hold({"lr": rate, "weight_decay": shortened})
 
     def _guard_late(self) -> list[GuardAction]:
-        """Guard by ‖g‖ of the last step, if that comes only now."""
+        """Guard by ‖g‖ of the last step, if that comes only now: also of a resumed run that did not wait."""
         late = self._measurer.late(step=self.step)
         if late is None:
             return []
         measured, factor = late
         if factor is not None:
             self.memory.clips.last = factor
-        return self._guard(measured, frozenset(), late=True)
+        return [] if measured is None else self._guard(measured, frozenset(), late=True)
 
     def _undoing(self) -> tuple[float, float]:
         """Return the factors that undo clipping, what was reported of the coming step included."""
@@ -218,7 +232,7 @@ class Engine:
             # One record for the first of a row of such gradients; the step is left to the optimizer.
             value = measured.squared_gradient
             none = Decision("none", 1.0, f"‖g‖² is {value}", value, math.inf)
-            return [self._action(none)] if memory.not_finite() else []
+            return [self._action(none, step=self.step - late)] if memory.not_finite() else []
         memory.update(
             measured.squared_gradient,
             coordinates=measured.coordinates,
@@ -239,7 +253,7 @@ class Engine:
             parameters=all_parameters(self._optimizer),
         )
         done = self._applier.apply(decisions, ComingStep(slots, self._measurer.reduction, directions))
-        return [self._action(decision) for decision in done]
+        return [self._action(decision, step=self.step) for decision in done]
 
     def _signals(self, measured: Measured, wanted: frozenset[Measure], *, late: bool) -> GuardSignals:
         grown = self.memory.growth
@@ -267,9 +281,9 @@ class Engine:
             grown_ratio=self._measurer.grown_ratio(grown.latest) if growing else math.nan,
         )
 
-    def _action(self, decision: Decision) -> GuardAction:
+    def _action(self, decision: Decision, *, step: int) -> GuardAction:
         return GuardAction(
-            step=self.step,
+            step=step,
             policy=self._policy.name,
             remedy=decision.remedy,
             reason=decision.reason,

@@ -36,9 +36,11 @@ class ReportedNorm:
 
     Args:
         agreed: What to begin with, as of a run that is resumed.
+        uncompared: The same.
 
     Attributes:
         agreed: Whether reports agreed with what was measured; None before the first comparison.
+        uncompared: Steps since the last comparison on which a report was taken.
 
     Example:
         >>> gradients, reported = [torch.tensor([3.0, 4.0])], ReportedNorm()
@@ -55,9 +57,8 @@ class ReportedNorm:
         True
     """
 
-    def __init__(self, *, agreed: bool | None = None) -> None:
-        self.agreed = agreed
-        self._uncompared = 0
+    def __init__(self, *, agreed: bool | None = None, uncompared: int = 0) -> None:
+        self.agreed, self.uncompared = agreed, uncompared
         self._norm: float | Callable[[], float] = math.nan
         self._versions: list[tuple[int, int]] | None = None
 
@@ -89,10 +90,19 @@ class ReportedNorm:
         Args:
             gradients: All gradients of the coming step.
         """
-        if not (self.agreed and self._uncompared < _UNCOMPARED and self._is_of(gradients)):
+        if not (self.agreed and self.uncompared < _UNCOMPARED and self._is_of(gradients)):
             return False
-        self._uncompared += 1
+        self.uncompared += 1
         return True
+
+    def is_due(self, gradients: Sequence[Tensor]) -> bool:
+        """Return whether the report is to be compared now, if it is one of these gradients.
+
+        Args:
+            gradients: All gradients of the coming step.
+        """
+        due = self.agreed is None or (self.agreed and self.uncompared >= _UNCOMPARED)
+        return due and self._is_of(gradients)
 
     def agreeing(self, measured: float, gradients: Sequence[Tensor]) -> float | None:
         """Compare the report with what was measured; return it if it agrees, else None.
@@ -106,7 +116,7 @@ class ReportedNorm:
         norm = self._value() if self._is_of(gradients) else math.nan
         if not math.isfinite(norm):
             return None
-        self._uncompared = 0
+        self.uncompared = 0
         self.agreed = abs(norm - measured) <= _ROUNDING * norm  # False of NaN and infinity
         return norm if self.agreed else None
 

@@ -92,7 +92,7 @@ class LateNorm:
         if not stacked.is_cuda:
             self._coming = stacked
             return
-        self._coming = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
+        self._coming = torch.empty(stacked.shape, dtype=stacked.dtype, device="cpu", pin_memory=True)
         self._coming.copy_(stacked, non_blocking=True)
         self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._event.record(torch.cuda.current_stream(stacked.device))

@@ -117,8 +117,10 @@ class StepMeasurer:
         # processes nothing is ever known, see `GradientNormCache.remember`.
         if gradients is None:
             self._read_all()
-        elif needs.isdisjoint(_NEED_STATE):
-            self._gradients = gradients
+            # A run that is resumed is late where the other one was.
+            gradients = self._cache.gradients(self._optimizer) if late else None
+        if gradients is not None and needs.isdisjoint(_NEED_STATE):
+            self._slots, self._gradients = None, gradients
             squared = self._squared_norm(gradients, late=late and scale is None and self._alert == 0)
             return None if squared is None else self._cache.measure(squared, self._family, step=step)
         slots = self.slots
@@ -131,10 +133,11 @@ class StepMeasurer:
         """Whether `measure` left ‖g‖² of the coming step, and how it was clipped, to the next one."""
         return self._late.on_its_way
 
-    def late(self, *, step: int) -> tuple[Measured, float | None] | None:
+    def late(self, *, step: int) -> tuple[Measured | None, float | None] | None:
         """Return ‖g‖² of the last step and by what it was clipped, as far as that was left to be read now.
 
-        Call it before `measure`.
+        Call it before `measure`. There is no ‖g‖² without a state that could be acted on, nor where several
+        processes go on from the state of one.
 
         Args:
             step: Number of the coming step.
@@ -143,11 +146,22 @@ class StepMeasurer:
         if came is None:
             return None
         self._step, self._slots = step, None
-        if not self._cache.keys:  # a run that is resumed
-            self._read_all()
-        if self._cache.gradients(self._optimizer) is None:
-            return None  # parameters, states or groups are others now: those of then say nothing of them
-        return self._cache.measure(came.squared, self._family, step=step - 1), came.factor
+        if self._cache.gradients(self._optimizer) is not None:
+            return self._cache.measure(came.squared, self._family, step=step - 1), came.factor
+        # A resumed run has read nothing yet. Else parameters, states or groups are others now, and stand for
+        # those of the last step: an outlier of theirs spoils the coming secant all the same.
+        self._read_all()
+        slots = self.slots
+        if not (slots and self.reduction.local):
+            return None, came.factor
+        measured = Measured(
+            squared_gradient=came.squared,
+            coordinates=sum(slot.key.numel() for slot in slots),
+            finite=math.isfinite(came.squared),
+            updates=max(slot.updates for slot in slots) - 1,
+            beta2=coming_beta2(self._family, slots[0]),
+        )
+        return measured, came.factor
 
     @property
     def slots(self) -> list[Slot]:
@@ -233,7 +247,7 @@ class StepMeasurer:
             self.displacement.begin(self.slots if self._slots is None else self._slots)
         elif not self.displacement.empty:
             self.displacement.forget()
-        self._slots = None
+        self._slots, self._gradients = None, []  # gradients are not held until the next step
         self._drop_report()
 
     def _drop_report(self) -> None:
@@ -242,8 +256,6 @@ class StepMeasurer:
 
     def after_step(self) -> None:
         """Finish the record of the step that was made."""
-        # Held until here: for who asks a parameter for its gradient next, torch would make it anew.
-        self._gradients = []
         try:
             if not self.displacement.empty:
                 self.displacement.end()
@@ -261,7 +273,7 @@ class StepMeasurer:
         self._cache.forget()
         self._samples.forget()
         self._late.drop()
-        self._reported = ReportedNorm()
+        self._reported, self._clipped = ReportedNorm(), None
 
     def state_dict(self, *, vectors: bool = True) -> dict[str, Any]:
         """Return what a resumed run needs, with or without the last displacement and gradients."""
@@ -270,6 +282,7 @@ class StepMeasurer:
         if not vectors:
             displacement |= {"moved": [], "alone": []}
         gradients = self._samples.state_dict(parameters) if vectors else []
+        late = self._late.peek()
         return {
             "wait": self._wait,
             "alert": self._alert,
@@ -277,13 +290,15 @@ class StepMeasurer:
             "gradients": gradients,
             "sampled": self._sampled,
             "agreed": self._reported.agreed,
-            "late": self._late.peek(),
+            "uncompared": self._reported.uncompared,
+            "late": None if late is None else tuple(late),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> str:
         """Continue from `state_dict()`; return why the last displacement does not fit, nothing if it does."""
         self._cache.forget()
-        self._reported = ReportedNorm(agreed=state.get("agreed"))  # earlier versions took no reports
+        # Earlier versions took no reports.
+        self._reported = ReportedNorm(agreed=state.get("agreed"), uncompared=int(state.get("uncompared", 0)))
         self._late.restore(state.get("late"))
         self._wait, self._alert = int(state["wait"]), int(state.get("alert", 0))
         parameters = all_parameters(self._optimizer)
@@ -303,8 +318,9 @@ class StepMeasurer:
 
     def _squared_norm(self, gradients: Sequence[Tensor], *, late: bool) -> float | None:
         """Return ‖g‖², from what was reported where that was shown to be right; None if it comes late."""
-        precise, late = self._cache.precise, late and self._cache.together
-        reported = self._reported if precise else None
+        reported = self._reported if self._cache.precise else None
+        # Where no secant is measured now and then, a report would never be compared.
+        late = late and self._cache.together and not (reported is not None and reported.is_due(gradients))
         if late and self._clipped is not None:
             believed = reported is not None and reported.believes(gradients)
             self._late.put([] if believed else norms(gradients), clipped=self._clipped)
