@@ -114,7 +114,8 @@ class Guard:
 
         Args:
             total_norm: The norm of ``.grad`` before clipping, as ``torch.nn.utils.clip_grad_norm_`` returns
-                it. With ``wait=False`` a tensor is read one step later where that does.
+                it. With ``wait=False`` a tensor is read one step later where that does. Where `group` adds up
+                over processes, that of all of them.
             max_norm: What it was clipped to.
 
         Example:
