@@ -32,6 +32,7 @@ PAGE = "guard"
 NORMALISED = "guard-normalised"
 """The same of the suite with batch normalisation."""
 
+_AGAIN = ", although it was scored more than once, as the end of this page says"
 DRAWN = "guard-drawn"
 """The same of the suite of tasks that were drawn at random."""
 
@@ -123,7 +124,7 @@ def main_page(
         figures: File names of the figures, by group of runs, and of the one of all tasks as ``tasks``.
         command: The command that the page names.
         others: Halves that have a page of their own.
-        history: Markdown to put at the end, with a heading: how the held-out half was scored before.
+        history: Markdown to put at the end, with a heading: what was scored before.
         name: `PAGE`, `NORMALISED` or `DRAWN`.
         present: Scores of the present guard where `scores` are of an earlier one; ``command`` and ``note``
             in it say how they were made.
@@ -136,7 +137,7 @@ def main_page(
         verdict=verdict(scores, split),
         overview=overview_table(scores, split),
         about=_ABOUT[split],
-        before=", although it was scored more than once, as the end of this page says" if history else "",
+        before=_AGAIN if history and name != DRAWN else "",  # of drawn tasks others were scored before
         command=command,
         version=scores["foreshock"],
         seeds=_seeds(scores["seeds"]),
@@ -314,7 +315,7 @@ def write_pages(
         scores: What `comparison.compare` returned, with ``costs`` if they were measured.
         folder: Where to; made if missing.
         command: The command that the page names.
-        history: Markdown to put at the end, with a heading: how the held-out half was scored before.
+        history: Markdown to put at the end, with a heading: what was scored before.
         name: What the files' names begin with, see `page_of`.
         present: Scores of the present guard where `scores` are of an earlier one.
         caution: Sentences to put first on the main page.
