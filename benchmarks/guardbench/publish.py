@@ -66,7 +66,8 @@ The draws above were scored once, with the present rules. Those below, of the sa
 numbers, were scored with the rules before, the full batches twice: what they left was looked at, and draws
 for development told what to do about it. Since then one doubling of the gradient counts where it turns round
 and the secant shows a direction, all of v is raised where a gradient that grew stays large or jumped alone
-while v lags far behind, and rises are met from a lag of two on."""
+while v lags far behind, and rises are met from a lag of two on. In both, full batches were trained from four
+starts (`--group full --starts 3 --method guard-alone`), the others, which take longer, from two."""
 
 
 def history_of_drawn(before: dict[str, Any]) -> str:
