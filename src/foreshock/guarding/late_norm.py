@@ -57,6 +57,7 @@ class LateNorm:
     """Take norms on their device at one step, and return their sum of squares at the next.
 
     Attributes:
+        empty: Whether there is nothing.
         on_its_way: Whether there are norms that nobody has asked for yet.
 
     Example:
@@ -74,7 +75,7 @@ class LateNorm:
         self._coming: Tensor | None = None
         self._event: torch.cuda.Event | None = None
         self._clipped: Clipped | None = None
-        self.on_its_way = False
+        self.empty, self.on_its_way = True, False
 
     def put(self, norms: Sequence[Tensor], *, clipped: Clipped | None = None) -> None:
         """Take the norms of a step; what was there before is dropped.
@@ -88,7 +89,7 @@ class LateNorm:
         if clipped is not None:
             on_device.append(clipped.total.to(norms[0]) if norms else clipped.total)
         stacked = torch.stack(on_device)
-        self.on_its_way = True
+        self.empty, self.on_its_way = False, True
         if not stacked.is_cuda:
             self._coming = stacked
             return
@@ -114,7 +115,7 @@ class LateNorm:
 
     def drop(self) -> None:
         """Forget what is here."""
-        self._known = None
+        self._known, self.empty = None, True
         self._forget_norms()
 
     def restore(self, value: Sequence[Any] | None) -> None:
@@ -124,7 +125,8 @@ class LateNorm:
             value: What came of the last step, or None.
         """
         self.drop()
-        self._known = None if value is None else Late(*value)
+        if value is not None:
+            self._known, self.empty = Late(*value), False
 
     def _forget_norms(self) -> None:
         self._coming = self._event = self._clipped = None

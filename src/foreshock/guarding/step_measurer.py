@@ -142,7 +142,7 @@ class StepMeasurer:
         Args:
             step: Number of the coming step.
         """
-        came = self._late.take()
+        came = None if self._late.empty else self._late.take()  # no call on most steps
         if came is None:
             return None
         self._step, self._slots = step, None
