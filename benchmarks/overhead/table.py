@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.host_reads import render as render_host_reads
 from benchmarks.markdown import table, write_page
-from benchmarks.overhead.watchers import PEER
+from benchmarks.overhead.watchers import FREE, PEER
 
 Row = dict[str, Any]
 LARGE_STEP = 0.020  # seconds, from which a share of a step is the measure of what is free
@@ -68,10 +68,10 @@ def verdicts(rows: Sequence[Row]) -> Iterator[Verdict]:
         if large and budget in TOTALS:
             most = TOTALS[budget]
             yield _share(f"budget {budget:g}: at most {most:.1%} of a step", run, found["total"], most)
-        if budget == 0 and large:
+        if row["watcher"] == FREE and large:
             target = f"free signals: at most {FREE_SHARE:.0%} of a step"
             yield _share(target, run, found["steady"], FREE_SHARE)
-        if budget == 0 and not large:
+        if row["watcher"] == FREE and not large:
             target = f"free signals: at most {FREE_SECONDS * 1e3:g} ms of a small step"
             over = (found["added"] - FREE_SECONDS) * 1e3
             yield Verdict(target, run, f"{found['added'] * 1e3:.3f} ms", _missed(over, ".3f", " ms"))

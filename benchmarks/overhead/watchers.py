@@ -19,6 +19,8 @@ import foreshock
 OURS = "foreshock"
 PEER = "trainscope"
 BUDGETS = (0.0, 0.02, 0.05, 0.2)
+FREE = "monitor, budget 0"
+"""The watcher that has the free signals and nothing besides."""
 
 
 class Watching(NamedTuple):
@@ -54,7 +56,7 @@ def watchers() -> list[Watcher]:
     """Return everybody, Foreshock first."""
     return [
         *(Watcher(f"monitor, budget {budget:g}", _monitor(budget), budget) for budget in BUDGETS),
-        Watcher("monitor, budget 0, recorder", _recorder, 0.0),
+        Watcher(f"{FREE}, recorder", _recorder, 0.0),
         Watcher("guard, idle", _guard),
         Watcher("trainscope, default", _trainscope("default"), package=PEER),
         Watcher("trainscope, minimal", _trainscope("minimal"), package=PEER),

@@ -122,12 +122,15 @@ def row(watcher, total, *, budget=None, package="foreshock", step=0.03, steady=0
 def test_a_miss_is_said_with_its_size_and_who_is_beaten():
     rows = [
         row("monitor, budget 0", 0.02, budget=0.0, steady=0.02),
+        row("monitor, budget 0, recorder", 0.06, budget=0.0, steady=0.06),  # more than the free signals
         row("monitor, budget 0.02", 0.02, budget=0.02),
         row("monitor, budget 0.05", 0.08, budget=0.05),
         row("trainscope, default", 0.5, package="trainscope"),
         row("trainscope, minimal", 0.07, package="trainscope"),
     ]
-    found = {verdict.target: verdict.missed for verdict in verdicts(rows)}
+    judged = list(verdicts(rows))
+    found = {verdict.target: verdict.missed for verdict in judged}
+    assert len(judged) == len(found)
     assert found == {
         "free signals: at most 1% of a step": "1.00 percentage points",
         "budget 0.02: at most 2.5% of a step": "",
