@@ -4,7 +4,8 @@ Before such a spike v lags behind g² and the gradients rise for ten to twenty s
 shows an unstable direction. So: where the lag is large and the mean ‖g‖² of five steps is a multiple of its
 median, all of v is raised a little at each step, up to a limit for each rise. Where ‖g‖² hardly changes
 from step to step, or the secant shows a direction, it is the full batch that is unstable: `Secant` does it
-better. A rise that begins with a jump was made by new data, as where the targets are renewed.
+better. A rise that begins with a jump was made by new data, as where the targets are renewed: v is raised if
+the mean goes on rising, and not while the gradients merely stay large.
 
 Where ‖g‖² is calm and v far above g², the first sign is a lone jump: one step has a multiple of ‖g‖², and the
 next is as before. Something has passed the edge on a few examples, or while a router sends them another way;
@@ -30,8 +31,10 @@ _SETTLED = 100  # updates before v and the median mean anything
 _MEMORY, _WINDOW = 5, 50
 _CURVED = 0.3  # secant from which growth has a direction, and is the business of `Secant`
 _NOISE = 0.35  # usual change of ln ‖g‖² from step to step; below, batches hardly differ
-# A rise that begins with ‖g‖² at a multiple of all of the last steps was made by new data.
-_JUMP, _CALM, _ACCUSTOM = 8.0, 8, 15  # the multiple, the steps before, and those for which it is left alone
+# A rise that begins with ‖g‖² at a multiple of all of the last steps was made by new data. It is left alone
+# for some steps, and after these unless the mean is clearly above what it was in them.
+_JUMP, _CALM, _ACCUSTOM = 8.0, 8, 15  # the multiple, the steps before, and those after
+_GOES_ON = 1.25
 # After a lone jump ‖g‖² is below this multiple of what it was. Corrupted batches make such jumps as well; but
 # nearly all that announced a spike came where v was that of gradients more than ten times as large.
 _BACK, _FORGOTTEN = 2.0, 100.0
@@ -83,6 +86,7 @@ class Rising:
     _secant: float = field(default=math.nan, init=False, repr=False, compare=False)
     _limit: RaiseLimit = field(init=False, repr=False, compare=False)
     _jumped: int | None = field(default=None, init=False, repr=False, compare=False)
+    _level: float = field(default=0.0, init=False, repr=False, compare=False)  # highest mean soon after it
     _leap: float = field(default=math.nan, init=False, repr=False, compare=False)
     _of_jumps: RaiseLimit = field(
         default_factory=lambda: RaiseLimit(_MOST_OF_JUMPS), init=False, repr=False, compare=False
@@ -115,9 +119,9 @@ class Rising:
             return self._after_jump(signals, before)
         if self._secant > _CURVED:
             return ()
-        if self._jumped is not None and 0 <= signals.step - self._jumped < _ACCUSTOM:
-            return ()
         times = self._times()
+        if self._made_by_data(signals.step, times):
+            return ()
         if not (times > self.multiple and usual_change(self._squares) > _NOISE):
             return ()
         factor = self._limit.grant(signals.step, min(math.sqrt(times / self.multiple), self.largest))
@@ -140,11 +144,33 @@ class Rising:
             self._secant = signals.secant
         if math.isfinite(square):
             before = [*itertools.islice(reversed(self._squares), _CALM)]
-            if len(before) == _CALM and square > _JUMP * max(before) and not self._times() > self.multiple:
-                self._jumped = signals.step
+            jumps = len(before) == _CALM and square > _JUMP * max(before)
+            # Within a rise of another kind a jump is part of it.
+            if jumps and (self._jumped is not None or not self._times() > self.multiple):
+                self._jumped, self._level = signals.step, 0.0
             mean = self._means[-1] if self._means else square
             self._means.append(mean + (square - mean) / _MEMORY)
             self._squares.append(square)
+            if self._jumped is not None and signals.step - self._jumped < _ACCUSTOM:
+                self._level = max(self._level, self._means[-1])
+
+    def _made_by_data(self, step: int, times: float) -> bool:
+        """Return whether the present rise began with a jump, and has not gone on since.
+
+        Args:
+            step: The step about to be taken.
+            times: What `_times` returns at it.
+        """
+        if self._jumped is None:
+            return False
+        since = step - self._jumped
+        if 0 <= since < _ACCUSTOM:
+            return True
+        # After a return to an earlier checkpoint it was of another run; and the median follows a level.
+        if not 0 <= since < _WINDOW or not times > self.multiple:
+            self._jumped = None
+            return False
+        return not self._means[-1] > _GOES_ON * self._level
 
     def _times(self) -> float:
         """Return the mean ‖g‖² over the median of those before; NaN while there are too few."""
@@ -161,6 +187,7 @@ class Rising:
             "secant": self._secant,
             "factors": factors,
             "jumped": self._jumped,
+            "level": self._level,
             "leap": self._leap,
             "of_jumps": self._of_jumps.state_dict(),
         }
@@ -175,5 +202,6 @@ class Rising:
         self._limit.load_state_dict(state["factors"])
         jumped = state.get("jumped")  # earlier versions had neither this nor the following
         self._jumped = None if jumped is None else int(jumped)
+        self._level = float(state.get("level", 0.0))
         self._leap = float(state.get("leap", math.nan))
         self._of_jumps.load_state_dict(state.get("of_jumps", ()))
