@@ -85,6 +85,29 @@ def test_options_can_be_given_by_place_as_to_the_plain_optimizer(name):
     assert optimizer.guard.policy.name == "secant"
 
 
+def fed(optimizer, weight, steps):
+    """Train with gradients of mini-batches; return on how many steps ‖g‖ was left to the next one."""
+    generator, late = torch.Generator().manual_seed(1), 0
+    for step in range(steps):
+        direction = torch.randn(6, generator=generator)
+        weight.grad = direction / direction.norm() * (1.0, 1.5, 0.8)[step % 3]
+        optimizer.step()
+        late += optimizer.guard.state_dict()["engine"]["measurer"]["late"] is not None
+    return late
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_guard_of_an_optimizer_and_of_its_copy_waits_or_not_as_was_asked(name):
+    counts = []
+    for wait in (True, False):
+        weight = torch.nn.Parameter(torch.ones(6))
+        optimizer = PAIRS[name][0]([weight], lr=1e-4, wait=wait)
+        fed(optimizer, weight, 60)
+        _, copied = pair = pickle.loads(pickle.dumps((weight, optimizer)))  # noqa: S301 - our own bytes
+        counts += [fed(optimizer, weight, 40), fed(copied, pair[0], 40)]
+    assert counts == [0, 0, 35, 35]
+
+
 COPIES = {
     "deepcopy": copy.deepcopy,
     "pickle": lambda pair: pickle.loads(pickle.dumps(pair)),  # noqa: S301 - our own bytes

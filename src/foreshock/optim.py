@@ -18,9 +18,11 @@ class _Guarded(optim.Optimizer):
 
     guard: Guard
 
-    def __init__(self, params: Any, *args: Any, policy: str | Policy = "auto", **options: Any) -> None:
+    def __init__(
+        self, params: Any, *args: Any, policy: str | Policy = "auto", wait: bool = True, **options: Any
+    ) -> None:
         super().__init__(params, *args, **options)
-        self._attach(policy)
+        self._attach(policy, wait=wait)
 
     def __repr__(self) -> str:
         """Return what the plain optimizer prints, and one line on the guard."""
@@ -32,7 +34,7 @@ class _Guarded(optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs, the guard's policy and state included."""
-        kept = {"policy": self._policy, "state": self.guard.state_dict()}
+        kept = {"policy": self._policy, "wait": self._wait, "state": self.guard.state_dict()}
         return {**super().__getstate__(), _KEY: kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -40,8 +42,9 @@ class _Guarded(optim.Optimizer):
         super().__setstate__(_without_guard(state))
         # Hooks of the original are not copied: the copy attaches its own.
         if _KEY in state:
-            self._attach(state[_KEY]["policy"])
-            self.guard.load_state_dict(state[_KEY]["state"])
+            kept = state[_KEY]
+            self._attach(kept["policy"], wait=kept.get("wait", True))  # earlier versions always waited
+            self.guard.load_state_dict(kept["state"])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from `state_dict()`, or from that of the plain optimizer.
@@ -53,10 +56,10 @@ class _Guarded(optim.Optimizer):
         if _KEY in state_dict:
             self.guard.load_state_dict(state_dict[_KEY])
 
-    def _attach(self, policy: str | Policy) -> None:
+    def _attach(self, policy: str | Policy, *, wait: bool) -> None:
         # A copy gets the policy as it was before the first step: loading a state goes back to that.
-        self._policy = copy.deepcopy(policy)
-        self.guard = guard(self, policy)
+        self._policy, self._wait = copy.deepcopy(policy), wait
+        self.guard = guard(self, policy, wait=wait)
 
 
 class GuardedAdamW(_Guarded, optim.AdamW):
@@ -69,6 +72,7 @@ class GuardedAdamW(_Guarded, optim.AdamW):
         params: As of AdamW.
         *args: As of AdamW, the learning rate first.
         policy: Policy of the guard, as for `foreshock.guard`.
+        wait: Whether the guard waits for ‖g‖ before each step, as for `foreshock.guard`.
         **options: As of AdamW.
 
     Attributes:
@@ -92,6 +96,7 @@ class GuardedAdam(_Guarded, optim.Adam):
         params: As of Adam.
         *args: As of Adam, the learning rate first.
         policy: Policy of the guard, as for `foreshock.guard`.
+        wait: Whether the guard waits for ‖g‖ before each step, as for `foreshock.guard`.
         **options: As of Adam.
 
     Attributes:
