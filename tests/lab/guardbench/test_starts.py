@@ -156,6 +156,21 @@ def test_the_short_table_has_what_each_guard_leaves_of_adam_s_spikes():
         short_table(compare(runs()), "held-out")
 
 
+def test_full_batches_whose_targets_are_renewed_stand_apart():
+    other = [
+        one | {"config": f"value {one['config']}", "family": "value"} for one in runs(spiking={("one", 0)})
+    ]
+    mini = [one | {"group": "mini", "config": f"mini {one['config']}"} for one in other]
+    rows = short_table(compare([*runs(), *other, *mini]), "development").splitlines()[2:]
+    assert [[cell.strip() for cell in row.split("|")[1:4:2]] for row in rows] == [
+        ["Full batch: 16, of 4 tasks", "32 → 1"],
+        ["Full batch, fixed data: 8, of 2 tasks", "16 → 0"],
+        ["Full batch, targets renewed: 8, of 2 tasks", "16 → 1"],
+        ["Mini-batch: 8, of 2 tasks", "16 → 1"],
+        ["All: 24, of 6 tasks", "48 → 2"],
+    ]
+
+
 def test_full_batches_from_more_starts_have_a_row_and_judge_the_goals():
     scores = compare(runs())
     many = [one | {"seed": seed} for seed in range(20) for one in runs(spiking={("two", 3)})]

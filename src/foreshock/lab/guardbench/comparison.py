@@ -16,6 +16,12 @@ Result = Mapping[str, Any]
 HARM = 1.1
 """A mean loss above 1.1 × Adam's counts as harm."""
 
+RENEWING = "value"
+"""The family whose targets are renewed during training, so that its loss jumps with no step taken."""
+
+FIXED, RENEWED = "full, fixed data", "full, renewed targets"
+"""Groups of full-batch runs: what a guard can be held to, and what nobody can prevent altogether."""
+
 _RATIOS = ("mean_loss", "mean_validation", "last_validation")
 _BEST = "best_validation"
 
@@ -32,8 +38,8 @@ def compare(results: Iterable[Result]) -> dict[str, Any]:
     Returns:
         ``foreshock``, the version; ``seeds``; ``methods``, where each is from; ``tasks``, one row a
         configuration; ``scores``, by split, group and method; ``perturbed``, over all starts, by split, group
-        and method, empty without perturbed ones. Groups are all, full, mini, language, and ``family NAME``.
-        JSON can hold it.
+        and method, empty without perturbed ones. Groups are all, full, its parts `FIXED` and `RENEWED`,
+        mini, language, and ``family NAME``. JSON can hold it.
 
     Raises:
         ImportError: If there are perturbed starts and scipy, which computes intervals, is missing.
@@ -245,11 +251,14 @@ def _ordered(methods: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _groups_of(one: Result) -> tuple[str, ...]:
-    return ("all", one["group"], f"family {one['family']}")
+    groups = ("all", one["group"], f"family {one['family']}")
+    if one["group"] != "full":
+        return groups
+    return (*groups, RENEWED if one["family"] == RENEWING else FIXED)
 
 
 def _rank(group: str) -> tuple[int, str]:
-    order = ("all", "full", "mini", "language")
+    order = ("all", "full", FIXED, RENEWED, "mini", "language")
     return (order.index(group) if group in order else len(order), group)
 
 

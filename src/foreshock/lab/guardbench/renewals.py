@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from foreshock.demo.threads import one_thread
+from foreshock.lab.guardbench.comparison import RENEWING
 from foreshock.lab.guardbench.drawn import FIRST, RANGES, draw
 from foreshock.lab.guardbench.judging import HEIGHTS
 from foreshock.lab.guardbench.methods import method
@@ -31,7 +32,6 @@ from foreshock.lab.spikebench.tables import table
 from foreshock.lab.spikebench.trace import Column
 from foreshock.spikes import SpikeEvent
 
-FAMILY = "value"
 _SPIKE = float(HEIGHTS[0])
 _SOON = 10  # steps within which a spike after a renewal is put down to it
 
@@ -132,10 +132,10 @@ def examine(config: RunConfig, name: str, *, start: int = 0, seed: int = 0) -> R
     Raises:
         ValueError: If targets are not renewed there, or the batches are not full.
     """
-    if config.family != FAMILY or not config.full_batch:
+    if config.family != RENEWING or not config.full_batch:
         raise ValueError(
             f"{config.name} is of the family {config.family!r} with batches of {config.batch_size or 'all'}; "
-            f"targets are told from steps in full batches of {FAMILY!r} alone"
+            f"targets are told from steps in full batches of {RENEWING!r} alone"
         )
     refresh, held = int(config.options["refresh"]), {}
     with one_thread(), torch.random.fork_rng(devices=[]):
@@ -206,9 +206,9 @@ def full_draws(split: Literal["development", "held-out"], first: int, last: int)
         last: The last one.
     """
     # Each family has every sixteenth number.
-    place = list(RANGES).index(FAMILY) + FIRST[split]
+    place = list(RANGES).index(RENEWING) + FIRST[split]
     for number in range(first, last + 1):
-        if (number - place) % len(RANGES) == 0 and (config := draw(FAMILY, split, number)).full_batch:
+        if (number - place) % len(RANGES) == 0 and (config := draw(RENEWING, split, number)).full_batch:
             yield config
 
 

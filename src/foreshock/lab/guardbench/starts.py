@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from foreshock.lab.guardbench.comparison import FIXED, RENEWED
 from foreshock.lab.guardbench.methods import PLAIN
 from foreshock.lab.spikebench.page import GROUPS
 from foreshock.lab.spikebench.tables import number, table
@@ -98,7 +99,7 @@ def short_table(scores: Mapping[str, Any], split: str) -> str:
         for group, title in _named(groups).items()
         for name, words in _GUARDS.items()
         if (entry := groups[group].get(name)) is not None
-        and not (group in ("full", MORE) and name == "guard-auto")
+        and not (group.startswith("full") and name == "guard-auto")
     ]
     return table(_SHORT, rows, words=_SHORT[:2])
 
@@ -132,6 +133,8 @@ def _named(groups: Mapping[str, Any]) -> dict[str, str]:
     for name, title in GROUPS.items():
         named[name] = title
         if name == "full":
+            if RENEWED in groups:
+                named |= {FIXED: "Full batch, fixed data", RENEWED: "Full batch, targets renewed"}
             named[MORE] = "Full batch, more starts"
     named |= {"all": "All", "family control": "Controls, on which Adam never spikes"}
     return {name: title for name, title in named.items() if name in groups}
