@@ -127,8 +127,8 @@ def test_a_resumed_guard_goes_on_with_the_same_gradients():
 def test_a_gradient_that_does_not_grow_begins_anew():
     theta = nn.Parameter(torch.zeros(1))
     watched = guard(optim.Adam([theta], lr=1e-6), Script(needs=("secant",)))
-    for value in (1.0, 2.0, 4.0, 4.0, 8.0, 16.0):
-        theta.grad = torch.tensor([value])
+    for power in (0, 1, 2, 2, 3, 4):  # where ‖g‖² doubles, the steps after that are looked at as well
+        theta.grad = torch.tensor([1.2**power])
         watched.optimizer.step()
     known = [
         (not math.isnan(one.with_last), not math.isnan(one.with_second_last)) for one in watched.policy.seen

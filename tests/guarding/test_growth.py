@@ -15,7 +15,7 @@ from torch import nn, optim
 from foreshock.guarding import GuardSignals, Secant, guard
 from foreshock.guarding.tracking import Growth
 from foreshock.stability import adam_threshold, growth_factor
-from guarding.training import Script
+from guarding.training import Script, asked
 
 TURNING = GuardSignals(step=99, updates=100, with_last=-0.9, with_second_last=0.95, noise=0.1)
 
@@ -412,6 +412,23 @@ def test_a_gradient_that_surged_is_watched_for_eight_steps_more():
         optimizer.step()
     measured = [one.step for one in watched.policy.seen if not math.isnan(one.secant)]
     assert measured == [1, 9, *range(12, 20)]
+
+
+def test_a_direction_along_which_v_was_raised_is_watched_for_eight_steps_more():
+    """The secant is measured, and the gradient compared with the last ones, though it does not grow."""
+    for remedy, watches in (("raise along", True), ("raise all", False)):
+        script = Script({12: asked(remedy, 1.1, along="gradient")}, needs=("secant",))
+        script.exact_above = 0.9
+        theta = nn.Parameter(torch.zeros(2))
+        optimizer = optim.Adam([theta], lr=1e-6)
+        watched = guard(optimizer, script)
+        for _ in range(24):
+            theta.grad = torch.full((2,), 1.0)
+            optimizer.step()
+        measured = [one.step for one in watched.policy.seen if not math.isnan(one.secant)]
+        compared = [one.step for one in watched.policy.seen if not math.isnan(one.with_last)]
+        assert measured == ([1, 9, *range(13, 21)] if watches else [1, 9, 17])
+        assert compared == (list(range(14, 21)) if watches else [])
 
 
 def growing(make, *, steps=14, told=False):

@@ -107,10 +107,12 @@ class Engine:
             self._undoing()
         self._report = None
         actions = [] if measured is None else self._guard(measured, wanted)
+        # An instability that was met may go on in another direction.
+        raised = any(action.remedy == "raise along" for action in actions)
         self._measurer.record(
             measured,
             wanted=wanted,
-            growing_fast=self.memory.growth.growing_fast,
+            watchful=raised or self.memory.growth.growing_fast,
             exact_above=exact_above,
         )
         self.restore()

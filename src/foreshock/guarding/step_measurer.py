@@ -199,12 +199,13 @@ class StepMeasurer:
     def alternation(self, *, growing: bool) -> Alternation:
         """Return how the coming gradient lies to the last two, if it and they were growing.
 
-        Call it after `measure`: of steps that do not grow nothing is kept.
+        Call it after `measure`: of steps that do not grow nothing is kept, unless one of the last few did,
+        see `record`.
 
         Args:
             growing: Whether ‖g‖² grew so much in this step that it may become a growth.
         """
-        if not growing:
+        if not (growing or self._alert):
             return UNKNOWN
         if self._sampled != self._step - 1:
             self._samples.forget()
@@ -216,14 +217,15 @@ class StepMeasurer:
         return self._samples.follow(keys, gradients, None if reduction.local else reduction.total)
 
     def record(
-        self, measured: Measured | None, *, wanted: frozenset[Measure], growing_fast: bool, exact_above: float
+        self, measured: Measured | None, *, wanted: frozenset[Measure], watchful: bool, exact_above: float
     ) -> None:
         """Record the coming step where the next one is to be compared with it. Call it after `measure`.
 
         Args:
             measured: What `measure` returned.
             wanted: What the policy needed.
-            growing_fast: Whether ‖g‖² grows so fast that the secant can't wait for its turn.
+            watchful: Whether the secant can't wait for its turn, because ‖g‖² grows fast or v was raised
+                along a direction. The gradients of eight steps are then compared as well, and not read late.
             exact_above: As of `measure`.
         """
         if measured is not None and not measured.finite:
@@ -236,10 +238,10 @@ class StepMeasurer:
         begins = "secant" in wanted and self._wait <= 1
         # A NaN secant is not far: it says nothing.
         far = measured is not None and measured.secant <= _FAR * exact_above
-        self._alert = _STRIDE if growing_fast else max(self._alert - 1, 0)
+        self._alert = _STRIDE if watchful else max(self._alert - 1, 0)
         if far and not self._wait and not self._alert:
             self._wait, begins = _STRIDE, False
-        elif self._wait and growing_fast and not begins:
+        elif self._wait and watchful and not begins:
             self._wait, begins = 1, True
         if begins:
             if self._slots is None and self._late.on_its_way:  # nor are the updates waited for

@@ -165,6 +165,24 @@ def test_auto_believes_the_secant_of_a_gradient_that_repeats():
     assert asked == [["clip"], ["raise along"], ["raise along"]]
 
 
+def test_auto_clips_no_gradient_that_turns_against_the_last_one_at_a_wall():
+    """Clipped, it would be made half as long, and v would hardly see what the next steps meet."""
+    wall = {"squared_gradient": 400.0, "surge": True, "rise": 400.0, "lag": 50.0, "noise": 0.01}
+    for turned, remedies in (
+        (-0.6, ["raise along", "raise all"]),
+        (0.1, ["clip"]),
+        (math.nan, ["clip"]),
+    ):
+        policy = Auto()
+        for step in range(100):
+            policy.decide(seen(step, squared_gradient=1.0))
+        decisions = policy.decide(seen(100, **wall, with_last=turned, grown_ratio=3.0, secant=0.3))
+        assert [one.remedy for one in decisions] == remedies
+        # An outlier batch spoils the secant of the next step; that of a wall counts.
+        after = policy.decide(seen(101, squared_gradient=1.0, secant=0.95))
+        assert bool(after) == (turned < 0)
+
+
 def test_auto_acts_on_a_measured_curvature_and_then_not_on_the_secant():
     [decision] = Auto().decide(seen(curvature=0.99, secant=0.95))
     assert (decision.along, decision.value) == ("eigenvector", 0.99)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from foreshock.guarding.policies.curvature import CurvatureDriven
+from foreshock.guarding.policies.growing import is_growing
 from foreshock.guarding.policies.mean_square import MeanSquare
 from foreshock.guarding.policies.outlier import Outlier
 from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure
@@ -88,10 +89,10 @@ class Auto:
     """Secant, rise of the gradient, mean-square ratio where pairs are measured, and clipping of outliers.
 
     A gradient counts as an outlier only above four times the third *largest* of the last 100 steps, and only
-    if it comes alone: what grows or repeats is an instability, which clipping would feed. An outlier is
-    scaled down to that third largest. It spoils the secant of its own step and of the next, on which the
-    secant is ignored. Where v had to be raised on more than half of the last 100 steps, the learning rate is
-    too high in itself: √v is doubled everywhere, which is reported as a cooldown.
+    if it comes alone: what grows, turns round or repeats is an instability, which clipping would feed. An
+    outlier is scaled down to that third largest. It spoils the secant of its own step and of the next, on
+    which the secant is ignored. Where v had to be raised on more than half of the last 100 steps, the
+    learning rate is too high in itself: √v is doubled everywhere, which is reported as a cooldown.
 
     Attributes:
         secant: Against spikes of the full batch.
@@ -137,7 +138,9 @@ class Auto:
             signals: The step about to be taken.
         """
         step = signals.step
-        asked = [*self.outlier.decide(signals)]
+        clips = self.outlier.decide(signals)
+        # A gradient that turns against the last one is no outlier batch's: clipped, the instability goes on.
+        asked = [] if clips and is_growing(signals) else [*clips]
         if asked:
             self._spoiled_until = step + _AFTER_OUTLIER
         elif self.outlier.repeats:
