@@ -131,6 +131,15 @@ def test_a_copy_has_a_guard_of_its_own_and_trains_on_alike(name, way):
     assert other.state_dict()["guard"]["engine"]["step"] == 25
 
 
+def test_a_copy_of_an_earlier_version_waits():
+    optimizer = GuardedAdamW(network().parameters(), lr=0.01)
+    state = optimizer.__getstate__()
+    del state["guard"]["wait"]
+    other = GuardedAdamW.__new__(GuardedAdamW)
+    other.__setstate__(state)
+    assert other.__getstate__()["guard"]["wait"]
+
+
 def test_a_second_guard_on_top_is_refused():
     optimizer = GuardedAdamW(network().parameters())
     with pytest.raises(ValueError, match="has a guard already"):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn, optim
 
-from foreshock.guarding import GuardSignals, Secant, guard
+from foreshock.guarding import GuardSignals, Secant, guard, sums
 from foreshock.guarding.tracking import Growth
 from foreshock.stability import adam_threshold, growth_factor
 from guarding.training import Script, asked
@@ -429,6 +429,21 @@ def test_a_direction_along_which_v_was_raised_is_watched_for_eight_steps_more():
         compared = [one.step for one in watched.policy.seen if not math.isnan(one.with_last)]
         assert measured == ([1, 9, *range(13, 21)] if watches else [1, 9, 17])
         assert compared == (list(range(14, 21)) if watches else [])
+
+
+def test_where_sums_go_over_processes_only_growth_makes_gradients_be_compared(monkeypatch):
+    """A process whose raise failed does not watch, and the others would wait for it."""
+    monkeypatch.setattr(sums.Reduction, "_reduced", lambda self, values, *_: list(values))
+    script = Script({12: asked("raise along", 1.1, along="gradient")}, needs=("secant",))
+    script.exact_above = 0.9
+    theta = nn.Parameter(torch.zeros(2))
+    watched = guard(optim.Adam([theta], lr=1e-6), script, group=object())
+    for _ in range(24):
+        theta.grad = torch.full((2,), 1.0)
+        watched.optimizer.step()
+    assert [one.step for one in watched.actions] == [12]
+    assert not [one.step for one in watched.policy.seen if not math.isnan(one.with_last)]
+    assert not watched.summary().notes
 
 
 def growing(make, *, steps=14, told=False):

@@ -84,6 +84,21 @@ def test_with_full_batches_all_is_as_ever(monkeypatch):
     assert made[0] == made[1]
 
 
+def test_after_a_raise_along_a_direction_it_waits_for_eight_steps(monkeypatch):
+    waited = steps_with(monkeypatch, (step_measurer, "fetch"))
+    counts = []
+    for remedy in ("raise along", "raise all"):
+        script = Script({BEGUN + 8: asked(remedy, 1.01, along="gradient")}, needs=("secant", "norm"))
+        script.exact_above = 0.9
+        fed = Fed(script)
+        fed.noisy(BEGUN + 12)
+        assert [action.remedy for action in fed.guard.actions] == [remedy]
+        waited.clear()
+        fed.noisy(4)
+        counts.append(len(waited))
+    assert counts[0] >= 4 > counts[1]
+
+
 def test_numbers_are_those_of_the_step_before():
     script = Script(needs=("secant", "norm"))
     script.exact_above = 0.9

@@ -36,8 +36,9 @@ def guard(
         group: Process group to add sums up over, where plain tensors are parts of parameters (FSDP1, ZeRO).
             FSDP2 and DistributedDataParallel need none.
         wait: False where waiting for the device before each step would cost more than it is worth: in
-            mini-batches ‖g‖ is then known one step later on most steps, as long as it does not double. An
-            outlier that comes on such a step is not clipped. Full batches are guarded as with True.
+            mini-batches ‖g‖ is then known one step later on most steps, but for the eight after it doubled
+            or v was raised along a direction. An outlier that comes on such a step is not clipped. Full
+            batches are guarded as with True.
 
     Returns:
         The guard. It acts until `Guard.detach`.

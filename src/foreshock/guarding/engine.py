@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -82,7 +82,7 @@ class Engine:
         self.skipped = False
         actions = self._guard_late()
         try:
-            return actions + self._guard_coming()
+            return actions + self._guard_coming(late=actions)
         except Exception as error:
             if not actions:
                 raise
@@ -90,8 +90,8 @@ class Engine:
             self._applier.failure = error  # what was done is reported first
             return actions
 
-    def _guard_coming(self) -> list[GuardAction]:
-        """Measure the coming step, and guard by that."""
+    def _guard_coming(self, *, late: Sequence[GuardAction]) -> list[GuardAction]:
+        """Measure the coming step, and guard by that, after what was done because of the last one."""
         # What is measured belongs to the learning rate with which the step will be made. Weight decay is
         # shortened afterwards: by how much, follows from what is done to v.
         self._hold(decay=False)
@@ -108,7 +108,7 @@ class Engine:
         self._report = None
         actions = [] if measured is None else self._guard(measured, wanted)
         # An instability that was met may go on in another direction.
-        raised = any(action.remedy == "raise along" for action in actions)
+        raised = any(action.remedy == "raise along" for action in (*late, *actions))
         self._measurer.record(
             measured,
             wanted=wanted,

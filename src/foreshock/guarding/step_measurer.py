@@ -2,7 +2,7 @@
 
 Most steps need ‖g‖² only, which takes no state of the optimizer: see the module `gradient_norms`. The secant
 needs the last displacement and products with it. It is measured at every step near the threshold, and at
-every eighth step while it is far below, unless the gradient grows fast.
+every eighth step while it is far below, unless the gradient grows fast or v was raised along a direction.
 """
 
 from __future__ import annotations
@@ -199,13 +199,15 @@ class StepMeasurer:
     def alternation(self, *, growing: bool) -> Alternation:
         """Return how the coming gradient lies to the last two, if it and they were growing.
 
-        Call it after `measure`: of steps that do not grow nothing is kept, unless one of the last few did,
-        see `record`.
+        Call it after `measure`: of steps that do not grow nothing is kept, but for the eight that `record`
+        was told to be watchful for. Where sums go over processes these are left out: one that failed would
+        not watch, and the others would wait for it.
 
         Args:
             growing: Whether ‖g‖² grew so much in this step that it may become a growth.
         """
-        if not (growing or self._alert):
+        watches = self._alert > 0 and (self._slots is None or self.reduction.local)
+        if not (growing or watches):
             return UNKNOWN
         if self._sampled != self._step - 1:
             self._samples.forget()

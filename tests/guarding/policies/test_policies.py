@@ -165,22 +165,33 @@ def test_auto_believes_the_secant_of_a_gradient_that_repeats():
     assert asked == [["clip"], ["raise along"], ["raise along"]]
 
 
-def test_auto_clips_no_gradient_that_turns_against_the_last_one_at_a_wall():
-    """Clipped, it would be made half as long, and v would hardly see what the next steps meet."""
-    wall = {"squared_gradient": 400.0, "surge": True, "rise": 400.0, "lag": 50.0, "noise": 0.01}
-    for turned, remedies in (
-        (-0.6, ["raise along", "raise all"]),
-        (0.1, ["clip"]),
-        (math.nan, ["clip"]),
-    ):
-        policy = Auto()
-        for step in range(100):
+WALL = {"squared_gradient": 400.0, "surge": True, "rise": 400.0, "climb": 400.0, "lag": 50.0, "noise": 0.01}
+
+
+@pytest.mark.parametrize("secant", [0.3, 0.31, 50.0])
+@pytest.mark.parametrize("turned", [-0.6, 0.1, math.nan])
+def test_auto_clips_no_gradient_that_turns_against_the_last_one_at_a_wall(turned, secant):
+    """Clipped, it would be shorter and the instability go on. An outlier has any secant: angles tell."""
+    policy = Auto()
+    for step in range(100):
+        policy.decide(seen(step, squared_gradient=1.0))
+    decisions = policy.decide(seen(100, **WALL, with_last=turned, grown_ratio=60.0, secant=secant))
+    assert [one.remedy for one in decisions] == (["raise along", "raise all"] if turned < 0 else ["clip"])
+    # An outlier batch spoils the secant of the next step; that of a wall counts.
+    after = policy.decide(seen(101, squared_gradient=1.0, secant=0.95))
+    assert bool(after) == (turned < 0)
+
+
+def test_auto_clips_at_a_wall_once_all_raises_are_made():
+    policy, remedies = Auto(), []
+    for wall in range(4):
+        steps = range(100 + 20 * wall - (100 if not wall else 19), 100 + 20 * wall)
+        for step in steps:
             policy.decide(seen(step, squared_gradient=1.0))
-        decisions = policy.decide(seen(100, **wall, with_last=turned, grown_ratio=3.0, secant=0.3))
-        assert [one.remedy for one in decisions] == remedies
-        # An outlier batch spoils the secant of the next step; that of a wall counts.
-        after = policy.decide(seen(101, squared_gradient=1.0, secant=0.95))
-        assert bool(after) == (turned < 0)
+        at = seen(100 + 20 * wall, **WALL, with_last=-0.6, grown_ratio=60.0)
+        remedies.append([one.remedy for one in policy.decide(at)])
+    assert remedies[0] == ["raise along", "raise all"]
+    assert remedies[-1] == ["clip"]
 
 
 def test_auto_acts_on_a_measured_curvature_and_then_not_on_the_secant():
@@ -296,6 +307,34 @@ def test_a_rise_that_goes_on_after_a_jump_raises_v_from_the_sixteenth_step_on():
     assert not any(jumped(Rising(), [17.0] * 20 + [200.0] * 15))
 
 
+def test_a_jump_of_long_ago_is_none_of_a_later_rise():
+    policy = Rising()
+    jumped(policy, [17.0] * 20)
+    for step in range(170, 600):  # an unstable full batch meanwhile, of which nothing is asked
+        policy.decide(seen(step, squared_gradient=1.0 + step % 2, lag=9.0, secant=0.5))
+    risen = [(9.0, 0.5)] * 4 + [(80.0, 0.1)] * 4
+    asked = [
+        bool(policy.decide(seen(600 + k, squared_gradient=square, lag=9.0, secant=secant)))
+        for k, (square, secant) in enumerate(risen)
+    ]
+    assert asked == [False] * 4 + [True] * 4
+
+
+def test_a_jump_of_another_run_is_none_of_this_one():
+    policy = Rising()
+    jumped(policy, [1.5] * 20 + [17.0])
+    back = [bool(policy.decide(seen(165 + k, squared_gradient=17.0, lag=9.0))) for k in range(5)]
+    assert any(back)
+
+
+def test_the_level_is_the_highest_mean_after_the_last_jump():
+    # The first jump was higher than what follows the second one.
+    low, level = [1.0, 2.0] * 8, [17.0] * 15
+    assert not any(jumped(Rising(), [200.0, *low, *level, *[17.0] * 5]))
+    assert any(jumped(Rising(), [200.0, *low, *level, *[32.0] * 5]))
+    assert not any(jumped(Rising(), [17.0, 200.0, *[17.0] * 30]))
+
+
 def test_a_jump_counts_until_the_rise_is_over():
     data, over = [17.0] * 10, [1.0, 2.0] * 10
     assert not any(jumped(Rising(), [*data, *over]))
@@ -312,6 +351,9 @@ def test_a_resumed_rise_knows_of_the_jump():
     assert resumed.decide(seen(171, squared_gradient=17.0, lag=9.0))
     resumed.load_state_dict({**policy.state_dict(), "jumped": None})
     assert resumed.decide(seen(172, squared_gradient=17.0, lag=9.0))
+    earlier = {name: one for name, one in policy.state_dict().items() if name != "level"}
+    resumed.load_state_dict(earlier)
+    assert resumed.decide(seen(173, squared_gradient=17.0, lag=9.0))  # as that version did
 
 
 def test_auto_takes_no_single_outlier_for_a_rise_and_leaves_rises_to_the_ratio_where_that_acts():

@@ -139,8 +139,11 @@ class Auto:
         """
         step = signals.step
         clips = self.outlier.decide(signals)
-        # A gradient that turns against the last one is no outlier batch's: clipped, the instability goes on.
-        asked = [] if clips and is_growing(signals) else [*clips]
+        # What turns against the last gradients is no outlier batch: clipped, an instability would go on. An
+        # outlier spoils the secant of its own step, so that the angles alone can tell.
+        turns = clips and is_growing(replace(signals, secant=math.nan))
+        wall = self.secant.decide(signals) if turns else ()
+        asked = [] if wall else [*clips]
         if asked:
             self._spoiled_until = step + _AFTER_OUTLIER
         elif self.outlier.repeats:
@@ -153,7 +156,7 @@ class Auto:
         risen = self.rising.decide(_as_clipped(signals, asked))  # asked at each step: it follows ‖g‖²
         asked += () if raised else risen
         measured = self.curvature.decide(signals)
-        asked += measured if measured or spoiled else self.secant.decide(signals)
+        asked += measured or wall or (() if spoiled else self.secant.decide(signals))
         others = [one for one in asked if not one.remedy.startswith("raise")]
         if self._cooldown.starts(step, raises=len(others) < len(asked)):
             return [*others, *_COOLDOWN]

@@ -43,7 +43,7 @@ class GuardSignals:
         leap: ‖g‖² over its largest value of the last eight steps, both before clipping.
         surge: Whether ‖g‖² is at least twice what it was at any of the last eight steps.
         with_last: Cosine of the angle between g and the gradient of the last step; known where ‖g‖² grew by a
-            quarter in both.
+            quarter in both, and for eight steps after it doubled or v was raised along a direction.
         with_second_last: The same of the gradient two steps ago.
         noise: Median change of ln ‖g‖² from step to step, over 50 steps; known where ‖g‖² grew or surged.
         grown_ratio: Stability ratio that makes ‖g‖² grow by the last of these factors, see

@@ -142,6 +142,9 @@ class Rising:
         square = signals.squared_gradient
         if not math.isnan(signals.secant):
             self._secant = signals.secant
+        # By then the median has followed; and after a return to an earlier checkpoint another run had jumped.
+        if self._jumped is not None and not 0 <= signals.step - self._jumped < _WINDOW:
+            self._jumped = None
         if math.isfinite(square):
             before = [*itertools.islice(reversed(self._squares), _CALM)]
             jumps = len(before) == _CALM and square > _JUMP * max(before)
@@ -163,11 +166,9 @@ class Rising:
         """
         if self._jumped is None:
             return False
-        since = step - self._jumped
-        if 0 <= since < _ACCUSTOM:
+        if step - self._jumped < _ACCUSTOM:
             return True
-        # After a return to an earlier checkpoint it was of another run; and the median follows a level.
-        if not 0 <= since < _WINDOW or not times > self.multiple:
+        if not times > self.multiple:
             self._jumped = None
             return False
         return not self._means[-1] > _GOES_ON * self._level
