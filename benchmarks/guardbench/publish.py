@@ -63,11 +63,12 @@ _HISTORY_OF_DRAWN = """\
 ## What the rules before left
 
 The draws above were scored once, with the present rules. Those below, of the same ranges and with other
-numbers, were scored with the rules before, the full batches twice: what they left was looked at, and draws
-for development told what to do about it. Since then one doubling of the gradient counts where it turns round
-and the secant shows a direction, all of v is raised where a gradient that grew stays large or jumped alone
-while v lags far behind, and rises are met from a lag of two on. In both, full batches were trained from four
-starts (`--group full --starts 3 --method guard-alone`), the others, which take longer, from two."""
+numbers, were scored once with the rules before; what these left of draws for development told what to do.
+Since then v is no longer raised where renewed targets merely keep the gradient large, which had made that
+training loss up to eight times Adam's; a gradient that turns against the last one at a wall of the loss is not
+clipped; and for eight steps after a raise along a direction all is measured. In both, full batches were
+trained from four starts (`--group full --starts 3 --method guard-alone`), the others, which take longer, from
+two. Draws before these, with still earlier rules, are in the history of the repository."""
 
 
 def history_of_drawn(before: dict[str, Any]) -> str:

@@ -204,7 +204,12 @@ def full_draws(split: Literal["development", "held-out"], first: int, last: int)
         split: "development" or "held-out".
         first: The first number.
         last: The last one.
+
+    Raises:
+        ValueError: If the first number is below those of the split.
     """
+    if first < FIRST[split]:
+        raise ValueError(f"first is {first}; the {split} draws begin with {FIRST[split]}")
     # Each family has every sixteenth number.
     place = list(RANGES).index(RENEWING) + FIRST[split]
     for number in range(first, last + 1):
