@@ -19,7 +19,8 @@ import foreshock
 OURS = "foreshock"
 PEER = "trainscope"
 BUDGETS = (0.0, 0.02, 0.05, 0.2)
-FREE = "monitor, budget 0"
+_MONITOR = "monitor, budget {:g}"
+FREE = _MONITOR.format(0)
 """The watcher that has the free signals and nothing besides."""
 
 
@@ -55,7 +56,7 @@ class Watcher:
 def watchers() -> list[Watcher]:
     """Return everybody, Foreshock first."""
     return [
-        *(Watcher(f"monitor, budget {budget:g}", _monitor(budget), budget) for budget in BUDGETS),
+        *(Watcher(_MONITOR.format(budget), _monitor(budget), budget) for budget in BUDGETS),
         Watcher(f"{FREE}, recorder", _recorder, 0.0),
         Watcher("guard, idle", _guard),
         Watcher("trainscope, default", _trainscope("default"), package=PEER),

@@ -119,10 +119,14 @@ class Rising:
             return self._after_jump(signals, before)
         if self._secant > _CURVED:
             return ()
-        times = self._times()
-        if self._made_by_data(signals.step, times):
+        if self._just_jumped(signals.step):
             return ()
-        if not (times > self.multiple and usual_change(self._squares) > _NOISE):
+        times = self._times()
+        if not times > self.multiple:
+            self._jumped = None  # what rose after the jump has come down again
+            return ()
+        made_by_data = self._jumped is not None and not self._means[-1] > _GOES_ON * self._level
+        if made_by_data or not usual_change(self._squares) > _NOISE:
             return ()
         factor = self._limit.grant(signals.step, min(math.sqrt(times / self.multiple), self.largest))
         if factor == 1:
@@ -154,24 +158,12 @@ class Rising:
             mean = self._means[-1] if self._means else square
             self._means.append(mean + (square - mean) / _MEMORY)
             self._squares.append(square)
-            if self._jumped is not None and signals.step - self._jumped < _ACCUSTOM:
+            if self._just_jumped(signals.step):
                 self._level = max(self._level, self._means[-1])
 
-    def _made_by_data(self, step: int, times: float) -> bool:
-        """Return whether the present rise began with a jump, and has not gone on since.
-
-        Args:
-            step: The step about to be taken.
-            times: What `_times` returns at it.
-        """
-        if self._jumped is None:
-            return False
-        if step - self._jumped < _ACCUSTOM:
-            return True
-        if not times > self.multiple:
-            self._jumped = None
-            return False
-        return not self._means[-1] > _GOES_ON * self._level
+    def _just_jumped(self, step: int) -> bool:
+        """Return whether ‖g‖² jumped so recently that a rise is left alone, whatever it does."""
+        return self._jumped is not None and step - self._jumped < _ACCUSTOM
 
     def _times(self) -> float:
         """Return the mean ‖g‖² over the median of those before; NaN while there are too few."""
