@@ -154,6 +154,15 @@ def test_a_gradient_that_jumps_is_clipped_once_and_what_repeats_is_not():
     assert clipped == [100, len(sizes) - 1]
 
 
+@pytest.mark.parametrize(("before", "clipped"), [(1.4, True), (1.6, False)])
+def test_an_outlier_comes_alone_after_a_gradient_that_is_hardly_above_the_usual_size(before, clipped):
+    policy = Outlier(multiple=4.0, clip_to=1.0, reference="third largest", size="norm", alone=True)
+    for step, size in enumerate([1.0] * 100 + [before]):
+        assert not policy.decide(seen(step, squared_gradient=size**2))
+    assert bool(policy.decide(seen(101, squared_gradient=900.0))) == clipped
+    assert policy.repeats != clipped
+
+
 def test_auto_believes_the_secant_of_a_gradient_that_repeats():
     policy = Auto()
     for step in range(100):
@@ -180,6 +189,17 @@ def test_auto_clips_no_gradient_that_turns_against_the_last_one_at_a_wall(turned
     # An outlier batch spoils the secant of the next step; that of a wall counts.
     after = policy.decide(seen(101, squared_gradient=1.0, secant=0.95))
     assert bool(after) == (turned < 0)
+
+
+@pytest.mark.parametrize(("leap", "clips"), [(400.0, False), (9e3, False), (2e4, True), (1e10, True)])
+def test_no_wall_makes_a_gradient_ten_thousand_times_as_large_at_once(leap, clips):
+    """The angle of an outlier batch to the last gradient may be any."""
+    policy = Auto()
+    for step in range(100):
+        policy.decide(seen(step, squared_gradient=1.0))
+    wall = WALL | {"squared_gradient": leap, "rise": leap, "climb": leap, "leap": leap}
+    decisions = policy.decide(seen(100, **wall, with_last=-0.6, grown_ratio=60.0))
+    assert [one.remedy for one in decisions] == (["clip"] if clips else ["raise along", "raise all"])
 
 
 def test_auto_clips_at_a_wall_once_all_raises_are_made():

@@ -21,6 +21,7 @@ from foreshock.guarding.record import Remedy
 # Clipping what is merely large costs progress and prevents no spike that comes from v: only what exceeds all
 # of recent training by far is clipped.
 _NOVEL = 4.0
+_NO_WALL = 1e4  # ‖g‖² over all of the last eight steps; a wall of the loss makes some hundreds of it at once
 _AFTER_OUTLIER = 2  # steps whose secant an outlier spoils: Δg has its gradient in this step and the next
 
 WINDOW, MOST = 100, 50
@@ -141,7 +142,8 @@ class Auto:
         clips = self.outlier.decide(signals)
         # What turns against the last gradients is no outlier batch: clipped, an instability would go on. An
         # outlier spoils the secant of its own step, so that the angles alone can tell.
-        turns = clips and is_growing(replace(signals, secant=math.nan))
+        angles = replace(signals, secant=math.nan)
+        turns = clips and not signals.leap > _NO_WALL and is_growing(angles)
         wall = self.secant.decide(signals) if turns else ()
         asked = [] if wall else [*clips]
         if asked:

@@ -23,6 +23,7 @@ _FEWEST = 50  # sizes before any is an outlier
 _IN_A_ROW = 3
 _PRECONDITIONED: frozenset[Measure] = frozenset({"preconditioned gradient"})
 _NORM: frozenset[Measure] = frozenset({"norm"})
+_SLIGHTLY = 1.5  # a size up to this multiple of the usual one does not keep the next from coming alone
 _ALONE = 5  # steps after an outlier within which another one is no coincidence
 
 
@@ -40,9 +41,9 @@ class Outlier:
         reference: The usual size: the ``"median"`` of the last 100 steps, or their ``"third largest"``, which
             only a size without precedent exceeds: three, because the history may begin with outliers.
         size: ``"preconditioned"``, q; or ``"norm"``, ‖g‖, which costs no pass over v.
-        alone: Whether only a gradient that comes alone is an outlier: the one before was not above the usual
-            size, and none of the five before was an outlier. What grows or repeats is an instability, whose
-            gradient is the restoring force, and which v has to see.
+        alone: Whether only a gradient that comes alone is an outlier: the one before was not clearly above
+            the usual size (1.5 times), and none of the five before was an outlier. What grows or repeats is
+            an instability, whose gradient is the restoring force, and which v has to see.
         repeats: Whether the last gradient was as large as an outlier, but did not come alone.
 
     Raises:
@@ -108,7 +109,7 @@ class Outlier:
             return ()
         level, before, self._last = self._level(), self._last, size
         large = size > self.multiple * level > 0  # not while the level is NaN
-        self.repeats = large and self.alone and (before > level or self._quiet < _ALONE)
+        self.repeats = large and self.alone and (before > _SLIGHTLY * level or self._quiet < _ALONE)
         self._quiet = 0 if large else self._quiet + 1
         if not large or self.repeats:
             for one in (*self._row, size) if self.repeats else (size,):

@@ -11,6 +11,13 @@ Where ‖g‖² is calm and v far above g², the first sign is a lone jump: one 
 next is as before. Something has passed the edge on a few examples, or while a router sends them another way;
 a few such steps later the loss itself jumps, often a hundredfold. v hardly sees a single gradient, and is
 raised at once, by a larger factor. New data would stay.
+
+A slow rise the median follows. Where a network comes to fit its training set, v forgets for hundreds of
+steps, and the noise of the batches begins to be amplified along the sharpest directions: loss and ‖g‖² creep
+up tenfold and more, until the loss jumps. Other things rise as slowly. What tells this one apart is the
+secant: a displacement that noise drives along sharp directions shows about a tenth of the edge at *each*
+measurement. With the full batch it is next to nothing, where the rise has another reason, or goes on to the
+edge, and is the business of `Secant` then.
 """
 
 from __future__ import annotations
@@ -19,7 +26,7 @@ import itertools
 import math
 import statistics
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -29,8 +36,8 @@ from foreshock.guarding.tracking import usual_change
 
 _SETTLED = 100  # updates before v and the median mean anything
 _MEMORY, _WINDOW = 5, 50
-_CURVED = 0.3  # secant from which growth has a direction, and is the business of `Secant`
 _NOISE = 0.35  # usual change of ln ‖g‖² from step to step; below, batches hardly differ
+_CURVED = 0.3  # secant from which growth has a direction, and is the business of `Secant`
 # A rise that begins with ‖g‖² at a multiple of all of the last steps was made by new data. It is left alone
 # for some steps, and after these unless the mean is clearly above what it was in them.
 _JUMP, _CALM, _ACCUSTOM = 8.0, 8, 15  # the multiple, the steps before, and those after
@@ -39,13 +46,122 @@ _GOES_ON = 1.25
 # nearly all that announced a spike came where v was that of gradients more than ten times as large.
 _BACK, _FORGOTTEN = 2.0, 100.0
 _OF_JUMP, _MOST_OF_JUMPS = 2.0, 8.0  # factor on √v for each, and their product in 100 steps
+# Of a slow rise.
+_RECENT = 25  # five-step means whose median is the present level
+_PAST = 200  # steps within which the lowest level is compared with
+_TIMES = 5.0  # present level over the lowest
+_UNSEEN = 30.0  # lag of v
+_MEASURED, _LEAST, _MOST = 4, 0.05, 0.2  # last secants, and between what all of them lie
+_SINCE = 40  # steps within which they were measured: one is at every eighth step at least
+_AFTER_DATA = 65  # steps that don't count after a jump that new data made
+_FACTOR, _TOGETHER = 1.05, 4.0  # on √v in one step, and in 100
+
+
+class Creeping:
+    """Raise all of v in a slow rise that noise drives.
+
+    By 5 % of √v a step, and fourfold at most in 100 steps.
+
+    Example:
+        >>> creeping = Creeping()
+        >>> for step in range(60):
+        ...     rising = [1.04**i * 2 ** (i % 2) for i in range(step, step + 51)]
+        ...     signals = GuardSignals(step, step + 1, lag=1e4, secant=0.1)
+        ...     creeping.follow(signals)
+        ...     decisions = creeping.decide(signals, rising, rising)
+        >>> [(one.remedy, round(one.factor, 6)) for one in decisions]
+        [('raise all', 1.05)]
+    """
+
+    def __init__(self) -> None:
+        self._levels: deque[tuple[int, float]] = deque()
+        self._secants: deque[tuple[int, float]] = deque(maxlen=_MEASURED)
+        self._limit = RaiseLimit(_TOGETHER)
+        self._new_data: int | None = None  # at which step
+
+    def follow(self, signals: GuardSignals) -> None:
+        """Take the secant of a step into account, if one was measured.
+
+        Args:
+            signals: The step about to be taken.
+        """
+        _forget_later(self._secants, signals.step)
+        if not math.isnan(signals.secant):
+            self._secants.append((signals.step, signals.secant))
+
+    def begin_anew(self, step: int) -> None:
+        """Forget the levels, because new data made ‖g‖² jump: they say nothing about what follows.
+
+        Args:
+            step: The step about to be taken.
+        """
+        self._levels.clear()
+        self._new_data = step
+
+    def decide(
+        self, signals: GuardSignals, means: Sequence[float], squares: Sequence[float]
+    ) -> Sequence[Decision]:
+        """Return a raise of all of v, if ‖g‖² creeps up.
+
+        Args:
+            signals: The step about to be taken.
+            means: Means of ‖g‖² over five steps, as of the last fifty steps; with fewer nothing is done.
+            squares: ‖g‖² of these steps.
+        """
+        step = signals.step
+        soon = self._new_data is not None and 0 <= step - self._new_data < _AFTER_DATA
+        if soon or len(means) <= _WINDOW:
+            return ()
+        level = statistics.median([*means][-_RECENT:])
+        _forget_later(self._levels, step)
+        while self._levels and self._levels[0][0] <= step - _PAST:
+            self._levels.popleft()
+        self._levels.append((step, level))
+        lowest = min(one for _, one in self._levels)
+        times = level / lowest if lowest > 0 else math.nan
+        if not (times > _TIMES and signals.lag > _UNSEEN and self._is_driven(step)):
+            return ()
+        if not _batches_differ(squares):
+            return ()
+        factor = self._limit.grant(step, _FACTOR)
+        if factor == 1:
+            return ()
+        reason = (
+            f"‖g‖², as the median of {_RECENT} means, is {times:.3g} × its lowest of {_PAST} steps, v is "
+            f"{signals.lag:.3g} × g², and the last {_MEASURED} secants lie between {_LEAST} and {_MOST}"
+        )
+        return (Decision("raise all", factor, reason, times, _TIMES),)
+
+    def _is_driven(self, step: int) -> bool:
+        """Return whether each displacement that was measured lately went along sharp directions by a bit."""
+        recent = [one for at, one in self._secants if at > step - _SINCE]
+        return len(recent) == _MEASURED and all(_LEAST < one < _MOST for one in recent)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed policy needs, as plain values."""
+        return {
+            "levels": [list(pair) for pair in self._levels],
+            "secants": [list(pair) for pair in self._secants],
+            "limit": self._limit.state_dict(),
+            "new_data": self._new_data,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`; what an earlier version didn't keep is begun anew."""
+        self._levels = deque((int(step), float(one)) for step, one in state.get("levels", ()))
+        secants = ((int(step), float(one)) for step, one in state.get("secants", ()))
+        self._secants = deque(secants, maxlen=_MEASURED)
+        self._limit.load_state_dict(state.get("limit", ()))
+        new_data = state.get("new_data")
+        self._new_data = None if new_data is None else int(new_data)
 
 
 @dataclass
 class Rising:
     """Raise all of v while the gradients rise and v lags, and after a lone jump of ‖g‖².
 
-    After such a jump √v is doubled, eightfold at most in 100 steps.
+    After such a jump √v is doubled, eightfold at most in 100 steps; in a slow rise that noise drives it grows
+    by 5 % a step, fourfold at most in 100 steps.
 
     Attributes:
         lag: Lag of v from which to act, > 0; below about two v follows g².
@@ -91,6 +207,7 @@ class Rising:
     _of_jumps: RaiseLimit = field(
         default_factory=lambda: RaiseLimit(_MOST_OF_JUMPS), init=False, repr=False, compare=False
     )
+    _creeping: Creeping = field(default_factory=Creeping, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse impossible options."""
@@ -121,12 +238,15 @@ class Rising:
             return ()
         if self._just_jumped(signals.step):
             return ()
+        creeps = self._creeping.decide(signals, self._means, self._squares)
+        if creeps:
+            return creeps
         times = self._times()
         if not times > self.multiple:
             self._jumped = None  # what rose after the jump has come down again
             return ()
         made_by_data = self._jumped is not None and not self._means[-1] > _GOES_ON * self._level
-        if made_by_data or not usual_change(self._squares) > _NOISE:
+        if made_by_data or not _batches_differ(self._squares):
             return ()
         factor = self._limit.grant(signals.step, min(math.sqrt(times / self.multiple), self.largest))
         if factor == 1:
@@ -146,6 +266,7 @@ class Rising:
         square = signals.squared_gradient
         if not math.isnan(signals.secant):
             self._secant = signals.secant
+        self._creeping.follow(signals)
         # By then the median has followed; and after a return to an earlier checkpoint another run had jumped.
         if self._jumped is not None and not 0 <= signals.step - self._jumped < _WINDOW:
             self._jumped = None
@@ -155,6 +276,7 @@ class Rising:
             # Within a rise of another kind a jump is part of it.
             if jumps and (self._jumped is not None or not self._times() > self.multiple):
                 self._jumped, self._level = signals.step, 0.0
+                self._creeping.begin_anew(signals.step)
             mean = self._means[-1] if self._means else square
             self._means.append(mean + (square - mean) / _MEMORY)
             self._squares.append(square)
@@ -183,6 +305,7 @@ class Rising:
             "level": self._level,
             "leap": self._leap,
             "of_jumps": self._of_jumps.state_dict(),
+            "creeping": self._creeping.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -198,3 +321,15 @@ class Rising:
         self._level = float(state.get("level", 0.0))
         self._leap = float(state.get("leap", math.nan))
         self._of_jumps.load_state_dict(state.get("of_jumps", ()))
+        self._creeping.load_state_dict(state.get("creeping", {}))
+
+
+def _batches_differ(squares: Iterable[float]) -> bool:
+    """Return whether ‖g‖² changes so much from step to step that it is not the same batch each time."""
+    return usual_change(squares) > _NOISE
+
+
+def _forget_later(entries: deque[tuple[int, float]], step: int) -> None:
+    """Drop what is of this step or later: after a return to an earlier checkpoint it is of another run."""
+    while entries and entries[-1][0] >= step:
+        entries.pop()

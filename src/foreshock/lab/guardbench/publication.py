@@ -32,6 +32,7 @@ PAGE = "guard"
 NORMALISED = "guard-normalised"
 """The same of the suite with batch normalisation."""
 
+_AGAIN = ", although it was scored more than once, as the end of this page says"
 DRAWN = "guard-drawn"
 """The same of the suite of tasks that were drawn at random."""
 
@@ -136,7 +137,7 @@ def main_page(
         verdict=verdict(scores, split),
         overview=overview_table(scores, split),
         about=_ABOUT[split],
-        before=", although it was scored more than once, as the end of this page says" if history else "",
+        before=_AGAIN if history and name != DRAWN else "",  # of drawn tasks others were scored before
         command=command,
         version=scores["foreshock"],
         seeds=_seeds(scores["seeds"]),
