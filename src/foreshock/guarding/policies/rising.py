@@ -117,11 +117,11 @@ class Creeping:
         while self._levels and self._levels[0][0] <= step - _PAST:
             self._levels.popleft()
         self._levels.append((step, level))
+        if not (signals.lag > _UNSEEN and self._is_driven(step)):
+            return ()
         lowest = min(one for _, one in self._levels)
         times = level / lowest if lowest > 0 else math.nan
-        if not (times > _TIMES and signals.lag > _UNSEEN and self._is_driven(step)):
-            return ()
-        if not _batches_differ(squares):
+        if not (times > _TIMES and _batches_differ(squares)):
             return ()
         factor = self._limit.grant(step, _FACTOR)
         if factor == 1:
