@@ -26,9 +26,8 @@ from typing import Any
 from benchmarks.guardbench.merging import merge
 from benchmarks.markdown import replace_between
 
-from foreshock.lab.guardbench.comparison import FIXED, RENEWED
 from foreshock.lab.guardbench.publication import load_scores, page_of, write_pages
-from foreshock.lab.guardbench.starts import MORE, short_table, starts_table
+from foreshock.lab.guardbench.starts import MORE, short_table, starts_table, titles_of
 from foreshock.lab.guardbench.suite import SUITES
 from foreshock.lab.guardbench.tables import method_table, methods_run
 from foreshock.lab.spikebench.page import GROUPS
@@ -77,9 +76,8 @@ def history_of_drawn(before: dict[str, Any]) -> str:
     Args:
         before: Scores of the rules before, on other draws.
     """
-    titles = GROUPS | {FIXED: "Full batch, fixed data", RENEWED: "Full batch, targets renewed"}
     groups = before["perturbed"][HELD_OUT]
-    tables = [f"{titles[group]}:\n\n{starts_table(rows)}" for group, rows in groups.items()]
+    tables = [f"{title}:\n\n{starts_table(groups[group])}" for group, title in titles_of(groups).items()]
     return "\n\n".join([_HISTORY_OF_DRAWN, *tables])
 
 

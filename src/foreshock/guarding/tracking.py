@@ -90,6 +90,22 @@ def usual_change(squares: Iterable[float]) -> float:
     return statistics.median([abs(math.log(now / before)) for before, now in pairs] or [0.0])
 
 
+def keep_recent(entries: deque[tuple[int, float]], step: int, steps: int) -> None:
+    """Drop what is no longer of the last steps, and what is of this step or later.
+
+    The latter was put there before a return to an earlier checkpoint, and is of another run.
+
+    Args:
+        entries: Pairs of a step and a value, in order.
+        step: The step about to be taken.
+        steps: How many steps before it count.
+    """
+    while entries and entries[-1][0] >= step:
+        entries.pop()
+    while entries and entries[0][0] <= step - steps:
+        entries.popleft()
+
+
 class Growth:
     """Follow the factors by which ‖g‖² grew.
 

@@ -21,10 +21,9 @@ def creep(policy, *, growth=1.02, lag=1e3, secants=(0.1,), steps=300, start=0, j
     for step in range(start, steps):
         square = growth ** max(step - 100, 0) * noise[step % len(noise)]
         measured = secants[step // EIGHTH % len(secants)] if step % EIGHTH == 0 else math.nan
-        leap = math.nan
         if jump is not None and step >= jump:
             square *= 40.0
-        signals = GuardSignals(step, step + 1, squared_gradient=square, lag=lag, secant=measured, leap=leap)
+        signals = GuardSignals(step, step + 1, squared_gradient=square, lag=lag, secant=measured)
         raises += [(step, one.factor) for one in policy.decide(signals)]
     return raises
 
@@ -109,21 +108,28 @@ def test_secants_of_long_ago_count_no_more():
     assert not creep(Rising(), secants=secants, steps=400)
 
 
+def slow_rises(policy, *, start, stop, square, secant=0.1):
+    """Return the slow rises that are seen from `start` on, where ‖g‖² is `square(step)` but for the batch."""
+    seen = []
+    for step in range(start, stop):
+        measured = secant if step % EIGHTH == 0 else math.nan
+        size = square(step) * BATCHES[step % 4]
+        signals = GuardSignals(step, step + 1, squared_gradient=size, lag=1e3, secant=measured)
+        seen += [step for one in policy.decide(signals) if "secants" in one.reason]
+    return seen
+
+
 def test_levels_of_long_ago_count_no_more():
     """A secant past .3 is the business of the rule against the full batch: no level is followed."""
     policy = Rising()
-    creep(policy, growth=1.0, steps=300)
-    creep(policy, growth=1.0, start=300, steps=700, secants=(0.5,), jump=None)
-    later = []
-    for step in range(700, 900):
-        square = 20.0 * BATCHES[step % 4]
-        secant = 0.1 if step % EIGHTH == 0 else math.nan
-        later += policy.decide(GuardSignals(step, step + 1, squared_gradient=square, lag=1e3, secant=secant))
-    assert not [one for one in later if "secants" in one.reason]
+    assert not slow_rises(policy, start=0, stop=300, square=lambda step: 1.0)
+    grown = 20 ** (1 / 300)
+    assert not slow_rises(policy, start=300, stop=600, square=lambda step: grown ** (step - 300), secant=0.5)
+    assert not slow_rises(policy, start=600, stop=800, square=lambda step: 20.0)
 
 
 def test_after_a_return_to_an_earlier_step_the_other_run_is_forgotten():
     policy = Rising()
-    creep(policy, steps=400)
-    again = creep(policy, start=120, steps=190)
-    assert not again
+    dips = lambda step: 1.0 if 200 <= step < 330 else 6.7  # noqa: E731
+    assert not slow_rises(policy, start=0, stop=400, square=dips, secant=0.01)
+    assert not slow_rises(policy, start=150, stop=300, square=lambda step: 6.7)

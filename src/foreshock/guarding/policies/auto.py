@@ -142,8 +142,7 @@ class Auto:
         clips = self.outlier.decide(signals)
         # What turns against the last gradients is no outlier batch: clipped, an instability would go on. An
         # outlier spoils the secant of its own step, so that the angles alone can tell.
-        angles = replace(signals, secant=math.nan)
-        turns = clips and not signals.leap > _NO_WALL and is_growing(angles)
+        turns = clips and not signals.leap > _NO_WALL and is_growing(replace(signals, secant=math.nan))
         wall = self.secant.decide(signals) if turns else ()
         asked = [] if wall else [*clips]
         if asked:

@@ -6,6 +6,8 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
+from foreshock.guarding.tracking import keep_recent
+
 EPISODE = 100
 """Steps for which a raise counts against the limit, where nothing else is said."""
 
@@ -38,10 +40,7 @@ class RaiseLimit:
             step: The step about to be taken.
             factor: The factor on √v that is asked for, ≥ 1.
         """
-        while self._factors and self._factors[-1][0] >= step:
-            self._factors.pop()  # after a return to an earlier checkpoint: steps of another run
-        while self._factors and self._factors[0][0] <= step - self._steps:
-            self._factors.popleft()
+        keep_recent(self._factors, step, self._steps)
         left = min(factor, self._most / math.prod(one for _, one in self._factors))
         if not left > _LEAST:
             return 1.0

@@ -12,7 +12,7 @@ next is as before. Something has passed the edge on a few examples, or while a r
 a few such steps later the loss itself jumps, often a hundredfold. v hardly sees a single gradient, and is
 raised at once, by a larger factor. New data would stay.
 
-A slow rise the median follows. Where a network comes to fit its training set, v forgets for hundreds of
+The median follows a slow rise. Where a network comes to fit its training set, v forgets for hundreds of
 steps, and the noise of the batches begins to be amplified along the sharpest directions: loss and ‖g‖² creep
 up tenfold and more, until the loss jumps. Other things rise as slowly. What tells this one apart is the
 secant: a displacement that noise drives along sharp directions shows about a tenth of the edge at *each*
@@ -32,12 +32,12 @@ from typing import Any, ClassVar
 
 from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure, require_threshold
 from foreshock.guarding.policies.raise_limit import RaiseLimit
-from foreshock.guarding.tracking import usual_change
+from foreshock.guarding.tracking import keep_recent, usual_change
 
 _SETTLED = 100  # updates before v and the median mean anything
 _MEMORY, _WINDOW = 5, 50
-_NOISE = 0.35  # usual change of ln ‖g‖² from step to step; below, batches hardly differ
 _CURVED = 0.3  # secant from which growth has a direction, and is the business of `Secant`
+_NOISE = 0.35  # usual change of ln ‖g‖² from step to step; below, batches hardly differ
 # A rise that begins with ‖g‖² at a multiple of all of the last steps was made by new data. It is left alone
 # for some steps, and after these unless the mean is clearly above what it was in them.
 _JUMP, _CALM, _ACCUSTOM = 8.0, 8, 15  # the multiple, the steps before, and those after
@@ -85,7 +85,7 @@ class Creeping:
         Args:
             signals: The step about to be taken.
         """
-        _forget_later(self._secants, signals.step)
+        keep_recent(self._secants, signals.step, _SINCE)
         if not math.isnan(signals.secant):
             self._secants.append((signals.step, signals.secant))
 
@@ -113,11 +113,9 @@ class Creeping:
         if soon or len(means) <= _WINDOW:
             return ()
         level = statistics.median([*means][-_RECENT:])
-        _forget_later(self._levels, step)
-        while self._levels and self._levels[0][0] <= step - _PAST:
-            self._levels.popleft()
+        keep_recent(self._levels, step, _PAST)
         self._levels.append((step, level))
-        if not (signals.lag > _UNSEEN and self._is_driven(step)):
+        if not (signals.lag > _UNSEEN and self._is_driven()):
             return ()
         lowest = min(one for _, one in self._levels)
         times = level / lowest if lowest > 0 else math.nan
@@ -132,10 +130,9 @@ class Creeping:
         )
         return (Decision("raise all", factor, reason, times, _TIMES),)
 
-    def _is_driven(self, step: int) -> bool:
-        """Return whether each displacement that was measured lately went along sharp directions by a bit."""
-        recent = [one for at, one in self._secants if at > step - _SINCE]
-        return len(recent) == _MEASURED and all(_LEAST < one < _MOST for one in recent)
+    def _is_driven(self) -> bool:
+        """Return whether each of the last secants is about a tenth of the edge."""
+        return len(self._secants) == _MEASURED and all(_LEAST < one < _MOST for _, one in self._secants)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed policy needs, as plain values."""
@@ -327,9 +324,3 @@ class Rising:
 def _batches_differ(squares: Iterable[float]) -> bool:
     """Return whether ‖g‖² changes so much from step to step that it is not the same batch each time."""
     return usual_change(squares) > _NOISE
-
-
-def _forget_later(entries: deque[tuple[int, float]], step: int) -> None:
-    """Drop what is of this step or later: after a return to an earlier checkpoint it is of another run."""
-    while entries and entries[-1][0] >= step:
-        entries.pop()

@@ -63,7 +63,7 @@ def starts_section(scores: Mapping[str, Any], split: str, *, about: str = "") ->
     parts = [_SECTION.format(counts=_counted(groups["all"])).strip()]
     if about:
         parts.append(about)
-    parts += [f"**{title}**\n\n{starts_table(groups[name])}" for name, title in _named(groups).items()]
+    parts += [f"**{title}**\n\n{starts_table(groups[name])}" for name, title in titles_of(groups).items()]
     return "\n\n".join([*parts, _COLUMNS])
 
 
@@ -96,7 +96,7 @@ def short_table(scores: Mapping[str, Any], split: str) -> str:
         raise ValueError(f"no run of the {split} half was trained from perturbed starts")
     rows = [
         (f"{title}: {entry['runs']}, of {entry['tasks']} tasks", words, *_short_row(entry))
-        for group, title in _named(groups).items()
+        for group, title in titles_of(groups).items()
         for name, words in _GUARDS.items()
         if (entry := groups[group].get(name)) is not None
         and not (group.startswith("full") and name == "guard-auto")
@@ -128,7 +128,12 @@ def starts_table(found: Mapping[str, Any]) -> str:
     return table(_HEADER, [_row(name, entry, whole=entry["runs"] == most) for name, entry in found.items()])
 
 
-def _named(groups: Mapping[str, Any]) -> dict[str, str]:
+def titles_of(groups: Mapping[str, Any]) -> dict[str, str]:
+    """Return the titles of groups, in the order in which they are shown.
+
+    Args:
+        groups: By name, as `foreshock.lab.guardbench.comparison.compare` makes them.
+    """
     named: dict[str, str] = {}
     for name, title in GROUPS.items():
         named[name] = title
