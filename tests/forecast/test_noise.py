@@ -97,6 +97,12 @@ def test_noise_is_measured_five_times_as_often_while_v_lags():
     assert [noise_interval(lag, every=4) for lag in (1.0, 2.0)] == [20, 4]
 
 
+def test_noise_far_below_its_edge_is_measured_less_often():
+    ratios = (0.0, 0.29, 0.3, 0.49, 0.5, 7.0, math.nan)
+    assert [noise_interval(9.0, ratio=ratio) for ratio in ratios] == [50, 50, 20, 20, 10, 10, 10]
+    assert {noise_interval(1.0, every=4, ratio=ratio) for ratio in ratios} == {20}
+
+
 def test_the_typical_ratio_is_that_of_the_present_measurements():
     """It is computed once for many steps: whatever changes them must change it."""
     average = NoiseAverage()

@@ -69,6 +69,28 @@ def test_a_network_that_is_no_part_of_the_model_is_trained_as_without_a_guard():
     assert same(*ends)
 
 
+@pytest.mark.parametrize(
+    ("policy", "mean", "spent"),
+    [
+        ("auto", 0.2, [100, 200]),  # .2/.95 of where it acts
+        ("auto", 0.4, [40, 80, 120, 160, 200]),
+        ("auto", 0.6, [*range(20, 201, 20)]),
+        (MeanSquare(threshold=1.9), 0.4, [100, 200]),
+        (MeanSquare(threshold=0.1), 0.2, [*range(20, 201, 20)]),
+    ],
+)
+def test_how_often_is_measured_depends_on_how_far_the_noise_is_from_where_the_policy_acts(
+    policy, mean, spent, monkeypatch
+):
+    model = network()
+    optimizer = optim.AdamW(model.parameters(), lr=1e-4)
+    watched = guard(optimizer, policy)
+    for _ in range(5):
+        watched.record_noise(mean=mean, variance=0.0, noise_factor=19.0)
+    monkeypatch.setattr(Guard, "record_noise", lambda *_, **__: None)  # it stays as it is
+    assert train(model, optimizer, watched, 201) == spent
+
+
 def test_the_loss_function_of_this_very_call_is_measured():
     model = network()
     optimizer = optim.Adam(model.parameters(), lr=1e-4)

@@ -139,15 +139,23 @@ def test_spikes_of_mini_batches_fall_with_pairs(perturbed, monitored, tmp_path):
 
 @pytest.mark.training
 @pytest.mark.parametrize(
-    ("learning_rate", "settled", "width", "size"), [(0.01, 1500, 16, 8), (0.03, 780, 32, 30)]
+    ("learning_rate", "settled", "width", "size", "bad"),
+    [
+        (0.01, 1500, 16, 8, {0}),
+        (0.03, 780, 32, 30, {0}),  # ‖g‖ is slightly above what it was at about that time, and hardly noisy
+        (0.01, 1500, 16, 8, {0, 1}),
+        (0.01, 1500, 16, 1, {0, 1, 2}),
+        (0.01, 1500, 16, 30, {0, 2, 4, 5}),
+    ],
 )
-def test_one_corrupted_batch_is_clipped_wherever_it_comes(perturbed, learning_rate, settled, width, size):
-    """It surges where v lags, and has any secant and any angle: raised v would let the loss jump.
+def test_corrupted_batches_are_clipped_wherever_they_come(
+    perturbed, learning_rate, settled, width, size, bad
+):
+    """They surge where v lags, and have any secant and any angle: raised v would let the loss jump.
 
-    At the higher rate ‖g‖ is slightly above what it was at about that time, and hardly noisy.
+    One alone, or several of the same data, in a row or with usual ones among them.
     """
-
-    places = 50
+    places = 50 if len(bad) == 1 else 20
 
     def outcomes():
         torch.manual_seed(0)
@@ -168,11 +176,13 @@ def test_one_corrupted_batch_is_clipped_wherever_it_comes(perturbed, learning_ra
             before = step(run)
             if at < settled:
                 continue
-            twin = copy.deepcopy(run)
-            noise = size * torch.randn(64, 1, generator=torch.Generator().manual_seed(at))
-            peak = max(step(twin, noise), *(step(twin) for _ in range(8)))
-            clipped = any(one.remedy == "clip" and one.step == at + 1 for one in twin[2].actions)
-            found.append((clipped, peak / before))
+            twin, generator = copy.deepcopy(run), torch.Generator().manual_seed(at)
+            peak = max(
+                step(twin, size * torch.randn(64, 1, generator=generator) if after in bad else 0.0)
+                for after in range(max(bad) + 9)
+            )
+            clipped = {one.step - at - 1 for one in twin[2].actions if one.remedy == "clip"}
+            found.append((clipped >= bad, peak / before))
         return found
 
     runs = perturbed(outcomes)

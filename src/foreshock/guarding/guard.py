@@ -15,7 +15,7 @@ from foreshock.curvature import LossFunction
 from foreshock.failures import Failures
 from foreshock.guarding.engine import Engine
 from foreshock.guarding.pair_prober import APART, PAIR_INTERVAL, PairProber
-from foreshock.guarding.policies import Policy
+from foreshock.guarding.policies import Policy, distance
 from foreshock.guarding.record import ActionLog, GuardAction, GuardSummary, Tally
 from foreshock.guarding.step_hooks import StepHooks, is_captured
 from foreshock.isolation import kept_options, several_processes
@@ -138,8 +138,9 @@ class Guard:
     ) -> bool:
         """Measure the noise of mini-batches, if that is due. Call it between ``backward()`` and ``step()``.
 
-        Two gradients of each half of the batch, 2 F, every 20 steps while v lags and every 100 otherwise:
-        2/`every` F a step at most. Nothing where every step sees the same data, or where the policy needs no
+        Two gradients of each half of the batch, 2 F, every 20 steps while v lags and the mean-square ratio is
+        above .5, every 40 below that, and every 100 below .3 or while v follows g²: 2/`every` F a step at
+        most. Nothing where every step sees the same data, or where the policy needs no
         pairs. Training is left as it was.
 
         Behind DistributedDataParallel call it in every process, with the wrapped model: all measure at the
@@ -150,8 +151,8 @@ class Guard:
             model: The model.
             loss_fn: ``loss_fn(model, batch)`` → mean loss, a scalar tensor.
             batch: The batch of this step; of an accumulation, `MicroBatches`.
-            every: Steps between two measurements while v lags, ≥ 1; five times as many otherwise. More steps
-                cost less, and see the noise later.
+            every: Steps between two measurements near the edge, ≥ 1; up to five times as many elsewhere.
+                More steps cost less, and see the noise later.
             gradient_scale: What ``.grad`` still has to be divided by.
 
         Returns:
@@ -172,6 +173,7 @@ class Guard:
                 batch,
                 step=self.step,
                 lag=self.lag,
+                ratio=distance(self.policy, self._engine.memory.mean_square),
                 gradient_scale=gradient_scale,
                 every=every,
                 able=able,

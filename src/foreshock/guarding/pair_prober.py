@@ -29,7 +29,7 @@ APART = (
     "or Monitor, with the model that DistributedDataParallel or fully_shard returned"
 )
 PAIR_INTERVAL = 20
-"""Steps between two measurements while v lags, unless the user says otherwise."""
+"""Steps between two measurements near the edge, unless the user says otherwise."""
 
 
 class PairProber:
@@ -72,6 +72,7 @@ class PairProber:
         *,
         step: int,
         lag: float,
+        ratio: float,
         gradient_scale: float,
         every: int = PAIR_INTERVAL,
         able: bool = True,
@@ -85,8 +86,9 @@ class PairProber:
             batch: What the loss function gets.
             step: Number of the step.
             lag: How far the second moment lags; NaN if that is not known.
+            ratio: Mean-square ratio so far over that from which the policy acts; NaN where it is not known.
             gradient_scale: What ``.grad`` still has to be divided by.
-            every: Steps between two measurements while v lags, ≥ 1; five times as many otherwise.
+            every: Steps between two measurements near the edge, ≥ 1, see `foreshock.forecast.noise_interval`.
             able: Whether this process can act; where it can't, none of several measures.
 
         Raises:
@@ -96,16 +98,15 @@ class PairProber:
             raise ValueError(f"every is {every!r}; at least one step lies between two measurements")
         self.spent = False
         self._see(batch)
+        waits = step % noise_interval(lag, every=every, ratio=ratio) != 0
         joint: JointProbe | None = None
         if several_processes():
-            due = able and not step % noise_interval(lag, every=every) and self._able(optimizer)
+            due = able and not waits and self._able(optimizer)
             joint = self._agreed(model, optimizer, step=step, every=every, due=due)
             if joint is None:
                 return None
         # What a batch was too short for is measured on the next one.
-        elif (step % noise_interval(lag, every=every) and not self._prober.pending) or not self._able(
-            optimizer
-        ):
+        elif (waits and not self._prober.pending) or not self._able(optimizer):
             return None
         try:
             with nullcontext(ALONE) if joint is None else joint as together:

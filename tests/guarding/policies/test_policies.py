@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -161,6 +162,70 @@ def test_an_outlier_comes_alone_after_a_gradient_that_is_hardly_above_the_usual_
         assert not policy.decide(seen(step, squared_gradient=size**2))
     assert bool(policy.decide(seen(101, squared_gradient=900.0))) == clipped
     assert policy.repeats != clipped
+
+
+def clipped_after(sizes, **options):
+    """Return at which places a gradient is clipped, after a hundred of size one."""
+    policy, found = Outlier(multiple=4.0, clip_to=1.0, reference="third largest", size="norm", alone=True), []
+    squares = [1.0] * 100 + [size**2 for size in sizes]
+    for step, square in enumerate(squares):
+        leap = square / max(squares[max(step - 8, 0) : step], default=math.nan)
+        found.append(bool(policy.decide(seen(step, squared_gradient=square, leap=leap, **options))))
+    assert not any(found[:100])
+    return [place for place, clipped in enumerate(found[100:]) if clipped]
+
+
+ROW = [20.0, 30.0, 25.0]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "turned", "clipped"),
+    [
+        (ROW, 0.0, [0, 1, 2]),
+        (ROW, -0.5, [0, 1, 2]),
+        (ROW, -0.7, [0]),  # an instability
+        (ROW, math.nan, [0]),  # where it isn't known, it may be one
+        ([101.0, 90.0, 30.0], -1.0, [0, 1, 2]),  # only data make ‖g‖² ten thousand times as large at once
+        ([99.0, 90.0, 30.0], -1.0, [0]),
+        ([101.0, 90.0, 10.0, 90.0], -1.0, [0, 1, 3]),  # less than a tenth may be an instability after all
+        ([101.0, *[1.0] * 4, 90.0, *[1.0] * 4, 80.0], -1.0, [0, 5, 10]),
+        ([20.0, *[1.0] * 4, 19.0], 0.0, [0, 5]),
+        ([20.0, *[1.0] * 4, 19.0], -0.7, [0]),
+        ([20.0, *[1.0] * 5, 19.0], -0.7, [0, 6]),  # it comes alone again
+        ([2.0, 20.0, 20.0], 0.0, []),  # it did not come alone
+        ([4.5, 30.0, 2000.0], 0.0, [0, 1, 2]),
+    ],
+)
+def test_several_bad_batches_are_clipped_and_an_instability_is_not(sizes, turned, clipped):
+    assert clipped_after(sizes, with_last=turned) == clipped
+
+
+@pytest.mark.parametrize("size", [20.0, 200.0])
+def test_after_ten_in_a_row_it_is_a_new_level(size):
+    """As that of new targets: they must not be clipped for ever."""
+    assert clipped_after([size] * 80, with_last=0.9) == list(range(10))
+    # Every third batch is one of another task from now on: they are usual then.
+    assert clipped_after([size, 1.0, 1.0] * 80, with_last=0.0) == list(range(0, 30, 3))
+
+
+def test_what_auto_found_to_be_a_wall_is_no_first_outlier_of_a_row():
+    policy = Auto()
+    for step in range(100):
+        policy.decide(seen(step, squared_gradient=1.0))
+    assert policy.decide(seen(100, **WALL, with_last=-0.6, grown_ratio=60.0))[0].remedy == "raise along"
+    assert not policy.decide(seen(101, squared_gradient=300.0, with_last=0.0))
+    assert policy.outlier.repeats
+
+
+def test_a_row_of_bad_batches_goes_on_in_a_resumed_run():
+    first, other = (Outlier(size="norm", alone=True) for _ in range(2))
+    for step in range(100):
+        first.decide(seen(step, squared_gradient=1.0))
+    assert first.decide(seen(100, squared_gradient=1e6, leap=1e6))
+    other.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    for policy in (first, other):
+        assert policy.decide(seen(101, squared_gradient=1e6, leap=1.0))
+        assert not policy.repeats
 
 
 def test_auto_believes_the_secant_of_a_gradient_that_repeats():

@@ -12,7 +12,7 @@ from foreshock.guarding.policies.curvature import CurvatureDriven
 from foreshock.guarding.policies.growing import is_growing
 from foreshock.guarding.policies.mean_square import MeanSquare
 from foreshock.guarding.policies.outlier import Outlier
-from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure
+from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure, Policy
 from foreshock.guarding.policies.raise_limit import RaiseLimit
 from foreshock.guarding.policies.rising import Rising
 from foreshock.guarding.policies.secant import Secant
@@ -21,7 +21,6 @@ from foreshock.guarding.record import Remedy
 # Clipping what is merely large costs progress and prevents no spike that comes from v: only what exceeds all
 # of recent training by far is clipped.
 _NOVEL = 4.0
-_NO_WALL = 1e4  # ‖g‖² over all of the last eight steps; a wall of the loss makes some hundreds of it at once
 _AFTER_OUTLIER = 2  # steps whose secant an outlier spoils: Δg has its gradient in this step and the next
 
 WINDOW, MOST = 100, 50
@@ -142,8 +141,10 @@ class Auto:
         clips = self.outlier.decide(signals)
         # What turns against the last gradients is no outlier batch: clipped, an instability would go on. An
         # outlier spoils the secant of its own step, so that the angles alone can tell.
-        turns = clips and not signals.leap > _NO_WALL and is_growing(replace(signals, secant=math.nan))
+        turns = clips and not self.outlier.of_data and is_growing(replace(signals, secant=math.nan))
         wall = self.secant.decide(signals) if turns else ()
+        if wall:
+            self.outlier.take_back()
         asked = [] if wall else [*clips]
         if asked:
             self._spoiled_until = step + _AFTER_OUTLIER
@@ -184,6 +185,21 @@ class Auto:
             self.rising.load_state_dict(state["rising"])
         self._cooldown.load_state_dict(state["cooldown"])
         self._spoiled_until = int(state["spoiled_until"])
+
+
+def distance(policy: Policy, ratio: float) -> float:
+    """Return a mean-square ratio over that from which a policy acts; NaN of a policy that is not known here.
+
+    Args:
+        policy: The policy.
+        ratio: The mean-square ratio.
+
+    Example:
+        >>> round(distance(Auto(), 0.19), 6), distance(Secant(), 0.19)
+        (0.2, nan)
+    """
+    acting = policy.mean_square if isinstance(policy, Auto) else policy
+    return ratio / acting.threshold if isinstance(acting, MeanSquare) else math.nan
 
 
 def _as_clipped(signals: GuardSignals, asked: Sequence[Decision]) -> GuardSignals:

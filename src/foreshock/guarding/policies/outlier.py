@@ -26,6 +26,12 @@ _NORM: frozenset[Measure] = frozenset({"norm"})
 _SLIGHTLY = 1.5  # a size up to this multiple of the usual one does not keep the next from coming alone
 _ALONE = 5  # steps after an outlier within which another one is no coincidence
 
+# Bad data may come in several batches. ‖g‖² over all of the last eight steps that only data make: a wall of
+# the loss makes some hundreds at once. Of smaller ones the next shows whether the gradient turned, as that of
+# an instability does: the cosine to the last one, then. And the share of the first one's size from which
+# others are of the same data, and how many there are before they count as a new level.
+_NO_WALL, _TURNED, _ALIKE, _BAD = 1e4, -0.6, 0.1, 10
+
 
 @dataclass
 class Outlier:
@@ -43,8 +49,11 @@ class Outlier:
         size: ``"preconditioned"``, q; or ``"norm"``, ‖g‖, which costs no pass over v.
         alone: Whether only a gradient that comes alone is an outlier: the one before was not clearly above
             the usual size (1.5 times), and none of the five before was an outlier. What grows or repeats is
-            an instability, whose gradient is the restoring force, and which v has to see.
-        repeats: Whether the last gradient was as large as an outlier, but did not come alone.
+            an instability, whose gradient is the restoring force, and which v has to see. Unless it has at
+            least a tenth of the first one's size and has not turned against the gradient before it, or the
+            first one made ‖g‖² jump ten-thousandfold at once: these are bad data, of ten batches at most.
+        repeats: Whether the last gradient was as large as an outlier, but is none because of `alone`.
+        of_data: Whether the last outliers were so large at once that only data make them.
 
     Raises:
         ValueError: If an option is impossible.
@@ -64,6 +73,7 @@ class Outlier:
     size: Literal["preconditioned", "norm"] = "preconditioned"
     alone: bool = False
     repeats: bool = field(default=False, init=False, repr=False, compare=False)
+    of_data: bool = field(default=False, init=False, repr=False, compare=False)
     name: ClassVar[str] = "outlier"
     scales_decay: ClassVar[bool] = False
     _sizes: RunningMedian = field(
@@ -71,7 +81,8 @@ class Outlier:
     )
     _row: list[float] = field(default_factory=list, init=False, repr=False, compare=False)
     _last: float = field(default=0.0, init=False, repr=False, compare=False)
-    _quiet: int = field(default=_ALONE, init=False, repr=False, compare=False)  # steps since an outlier
+    _quiet: int = field(default=_ALONE, init=False, repr=False, compare=False)  # steps since a large one
+    _since: int = field(default=0, init=False, repr=False, compare=False)  # and since an outlier
 
     def __post_init__(self) -> None:
         """Refuse impossible options."""
@@ -109,23 +120,30 @@ class Outlier:
             return ()
         level, before, self._last = self._level(), self._last, size
         large = size > self.multiple * level > 0  # not while the level is NaN
-        self.repeats = large and self.alone and (before > _SLIGHTLY * level or self._quiet < _ALONE)
-        self._quiet = 0 if large else self._quiet + 1
+        soon, self._quiet = self._quiet < _ALONE, 0 if large else self._quiet + 1
+        self._end_row(large=large)
+        more = large and self._goes_on(size, signals)
+        self.repeats = large and self.alone and not more and (before > _SLIGHTLY * level or soon)
         if not large or self.repeats:
-            for one in (*self._row, size) if self.repeats else (size,):
-                self._sizes.append(one)
-            self._row = []
+            self._accept(size)
             return ()
+        if not more:
+            self.of_data = self.alone and signals.leap > _NO_WALL
         # Outside of the history: a few outliers would make the next one look usual.
         self._row.append(size)
-        if len(self._row) > _IN_A_ROW:
+        self._since = 0
+        if len(self._row) > (_BAD if self.alone else _IN_A_ROW):
             self._sizes = RunningMedian(_WINDOW, self._row)
-            self._row = []
+            self._row, self.of_data = [], False
             return ()
         times = size / level
         reason = f"the gradient is {times:.3g} × the {self.reference} of the last {_WINDOW} steps"
         clip_to = self.multiple if self.clip_to is None else self.clip_to
         return (Decision("clip", clip_to / times, reason, times, self.multiple),)
+
+    def take_back(self) -> None:
+        """Forget the last outliers: they were found to be an instability."""
+        self._row, self.of_data = [], False
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed policy needs, as plain values."""
@@ -134,14 +152,37 @@ class Outlier:
             "row": list(self._row),
             "last": self._last,
             "quiet": self._quiet,
+            "of_data": self.of_data,
+            "since": self._since,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self._sizes = RunningMedian(_WINDOW, state["sizes"])
         self._row = list(state["row"])
-        # Earlier versions remembered neither.
+        # Earlier versions remembered none of these.
         self._last, self._quiet = float(state.get("last", 0.0)), int(state.get("quiet", _ALONE))
+        self.of_data, self._since = bool(state.get("of_data", False)), int(state.get("since", 0))
+
+    def _end_row(self, *, large: bool) -> None:
+        """Count a step; forget the last outliers once they are over."""
+        self._since += 1
+        if self._since > _ALONE if self.alone else not large:
+            self._row, self.of_data = [], False
+
+    def _goes_on(self, size: float, signals: GuardSignals) -> bool:
+        """Return whether a large gradient is of the same bad data as the last outliers."""
+        # A cosine that is not known is NaN, and above nothing.
+        alike = bool(self._row) and size > _ALIKE * self._row[0]
+        return self.alone and alike and (self.of_data or signals.with_last > _TURNED)
+
+    def _accept(self, size: float) -> None:
+        """Take a size into the history; of one that repeats, also those that were taken for outliers."""
+        if self.repeats and not self.of_data:  # among bad data what they did to the weights may show
+            for one in self._row:
+                self._sizes.append(one)
+            self._row = []
+        self._sizes.append(size)
 
     def _level(self) -> float:
         """Return the usual size; NaN, which no size exceeds, while there are too few."""
