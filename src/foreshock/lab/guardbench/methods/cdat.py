@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foreshock.lab.guardbench.methods.method import Method, Subject
+from foreshock.lab.guardbench.methods.method import Method, Plain, Subject
 from foreshock.preconditioner import read_preconditioner
 from foreshock.vectors import flatten, split
 
@@ -26,7 +26,7 @@ PASSES = 5.0
 """A graph of the Hessian is 3 forward and backward passes, a product 2."""
 
 
-class CurvatureRate:
+class CurvatureRate(Plain):
     """Set the learning rate of every step.
 
     Args:
@@ -59,12 +59,6 @@ class CurvatureRate:
     def after_step(self) -> bool:
         """Return that the rate was set."""
         return True
-
-    def close(self) -> None:
-        """Do nothing: no hook is set."""
-
-    def buffers(self) -> None:
-        """Return nothing: no tensor is kept."""
 
     def _curvature(self, batch: Any, parameters: Sequence[Tensor], move: Tensor) -> float:
         loss = self._subject.loss_fn(self._subject.model, batch)

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from foreshock.lab.guardbench.methods.method import Method, Subject
+from foreshock.lab.guardbench.methods.method import Method, Plain, Subject
 
 
-class Clipping:
+class Clipping(Plain):
     """Scale the gradient down to a limit that may depend on the norms so far.
 
     Args:
@@ -25,7 +25,6 @@ class Clipping:
         ]
         self._limit_of = limit_of
         self._clipped = False
-        self.passes = 0.0
 
     def before_step(self, batch: Any, loss: float) -> None:
         """Clip."""
@@ -41,12 +40,6 @@ class Clipping:
     def after_step(self) -> bool:
         """Return whether the gradient was clipped."""
         return self._clipped
-
-    def close(self) -> None:
-        """Do nothing: no hook is set."""
-
-    def buffers(self) -> None:
-        """Return nothing: no tensor is kept."""
 
 
 class ZScoreLimit:

@@ -14,10 +14,10 @@ from __future__ import annotations
 from typing import Any
 
 from foreshock.batches import count_examples
-from foreshock.lab.guardbench.methods.method import Method, Subject
+from foreshock.lab.guardbench.methods.method import Method, Plain, Subject
 
 
-class HalfLife:
+class HalfLife(Plain):
     """Set β₂ by the size of the first batch; all of a training have one size.
 
     Args:
@@ -27,7 +27,6 @@ class HalfLife:
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
         self._set = subject.full_batch or subject.examples is None
-        self.passes = 0.0
 
     def before_step(self, batch: Any, loss: float) -> None:
         """Set β₂ before the first step."""
@@ -43,12 +42,6 @@ class HalfLife:
     def after_step(self) -> bool:
         """Return that no step is changed but by β₂."""
         return False
-
-    def close(self) -> None:
-        """Do nothing: no hook is set."""
-
-    def buffers(self) -> None:
-        """Return nothing: no tensor is kept."""
 
 
 HALF_LIFE = Method(

@@ -56,6 +56,19 @@ class Intervention(Protocol):
         """Return what it keeps, a (nested) container of tensors and plain values."""
 
 
+class Plain:
+    """Base of interventions that set no hook, keep no tensor and spend no pass."""
+
+    passes = 0.0
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def buffers(self) -> Any:
+        """Return nothing."""
+        return None
+
+
 @dataclass(frozen=True)
 class Method:
     """One row of the benchmark.

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foreshock.lab.guardbench.methods.method import Method, Subject
+from foreshock.lab.guardbench.methods.method import Method, Plain, Subject
 from foreshock.lab.tasks.causal import Block, LlamaBlock, rotate
 
 TAU = 100.0
 
 
-class QKClip:
+class QKClip(Plain):
     """Watch the logits of each head in training, and shrink what is above τ.
 
     Args:
@@ -34,7 +34,6 @@ class QKClip:
         modules = subject.model.modules()
         self._blocks = [module for module in modules if isinstance(module, Block | LlamaBlock)]
         self._hooks = [self._watch(block) for block in self._blocks]
-        self.passes = 0.0
 
     def _watch(self, block: Block | LlamaBlock) -> Any:
         def see(layer: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -62,9 +61,6 @@ class QKClip:
         """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
-
-    def buffers(self) -> None:
-        """Return nothing: what a forward pass leaves is gone after the step."""
 
 
 def largest_logits(block: Block | LlamaBlock, output: Tensor) -> Tensor:

@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foreshock.lab.guardbench.methods.method import Method, Subject
+from foreshock.lab.guardbench.methods.method import Method, Plain, Subject
 
 LIMIT = 10.0  # c
 ITERATIONS = 10
 
 
-class SpectralClipping:
+class SpectralClipping(Plain):
     """Clip the updates.
 
     Args:
@@ -40,7 +40,6 @@ class SpectralClipping:
         self._highest = max(float(group.get("initial_lr", group["lr"])) for group in self._groups)
         self._warm = False
         self._before: dict[Tensor, Tensor] = {}
-        self.passes = 0.0
 
     def before_step(self, batch: Any, loss: float) -> None:
         """Keep the weights."""
@@ -71,9 +70,6 @@ class SpectralClipping:
         before = self._before[parameter]
         kept = (1 - rate * decay) * before
         parameter.copy_(kept - rate * clipped((kept - parameter) / rate, limit))
-
-    def close(self) -> None:
-        """Do nothing: no hook is set."""
 
     def buffers(self) -> list[Tensor]:
         """Return the weights before the step: an optimizer of its own would not need them."""

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foreshock.lab.guardbench.methods.method import Method, Subject
+from foreshock.lab.guardbench.methods.method import Method, Plain, Subject
 
 FIRST, SECOND = 0.6, 0.999  # γ₁, γ₂
 TINY = 1e-12  # ε
@@ -46,7 +46,7 @@ class NormHistory:
         return mean / (math.sqrt(square) + TINY)
 
 
-class GradientStabilizer:
+class GradientStabilizer(Plain):
     """Replace the norm of each tensor's gradient.
 
     Args:
@@ -58,7 +58,6 @@ class GradientStabilizer:
         parameters: list[Tensor] = [parameter for group in groups for parameter in group["params"]]
         self._histories = [(parameter, NormHistory()) for parameter in parameters]
         self._replaced = False
-        self.passes = 0.0
 
     @torch.no_grad()
     def before_step(self, batch: Any, loss: float) -> None:
@@ -76,12 +75,6 @@ class GradientStabilizer:
     def after_step(self) -> bool:
         """Return whether a norm was replaced."""
         return self._replaced
-
-    def close(self) -> None:
-        """Do nothing: no hook is set."""
-
-    def buffers(self) -> None:
-        """Return nothing: no tensor is kept."""
 
 
 STABILIZER = Method(

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from foreshock.lab.guardbench.methods.method import Method, Subject
+from foreshock.lab.guardbench.methods.method import Method, Plain, Subject
 
 WINDOW = 128
 ENOUGH = WINDOW // 2
@@ -25,7 +25,7 @@ CLIP_SIGMAS = 3.0
 LEAST_DEVIATION = 1e-6
 
 
-class SkipStep:
+class SkipStep(Plain):
     """Skip outliers of the loss or of the gradient's norm.
 
     Args:
@@ -37,7 +37,6 @@ class SkipStep:
         self._parameters = [parameter for group in groups for parameter in group["params"]]
         self._seen: tuple[deque[float], deque[float]] = (deque(maxlen=WINDOW), deque(maxlen=WINDOW))
         self._skipped = False
-        self.passes = 0.0
 
     def before_step(self, batch: Any, loss: float) -> None:
         """Take the gradients away if the step is to be skipped: then the optimizer changes nothing."""
@@ -56,12 +55,6 @@ class SkipStep:
         """Return whether the step was skipped."""
         return self._skipped
 
-    def close(self) -> None:
-        """Do nothing: no hook is set."""
-
-    def buffers(self) -> None:
-        """Return nothing: no tensor is kept."""
-
 
 def _within(value: float, seen: deque[float]) -> bool:
     """Return whether a value is finite and at most 6 deviations above the mean of the finite ones before."""
@@ -72,7 +65,7 @@ def _within(value: float, seen: deque[float]) -> bool:
     return math.isfinite(value) and value <= limit
 
 
-class ClipUpdateNorm:
+class ClipUpdateNorm(Plain):
     """Shorten updates whose norm is an outlier.
 
     Args:
@@ -83,7 +76,6 @@ class ClipUpdateNorm:
         self._optimizer = subject.optimizer
         self._norms: deque[float] = deque(maxlen=WINDOW)
         self._before: list[torch.Tensor] = []
-        self.passes = 0.0
 
     def before_step(self, batch: Any, loss: float) -> None:
         """Keep the weights."""
@@ -105,9 +97,6 @@ class ClipUpdateNorm:
         for parameter, before, move in zip(self._parameters, self._before, moves, strict=True):
             parameter.copy_(before + move * (limit / norm))
         return True
-
-    def close(self) -> None:
-        """Do nothing: no hook is set."""
 
     def buffers(self) -> list[torch.Tensor]:
         """Return the weights before the step: an optimizer of its own would not need them."""
