@@ -190,7 +190,9 @@ ROW = [20.0, 30.0, 25.0]
         ([101.0, 90.0, 10.0, 90.0], -1.0, [0, 1, 3]),  # less than a tenth may be an instability after all
         ([101.0, *[1.0] * 4, 90.0, *[1.0] * 4, 80.0], -1.0, [0, 5, 10]),
         ([20.0, *[1.0] * 4, 19.0], 0.0, [0, 5]),
-        ([20.0, *[1.0] * 4, 19.0], -0.7, [0]),
+        ([20.0, *[1.0] * 4, 19.0], -0.7, [0, 5]),  # it was small again: what grows is not
+        ([20.0, 2.1, 19.0], -0.7, [0]),
+        ([20.0, 1.9, 19.0], -0.7, [0, 2]),
         ([20.0, *[1.0] * 5, 19.0], -0.7, [0, 6]),  # it comes alone again
         ([2.0, 20.0, 20.0], 0.0, []),  # it did not come alone
         ([4.5, 30.0, 2000.0], 0.0, [0, 1, 2]),
@@ -206,6 +208,45 @@ def test_after_ten_in_a_row_it_is_a_new_level(size):
     assert clipped_after([size] * 80, with_last=0.9) == list(range(10))
     # Every third batch is one of another task from now on: they are usual then.
     assert clipped_after([size, 1.0, 1.0] * 80, with_last=0.0) == list(range(0, 30, 3))
+
+
+def test_what_comes_too_often_is_a_part_of_the_data():
+    """A task of which one batch in twenty is would never be learned else."""
+    sizes = [30.0 if place % 20 == 0 else 1.0 for place in range(3000)]
+    assert clipped_after(sizes) == list(range(0, 300, 20))
+    assert clipped_after([30.0 if place % 100 == 0 else 1.0 for place in range(3000)]) == [
+        *range(0, 3000, 100)
+    ]
+
+
+def test_the_secant_of_a_heavy_batch_counts_as_little_as_that_of_an_outlier():
+    policy = Auto()
+    for step in range(100):
+        policy.decide(seen(step, squared_gradient=1.0))
+    for step in range(100, 1500):
+        size = 900.0 if step % 20 < 1 else 1.0
+        decisions = policy.decide(seen(step, squared_gradient=size, secant=5.0 if step % 20 < 2 else 0.1))
+        remedies = [one.remedy for one in decisions]
+        assert remedies == (["clip"] if step < 400 and step % 20 < 1 else [])
+
+
+def test_each_bad_batch_of_a_row_moves_the_weights_less():
+    policy = Outlier(multiple=4.0, clip_to=1.0, reference="third largest", size="norm", alone=True)
+    for step in range(100):
+        policy.decide(seen(step, squared_gradient=1.0))
+    factors = [
+        policy.decide(seen(step, squared_gradient=400.0, with_last=0.9))[0].factor for step in range(100, 110)
+    ]
+    assert factors == pytest.approx([1 / 20 / k for k in range(1, 11)])
+
+
+def test_a_gradient_that_is_not_finite_ends_no_row_of_bad_batches():
+    policy = Outlier(size="norm", alone=True)
+    for step in range(100):
+        policy.decide(seen(step, squared_gradient=1.0))
+    assert policy.decide(seen(100, squared_gradient=400.0))
+    assert policy.decide(seen(102, squared_gradient=400.0))  # no policy is asked at such a step
+    assert not policy.decide(seen(103, squared_gradient=400.0))
 
 
 def test_what_auto_found_to_be_a_wall_is_no_first_outlier_of_a_row():
@@ -344,7 +385,22 @@ def test_lone_jumps_raise_v_eightfold_at_most_in_a_hundred_steps():
     policy = Rising()
     factors = [one for step in lone_jump(policy, [9.0, 0.1] * 40) for one in step]
     assert factors == [2.0] * 3
-    assert lone_jump(policy, [9.0, 0.1], start=310) == [[], [2.0]]
+    again = [one for step in lone_jump(policy, [9.0, 0.1] * 2, start=310) for one in step]
+    assert again == []  # so many came that it is the data
+
+
+def test_lone_jumps_raise_v_64_fold_at_most_in_a_thousand_steps_and_not_at_all_once_they_are_many():
+    policy = Rising()
+    made = [lone_jump(policy, [9.0, 0.1], start=200 + 60 * k)[1] for k in range(40)]
+    assert made[:6] == [[2.0]] * 6
+    assert not any(made[6:])
+    policy = Rising()
+    made = [lone_jump(policy, [9.0, 0.1], start=200 + 120 * k)[1] for k in range(20)]
+    assert made[:6] == [[2.0]] * 6
+    assert made[6:10] == [[], [], [], [2.0]]  # the first is a thousand steps ago
+    resumed = Rising()
+    resumed.load_state_dict(json.loads(json.dumps(policy.state_dict())))
+    assert resumed.state_dict() == policy.state_dict()
 
 
 def test_a_resumed_policy_knows_of_a_lone_jump_and_one_of_an_earlier_version_of_none():

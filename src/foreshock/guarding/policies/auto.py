@@ -146,7 +146,7 @@ class Auto:
         if wall:
             self.outlier.take_back()
         asked = [] if wall else [*clips]
-        if asked:
+        if asked or self.outlier.heavy:
             self._spoiled_until = step + _AFTER_OUTLIER
         elif self.outlier.repeats:
             self._spoiled_until = step  # it was no outlier, and its secant is that of an instability

@@ -11,12 +11,14 @@ running statistics of the Euclidean norm.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from foreshock.dynamics.signals import RunningMedian
 from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure, require_threshold
+from foreshock.guarding.tracking import keep_recent
 
 _WINDOW = 100
 _FEWEST = 50  # sizes before any is an outlier
@@ -28,9 +30,12 @@ _ALONE = 5  # steps after an outlier within which another one is no coincidence
 
 # Bad data may come in several batches. ‖g‖² over all of the last eight steps that only data make: a wall of
 # the loss makes some hundreds at once. Of smaller ones the next shows whether the gradient turned, as that of
-# an instability does: the cosine to the last one, then. And the share of the first one's size from which
-# others are of the same data, and how many there are before they count as a new level.
+# an instability does: the cosine to the last one, then; of an instability that one is large as well. And the
+# share of the first one's size from which others are of the same data, or below which the last one was none
+# of them, and how many there are before they count as a new level.
 _NO_WALL, _TURNED, _ALIKE, _BAD = 1e4, -0.6, 0.1, 10
+# What comes more often is no accident, but a part of the data that has to be learned.
+_MANY, _LONG = 15, 1000  # outliers, and within how many steps
 
 
 @dataclass
@@ -49,11 +54,14 @@ class Outlier:
         size: ``"preconditioned"``, q; or ``"norm"``, ‖g‖, which costs no pass over v.
         alone: Whether only a gradient that comes alone is an outlier: the one before was not clearly above
             the usual size (1.5 times), and none of the five before was an outlier. What grows or repeats is
-            an instability, whose gradient is the restoring force, and which v has to see. Unless it has at
-            least a tenth of the first one's size and has not turned against the gradient before it, or the
-            first one made ‖g‖² jump ten-thousandfold at once: these are bad data, of ten batches at most.
+            an instability, whose gradient is the restoring force, and which v has to see. Unless these are
+            bad data: further ones of at least a tenth of the first one's size that have not turned against
+            the gradient before, or where that was small again, or where the first one made ‖g‖² jump
+            ten-thousandfold at once. Of ten such batches at most, the k-th scaled down to 1/k besides; and
+            after 15 outliers in 1,000 steps none is one any more.
         repeats: Whether the last gradient was as large as an outlier, but is none because of `alone`.
         of_data: Whether the last outliers were so large at once that only data make them.
+        heavy: Whether the last gradient was large, but such come too often to be outliers.
 
     Raises:
         ValueError: If an option is impossible.
@@ -74,15 +82,17 @@ class Outlier:
     alone: bool = False
     repeats: bool = field(default=False, init=False, repr=False, compare=False)
     of_data: bool = field(default=False, init=False, repr=False, compare=False)
+    heavy: bool = field(default=False, init=False, repr=False, compare=False)
     name: ClassVar[str] = "outlier"
     scales_decay: ClassVar[bool] = False
     _sizes: RunningMedian = field(
         default_factory=lambda: RunningMedian(_WINDOW), init=False, repr=False, compare=False
     )
     _row: list[float] = field(default_factory=list, init=False, repr=False, compare=False)
-    _last: float = field(default=0.0, init=False, repr=False, compare=False)
+    _last: tuple[int, float] = field(default=(0, 0.0), init=False, repr=False, compare=False)  # of a step
     _quiet: int = field(default=_ALONE, init=False, repr=False, compare=False)  # steps since a large one
     _since: int = field(default=0, init=False, repr=False, compare=False)  # and since an outlier
+    _outliers: deque[tuple[int, float]] = field(default_factory=deque, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse impossible options."""
@@ -118,13 +128,15 @@ class Outlier:
         size = math.sqrt(square) if square >= 0 else math.nan
         if not math.isfinite(size):
             return ()
-        level, before, self._last = self._level(), self._last, size
+        level, before = self._level(), self._before(signals.step)
+        self._last = signals.step, size
         large = size > self.multiple * level > 0  # not while the level is NaN
         soon, self._quiet = self._quiet < _ALONE, 0 if large else self._quiet + 1
         self._end_row(large=large)
-        more = large and self._goes_on(size, signals)
+        more = large and self._goes_on(size, before, signals)
         self.repeats = large and self.alone and not more and (before > _SLIGHTLY * level or soon)
-        if not large or self.repeats:
+        self.heavy = self.alone and self._comes_often(signals.step, size, large and not self.repeats)
+        if not large or self.repeats or self.heavy:
             self._accept(size)
             return ()
         if not more:
@@ -139,7 +151,9 @@ class Outlier:
         times = size / level
         reason = f"the gradient is {times:.3g} × the {self.reference} of the last {_WINDOW} steps"
         clip_to = self.multiple if self.clip_to is None else self.clip_to
-        return (Decision("clip", clip_to / times, reason, times, self.multiple),)
+        # Ten of one direction would move the weights ten times as far.
+        factor = clip_to / times / (len(self._row) if self.alone else 1)
+        return (Decision("clip", factor, reason, times, self.multiple),)
 
     def take_back(self) -> None:
         """Forget the last outliers: they were found to be an instability."""
@@ -150,10 +164,11 @@ class Outlier:
         return {
             "sizes": list(self._sizes.values),
             "row": list(self._row),
-            "last": self._last,
+            "last": list(self._last),
             "quiet": self._quiet,
             "of_data": self.of_data,
             "since": self._since,
+            "outliers": [list(one) for one in self._outliers],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -161,8 +176,16 @@ class Outlier:
         self._sizes = RunningMedian(_WINDOW, state["sizes"])
         self._row = list(state["row"])
         # Earlier versions remembered none of these.
-        self._last, self._quiet = float(state.get("last", 0.0)), int(state.get("quiet", _ALONE))
+        last = state.get("last", (0, 0.0))
+        self._last = (int(last[0]), float(last[1])) if isinstance(last, Sequence) else (0, 0.0)
+        self._quiet = int(state.get("quiet", _ALONE))
         self.of_data, self._since = bool(state.get("of_data", False)), int(state.get("since", 0))
+        self._outliers = deque((int(step), float(one)) for step, one in state.get("outliers", ()))
+
+    def _before(self, step: int) -> float:
+        """Return the size of the last step; 0 if its gradient was not finite: it moved nothing."""
+        last, size = self._last
+        return size if step == last + 1 else 0.0
 
     def _end_row(self, *, large: bool) -> None:
         """Count a step; forget the last outliers once they are over."""
@@ -170,11 +193,22 @@ class Outlier:
         if self._since > _ALONE if self.alone else not large:
             self._row, self.of_data = [], False
 
-    def _goes_on(self, size: float, signals: GuardSignals) -> bool:
+    def _comes_often(self, step: int, size: float, outlier: bool) -> bool:  # noqa: FBT001
+        """Count an outlier; return whether a size is none because there were too many."""
+        keep_recent(self._outliers, step, _LONG)
+        often = len(self._outliers) >= _MANY
+        # Once they are in the history, that they go on coming shows against its median.
+        heavy = often and size > self.multiple * self._sizes.median
+        if outlier or heavy:
+            self._outliers.append((step, size))
+        return heavy
+
+    def _goes_on(self, size: float, before: float, signals: GuardSignals) -> bool:
         """Return whether a large gradient is of the same bad data as the last outliers."""
+        if not (self.alone and self._row and size > _ALIKE * self._row[0]):
+            return False
         # A cosine that is not known is NaN, and above nothing.
-        alike = bool(self._row) and size > _ALIKE * self._row[0]
-        return self.alone and alike and (self.of_data or signals.with_last > _TURNED)
+        return self.of_data or before < _ALIKE * self._row[0] or signals.with_last > _TURNED
 
     def _accept(self, size: float) -> None:
         """Take a size into the history; of one that repeats, also those that were taken for outliers."""

@@ -45,7 +45,9 @@ _GOES_ON = 1.25
 # After a lone jump ‖g‖² is below this multiple of what it was. Corrupted batches make such jumps as well; but
 # nearly all that announced a spike came where v was that of gradients more than ten times as large.
 _BACK, _FORGOTTEN = 2.0, 100.0
-_OF_JUMP, _MOST_OF_JUMPS = 2.0, 8.0  # factor on √v for each, and their product in 100 steps
+# Factor on √v for each, their product in 100 steps, and in 1,000. Where more come than that many steps may
+# have, some batches are heavier than others: they are to be learned, and nothing announces a spike.
+_OF_JUMP, _MOST_OF_JUMPS, _MOST_IN_LONG, _LONG, _MANY = 2.0, 8.0, 64.0, 1000, 12
 # Of a slow rise.
 _RECENT = 25  # five-step means whose median is the present level
 _PAST = 200  # steps within which the lowest level is compared with
@@ -153,11 +155,61 @@ class Creeping:
         self._new_data = None if new_data is None else int(new_data)
 
 
+class LoneJumps:
+    """Raise all of v after a jump of ‖g‖² that lasted one step.
+
+    √v is doubled, eightfold at most in 100 steps and 64-fold in 1,000, and no more once twelve came in these.
+
+    Example:
+        >>> jumps = LoneJumps()
+        >>> signals = GuardSignals(100, 101, leap=0.1, lag=900.0)
+        >>> [(one.remedy, one.factor) for one in jumps.decide(signals, leap=9.0)]
+        [('raise all', 2.0)]
+    """
+
+    def __init__(self) -> None:
+        self._soon, self._long = RaiseLimit(_MOST_OF_JUMPS), RaiseLimit(_MOST_IN_LONG, steps=_LONG)
+        self._jumps: deque[tuple[int, float]] = deque()
+
+    def decide(self, signals: GuardSignals, *, leap: float) -> Sequence[Decision]:
+        """Return a raise of all of v, as far as the limits leave some.
+
+        Args:
+            signals: The step about to be taken, at which ‖g‖² is back.
+            leap: ‖g‖² of the last step over all of the eight steps before it.
+        """
+        step = signals.step
+        keep_recent(self._jumps, step, _LONG)
+        self._jumps.append((step, leap))
+        if len(self._jumps) > _MANY:
+            return ()
+        factor = self._long.grant(step, self._soon.grant(step, _OF_JUMP))
+        if factor == 1:
+            return ()
+        reason = f"‖g‖² was {leap:.3g} × all of {_CALM} steps at one step alone, v is {signals.lag:.3g} × g²"
+        return (Decision("raise all", factor, reason, leap, _JUMP),)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed policy needs, as plain values."""
+        return {
+            "soon": self._soon.state_dict(),
+            "long": self._long.state_dict(),
+            "jumps": [list(one) for one in self._jumps],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any] | Sequence[Sequence[float]]) -> None:
+        """Continue from `state_dict()`; earlier versions kept the factors of 100 steps alone."""
+        kept: Mapping[str, Any] = state if isinstance(state, Mapping) else {"soon": state}
+        self._soon.load_state_dict(kept.get("soon", ()))
+        self._long.load_state_dict(kept.get("long", ()))
+        self._jumps = deque((int(step), float(leap)) for step, leap in kept.get("jumps", ()))
+
+
 @dataclass
 class Rising:
     """Raise all of v while the gradients rise and v lags, and after a lone jump of ‖g‖².
 
-    After such a jump √v is doubled, eightfold at most in 100 steps; in a slow rise that noise drives it grows
+    After such a jump √v is doubled, see `LoneJumps`; in a slow rise that noise drives it grows
     by 5 % a step, fourfold at most in 100 steps.
 
     Attributes:
@@ -201,9 +253,7 @@ class Rising:
     _jumped: int | None = field(default=None, init=False, repr=False, compare=False)
     _level: float = field(default=0.0, init=False, repr=False, compare=False)  # highest mean soon after it
     _leap: float = field(default=math.nan, init=False, repr=False, compare=False)
-    _of_jumps: RaiseLimit = field(
-        default_factory=lambda: RaiseLimit(_MOST_OF_JUMPS), init=False, repr=False, compare=False
-    )
+    _jumps: LoneJumps = field(default_factory=LoneJumps, init=False, repr=False, compare=False)
     _creeping: Creeping = field(default_factory=Creeping, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -230,7 +280,7 @@ class Rising:
             return ()
         # The largest of the eight steps before is the jump itself: the product is over those before it.
         if before > _JUMP and before * signals.leap < _BACK and signals.lag > _FORGOTTEN:
-            return self._after_jump(signals, before)
+            return self._jumps.decide(signals, leap=before)
         if self._secant > _CURVED:
             return ()
         if self._just_jumped(signals.step):
@@ -250,13 +300,6 @@ class Rising:
             return ()
         reason = f"‖g‖² is {times:.3g} × its median of {_WINDOW} steps, and v is {signals.lag:.3g} × g²"
         return (Decision("raise all", factor, reason, times, self.multiple),)
-
-    def _after_jump(self, signals: GuardSignals, leap: float) -> Sequence[Decision]:
-        factor = self._of_jumps.grant(signals.step, _OF_JUMP)
-        if factor == 1:
-            return ()
-        reason = f"‖g‖² was {leap:.3g} × all of {_CALM} steps at one step alone, v is {signals.lag:.3g} × g²"
-        return (Decision("raise all", factor, reason, leap, _JUMP),)
 
     def _update(self, signals: GuardSignals) -> None:
         """Take ‖g‖² and the secant into account; where that is not measured, the last one counts."""
@@ -301,7 +344,7 @@ class Rising:
             "jumped": self._jumped,
             "level": self._level,
             "leap": self._leap,
-            "of_jumps": self._of_jumps.state_dict(),
+            "of_jumps": self._jumps.state_dict(),
             "creeping": self._creeping.state_dict(),
         }
 
@@ -317,7 +360,7 @@ class Rising:
         self._jumped = None if jumped is None else int(jumped)
         self._level = float(state.get("level", 0.0))
         self._leap = float(state.get("leap", math.nan))
-        self._of_jumps.load_state_dict(state.get("of_jumps", ()))
+        self._jumps.load_state_dict(state.get("of_jumps", ()))
         self._creeping.load_state_dict(state.get("creeping", {}))
 
 
