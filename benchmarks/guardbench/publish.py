@@ -63,7 +63,7 @@ _HISTORY_OF_DRAWN = """\
 ## What the rules before left
 
 The draws above were scored once, with the present rules. Those below, of the same ranges and with other
-numbers, were scored with the rules before. Since then `auto` clips several bad batches of a row, but none once
+numbers, were scored with the rules before. Since then `auto` clips several bad batches of a row, not once
 they come often, v is raised after fewer lone jumps, and pairs are measured less often where the noise is far
 below its edge. In both, full batches were trained from four starts (`--group full --starts 3
 --method guard-alone`), the others, which take longer, from two. Draws before these, with still earlier rules,
