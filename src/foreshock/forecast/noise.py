@@ -53,7 +53,7 @@ def noise_interval(lag: float, *, every: int = NOISE_INTERVAL, ratio: float = ma
 
     Args:
         lag: v above g², see `foreshock.dynamics.LagWindow`; NaN if unknown.
-        every: Steps while v lags, ≥ 1; five times as many otherwise.
+        every: Steps while v lags and the ratio is near, ≥ 1; five times as many while v follows g².
         ratio: Mean-square ratio so far over that from which it matters: below .3 there are five times as many
             steps as well, and twice as many below .5. NaN if unknown.
 

@@ -15,7 +15,7 @@ from foreshock.curvature import LossFunction
 from foreshock.failures import Failures
 from foreshock.guarding.engine import Engine
 from foreshock.guarding.pair_prober import APART, PAIR_INTERVAL, PairProber
-from foreshock.guarding.policies import Policy, distance
+from foreshock.guarding.policies import Policy, share_of_threshold
 from foreshock.guarding.record import ActionLog, GuardAction, GuardSummary, Tally
 from foreshock.guarding.step_hooks import StepHooks, is_captured
 from foreshock.isolation import kept_options, several_processes
@@ -139,9 +139,9 @@ class Guard:
         """Measure the noise of mini-batches, if that is due. Call it between ``backward()`` and ``step()``.
 
         Two gradients of each half of the batch, 2 F, every 20 steps while v lags and the mean-square ratio is
-        above .5, every 40 below that, and every 100 below .3 or while v follows g²: 2/`every` F a step at
-        most. Nothing where every step sees the same data, or where the policy needs no
-        pairs. Training is left as it was.
+        above half of where the policy acts, every 40 below that, and every 100 below .3 of it or while v
+        follows g²: 2/`every` F a step at most. Nothing where every step sees the same data, or where the
+        policy needs no pairs. Training is left as it was.
 
         Behind DistributedDataParallel call it in every process, with the wrapped model: all measure at the
         same steps, and act on the same numbers. Elsewhere nothing is measured where several processes train
@@ -173,7 +173,7 @@ class Guard:
                 batch,
                 step=self.step,
                 lag=self.lag,
-                ratio=distance(self.policy, self._engine.memory.mean_square),
+                ratio=share_of_threshold(self.policy, self._engine.memory.mean_square),
                 gradient_scale=gradient_scale,
                 every=every,
                 able=able,

@@ -214,9 +214,8 @@ def test_what_comes_too_often_is_a_part_of_the_data():
     """A task of which one batch in twenty is would never be learned else."""
     sizes = [30.0 if place % 20 == 0 else 1.0 for place in range(3000)]
     assert clipped_after(sizes) == list(range(0, 300, 20))
-    assert clipped_after([30.0 if place % 100 == 0 else 1.0 for place in range(3000)]) == [
-        *range(0, 3000, 100)
-    ]
+    rare = [30.0 if place % 100 == 0 else 1.0 for place in range(3000)]
+    assert clipped_after(rare) == [*range(0, 3000, 100)]
 
 
 def test_the_secant_of_a_heavy_batch_counts_as_little_as_that_of_an_outlier():
@@ -387,6 +386,9 @@ def test_lone_jumps_raise_v_eightfold_at_most_in_a_hundred_steps():
     assert factors == [2.0] * 3
     again = [one for step in lone_jump(policy, [9.0, 0.1] * 2, start=310) for one in step]
     assert again == []  # so many came that it is the data
+    policy = Rising()
+    assert lone_jump(policy, [9.0, 0.1] * 4) == [[], [2.0]] * 3 + [[], []]
+    assert lone_jump(policy, [9.0, 0.1], start=310) == [[], [2.0]]
 
 
 def test_lone_jumps_raise_v_64_fold_at_most_in_a_thousand_steps_and_not_at_all_once_they_are_many():

@@ -1,6 +1,6 @@
 """The policies: the numbers of a step → what to do before it is taken."""
 
-from foreshock.guarding.policies.auto import Auto, distance
+from foreshock.guarding.policies.auto import Auto, share_of_threshold
 from foreshock.guarding.policies.change_option import LowerBeta2, LowerRate, RaiseEpsilon
 from foreshock.guarding.policies.curvature import CurvatureDriven
 from foreshock.guarding.policies.mean_square import MeanSquare
@@ -25,8 +25,8 @@ __all__ = [
     "RaiseEpsilon",
     "Rising",
     "Secant",
-    "distance",
     "make_policy",
     "register_policy",
     "require_policy",
+    "share_of_threshold",
 ]

@@ -89,10 +89,11 @@ class Auto:
     """Secant, rise of the gradient, mean-square ratio where pairs are measured, and clipping of outliers.
 
     A gradient counts as an outlier only above four times the third *largest* of the last 100 steps, and only
-    if it comes alone: what grows, turns round or repeats is an instability, which clipping would feed. An
-    outlier is scaled down to that third largest. It spoils the secant of its own step and of the next, on
-    which the secant is ignored. Where v had to be raised on more than half of the last 100 steps, the
-    learning rate is too high in itself: √v is doubled everywhere, which is reported as a cooldown.
+    if it comes alone or with others of the same bad data: what grows, turns round or repeats is an
+    instability, which clipping would feed. An outlier is scaled down to that third largest. It spoils the
+    secant of its own step and of the next, on which the secant is ignored. Where v had to be raised on more
+    than half of the last 100 steps, the learning rate is too high in itself: √v is doubled everywhere, which
+    is reported as a cooldown.
 
     Attributes:
         secant: Against spikes of the full batch.
@@ -187,7 +188,7 @@ class Auto:
         self._spoiled_until = int(state["spoiled_until"])
 
 
-def distance(policy: Policy, ratio: float) -> float:
+def share_of_threshold(policy: Policy, ratio: float) -> float:
     """Return a mean-square ratio over that from which a policy acts; NaN of a policy that is not known here.
 
     Args:
@@ -195,7 +196,7 @@ def distance(policy: Policy, ratio: float) -> float:
         ratio: The mean-square ratio.
 
     Example:
-        >>> round(distance(Auto(), 0.19), 6), distance(Secant(), 0.19)
+        >>> round(share_of_threshold(Auto(), 0.19), 6), share_of_threshold(Secant(), 0.19)
         (0.2, nan)
     """
     acting = policy.mean_square if isinstance(policy, Auto) else policy

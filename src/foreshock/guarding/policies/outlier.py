@@ -135,7 +135,7 @@ class Outlier:
         self._end_row(large=large)
         more = large and self._goes_on(size, before, signals)
         self.repeats = large and self.alone and not more and (before > _SLIGHTLY * level or soon)
-        self.heavy = self.alone and self._comes_often(signals.step, size, large and not self.repeats)
+        self.heavy = self.alone and self._comes_often(signals.step, size, outlier=large and not self.repeats)
         if not large or self.repeats or self.heavy:
             self._accept(size)
             return ()
@@ -190,10 +190,11 @@ class Outlier:
     def _end_row(self, *, large: bool) -> None:
         """Count a step; forget the last outliers once they are over."""
         self._since += 1
-        if self._since > _ALONE if self.alone else not large:
+        over = self._since > _ALONE if self.alone else not large
+        if over:
             self._row, self.of_data = [], False
 
-    def _comes_often(self, step: int, size: float, outlier: bool) -> bool:  # noqa: FBT001
+    def _comes_often(self, step: int, size: float, *, outlier: bool) -> bool:
         """Count an outlier; return whether a size is none because there were too many."""
         keep_recent(self._outliers, step, _LONG)
         often = len(self._outliers) >= _MANY
