@@ -515,6 +515,51 @@ def test_auto_takes_no_single_outlier_for_a_rise_and_leaves_rises_to_the_ratio_w
         assert all(part in decision.reason for part in reasons)
 
 
+def told_of_a_raise(*, ago, resume=lambda policy: policy):
+    """Return why v is raised in a rise of noisy gradients so many steps after a raise along a direction."""
+    policy = Auto()
+    for step in range(151):
+        direction = 0.99 if step == 151 - ago else 0.1
+        policy.decide(seen(step, squared_gradient=1.0 + step % 2, lag=4.0, secant=direction))
+    policy = resume(policy)
+    policy.decide(seen(151, squared_gradient=7.0, lag=4.0, secant=0.1))
+    return [one.reason for one in policy.decide(seen(152, squared_gradient=30.0, lag=4.0, secant=0.1))]
+
+
+def test_auto_leaves_a_rise_alone_soon_after_v_was_raised_along_a_direction():
+    def resumed(policy):
+        other = Auto()
+        other.load_state_dict(policy.state_dict())
+        return other
+
+    def of_an_earlier_version(policy):
+        state = policy.state_dict()
+        del state["rising"]["along"]
+        other = Auto()
+        other.load_state_dict(state)
+        return other
+
+    for ago in (1, 20, 48):
+        assert told_of_a_raise(ago=ago) == []
+        assert told_of_a_raise(ago=ago, resume=resumed) == []
+    for ago in (49, 80):
+        [reason] = told_of_a_raise(ago=ago)
+        assert "its median" in reason
+    assert told_of_a_raise(ago=20, resume=of_an_earlier_version)
+
+
+def test_a_raise_along_a_direction_of_another_run_is_none_of_this_one():
+    policy = Rising()
+    policy.raised_along(1000)  # and then a return to an earlier checkpoint
+    assert rise(policy)
+
+
+def test_a_lone_jump_counts_soon_after_a_raise_along_a_direction_as_well():
+    policy = Rising()
+    policy.raised_along(199)
+    assert lone_jump(policy, [0.9, 9.0, 0.2, 1.0]) == [[], [], [2.0], []]
+
+
 def test_auto_does_not_believe_the_secant_of_an_outlier():
     policy = Auto()
     for step in range(100):

@@ -160,6 +160,8 @@ class Auto:
         asked += () if raised else risen
         measured = self.curvature.decide(signals)
         asked += measured or wall or (() if spoiled else self.secant.decide(signals))
+        if any(one.remedy == "raise along" for one in asked):
+            self.rising.raised_along(step)
         others = [one for one in asked if not one.remedy.startswith("raise")]
         if self._cooldown.starts(step, raises=len(others) < len(asked)):
             return [*others, *_COOLDOWN]

@@ -4,8 +4,9 @@ Before such a spike v lags behind g² and the gradients rise for ten to twenty s
 shows an unstable direction. So: where the lag is large and the mean ‖g‖² of five steps is a multiple of its
 median, all of v is raised a little at each step, up to a limit for each rise. Where ‖g‖² hardly changes
 from step to step, or the secant shows a direction, it is the full batch that is unstable: `Secant` does it
-better. A rise that begins with a jump was made by new data, as where the targets are renewed: v is raised if
-the mean goes on rising, and not while the gradients merely stay large.
+better, also for a while after it raised v, when such gradients swing as widely as those of batches. A rise
+that begins with a jump was made by new data, as where the targets are renewed: v is raised if the mean goes
+on rising, and not while the gradients merely stay large.
 
 Where ‖g‖² is calm and v far above g², the first sign is a lone jump: one step has a multiple of ‖g‖², and the
 next is as before. Something has passed the edge on a few examples, or while a router sends them another way;
@@ -253,6 +254,7 @@ class Rising:
     _jumped: int | None = field(default=None, init=False, repr=False, compare=False)
     _level: float = field(default=0.0, init=False, repr=False, compare=False)  # highest mean soon after it
     _leap: float = field(default=math.nan, init=False, repr=False, compare=False)
+    _along: int | None = field(default=None, init=False, repr=False, compare=False)
     _jumps: LoneJumps = field(default_factory=LoneJumps, init=False, repr=False, compare=False)
     _creeping: Creeping = field(default_factory=Creeping, init=False, repr=False, compare=False)
 
@@ -293,13 +295,21 @@ class Rising:
             self._jumped = None  # what rose after the jump has come down again
             return ()
         made_by_data = self._jumped is not None and not self._means[-1] > _GOES_ON * self._level
-        if made_by_data or not _batches_differ(self._squares):
+        if made_by_data or self._has_direction(signals.step) or not _batches_differ(self._squares):
             return ()
         factor = self._limit.grant(signals.step, min(math.sqrt(times / self.multiple), self.largest))
         if factor == 1:
             return ()
         reason = f"‖g‖² is {times:.3g} × its median of {_WINDOW} steps, and v is {signals.lag:.3g} × g²"
         return (Decision("raise all", factor, reason, times, self.multiple),)
+
+    def raised_along(self, step: int) -> None:
+        """Take note that v was raised along a direction: the full batch is unstable, or was.
+
+        Args:
+            step: The step about to be taken.
+        """
+        self._along = step
 
     def _update(self, signals: GuardSignals) -> None:
         """Take ‖g‖² and the secant into account; where that is not measured, the last one counts."""
@@ -327,6 +337,14 @@ class Rising:
         """Return whether ‖g‖² jumped so recently that a rise is left alone, whatever it does."""
         return self._jumped is not None and step - self._jumped < _ACCUSTOM
 
+    def _has_direction(self, step: int) -> bool:
+        """Return whether v was raised along a direction so recently that a rise is due to it.
+
+        Gradients of the full batch then swing along it, or along others near the edge, as widely as those of
+        batches differ, and the median has not followed. To raise all of v besides costs progress for nothing.
+        """
+        return self._along is not None and 0 <= step - self._along < _WINDOW
+
     def _times(self) -> float:
         """Return the mean ‖g‖² over the median of those before; NaN while there are too few."""
         *before, mean = self._means
@@ -344,6 +362,7 @@ class Rising:
             "jumped": self._jumped,
             "level": self._level,
             "leap": self._leap,
+            "along": self._along,
             "of_jumps": self._jumps.state_dict(),
             "creeping": self._creeping.state_dict(),
         }
@@ -360,6 +379,8 @@ class Rising:
         self._jumped = None if jumped is None else int(jumped)
         self._level = float(state.get("level", 0.0))
         self._leap = float(state.get("leap", math.nan))
+        along = state.get("along")
+        self._along = None if along is None else int(along)
         self._jumps.load_state_dict(state.get("of_jumps", ()))
         self._creeping.load_state_dict(state.get("creeping", {}))
 
