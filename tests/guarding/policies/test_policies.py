@@ -359,11 +359,11 @@ def test_a_level_that_stays_raises_v_by_a_bounded_factor():
     assert len(rise(Rising(), level=7.0, steps=300)) == len(factors)
 
 
-def lone_jump(policy, leaps, *, lag=400.0, start=200, secant=0.1):
+def lone_jump(policy, leaps, *, lag=400.0, start=200, secant=0.1, squares=None):
     """Return the factors asked for at steps with these multiples of the largest ‖g‖² of eight steps."""
     signals = [
-        seen(start + k, leap=leap, squared_gradient=1.0, lag=lag, secant=secant)
-        for k, leap in enumerate(leaps)
+        seen(start + k, leap=leap, squared_gradient=square, lag=lag, secant=secant)
+        for k, (leap, square) in enumerate(zip(leaps, squares or [1.0] * len(leaps), strict=True))
     ]
     return [[one.factor for one in policy.decide(step)] for step in signals]
 
@@ -378,6 +378,14 @@ def test_after_a_gradient_that_was_large_at_one_step_alone_v_is_doubled():
     assert lone_jump(Rising(), [9.0, 0.2], start=90) == [[], []]
     # Where a single ‖g‖² was not finite there is no multiple for a while.
     assert lone_jump(Rising(), [9.0, math.nan, 0.2]) == [[], [], []]
+
+
+@pytest.mark.parametrize(("usual", "doubled"), [(0.4, True), (0.5, False), (1.2, False)])
+def test_where_batches_differ_much_an_eightfold_gradient_is_no_lone_jump(usual, doubled):
+    policy = Rising()
+    lone_jump(policy, [0.9, 1.1] * 25, squares=[1.0, math.exp(usual)] * 25, start=150)
+    asked = lone_jump(policy, [9.0, 0.2], squares=[9.0 * math.exp(usual), 1.0])
+    assert asked == [[], [2.0] if doubled else []]
 
 
 def test_lone_jumps_raise_v_eightfold_at_most_in_a_hundred_steps():

@@ -44,8 +44,9 @@ _NOISE = 0.35  # usual change of ln ‖g‖² from step to step; below, batches 
 _JUMP, _CALM, _ACCUSTOM = 8.0, 8, 15  # the multiple, the steps before, and those after
 _GOES_ON = 1.25
 # After a lone jump ‖g‖² is below this multiple of what it was. Corrupted batches make such jumps as well; but
-# nearly all that announced a spike came where v was that of gradients more than ten times as large.
-_BACK, _FORGOTTEN = 2.0, 100.0
+# nearly all that announced a spike came where v was that of gradients more than ten times as large, and where
+# ln ‖g‖² usually changed by less than this from step to step: of batches that differ more some are eightfold.
+_BACK, _FORGOTTEN, _UNLIKE = 2.0, 100.0, 0.45
 # Factor on √v for each, their product in 100 steps, and in 1,000. Where more come than that many steps may
 # have, some batches are heavier than others: they are to be learned, and nothing announces a spike.
 _OF_JUMP, _MOST_OF_JUMPS, _MOST_IN_LONG, _LONG, _MANY = 2.0, 8.0, 64.0, 1000, 12
@@ -281,7 +282,8 @@ class Rising:
         if signals.updates <= _SETTLED or not signals.lag > self.lag:
             return ()
         # The largest of the eight steps before is the jump itself: the product is over those before it.
-        if before > _JUMP and before * signals.leap < _BACK and signals.lag > _FORGOTTEN:
+        alone = before > _JUMP and before * signals.leap < _BACK
+        if alone and signals.lag > _FORGOTTEN and usual_change(self._squares) < _UNLIKE:
             return self._jumps.decide(signals, leap=before)
         if self._secant > _CURVED:
             return ()
