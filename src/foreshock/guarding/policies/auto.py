@@ -91,9 +91,10 @@ class Auto:
     A gradient counts as an outlier only above four times the third *largest* of the last 100 steps, and only
     if it comes alone or with others of the same bad data: what grows, turns round or repeats is an
     instability, which clipping would feed. An outlier is scaled down to that third largest. It spoils the
-    secant of its own step and of the next, on which the secant is ignored. Where v had to be raised on more
-    than half of the last 100 steps, the learning rate is too high in itself: √v is doubled everywhere, which
-    is reported as a cooldown.
+    secant of its own step and of the next, on which the secant is ignored. For fifty steps after a raise
+    along a direction a rise of the gradient is left to the secant. Where v had to be raised on more than half
+    of the last 100 steps, the learning rate is too high in itself: √v is doubled everywhere, which is
+    reported as a cooldown.
 
     Attributes:
         secant: Against spikes of the full batch.

@@ -306,7 +306,7 @@ class Rising:
         return (Decision("raise all", factor, reason, times, self.multiple),)
 
     def raised_along(self, step: int) -> None:
-        """Take note that v was raised along a direction: the full batch is unstable, or was.
+        """Take note that v is to be raised along a direction: the full batch is unstable, or was.
 
         Args:
             step: The step about to be taken.
@@ -340,7 +340,7 @@ class Rising:
         return self._jumped is not None and step - self._jumped < _ACCUSTOM
 
     def _has_direction(self, step: int) -> bool:
-        """Return whether v was raised along a direction so recently that a rise is due to it.
+        """Return whether v was raised along a direction so lately that a rise is due to it.
 
         Gradients of the full batch then swing along it, or along others near the edge, as widely as those of
         batches differ, and the median has not followed. To raise all of v besides costs progress for nothing.
