@@ -63,12 +63,12 @@ _HISTORY_OF_DRAWN = """\
 ## What the rules before left
 
 The draws above were scored once, with the present rules. Those below, of the same ranges and with other
-numbers, were scored once with the rules before. Since then an eightfold gradient at one step alone counts only
-where batches do not differ as much by themselves: the worst run below, 66 times Adam's training loss, was made
-by that. In both, full batches were trained from four starts (`--group full --starts 3
---method guard-alone`), the others, which take longer, from two. `guard-alone-late` and `guard-auto-late` are
-the guards with `wait=False`. Draws before these, with still earlier rules, are in the history of the
-repository."""
+numbers, were scored once with the rules before. Since then an eightfold gradient at one step alone
+counts only where batches do not differ as much by themselves: the worst run below, 66 times Adam's
+training loss, was made by that. In both, full batches were trained from four starts (`--group full
+--starts 3 --method guard-alone`), the others, which take longer, from two. `guard-alone-late` and
+`guard-auto-late` are the guards with `wait=False`. Draws before these, with still earlier rules, are in
+the history of the repository."""
 
 
 def history_of_drawn(before: dict[str, Any]) -> str:
