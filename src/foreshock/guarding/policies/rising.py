@@ -113,8 +113,7 @@ class Creeping:
             squares: ‖g‖² of these steps.
         """
         step = signals.step
-        soon = self._new_data is not None and 0 <= step - self._new_data < _AFTER_DATA
-        if soon or len(means) <= _WINDOW:
+        if _lately(self._new_data, step, _AFTER_DATA) or len(means) <= _WINDOW:
             return ()
         level = statistics.median([*means][-_RECENT:])
         keep_recent(self._levels, step, _PAST)
@@ -320,7 +319,7 @@ class Rising:
             self._secant = signals.secant
         self._creeping.follow(signals)
         # By then the median has followed; and after a return to an earlier checkpoint another run had jumped.
-        if self._jumped is not None and not 0 <= signals.step - self._jumped < _WINDOW:
+        if not _lately(self._jumped, signals.step, _WINDOW):
             self._jumped = None
         if math.isfinite(square):
             before = [*itertools.islice(reversed(self._squares), _CALM)]
@@ -337,7 +336,7 @@ class Rising:
 
     def _just_jumped(self, step: int) -> bool:
         """Return whether ‖g‖² jumped so recently that a rise is left alone, whatever it does."""
-        return self._jumped is not None and step - self._jumped < _ACCUSTOM
+        return _lately(self._jumped, step, _ACCUSTOM)
 
     def _has_direction(self, step: int) -> bool:
         """Return whether v was raised along a direction so lately that a rise is due to it.
@@ -345,7 +344,7 @@ class Rising:
         Gradients of the full batch then swing along it, or along others near the edge, as widely as those of
         batches differ, and the median has not followed. To raise all of v besides costs progress for nothing.
         """
-        return self._along is not None and 0 <= step - self._along < _WINDOW
+        return _lately(self._along, step, _WINDOW)
 
     def _times(self) -> float:
         """Return the mean ‖g‖² over the median of those before; NaN while there are too few."""
@@ -385,6 +384,11 @@ class Rising:
         self._along = None if along is None else int(along)
         self._jumps.load_state_dict(state.get("of_jumps", ()))
         self._creeping.load_state_dict(state.get("creeping", {}))
+
+
+def _lately(at: int | None, step: int, steps: int) -> bool:
+    """Return whether something was at one of the last steps; what is of a later one, another run had."""
+    return at is not None and 0 <= step - at < steps
 
 
 def _batches_differ(squares: Iterable[float]) -> bool:
