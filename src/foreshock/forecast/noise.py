@@ -33,6 +33,9 @@ NOISE_INTERVAL = 10
 FEWEST_TYPICAL = 3
 """Usable measurements among the last five before the typical ratio is given."""
 
+SETTLED = 100
+"""Steps of a run before v averages enough gradients for the mean-square ratio to mean anything."""
+
 _FEWEST = 5
 
 # Chosen on the development runs of SpikeBench, where 1.5 to 2 serve alike; at 2.5 tall spikes are missed.
@@ -72,7 +75,7 @@ class NoiseAverage:
     """Take measurements of the noise one by one.
 
     Attributes:
-        count: Finite measurements so far.
+        count: Finite measurements so far, of a v that had settled.
 
     Example:
         >>> average = NoiseAverage()
@@ -91,18 +94,20 @@ class NoiseAverage:
         self._typical = math.nan, math.nan  # of these, see `_typical_of`: asked for at each step
         self.count = 0
 
-    def update(self, *, mean: float, variance: float, noise_factor: float) -> None:
+    def update(self, *, mean: float, variance: float, noise_factor: float, settled: bool = True) -> None:
         """Take one measurement into account; one that is not finite is skipped.
 
         Args:
             mean: μ along the direction, in multiples of the full-batch edge.
             variance: σ² ≥ 0 between batches, in the same units.
             noise_factor: n/c of the optimizer's recursion.
+            settled: Whether v averages enough gradients to be judged. What was measured before counts for the
+                typical ratio alone: the averages of the other would be of that time for long.
         """
         single = mean + noise_factor * variance / mean if mean > 0 else math.nan
         self._last.append((single, mean))
         self._typical = _typical_of(self._last)
-        if not (math.isfinite(mean) and math.isfinite(variance)):
+        if not (settled and math.isfinite(mean) and math.isfinite(variance)):
             return
         self.count += 1
         if self.count == 1:

@@ -19,7 +19,7 @@ from foreshock.dynamics import SignalTracker, StageTracker, instant_lag
 from foreshock.dynamics.threshold import LearningRates
 from foreshock.forecast.alarms import ALARM_AT, Alarm, AlarmBook
 from foreshock.forecast.forecaster import Forecaster
-from foreshock.forecast.noise import NoiseAverage, judge_noise
+from foreshock.forecast.noise import SETTLED, NoiseAverage, judge_noise
 from foreshock.forecast.probability import spike_probability
 from foreshock.forecast.record import FLAT, NOISY_EDGE, EdgeReading, Forecast, State, unknown
 from foreshock.forecast.signs import SPIKE, Signs
@@ -166,7 +166,8 @@ class RunForecaster:
 
     def record_noise(self, step: int, *, mean: float, variance: float, noise_factor: float) -> None:
         """Take a measurement of the noisy curvature; see `NoiseAverage.update`."""
-        self._noise.update(mean=mean, variance=variance, noise_factor=noise_factor)
+        settled = step >= SETTLED
+        self._noise.update(mean=mean, variance=variance, noise_factor=noise_factor, settled=settled)
         self._noise_seen = step
         self._missing = ""
 

@@ -40,6 +40,7 @@ class Engine:
         memory: What is remembered from step to step.
         step: Updates seen.
         curvature: λ_max of the coming step and its eigenvector; NaN and None where nobody measured it.
+        probability: That a spike begins soon, as forecast at the coming step; NaN where nobody did.
         skipped: Whether nothing was measured at the last step because something failed.
     """
 
@@ -54,6 +55,7 @@ class Engine:
         self._applier = ActionApplier(self._optimizer, family, self.memory)
         self.step = 0
         self.curvature: tuple[float, Tensor | None] = (math.nan, None)
+        self.probability = math.nan
         self._loaded = False  # a state was loaded, and no step made since
         self._report: Clipped | None = None  # of the coming step, while its factor is not read
         self.skipped = False
@@ -141,7 +143,7 @@ class Engine:
             self.restore()
             self.step += 1
             self.memory.stepped()
-            self.curvature = (math.nan, None)
+            self.curvature, self.probability = (math.nan, None), math.nan
             self._loaded = False
         failure, self._applier.failure = self._applier.failure, None
         if failure is not None:
@@ -269,9 +271,11 @@ class Engine:
             secant=measured.secant,
             squared_gradient=measured.squared_gradient,
             preconditioned_gradient=measured.preconditioned_gradient,
+            second_moment=self.memory.natural.corrected,
             lag=self.memory.natural.lag,
             mean_square=self.memory.mean_square,
             curvature=math.nan if late else self.curvature[0],
+            probability=self.probability,
             growth=grown.sustained,
             rise=grown.rise,
             climb=grown.climb,

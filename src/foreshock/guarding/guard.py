@@ -202,6 +202,14 @@ class Guard:
         self._has_curvature = True
         self._engine.curvature = (ratio, vector)
 
+    def record_forecast(self, probability: float) -> None:
+        """Take a forecast at the coming step into account, of a `Monitor` of a run in mini-batches.
+
+        Args:
+            probability: That a spike begins within the forecast's horizon; NaN if unknown.
+        """
+        self._engine.probability = probability
+
     def add_callback(self, callback: Callable[[GuardAction], None]) -> None:
         """Call a further function with each action.
 

@@ -320,6 +320,7 @@ class Monitor:
                 if not self._probes.has_parts:
                     self._judge_rest()  # or what is undone would be taken for trouble later
                 self._recover(step, batch)
+            self._warn_guard()
             return self._run.at(self._last, step)
         if meeting:
             what = self._meet(batch)
@@ -331,6 +332,7 @@ class Monitor:
         self._rewinding.recording.tell(step)
         if acting:
             self._recover(step, batch)
+        self._warn_guard()
         self._give_alarms()
         return self._last
 
@@ -746,6 +748,11 @@ class Monitor:
         # After all was judged: what a callback raises, to end the training, must not cost the log a step.
         while self._to_give and self._on_alarm is not None:
             self._on_alarm(self._to_give.pop(0))
+
+    def _warn_guard(self) -> None:
+        """Tell the guard how probable a spike of mini-batches is, if all processes forecast the same."""
+        if self._guard is not None and self._batches.constant is False and self._probes.is_shared:
+            self._guard.record_forecast(self._last.probability)
 
     def _log_action(self, action: GuardAction) -> None:
         self._signals.refresh()  # v, or what it decays with, is no longer what it was

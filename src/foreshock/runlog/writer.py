@@ -38,11 +38,14 @@ class RunLogWriter:
 
     Raises:
         OSError: If the folder can't be made or written, with what to do about it.
+        TypeError: If `run` is no path.
     """
 
     def __init__(
         self, run: str | os.PathLike[str], *, meta: Mapping[str, Any] | None = None, rank: int = 0
     ) -> None:
+        if not isinstance(run, (str, os.PathLike)):
+            raise TypeError(f"run is {run!r}; it is the folder of the run log, 'runs/1', or None for no log")
         self._run, self._name = Path(run), f"rank{rank}.jsonl"
         self._meta = dict(meta or {})
         self._path = self._run / self._name

@@ -10,6 +10,7 @@ import pytest
 from foreshock.guarding import (
     Auto,
     CurvatureDriven,
+    ForecastDriven,
     GuardSignals,
     LowerBeta2,
     LowerRate,
@@ -20,7 +21,10 @@ from foreshock.guarding import (
     Secant,
 )
 
-ALL = (Auto, CurvatureDriven, LowerBeta2, LowerRate, MeanSquare, Outlier, RaiseEpsilon, Rising, Secant)
+ALL = (
+    *(Auto, CurvatureDriven, ForecastDriven, LowerBeta2, LowerRate),
+    *(MeanSquare, Outlier, RaiseEpsilon, Rising, Secant),
+)
 
 
 def seen(step=500, **signals):
@@ -35,6 +39,7 @@ def test_every_policy_is_idle_on_a_calm_run_and_where_nothing_is_known(make):
             step,
             secant=0.5,
             curvature=0.8,
+            probability=0.1,
             mean_square=0.5,
             lag=100.0,
             preconditioned_gradient=1.0 + 0.5 * math.sin(step),
@@ -515,7 +520,7 @@ def test_auto_takes_no_single_outlier_for_a_rise_and_leaves_rises_to_the_ratio_w
     asked = [policy.decide(seen(150 + k, squared_gradient=square, lag=4.0)) for k, square in enumerate(later)]
     assert [[one.remedy for one in decisions] for decisions in asked] == [["clip"]] + [[]] * 8
     for mean_square, reasons in ((float("nan"), ["its median"]), (1.2, ["mean-square"])):
-        policy = Auto()
+        policy = Auto(forecast=ForecastDriven(probability=0.99))
         for step in range(150):
             policy.decide(seen(step, squared_gradient=1.0 + step % 2, lag=4.0))
         assert not policy.decide(seen(150, squared_gradient=7.0, lag=4.0))
@@ -609,13 +614,14 @@ def test_policies_go_on_from_their_state(make):
     ]
     for signals in history:
         one.decide(signals)
-    one.decide(seen(200, secant=0.95, squared_gradient=90.0, lag=9.0))
+    one.decide(seen(200, secant=0.95, squared_gradient=90.0, lag=9.0, probability=0.9))
     other.load_state_dict(one.state_dict())
     for step in range(201, 220):
         late = seen(
             step,
             secant=0.95,
             curvature=0.95,
+            probability=0.9,
             squared_gradient=40.0,
             preconditioned_gradient=40.0,
             lag=9.0,
@@ -643,6 +649,10 @@ OPTIONS = [
     (LowerBeta2, {"value": 1.0}, "value"),
     (LowerRate, {"factor": 2.0}, "factor"),
     (CurvatureDriven, {"threshold": 0.0}, "threshold"),
+    (ForecastDriven, {"probability": 1.0}, "probability"),
+    (ForecastDriven, {"probability": math.nan}, "probability"),
+    (ForecastDriven, {"largest": 1.0}, "largest"),
+    (ForecastDriven, {"most": 0.5}, "most"),
 ]
 
 

@@ -3,6 +3,7 @@
 from foreshock.guarding.policies.auto import Auto, share_of_threshold
 from foreshock.guarding.policies.change_option import LowerBeta2, LowerRate, RaiseEpsilon
 from foreshock.guarding.policies.curvature import CurvatureDriven
+from foreshock.guarding.policies.forecast import ForecastDriven
 from foreshock.guarding.policies.mean_square import MeanSquare
 from foreshock.guarding.policies.outlier import Outlier
 from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure, Policy
@@ -15,6 +16,7 @@ __all__ = [
     "Auto",
     "CurvatureDriven",
     "Decision",
+    "ForecastDriven",
     "GuardSignals",
     "LowerBeta2",
     "LowerRate",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from foreshock.guarding.policies.curvature import CurvatureDriven
+from foreshock.guarding.policies.forecast import ForecastDriven
 from foreshock.guarding.policies.growing import is_growing
 from foreshock.guarding.policies.mean_square import MeanSquare
 from foreshock.guarding.policies.outlier import Outlier
@@ -100,6 +101,8 @@ class Auto:
         secant: Against spikes of the full batch.
         mean_square: Against spikes that noise drives; idle without pairs.
         curvature: Against spikes of the full batch, on steps on which a `Monitor` measured λ_max.
+        forecast: Against spikes of mini-batches, by their probability; where another rule raises all of v, it
+            does not.
         rising: Against the same spikes, from ‖g‖² alone; where `mean_square` acts, it does not.
         outlier: Against outlier batches.
 
@@ -118,6 +121,7 @@ class Auto:
     )
     rising: Rising = field(default_factory=Rising)
     curvature: CurvatureDriven = field(default_factory=CurvatureDriven, repr=False)
+    forecast: ForecastDriven = field(default_factory=ForecastDriven, repr=False)
     name: ClassVar[str] = "auto"
     scales_decay: ClassVar[bool] = True
     _cooldown: Cooldown = field(default_factory=Cooldown, init=False, repr=False, compare=False)
@@ -157,9 +161,16 @@ class Auto:
         if not math.isnan(signals.mean_square) or not math.isnan(signals.preconditioned_gradient):
             asked += self.mean_square.decide(signals)
         raised = any(one.remedy == "raise all" for one in asked)
-        risen = self.rising.decide(_as_clipped(signals, asked))  # asked at each step: it follows ‖g‖²
+        as_clipped = _as_clipped(signals, asked)
+        risen = self.rising.decide(as_clipped)  # asked at each step: it follows ‖g‖²
         asked += () if raised else risen
-        measured = self.curvature.decide(signals)
+        # A monitor's forecast has weighed more than gradients.
+        excused = math.isnan(signals.probability) and self.rising.knows_cause(step)
+        if raised or risen or excused:
+            self.forecast.follow(as_clipped)
+        else:
+            asked += self.forecast.decide(as_clipped)
+        measured = () if math.isnan(signals.curvature) else self.curvature.decide(signals)
         asked += measured or wall or (() if spoiled else self.secant.decide(signals))
         if any(one.remedy == "raise along" for one in asked):
             self.rising.raised_along(step)
@@ -175,6 +186,7 @@ class Auto:
             "mean_square": self.mean_square.state_dict(),
             "outlier": self.outlier.state_dict(),
             "rising": self.rising.state_dict(),
+            "forecast": self.forecast.state_dict(),
             "cooldown": self._cooldown.state_dict(),
             "spoiled_until": self._spoiled_until,
         }
@@ -183,10 +195,12 @@ class Auto:
         """Continue from `state_dict()`."""
         self.mean_square.load_state_dict(state["mean_square"])
         self.outlier.load_state_dict(state["outlier"])
-        if "secant" in state:  # earlier versions had neither
+        if "secant" in state:  # earlier versions had none of these
             self.secant.load_state_dict(state["secant"])
         if "rising" in state:
             self.rising.load_state_dict(state["rising"])
+        if "forecast" in state:
+            self.forecast.load_state_dict(state["forecast"])
         self._cooldown.load_state_dict(state["cooldown"])
         self._spoiled_until = int(state["spoiled_until"])
 

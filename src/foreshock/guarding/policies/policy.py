@@ -33,10 +33,12 @@ class GuardSignals:
             `Policy.exact_above` it may be an upper bound instead.
         squared_gradient: ‖g‖².
         preconditioned_gradient: gᵀD⁻¹g.
-        lag: Largest V̂ over the mean ‖g‖² of 30 steps, of the last 50 steps, V the second moment as it would
-            be without the guard.
+        second_moment: V̂, Σv̂ as it would be without the guard.
+        lag: Largest V̂ over the mean ‖g‖² of 30 steps, of the last 50 steps.
         mean_square: Mean-square ratio from the pairs measured so far.
         curvature: λ_max, if it was measured for this very step.
+        probability: That a spike begins within the horizon of a monitor's forecast. NaN where every step sees
+            the same data: its curvature is measured there.
         growth: Smallest factor by which ‖g‖² grew in each of the last three steps.
         rise: ‖g‖² over its smallest value of the last eight steps.
         climb: The same; 1 below twice its mean of 30 steps.
@@ -55,9 +57,11 @@ class GuardSignals:
     secant: float = math.nan
     squared_gradient: float = math.nan
     preconditioned_gradient: float = math.nan
+    second_moment: float = math.nan
     lag: float = math.nan
     mean_square: float = math.nan
     curvature: float = math.nan
+    probability: float = math.nan
     growth: float = math.nan
     rise: float = math.nan
     climb: float = math.nan

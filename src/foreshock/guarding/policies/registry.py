@@ -9,6 +9,7 @@ from typing import Any, get_args
 from foreshock.guarding.policies.auto import Auto
 from foreshock.guarding.policies.change_option import LowerBeta2, LowerRate, RaiseEpsilon
 from foreshock.guarding.policies.curvature import CurvatureDriven
+from foreshock.guarding.policies.forecast import ForecastDriven
 from foreshock.guarding.policies.mean_square import MeanSquare
 from foreshock.guarding.policies.outlier import Outlier
 from foreshock.guarding.policies.policy import Measure, Policy
@@ -23,6 +24,7 @@ POLICIES: Mapping[str, Callable[[], Policy]] = MappingProxyType(
         "rising": Rising,
         "outlier": Outlier,
         "curvature": CurvatureDriven,
+        "forecast": ForecastDriven,
         "epsilon": RaiseEpsilon,
         "beta2": LowerBeta2,
         "lr": LowerRate,

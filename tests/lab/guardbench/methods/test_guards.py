@@ -86,6 +86,14 @@ def test_the_monitor_s_probes_are_counted():
     helper.close()
 
 
+@pytest.mark.parametrize(("name", "measures"), [("guard-monitor", True), ("guard-monitor-free", False)])
+def test_a_monitored_guard_costs_what_its_monitor_measures(name, measures):
+    helper, _, _ = run(name, batches=[data(i) for i in range(10)], steps=200)
+    assert (helper.passes > 0) == measures
+    assert helper.passes < 0.05 * 200 + 40  # its budget, and what its opening may cost before it is paid
+    helper.close()
+
+
 def test_a_loss_is_counted_by_the_share_of_the_batch():
     counted = CountedLoss(loss_fn)
     counted.examples = 8

@@ -22,6 +22,7 @@ from foreshock.runlog import read_run
 
 PROBE_EVERY = 10
 _CODE = ("foreshock.guarding",)
+_MONITOR = (*_CODE, "foreshock.monitor", "foreshock.forecast")
 RARELY = 40
 _OFFERED = f"is offered each batch and measures pairs every {PAIR_INTERVAL} steps"
 
@@ -114,33 +115,35 @@ class Guarding(Watched):
 
 
 class Monitored(Watched):
-    """A guard that is told λ_max by a monitor, which probes every ten steps.
+    """A guard with a monitor, which tells it what it measures and forecasts.
 
     Args:
         subject: What is trained.
+        policy: Name of the policy.
+        probes: Whether the monitor gets the loss function; else its forecast rests on losses and gradients.
+        options: Further options of the monitor.
     """
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(
+        self, subject: Subject, *, policy: str = "auto", probes: bool = True, **options: Any
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="foreshock-")
         super().__init__()
-        self._guard = foreshock.guard(subject.optimizer, policy="curvature", on_action=self.see)
+        self._guard = foreshock.guard(subject.optimizer, policy=policy, on_action=self.see)
         self._monitor = foreshock.Monitor(
             subject.model,
             subject.optimizer,
-            subject.loss_fn,
+            subject.loss_fn if probes else None,
             guard=self._guard,
-            probe_every=PROBE_EVERY,
-            full_batch=subject.full_batch,
-            examples=subject.examples,
             run=self._folder.name,
+            **options,
         )
 
     @property
     def passes(self) -> float:
-        """What the probes cost: 3 F for the graph of a Hessian, 2 F for a product, 2 F for a pair."""
+        """What the probes cost, in F."""
         records = read_run(self._folder.name).records
-        probes = sum(3 + 2 * float(one["products"]) for one in records.get("curvature", ()))
-        return probes + 2 * len(records.get("noise", ()))
+        return sum(float(one["passes"]) for kind in ("curvature", "noise") for one in records.get(kind, ()))
 
     def before_step(self, batch: Any, loss: float) -> None:
         """Let the monitor see the step."""
@@ -155,6 +158,12 @@ class Monitored(Watched):
     def buffers(self) -> Any:
         """Return what guard and monitor hold."""
         return self._guard.buffers(), self._monitor.state_dict()
+
+
+def _by_curvature(subject: Subject) -> Monitored:
+    """Return a guard that is told λ_max every ten steps, by a monitor that knows the data."""
+    known: dict[str, Any] = {"full_batch": subject.full_batch, "examples": subject.examples}
+    return Monitored(subject, policy="curvature", probe_every=PROBE_EVERY, **known)
 
 
 def _guard(policy: str, note: str = "", *, pairs: int | None = None) -> Method:
@@ -221,11 +230,27 @@ GUARDS = (
         code=(*_CODE, "foreshock.lab.guardbench.methods.muon"),
     ),
     Method(
+        "guard-monitor",
+        "foreshock",
+        "Foreshock",
+        '`Monitor(model, optimizer, loss_fn, guard="auto")`, all else as it comes',
+        intervene=Monitored,
+        code=_MONITOR,
+    ),
+    Method(
+        "guard-monitor-free",
+        "foreshock",
+        "Foreshock",
+        '`Monitor(model, optimizer, guard="auto")`: it sees the loss, and measures nothing',
+        intervene=partial(Monitored, probes=False),
+        code=_MONITOR,
+    ),
+    Method(
         "guard-curvature",
         "foreshock",
         "Foreshock",
         "by a monitor that probes every ten steps",
-        intervene=Monitored,
-        code=(*_CODE, "foreshock.monitor"),
+        intervene=_by_curvature,
+        code=_MONITOR,
     ),
 )

@@ -1,0 +1,131 @@
+"""What a monitor tells a guard of the spikes that it forecasts."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn, optim
+
+import foreshock
+from foreshock.forecast import RunForecaster
+from foreshock.guarding import ForecastDriven
+from foreshock.representation import changed
+
+
+class Listening(ForecastDriven):
+    """Remembers what it was told."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = {}
+
+    def decide(self, signals):
+        self.told[signals.step] = signals.probability
+        return super().decide(signals)
+
+
+def mean_square(model, batch):
+    return (model(batch) - batch.sum(1, keepdim=True)).square().mean()
+
+
+def train(policy, *, batches, steps=130, told_of=lambda step: True, loss_fn=mean_square, **options):
+    """Train under a monitor, which sees the steps of `told_of`; return it."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    optimizer = optim.Adam(model.parameters(), lr=1e-3)
+    monitor = foreshock.Monitor(model, optimizer, loss_fn, guard=policy, **options)
+    for step in range(steps):
+        batch = batches[step % len(batches)]
+        optimizer.zero_grad()
+        loss = mean_square(model, batch)
+        loss.backward()
+        if told_of(step):
+            monitor.observe(batch, loss)
+        optimizer.step()
+    monitor.close()
+    return monitor
+
+
+def different():
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(8, 3, generator=generator) for _ in range(10)]
+
+
+@pytest.fixture
+def probable(monkeypatch):
+    """Make each forecast say that a spike is as probable as its place in the run, in thousandths."""
+    original = RunForecaster.forecast
+
+    def forecast(self, step, *, constant):
+        return changed(original(self, step, constant=constant), probability=(step + 1) / 1e3)
+
+    monkeypatch.setattr(RunForecaster, "forecast", forecast)
+
+
+@pytest.mark.parametrize("loss_fn", [mean_square, None])
+def test_a_guard_in_mini_batches_is_told_the_last_forecast_at_each_step(probable, loss_fn):
+    del probable
+    policy = Listening()
+    monitor = train(policy, batches=different(), loss_fn=loss_fn, log_every=10)
+    told = monitor.guard.policy.told
+    # Forecasts are made every ten steps, of the step about to be taken, and hold until the next one.
+    late = {step: told[step] for step in range(60, 130)}
+    assert all(0 <= (step + 1) / 1e3 - one < 0.0105 for step, one in late.items())
+    assert len(set(late.values())) in (7, 8)
+
+
+def test_a_guard_of_full_batches_is_told_no_probability(probable):
+    del probable
+    monitor = train(Listening(), batches=different()[:1])
+    assert all(map(math.isnan, monitor.guard.policy.told.values()))
+
+
+def test_a_step_that_is_not_observed_has_no_forecast(probable):
+    del probable
+    monitor = train(Listening(), batches=different(), told_of=lambda step: step % 3 == 0, log_every=1)
+    told = monitor.guard.policy.told
+    assert [math.isnan(told[step]) for step in range(60, 130)] == [step % 3 != 0 for step in range(60, 130)]
+
+
+def test_processes_that_forecast_apart_tell_their_guards_nothing(probable, monkeypatch):
+    del probable
+    monkeypatch.setattr("foreshock.monitor.probing.ProbeRunner.is_shared", False)
+    monitor = train(Listening(), batches=different())
+    assert all(map(math.isnan, monitor.guard.policy.told.values()))
+
+
+def test_a_probable_spike_is_acted_on_and_told_in_words(probable):
+    del probable
+    monitor = train("auto", batches=different(), steps=200)
+    first = monitor.guard.actions[0]
+    assert (first.step, first.remedy, first.threshold) == (150, "raise all", 0.15)
+    assert first.reason == "the forecast says that a spike begins soon with a probability of 0.15"
+
+
+def test_noise_that_was_measured_before_v_had_settled_does_not_count(monkeypatch):
+    """Five measurements of a young v, a negative mean among them, made a ratio of 30 out of .3."""
+    old = {"mean": 0.02, "variance": 2e-4, "noise_factor": 19.0}
+    young = {"mean": -0.009, "variance": 0.003, "noise_factor": 19.0}
+    measured = []
+
+    def values(self, reading):
+        measured.append(reading.step)
+        return young if reading.step < 100 else old
+
+    monkeypatch.setattr("foreshock.monitor.probing.ProbeRunner._noise_values", values)
+    monitor = train("auto", batches=different(), steps=401)
+    true = 0.02 + 19.0 * 2e-4 / 0.02
+    assert sum(step < 100 for step in measured) >= 3
+    assert sum(step >= 100 for step in measured) >= 5
+    assert monitor.guard.mean_square_ratio == pytest.approx(true)
+    assert monitor.forecast.mean_square_ratio == pytest.approx(true)
+
+
+@pytest.mark.parametrize("run", [False, 3])
+def test_a_folder_that_is_no_path_is_refused_with_what_to_pass(run):
+    model = nn.Linear(3, 1)
+    optimizer = optim.Adam(model.parameters())
+    with pytest.raises(TypeError, match="it is the folder of the run log, 'runs/1', or None"):
+        foreshock.Monitor(model, optimizer, run=run)
