@@ -92,7 +92,8 @@ class Forecast:
             `typical_mean_square_ratio` while v lags; ``rising``: past it while v follows g².
         basis: In words, what the forecast rests on, or what it lacks.
         mean_square_ratio: Stability ratio under the noise of mini-batches, in the mean square; one is the
-            edge, as for `stability_ratio`. NaN before the fifth measurement. The guard's is the same.
+            edge, as for `stability_ratio`. NaN before the fifth measurement after step 100, before which v
+            averages too few gradients. The guard's is the same.
         typical_mean_square_ratio: Geometric mean of its last five single measurements, by which the state is
             judged; its edge is .6, because single measurements have a heavy tail. NaN if unknown.
         lag: v above g²: the largest Σv̂ over the mean ‖g‖² of 30 steps, of the last 50 steps; about one
