@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -30,7 +31,9 @@ def mean_square(model, batch):
     return (model(batch) - batch.sum(1, keepdim=True)).square().mean()
 
 
-def train(policy, *, batches, steps=130, told_of=lambda step: True, loss_fn=mean_square, **options):
+def train(
+    policy, *, batches, steps=130, told_of=lambda step: True, loss_fn=mean_square, save=False, **options
+):
     """Train under a monitor, which sees the steps of `told_of`; return it."""
     torch.manual_seed(0)
     model = nn.Linear(3, 1)
@@ -44,6 +47,8 @@ def train(policy, *, batches, steps=130, told_of=lambda step: True, loss_fn=mean
         if told_of(step):
             monitor.observe(batch, loss)
         optimizer.step()
+        if save and step % 7 == 6:
+            monitor.state_dict()
     monitor.close()
     return monitor
 
@@ -59,16 +64,16 @@ def probable(monkeypatch):
     original = RunForecaster.forecast
 
     def forecast(self, step, *, constant):
-        return changed(original(self, step, constant=constant), probability=(step + 1) / 1e3)
+        found = (step + 1) / 1e3
+        return changed(original(self, step, constant=constant), probability_within={10: 0.0, 50: found})
 
     monkeypatch.setattr(RunForecaster, "forecast", forecast)
 
 
-@pytest.mark.parametrize("loss_fn", [mean_square, None])
-def test_a_guard_in_mini_batches_is_told_the_last_forecast_at_each_step(probable, loss_fn):
+@pytest.mark.parametrize("horizon", [50, 500])
+def test_a_guard_in_mini_batches_is_told_the_last_forecast_at_each_step(probable, horizon):
     del probable
-    policy = Listening()
-    monitor = train(policy, batches=different(), loss_fn=loss_fn, log_every=10)
+    monitor = train(Listening(), batches=different(), log_every=10, horizon=horizon)
     told = monitor.guard.policy.told
     # Forecasts are made every ten steps, of the step about to be taken, and hold until the next one.
     late = {step: told[step] for step in range(60, 130)}
@@ -80,6 +85,71 @@ def test_a_guard_of_full_batches_is_told_no_probability(probable):
     del probable
     monitor = train(Listening(), batches=different()[:1])
     assert all(map(math.isnan, monitor.guard.policy.told.values()))
+
+
+def test_what_rests_on_no_measurement_is_not_told(probable):
+    del probable
+    monitor = train(Listening(), batches=different(), loss_fn=None)
+    assert all(map(math.isnan, monitor.guard.policy.told.values()))
+
+
+def test_a_forecast_is_told_for_twenty_five_steps_at_most(probable):
+    del probable
+    monitor = train(Listening(), batches=different(), log_every=40, steps=200)
+    known = [step for step, one in monitor.guard.policy.told.items() if step > 100 and not math.isnan(one)]
+    gaps = [later - before for before, later in itertools.pairwise(known) if later - before > 1]
+    assert gaps
+    assert set(gaps) == {16}
+
+
+def test_to_save_a_monitor_changes_nothing(monkeypatch):
+    """Saving judges the steps that are open, and so makes a forecast: the guard is told it when it is due."""
+    original = RunForecaster.forecast
+    monkeypatch.setattr(
+        RunForecaster,
+        "forecast",
+        lambda self, step, *, constant: changed(
+            original(self, step, constant=constant), probability_within={50: 0.1 + step % 10 / 50}
+        ),
+    )
+    saved, plain = (train(Listening(), batches=different(), steps=200, save=save) for save in (True, False))
+    assert saved.guard.policy.told == plain.guard.policy.told
+
+
+def test_a_lag_that_the_guard_made_itself_is_no_lag():
+    class Raise(foreshock.guarding.Secant):
+        def decide(self, signals):
+            wanted = signals.step == 60
+            return (foreshock.guarding.Decision("raise all", 8.0, "test", 1.0, 0.9),) if wanted else ()
+
+    lags = [train(policy, batches=different(), steps=131).forecast.lag for policy in (Raise(), Listening())]
+    assert lags[0] == pytest.approx(lags[1], rel=0.05)
+
+
+@pytest.mark.parametrize("probability", [1.7, -0.1, math.inf])
+def test_what_is_no_probability_is_refused(probability):
+    watched = foreshock.guard(optim.Adam(nn.Linear(3, 1).parameters()))
+    with pytest.raises(ValueError, match="between 0 and 1, or is NaN"):
+        watched.record_forecast(probability)
+
+
+def test_a_forecast_is_used_once_and_forgotten_where_the_optimizer_loads_a_state():
+    model = nn.Linear(3, 1)
+    optimizer = optim.Adam(model.parameters(), lr=1e-3)
+    watched = foreshock.guard(optimizer, Listening(), wait=False)
+    told = watched.policy.told
+    draw = torch.Generator().manual_seed(2)
+    for step in range(200):
+        optimizer.zero_grad()
+        mean_square(model, torch.randn(4, 3, generator=draw)).backward()
+        if step == 150:
+            watched.record_forecast(0.9)
+            optimizer.load_state_dict(optimizer.state_dict())
+        elif step in (120, 170, 171):
+            watched.record_forecast(0.9)
+        optimizer.step()
+    # Without waiting ‖g‖ of a step is mostly judged with the next one.
+    assert sum(one == 0.9 for one in told.values()) == 3
 
 
 def test_a_step_that_is_not_observed_has_no_forecast(probable):

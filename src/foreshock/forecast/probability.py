@@ -47,7 +47,7 @@ NOISY = (
 """Signs of a run whose batches differ."""
 
 GRADIENTS = ("held lag", "lag", "burst", "rise 10", "rise 20", "rise 40", "rise")
-"""Those of them that an optimizer sees by itself, without loss or model."""
+"""Signs of such a run that an optimizer sees by itself, without loss or model."""
 
 FASTEST = 0.02
 """Largest growth of ln(ratio) a step that is taken to go on."""
@@ -209,7 +209,8 @@ def probability_of_gradients(
     """Return how probable a spike of mini-batches is within fifty steps, as far as gradients tell it.
 
     Args:
-        sizes: ln of the mean ‖g‖² of five steps, as of the last fifty steps; the present one last.
+        sizes: ln of the mean ‖g‖² of five steps, as of the last fifty steps: at least of the present one,
+            which comes last.
         burst: Size of the gradient over its usual one, see `foreshock.dynamics.Burst`; NaN if unknown.
         second_moment: Σv̂.
         lag: The `Forecast.lag`.

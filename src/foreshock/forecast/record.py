@@ -97,7 +97,7 @@ class Forecast:
         typical_mean_square_ratio: Geometric mean of its last five single measurements, by which the state is
             judged; its edge is .6, because single measurements have a heavy tail. NaN if unknown.
         lag: v above g²: the largest Σv̂ over the mean ‖g‖² of 30 steps, of the last 50 steps; about one
-            while v follows g², and NaN if unknown.
+            while v follows g², and NaN if unknown. What a guard raised v by is left out.
         steps_to_spike: Steps until the loss is expected to leave its level; infinity if none is expected,
             NaN if unknown.
         severity: Expected peak of the loss in the next spike, as a multiple of its level before; NaN if

@@ -161,6 +161,7 @@ class Engine:
             return
         self._measurer.forget()
         self.memory.forget()
+        self.probability = math.nan
         # What it changed for good, ε or β₂, comes with the optimizer's state: it may act again.
         self._policy.load_state_dict(copy.deepcopy(self._unused))
 
@@ -275,7 +276,7 @@ class Engine:
             lag=self.memory.natural.lag,
             mean_square=self.memory.mean_square,
             curvature=math.nan if late else self.curvature[0],
-            probability=self.probability,
+            probability=self._told(),
             growth=grown.sustained,
             rise=grown.rise,
             climb=grown.climb,
@@ -286,6 +287,11 @@ class Engine:
             noise=grown.noise if growing else math.nan,
             grown_ratio=self._measurer.grown_ratio(grown.latest) if growing else math.nan,
         )
+
+    def _told(self) -> float:
+        """Return the probability that was forecast, once: in one step two gradients may be judged."""
+        told, self.probability = self.probability, math.nan
+        return told
 
     def _action(self, decision: Decision, *, step: int) -> GuardAction:
         return GuardAction(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -97,6 +98,11 @@ class Guard:
     def lag(self) -> float:
         """How far the second moment, without the guard's raises, is above g²; NaN before it is known."""
         return self._engine.memory.natural.lag
+
+    @property
+    def raised(self) -> float:
+        """Σv over what it would be without the guard's raises, ≥ 1."""
+        return self._engine.memory.natural.raised_share
 
     @property
     def mean_square_ratio(self) -> float:
@@ -206,8 +212,13 @@ class Guard:
         """Take a forecast at the coming step into account, of a `Monitor` of a run in mini-batches.
 
         Args:
-            probability: That a spike begins within the forecast's horizon; NaN if unknown.
+            probability: That a spike begins within fifty steps, in [0, 1]; NaN if unknown.
+
+        Raises:
+            ValueError: If it is no probability.
         """
+        if not (math.isnan(probability) or 0 <= probability <= 1):
+            raise ValueError(f"probability is {probability!r}; it lies between 0 and 1, or is NaN if unknown")
         self._engine.probability = probability
 
     def add_callback(self, callback: Callable[[GuardAction], None]) -> None:

@@ -345,6 +345,11 @@ class NaturalMoment:
         self._touched = True
 
     @property
+    def raised_share(self) -> float:
+        """Σv over what it would be without raises; one as long as nothing was raised."""
+        return self._raised / self._natural if self._touched and self._natural > 0 else 1.0
+
+    @property
     def decay_factor(self) -> float:
         """Factor on decoupled weight decay, min(1, √(V/Σv)): steps that are shorter decay less.
 

@@ -48,6 +48,7 @@ from foreshock.sinks import Sink
 _LOGGER = logging.getLogger("foreshock")
 _TELLING = 20  # steps after which it is said what is lacking
 _LONGEST_SILENCE = 0.5  # seconds after which what has gathered goes to the log
+_TOLD, _HOLDS = 50, 25  # steps that the guard is told a probability for, and for how many it holds
 _NEWS, _NEWS_RATIO = 0.05, 1.5  # change of the probability, and of its ratio, that is logged
 _OPENING_DECISIONS = 5  # steps from one decision to the next at the start, where nothing is known yet
 
@@ -93,8 +94,9 @@ class Monitor:
             knows the future of the threshold; None for a rate that stays.
         on_alarm: Called with each `Alarm`. An exception that it raises ends the training step: raise one to
             stop training. ``"rewind"`` is ``recovery=Ladder(at="alarm")``.
-        guard: A guard of the optimizer, or the policy of one to be made: it gets the readings of the probes,
-            and its actions go to the log.
+        guard: A guard of the optimizer, or the policy of one to be made: it gets the readings of the probes
+            and, where batches differ, the probability of a spike within fifty steps, whatever `horizon` is;
+            it holds until the next forecast, for 25 steps at most. Its actions go to the log.
         recorder: Keeps snapshots of the training in memory, and writes the newest from before an alarm, a
             spike or a loss that is not finite into the run's folder.
         recovery: What to do about spikes: see `foreshock.Ladder`. It needs a recorder; one is made if there
@@ -202,6 +204,7 @@ class Monitor:
         self._decided = 0
         self._unjudged: list[StepObservation] = []
         self._rows = 0  # how many of them are in the log
+        self._told, self._told_at = math.nan, 0  # to the guard: a probability, and of which step
         self._written = time.monotonic()
         self._norm_noted = self._batch_noted = self._capture_noted = self._closed = False
         self._to_give: list[Alarm] = []
@@ -320,7 +323,7 @@ class Monitor:
                 if not self._probes.has_parts:
                     self._judge_rest()  # or what is undone would be taken for trouble later
                 self._recover(step, batch)
-            self._warn_guard()
+            self._warn_guard(step)
             return self._run.at(self._last, step)
         if meeting:
             what = self._meet(batch)
@@ -332,7 +335,8 @@ class Monitor:
         self._rewinding.recording.tell(step)
         if acting:
             self._recover(step, batch)
-        self._warn_guard()
+        self._take_forecast()
+        self._warn_guard(step)
         self._give_alarms()
         return self._last
 
@@ -521,6 +525,7 @@ class Monitor:
             "guard": None if self._guard is None else self._guard.state_dict(vectors=vectors),
             "evidence": self._evidence.state_dict(),
             "recovery": self._rewinding.state_dict(),
+            "told": [self._told, self._told_at],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -548,6 +553,7 @@ class Monitor:
             self._guard.load_state_dict(state["guard"])
         self._rewinding.load_state_dict(state.get("recovery"), max(self._clock.step, 0))
         self._last = self._logged = self._run.forecast(self._clock.step, constant=self._batches.constant)
+        self._told, self._told_at = state.get("told", (math.nan, 0))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Refuse to be copied or pickled: a copy would write to the same run log.
@@ -666,7 +672,8 @@ class Monitor:
             self._run.record_step(
                 loss=seen.loss,
                 squared_gradient=seen.squared_gradient,
-                second_moment=seen.second_moment,
+                # Without the guard's raises: a lag that they made announces no spike.
+                second_moment=seen.second_moment / (1.0 if self._guard is None else self._guard.raised),
                 decay_exponent=seen.decay_exponent,
                 step=seen.step,
             )
@@ -740,6 +747,7 @@ class Monitor:
     def _went_back(self, snapshot: Snapshot, step: int) -> None:
         """Forget what was known of steps that are undone."""
         self._signals.refresh()  # v is no longer what it was
+        self._told = math.nan
         if snapshot.note is not None:
             self._run.load_state_dict(snapshot.note)
         self._last = self._logged = self._run.forecast(step, constant=self._batches.constant)
@@ -749,10 +757,16 @@ class Monitor:
         while self._to_give and self._on_alarm is not None:
             self._on_alarm(self._to_give.pop(0))
 
-    def _warn_guard(self) -> None:
-        """Tell the guard how probable a spike of mini-batches is, if all processes forecast the same."""
-        if self._guard is not None and self._batches.constant is False and self._probes.is_shared:
-            self._guard.record_forecast(self._last.probability)
+    def _take_forecast(self) -> None:
+        """Take over what the guard is told from now on, if noise was measured and all forecast the same."""
+        tells = self._batches.constant is False and self._probes.is_shared and self._last.state != "unknown"
+        self._told = self._last.probability_within.get(_TOLD, math.nan) if tells else math.nan
+        self._told_at = self._last.step
+
+    def _warn_guard(self, step: int) -> None:
+        """Tell the guard how probable a spike is, as long as that is news."""
+        if self._guard is not None and not math.isnan(self._told) and step - self._told_at < _HOLDS:
+            self._guard.record_forecast(self._told)
 
     def _log_action(self, action: GuardAction) -> None:
         self._signals.refresh()  # v, or what it decays with, is no longer what it was

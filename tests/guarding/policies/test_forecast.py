@@ -95,12 +95,18 @@ def probable(policy, sizes, **signals):
 
 
 def test_auto_does_not_ask_the_gradients_where_their_rise_has_another_cause():
-    assert probable(Auto(), RISING[:8])
-    directed = Auto()
+    eager = lambda: Auto(forecast=ForecastDriven())  # noqa: E731
+    assert probable(eager(), RISING[:8])
+    directed = eager()
     directed.rising.raised_along(395)
     assert not probable(directed, RISING[:8])
-    assert not probable(Auto(), RISING[:8], secant=0.5)
-    assert not probable(Auto(), [20.0] * 12)  # new data
+    assert not probable(eager(), RISING[:8], secant=0.5)
+    assert not probable(eager(), [20.0] * 12)  # new data
+
+
+def test_auto_goes_by_the_gradients_only_if_it_is_told_to():
+    assert not probable(Auto(), RISING[:8])
+    assert probable(Auto(), RISING[:8], probability=0.4)
 
 
 def test_full_batches_that_swing_for_a_while_are_not_taken_for_batches_that_differ():
@@ -115,7 +121,7 @@ def test_full_batches_that_swing_for_a_while_are_not_taken_for_batches_that_diff
 
 def test_a_jump_that_new_data_made_is_an_excuse_for_as_long_as_the_signs_look_back():
     # Noisy gradients jump twentyfold and stay: their rise over forty steps is as large for forty steps.
-    steps = {after: probable(Auto(), [20.0] * after) for after in (40, 49)}
+    steps = {after: probable(Auto(forecast=ForecastDriven()), [20.0] * after) for after in (40, 49)}
     assert steps == {40: 0, 49: 0}
 
 

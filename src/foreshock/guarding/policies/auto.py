@@ -41,6 +41,10 @@ _COOLDOWN = tuple(
 )
 
 
+def _of_a_monitor() -> ForecastDriven:
+    return ForecastDriven(gradients=False)
+
+
 class Cooldown:
     """Follow on which steps v was raised, and say when to raise all of it.
 
@@ -101,8 +105,8 @@ class Auto:
         secant: Against spikes of the full batch.
         mean_square: Against spikes that noise drives; idle without pairs.
         curvature: Against spikes of the full batch, on steps on which a `Monitor` measured λ_max.
-        forecast: Against spikes of mini-batches, by their probability; where another rule raises all of v, it
-            does not.
+        forecast: Against spikes of mini-batches, on steps on which a `Monitor` tells their probability; where
+            another rule raises all of v, it does not. `ForecastDriven` as it comes also goes by gradients.
         rising: Against the same spikes, from ‖g‖² alone; where `mean_square` acts, it does not.
         outlier: Against outlier batches.
 
@@ -121,7 +125,7 @@ class Auto:
     )
     rising: Rising = field(default_factory=Rising)
     curvature: CurvatureDriven = field(default_factory=CurvatureDriven, repr=False)
-    forecast: ForecastDriven = field(default_factory=ForecastDriven, repr=False)
+    forecast: ForecastDriven = field(default_factory=_of_a_monitor, repr=False)
     name: ClassVar[str] = "auto"
     scales_decay: ClassVar[bool] = True
     _cooldown: Cooldown = field(default_factory=Cooldown, init=False, repr=False, compare=False)

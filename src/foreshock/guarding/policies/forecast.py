@@ -1,11 +1,15 @@
 r"""Act where a spike of mini-batches is probable, whatever it is that makes it so.
 
-The other rules look for one thing each. A probability weighs many, none of which would do alone: how far v
-lags just now and lately, how ‖g‖² rises over ten, twenty and forty steps, how it is above its usual size. Its
-points were fitted to the spikes of trainings without a guard, see `foreshock.forecast.probability`. A monitor
-sees more, the loss, the spikes so far and the noise of the curvature, and its forecast counts where there is
-one. It says nothing of a direction. So all of v is raised, a little at each step; and where every step sees
-the same data nothing is done, because there a direction shows, along which a raise costs less.
+The other rules look for one thing each. A probability weighs many, none of which would do alone. That of a
+monitor rests on the noise of the curvature, the loss, the spikes so far and the gradients. It says nothing of
+a direction. So all of v is raised, a little at each step; and where every step sees the same data nothing is
+done, because there a direction shows, along which a raise costs less.
+
+Gradients alone give some of the signs: how far v lags just now and lately, how ‖g‖² rises over ten, twenty
+and forty steps, how it is above its usual size. Their points were fitted to the spikes of trainings without a
+guard, see `foreshock.forecast.probability`. They find spikes, but can't tell a run near its edge from one
+whose v lags though nothing grows, and shorten the steps of both: where Adam never spikes that costs progress.
+So this is a choice, and no part of `auto`.
 """
 
 from __future__ import annotations
@@ -33,14 +37,16 @@ _LONG, _MOST_IN_LONG = 1000, 4.0  # steps, and the largest product of the factor
 class ForecastDriven:
     """Raise all of v while a spike of mini-batches is probable.
 
-    The probability is that of a `Monitor`, where one tells it; else it follows from the gradients alone,
-    where v lags and batches differ. √v grows fourfold at most in 1,000 steps.
+    The probability is that of a `Monitor`, where one tells it. Else it follows from the gradients alone,
+    where v lags and batches differ, unless `gradients` is False. √v grows fourfold at most in 1,000 steps,
+    and not in the first hundred updates.
 
     Attributes:
-        probability: That a spike begins within fifty steps, or the monitor's horizon, from which to act, in
-            (0, 1).
+        probability: That a spike begins within fifty steps, from which to act, in (0, 1).
         largest: Factor on √v in one step, > 1.
         most: Largest product of the factors of 100 steps, > 1: what stays probable is not prevented so.
+        gradients: Whether to go by the gradients alone where no monitor tells a probability. It prevents more
+            spikes at learning rates near the edge, and slows runs that would not spike.
 
     Raises:
         ValueError: If an option lies outside its interval.
@@ -54,6 +60,7 @@ class ForecastDriven:
     probability: float = 0.15
     largest: float = 1.1
     most: float = 2.0
+    gradients: bool = True
     name: ClassVar[str] = "forecast"
     needs: ClassVar[frozenset[Measure]] = frozenset({"norm"})
     scales_decay: ClassVar[bool] = True
@@ -122,8 +129,8 @@ class ForecastDriven:
         return (Decision("raise all", factor, reason, known, self.probability),)
 
     def _estimate(self, signals: GuardSignals) -> float:
-        """Return the probability as gradients tell it; NaN where v follows g², or there are too few."""
-        if not (len(self._squares) > _STEPS and signals.lag > _LAGS):
+        """Return the probability by the gradients; NaN where v follows g², or they don't tell."""
+        if not (self.gradients and len(self._squares) > _STEPS and signals.lag > _LAGS):
             return math.nan
         return probability_of_gradients(
             self._sizes, burst=self._burst, second_moment=signals.second_moment, lag=signals.lag

@@ -105,7 +105,12 @@ def short_table(scores: Mapping[str, Any], split: str) -> str:
 
 
 # Of full batches both make the same run: where every step sees the same data, there is no noise to measure.
-_GUARDS = {"guard-alone": "`guard(optimizer)`", "guard-auto": "with `guard.measure`"}
+_GUARDS = {
+    "guard-alone": "`guard(optimizer)`",
+    "guard-auto": "with `guard.measure`",
+    "guard-monitor": '`Monitor(…, guard="auto")`',
+    "guard-eager": "`ForecastDriven` by gradients",
+}
 
 
 def _short_row(entry: Mapping[str, Any]) -> tuple[str, ...]:

@@ -86,11 +86,9 @@ def test_the_monitor_s_probes_are_counted():
     helper.close()
 
 
-@pytest.mark.parametrize(("name", "measures"), [("guard-monitor", True), ("guard-monitor-free", False)])
-def test_a_monitored_guard_costs_what_its_monitor_measures(name, measures):
-    helper, _, _ = run(name, batches=[data(i) for i in range(10)], steps=200)
-    assert (helper.passes > 0) == measures
-    assert helper.passes < 0.05 * 200 + 40  # its budget, and what its opening may cost before it is paid
+def test_a_monitored_guard_costs_what_its_monitor_measures():
+    helper, _, _ = run("guard-monitor", batches=[data(i) for i in range(10)], steps=200)
+    assert 0 < helper.passes < 0.05 * 200 + 40  # its budget, and what its opening may cost before it is paid
     helper.close()
 
 
