@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,27 +60,36 @@ of `guard-epsilon`, `guard-beta2` and `guard-auto-beta2-0.95` were made before t
 Nothing was chosen on the held-out half, but its figures above are no longer those of an untouched one.
 Those of the first scoring, of seed 0, are:"""
 
-_HISTORY_OF_DRAWN = """\
-## What the rules before left
+_EARLIER_DRAWS = {
+    "drawn_before.json": """\
+## Other draws
 
 The draws above were scored once, with the present rules. Those below, of the same ranges and with other
-numbers, were scored once with the rules before. Since then an eightfold gradient at one step alone
-counts only where batches do not differ as much by themselves: the worst run below, 66 times Adam's
-training loss, was made by that. In both, full batches were trained from four starts (`--group full
---starts 3 --method guard-alone`), the others, which take longer, from two. `guard-alone-late` and
-`guard-auto-late` are the guards with `wait=False`. Draws before these, with still earlier rules, are in
-the history of the repository."""
+numbers, were scored once, too, with the same rules of `guard-alone` and `guard-auto`: so much is chance. In
+both, full batches were trained from four starts (`--group full --starts 3 --method guard-alone`), the
+others, which take longer, from two.""",
+    "drawn_earlier.json": """\
+## What the rules before left
+
+These were scored once with the rules before. Since then an eightfold gradient at one step alone counts only
+where batches do not differ as much by themselves: the worst run below, 66 times Adam's training loss, was
+made by that. `guard-alone-late` and `guard-auto-late` are the guards with `wait=False`. Draws before these,
+with still earlier rules, are in the history of the repository.""",
+}
 
 
-def history_of_drawn(before: dict[str, Any]) -> str:
-    """Return the last section of the page of drawn tasks.
+def history_of_drawn(earlier: Mapping[str, dict[str, Any]]) -> str:
+    """Return the last sections of the page of drawn tasks.
 
     Args:
-        before: Scores of the rules before, on other draws.
+        earlier: Scores of other draws, by what is said of them, the last ones first.
     """
-    groups = before["perturbed"][HELD_OUT]
-    tables = [f"{title}:\n\n{starts_table(groups[group])}" for group, title in titles_of(groups).items()]
-    return "\n\n".join([_HISTORY_OF_DRAWN, *tables])
+    parts = []
+    for words, scores in earlier.items():
+        groups = scores["perturbed"][HELD_OUT]
+        titles = titles_of(groups).items()
+        parts += [words, *(f"{title}:\n\n{starts_table(groups[group])}" for group, title in titles)]
+    return "\n\n".join(parts)
 
 
 def history(first: dict[str, Any]) -> str:
@@ -99,7 +109,8 @@ def _history_of(suite: str) -> str:
     if suite == "full":
         return history(load_scores(RESULTS / "first.json"))
     if suite == "drawn":
-        return history_of_drawn(json.loads((RESULTS / "drawn_before.json").read_text("utf-8")))
+        read = {words: (RESULTS / name).read_text("utf-8") for name, words in _EARLIER_DRAWS.items()}
+        return history_of_drawn({words: json.loads(text) for words, text in read.items()})
     return ""
 
 

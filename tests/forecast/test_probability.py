@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foreshock.forecast import AlarmBook, EdgeReading, Forecast, RunForecaster
-from foreshock.forecast.probability import FULL, GRADIENTS, HORIZONS, NOISY, load_cards, spike_probability
+from foreshock.forecast.probability import FULL, HORIZONS, NOISY, load_cards, spike_probability
 from foreshock.forecast.signs import Signs, SpikeHistory
 
 NAMES = (
@@ -46,11 +46,7 @@ def test_at_a_fitted_horizon_it_is_the_logistic_function_of_the_points(steady, h
 
 def test_the_card_speaks_of_the_signs_that_are_followed():
     cards = load_cards()
-    assert {name: tuple(card.signs) for name, card in cards.items()} == {
-        "full": FULL,
-        "noisy": NOISY,
-        "gradients": GRADIENTS,
-    }
+    assert (tuple(cards["full"].signs), tuple(cards["noisy"].signs)) == (FULL, NOISY)
     for card in cards.values():
         assert 0 < card.deviation < 3
         for sign in card.signs.values():

@@ -85,6 +85,8 @@ def test_a_guard_of_full_batches_is_told_no_probability(probable):
     del probable
     monitor = train(Listening(), batches=different()[:1])
     assert all(map(math.isnan, monitor.guard.policy.told.values()))
+    [note] = monitor.guard.summary().notes
+    assert "no spike was forecast" in note
 
 
 def test_what_rests_on_no_measurement_is_not_told(probable):

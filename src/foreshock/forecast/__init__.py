@@ -10,10 +10,8 @@ from __future__ import annotations
 from foreshock.forecast.alarms import ALARM_AT, Alarm, AlarmBook
 from foreshock.forecast.forecaster import Forecaster
 from foreshock.forecast.noise import LAGGING, NOISE_INTERVAL, SETTLED, NoiseAverage, noise_interval
-from foreshock.forecast.probability import probability_of_gradients
 from foreshock.forecast.record import FLAT, NOISY_EDGE, EdgeReading, Forecast, Level, State, unknown
 from foreshock.forecast.run import RunForecaster
-from foreshock.forecast.signs import logarithm
 from foreshock.forecast.spike import Outlook, outlook
 
 __all__ = [
@@ -33,9 +31,7 @@ __all__ = [
     "Outlook",
     "RunForecaster",
     "State",
-    "logarithm",
     "noise_interval",
     "outlook",
-    "probability_of_gradients",
     "unknown",
 ]

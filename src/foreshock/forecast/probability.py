@@ -6,9 +6,8 @@ values, and the probability is
 
 .. math:: p = \frac{1}{1 + e^{-(c + \sum_i \text{points}_i(x_i))}}.
 
-There are three such cards: one for runs whose steps all see the same data, one for mini-batches, and one for
-mini-batches of which nothing but the gradients is seen, as by a guard. Each has one line of points for each
-of 10, 25, 50 and 100 steps. They were fitted to the spikes of SpikeBench's
+There are two such cards, one for runs whose steps all see the same data and one for mini-batches, and in
+each one line of points for each of 10, 25, 50 and 100 steps. They were fitted to the spikes of SpikeBench's
 development runs, as a monitor with a budget sees them; the numbers are in ``scorecard.json`` beside this
 file, and ``python -m benchmarks.spikebench.fit`` writes them.
 
@@ -29,8 +28,6 @@ from importlib import resources
 from statistics import NormalDist
 from typing import Any
 
-from foreshock.forecast.signs import signs_of_gradients
-
 HORIZONS = (10, 25, 50, 100)
 """Steps ahead for which points were fitted."""
 
@@ -46,13 +43,9 @@ NOISY = (
 )
 """Signs of a run whose batches differ."""
 
-GRADIENTS = ("held lag", "lag", "burst", "rise 10", "rise 20", "rise 40", "rise")
-"""Signs of such a run that an optimizer sees by itself, without loss or model."""
-
 FASTEST = 0.02
 """Largest growth of ln(ratio) a step that is taken to go on."""
 
-_HORIZON = 50  # of a guard
 _OUTER = NormalDist().inv_cdf(0.9)  # the 80 % interval ends there
 
 
@@ -136,7 +129,7 @@ class Card:
             signs: What `foreshock.forecast.signs.Signs.at` returns.
             horizon: One of `HORIZONS`.
         """
-        known = {**signs, "ahead": _ahead(signs, horizon)} if "ahead" in self.signs else signs
+        known = {**signs, "ahead": _ahead(signs, horizon)}
         return {name: sign.at(known[name], horizon) for name, sign in self.signs.items()}
 
     def log_odds(self, signs: Mapping[str, float], horizon: int) -> float:
@@ -203,31 +196,9 @@ def spike_probability(signs: Mapping[str, float], *, steady: bool, horizon: floa
     return Probability(_rising({steps: _probability(one) for steps, one in odds.items()}), value, low, high)
 
 
-def probability_of_gradients(
-    sizes: Sequence[float], *, burst: float, second_moment: float, lag: float
-) -> float:
-    """Return how probable a spike of mini-batches is within fifty steps, as far as gradients tell it.
-
-    Args:
-        sizes: ln of the mean ‖g‖² of five steps, as of the last fifty steps: at least of the present one,
-            which comes last.
-        burst: Size of the gradient over its usual one, see `foreshock.dynamics.Burst`; NaN if unknown.
-        second_moment: Σv̂.
-        lag: The `Forecast.lag`.
-
-    Example:
-        >>> still, rising = [0.0] * 50, [0.0] * 40 + [0.4 * step for step in range(10)]
-        >>> calm = probability_of_gradients(still, burst=1.0, second_moment=1.0, lag=1.0)
-        >>> calm < 0.05 < probability_of_gradients(rising, burst=1.0, second_moment=1e4, lag=1e4)
-        True
-    """
-    signs = signs_of_gradients(sizes, burst=burst, second_moment=second_moment, lag=lag)
-    return _probability(load_cards()["gradients"].log_odds(signs, _HORIZON))
-
-
 @cache
 def load_cards() -> dict[str, Card]:
-    """Return the cards that were fitted: "full", "noisy" and "gradients"."""
+    """Return the cards that were fitted: "full" and "noisy"."""
     text = resources.files("foreshock.forecast").joinpath("scorecard.json").read_text(encoding="utf-8")
     return {name: read_card(card) for name, card in json.loads(text)["cards"].items()}
 

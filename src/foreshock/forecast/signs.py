@@ -27,7 +27,7 @@ import itertools
 import math
 import statistics
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from foreshock.dynamics import StepStatistics
@@ -226,32 +226,6 @@ class Signs:
         self._levels = deque(((int(k), float(x)) for k, x in state["levels"]), maxlen=_WINDOW)
         self._ratios = deque(((int(k), float(x)) for k, x in state["ratios"]), maxlen=_WINDOW)
         self.statistics = StepStatistics(*state["statistics"])
-
-
-def signs_of_gradients(
-    sizes: Sequence[float], *, burst: float, second_moment: float, lag: float
-) -> dict[str, float]:
-    """Return those signs that an optimizer sees by itself, as `Signs.at` does.
-
-    Args:
-        sizes: ln of the mean ‖g‖² of five steps, as of the last fifty steps; the present one last.
-        burst: Size of the gradient over its usual one, see `foreshock.dynamics.Burst`; NaN if unknown.
-        second_moment: Σv̂.
-        lag: The `Forecast.lag`.
-
-    Example:
-        >>> found = signs_of_gradients([0.0] * 30 + [math.log(4)], burst=1.0, second_moment=8.0, lag=8.0)
-        >>> {name: round(math.exp(value), 6) for name, value in found.items() if name in ("lag", "rise 10")}
-        {'rise 10': 4.0, 'lag': 2.0}
-    """
-    size = sizes[-1]
-    lowest = min((one for one in sizes if one == one), default=math.nan)
-    return {f"rise {k}": size - sizes[-1 - k] if len(sizes) > k else math.nan for k in _RISES} | {
-        "rise": size - lowest,
-        "lag": logarithm(second_moment) - size,
-        "held lag": logarithm(lag),
-        "burst": logarithm(burst),
-    }
 
 
 def logarithm(value: float) -> float:

@@ -272,7 +272,6 @@ class Engine:
             secant=measured.secant,
             squared_gradient=measured.squared_gradient,
             preconditioned_gradient=measured.preconditioned_gradient,
-            second_moment=self.memory.natural.corrected,
             lag=self.memory.natural.lag,
             mean_square=self.memory.mean_square,
             curvature=math.nan if late else self.curvature[0],

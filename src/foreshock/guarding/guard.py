@@ -74,7 +74,7 @@ class Guard:
         self._tally = Tally(policy.name)
         self._prober = PairProber()
         self._failures = Failures("guard")
-        self._has_curvature = False
+        self._has_curvature = self._has_forecast = False
         self.monitored = False
         self._hooks = StepHooks(
             optimizer,
@@ -219,6 +219,7 @@ class Guard:
         """
         if not (math.isnan(probability) or 0 <= probability <= 1):
             raise ValueError(f"probability is {probability!r}; it lies between 0 and 1, or is NaN if unknown")
+        self._has_forecast = True
         self._engine.probability = probability
 
     def add_callback(self, callback: Callable[[GuardAction], None]) -> None:
@@ -239,8 +240,14 @@ class Guard:
         if not self.step:
             return ()
         if several_processes():
-            measured = self._engine.memory.pairs or self._has_curvature or self._prober.notes
-            return (APART,) if self.policy.needs & {"pairs", "curvature"} and not measured else ()
+            known = self._engine.memory.pairs or self._has_curvature or self._has_forecast
+            needed = self.policy.needs & {"pairs", "curvature", "forecast"}
+            return (APART,) if needed and not (known or self._prober.notes) else ()
+        if self.policy.needs == {"forecast"} and not self._has_forecast:
+            return (
+                "no spike was forecast, so that nothing was guarded: pass the guard to a Monitor with a "
+                "loss_fn, of a run in mini-batches, or take the policy 'auto', which guards others as well",
+            )
         if self.monitored:
             return ()
         if "pairs" in self.policy.needs and not (self._prober.asked or self._engine.memory.pairs):

@@ -29,7 +29,6 @@ FOR_GOOD = 10
 _FAST = 2.0
 _BEFORE = 8
 _USUAL = 30
-_NOISE = 0.35  # usual change of ln ‖g‖² from step to step; below, batches hardly differ
 _WINDOW = 50
 _FORGOTTEN = 0.999  # a factor this near to one is rounded to one, so that training is left alone again
 
@@ -89,15 +88,6 @@ def usual_change(squares: Iterable[float]) -> float:
     """
     pairs = itertools.pairwise(square for square in squares if square > 0)
     return statistics.median([abs(math.log(now / before)) for before, now in pairs] or [0.0])
-
-
-def batches_differ(squares: Iterable[float]) -> bool:
-    """Return whether ‖g‖² changes so much from step to step that it is not the same batch each time.
-
-    Args:
-        squares: ‖g‖² of successive steps.
-    """
-    return usual_change(squares) > _NOISE
 
 
 def keep_recent(entries: deque[tuple[int, float]], step: int, steps: int) -> None:
@@ -289,11 +279,6 @@ class NaturalMoment:
         """The lag at the last step; NaN before it is known."""
         return self._window.lag
 
-    @property
-    def corrected(self) -> float:
-        """V̂ at the last step, its bias corrected; NaN before the first."""
-        return self._natural / (1 - self._forgotten) if self._forgotten < 1 else math.nan
-
     def is_outdated(self, coordinates: float) -> bool:
         """Count the coordinates that have a gradient; return whether to `start` with them.
 
@@ -333,7 +318,8 @@ class NaturalMoment:
         self._natural = beta2 * self._natural + (1 - beta2) * squared_gradient
         self._raised = beta2 * self._raised + (1 - beta2) * squared_gradient
         self._forgotten *= beta2
-        self._window.update(second_moment=self.corrected, squared_gradient=squared_gradient)
+        corrected = self._natural / (1 - self._forgotten) if self._forgotten < 1 else math.nan
+        self._window.update(second_moment=corrected, squared_gradient=squared_gradient)
 
     def raised(self, factor: float) -> None:
         """Take into account that Σv was multiplied.

@@ -520,7 +520,7 @@ def test_auto_takes_no_single_outlier_for_a_rise_and_leaves_rises_to_the_ratio_w
     asked = [policy.decide(seen(150 + k, squared_gradient=square, lag=4.0)) for k, square in enumerate(later)]
     assert [[one.remedy for one in decisions] for decisions in asked] == [["clip"]] + [[]] * 8
     for mean_square, reasons in ((float("nan"), ["its median"]), (1.2, ["mean-square"])):
-        policy = Auto(forecast=ForecastDriven(probability=0.99))
+        policy = Auto()
         for step in range(150):
             policy.decide(seen(step, squared_gradient=1.0 + step % 2, lag=4.0))
         assert not policy.decide(seen(150, squared_gradient=7.0, lag=4.0))

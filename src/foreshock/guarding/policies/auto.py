@@ -41,10 +41,6 @@ _COOLDOWN = tuple(
 )
 
 
-def _of_a_monitor() -> ForecastDriven:
-    return ForecastDriven(gradients=False)
-
-
 class Cooldown:
     """Follow on which steps v was raised, and say when to raise all of it.
 
@@ -106,7 +102,7 @@ class Auto:
         mean_square: Against spikes that noise drives; idle without pairs.
         curvature: Against spikes of the full batch, on steps on which a `Monitor` measured λ_max.
         forecast: Against spikes of mini-batches, on steps on which a `Monitor` tells their probability; where
-            another rule raises all of v, it does not. `ForecastDriven` as it comes also goes by gradients.
+            another rule raises all of v, it does not.
         rising: Against the same spikes, from ‖g‖² alone; where `mean_square` acts, it does not.
         outlier: Against outlier batches.
 
@@ -125,7 +121,7 @@ class Auto:
     )
     rising: Rising = field(default_factory=Rising)
     curvature: CurvatureDriven = field(default_factory=CurvatureDriven, repr=False)
-    forecast: ForecastDriven = field(default_factory=_of_a_monitor, repr=False)
+    forecast: ForecastDriven = field(default_factory=ForecastDriven, repr=False)
     name: ClassVar[str] = "auto"
     scales_decay: ClassVar[bool] = True
     _cooldown: Cooldown = field(default_factory=Cooldown, init=False, repr=False, compare=False)
@@ -133,7 +129,7 @@ class Auto:
 
     @property
     def needs(self) -> frozenset[Measure]:
-        """What the four need."""
+        """What these need of every step, without a monitor."""
         return self.secant.needs | self.mean_square.needs | self.outlier.needs | self.rising.needs
 
     @property
@@ -165,15 +161,10 @@ class Auto:
         if not math.isnan(signals.mean_square) or not math.isnan(signals.preconditioned_gradient):
             asked += self.mean_square.decide(signals)
         raised = any(one.remedy == "raise all" for one in asked)
-        as_clipped = _as_clipped(signals, asked)
-        risen = self.rising.decide(as_clipped)  # asked at each step: it follows ‖g‖²
+        risen = self.rising.decide(_as_clipped(signals, asked))  # asked at each step: it follows ‖g‖²
         asked += () if raised else risen
-        # A monitor's forecast has weighed more than gradients.
-        excused = math.isnan(signals.probability) and self.rising.knows_cause(step)
-        if raised or risen or excused:
-            self.forecast.follow(as_clipped)
-        else:
-            asked += self.forecast.decide(as_clipped)
+        if not (raised or risen or math.isnan(signals.probability)):
+            asked += self.forecast.decide(signals)
         measured = () if math.isnan(signals.curvature) else self.curvature.decide(signals)
         asked += measured or wall or (() if spoiled else self.secant.decide(signals))
         if any(one.remedy == "raise along" for one in asked):

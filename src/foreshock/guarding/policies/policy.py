@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from foreshock.guarding.record import Remedy
 
-Measure = Literal["secant", "norm", "preconditioned gradient", "pairs", "curvature"]
+Measure = Literal["secant", "norm", "preconditioned gradient", "pairs", "curvature", "forecast"]
 """What a policy needs to be measured."""
 
 Direction = Literal["displacement", "gradient", "eigenvector"]
@@ -33,8 +33,8 @@ class GuardSignals:
             `Policy.exact_above` it may be an upper bound instead.
         squared_gradient: ‖g‖².
         preconditioned_gradient: gᵀD⁻¹g.
-        second_moment: V̂, Σv̂ as it would be without the guard.
-        lag: Largest V̂ over the mean ‖g‖² of 30 steps, of the last 50 steps.
+        lag: Largest V̂ over the mean ‖g‖² of 30 steps, of the last 50 steps, V the second moment as it would
+            be without the guard.
         mean_square: Mean-square ratio from the pairs measured so far.
         curvature: λ_max, if it was measured for this very step.
         probability: That a spike begins within the horizon of a monitor's forecast. NaN where every step sees
@@ -57,7 +57,6 @@ class GuardSignals:
     secant: float = math.nan
     squared_gradient: float = math.nan
     preconditioned_gradient: float = math.nan
-    second_moment: float = math.nan
     lag: float = math.nan
     mean_square: float = math.nan
     curvature: float = math.nan

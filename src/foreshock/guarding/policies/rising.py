@@ -27,17 +27,18 @@ import itertools
 import math
 import statistics
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure, require_threshold
 from foreshock.guarding.policies.raise_limit import RaiseLimit
-from foreshock.guarding.tracking import batches_differ, keep_recent, usual_change
+from foreshock.guarding.tracking import keep_recent, usual_change
 
 _SETTLED = 100  # updates before v and the median mean anything
 _MEMORY, _WINDOW = 5, 50
 _CURVED = 0.3  # secant from which growth has a direction, and is the business of `Secant`
+_NOISE = 0.35  # usual change of ln ‖g‖² from step to step; below, batches hardly differ
 # A rise that begins with ‖g‖² at a multiple of all of the last steps was made by new data. It is left alone
 # for some steps, and after these unless the mean is clearly above what it was in them.
 _JUMP, _CALM, _ACCUSTOM = 8.0, 8, 15  # the multiple, the steps before, and those after
@@ -121,7 +122,7 @@ class Creeping:
             return ()
         lowest = min(one for _, one in self._levels)
         times = level / lowest if lowest > 0 else math.nan
-        if not (times > _TIMES and batches_differ(squares)):
+        if not (times > _TIMES and _batches_differ(squares)):
             return ()
         factor = self._limit.grant(step, _FACTOR)
         if factor == 1:
@@ -251,7 +252,6 @@ class Rising:
     _secant: float = field(default=math.nan, init=False, repr=False, compare=False)
     _limit: RaiseLimit = field(init=False, repr=False, compare=False)
     _jumped: int | None = field(default=None, init=False, repr=False, compare=False)
-    _new: int | None = field(default=None, init=False, repr=False, compare=False)  # when it jumped last
     _level: float = field(default=0.0, init=False, repr=False, compare=False)  # highest mean soon after it
     _leap: float = field(default=math.nan, init=False, repr=False, compare=False)
     _along: int | None = field(default=None, init=False, repr=False, compare=False)
@@ -296,7 +296,7 @@ class Rising:
             self._jumped = None  # what rose after the jump has come down again
             return ()
         made_by_data = self._jumped is not None and not self._means[-1] > _GOES_ON * self._level
-        if made_by_data or self._has_direction(signals.step) or not batches_differ(self._squares):
+        if made_by_data or self._has_direction(signals.step) or not _batches_differ(self._squares):
             return ()
         factor = self._limit.grant(signals.step, min(math.sqrt(times / self.multiple), self.largest))
         if factor == 1:
@@ -312,14 +312,6 @@ class Rising:
         """
         self._along = step
 
-    def knows_cause(self, step: int) -> bool:
-        """Return whether what rose in the last fifty steps is known to be no noise: new data, or a direction.
-
-        Args:
-            step: The step about to be taken.
-        """
-        return _lately(self._new, step, _WINDOW) or self._has_direction(step) or self._secant > _CURVED
-
     def _update(self, signals: GuardSignals) -> None:
         """Take ‖g‖² and the secant into account; where that is not measured, the last one counts."""
         square = signals.squared_gradient
@@ -334,8 +326,7 @@ class Rising:
             jumps = len(before) == _CALM and square > _JUMP * max(before)
             # Within a rise of another kind a jump is part of it.
             if jumps and (self._jumped is not None or not self._times() > self.multiple):
-                self._jumped = self._new = signals.step
-                self._level = 0.0
+                self._jumped, self._level = signals.step, 0.0
                 self._creeping.begin_anew(signals.step)
             mean = self._means[-1] if self._means else square
             self._means.append(mean + (square - mean) / _MEMORY)
@@ -370,7 +361,6 @@ class Rising:
             "secant": self._secant,
             "factors": factors,
             "jumped": self._jumped,
-            "new": self._new,
             "level": self._level,
             "leap": self._leap,
             "along": self._along,
@@ -388,8 +378,6 @@ class Rising:
         self._limit.load_state_dict(state["factors"])
         jumped = state.get("jumped")  # earlier versions had neither this nor the following
         self._jumped = None if jumped is None else int(jumped)
-        new = state.get("new")
-        self._new = None if new is None else int(new)
         self._level = float(state.get("level", 0.0))
         self._leap = float(state.get("leap", math.nan))
         along = state.get("along")
@@ -401,3 +389,8 @@ class Rising:
 def _lately(at: int | None, step: int, steps: int) -> bool:
     """Return whether something was at one of the last steps; what is of a later one, another run had."""
     return at is not None and 0 <= step - at < steps
+
+
+def _batches_differ(squares: Iterable[float]) -> bool:
+    """Return whether ‖g‖² changes so much from step to step that it is not the same batch each time."""
+    return usual_change(squares) > _NOISE

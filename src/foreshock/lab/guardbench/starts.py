@@ -109,7 +109,6 @@ _GUARDS = {
     "guard-alone": "`guard(optimizer)`",
     "guard-auto": "with `guard.measure`",
     "guard-monitor": '`Monitor(…, guard="auto")`',
-    "guard-eager": "`ForecastDriven` by gradients",
 }
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foreshock.forecast.probability import FASTEST, FULL, GRADIENTS, HORIZONS, NOISY
+from foreshock.forecast.probability import FASTEST, FULL, HORIZONS, NOISY
 from foreshock.lab.spikebench.spikes import Truth, truth_of
 from foreshock.lab.spikebench.tape import Tape, forecaster
 
@@ -31,7 +31,6 @@ _BENDS, _SIZE, _UNKNOWN = 5.0, 2.0, 8.0
 _SHARE = 1 / 8  # of its forecasts that a run counts for: those of one stretch say the same
 _BLINDED = 0.15  # weight of the same forecasts with nothing measured: a monitor may have a budget of 0
 _CURVATURE = ("ratio", "ahead", "highest", "noise")
-_CARDS = (("full", "full", FULL), ("noisy", "mini", NOISY), ("gradients", "mini", GRADIENTS))
 _CLOSE, _MOST_STEPS = 1e-6, 100
 _OFFSETS = np.linspace(-4, 4, 81)
 _DEVIATIONS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0)
@@ -93,17 +92,14 @@ def labelled(truth: Truth, forecasts: Sequence[tuple[int, Mapping[str, float]]])
 
 
 def fit_cards(runs: Sequence[Signed]) -> dict[str, Any]:
-    """Return the cards as plain values.
+    """Return both cards as plain values.
 
     Args:
         runs: Forecasts of development runs, of one or more budgets.
     """
     cards = {}
-    fewest = min((run.meta["budget"] for run in runs), default=None)
-    for name, kind, signs in _CARDS:
+    for name, kind, signs in (("full", "full", FULL), ("noisy", "mini", NOISY)):
         members = [run for run in runs if run.meta["kind"] == kind]
-        if name == "gradients":  # which are the same whatever a monitor measures
-            members = [run for run in members if run.meta["budget"] == fewest]
         card = fit_card(members, signs)
         cards[name] = card | {"deviation": _deviation(members, left_out(members, signs))}
     return cards

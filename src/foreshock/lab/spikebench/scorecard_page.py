@@ -48,11 +48,7 @@ _SIGNS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "since": ("steps since the last spike; 5,000 before the first", lambda x: f"{math.expm1(x):.0f}"),
     "phase": ("these steps over the usual ones between two spikes", _times),
 }  # fmt: skip
-_KINDS = {
-    "full": "Every step sees the same data",
-    "noisy": "Batches differ",
-    "gradients": "Batches differ, and only the gradients are seen",
-}
+_KINDS = {"full": "Every step sees the same data", "noisy": "Batches differ"}
 _TITLE = """\
 # The points behind the probability
 
@@ -67,9 +63,6 @@ the spikes of development runs of [SpikeBench](forecast.md):
 ```
 python -m benchmarks.spikebench.fit runs/spikebench/tapes
 ```
-
-By the third table a [guard](../explanation/guard-rules.md#a-probable-spike) without a monitor tells how
-probable a spike is: an optimizer sees neither the loss nor the noise of the curvature.
 """
 _READ = """\
 ## From points to a probability
@@ -77,8 +70,7 @@ _READ = """\
 {table}
 
 How often a run spikes differs for reasons that no sign shows: on eight of ten runs the sum lies within
-±{full:.1f} (the same data at every step), ±{noisy:.1f} (batches that differ) or ±{gradients:.1f}
-(of these, by the gradients alone) of what the run itself
+±{full:.1f} (the same data at every step) or ±{noisy:.1f} (batches that differ) of what the run itself
 would have, and `Forecast.probability_low` and `probability_high` are the probabilities at these two
 ends.
 """

@@ -141,7 +141,7 @@ def test_zclip_keeps_the_norm_after_clipping_in_its_means():
 
 def test_every_method_has_a_name_and_says_where_it_is_from():
     names = [one.name for one in METHODS]
-    assert len(set(names)) == len(names) == 43
+    assert len(set(names)) == len(names) == 41
     assert names[0] == "adam"
     assert all(one.citation for one in METHODS)
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-.") for name in names)

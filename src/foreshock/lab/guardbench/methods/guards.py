@@ -13,7 +13,7 @@ from torch.optim import AdamW, Optimizer
 
 import foreshock
 from foreshock.batches import count_examples
-from foreshock.guarding import Auto, ForecastDriven, GuardAction, Policy
+from foreshock.guarding import GuardAction
 from foreshock.guarding.pair_prober import PAIR_INTERVAL
 from foreshock.lab.guardbench.methods.adam_variants import with_short_memory
 from foreshock.lab.guardbench.methods.method import Method, Subject
@@ -71,7 +71,7 @@ class Guarding(Watched):
 
     Args:
         subject: What is trained.
-        policy: The policy, or its name.
+        policy: Name of the policy.
         pairs: Every how many steps it may measure pairs on the batches that it is offered; None for never.
         guarded: Which optimizer it guards, of the one that trains.
         wait: As of `foreshock.guard`.
@@ -81,7 +81,7 @@ class Guarding(Watched):
         self,
         subject: Subject,
         *,
-        policy: Policy | str,
+        policy: str,
         pairs: int | None,
         guarded: Callable[[Optimizer], Optimizer] = lambda optimizer: optimizer,
         wait: bool = True,
@@ -179,7 +179,6 @@ def adamw_of(optimizer: Optimizer) -> Optimizer:
     return next((part for part in parts if isinstance(part, AdamW)), optimizer)
 
 
-_EAGER = Auto(forecast=ForecastDriven())
 _AUTO = _guard("auto", _OFFERED, pairs=PAIR_INTERVAL)
 GUARDS = (
     _AUTO,
@@ -200,20 +199,6 @@ GUARDS = (
         name="guard-alone-late",
         note="`foreshock.guard(optimizer, wait=False)` and nothing else",
         intervene=partial(Guarding, policy="auto", pairs=None, wait=False),
-    ),
-    replace(
-        _AUTO,
-        name="guard-eager",
-        note="`Auto(forecast=ForecastDriven())` alone: it also goes by the probability that gradients give",
-        intervene=partial(Guarding, policy=_EAGER, pairs=None),
-        code=(*_CODE, "foreshock.forecast"),
-    ),
-    replace(
-        _AUTO,
-        name="guard-eager-measure",
-        note="the same, offered each batch",
-        intervene=partial(Guarding, policy=_EAGER, pairs=PAIR_INTERVAL),
-        code=(*_CODE, "foreshock.forecast"),
     ),
     _guard("secant"),
     _guard("mean_square", _OFFERED, pairs=PAIR_INTERVAL),
