@@ -34,7 +34,7 @@ FEWEST_TYPICAL = 3
 """Usable measurements among the last five before the typical ratio is given."""
 
 SETTLED = 100
-"""Steps of a run before v averages enough gradients for the mean-square ratio to mean anything."""
+"""Updates before v averages enough gradients for what rests on its size to mean anything."""
 
 _FEWEST = 5
 

@@ -39,15 +39,11 @@ class CurvatureDriven:
     name: ClassVar[str] = "curvature"
     needs: ClassVar[frozenset[Measure]] = frozenset({"curvature"})
     scales_decay: ClassVar[bool] = False
+    exact_above: ClassVar[float] = math.inf  # the secant is not used
 
     def __post_init__(self) -> None:
         """Refuse impossible options."""
         require_threshold("threshold", self.threshold, low=0, high=1)
-
-    @property
-    def exact_above(self) -> float:
-        """Infinity: the secant is not used."""
-        return math.inf
 
     def decide(self, signals: GuardSignals) -> Sequence[Decision]:
         """Return the raise that brings the ratio back to the threshold, if it was measured above it.

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from foreshock.forecast import SETTLED
 from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure, require_threshold
 from foreshock.guarding.policies.raise_limit import RaiseLimit
 
-_SETTLED = 100  # updates before v means anything
 _LONG, _MOST_IN_LONG = 1000, 4.0  # steps, and the largest product of the factors in these
 
 
@@ -46,6 +46,7 @@ class ForecastDriven:
     name: ClassVar[str] = "forecast"
     needs: ClassVar[frozenset[Measure]] = frozenset({"forecast"})
     scales_decay: ClassVar[bool] = True
+    exact_above: ClassVar[float] = math.inf  # the secant is not used
     _soon: RaiseLimit = field(init=False, repr=False, compare=False)
     _long: RaiseLimit = field(init=False, repr=False, compare=False)
 
@@ -56,11 +57,6 @@ class ForecastDriven:
             require_threshold(name, getattr(self, name), low=1, high=math.inf)
         self._soon, self._long = RaiseLimit(self.most), RaiseLimit(_MOST_IN_LONG, steps=_LONG)
 
-    @property
-    def exact_above(self) -> float:
-        """Infinity: the secant is not used."""
-        return math.inf
-
     def decide(self, signals: GuardSignals) -> Sequence[Decision]:
         """Return a raise of all of v if a spike is probable.
 
@@ -68,7 +64,7 @@ class ForecastDriven:
             signals: The step about to be taken.
         """
         known = signals.probability
-        if signals.updates <= _SETTLED or not known >= self.probability:
+        if signals.updates <= SETTLED or not known >= self.probability:
             return ()
         factor = self._long.grant(signals.step, self._soon.grant(signals.step, self.largest))
         if factor == 1:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from foreshock.dynamics import Burst
+from foreshock.forecast import SETTLED
 from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure, require_threshold
 
-_SETTLED = 100  # updates before v and the average over pairs mean anything
 _EASED = 0.05  # below the threshold it is brought, so that it does not act at every step
 _NEAR = 0.15  # below the threshold, where a burst alone is acted on
 
@@ -58,6 +58,7 @@ class MeanSquare:
     remedy: Literal["raise", "clip"] = "raise"
     name: ClassVar[str] = "mean_square"
     scales_decay: ClassVar[bool] = True
+    exact_above: ClassVar[float] = math.inf  # the secant is not used
     needs: frozenset[Measure] = field(default=_PAIRS, init=False, repr=False, compare=False)
     _burst: Burst = field(default_factory=Burst, init=False, repr=False, compare=False)
 
@@ -70,11 +71,6 @@ class MeanSquare:
         if self.remedy not in ("raise", "clip"):
             raise ValueError(f"remedy is {self.remedy!r}; it is 'raise' or 'clip'")
 
-    @property
-    def exact_above(self) -> float:
-        """Infinity: the secant is not used."""
-        return math.inf
-
     def decide(self, signals: GuardSignals) -> Sequence[Decision]:
         """Return a raise of v, or a clip, if the run is armed.
 
@@ -85,7 +81,7 @@ class MeanSquare:
         self.needs = _WITH_BURST if near else _PAIRS
         burst = self._burst.update(signals.preconditioned_gradient)
         # Noise above the edge does no harm while v follows g² and takes back at once what it amplified.
-        if signals.updates <= _SETTLED or not signals.lag > self.lag:
+        if signals.updates <= SETTLED or not signals.lag > self.lag:
             return ()
         where = f"the mean-square ratio is {signals.mean_square:.3g} and v is {signals.lag:.3g} × g²"
         near = signals.mean_square > self.threshold - _NEAR

@@ -85,6 +85,7 @@ class Outlier:
     heavy: bool = field(default=False, init=False, repr=False, compare=False)
     name: ClassVar[str] = "outlier"
     scales_decay: ClassVar[bool] = False
+    exact_above: ClassVar[float] = math.inf  # the secant is not used
     _sizes: RunningMedian = field(
         default_factory=lambda: RunningMedian(_WINDOW), init=False, repr=False, compare=False
     )
@@ -110,11 +111,6 @@ class Outlier:
     def needs(self) -> frozenset[Measure]:
         """The preconditioned gradient, or nothing besides the norm."""
         return _PRECONDITIONED if self.size == "preconditioned" else _NORM
-
-    @property
-    def exact_above(self) -> float:
-        """Infinity: the secant is not used."""
-        return math.inf
 
     def decide(self, signals: GuardSignals) -> Sequence[Decision]:
         """Return a clip if the gradient is an outlier.

@@ -31,11 +31,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from foreshock.forecast import SETTLED
 from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure, require_threshold
 from foreshock.guarding.policies.raise_limit import RaiseLimit
 from foreshock.guarding.tracking import keep_recent, usual_change
 
-_SETTLED = 100  # updates before v and the median mean anything
 _MEMORY, _WINDOW = 5, 50
 _CURVED = 0.3  # secant from which growth has a direction, and is the business of `Secant`
 _NOISE = 0.35  # usual change of ln ‖g‖² from step to step; below, batches hardly differ
@@ -243,6 +243,7 @@ class Rising:
     name: ClassVar[str] = "rising"
     needs: ClassVar[frozenset[Measure]] = frozenset({"norm"})
     scales_decay: ClassVar[bool] = True
+    exact_above: ClassVar[float] = math.inf  # the secant is not used
     _squares: deque[float] = field(
         default_factory=lambda: deque(maxlen=_WINDOW + 1), init=False, repr=False, compare=False
     )
@@ -265,11 +266,6 @@ class Rising:
             require_threshold(name, getattr(self, name), low=1, high=math.inf)
         self._limit = RaiseLimit(self.most)
 
-    @property
-    def exact_above(self) -> float:
-        """Infinity: the secant is not used."""
-        return math.inf
-
     def decide(self, signals: GuardSignals) -> Sequence[Decision]:
         """Return a raise of v if the gradients rise while v lags, or one jumped alone.
 
@@ -278,7 +274,7 @@ class Rising:
         """
         before, self._leap = self._leap, signals.leap
         self._update(signals)
-        if signals.updates <= _SETTLED or not signals.lag > self.lag:
+        if signals.updates <= SETTLED or not signals.lag > self.lag:
             return ()
         # The largest of the eight steps before is the jump itself: the product is over those before it.
         alone = before > _JUMP and before * signals.leap < _BACK

@@ -104,7 +104,7 @@ def short_table(scores: Mapping[str, Any], split: str) -> str:
     return table(_SHORT, rows, words=_SHORT[:2])
 
 
-# Of full batches both make the same run: where every step sees the same data, there is no noise to measure.
+# Of full batches the first two make the same run: where every step sees the same data, no noise is measured.
 _GUARDS = {
     "guard-alone": "`guard(optimizer)`",
     "guard-auto": "with `guard.measure`",
