@@ -80,6 +80,11 @@ def settle(run: LiveRun) -> None:
         pass
 
 
+def pause(seconds: float) -> None:
+    """Let something be slower than what waits for it."""
+    time.sleep(seconds)
+
+
 def until(true: Callable[[], object], *, seconds: float = 60.0) -> None:
     """Wait until something is true, however slow the machine is."""
     end = time.monotonic() + seconds

@@ -5,14 +5,13 @@ import math
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
 
 from chromium import CHROMIUM, INK
 from foreshock.runlog import RunLogWriter
-from live_logs import calm, forecast, spiky, until
+from live_logs import calm, forecast, pause, spiky, until
 
 pytestmark = [
     pytest.mark.browser,
@@ -47,7 +46,7 @@ def look(request, browser):
         opened.append(context)
         if late:
             # A machine with more to do than this page: what it asks for is answered this much later (s).
-            seen.route("**/api/*?*", lambda route: (time.sleep(late), route.continue_()))
+            seen.route("**/api/*?*", lambda route: (pause(late), route.continue_()))
         seen.goto(page.address)
         wait(seen, f"window.foreshockPage && {LOSS}")
         seen.wait_for_selector("#story:not([hidden])")

@@ -12,6 +12,7 @@ from torch import nn, optim
 import foreshock
 from foreshock.forecast import RunForecaster
 from foreshock.guarding import ForecastDriven
+from foreshock.monitor.observation import _updates_made
 from foreshock.representation import changed
 
 
@@ -193,6 +194,63 @@ def test_noise_that_was_measured_before_v_had_settled_does_not_count(monkeypatch
     assert sum(step >= 100 for step in measured) >= 5
     assert monitor.guard.mean_square_ratio == pytest.approx(true)
     assert monitor.forecast.mean_square_ratio == pytest.approx(true)
+
+
+@pytest.mark.parametrize(
+    ("made", "known", "loaded", "counts"),
+    [
+        (150, False, True, True),  # a monitor that comes later: v is older than the run that it sees
+        (150, True, False, False),  # the run goes on with a new optimizer: v is younger
+        (150, True, True, True),
+        (0, False, True, False),
+    ],
+)
+def test_it_is_the_age_of_v_that_counts_not_that_of_the_run(made, known, loaded, counts, monkeypatch):
+    values = {"mean": 0.02, "variance": 2e-4, "noise_factor": 19.0}
+    monkeypatch.setattr("foreshock.monitor.probing.ProbeRunner._noise_values", lambda *_: values)
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    first = optim.Adam(model.parameters(), lr=1e-3)
+    options = {"guard": "auto", "probe_every": 5, "full_batch": False}
+    before = foreshock.Monitor(model, first, mean_square, **options)
+
+    def go(optimizer, monitor, steps):
+        for step in range(steps):
+            batch = different()[step % 10]
+            optimizer.zero_grad()
+            loss = mean_square(model, batch)
+            loss.backward()
+            if monitor is not None:
+                monitor.observe(batch, loss)
+            optimizer.step()
+
+    go(first, before if known else None, made)
+    before.guard.detach()
+    optimizer = optim.Adam(model.parameters(), lr=1e-3)
+    if loaded:
+        optimizer.load_state_dict(first.state_dict())
+    monitor = foreshock.Monitor(model, optimizer, mean_square, **options)
+    if known:
+        state = before.state_dict()
+        state["run"]["noise"] = foreshock.forecast.NoiseAverage().state_dict()
+        state["guard"] = None
+        monitor.load_state_dict(state)
+    go(optimizer, monitor, 60)
+    assert math.isfinite(monitor.guard.mean_square_ratio) == counts
+    assert math.isfinite(monitor.forecast.mean_square_ratio) == counts
+    go(optimizer, monitor, 80)
+    assert math.isfinite(monitor.guard.mean_square_ratio)
+    assert math.isfinite(monitor.forecast.mean_square_ratio)
+
+
+def test_an_optimizer_that_counts_elsewhere_is_as_old_as_the_run():
+    """A count in the state of its group, as of some packages, is not read: a step counts as one."""
+    model = nn.Linear(3, 1)
+    optimizer = optim.Adam(model.parameters())
+    assert _updates_made([optimizer]) == 1
+    for parameter in model.parameters():
+        optimizer.state[parameter] = {"exp_avg": torch.zeros_like(parameter)}
+    assert _updates_made([optimizer]) is None
 
 
 @pytest.mark.parametrize("run", [False, 3])

@@ -73,6 +73,7 @@ class RunForecaster:
         self._crossing = Forecaster(horizon=horizon, beta2=beta2)
         self._noise = NoiseAverage()
         self._noise_seen: int | None = None  # step of the last measurement of the noise
+        self._settled = SETTLED  # step from which v has averaged enough gradients
         self._read: int | None = None  # step of the last reading of the curvature
         self._missing = ""  # why nothing could be measured since the last reading
         self._flat: int | None = None  # step since the last reading at which the curvature was zero
@@ -166,10 +167,29 @@ class RunForecaster:
 
     def record_noise(self, step: int, *, mean: float, variance: float, noise_factor: float) -> None:
         """Take a measurement of the noisy curvature; see `NoiseAverage.update`."""
-        settled = step >= SETTLED
+        settled = self.is_settled(step)
         self._noise.update(mean=mean, variance=variance, noise_factor=noise_factor, settled=settled)
         self._noise_seen = step
         self._missing = ""
+
+    def count_updates(self, step: int, made: int) -> None:
+        """Take note how many updates the optimizer had made before a step.
+
+        v may be older than the run, or younger, as where a run goes on with a new optimizer.
+
+        Args:
+            step: Step number.
+            made: Updates, ≥ 0. Until they are known each step counts as one, from step 0.
+        """
+        self._settled = step - made + SETTLED
+
+    def is_settled(self, step: int) -> bool:
+        """Return whether v averages enough gradients for the size of a measurement to mean anything.
+
+        Args:
+            step: Step number.
+        """
+        return step >= self._settled
 
     @property
     def spiking(self) -> bool:

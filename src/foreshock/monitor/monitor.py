@@ -595,6 +595,8 @@ class Monitor:
             step = self._clock.step
             self._signals.renumber(step)
             self._journal.event(step, "calls", odd)
+        if self._signals.updates is not None:
+            self._run.count_updates(step, self._signals.updates - 1)
         if self._signals.wrong_norm is not None and not self._norm_noted:
             self._norm_noted = True
             own, given = self._signals.wrong_norm

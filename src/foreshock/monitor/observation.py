@@ -245,8 +245,14 @@ def _with_plain_rates(contexts: Sequence[_Context]) -> list[_Context]:
 
 
 def _updates_made(optimizers: Sequence[Optimizer]) -> int | None:
-    """Return the number of the update about to be taken: one above the largest count of any parameter."""
-    states = [state for one in optimizers for state in unwrap(one).state.values() if "step" in state]
+    """Return the number of the update about to be taken: one above the largest count of any parameter.
+
+    None where the optimizer counts none, or not in the states of its parameters.
+    """
+    kept = [state for one in optimizers for state in unwrap(one).state.values() if state]
+    states = [state for state in kept if "step" in state]
+    if kept and not states:
+        return None
     if not states:
         known = any("betas" in group or "alpha" in group for one in optimizers for group in one.param_groups)
         return 1 if known else None

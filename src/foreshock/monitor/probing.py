@@ -20,7 +20,7 @@ from foreshock.distributed import ALONE, Joint, JointProbe, LeftOutError, Meetin
 from foreshock.dynamics import population_factor
 from foreshock.eigen import StoppingRule
 from foreshock.failures import Failures, ProbeRefusedError
-from foreshock.forecast import SETTLED, EdgeReading, Forecast, RunForecaster
+from foreshock.forecast import EdgeReading, Forecast, RunForecaster
 from foreshock.guarding import Guard
 from foreshock.isolation import kept_options, several_processes
 from foreshock.monitor.consistency import ConsistencyCheck
@@ -530,7 +530,7 @@ class ProbeRunner:
             joint=joint,
         )
         values = None if reading is None else self._noise_values(reading)
-        if self._guarded is not None and values is not None and seen.step >= SETTLED:
+        if self._guarded is not None and values is not None and self._run.is_settled(seen.step):
             self._guarded.record_noise(**values)
         for remark in prober.noise.take_remarks():
             level = logging.WARNING if remark.warning else logging.INFO
