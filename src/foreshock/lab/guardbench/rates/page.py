@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from foreshock.guarding.pair_prober import PAIR_INTERVAL
 from foreshock.lab.guardbench.methods import PLAIN
 from foreshock.lab.guardbench.rates.adding import known, parts
 from foreshock.lab.guardbench.rates.choosing import QUANTITIES, TARGET, compare, curves
@@ -54,7 +55,7 @@ luck; each seed is left out once. {note}{added}Made by `{command}`, Foreshock {v
 - **time**: processor time of all runs ÷ Adam's, on steps of a few milliseconds, where what a method adds
   weighs most: the losses are those after the same number of steps, not the same time.
 - **guard-alone** is `foreshock.guard(optimizer)`, which sees no batch; **guard-auto** is also offered each
-  batch (`guard.measure`), and measures the noise every ten steps.
+  batch (`guard.measure`), and measures the noise every {interval} steps near the edge.
 
 ## The guard against each method
 
@@ -114,6 +115,7 @@ def rates_page(data: Mapping[str, Any], *, command: str, drawn: Mapping[str, str
     counts = [task["seeds"] for task in scores["tasks"].values()]
     return _PAGE.format(
         mark=_MARK,
+        interval=PAIR_INTERVAL,
         verdict=verdict(scores),
         overview=overview_table(scores),
         count=len(scores["tasks"]),
