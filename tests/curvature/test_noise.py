@@ -235,3 +235,17 @@ def test_a_loss_that_overflows_is_an_error() -> None:
     terms = [LossTerm(lambda: half_squares(model, data(8)) * math.inf)] * 2
     with pytest.raises(FloatingPointError, match="not finite"):
         measure_noise(terms, preconditioner, step=0)
+
+
+def test_a_second_moment_that_overflowed_is_said_to_be_what_holds_the_step() -> None:
+    """It moves nothing then, though its learning rate is above zero."""
+    torch.manual_seed(1)
+    model = nn.Linear(FEATURES, 1, bias=False, dtype=torch.float64)
+    optimizer = optim.Adam(model.parameters(), lr=0.05)
+    batch = data(32)
+    half_squares(model, batch).backward()
+    optimizer.step()
+    optimizer.state[model.weight]["exp_avg_sq"].fill_(math.inf)
+    terms = [LossTerm(lambda: half_squares(model, data(8)))] * 2
+    with pytest.raises(ValueError, match=r"the learning rate is above 0: .* second moment has overflowed"):
+        measure_noise(terms, read_preconditioner(optimizer), step=1)

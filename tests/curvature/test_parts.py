@@ -274,6 +274,46 @@ def test_a_loss_of_pairs_is_a_fault_with_the_remedy():
     assert "MicroBatches(parts, counts=...)" in remark.message
 
 
+def off(signs, *, size=1.05):
+    """Return losses of batches that are off those of their halves, by one factor upwards or downwards."""
+    batches = [data(64, seed) for seed in range(len(signs))]
+    losses = [squares(linear(), one).item() * size**sign for one, sign in zip(batches, signs, strict=True)]
+    return batches, losses
+
+
+@pytest.mark.parametrize(
+    ("signs", "size", "meaningless"),
+    [
+        ([1] * 4, 1.05, False),
+        ([1] * 5, 1.05, True),  # always above: no mean of the halves
+        ([-1] * 5, 1.05, True),
+        ([1, 1, 1, 1, -1, 1, 1, 1, 1], 1.05, False),  # a mean over items that are not known has either sign
+        ([-1] * 5, 1.005, False),  # within what is not worth a warning
+        ([1] * 3, 1.5, True),
+        ([1, -1, 1], 1.5, False),
+    ],
+)
+def test_parts_that_always_make_less_or_more_than_the_batch_mean_nothing(signs, size, meaningless):
+    prober = NoiseProber()
+    batches, losses = off(signs, size=size)
+    probes(linear(), squares, batches, losses=losses, prober=prober)
+    assert prober.meaningless == meaningless
+    again = NoiseProber()
+    again.load_state_dict(prober.state_dict())
+    assert again.meaningless == meaningless
+    probes(linear(), squares, *[one[:1] for one in (batches,)], losses=losses[:1], prober=again)
+    assert again.meaningless == meaningless  # once found, it stays
+
+
+def test_where_batch_normalisation_may_be_the_reason_the_noise_is_too_large_but_is_one():
+    model = linear(nn.BatchNorm1d(FEATURES), nn.Tanh())
+    batches = [data(8, seed) for seed in range(6)]
+    losses = [2.0 * squares(model, one).item() for one in batches]
+    prober = NoiseProber()
+    probes(model, squares, batches, losses=losses, prober=prober)
+    assert not prober.meaningless
+
+
 class Recurrent(nn.Module):
     """A recurrent network that is given its hidden state."""
 

@@ -390,6 +390,15 @@ def test_a_rate_that_rose_slowly_beside_a_bad_batch_is_not_blamed(tmp_path):
     assert [one.name for one in found.causes] == ["bad batch"]
 
 
+@pytest.mark.parametrize(("gradient", "most"), [(9.0, 0.95), (np.inf, 0.5)])
+def test_a_gradient_that_overflowed_makes_a_bad_batch_no_surer(gradient, most, tmp_path):
+    """Weights that are too large overflow with any batch."""
+    norm = spiky()
+    norm[AT] = gradient
+    [found] = explain_run(write(tmp_path, **RIGHT["bad batch"] | {"gradient_norm": norm}))
+    assert [(one.name, one.confidence) for one in found.causes] == [("bad batch", pytest.approx(most))]
+
+
 def test_a_new_group_with_a_higher_rate_is_no_rise_of_the_rate(tmp_path):
     added = change(
         AT - 2, "parameters", {"groups": 1, "tensors": 2}, {"groups": 2, "tensors": 4, "new": 2, "gone": 0}

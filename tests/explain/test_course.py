@@ -301,4 +301,34 @@ def test_of_a_loss_that_was_never_finite_no_curvature_is_missed(tmp_path):
     [found] = explain_run(write(tmp_path, loss=np.full(50, NAN), records=[overflow]))
     assert found.missing == ("No loss before it was finite, so nothing could be measured.",)
     assert "the batch of step 5 itself has numbers that are not finite" in found.why[0]
-    assert any("torch.isfinite" in words for words in found.advice)
+    # It is known which batch: nobody is sent to look for what can overflow.
+    [words] = [one for one in found.advice if "torch.isfinite" in one]
+    assert words.startswith("Look at the batch of step 5: an input or a label in it is not finite")
+
+
+def test_a_loss_that_is_not_finite_is_in_no_stage(tmp_path):
+    loss = np.where(np.arange(STEPS) < AT, calm(), NAN)
+    [found] = explain_run(
+        write(tmp_path, loss=loss, decay_exponent=np.zeros(STEPS), instant_lag=np.ones(STEPS))
+    )
+    assert [(one.stage, one.last) for one in found.stages] == [("stable_decrease", AT - 1)]
+
+
+def test_a_stage_that_a_lost_step_interrupts_begins_again(tmp_path):
+    loss = ending()
+    loss[AT - 20] = NAN
+    spans = explain_run(
+        write(tmp_path, loss=loss, decay_exponent=np.zeros(len(loss)), instant_lag=np.ones(len(loss)))
+    )[0].stages
+    assert spans[0].last == AT - 21
+    assert spans[1].first == AT - 19
+
+
+def test_a_loss_below_its_level_before_did_come_back_though_its_trend_led_lower(tmp_path):
+    loss = np.where(np.arange(STEPS + 200) < AT + 30, falling(), 0.9 * falling()[AT - 1])
+    [found] = explain_run(write(tmp_path, loss=loss[: AT + 140], gradient_norm=grown_norm(AT + 140)))
+    assert found.recovery.outcome == "malignant"
+    assert found.recovery.after < found.reference
+    assert "came back, but not to where its trend would have brought it" in found.recovery.words
+    assert found.recovery.regained is not None
+    assert not any("going back" in one for one in found.advice)

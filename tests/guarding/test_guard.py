@@ -393,11 +393,17 @@ def test_a_policy_whose_option_is_missing_is_refused_and_leaves_no_hook(policy, 
 
 
 def test_without_pairs_the_summary_says_what_was_not_guarded():
-    model, batch = network(), data()
-    optimizer = optim.Adam(model.parameters())
-    watched = guard(optimizer)
-    train(model, optimizer, batch, 3)
-    assert "the noise of mini-batches was not measured" in str(watched.summary())
+    generator, notes = torch.Generator().manual_seed(3), {}
+    for differ in (True, False):
+        model, batch = network(), data()
+        optimizer = optim.Adam(model.parameters())
+        watched = guard(optimizer)
+        for _ in range(60):
+            some = torch.randperm(16, generator=generator)[:4] if differ else slice(None)
+            train(model, optimizer, (batch[0][some], batch[1][some]), 1)
+        notes[differ] = watched.summary().notes
+    assert "the noise of mini-batches was not measured" in notes[True][0]
+    assert notes[False] == ()  # a full batch has none
     assert guard(optim.Adam(network().parameters()), "secant").summary().notes == ()
 
 

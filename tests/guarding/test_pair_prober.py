@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 
 import pytest
 import torch
@@ -19,14 +20,20 @@ def half_batches(steps):
         yield tuple(part[step % 2 :: 2].clone() for part in data())
 
 
+def inputs_alone(steps):
+    """Yield the same without targets."""
+    for inputs, _ in half_batches(steps):
+        yield (inputs,)
+
+
 def same(ours, theirs):
     return all(map(torch.equal, ours, theirs))
 
 
-def train(model, optimizer, watched, steps, *, loss_fn=squared, start=0, before=None):
+def train(model, optimizer, watched, steps, *, loss_fn=squared, start=0, before=None, batches=half_batches):
     """Train on batches that differ; return on which steps something was measured."""
     spent = []
-    for step, batch in enumerate(half_batches(start + steps)):
+    for step, batch in enumerate(batches(start + steps)):
         if step < start:
             continue
         if before is not None:
@@ -262,3 +269,28 @@ def test_a_policy_that_needs_a_monitor_says_so():
     assert "pass the guard to a Monitor, or take the policy 'secant'" in str(watched.summary())
     watched.record_curvature(0.1, torch.ones(sum(p.numel() for p in model.parameters())))
     assert watched.summary().notes == ()
+
+
+def contrastive(model, batch):
+    """The loss of an example depends on the others: with half of them it is lower."""
+    first, second = model(batch[0]), model(batch[0] + 0.01)
+    return nn.functional.cross_entropy(first @ second.T, torch.arange(len(first)))
+
+
+def test_noise_that_is_none_is_neither_acted_on_nor_measured_any_more(caplog):
+    model, pairs = network(), {"loss_fn": contrastive, "batches": inputs_alone}
+    watched = guard(optimizer := optim.Adam(model.parameters(), lr=1e-4))
+    spent = train(model, optimizer, watched, 300, **pairs)
+    assert len(spent) <= 5
+    assert math.isnan(watched.mean_square_ratio)
+    [off, left] = watched.summary().notes
+    assert "a guard does not act on it" in off
+    assert "nor measured any more" in left
+    assert len([one for one in caplog.messages if "off the mean of that of its parts" in one]) == 1
+    # A guard that is resumed knows.
+    again = guard(other := optim.Adam(model.parameters(), lr=1e-4))
+    again.load_state_dict(watched.state_dict())
+    assert train(model, other, again, 60, **pairs) == []
+    ordinary = guard(third := optim.Adam(model.parameters(), lr=1e-4))
+    assert len(train(model, third, ordinary, 300)) > 5
+    assert math.isfinite(ordinary.mean_square_ratio)

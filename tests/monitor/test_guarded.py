@@ -169,9 +169,15 @@ def test_processes_that_forecast_apart_tell_their_guards_nothing(probable, monke
     assert all(map(math.isnan, monitor.guard.policy.told.values()))
 
 
-def test_a_probable_spike_is_acted_on_and_told_in_words(probable):
+@pytest.mark.parametrize("mean", [0.6, 0.4])
+def test_a_probable_spike_is_acted_on_near_the_edge_and_told_in_words(probable, mean, monkeypatch):
     del probable
-    monitor = train("auto", batches=different(), steps=200)
+    noise = {"mean": mean, "variance": 0.0, "noise_factor": 19.0}
+    monkeypatch.setattr("foreshock.monitor.probing.ProbeRunner._noise_values", lambda *_: noise)
+    monitor = train("auto", batches=different(), steps=200, probe_every=10)
+    if mean < 0.5:
+        assert not monitor.guard.actions
+        return
     first = monitor.guard.actions[0]
     assert (first.step, first.remedy, first.threshold) == (150, "raise all", 0.15)
     assert first.reason == "the forecast says that a spike begins soon with a probability of 0.15"
@@ -188,7 +194,7 @@ def test_noise_that_was_measured_before_v_had_settled_does_not_count(monkeypatch
         return young if reading.step < 100 else old
 
     monkeypatch.setattr("foreshock.monitor.probing.ProbeRunner._noise_values", values)
-    monitor = train("auto", batches=different(), steps=401)
+    monitor = train("auto", batches=different(), steps=401, probe_every=20)
     true = 0.02 + 19.0 * 2e-4 / 0.02
     assert sum(step < 100 for step in measured) >= 3
     assert sum(step >= 100 for step in measured) >= 5

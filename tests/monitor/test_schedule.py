@@ -18,11 +18,24 @@ def forecast(ahead: float) -> Forecast:
     return Forecast(0, 0.9, ahead, ahead, ahead, 0.001, "rising", "a line")
 
 
-def simulate(schedule, steps, *, noisy=False, ahead=lambda step: None, lag=1.0, cold=30.0, costs=COSTS):
+def simulate(
+    schedule,
+    steps,
+    *,
+    noisy=False,
+    ahead=lambda step: None,
+    lag=1.0,
+    cold=30.0,
+    costs=COSTS,
+    share=lambda step: None,
+):
     """Return what was measured at which step, and what it cost in all."""
     made, spent, first = [], 0.0, True
     for step in range(steps):
-        what = schedule.due(step, noisy=noisy, forecast=ahead(step), lag=lag, deciding=step % 5 == 0)
+        deciding = step % 5 == 0
+        what = schedule.due(
+            step, noisy=noisy, forecast=ahead(step), lag=lag, deciding=deciding, share=share(step)
+        )
         if what is None:
             continue
         cost = cold if what == "curvature" and first else costs[what]
@@ -67,6 +80,57 @@ def test_the_noise_of_mini_batches_is_known_within_fifty_steps_and_stays_known()
     assert noises[:3] == [0, 10, 20]
     assert max(after - before for before, after in itertools.pairwise(noises)) <= 200
     assert spent <= 0.05 * 5000
+
+
+def gaps(made, *, after=0):
+    """Return the steps between measurements of the noise from a step on."""
+    steps = [step for step in steps_of(made, "noise") if step >= after]
+    return [b - a for a, b in itertools.pairwise(steps)]
+
+
+def test_noise_for_a_guard_is_measured_in_advance_and_often_near_the_edge():
+    """Five of them make an average: they are there within 120 steps, not within 200."""
+
+    def unknown(step):
+        return None if step < 100 else math.nan
+
+    made, spent = simulate(ProbeSchedule(), 2000, noisy=True, lag=5.0, share=unknown)
+    assert gaps(made, after=100)[:4] == [20] * 4
+    # What came before it was earned is ten passes at most; on the whole no more is spent.
+    assert spent <= 0.05 * 2000 + 10.0
+    assert sorted(gaps(made, after=1500))[-1] == 40
+    alone, _ = simulate(ProbeSchedule(), 2000, noisy=True, lag=5.0)
+    assert min(gaps(alone, after=100)) >= 40
+
+
+@pytest.mark.parametrize(("far", "lag", "wait"), [(0.2, 5.0, 100), (0.4, 5.0, 40), (0.9, 1.0, 100)])
+def test_what_a_guard_needs_not_far_from_the_edge_is_spent_near_it(far, lag, wait):
+    """One of two thousand steps: near the edge from the thousandth on."""
+
+    def share(step):
+        return far if step < 1000 else 0.9
+
+    schedule = ProbeSchedule()
+    made, _ = simulate(schedule, 1000, noisy=True, lag=lag, share=share)
+    assert set(gaps(made, after=200)) == {wait}
+    near = []
+    for step in range(1000, 2000):
+        if schedule.due(step, noisy=True, forecast=None, lag=5.0, deciding=step % 5 == 0, share=0.9):
+            schedule.spent("noise", 2.0, step=step)
+            near.append(step)
+    often = [b - a for a, b in itertools.pairwise(near)]
+    assert often[0] == 20
+    # Saved were 3 passes in 100 steps, which pay for as many measurements as the budget itself would.
+    assert (sum(one == 20 for one in often[:30]) >= 25) == (wait == 100)
+    assert schedule.budget.spent <= 0.05 * 2000 + 10.0
+
+
+@pytest.mark.parametrize("share", [None, math.nan, 0.9])
+def test_a_guard_changes_nothing_where_there_is_no_budget_or_the_steps_are_fixed(share):
+    made, _ = simulate(ProbeSchedule(budget=0), 500, noisy=True, lag=5.0, share=lambda _: share)
+    assert made == []
+    made, _ = simulate(ProbeSchedule(every=7), 500, noisy=True, lag=5.0, share=lambda _: share)
+    assert steps_of(made, "noise") == list(range(0, 500, 7))
 
 
 def test_curvature_is_measured_more_often_near_the_edge_and_what_was_saved_is_spent_there():

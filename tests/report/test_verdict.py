@@ -233,3 +233,14 @@ def test_a_learning_rate_that_the_guard_found_too_high_is_to_be_lowered():
             "(steps 75–402, 3 ×)."
         )
         assert not any(words.startswith("Nothing needs to be done") for words in said)
+
+
+@pytest.mark.parametrize(("cause", "leaves"), [("preconditioner lag", False), ("landscape", True)])
+def test_a_lower_rate_is_not_advised_where_it_is_said_to_delay_only(cause, leaves):
+    summary = changed(
+        coverage=Coverage(in_alarm=0.8, unknown=0.0), explanations=(explained(spike(400, 38.2), cause),)
+    )
+    said = " ".join(verdict(summary).advice)
+    assert "This run lives at the edge" in said
+    assert ("a lower learning rate would leave it" in said) == leaves
+    assert not ("a lower learning rate would leave it" in said and "only delays it" in said)

@@ -162,7 +162,7 @@ def _rows(status: RunStatus) -> list[tuple[str, str]]:
         ("spikes", _counted(status.spikes, status.last_spike) + _height(status)),
         ("diverged, NaN", f"{status.failures:,}" if status.failures else "no"),
         ("guard", _guard(status)),
-        ("overhead", _overhead(status)),
+        ("measuring", _measuring(status)),
         *_ranks(status),
         ("log", f"{status.log}, written {ago(status.idle_seconds)} ago"),
     ]
@@ -246,12 +246,12 @@ def _guard(status: RunStatus) -> str:
     return f"{status.guard}, not acted" if status.guard else "none"
 
 
-def _overhead(status: RunStatus) -> str:
+def _measuring(status: RunStatus) -> str:
     if not status.probes:
         return "no measurement"
     words = f"{count(status.probes, 'measurement')}, {number(status.probe_seconds)} s"
     if math.isfinite(status.overhead):
-        words += f", {percent(status.overhead)} of the time"
+        words += f", {percent(status.overhead)} of the run's time"
     if math.isfinite(status.products_per_step):
         words += f"; {number(status.products_per_step)} Hessian products a step"
     return words

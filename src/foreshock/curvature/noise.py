@@ -174,10 +174,7 @@ def measure_noise(
     w = unit(gradients.mean) if w is None else w
     length = _step_length(preconditioner, root)
     if w is None or not 0 < length < math.inf:
-        raise ValueError(
-            "every learning rate is 0, or no parameter has a gradient, so this step moves nothing and has no "
-            "edge of stability: measure between backward() and step(), at a learning rate above 0"
-        )
+        raise ValueError(_unmoved(preconditioner))
     # One-sided differences, for the gradients here are known already. Over the length of a whole step their
     # truncation is wanted: training feels the same average of the curvature.
     with displaced(preconditioner.parameters, w * root, by=length):
@@ -321,6 +318,20 @@ class _Spread:
         # σ² but for the one degree of freedom that the mean takes.
         weighted = sum(share * square for share, square in zip(self.shares, squares, strict=True))
         return weighted / (self.parts - 1)
+
+
+def _unmoved(preconditioner: Preconditioner) -> str:
+    """Return why a step has no edge of stability."""
+    if preconditioner.largest_rate > 0:
+        return (
+            "the step about to be taken has no finite length, though the learning rate is above 0: all "
+            "gradients are zero, or the optimizer's second moment has overflowed, as in single precision "
+            "after a gradient above 1.8e19: lower the learning rate, or leave out steps with such gradients"
+        )
+    return (
+        "every learning rate is 0, or no parameter has a gradient, so this step moves nothing and has no "
+        "edge of stability: measure between backward() and step(), at a learning rate above 0"
+    )
 
 
 def _require_finite(variance: float) -> None:

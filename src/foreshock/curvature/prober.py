@@ -22,7 +22,7 @@ from foreshock.curvature.noise import NoiseReading, at_usual_size, measure_noise
 from foreshock.curvature.own_parts import OwnParts
 from foreshock.curvature.parts import Divider
 from foreshock.curvature.probe import CurvatureReading, ProbeMemory, ProbeSettings, probe_curvature
-from foreshock.curvature.remarks import Remark, weighting_remarks
+from foreshock.curvature.remarks import Remark, batch_normalisations, weighting_remarks
 from foreshock.curvature.terms import LossFunction, loss_terms, part_terms
 from foreshock.curvature.weights import Weighing
 from foreshock.distributed import ALONE, Joint, LeftOutError, part_of
@@ -43,6 +43,11 @@ class NoiseProber:
     Args:
         split: ``split(batch, parts)`` → the parts, for batches of an unusual structure.
         sharing: Whether parameters that processes share are made whole; None to find out.
+
+    Attributes:
+        meaningless: Whether the loss of a batch was found to be no mean of that of its parts, as a
+            contrastive one is not, so that their noise is not that of batches. Never so where batch
+            normalisation may be the reason: there the noise is too large, but is one. Of one process only.
     """
 
     def __init__(self, *, split: SplitFunction | None = None, sharing: Sharing | None = None) -> None:
@@ -51,6 +56,7 @@ class NoiseProber:
         self._divider = Divider(split)
         self._weighing = Weighing()
         self._moved = MovedMemory()
+        self.meaningless = False
 
     @property
     def pending(self) -> bool:
@@ -141,6 +147,8 @@ class NoiseProber:
         self._direction = part_of(joint.own(direction))
         reading = replace(reading, weighting=self._weighing.rule)
         self._divider.remarks.add(*weighting_remarks(self._weighing, model, made=made))
+        if joint is ALONE:
+            self.meaningless = self._weighing.systematic and not batch_normalisations(model)
         return at_usual_size(reading, examples=examples, usual=usual_examples) if examples else reading
 
     def take_remarks(self) -> tuple[Remark, ...]:
@@ -153,6 +161,7 @@ class NoiseProber:
             "direction": None if self._direction is None or not vectors else self._direction.clone(),
             "divider": self._divider.state_dict(),
             "weighing": self._weighing.state_dict(),
+            "meaningless": self.meaningless,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -162,6 +171,7 @@ class NoiseProber:
         if "divider" in state:
             self._divider.load_state_dict(state["divider"])
             self._weighing.load_state_dict(state["weighing"])
+        self.meaningless = bool(state.get("meaningless", False))
 
 
 class Prober:

@@ -35,6 +35,8 @@ _RANDOM_MEMORY = 32
 _SURE, _SURE_EARLY = 5.0, 10.0
 _CHECKED = 3  # readings whose loss is compared, and then every
 _CHECK_EVERY = 20
+# Differences of one sign, of which a mean over other items than are known has both; and fewer large ones.
+_IN_A_ROW, _FEW, _LARGE = 5, 3, 0.1
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ class Weighing:
     Attributes:
         rule: ``"examples"``, ``"sum"``, or what the loss is a mean over, as ``"batch['labels'] != -100"``.
         mismatch: Relative difference that is left at the last reading; NaN if the loss was unknown.
+        systematic: Whether the loss of a batch is always above, or always below that of its parts, so that it
+            is no mean of them: what differs between the parts then says nothing about batches.
 
     Example:
         >>> weighing = Weighing()
@@ -117,13 +121,14 @@ class Weighing:
         self._left: deque[float] = deque(maxlen=_RANDOM_MEMORY)
         self._readings = 0
         self.rule = EXAMPLES
-        self.random = False
+        self.random = self.systematic = False
         self.mismatch = math.nan
 
     @property
     def wants_loss(self) -> bool:
         """Whether the loss of the batch, if it is unknown, is worth a third of F at this reading."""
-        return self._readings < _CHECKED or self._readings % _CHECK_EVERY == 0
+        due = self._readings < _CHECKED or self._readings % _CHECK_EVERY == 0
+        return due or (not self.random and 0 < self._one_sided(MISMATCH) < _IN_A_ROW)
 
     @property
     def biased(self) -> bool:
@@ -137,6 +142,15 @@ class Weighing:
         sure = _SURE if len(last) == _RANDOM_MEMORY else _SURE_EARLY
         variance = math.fsum((one - mean) ** 2 for one in last) / (len(last) - 1)
         return abs(mean) > MISMATCH and abs(mean) > sure * math.sqrt(variance / len(last))
+
+    def _one_sided(self, least: float) -> int:
+        """Return how many of the last differences are of one sign, and above a size."""
+        count, last = 0, self._left[-1] if self._left else 0.0
+        for one in reversed(self._left):
+            if not math.copysign(1.0, last) * one > least:
+                break
+            count += 1
+        return count
 
     @property
     def spread(self) -> float:
@@ -190,6 +204,7 @@ class Weighing:
             "squares": {name: list(one) for name, one in self._squares.items()},
             "readings": self._readings,
             "random": self.random,
+            "systematic": self.systematic,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -197,10 +212,13 @@ class Weighing:
         self.rule = str(state["rule"])
         self._squares = {name: (float(mean), int(count)) for name, (mean, count) in state["squares"].items()}
         self._readings, self.random = int(state["readings"]), bool(state["random"])
+        self.systematic = bool(state.get("systematic", False))
 
     def _keep(self, weights: PartWeights) -> PartWeights:
         if math.isfinite(self.mismatch):
             self._left.append(self.mismatch)
+            often = self._one_sided(MISMATCH) >= _IN_A_ROW or self._one_sided(_LARGE) >= _FEW
+            self.systematic = self.systematic or (self.biased if self.random else often)
         return weights
 
     def _choose(self, candidates: Mapping[str, PartWeights], found: PartLosses) -> None:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from foreshock.explain.noise import SHARPENED
+from foreshock.explain.overflow import BATCH
 from foreshock.explain.rhythm import find_period
 from foreshock.words import first_few, listed
 
@@ -76,6 +77,10 @@ _REMEDIES: Mapping[Name, str] = MappingProxyType(
     }
 )
 
+_NOT_FINITE = (
+    "Look at the batch of {at}: an input or a label in it is not finite (torch.isfinite). Leave such "
+    "examples out where they are loaded; ids= in observe names them."
+)
 _SHARPENING = (
     " Before {at} it was the curvature of the batches that rose, so larger batches alone may only postpone "
     "it: a lower learning rate, or less weight decay, acts on the rise itself."
@@ -176,6 +181,9 @@ def _against(found: Sequence[Explanation], *, guarded: bool) -> list[str]:
             if guarded and cause.name in GUARDED_AGAINST:
                 words = _GUARDED
             step = cause.step if cause.name in _OF_THE_DATA and cause.step is not None else one.onset
+            batch = next((fact.step for fact in cause.facts if fact.words == BATCH), None)
+            if batch is not None:
+                words, step = _NOT_FINITE, batch
             at.setdefault(words, []).append(step)
         if not one.causes:
             words = {"climb": _CLIMBED, "non-finite": _LOST}.get(one.kind, _UNKNOWN)

@@ -41,7 +41,11 @@ def stages_of(history: History, event: LossEvent) -> tuple[StageSpan, ...]:
     tracker = StageTracker()
     ratios = _edge_ratios(history, first, last)
     spans: list[StageSpan] = []
+    known = True  # whether the step before had a stage to go on
     for i in range(first, min(last + 1, len(history.steps))):
+        if not math.isfinite(history.loss[i]):
+            known = False  # a run that has failed is in no stage
+            continue
         tracker.update(
             loss=float(history.loss[i]),
             instant_lag=float(history.lag[i]),
@@ -49,10 +53,11 @@ def stages_of(history: History, event: LossEvent) -> tuple[StageSpan, ...]:
             stability_ratio=float(ratios[i - first]),
         )
         step = int(history.steps[i])
-        if tracker.stage and spans and spans[-1].stage == tracker.stage:
+        if known and tracker.stage and spans and spans[-1].stage == tracker.stage:
             spans[-1] = StageSpan(tracker.stage, spans[-1].first, step)
         elif tracker.stage:
             spans.append(StageSpan(tracker.stage, step, step))
+        known = True
     # What is over long before the event, and began before it was looked at, has no beginning.
     return tuple(span for span in spans if span.last >= event.onset - _BEFORE / 2)
 

@@ -37,7 +37,9 @@ def bad_batch(history: History, event: LossEvent, jump: Jump | None) -> Cause | 
         f"the loss rose within step {step:,} with a gradient {number(jump.gradient)} × its usual size, the "
         f"step before was {number(jump.before)} × and {_percent(jump.left)} of the rise was left after it"
     )
-    sure = min(jump.share, 1 - max(jump.left, 0) / (2 * LEFT), 0.95)
+    # What overflows in the backward pass may be large weights as well as a large value in the batch.
+    most = 0.95 if math.isfinite(jump.gradient) else 0.5
+    sure = min(jump.share, 1 - max(jump.left, 0) / (2 * LEFT), most)
     return Cause("bad batch", max(sure, 0.5), words, facts, step)
 
 

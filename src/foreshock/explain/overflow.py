@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from foreshock.spikes import LossEvent
 
+BATCH = "whether the batch has numbers that are not finite"
+
 
 def overflows(history: History, event: LossEvent) -> list[Cause]:
     """Numbers that stopped being finite while the loss was at its level: nothing had grown before."""
@@ -99,5 +101,6 @@ def _forward_overflow(history: History, at: int) -> Cause:
         if row.get("what") == "input" or row.get("batch"):
             when = "" if row["step"] == step else f" of step {row['step']:,}"
             words += f"; the batch{when} itself has numbers that are not finite"
+            facts.append(Fact(BATCH, 1.0, math.nan, row["step"]))
             break
     return Cause("forward overflow", 0.9 if before <= CALM else 0.6, words, tuple(facts), step)

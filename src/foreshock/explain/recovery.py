@@ -70,7 +70,10 @@ def judge_recovery(history: History, event: LossEvent) -> Recovery:
         return Recovery("not known yet", words, before, expected)
     level = float(np.median(finite[-_JUDGED:]))
     outcome, words = _judged(event, expected, halfway, level)
-    regained = _regained(history, event, end + _SETTLED) if outcome in ("catastrophic", "malignant") else None
+    lost = outcome in ("catastrophic", "malignant")
+    # A level that is below the one before is back, also where the log ends with it.
+    start = end if level <= event.reference else end + _SETTLED
+    regained = _regained(history, event, start) if lost else None
     words += _by(regained)
     return Recovery(outcome, words, before, expected, level, _steps_until_back(history, event), regained)
 
@@ -85,7 +88,8 @@ def _judged(event: LossEvent, expected: float, halfway: float, level: float) -> 
     if math.isfinite(event.rise) and level > event.reference + _STAYED * event.rise:
         return "catastrophic", f"the loss kept more than half of its rise: {numbers}"
     if level > halfway + margin:
-        return "malignant", f"the loss came back, but higher: {numbers}"
+        where = "higher" if level > event.reference else "not to where its trend would have brought it"
+        return "malignant", f"the loss came back, but {where}: {numbers}"
     if level < expected - margin:
         return "benign", f"the run is better off: {numbers}"
     # A noisy loss may be far off its trend and say nothing by that.

@@ -24,7 +24,8 @@ from foreshock.guarding.tracking import RunMemory
 from foreshock.preconditioner import unwrap
 
 _GROWN = 1.25  # ‖g‖²: below, no policy looks at the ratio that growth implies
-_NOISY = 0.1  # usual change of ln ‖g‖² from step to step; below, batches may be the whole set
+NOISY = 0.1
+"""Usual change of ln ‖g‖² from step to step; below, each batch may be the whole set."""
 
 
 class Engine:
@@ -223,7 +224,7 @@ class Engine:
         growth = self.memory.growth
         return (
             growth.settled
-            and growth.noise > _NOISY
+            and growth.noise > NOISY
             and not growth.growing_fast
             and math.isnan(self.curvature[0])
         )

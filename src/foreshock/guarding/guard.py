@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from foreshock.curvature import LossFunction
 from foreshock.failures import Failures
-from foreshock.guarding.engine import Engine
+from foreshock.guarding.engine import NOISY, Engine
 from foreshock.guarding.pair_prober import APART, PAIR_INTERVAL, PairProber
 from foreshock.guarding.policies import Policy, share_of_threshold
 from foreshock.guarding.record import ActionLog, GuardAction, GuardSummary, Tally
@@ -109,6 +109,11 @@ class Guard:
         """Mean-square ratio from the pairs measured so far; NaN before the fifth."""
         return self._engine.memory.mean_square
 
+    @property
+    def share_of_threshold(self) -> float:
+        """The mean-square ratio over that from which the policy acts; NaN before the fifth pair."""
+        return share_of_threshold(self.policy, self._engine.memory.mean_square)
+
     def clipped(self, total_norm: Tensor | float, *, max_norm: float) -> None:
         """Report that the gradients of the coming step were clipped by their norm.
 
@@ -179,13 +184,15 @@ class Guard:
                 batch,
                 step=self.step,
                 lag=self.lag,
-                ratio=share_of_threshold(self.policy, self._engine.memory.mean_square),
+                ratio=self.share_of_threshold,
                 gradient_scale=gradient_scale,
                 every=every,
                 able=able,
             )
         if reading is not None:
             self.record_noise(mean=reading.mean, variance=reading.variance, noise_factor=reading.noise_factor)
+        elif self._prober.meaningless:
+            self.forget_noise()
         return self._prober.spent  # also where it failed half-way
 
     def record_noise(self, *, mean: float, variance: float, noise_factor: float) -> None:
@@ -197,6 +204,10 @@ class Guard:
             noise_factor: n/c of the optimizer's recursion.
         """
         self._engine.memory.record_noise(mean=mean, variance=variance, noise_factor=noise_factor)
+
+    def forget_noise(self) -> None:
+        """Forget all pairs so far, because it turned out that they are no noise of mini-batches."""
+        self._engine.memory.forget_noise()
 
     def record_curvature(self, ratio: float, vector: Tensor) -> None:
         """Take the largest eigenvalue at the coming step into account, as measured by a `Monitor`.
@@ -250,7 +261,9 @@ class Guard:
             )
         if self.monitored:
             return ()
-        if "pairs" in self.policy.needs and not (self._prober.asked or self._engine.memory.pairs):
+        memory = self._engine.memory
+        differs = memory.growth.settled and memory.growth.noise > NOISY
+        if "pairs" in self.policy.needs and differs and not (self._prober.asked or memory.pairs):
             return (
                 "the noise of mini-batches was not measured, so that they were guarded by the rise of the "
                 "gradient alone, or not at all: call "

@@ -28,6 +28,11 @@ APART = (
     "what follows from the gradients that they share is guarded. Give each process the same guard.measure() "
     "or Monitor, with the model that DistributedDataParallel or fully_shard returned"
 )
+_MEANINGLESS = (
+    "the loss of a batch is not the mean of that of its halves, so that their noise is not acted on, nor "
+    "measured any more: mini-batches are guarded by the rise of the gradient alone. If it is a mean over "
+    "tokens or micro-batches, pass MicroBatches"
+)
 PAIR_INTERVAL = 20
 """Steps between two measurements near the edge, unless the user says otherwise."""
 
@@ -52,6 +57,11 @@ class PairProber:
     def asked(self) -> bool:
         """Whether `measure` was called."""
         return self._calls > 0
+
+    @property
+    def meaningless(self) -> bool:
+        """Whether what was measured is no noise of mini-batches, see `NoiseProber.meaningless`."""
+        return self._prober.meaningless
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -133,6 +143,9 @@ class PairProber:
         self._failures.succeeded()
         self._say()
         self.spent = reading is not None
+        if self.meaningless:
+            self._failures.note(_MEANINGLESS)
+            return None
         return reading
 
     def close(self) -> None:
@@ -142,7 +155,7 @@ class PairProber:
 
     def _able(self, optimizer: Optimizer) -> bool:
         """Return whether this process can measure at all."""
-        if self._batches.constant is not False or self._failures.given_up:
+        if self._batches.constant is not False or self._failures.given_up or self.meaningless:
             return False
         return self._can_measure(optimizer)
 
@@ -198,11 +211,12 @@ class PairProber:
     def _say(self) -> None:
         """Log what is new about the batches and their halves."""
         for remark in self._prober.take_remarks():
+            if remark.warning and remark.name != "no noise":
+                self._failures.note(remark.message)  # which logs it
+                continue
             _LOGGER.log(logging.WARNING if remark.warning else logging.INFO, "guard: %s", remark.message)
             if remark.name == "no noise":
                 self._unsplit = remark.message
-            elif remark.warning:
-                self._failures.note(remark.message)
 
     def state_dict(self, *, vectors: bool = True) -> dict[str, Any]:
         """Return what a resumed run needs, with or without the direction of the last measurement."""

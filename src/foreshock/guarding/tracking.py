@@ -106,6 +106,21 @@ def keep_recent(entries: deque[tuple[int, float]], step: int, steps: int) -> Non
         entries.popleft()
 
 
+def lately(at: int | None, step: int, steps: int) -> bool:
+    """Return whether something was at one of the last steps; what is of a later one, another run had.
+
+    Args:
+        at: When it was; None if it never was.
+        step: The step about to be taken.
+        steps: How many steps count, the present one included.
+
+    Example:
+        >>> [lately(10, step, 5) for step in (9, 10, 14, 15)]
+        [False, True, True, False]
+    """
+    return at is not None and 0 <= step - at < steps
+
+
 class Growth:
     """Follow the factors by which ‖g‖² grew.
 
@@ -434,6 +449,11 @@ class RunMemory:
     def record_noise(self, *, mean: float, variance: float, noise_factor: float) -> None:
         """Take one pair into account, see `NoiseAverage.update`."""
         self._pairs.update(mean=mean, variance=variance, noise_factor=noise_factor)
+        self.mean_square = self._pairs.ratio
+
+    def forget_noise(self) -> None:
+        """Forget all pairs."""
+        self._pairs = NoiseAverage()
         self.mean_square = self._pairs.ratio
 
     def raised_all(self, factor: float) -> None:

@@ -163,7 +163,24 @@ class ProbeRunner:
         noisy = self._is_noisy(constant=constant)
         if noisy and self._left_out and self.schedule.measures:
             return "noise"  # what the last batch was too short for is measured on this one
-        return self.schedule.due(step, noisy=noisy, forecast=forecast, lag=self._run.lag, deciding=deciding)
+        return self.schedule.due(
+            step,
+            noisy=noisy,
+            forecast=forecast,
+            lag=self._run.lag,
+            deciding=deciding,
+            share=self._share_of_threshold(step) if noisy else None,
+        )
+
+    def _share_of_threshold(self, step: int) -> float | None:
+        """Return the guard's mean-square ratio over that from which it acts; None where it never will."""
+        guard = self._guard
+        prober = self._prober
+        if guard is None or prober is None or prober.noise.meaningless or not self.is_shared:
+            return None
+        if "pairs" not in guard.policy.needs or not self._run.is_settled(step):
+            return None
+        return guard.share_of_threshold
 
     def meets(self, step: int) -> bool | None:
         """Return whether all processes meet at a step; None where this one measures alone.
@@ -530,7 +547,9 @@ class ProbeRunner:
             joint=joint,
         )
         values = None if reading is None else self._noise_values(reading)
-        if self._guarded is not None and values is not None and self._run.is_settled(seen.step):
+        if self._guarded is not None and prober.noise.meaningless:
+            self._guarded.forget_noise()
+        elif self._guarded is not None and values is not None and self._run.is_settled(seen.step):
             self._guarded.record_noise(**values)
         for remark in prober.noise.take_remarks():
             level = logging.WARNING if remark.warning else logging.INFO

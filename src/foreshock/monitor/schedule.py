@@ -36,6 +36,12 @@ _LONGEST = 100  # and the most of them
 _PROBED_AGAIN = 1000  # steps after which the top eigenvector is sought anew, though nothing asks for it
 _DRIFT = 0.1  # of ln(ratio) between two measurements; where it is more the next one comes sooner
 
+GUARDED = 20
+"""Where a guard acts on the noise: steps between two measurements near the edge, more far from it."""
+
+_ADVANCE = 10.0
+"""Passes that measurements for a guard may cost before they are earned."""
+
 OPENING = 50
 """Steps at the start of a run, whose measurements are paid over the steps that follow."""
 
@@ -99,16 +105,17 @@ class PassBudget:
         """Passes a step that are left while the opening is being paid."""
         return self.passes_per_step * (1 - _REPAYMENT)
 
-    def allows(self, passes: float, *, step: int) -> bool:
+    def allows(self, passes: float, *, step: int, advance: float = 0.0) -> bool:
         """Return whether a measurement can be paid for at a step.
 
         Args:
             passes: What it will cost.
             step: Step number.
+            advance: Passes that may be spent before they are earned.
         """
         earned = self.passes_per_step * (step - (self._first or 0))
         owed = max(0.0, self._opening - _REPAYMENT * earned)
-        return self.passes_per_step > 0 and self.spent + passes <= earned + owed
+        return self.passes_per_step > 0 and self.spent + passes <= earned + owed + advance
 
     def spend(self, passes: float, *, opening: bool = False) -> None:
         """Account for a measurement.
@@ -168,7 +175,14 @@ class ProbeSchedule:
         self.turned = False
 
     def due(
-        self, step: int, *, noisy: bool, forecast: Forecast | None, lag: float, deciding: bool = True
+        self,
+        step: int,
+        *,
+        noisy: bool,
+        forecast: Forecast | None,
+        lag: float,
+        deciding: bool = True,
+        share: float | None = None,
     ) -> Measure | None:
         """Return what to measure at a step; None for nothing.
 
@@ -178,6 +192,8 @@ class ProbeSchedule:
             forecast: The last forecast, if there is one.
             lag: v above g²; NaN if unknown.
             deciding: Whether a measurement may come at this step if none is fixed for it.
+            share: Mean-square ratio over that from which a guard acts, NaN if not known yet; None without a
+                guard that acts on it.
         """
         self.budget.begin(step)
         if self.every is not None:
@@ -187,7 +203,7 @@ class ProbeSchedule:
             return self._followed(step, forecast) if deciding and not noisy else None
         if not deciding or not self.budget.passes_per_step > 0:
             return None
-        return self._noise_due(step, lag) if noisy else self._curvature_due(step, forecast)
+        return self._noise_due(step, lag, share) if noisy else self._curvature_due(step, forecast)
 
     @property
     def accompanied(self) -> bool:
@@ -296,12 +312,16 @@ class ProbeSchedule:
         self._noises, self.turned = int(state["noises"]), bool(state["turned"])
         self.drift = float(state["drift"])
 
-    def _noise_due(self, step: int, lag: float) -> Measure | None:
+    def _noise_due(self, step: int, lag: float, share: float | None) -> Measure | None:
         since = step - self._last.get("noise", -math.inf)
         if self._noises < _OPENING_NOISES and step < self.budget.in_opening_until:
             return "noise" if since >= _OPENING_DISTANCE["noise"] else None
-        due = since >= noise_interval(lag) and self.budget.allows(self._costs["noise"], step=step)
-        return "noise" if due else None
+        # For a guard what is saved far from the edge is spent near it, and a little in advance: it acts on an
+        # average of five, which a run that spikes early would have too late.
+        wait = noise_interval(lag) if share is None else noise_interval(lag, every=GUARDED, ratio=share)
+        advance = 0.0 if share is None else _ADVANCE
+        affordable = self.budget.allows(self._costs["noise"], step=step, advance=advance)
+        return "noise" if since >= wait and affordable else None
 
     def _curvature_due(self, step: int, forecast: Forecast | None) -> Measure | None:
         probed = self._last.get("curvature")

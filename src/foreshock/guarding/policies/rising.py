@@ -34,7 +34,7 @@ from typing import Any, ClassVar
 from foreshock.forecast import SETTLED
 from foreshock.guarding.policies.policy import Decision, GuardSignals, Measure, require_threshold
 from foreshock.guarding.policies.raise_limit import RaiseLimit
-from foreshock.guarding.tracking import keep_recent, usual_change
+from foreshock.guarding.tracking import keep_recent, lately, usual_change
 
 _MEMORY, _WINDOW = 5, 50
 _CURVED = 0.3  # secant from which growth has a direction, and is the business of `Secant`
@@ -113,7 +113,7 @@ class Creeping:
             squares: ‖g‖² of these steps.
         """
         step = signals.step
-        if _lately(self._new_data, step, _AFTER_DATA) or len(means) <= _WINDOW:
+        if lately(self._new_data, step, _AFTER_DATA) or len(means) <= _WINDOW:
             return ()
         level = statistics.median([*means][-_RECENT:])
         keep_recent(self._levels, step, _PAST)
@@ -315,7 +315,7 @@ class Rising:
             self._secant = signals.secant
         self._creeping.follow(signals)
         # By then the median has followed; and after a return to an earlier checkpoint another run had jumped.
-        if not _lately(self._jumped, signals.step, _WINDOW):
+        if not lately(self._jumped, signals.step, _WINDOW):
             self._jumped = None
         if math.isfinite(square):
             before = [*itertools.islice(reversed(self._squares), _CALM)]
@@ -332,7 +332,7 @@ class Rising:
 
     def _just_jumped(self, step: int) -> bool:
         """Return whether ‖g‖² jumped so recently that a rise is left alone, whatever it does."""
-        return _lately(self._jumped, step, _ACCUSTOM)
+        return lately(self._jumped, step, _ACCUSTOM)
 
     def _has_direction(self, step: int) -> bool:
         """Return whether v was raised along a direction so lately that a rise is due to it.
@@ -340,7 +340,7 @@ class Rising:
         Gradients of the full batch then swing along it, or along others near the edge, as widely as those of
         batches differ, and the median has not followed. To raise all of v besides costs progress for nothing.
         """
-        return _lately(self._along, step, _WINDOW)
+        return lately(self._along, step, _WINDOW)
 
     def _times(self) -> float:
         """Return the mean ‖g‖² over the median of those before; NaN while there are too few."""
@@ -380,11 +380,6 @@ class Rising:
         self._along = None if along is None else int(along)
         self._jumps.load_state_dict(state.get("of_jumps", ()))
         self._creeping.load_state_dict(state.get("creeping", {}))
-
-
-def _lately(at: int | None, step: int, steps: int) -> bool:
-    """Return whether something was at one of the last steps; what is of a later one, another run had."""
-    return at is not None and 0 <= step - at < steps
 
 
 def _batches_differ(squares: Iterable[float]) -> bool:

@@ -1,7 +1,8 @@
 """Which spikes the renewed targets of a value regression make alone, and which the training adds to.
 
 Run it as ``python -m foreshock.lab.guardbench.renewals --first 800 --last 1399``: it trains full-batch draws
-of the development half and prints a table. The held-out ones: ``--split held-out --first 9000 --last 9255``.
+of the development half and prints a table. The held-out ones are ``--split held-out --first 10000 --last
+10255``.
 
 The targets come from a copy of the network that is renewed every 50 or 100 steps. At that step the loss jumps
 before any step is taken on the new targets, with whatever optimizer: with the weights held it is as high. How
