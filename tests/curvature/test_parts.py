@@ -243,7 +243,7 @@ def test_a_loss_that_is_off_beyond_chance_is_a_fault_under_dropout_too():
     model = linear(nn.Dropout(0.2))
     torch.manual_seed(0)
     batches = [data(256, seed) for seed in range(12)]
-    losses = [1.3 * squares(model, batch).item() for batch in batches]
+    losses = [1.15 * squares(model, batch).item() for batch in batches]
     prober = NoiseProber()
     probes(model, squares, batches, losses=losses, prober=prober)
     assert names(prober) == ["random loss", "no parts"]
@@ -274,35 +274,71 @@ def test_a_loss_of_pairs_is_a_fault_with_the_remedy():
     assert "MicroBatches(parts, counts=...)" in remark.message
 
 
-def off(signs, *, size=1.05):
-    """Return losses of batches that are off those of their halves, by one factor upwards or downwards."""
-    batches = [data(64, seed) for seed in range(len(signs))]
-    losses = [squares(linear(), one).item() * size**sign for one, sign in zip(batches, signs, strict=True)]
-    return batches, losses
+def off(batches, factors):
+    """Return a loss function that multiplies the losses of whole batches, and leaves those of halves."""
+    by_batch = {float(one[0].flatten()[0]): factor for one, factor in zip(batches, factors, strict=True)}
+
+    def loss_fn(model, batch):
+        whole = len(batch[0]) == len(batches[0][0])
+        return squares(model, batch) * (by_batch[float(batch[0].flatten()[0])] if whole else 1.0)
+
+    return loss_fn
 
 
 @pytest.mark.parametrize(
-    ("signs", "size", "meaningless"),
+    ("factors", "meaningless"),
     [
-        ([1] * 4, 1.05, False),
-        ([1] * 5, 1.05, True),  # always above: no mean of the halves
-        ([-1] * 5, 1.05, True),
-        ([1, 1, 1, 1, -1, 1, 1, 1, 1], 1.05, False),  # a mean over items that are not known has either sign
-        ([-1] * 5, 1.005, False),  # within what is not worth a warning
-        ([1] * 3, 1.5, True),
-        ([1, -1, 1], 1.5, False),
+        ([1.5, 1.6], False),
+        ([1.5, 1.6, 1.55], True),  # always far above: no mean of the halves
+        ([0.5, 0.55, 0.52], True),
+        ([1.15] * 3, False),  # a term that balances experts leaves the noise right
+        ([1.5, 1.6, 0.6], False),
+        ([1.3, 9.0, 1.3], False),  # by chance as well, if it is a mean over items that are not known
     ],
 )
-def test_parts_that_always_make_less_or_more_than_the_batch_mean_nothing(signs, size, meaningless):
-    prober = NoiseProber()
-    batches, losses = off(signs, size=size)
-    probes(linear(), squares, batches, losses=losses, prober=prober)
+def test_parts_that_always_make_far_less_or_more_than_the_batch_mean_nothing(factors, meaningless):
+    prober, batches = NoiseProber(), [data(64, seed) for seed in range(len(factors))]
+    probes(linear(), off(batches, factors), batches, prober=prober)
     assert prober.meaningless == meaningless
     again = NoiseProber()
     again.load_state_dict(prober.state_dict())
     assert again.meaningless == meaningless
-    probes(linear(), squares, *[one[:1] for one in (batches,)], losses=losses[:1], prober=again)
-    assert again.meaningless == meaningless  # once found, it stays
+
+
+def test_a_loss_that_the_loop_has_otherwise_condemns_nothing():
+    """As where it logs the loss without a penalty, smoothed, or that of the last micro-batch."""
+    prober, batches = NoiseProber(), [data(64, seed) for seed in range(8)]
+    probes(
+        linear(),
+        squares,
+        batches,
+        losses=[3.0 * squares(linear(), one).item() for one in batches],
+        prober=prober,
+    )
+    assert not prober.meaningless
+    summed = lambda model, batch: squares(model, batch) * len(batch[0])  # noqa: E731
+    probes(
+        linear(), summed, batches, losses=[squares(linear(), one).item() for one in batches], prober=prober
+    )
+    assert not prober.meaningless  # its rule is not found so, but it is a sum of that of its parts
+    pairs = [MicroBatches([data(64, seed), data(64, seed + 1)]) for seed in range(8)]
+    probes(linear(), squares, pairs, losses=[9.0] * 8, prober=(given := NoiseProber()))
+    assert not given.meaningless
+
+
+def test_what_the_loop_has_is_checked_where_it_is_far_off_and_may_turn_out_right():
+    prober, factor = NoiseProber(), 1.5
+    loss_fn = lambda model, batch: squares(model, batch) * (factor if len(batch[0]) == 64 else 1.0)  # noqa: E731
+    batches = [data(64, seed) for seed in range(5)]
+    losses = [loss_fn(linear(), one).item() for one in batches]
+    probes(linear(), loss_fn, batches, losses=losses, prober=prober)
+    assert prober.meaningless
+    factor = 1.0
+    right = [squares(linear(), one).item() for one in batches]
+    probes(linear(), loss_fn, batches[:2], losses=right[:2], prober=prober)
+    assert prober.meaningless  # by chance one may fit
+    probes(linear(), loss_fn, batches[2:3], losses=right[2:3], prober=prober)
+    assert not prober.meaningless  # it is a mean by now
 
 
 def test_where_batch_normalisation_may_be_the_reason_the_noise_is_too_large_but_is_one():

@@ -283,9 +283,9 @@ def test_noise_that_is_none_is_neither_acted_on_nor_measured_any_more(caplog):
     spent = train(model, optimizer, watched, 300, **pairs)
     assert len(spent) <= 5
     assert math.isnan(watched.mean_square_ratio)
-    [off, left] = watched.summary().notes
-    assert "a guard does not act on it" in off
-    assert "nor measured any more" in left
+    [left, off] = watched.summary().notes
+    assert "The noise is then wrong" in off
+    assert "their noise is not acted on" in left
     assert len([one for one in caplog.messages if "off the mean of that of its parts" in one]) == 1
     # A guard that is resumed knows.
     again = guard(other := optim.Adam(model.parameters(), lr=1e-4))

@@ -14,6 +14,7 @@ from foreshock.forecast import RunForecaster
 from foreshock.guarding import ForecastDriven
 from foreshock.monitor.observation import _updates_made
 from foreshock.representation import changed
+from foreshock.runlog import read_run
 
 
 class Listening(ForecastDriven):
@@ -265,3 +266,18 @@ def test_a_folder_that_is_no_path_is_refused_with_what_to_pass(run):
     optimizer = optim.Adam(model.parameters())
     with pytest.raises(TypeError, match="it is the folder of the run log, 'runs/1', or None"):
         foreshock.Monitor(model, optimizer, run=run)
+
+
+def test_noise_that_is_none_is_left_out_and_told(tmp_path):
+    """The guard of a monitor doesn't act on it, says so, and the log has it."""
+
+    def unlike(model, batch):
+        return mean_square(model, batch) * (1.0 if len(batch) == 8 else 0.3)
+
+    monitor = train("auto", batches=different(), steps=300, loss_fn=unlike, probe_every=10, run=tmp_path)
+    assert math.isnan(monitor.guard.mean_square_ratio)
+    assert any("their noise is not acted on" in one for one in monitor.guard.summary().notes)
+    events = read_run(tmp_path).records["event"]
+    assert len([one for one in events if one["name"] == "noise left out"]) == 1
+    ordinary = train("auto", batches=different(), steps=300, probe_every=10)
+    assert math.isfinite(ordinary.guard.mean_square_ratio)

@@ -45,9 +45,9 @@ class NoiseProber:
         sharing: Whether parameters that processes share are made whole; None to find out.
 
     Attributes:
-        meaningless: Whether the loss of a batch was found to be no mean of that of its parts, as a
-            contrastive one is not, so that their noise is not that of batches. Never so where batch
-            normalisation may be the reason: there the noise is too large, but is one. Of one process only.
+        meaningless: Whether the loss of a batch is far from a mean of that of its parts again and again, as a
+            contrastive one is, so that their noise is not that of batches. Never so where batch normalisation
+            may be the reason: there the noise is too large, but is one. In one process only.
     """
 
     def __init__(self, *, split: SplitFunction | None = None, sharing: Sharing | None = None) -> None:
@@ -118,7 +118,10 @@ class NoiseProber:
                     raise LeftOutError  # by all
                 return None
             made = not (isinstance(batch, MicroBatches) and len(batch.batches) > 1)
-            if made and math.isnan(loss) and self._weighing.wants_loss:
+            # Of one process only: others would have to make the same passes.
+            doubts = joint is ALONE and self._weighing.doubtful
+            evaluated = made and (doubts or (math.isnan(loss) and self._weighing.wants_loss))
+            if evaluated:
                 # With its graph: a loss may differentiate inside, as that of a differential equation does.
                 loss = float(evaluate(LossTerm(lambda: loss_fn(model, fresh(batch)))).detach())
             joint.between_passes(model)
@@ -147,8 +150,9 @@ class NoiseProber:
         self._direction = part_of(joint.own(direction))
         reading = replace(reading, weighting=self._weighing.rule)
         self._divider.remarks.add(*weighting_remarks(self._weighing, model, made=made))
-        if joint is ALONE:
-            self.meaningless = self._weighing.systematic and not batch_normalisations(model)
+        if not batch_normalisations(model):
+            self._weighing.judge(evaluated=evaluated)
+        self.meaningless = joint is ALONE and self._weighing.systematic
         return at_usual_size(reading, examples=examples, usual=usual_examples) if examples else reading
 
     def take_remarks(self) -> tuple[Remark, ...]:

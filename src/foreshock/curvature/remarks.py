@@ -112,8 +112,7 @@ def _mismatch(weighing: Weighing, normalising: list[str], *, made: bool) -> Rema
     )
     return Remark(
         "no parts",
-        f"{off}: {causes}. The noise is then wrong, mostly too large; "
-        "where that stays so, a guard does not act on it",
+        f"{off}: {causes}. The noise is then wrong, mostly too large",
         warning=True,
     )
 

@@ -35,8 +35,9 @@ _RANDOM_MEMORY = 32
 _SURE, _SURE_EARLY = 5.0, 10.0
 _CHECKED = 3  # readings whose loss is compared, and then every
 _CHECK_EVERY = 20
-# Differences of one sign, of which a mean over other items than are known has both; and fewer large ones.
-_IN_A_ROW, _FEW, _LARGE = 5, 3, 0.1
+# Differences in a row that are so large and of one sign, and clearly not zero in the mean. A loss that adds a
+# little that is no mean, as what balances experts, leaves the noise right; so does a mean over other items.
+_IN_A_ROW, _LARGE = 3, 0.2
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,8 @@ class Weighing:
     Attributes:
         rule: ``"examples"``, ``"sum"``, or what the loss is a mean over, as ``"batch['labels'] != -100"``.
         mismatch: Relative difference that is left at the last reading; NaN if the loss was unknown.
-        systematic: Whether the loss of a batch is always above, or always below that of its parts, so that it
-            is no mean of them: what differs between the parts then says nothing about batches.
+        systematic: Whether the loss of a batch is far above that of its parts again and again, or far below:
+            it is no mean of them then, and what differs between the parts says nothing about batches.
 
     Example:
         >>> weighing = Weighing()
@@ -121,14 +122,36 @@ class Weighing:
         self._left: deque[float] = deque(maxlen=_RANDOM_MEMORY)
         self._readings = 0
         self.rule = EXAMPLES
+        self._own: deque[float] = deque(maxlen=_MEMORY)  # of losses that were evaluated for the comparison
         self.random = self.systematic = False
         self.mismatch = math.nan
+        self._fits = False  # whether a rule holds at the last reading, perhaps not the chosen one
 
     @property
     def wants_loss(self) -> bool:
         """Whether the loss of the batch, if it is unknown, is worth a third of F at this reading."""
-        due = self._readings < _CHECKED or self._readings % _CHECK_EVERY == 0
-        return due or (not self.random and 0 < self._one_sided(MISMATCH) < _IN_A_ROW)
+        return self._readings < _CHECKED or self._readings % _CHECK_EVERY == 0
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the last difference was so large that the loss is to be evaluated, even if one is known.
+
+        What is known is what the training loop had: it may be another loss, smoothed, or of another part.
+        """
+        return bool(self._left) and abs(self._left[-1]) > _LARGE
+
+    def _is_row(self) -> bool:
+        """Return whether the last differences are large, of one sign, and clearly not zero in the mean."""
+        row: list[float] = []
+        for one in reversed(self._own):
+            if not math.copysign(1.0, self._own[-1]) * one > _LARGE:
+                break
+            row.append(one)
+        if len(row) < _IN_A_ROW:
+            return False
+        mean = math.fsum(row) / len(row)
+        variance = math.fsum((one - mean) ** 2 for one in row) / (len(row) - 1)
+        return abs(mean) > _SURE * math.sqrt(variance / len(row))
 
     @property
     def biased(self) -> bool:
@@ -143,14 +166,21 @@ class Weighing:
         variance = math.fsum((one - mean) ** 2 for one in last) / (len(last) - 1)
         return abs(mean) > MISMATCH and abs(mean) > sure * math.sqrt(variance / len(last))
 
-    def _one_sided(self, least: float) -> int:
-        """Return how many of the last differences are of one sign, and above a size."""
-        count, last = 0, self._left[-1] if self._left else 0.0
-        for one in reversed(self._left):
-            if not math.copysign(1.0, last) * one > least:
-                break
-            count += 1
-        return count
+    def judge(self, *, evaluated: bool) -> None:
+        """Count the last difference for or against that the loss is a mean of that of its parts.
+
+        Args:
+            evaluated: Whether the loss of the batch was evaluated for it, not taken from the training loop.
+        """
+        if self._fits:
+            self._own.append(0.0)
+        elif math.isfinite(self.mismatch) and (evaluated or abs(self.mismatch) <= _LARGE):
+            self._own.append(self.mismatch)
+        else:
+            return
+        # By chance one difference may be small.
+        last = list(self._own)[-_IN_A_ROW:]
+        self.systematic = self._is_row() or (self.systematic and any(abs(one) > _LARGE for one in last))
 
     @property
     def spread(self) -> float:
@@ -169,7 +199,7 @@ class Weighing:
         self._readings += 1
         self.random = self.random or found.random
         plain = PartWeights.of_mean(found.shares)
-        self.mismatch = plain.mismatch(found)
+        self.mismatch, self._fits = plain.mismatch(found), False
         unknown = math.isnan(self.mismatch)
         known = not made and parts.counts is not None
         if known or (self.rule == EXAMPLES and (unknown or abs(self.mismatch) <= _EXACT)):
@@ -178,6 +208,7 @@ class Weighing:
         candidates |= {name: PartWeights.of_mean(counts) for name, counts in part_counts(parts).items()}
         if not unknown:
             self._choose(candidates, found)
+            self._fits = any(abs(one.mismatch(found)) <= MISMATCH for one in candidates.values())
         chosen = candidates.get(self.rule, plain)
         self.mismatch = chosen.mismatch(found)
         return self._keep(chosen)
@@ -217,8 +248,6 @@ class Weighing:
     def _keep(self, weights: PartWeights) -> PartWeights:
         if math.isfinite(self.mismatch):
             self._left.append(self.mismatch)
-            often = self._one_sided(MISMATCH) >= _IN_A_ROW or self._one_sided(_LARGE) >= _FEW
-            self.systematic = self.systematic or (self.biased if self.random else often)
         return weights
 
     def _choose(self, candidates: Mapping[str, PartWeights], found: PartLosses) -> None:
@@ -236,4 +265,5 @@ class Weighing:
         rule = best if exact or clear else EXAMPLES
         if rule != self.rule:
             self._left.clear()
+            self._own.clear()
         self.rule = rule

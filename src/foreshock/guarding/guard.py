@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from foreshock.curvature import LossFunction
 from foreshock.failures import Failures
 from foreshock.guarding.engine import NOISY, Engine
-from foreshock.guarding.pair_prober import APART, PAIR_INTERVAL, PairProber
+from foreshock.guarding.pair_prober import APART, MEANINGLESS, PAIR_INTERVAL, PairProber
 from foreshock.guarding.policies import Policy, share_of_threshold
 from foreshock.guarding.record import ActionLog, GuardAction, GuardSummary, Tally
 from foreshock.guarding.step_hooks import StepHooks, is_captured
@@ -206,8 +206,9 @@ class Guard:
         self._engine.memory.record_noise(mean=mean, variance=variance, noise_factor=noise_factor)
 
     def forget_noise(self) -> None:
-        """Forget all pairs so far, because it turned out that they are no noise of mini-batches."""
+        """Forget all pairs so far and say so, because they turned out to be no noise of mini-batches."""
         self._engine.memory.forget_noise()
+        self._failures.note(MEANINGLESS)
 
     def record_curvature(self, ratio: float, vector: Tensor) -> None:
         """Take the largest eigenvalue at the coming step into account, as measured by a `Monitor`.

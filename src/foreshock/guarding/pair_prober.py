@@ -28,10 +28,10 @@ APART = (
     "what follows from the gradients that they share is guarded. Give each process the same guard.measure() "
     "or Monitor, with the model that DistributedDataParallel or fully_shard returned"
 )
-_MEANINGLESS = (
-    "the loss of a batch is not the mean of that of its halves, so that their noise is not acted on, nor "
-    "measured any more: mini-batches are guarded by the rise of the gradient alone. If it is a mean over "
-    "tokens or micro-batches, pass MicroBatches"
+MEANINGLESS = (
+    "the loss of a batch is far from the mean of that of its halves, again and again: their noise is not "
+    "acted on, and mini-batches are guarded by the rise of the gradient alone. If it is a mean over tokens "
+    "or micro-batches, pass MicroBatches"
 )
 PAIR_INTERVAL = 20
 """Steps between two measurements near the edge, unless the user says otherwise."""
@@ -143,10 +143,7 @@ class PairProber:
         self._failures.succeeded()
         self._say()
         self.spent = reading is not None
-        if self.meaningless:
-            self._failures.note(_MEANINGLESS)
-            return None
-        return reading
+        return None if self.meaningless else reading
 
     def close(self) -> None:
         """Take no more part in measurements of several processes, so that none waits for this one."""

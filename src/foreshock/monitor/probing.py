@@ -22,6 +22,7 @@ from foreshock.eigen import StoppingRule
 from foreshock.failures import Failures, ProbeRefusedError
 from foreshock.forecast import EdgeReading, Forecast, RunForecaster
 from foreshock.guarding import Guard
+from foreshock.guarding.pair_prober import MEANINGLESS
 from foreshock.isolation import kept_options, several_processes
 from foreshock.monitor.consistency import ConsistencyCheck
 from foreshock.monitor.explanation import explain_lack_of_memory
@@ -119,7 +120,7 @@ class ProbeRunner:
         self._budget_checked = False
         self._company_noted: bool | None = None  # whether it was said that this process measures together
         self._missing_noted = False
-        self._population_told = False
+        self._population_told = self._meaningless_noted = False
         self._summed, self._difference_noted = -_SUM_EVERY, False
         self._left_out = False  # the last batch, which was too short for its noise to be measured
         self._consistency = None if loss_fn is None else ConsistencyCheck(subject, run, journal)
@@ -178,7 +179,7 @@ class ProbeRunner:
         prober = self._prober
         if guard is None or prober is None or prober.noise.meaningless or not self.is_shared:
             return None
-        if "pairs" not in guard.policy.needs or not self._run.is_settled(step):
+        if not guard.policy.needs & {"pairs", "forecast"} or not self._run.is_settled(step):
             return None
         return guard.share_of_threshold
 
@@ -549,6 +550,9 @@ class ProbeRunner:
         values = None if reading is None else self._noise_values(reading)
         if self._guarded is not None and prober.noise.meaningless:
             self._guarded.forget_noise()
+            if not self._meaningless_noted:
+                self._meaningless_noted = True
+                self._journal.event(seen.step, "noise left out", f"guard: {MEANINGLESS}", level=None)
         elif self._guarded is not None and values is not None and self._run.is_settled(seen.step):
             self._guarded.record_noise(**values)
         for remark in prober.noise.take_remarks():
