@@ -150,7 +150,7 @@ class NoiseProber:
         self._direction = part_of(joint.own(direction))
         reading = replace(reading, weighting=self._weighing.rule)
         self._divider.remarks.add(*weighting_remarks(self._weighing, model, made=made))
-        if not batch_normalisations(model):
+        if joint is ALONE and not batch_normalisations(model):
             self._weighing.judge(evaluated=evaluated)
         self.meaningless = joint is ALONE and self._weighing.systematic
         return at_usual_size(reading, examples=examples, usual=usual_examples) if examples else reading
@@ -165,7 +165,6 @@ class NoiseProber:
             "direction": None if self._direction is None or not vectors else self._direction.clone(),
             "divider": self._divider.state_dict(),
             "weighing": self._weighing.state_dict(),
-            "meaningless": self.meaningless,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -175,7 +174,7 @@ class NoiseProber:
         if "divider" in state:
             self._divider.load_state_dict(state["divider"])
             self._weighing.load_state_dict(state["weighing"])
-        self.meaningless = bool(state.get("meaningless", False))
+            self.meaningless = self._weighing.systematic
 
 
 class Prober:

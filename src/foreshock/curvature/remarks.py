@@ -110,11 +110,7 @@ def _mismatch(weighing: Weighing, normalising: list[str], *, made: bool) -> Rema
             else "or the loss passed is not the mean of that of the micro-batches, weighted by their counts"
         )
     )
-    return Remark(
-        "no parts",
-        f"{off}: {causes}. The noise is then wrong, mostly too large",
-        warning=True,
-    )
+    return Remark("no parts", f"{off}: {causes}. The noise is then wrong, mostly too large", warning=True)
 
 
 def _chance(weighing: Weighing, dropping: list[str]) -> Remark:

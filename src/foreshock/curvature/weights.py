@@ -147,24 +147,18 @@ class Weighing:
             if not math.copysign(1.0, self._own[-1]) * one > _LARGE:
                 break
             row.append(one)
-        if len(row) < _IN_A_ROW:
-            return False
-        mean = math.fsum(row) / len(row)
-        variance = math.fsum((one - mean) ** 2 for one in row) / (len(row) - 1)
-        return abs(mean) > _SURE * math.sqrt(variance / len(row))
+        return len(row) >= _IN_A_ROW and _is_beyond_chance(row, errors=_SURE)
 
     @property
     def biased(self) -> bool:
         """Whether a difference is left that random numbers do not explain."""
         last = list(self._left)
-        mean = math.fsum(last) / max(len(last), 1)
         if not self.random:
             return bool(last) and abs(last[-1]) > MISMATCH
         if len(last) < _MEMORY:
             return False
         sure = _SURE if len(last) == _RANDOM_MEMORY else _SURE_EARLY
-        variance = math.fsum((one - mean) ** 2 for one in last) / (len(last) - 1)
-        return abs(mean) > MISMATCH and abs(mean) > sure * math.sqrt(variance / len(last))
+        return abs(math.fsum(last) / len(last)) > MISMATCH and _is_beyond_chance(last, errors=sure)
 
     def judge(self, *, evaluated: bool) -> None:
         """Count the last difference for or against that the loss is a mean of that of its parts.
@@ -267,3 +261,10 @@ class Weighing:
             self._left.clear()
             self._own.clear()
         self.rule = rule
+
+
+def _is_beyond_chance(differences: Sequence[float], *, errors: float) -> bool:
+    """Return whether the mean of two or more differences is so many standard errors from zero."""
+    mean = math.fsum(differences) / len(differences)
+    variance = math.fsum((one - mean) ** 2 for one in differences) / (len(differences) - 1)
+    return abs(mean) > errors * math.sqrt(variance / len(differences))

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from foreshock.curvature import ERROR_PER_STEP
 from foreshock.forecast import Forecast, noise_interval
+from foreshock.guarding.pair_prober import PAIR_INTERVAL
 
 Measure = Literal["curvature", "refresh", "follow", "noise"]
 
@@ -35,9 +36,6 @@ _AHEAD = 0.5  # share of the time to the edge after which the curvature is measu
 _LONGEST = 100  # and the most of them
 _PROBED_AGAIN = 1000  # steps after which the top eigenvector is sought anew, though nothing asks for it
 _DRIFT = 0.1  # of ln(ratio) between two measurements; where it is more the next one comes sooner
-
-GUARDED = 20
-"""Where a guard acts on the noise: steps between two measurements near the edge, more far from it."""
 
 _ADVANCE = 10.0
 """Passes that measurements for a guard may cost before they are earned."""
@@ -318,7 +316,7 @@ class ProbeSchedule:
             return "noise" if since >= _OPENING_DISTANCE["noise"] else None
         # For a guard what is saved far from the edge is spent near it, and a little in advance: it acts on an
         # average of five, which a run that spikes early would have too late.
-        wait = noise_interval(lag) if share is None else noise_interval(lag, every=GUARDED, ratio=share)
+        wait = noise_interval(lag) if share is None else noise_interval(lag, every=PAIR_INTERVAL, ratio=share)
         advance = 0.0 if share is None else _ADVANCE
         affordable = self.budget.allows(self._costs["noise"], step=step, advance=advance)
         return "noise" if since >= wait and affordable else None
